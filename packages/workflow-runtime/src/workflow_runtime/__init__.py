@@ -1,0 +1,49 @@
+"""Durable workflows inside your own application and your own database.
+
+A workflow is a plain `async def`; what it does through its context is recorded in a store that you choose, so
+that it outlives crashes, deploys and week-long waits.
+"""
+
+from ._version import __version__
+from .clock import Clock, StoreClock, TestClock
+from .engine.context import Approval, Context
+from .engine.definition import Workflow, workflow
+from .engine.steps import StepInfo, step_info
+from .errors import *  # noqa: F403  # the whole tree is public
+from .errors import __all__ as _errors_all
+from .handles import RunHandle
+from .payloads import JsonCodec, JsonText, JsonValue, PayloadCodec, decode_json, encode_json
+from .retry import NO_RETRY, RetryPolicy, exponential_backoff, fixed_backoff
+from .runtime import WorkflowRuntime
+from .store import RunStatus, WorkflowExecutionStore
+from .sweep import RunFailure, SweepReport
+
+__all__ = [  # noqa: PLE0604
+    "NO_RETRY",
+    "Approval",
+    "Clock",
+    "Context",
+    "JsonCodec",
+    "JsonText",
+    "JsonValue",
+    "PayloadCodec",
+    "RetryPolicy",
+    "RunFailure",
+    "RunHandle",
+    "RunStatus",
+    "StepInfo",
+    "StoreClock",
+    "SweepReport",
+    "TestClock",
+    "Workflow",
+    "WorkflowExecutionStore",
+    "WorkflowRuntime",
+    "__version__",
+    "decode_json",
+    "encode_json",
+    "exponential_backoff",
+    "fixed_backoff",
+    "step_info",
+    "workflow",
+    *_errors_all,
+]

@@ -1,0 +1,255 @@
+"""What a handler sees: the durable operations."""
+
+from __future__ import annotations
+
+import contextvars
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from ..clock import from_ms, to_ms
+from ..errors import InvalidArgumentError, PayloadTooLargeError
+from ..ids import check_id
+from ..payloads import JsonText, PayloadCodec, decode_json, encode_json
+from ..retry import MAX_DELAY, RetryPolicy
+from .history import OperationKind
+from .machine import Machine, derived_id
+from .operations import StepCall
+
+__all__ = ["Approval", "Context", "Steps"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """A person's decision."""
+
+    approved: bool
+    decided_by: str | None
+    comment: str | None
+
+
+class Context:
+    """The durable operations of one run. A handler gets it as its first argument.
+
+    Whatever a handler does through it is recorded, and found again in a replay by its step id: the explicit `id`,
+    or a name with a counter (`charge`, `charge#2`, …) in the order of the calls. That order is the same in every
+    replay, also under `gather` and `TaskGroup`, and in the sets that `asyncio.wait` gives. One function of asyncio
+    is different: `asyncio.as_completed` starts bare coroutines in any order, so give it tasks.
+    """
+
+    def __init__(
+        self,
+        *,
+        machine: Machine,
+        run_id: str,
+        codec: PayloadCodec,
+        retry: RetryPolicy,
+        max_payload_bytes: int,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.run_id = run_id
+        """The id of this run."""
+        self._machine = machine
+        self._codec = codec
+        self._retry = retry
+        self._max_payload_bytes = max_payload_bytes
+        self._now_ms = now_ms
+
+    @property
+    def step(self) -> Steps:
+        """Run a function once and record its result: `await ctx.step(charge, order_id)`.
+
+        See `Steps` for options.
+        """
+        return Steps(self)
+
+    async def sleep(self, duration: timedelta, *, id: str | None = None) -> None:
+        """Sleep durably; the run needs no worker meanwhile.
+
+        Args:
+            duration: How long, from now on. Nothing or less is over at once.
+            id: The step id; `sleep`, `sleep#2`, … when absent.
+        """
+        duration_ms = _duration_ms("duration", duration)
+        await self._await(OperationKind.SLEEP, id, "sleep", until=lambda now_ms: now_ms + duration_ms)
+
+    async def sleep_until(self, moment: datetime, *, id: str | None = None) -> None:
+        """Sleep durably until a moment; one that has passed is over at once.
+
+        Args:
+            moment: An aware datetime.
+            id: The step id; `sleep`, `sleep#2`, … when absent.
+        """
+        at_ms = max(0, to_ms("moment", moment))
+        await self._await(OperationKind.SLEEP, id, "sleep", until=lambda now_ms: at_ms)
+
+    async def wait_for_event(self, name: str, *, timeout: timedelta | None = None, id: str | None = None) -> Any:  # noqa: ASYNC109  # a durable one
+        """Wait for a signal from outside and give its payload.
+
+        Signals that came before are kept: the oldest one of this name that nobody has taken is taken.
+
+        Args:
+            name: The signal's name, as `WorkflowRuntime.deliver_signal` gives it.
+            timeout: Give up after this time; `None` waits for ever.
+            id: The step id; `wait:NAME`, `wait:NAME#2`, … when absent.
+
+        Raises:
+            WaitTimeoutError: Nothing came in time. A signal that comes later stays in the inbox.
+        """
+        check_id("name", name)
+        text = await self._await(OperationKind.WAIT, id, f"wait:{name}", name=name, until=_deadline("timeout", timeout))
+        return None if text is None else self._codec.decode(text)
+
+    async def approve(self, approval_id: str, *, timeout: timedelta | None = None) -> Approval:  # noqa: ASYNC109  # a durable one
+        """Wait for a person's decision.
+
+        Args:
+            approval_id: Which decision, once per run; `WorkflowRuntime.deliver_approval` names it.
+            timeout: Give up after this time; `None` waits for ever.
+
+        Raises:
+            WaitTimeoutError: Nobody decided in time.
+        """
+        check_id("approval_id", approval_id)
+        text = await self._await(
+            OperationKind.APPROVAL,
+            derived_id(f"approval:{approval_id}"),
+            "",
+            name=approval_id,
+            until=_deadline("timeout", timeout),
+        )
+        return Approval(**decode_json(text))
+
+    async def now(self) -> datetime:
+        """Give the time of the first execution, in UTC, also in a replay."""
+        return from_ms(decode_json(await self._record("now", self._now_ms)))
+
+    async def uuid(self) -> uuid.UUID:
+        """Give a random UUID, the same in a replay."""
+        return uuid.UUID(decode_json(await self._record("uuid", lambda: str(uuid.uuid4()))))
+
+    async def random(self) -> float:
+        """Give a random number from 0 to 1 (exclusive), the same in a replay. Not for secrets."""
+        return float(decode_json(await self._record("random", random.random)))
+
+    async def emit(self, name: str, payload: Any = None) -> None:
+        """Write an event into the run's log, for whoever reads or follows it.
+
+        Args:
+            name: What it is about.
+            payload: Any value that the codec can carry.
+        """
+        check_id("name", name)
+        await self._await(OperationKind.EMIT, None, f"emit:{name}", name=name, value=self._encode(payload))
+
+    async def _record(self, name: str, make: Callable[[], Any]) -> JsonText:
+        # In a replay the fresh value is thrown away: the event holds the first one.
+        return cast("JsonText", await self._await(OperationKind.VALUE, None, name, value=encode_json(make())))
+
+    async def _await(
+        self,
+        kind: OperationKind,
+        id: str | None,
+        default: str,
+        *,
+        name: str = "",
+        value: JsonText | None = None,
+        step: StepCall | None = None,
+        until: Callable[[int], int] | None = None,
+    ) -> Any:
+        return await self._machine.request(kind, id, default, name=name, value=value, step=step, until=until)
+
+    async def _step(self, call: StepCall, id: str | None) -> Any:
+        name = getattr(call.function, "__name__", "step")
+        return self._codec.decode(await self._await(OperationKind.STEP, id, name, step=call))
+
+    def _encode(self, payload: Any) -> JsonText:
+        text = self._codec.encode(payload, "payload")
+        if len(text) > self._max_payload_bytes - _ENVELOPE_BYTES:
+            raise PayloadTooLargeError("payload", len(text), self._max_payload_bytes - _ENVELOPE_BYTES)
+        return text
+
+
+class Steps:
+    """Calls of functions whose results are recorded.
+
+    `await ctx.step(fn, *args, **kwargs)` runs an `async def` on the application's event loop and a plain function
+    on a thread. What it returns is written to the log as JSON and given back decoded, the first time as in a
+    replay. An error is retried as the policy says; when the attempts are used up `StepFailedError` is raised.
+
+    A step runs at least once: a worker that dies before the record is written runs it again. Inside it,
+    `step_info()` gives the attempt's number and an idempotency key to hand on to the outside world.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        id: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | None = None,
+    ) -> None:
+        self._context = context
+        self._id = id
+        self._retry = retry
+        self._timeout = timeout
+
+    def options(
+        self, *, id: str | None = None, retry: RetryPolicy | None = None, timeout: timedelta | None = None
+    ) -> Steps:
+        """Set options for a call: `await ctx.step.options(id="charge", timeout=...)(charge, order_id)`.
+
+        Args:
+            id: The step id; the function's name with a counter when absent. Must be new in this run.
+            retry: Instead of the workflow's policy.
+            timeout: For one attempt, in real time. A plain function cannot be interrupted: its thread goes on
+                while the step is retried or fails.
+        """
+        return Steps(self._context, id, retry, timeout)
+
+    @overload
+    async def __call__(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    async def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def __call__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run the function, or give its record.
+
+        Raises:
+            InvalidArgumentError: `fn` is not callable, or the explicit id was used before; before anything runs.
+            StepFailedError: The attempts are used up, or the error is not one to retry.
+        """
+        if not callable(fn):
+            raise InvalidArgumentError("fn", f"must be a function, not {type(fn).__name__}; pass it without calling it")
+        call = StepCall(
+            function=fn,
+            args=args,
+            kwargs=kwargs,
+            retry=self._retry or self._context._retry,  # noqa: SLF001  # one module, one thing
+            timeout_s=None if self._timeout is None else _duration_ms("timeout", self._timeout) / 1000,
+            context=contextvars.copy_context(),
+        )
+        return await self._context._step(call, self._id)  # noqa: SLF001
+
+
+_ENVELOPE_BYTES = 4_096
+"""Room for the small object that an emitted value travels in."""
+
+
+def _duration_ms(argument: str, duration: timedelta) -> int:
+    if not isinstance(duration, timedelta):
+        raise InvalidArgumentError(argument, f"must be a timedelta, not {type(duration).__name__}")
+    if duration > MAX_DELAY:
+        raise InvalidArgumentError(argument, f"must be at most {MAX_DELAY.days} days, not {duration.days}")
+    return max(0, duration // timedelta(milliseconds=1))
+
+
+def _deadline(argument: str, timeout: timedelta | None) -> Callable[[int], int] | None:
+    if timeout is None:
+        return None
+    timeout_ms = _duration_ms(argument, timeout)
+    return lambda now_ms: now_ms + timeout_ms

@@ -1,0 +1,147 @@
+"""The events of a run's log: their kinds, and what each carries.
+
+An event is written in one place (here) and read in one place (`machine.py`). The payload of a result is the
+user's own JSON text, untouched; everything else is a small JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ..errors import CorruptRecordError
+from ..payloads import JsonText, decode_json, encode_json
+from ..store import Event, NewEvent
+
+__all__ = [
+    "OPERATION_OF",
+    "EventKind",
+    "OperationKind",
+    "Recorded",
+    "describe_error",
+    "emitted_payload",
+    "from_event",
+    "new_event",
+    "run_event",
+]
+
+
+class OperationKind(StrEnum):
+    """The durable operations."""
+
+    STEP = "step"
+    SLEEP = "sleep"
+    WAIT = "wait"
+    APPROVAL = "approval"
+    VALUE = "value"
+    EMIT = "emit"
+
+
+class EventKind(StrEnum):
+    """Everything that a driver writes into a log."""
+
+    STEP_COMPLETED = "step-completed"
+    """The result."""
+    STEP_RETRYING = "step-retrying"
+    """`attempt` that failed, `retry_at_ms`, the error."""
+    STEP_FAILED = "step-failed"
+    """The error and the number of `attempts`."""
+    SLEEP_STARTED = "sleep-started"
+    """`until_ms`."""
+    SLEEP_ENDED = "sleep-ended"
+    WAIT_STARTED = "wait-started"
+    """`name` and `until_ms`, which may be null."""
+    SIGNAL_RECEIVED = "signal-received"
+    """The signal's payload."""
+    WAIT_TIMED_OUT = "wait-timed-out"
+    APPROVAL_REQUESTED = "approval-requested"
+    """`name` and `until_ms`, which may be null."""
+    APPROVAL_RECEIVED = "approval-received"
+    """The decision."""
+    APPROVAL_TIMED_OUT = "approval-timed-out"
+    VALUE_RECORDED = "value-recorded"
+    """A time, a UUID or a random number."""
+    EMITTED = "emitted"
+    """`name` and `value`."""
+    CANCEL_REQUESTED = "cancel-requested"
+    """`reason`."""
+    RUN_FINISHED = "run-finished"
+    RUN_ERRORED = "run-errored"
+    """The error."""
+    RUN_ABORTED = "run-aborted"
+    """`reason`."""
+
+
+OPERATION_OF: dict[EventKind, OperationKind] = {
+    EventKind.STEP_COMPLETED: OperationKind.STEP,
+    EventKind.STEP_RETRYING: OperationKind.STEP,
+    EventKind.STEP_FAILED: OperationKind.STEP,
+    EventKind.SLEEP_STARTED: OperationKind.SLEEP,
+    EventKind.SLEEP_ENDED: OperationKind.SLEEP,
+    EventKind.WAIT_STARTED: OperationKind.WAIT,
+    EventKind.SIGNAL_RECEIVED: OperationKind.WAIT,
+    EventKind.WAIT_TIMED_OUT: OperationKind.WAIT,
+    EventKind.APPROVAL_REQUESTED: OperationKind.APPROVAL,
+    EventKind.APPROVAL_RECEIVED: OperationKind.APPROVAL,
+    EventKind.APPROVAL_TIMED_OUT: OperationKind.APPROVAL,
+    EventKind.VALUE_RECORDED: OperationKind.VALUE,
+    EventKind.EMITTED: OperationKind.EMIT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the machine needs of an event, whether read from the log or about to be written."""
+
+    kind: EventKind
+    step_id: str
+    payload: JsonText | None
+
+    def facts(self) -> Any:
+        """Read the payload of an event that carries a small object of ours."""
+        return decode_json(self.payload) if self.payload is not None else {}
+
+
+def from_event(run_id: str, event: Event) -> Recorded:
+    """Read an event of the log.
+
+    Raises:
+        CorruptRecordError: This version of the engine does not know its kind.
+    """
+    try:
+        kind = EventKind(event.kind)
+    except ValueError:
+        raise CorruptRecordError("events", f"{run_id}/{event.index}", f"unknown kind {event.kind!r}") from None
+    return Recorded(kind, event.step_id or "", event.payload)
+
+
+def new_event(recorded: Recorded) -> NewEvent:
+    """Write an event of an operation."""
+    return NewEvent(kind=recorded.kind, step_id=recorded.step_id or None, payload=recorded.payload)
+
+
+def run_event(kind: EventKind, payload: JsonText | None = None) -> NewEvent:
+    """Write an event of the run as a whole."""
+    return NewEvent(kind=kind, payload=payload)
+
+
+def emitted_payload(name: str, value: JsonText) -> JsonText:
+    """Put the user's text into an object as it is, without decoding it."""
+    return JsonText(f'{{"name":{json.dumps(name)},"value":{value}}}')
+
+
+def describe_error(error: BaseException, **facts: Any) -> JsonText:
+    """Write an error down as data. What cannot be carried is replaced, never refused."""
+    return encode_json({"error_type": type(error).__qualname__, "message": _message(error), **facts})
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)[:_MAX_MESSAGE]
+    except Exception:  # noqa: BLE001  # a user's class of errors, broken where nobody looks before it is raised
+        return "(its message cannot be read)"
+
+
+_MAX_MESSAGE = 10_000

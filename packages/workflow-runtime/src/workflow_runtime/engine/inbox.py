@@ -1,0 +1,83 @@
+"""The part of a run's inbox that its driver has read and not yet used, and who waits for it."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from ..store import InboxEntry
+from .history import OperationKind
+from .operations import Operation
+
+__all__ = ["Inbox"]
+
+_KIND_OF = {"signal": OperationKind.WAIT, "approval": OperationKind.APPROVAL}
+_Key: TypeAlias = tuple[OperationKind, str]
+
+
+class Inbox:
+    """Matches entries, in the order of their numbers, with waits, in the order in which they were asked for."""
+
+    def __init__(self) -> None:
+        self.seen_seq = 0
+        """The newest number that the driver knows everything up to."""
+        self._cancel: InboxEntry | None = None
+        self._entries: dict[_Key, deque[InboxEntry]] = {}
+        self._waiting: dict[_Key, deque[Operation]] = {}
+        self._candidates: list[tuple[int, _Key]] = []
+        """A heap: the first entry of each name that somebody may be waiting for. The price of a match must not
+        depend on how many entries lie here that nobody wants."""
+
+    def add(self, entries: Iterable[InboxEntry]) -> None:
+        """Take in entries that were read from the store."""
+        for entry in entries:
+            self.seen_seq = max(self.seen_seq, entry.inbox_seq)
+            if entry.kind == "cancel":
+                self._cancel = entry
+            else:
+                key = (_KIND_OF[entry.kind], entry.name)
+                self._entries.setdefault(key, deque()).append(entry)
+                self._propose(key)
+
+    def wait(self, operation: Operation) -> None:
+        """Let an operation wait for its name."""
+        key = (operation.kind, operation.name)
+        self._waiting.setdefault(key, deque()).append(operation)
+        self._propose(key)
+
+    def waiting(self) -> list[Operation]:
+        """List the operations that still wait."""
+        return [op for waits in self._waiting.values() for op in waits if op.pending]
+
+    def take_cancel(self) -> InboxEntry | None:
+        """Take the request to cancel, if there is one."""
+        entry, self._cancel = self._cancel, None
+        return entry
+
+    def take_match(self) -> tuple[InboxEntry, Operation] | None:
+        """Take the first entry that somebody waits for and that came before the wait's deadline."""
+        while self._candidates:
+            inbox_seq, key = heapq.heappop(self._candidates)
+            entries = self._entries[key]
+            if not entries or entries[0].inbox_seq != inbox_seq:
+                continue  # proposed twice, and taken
+            operation = self._first_waiting(key, entries[0])
+            if operation is not None:
+                entry = entries.popleft()
+                self._propose(key)
+                return entry, operation
+        return None
+
+    def _propose(self, key: _Key) -> None:
+        if self._entries.get(key) and self._waiting.get(key):
+            heapq.heappush(self._candidates, (self._entries[key][0].inbox_seq, key))
+
+    def _first_waiting(self, key: _Key, entry: InboxEntry) -> Operation | None:
+        waits = self._waiting[key]
+        while waits and not waits[0].pending:
+            waits.popleft()
+        # After its deadline a wait has timed out, even if no worker was there to say so.
+        in_time = (op for op in waits if op.pending and (op.until_ms is None or entry.received_at_ms <= op.until_ms))
+        return next(in_time, None)

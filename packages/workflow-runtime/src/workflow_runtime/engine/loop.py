@@ -1,0 +1,166 @@
+"""An event loop for one handler, in which "every branch is blocked" is a fact and not a guess.
+
+A handler runs on this loop, its steps run on the application's own loop. Nothing here waits for anything: the
+loop runs what is ready and stops. When nothing is ready, every branch of the handler (`gather`, `TaskGroup`,
+plain tasks) waits for a durable operation. And since results are fed one at a time, in the order of the event
+log, the branches interleave in a replay exactly as they did the first time.
+
+What would make a replay differ (timers, threads, sockets) does not exist here and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from asyncio.events import _get_running_loop, _set_running_loop
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextvars import Context
+from typing import Any, NoReturn, TypeVar
+from weakref import WeakSet
+
+from ..errors import ConfigurationError
+
+__all__ = ["WorkflowLoop"]
+
+T = TypeVar("T")
+logger = logging.getLogger("workflow_runtime")
+
+
+class _HandlerTask(asyncio.Task[T]):
+    """A task that hashes by its number.
+
+    `TaskGroup` and `asyncio.wait` keep tasks in sets. By default a set of tasks is ordered by their addresses, and
+    a group would cancel its tasks in another order in a replay.
+    """
+
+    def __init__(self, coro: Coroutine[Any, Any, T], number: int, **options: Any) -> None:
+        self.number = number
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class WorkflowLoop(asyncio.AbstractEventLoop):
+    """Runs the tasks of one handler, on demand, inside a callback of the application's loop."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._ready: deque[asyncio.Handle] = deque()
+        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self._tasks_made = 0
+        self._closed = False
+
+    def run_until_blocked(self, max_callbacks: int | None = None) -> bool:
+        """Run everything that is ready, and what becomes ready by that.
+
+        Must be called from a plain callback of the running loop, not from one of its tasks: since Python 3.14 a
+        thread has one current task, whatever loop it belongs to.
+
+        Args:
+            max_callbacks: Give up after so many; `None` means never.
+
+        Returns:
+            Whether nothing is ready any more.
+        """
+        outer, outer_hooks = _get_running_loop(), sys.get_asyncgen_hooks()
+        # Meant for those who implement event loops (and exported by asyncio.events for them).
+        _set_running_loop(self)
+        sys.set_asyncgen_hooks(firstiter=None, finalizer=self._close_generator)
+        try:
+            ran = 0
+            while self._ready and (max_callbacks is None or ran < max_callbacks):
+                handle = self._ready.popleft()
+                if not handle.cancelled():
+                    handle._run()  # noqa: SLF001  # what a loop does with its handles
+                ran += 1
+        finally:
+            sys.set_asyncgen_hooks(*outer_hooks)
+            _set_running_loop(outer)
+        return not self._ready
+
+    def cancel_tasks(self) -> None:
+        """Cancel every task that has not ended."""
+        for task in sorted(self._tasks, key=hash):
+            task.cancel()
+
+    def close(self) -> None:
+        """Forget everything; what is still pending never runs."""
+        self._closed = True
+        self._ready.clear()
+
+    # What asyncio's tasks, futures, groups and queues need of a loop.
+
+    def call_soon(  # type: ignore[override]  # typeshed ties the arguments to the callback's signature
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Queue a callback."""
+        handle = asyncio.Handle(callback, args, self, context)
+        if not self._closed:
+            self._ready.append(handle)
+        return handle
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Make a future that belongs to this loop."""
+        return asyncio.Future(loop=self)
+
+    def create_task(self, coro: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:  # type: ignore[override]  # typeshed narrows the coroutine's type
+        """Make a task that runs on this loop."""
+        self._tasks_made += 1
+        task = _HandlerTask(coro, self._tasks_made, loop=self, **options)
+        self._tasks.add(task)
+        return task
+
+    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        # An abandoned `async for` ends on this loop, where its `finally` may use durable operations.
+        self.call_soon(lambda: self.create_task(generator.aclose()))
+
+    def get_debug(self) -> bool:
+        """Tell that debug mode is off."""
+        return False
+
+    def is_running(self) -> bool:
+        """Tell whether this loop is the one that runs now."""
+        return _get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        """Tell whether it was closed."""
+        return self._closed
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Log what nobody handled, unless the handler was taken down."""
+        if not self._closed:
+            logger.error("run %s: %s", self._run_id, context.get("message"), exc_info=context.get("exception"))
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """Do the same."""
+        self.call_exception_handler(context)
+
+
+def _refusal(what: str, instead: str) -> Callable[..., NoReturn]:
+    def refuse(self: WorkflowLoop, *args: Any, **options: Any) -> NoReturn:
+        raise ConfigurationError(
+            f"a workflow handler cannot use {what}: it would not be the same in a replay. Use {instead} instead"
+        )
+
+    return refuse
+
+
+_TIME = "ctx.now(), ctx.sleep() or the timeout= of a step or a durable wait"
+_REFUSED = {
+    "time": ("the event loop's clock", _TIME),
+    "call_later": ("asyncio.sleep() or a timeout of asyncio", _TIME),
+    "call_at": ("asyncio.timeout()", _TIME),
+    "run_in_executor": ("a thread", "ctx.step(function)"),
+    "call_soon_threadsafe": ("a call from another thread", "ctx.step(function)"),
+}
+_IO = ("sock_", "create_", "start_", "connect_", "add_", "remove_", "subprocess_", "getaddrinfo", "getnameinfo")
+
+# AbstractEventLoop answers a bare NotImplementedError to all that is left: sockets, processes, signals, resolvers.
+for _name in dir(asyncio.AbstractEventLoop):
+    if _name in _REFUSED:
+        setattr(WorkflowLoop, _name, _refusal(*_REFUSED[_name]))
+    elif _name.startswith(_IO) and _name not in vars(WorkflowLoop):
+        setattr(WorkflowLoop, _name, _refusal(f"I/O (loop.{_name})", "ctx.step(function)"))

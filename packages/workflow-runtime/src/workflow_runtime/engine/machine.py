@@ -1,0 +1,264 @@
+"""The pure core: a handler, fed with events, asks for operations. No I/O, no clock, no store.
+
+`apply` takes one event, whether replayed from the log or about to be written to it, and resolves what it
+resolves; `run` lets the handler go on until every branch is blocked again. Both happen one event at a time,
+so a replay goes through the very same states as the first execution.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigurationError, InvalidArgumentError, NonDeterminismError, StepFailedError, WaitTimeoutError
+from ..ids import MAX_ID_BYTES, check_id
+from ..payloads import JsonText
+from .history import OPERATION_OF, EventKind, OperationKind, Recorded
+from .loop import WorkflowLoop
+from .operations import Operation, StepCall
+from .suspend import Suspended
+
+__all__ = ["Aborted", "Errored", "Finished", "Machine", "Outcome", "derived_id"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The handler returned."""
+
+    output: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Errored:
+    """The handler raised."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """The handler ended by the cancellation that was asked for."""
+
+
+Outcome = Finished | Errored | Aborted
+
+
+class Machine:
+    """Runs one handler and keeps its pending operations.
+
+    Everything but the constructor must be called from a plain callback of the application's loop (see `loop.py`).
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.loop = WorkflowLoop(run_id)  # type: ignore[abstract]  # the rest is set below its class
+        self._operations: dict[str, Operation] = {}
+        self._unseen: list[Operation] = []
+        self._names: dict[str, int] = {}
+        self._main: asyncio.Task[Any] | None = None
+        self._cancelled = False
+        self.cancel_reason: str | None = None
+        self._refusals: int | None = None
+
+    # What the driver does.
+
+    def start(self, handler: Callable[[], Awaitable[Any]]) -> None:
+        """Set the handler up; `run` makes it go."""
+
+        async def main() -> Any:
+            return await handler()
+
+        self._main = self.loop.create_task(main(), context=copy_context())
+
+    def run(self) -> None:
+        """Let the handler go on until every branch is blocked."""
+        self.loop.run_until_blocked()
+
+    def take_new(self) -> list[Operation]:
+        """Give the operations that the handler asked for since the last call, in that order."""
+        unseen, self._unseen = self._unseen, []
+        return unseen
+
+    def apply(self, event: Recorded) -> None:
+        """Let an event take effect. `run` must follow.
+
+        Raises:
+            NonDeterminismError: The handler has not asked for what the event records.
+        """
+        if event.kind is EventKind.CANCEL_REQUESTED:
+            self._cancel(event)
+        elif event.kind in OPERATION_OF:
+            operation = self._find(event)
+            # A branch that was cancelled meanwhile does not hear of its operation any more.
+            if operation.pending:
+                _APPLY[event.kind](self, operation, event)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the handler ended, or `None` while it goes on."""
+        main = self._main
+        if main is None or not main.done():
+            return None
+        if main.cancelled():
+            return Aborted() if self._cancelled else Errored(asyncio.CancelledError("the handler cancelled itself"))
+        error = main.exception()
+        return Errored(error) if error is not None else Finished(main.result())
+
+    def suspend(self) -> None:
+        """Take the handler down where it waits. Its durable calls do nothing from now on."""
+        self._refusals = 0
+        for operation in self._operations.values():
+            if operation.pending:
+                operation.future.set_exception(Suspended())
+        self.loop.run_until_blocked(max_callbacks=_TEARDOWN_CALLBACKS)
+        # What is left waits for another branch (a queue, an event); it must not wait for the garbage collector.
+        self.loop.cancel_tasks()
+        self.loop.run_until_blocked(max_callbacks=_TEARDOWN_CALLBACKS)
+        self.loop.close()
+
+    # What the context does on behalf of the handler.
+
+    def request(
+        self,
+        kind: OperationKind,
+        id: str | None,
+        default: str,
+        *,
+        name: str = "",
+        value: JsonText | None = None,
+        step: StepCall | None = None,
+        until: Callable[[int], int] | None = None,
+    ) -> asyncio.Future[Any]:
+        """Register what the handler asks for; the future is resolved by an event.
+
+        Args:
+            kind: What it asks for.
+            id: The step id, if the handler gave one.
+            default: What the step id is made of otherwise.
+            name: See `Operation`, as for the rest.
+            value: What to record.
+            step: What to run.
+            until: How to find the deadline.
+
+        Raises:
+            Suspended: The handler is being taken down.
+            ConfigurationError: Something else than the handler asks.
+            InvalidArgumentError: The explicit id was used before in this run.
+        """
+        future = self.loop.create_future()
+        # Before anything else can be wrong: a handler that catches all errors and tries again must not go on for ever.
+        if self._refusals is not None:
+            return self._refuse(future)
+        if not self.loop.is_running():
+            raise ConfigurationError(
+                "durable operations are for the handler itself: a step or a thread cannot use them"
+            )
+        step_id = self._name(id, default)
+        operation = Operation(step_id=step_id, kind=kind, future=future, name=name, value=value, step=step, until=until)
+        self._operations[step_id] = operation
+        self._unseen.append(operation)
+        return future
+
+    def _refuse(self, future: asyncio.Future[Any]) -> asyncio.Future[Any]:
+        self._refusals = (self._refusals or 0) + 1
+        # A handler that swallows everything and tries for ever must block in the end, or it would never let go.
+        if self._refusals <= _TEARDOWN_REFUSALS:
+            raise Suspended
+        return future
+
+    def _name(self, explicit: str | None, default: str) -> str:
+        if explicit is not None:
+            check_id("id", explicit)
+            if explicit in self._operations:
+                raise InvalidArgumentError("id", f"step id {explicit!r} was used before in this run")
+            return explicit
+        check_id("id", derived_id(default))
+        count = self._names.get(default, 0) + 1
+        while (name := derived_id(default if count == 1 else f"{default}#{count}")) in self._operations:
+            count += 1
+        self._names[default] = count
+        return name
+
+    def _cancel(self, event: Recorded) -> None:
+        self.cancel_reason = event.facts().get("reason")
+        self._cancelled = True
+        if self._main is not None:
+            self._main.cancel()
+
+    def _find(self, event: Recorded) -> Operation:
+        operation = self._operations.get(event.step_id)
+        recorded = f"{OPERATION_OF[event.kind]} {event.step_id!r} ({event.kind})"
+        if operation is None:
+            raise NonDeterminismError(self.run_id, event.step_id, recorded, self._called())
+        if operation.kind is not OPERATION_OF[event.kind]:
+            called = f"{operation.kind} {operation.step_id!r}"
+            raise NonDeterminismError(self.run_id, event.step_id, recorded, called)
+        return operation
+
+    def _called(self) -> str:
+        if self._main is not None and self._main.done():
+            return "nothing of that id: the handler has ended"
+        pending = [f"{op.kind} {op.step_id!r}" for op in self._operations.values() if op.pending]
+        return "nothing of that id, but " + (", ".join(pending[:5]) or "nothing durable at all")
+
+    def _apply_value(self, operation: Operation, event: Recorded) -> None:
+        operation.future.set_result(event.payload)
+
+    def _apply_nothing(self, operation: Operation, event: Recorded) -> None:
+        operation.future.set_result(None)
+
+    def _apply_retry(self, operation: Operation, event: Recorded) -> None:
+        facts = event.facts()
+        operation.failed_attempts = facts["attempt"]
+        operation.until_ms = operation.timer_set_ms = facts["retry_at_ms"]
+
+    def _apply_step_failure(self, operation: Operation, event: Recorded) -> None:
+        facts = event.facts()
+        operation.future.set_exception(
+            StepFailedError(operation.step_id, facts["error_type"], facts["message"], facts["attempts"])
+        )
+
+    def _apply_start(self, operation: Operation, event: Recorded) -> None:
+        facts = event.facts()
+        if facts.get("name", "") != operation.name:
+            recorded = f"{operation.kind} for {facts.get('name')!r}"
+            called = f"{operation.kind} for {operation.name!r}"
+            raise NonDeterminismError(self.run_id, operation.step_id, recorded, called)
+        operation.started = True
+        operation.until_ms = operation.timer_set_ms = facts.get("until_ms")
+
+    def _apply_timeout(self, operation: Operation, event: Recorded) -> None:
+        operation.future.set_exception(WaitTimeoutError(operation.step_id))
+
+
+def derived_id(text: str) -> str:
+    """Make a step id of a name; one that would be longer than a store carries ends in its hash instead."""
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) <= MAX_ID_BYTES:
+        return text
+    digest = hashlib.sha256(data).hexdigest()[:32]
+    return f"{data[: MAX_ID_BYTES - 33].decode('utf-8', 'ignore')}~{digest}"
+
+
+_TEARDOWN_CALLBACKS = 100_000
+_TEARDOWN_REFUSALS = 1_000
+
+_APPLY: dict[EventKind, Callable[[Machine, Operation, Recorded], None]] = {
+    EventKind.STEP_COMPLETED: Machine._apply_value,  # noqa: SLF001
+    EventKind.STEP_RETRYING: Machine._apply_retry,  # noqa: SLF001
+    EventKind.STEP_FAILED: Machine._apply_step_failure,  # noqa: SLF001
+    EventKind.SLEEP_STARTED: Machine._apply_start,  # noqa: SLF001
+    EventKind.SLEEP_ENDED: Machine._apply_nothing,  # noqa: SLF001
+    EventKind.WAIT_STARTED: Machine._apply_start,  # noqa: SLF001
+    EventKind.SIGNAL_RECEIVED: Machine._apply_value,  # noqa: SLF001
+    EventKind.WAIT_TIMED_OUT: Machine._apply_timeout,  # noqa: SLF001
+    EventKind.APPROVAL_REQUESTED: Machine._apply_start,  # noqa: SLF001
+    EventKind.APPROVAL_RECEIVED: Machine._apply_value,  # noqa: SLF001
+    EventKind.APPROVAL_TIMED_OUT: Machine._apply_timeout,  # noqa: SLF001
+    EventKind.VALUE_RECORDED: Machine._apply_value,  # noqa: SLF001
+    EventKind.EMITTED: Machine._apply_nothing,  # noqa: SLF001
+}

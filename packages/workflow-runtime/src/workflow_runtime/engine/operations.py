@@ -1,0 +1,58 @@
+"""Durable operations while they are pending, as the handler asked for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..payloads import JsonText
+from ..retry import RetryPolicy
+from .history import OperationKind
+
+__all__ = ["Operation", "StepCall"]
+
+
+@dataclass(slots=True, kw_only=True)
+class StepCall:
+    """What a step runs, and how."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    retry: RetryPolicy
+    timeout_s: float | None
+    context: contextvars.Context
+    """The handler's context at the call, so that tracing and the like go on inside the step."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Operation:
+    """One durable operation: what was asked, and what the log says about it so far."""
+
+    step_id: str
+    kind: OperationKind
+    future: asyncio.Future[Any]
+    """Belongs to the handler's loop; resolved only by an event."""
+    # What was asked:
+    step: StepCall | None = None
+    name: str = ""
+    """Of the signal, the approval, or the emitted event."""
+    value: JsonText | None = None
+    """To record (value, emit)."""
+    until: Callable[[int], int] | None = None
+    """From the present (ms) to the deadline (ms), when there is one."""
+    # What the log says:
+    started: bool = False
+    until_ms: int | None = None
+    """The recorded deadline: of a sleep, a wait, or the pause before a step's next attempt."""
+    failed_attempts: int = 0
+    # Which of its timers is in the store:
+    timer_set_ms: int | None = field(default=None)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the handler still waits for it. A cancelled branch does not."""
+        return not self.future.done()

@@ -1,0 +1,121 @@
+"""The steps that a run has asked for: idle, running as tasks of the application's event loop, or just ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from ..payloads import JsonText
+from .operations import Operation
+
+__all__ = ["EndedAttempt", "StepTasks"]
+
+
+@dataclass(frozen=True, slots=True)
+class EndedAttempt:
+    """One attempt of a step, and what came of it."""
+
+    operation: Operation
+    attempt: int
+    result: JsonText | Exception
+
+
+@dataclass(slots=True)
+class _RunningStep:
+    operation: Operation
+    task: asyncio.Task[None]
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        # Once: a second cancellation would hit the step while it cleans up.
+        if not self.cancelled:
+            self.cancelled = True
+            self.task.cancel()
+
+
+class StepTasks:
+    """Starts, watches and cancels the steps of one drive."""
+
+    def __init__(self, *, run: Callable[[Operation, int], Awaitable[JsonText]], on_change: Callable[[], None]) -> None:
+        """Begin without steps.
+
+        Args:
+            run: Runs one attempt, given its number.
+            on_change: Called when a step has ended, whatever way.
+        """
+        self.ended: deque[EndedAttempt] = deque()
+        """Attempts that nobody has recorded yet."""
+        self.fatal: BaseException | None = None
+        """Set when a step's body asked the process to end."""
+        self._run = run
+        self._on_change = on_change
+        self._idle: list[Operation] = []
+        self._running: dict[str, _RunningStep] = {}
+
+    @property
+    def running(self) -> list[asyncio.Task[None]]:
+        """The tasks of the steps that run now."""
+        return [step.task for step in self._running.values()]
+
+    @property
+    def has_runnable(self) -> bool:
+        """Whether a step waits for nothing but being started."""
+        return any(op.pending and op.until_ms is None for op in self._idle)
+
+    def add(self, operation: Operation) -> None:
+        """Take in a step that is to run, now or when the pause before its next attempt is over."""
+        self._idle.append(operation)
+
+    def start(self) -> None:
+        """Start what is runnable; forget what nobody waits for any more."""
+        idle, self._idle = self._idle, []
+        for operation in idle:
+            if operation.pending and operation.until_ms is None:
+                self._start(operation)
+            elif operation.pending:
+                self._idle.append(operation)
+
+    def cancel_abandoned(self) -> None:
+        """Cancel the running steps that the handler does not wait for any more."""
+        for step in self._running.values():
+            if not step.operation.pending:
+                step.cancel()
+
+    def cancel(self) -> None:
+        """Cancel all running steps."""
+        for step in self._running.values():
+            step.cancel()
+
+    def _start(self, operation: Operation) -> None:
+        assert operation.step is not None
+        task = asyncio.create_task(self._attempt(operation), context=operation.step.context)
+        step = _RunningStep(operation, task)
+        self._running[operation.step_id] = step
+        # A callback, because a task that is cancelled at once never enters its function.
+        task.add_done_callback(lambda _: self._step_ended(step))
+
+    def _step_ended(self, step: _RunningStep) -> None:
+        # Its next attempt may be running already.
+        if self._running.get(step.operation.step_id) is step:
+            del self._running[step.operation.step_id]
+        if step.task.cancelled():
+            self._idle.append(step.operation)  # cut short, not failed: if it is still wanted, it runs again
+        self._on_change()
+
+    async def _attempt(self, operation: Operation) -> None:
+        attempt = operation.failed_attempts + 1
+        result: JsonText | Exception
+        try:
+            result = await self._run(operation, attempt)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self.fatal = error  # the process is going down, not the step
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever a user's code raises is a failed attempt
+            result = error
+        except BaseException as error:
+            if self._running[operation.step_id].cancelled:
+                raise
+            result = RuntimeError(f"the step raised {type(error).__qualname__}, which is no Exception")
+        self.ended.append(EndedAttempt(operation, attempt, result))

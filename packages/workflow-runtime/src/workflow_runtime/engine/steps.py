@@ -1,0 +1,83 @@
+"""Running one attempt of a step, on the application's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigurationError, PayloadTooLargeError, StepTimeoutError
+from ..payloads import JsonText, PayloadCodec
+from .operations import StepCall
+
+__all__ = ["StepInfo", "run_attempt", "step_info"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInfo:
+    """What a step's body can know about itself."""
+
+    run_id: str
+    step_id: str
+    attempt: int
+    """From 1. After a crash the attempt in flight is made again under the same number."""
+    idempotency_key: str
+    """The same for every attempt of this step of this run: hand it to whatever must act once."""
+
+
+_current: ContextVar[StepInfo] = ContextVar("workflow_runtime_step")
+
+
+def step_info() -> StepInfo:
+    """Tell the running step's body who it is.
+
+    Raises:
+        ConfigurationError: Not called inside a step.
+    """
+    info = _current.get(None)
+    if info is None:
+        raise ConfigurationError("step_info() can only be called inside a step")
+    return info
+
+
+def make_step_info(run_id: str, created_at_ms: int, step_id: str, attempt: int) -> StepInfo:
+    """Describe an attempt."""
+    # The time of creation tells a run from an earlier one of the same id that was deleted.
+    identity = f"{len(run_id)}:{run_id}:{created_at_ms}:{step_id}"
+    key = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    return StepInfo(run_id=run_id, step_id=step_id, attempt=attempt, idempotency_key=key)
+
+
+async def run_attempt(call: StepCall, info: StepInfo, codec: PayloadCodec, max_payload_bytes: int) -> JsonText:
+    """Run a step's body once and write its result down.
+
+    Raises:
+        StepTimeoutError: The attempt took longer than the step's timeout.
+        InvalidPayloadError: The result cannot be carried as JSON.
+        PayloadTooLargeError: The result is larger than the store carries.
+        Exception: Whatever the body raises.
+    """
+    _current.set(info)
+    scope = asyncio.timeout(call.timeout_s)
+    try:
+        async with scope:
+            result = await _call(call)
+    except TimeoutError:
+        if scope.expired():
+            raise StepTimeoutError(info.step_id, call.timeout_s or 0) from None
+        raise
+    text = codec.encode(result, f"result of step {info.step_id!r}")
+    if len(text) > max_payload_bytes:
+        raise PayloadTooLargeError(f"result of step {info.step_id!r}", len(text), max_payload_bytes)
+    return text
+
+
+async def _call(call: StepCall) -> Any:
+    if inspect.iscoroutinefunction(call.function):
+        return await call.function(*call.args, **call.kwargs)
+    result = await asyncio.to_thread(call.function, *call.args, **call.kwargs)
+    # A lambda or a functools.partial around an `async def` only makes the coroutine.
+    return await result if inspect.isawaitable(result) else result

@@ -1,0 +1,12 @@
+"""How a waiting handler is taken down: a signal of control flow, not an error."""
+
+from __future__ import annotations
+
+__all__ = ["Suspended"]
+
+
+class Suspended(BaseException):  # not an error
+    """Unwinds a handler whose run was paused, handed over or lost.
+
+    A `BaseException`, so that a handler's `except Exception` lets it pass. Private: handlers never name it.
+    """

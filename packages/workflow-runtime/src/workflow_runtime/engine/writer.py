@@ -1,0 +1,172 @@
+"""A driver's writes: fenced, numbered, repeated when an answer was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from ..clock import Clock
+from ..errors import LeaseLostError, StoreError
+from ..ids import new_id
+from ..payloads import JsonText
+from ..store import Awaited, ClaimedRun, NewEvent, Paused, Timer, WorkflowExecutionStore
+
+__all__ = ["RunWriter"]
+
+T = TypeVar("T")
+logger = logging.getLogger("workflow_runtime")
+
+_RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Between the tries of one write while the store is away. After the last one the driver gives the run up."""
+
+
+class RunWriter:
+    """Holds a lease and the position in the log, and writes with both."""
+
+    def __init__(
+        self,
+        *,
+        store: WorkflowExecutionStore,
+        claim: ClaimedRun,
+        clock: Clock,
+        lease_ms: int,
+        on_news: Callable[[], None],
+    ) -> None:
+        self.run_id = claim.run.run_id
+        self.next_index = claim.run.next_index
+        self.inbox_seq = claim.run.inbox_seq
+        self.lost = False
+        self._store = store
+        self._clock = clock
+        self._token = claim.lease.token
+        self._lease_ms = lease_ms
+        self._renew_at_ms = clock.now_ms() + lease_ms // 3
+        self._on_news = on_news
+
+    async def append(
+        self,
+        *,
+        events: Sequence[NewEvent],
+        taken_inbox: Sequence[int],
+        set_timers: Sequence[Timer],
+        removed_timers: Sequence[str],
+    ) -> None:
+        """Append events and renew the lease."""
+        appended = await self._write(
+            self._store.append_events,
+            expected_next_index=self.next_index,
+            events=events,
+            lease_ms=self._lease_ms,
+            taken_inbox=taken_inbox,
+            set_timers=set_timers,
+            removed_timers=removed_timers,
+        )
+        self.next_index = appended.next_index
+        self.inbox_seq = max(self.inbox_seq, appended.inbox_seq)
+        self._renew_at_ms = self._clock.now_ms() + self._lease_ms // 3
+
+    async def pause(
+        self,
+        *,
+        seen_inbox_seq: int,
+        events: Sequence[NewEvent],
+        taken_inbox: Sequence[int],
+        set_timers: Sequence[Timer],
+        removed_timers: Sequence[str],
+        awaited: Sequence[Awaited],
+    ) -> Paused:
+        """End the lease because every branch waits."""
+        return await self._write(
+            self._store.mark_run_paused,
+            expected_next_index=self.next_index,
+            seen_inbox_seq=seen_inbox_seq,
+            events=events,
+            taken_inbox=taken_inbox,
+            set_timers=set_timers,
+            removed_timers=removed_timers,
+            awaited=awaited,
+        )
+
+    async def finish(self, *, output: JsonText, events: Sequence[NewEvent], taken_inbox: Sequence[int]) -> None:
+        """End the run with an output."""
+        await self._write(
+            self._store.mark_run_finished,
+            expected_next_index=self.next_index,
+            output=output,
+            events=events,
+            taken_inbox=taken_inbox,
+        )
+
+    async def error(
+        self,
+        *,
+        error: JsonText,
+        events: Sequence[NewEvent],
+        taken_inbox: Sequence[int],
+        aborted: bool,
+        reason: str | None,
+    ) -> None:
+        """End the run with an error, or as aborted."""
+        await self._write(
+            self._store.mark_run_errored,
+            expected_next_index=self.next_index,
+            error=error,
+            events=events,
+            taken_inbox=taken_inbox,
+            aborted=aborted,
+            reason=reason,
+        )
+
+    async def release(self) -> None:
+        """Hand the run over to any worker."""
+        await self._write(self._store.release_run_lease)
+
+    async def keep_alive(self) -> None:
+        """Renew the lease whenever a third of it has passed without a write, until cancelled or lost."""
+        never = asyncio.Event()
+        while not self.lost:
+            await self._clock.wait(never, self._renew_at_ms)
+            if self._clock.now_ms() >= self._renew_at_ms:
+                await self._renew()
+
+    async def _renew(self) -> None:
+        now_ms = self._clock.now_ms()
+        self._renew_at_ms = now_ms + self._lease_ms // 3
+        try:
+            renewal = await self._store.heartbeat_run_lease(
+                run_id=self.run_id, lease_token=self._token, lease_ms=self._lease_ms, now_ms=now_ms
+            )
+        except LeaseLostError:
+            self.lost = True
+            self._on_news()
+        except StoreError as error:
+            # Not lost yet: an expired holder whom nobody replaced may go on. The next beat tells.
+            logger.warning("run %s: heartbeat failed: %s", self.run_id, error)
+        else:
+            self._clock.correct(renewal.store_clock_ms)
+            if renewal.inbox_seq > self.inbox_seq:
+                self.inbox_seq = renewal.inbox_seq
+                self._on_news()
+
+    async def _write(self, verb: Callable[..., Awaitable[T]], **arguments: Any) -> T:
+        # One operation id for all tries: a try whose answer was lost after the commit is not done twice.
+        operation_id = new_id()
+        for delay_s in (*_RETRY_DELAYS_S, None):
+            try:
+                return await verb(
+                    run_id=self.run_id,
+                    lease_token=self._token,
+                    operation_id=operation_id,
+                    now_ms=self._clock.now_ms(),
+                    **arguments,
+                )
+            except LeaseLostError:
+                self.lost = True
+                raise
+            except StoreError as error:
+                if not error.retryable or delay_s is None:
+                    raise
+                await asyncio.sleep(delay_s)
+        raise AssertionError("unreachable: the last try returns or raises")

@@ -1,0 +1,341 @@
+"""Every error that this library raises on purpose, sorted by what the caller can do about it.
+
+```text
+WorkflowError
+|- InvalidArgumentError          a value that can never work; nothing was written      -> fix the call
+|  |- InvalidPayloadError        a value that JSON cannot carry exactly; names the path
+|  `- PayloadTooLargeError       larger than the store's declared max_payload_bytes
+|- ConfigurationError            the program is put together wrongly                   -> fix the program
+|  |- UnknownWorkflowError
+|  `- DuplicateWorkflowError
+|- RunNotFoundError              there is no such run                                  -> check the id
+|- ScheduleNotFoundError         there is no such schedule                             -> check the id
+|- RunConflictError              the run id is taken by another workflow or input      -> choose another id
+|- StoreError                    `retryable` says whether the same call may be repeated
+|  |- StoreUnavailableError      the database is away, busy or restarting              -> repeat it later
+|  |- StoreOperationError        the database refused the operation                    -> read the cause
+|  |- LeaseLostError             another worker drives the run now                     -> stop driving it
+|  |- LogConflictError           the log is not where the writer believed it to be     -> stop driving it
+|  |- CorruptRecordError         a stored row cannot be read; names table and key      -> repair or delete it
+|  |- CapabilityNotSupportedError
+|  `- SchemaError
+|     |- SchemaMissingError      no tables                                             -> apply the migrations
+|     |- SchemaBehindError       older than the code                                   -> apply the migrations
+|     |- SchemaAheadError        newer than the code                                   -> upgrade the package
+|     `- ForeignTablesError      tables of that name belong to somebody else           -> choose other names
+`- ExecutionError                raised inside or about one run
+   |- StepFailedError            a step used up its attempts
+   |- StepTimeoutError           one attempt of a step took too long
+   |- WaitTimeoutError           nothing arrived before the deadline of a wait
+   |- NonDeterminismError        the handler does not match its recorded history
+   |- RunFailedError             the awaited run ended as `errored`
+   `- RunAbortedError            the awaited run was cancelled, terminated or parked
+```
+
+Each class takes fields and builds its own message, so that an error survives pickling.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "CapabilityNotSupportedError",
+    "ConfigurationError",
+    "CorruptRecordError",
+    "DuplicateWorkflowError",
+    "ExecutionError",
+    "ForeignTablesError",
+    "InvalidArgumentError",
+    "InvalidPayloadError",
+    "LeaseLostError",
+    "LogConflictError",
+    "NonDeterminismError",
+    "PayloadTooLargeError",
+    "RunAbortedError",
+    "RunConflictError",
+    "RunFailedError",
+    "RunNotFoundError",
+    "ScheduleNotFoundError",
+    "SchemaAheadError",
+    "SchemaBehindError",
+    "SchemaError",
+    "SchemaMissingError",
+    "StepFailedError",
+    "StepTimeoutError",
+    "StoreError",
+    "StoreOperationError",
+    "StoreUnavailableError",
+    "UnknownWorkflowError",
+    "WaitTimeoutError",
+    "WorkflowError",
+]
+
+
+class WorkflowError(Exception):
+    """The root of the tree; catch it to catch everything that this library raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Subclasses take keyword fields, which Exception's own pickling would pass by position.
+        return (_rebuild, (type(self), self.args, dict(self.__dict__)))
+
+
+def _rebuild(cls: type[WorkflowError], args: tuple[Any, ...], fields: dict[str, Any]) -> WorkflowError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class InvalidArgumentError(WorkflowError, ValueError):
+    """A value that can never work. Nothing was written. Fix the call."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        self.argument = argument
+        self.problem = problem
+        super().__init__(f"{argument}: {problem}")
+
+
+class InvalidPayloadError(InvalidArgumentError):
+    """A value that JSON cannot carry exactly. `path` says where inside the value it sits."""
+
+    def __init__(self, argument: str, path: str, problem: str) -> None:
+        self.path = path
+        super().__init__(argument, f"at {path}: {problem}")
+
+
+class PayloadTooLargeError(InvalidArgumentError):
+    """A payload larger than the store's declared `max_payload_bytes`. Nothing was written."""
+
+    def __init__(self, argument: str, size: int, limit: int) -> None:
+        self.size = size
+        self.limit = limit
+        super().__init__(argument, f"the payload takes {size} bytes as JSON, this store carries at most {limit}")
+
+
+class ConfigurationError(WorkflowError):
+    """The program is put together wrongly: a handler that is not async, a missing extra, a closed store."""
+
+
+class UnknownWorkflowError(ConfigurationError):
+    """No workflow of that id (and version) is registered with this runtime."""
+
+    def __init__(self, workflow_id: str, version: str | None = None, known: tuple[str, ...] = ()) -> None:
+        self.workflow_id = workflow_id
+        self.version = version
+        self.known = known
+        what = repr(workflow_id) if version is None else f"{workflow_id!r} version {version!r}"
+        names = ", ".join(repr(name) for name in known) or "none"
+        super().__init__(f"workflow {what} is not registered with this runtime (registered: {names})")
+
+
+class DuplicateWorkflowError(ConfigurationError):
+    """Two different workflows were registered under one id and version."""
+
+    def __init__(self, workflow_id: str, version: str) -> None:
+        self.workflow_id = workflow_id
+        self.version = version
+        super().__init__(f"workflow {workflow_id!r} version {version!r} is registered twice")
+
+
+class RunNotFoundError(WorkflowError, LookupError):
+    """There is no run of that id: never created, deleted, or pruned."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"there is no run {run_id!r}")
+
+
+class ScheduleNotFoundError(WorkflowError, LookupError):
+    """There is no schedule of that id."""
+
+    def __init__(self, schedule_id: str) -> None:
+        self.schedule_id = schedule_id
+        super().__init__(f"there is no schedule {schedule_id!r}")
+
+
+class RunConflictError(WorkflowError):
+    """The run id exists already, with another workflow or another input (see `differs`)."""
+
+    def __init__(self, run_id: str, differs: tuple[str, ...]) -> None:
+        self.run_id = run_id
+        self.differs = differs
+        super().__init__(f"run {run_id!r} exists already with another {' and '.join(differs)}")
+
+
+class StoreError(WorkflowError):
+    """Something between the caller and the stored data went wrong; the driver's error is the cause."""
+
+    retryable: ClassVar[bool] = False
+
+
+class StoreUnavailableError(StoreError):
+    """The database could not be reached, was busy for too long, or was restarting. Repeat the call later."""
+
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"the store is unavailable: {problem}")
+
+
+class StoreOperationError(StoreError):
+    """The database refused the operation (permissions, disk full, a broken file). Repeating does not help."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"the store refused the operation: {problem}")
+
+
+class LeaseLostError(StoreError):
+    """The lease token is not the current one: somebody else drives the subject now, or its lease was ended.
+
+    Nothing was written. The holder must stop at once.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        super().__init__(f"the lease on {subject} is lost")
+
+
+class LogConflictError(StoreError):
+    """The event log of the run is not as long as the writer believed. Nothing was written."""
+
+    def __init__(self, run_id: str, expected_next_index: int, actual_next_index: int) -> None:
+        self.run_id = run_id
+        self.expected_next_index = expected_next_index
+        self.actual_next_index = actual_next_index
+        super().__init__(
+            f"run {run_id!r}: the writer expected the log to continue at index {expected_next_index}, "
+            f"but it continues at {actual_next_index}"
+        )
+
+
+class CorruptRecordError(StoreError):
+    """A stored row cannot be read back. `table` and `key` say which."""
+
+    def __init__(self, table: str, key: str, problem: str) -> None:
+        self.table = table
+        self.key = key
+        self.problem = problem
+        super().__init__(f"corrupt row in {table}, key {key}: {problem}")
+
+
+class CapabilityNotSupportedError(StoreError):
+    """The store does not declare the optional capability that was asked of it."""
+
+    def __init__(self, capability: str) -> None:
+        self.capability = capability
+        super().__init__(f"this store does not declare the capability {capability!r}")
+
+
+class SchemaError(StoreError):
+    """The database's tables and this package do not fit together."""
+
+
+class SchemaMissingError(SchemaError):
+    """The workflow tables are not there. `remedy` names the command that creates them."""
+
+    def __init__(self, remedy: str) -> None:
+        self.remedy = remedy
+        super().__init__(f"the workflow tables are missing; {remedy}")
+
+
+class SchemaBehindError(SchemaError):
+    """The database lacks migrations that this package needs. `remedy` names the command that applies them."""
+
+    def __init__(self, missing: tuple[str, ...], remedy: str) -> None:
+        self.missing = missing
+        self.remedy = remedy
+        super().__init__(f"the database lacks the migrations {', '.join(missing)}; {remedy}")
+
+
+class SchemaAheadError(SchemaError):
+    """The database has migrations that this package does not know: it is older than the database."""
+
+    def __init__(self, unknown: tuple[str, ...], remedy: str) -> None:
+        self.unknown = unknown
+        self.remedy = remedy
+        super().__init__(f"the database has migrations unknown to this package: {', '.join(unknown)}; {remedy}")
+
+
+class ForeignTablesError(SchemaError):
+    """Tables with our names exist, but they are not ours. Nothing was touched."""
+
+    def __init__(self, table: str, problem: str) -> None:
+        self.table = table
+        self.problem = problem
+        super().__init__(f"table {table!r} exists but belongs to something else: {problem}")
+
+
+class ExecutionError(WorkflowError):
+    """Something went wrong inside one run, or is told about one."""
+
+
+class StepFailedError(ExecutionError):
+    """A step used up its attempts or failed in a way that is not retried.
+
+    Raised by `ctx.step(...)`. Built from the record, so the first execution and every replay raise the same.
+    """
+
+    def __init__(self, step_id: str, error_type: str, message: str, attempts: int) -> None:
+        self.step_id = step_id
+        self.error_type = error_type
+        self.message = message
+        self.attempts = attempts
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        super().__init__(f"step {step_id!r} failed after {times}: {error_type}: {message}")
+
+
+class StepTimeoutError(ExecutionError):
+    """One attempt of a step took longer than its `timeout`. It is retried like any other failure."""
+
+    def __init__(self, step_id: str, timeout_s: float) -> None:
+        self.step_id = step_id
+        self.timeout_s = timeout_s
+        super().__init__(f"step {step_id!r} took longer than its timeout of {timeout_s:g} s")
+
+
+class WaitTimeoutError(ExecutionError, TimeoutError):
+    """Nothing arrived before the deadline of `wait_for_event` or `approve`."""
+
+    def __init__(self, step_id: str) -> None:
+        self.step_id = step_id
+        super().__init__(f"wait {step_id!r} timed out")
+
+
+class NonDeterminismError(ExecutionError):
+    """The handler asked for something else than its history records.
+
+    Typically the code of a workflow changed under a run that had begun. Register the old handler under
+    `previous_versions`, or repair the code; the run's history is untouched.
+    """
+
+    def __init__(self, run_id: str, step_id: str, recorded: str, called: str) -> None:
+        self.run_id = run_id
+        self.step_id = step_id
+        self.recorded = recorded
+        self.called = called
+        super().__init__(
+            f"run {run_id!r} diverges from its history at {step_id!r}: recorded {recorded}, called {called}"
+        )
+
+
+class RunFailedError(ExecutionError):
+    """The awaited run ended as `errored`."""
+
+    def __init__(self, run_id: str, error_type: str, message: str) -> None:
+        self.run_id = run_id
+        self.error_type = error_type
+        self.message = message
+        super().__init__(f"run {run_id!r} failed: {error_type}: {message}")
+
+
+class RunAbortedError(ExecutionError):
+    """The awaited run was cancelled or terminated, or is parked as `dead`."""
+
+    def __init__(self, run_id: str, status: str, reason: str | None) -> None:
+        self.run_id = run_id
+        self.status = status
+        self.reason = reason
+        super().__init__(f"run {run_id!r} ended as {status}" + (f": {reason}" if reason else ""))

@@ -1,0 +1,83 @@
+"""A started run, as its starter sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from .errors import RunAbortedError, RunFailedError, RunNotFoundError
+from .payloads import PayloadCodec, decode_json
+from .store import RunRecord, RunStatus, WorkflowExecutionStore
+
+__all__ = ["RunHandle"]
+
+_FIRST_POLL_S = 0.005
+_LAST_POLL_S = 0.5
+
+
+class RunHandle:
+    """Refers to one run. Made by `WorkflowRuntime.start_run` and `WorkflowRuntime.attach`."""
+
+    def __init__(
+        self,
+        run_id: str,
+        *,
+        store: WorkflowExecutionStore,
+        codec: PayloadCodec,
+        created: bool,
+    ) -> None:
+        self.run_id = run_id
+        """The id of the run."""
+        self.created = created
+        """Whether this very call created it."""
+        self._store = store
+        self._codec = codec
+
+    def __repr__(self) -> str:
+        return f"<RunHandle {self.run_id!r}>"
+
+    async def load(self) -> RunRecord:
+        """Read the run as it is now.
+
+        Raises:
+            RunNotFoundError: It was deleted or pruned, or never was.
+        """
+        run = await self._store.load_run(run_id=self.run_id)
+        if run is None:
+            raise RunNotFoundError(self.run_id)
+        return run
+
+    async def status(self) -> RunStatus:
+        """Tell where the run stands."""
+        return (await self.load()).status
+
+    async def result(self, *, timeout: timedelta | None = None) -> Any:  # noqa: ASYNC109  # the usual word
+        """Wait for the run to end and give its output. Some worker must be driving it.
+
+        Args:
+            timeout: Give up after this real time; the run goes on. `None` waits for ever.
+
+        Raises:
+            RunFailedError: It ended as `errored`.
+            RunAbortedError: It was cancelled or terminated, or is parked as `dead`.
+            RunNotFoundError: It was deleted, or never was.
+            TimeoutError: It has not ended in time.
+        """
+        async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
+            delay_s = _FIRST_POLL_S
+            while not (run := await self.load()).status.is_terminal:
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 1.5, _LAST_POLL_S)
+        return self._outcome(run)
+
+    def _outcome(self, run: RunRecord) -> Any:
+        if run.status is RunStatus.FINISHED:
+            return None if run.output is None else self._codec.decode(run.output)
+        if run.status is RunStatus.ERRORED:
+            facts = decode_json(run.error) if run.error is not None else {}
+            raise RunFailedError(run.run_id, facts.get("error_type", "Error"), facts.get("message", ""))
+        reason = run.reason
+        if run.status is RunStatus.DEAD:
+            reason = f"{run.crashes} workers in a row crashed while driving it; requeue_run() gives it another chance"
+        raise RunAbortedError(run.run_id, run.status, reason)

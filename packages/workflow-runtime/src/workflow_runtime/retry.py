@@ -1,0 +1,79 @@
+"""When a failed step is tried again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeAlias
+
+from .errors import InvalidArgumentError, InvalidPayloadError, PayloadTooLargeError
+
+__all__ = ["MAX_DELAY", "NO_RETRY", "Backoff", "RetryPolicy", "exponential_backoff", "fixed_backoff"]
+
+Backoff: TypeAlias = Callable[[int], timedelta]
+"""The wait after attempt number n (from 1) has failed."""
+
+MAX_DELAY = timedelta(days=3_650_000)
+"""The longest wait of any kind, some 10,000 years: its end is still a time that every store carries."""
+
+
+def exponential_backoff(initial: timedelta = timedelta(seconds=1), factor: float = 2.0) -> Backoff:
+    """Wait `initial`, then `factor` times as long each time."""
+    # Bounded before the multiplication: 2.0 ** 2000 is an OverflowError, and max_delay cuts it anyway.
+    return lambda attempt: timedelta(seconds=min(initial.total_seconds() * factor ** min(attempt - 1, 64), 1e9))
+
+
+def fixed_backoff(delay: timedelta) -> Backoff:
+    """Wait the same time after each attempt."""
+    return lambda attempt: delay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often, how soon and after which errors a step is tried again.
+
+    Waits are durable: a worker may go away meanwhile, and another one makes the next attempt.
+    """
+
+    max_attempts: int = 3
+    """Attempts in all; 1 means no retry."""
+    backoff: Backoff = field(default_factory=exponential_backoff)
+    """The wait after each failed attempt. Any function of the attempt's number will do."""
+    max_delay: timedelta = timedelta(minutes=10)
+    """No wait is longer."""
+    jitter: float = 0.1
+    """Each wait varies by up to this part of itself, so that many runs do not come back at once."""
+    retry_if: Callable[[Exception], bool] | None = None
+    """Only errors for which this is true are tried again."""
+    non_retryable: tuple[type[Exception], ...] = ()
+    """Errors of these types are never tried again."""
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise InvalidArgumentError("max_attempts", f"must be at least 1, not {self.max_attempts}")
+        if not 0 <= self.jitter <= 1:
+            raise InvalidArgumentError("jitter", f"must be from 0 to 1, not {self.jitter}")
+        if not timedelta(0) <= self.max_delay <= MAX_DELAY:
+            raise InvalidArgumentError("max_delay", f"must be from 0 to {MAX_DELAY.days} days, not {self.max_delay}")
+
+    def delay_after(self, attempt: int, error: Exception, rng: random.Random) -> timedelta | None:
+        """How long to wait before the next attempt, or `None` when there is none.
+
+        Args:
+            attempt: The number of the attempt that failed, from 1.
+            error: What it raised.
+            rng: For the jitter.
+        """
+        # What cannot be written down the first time cannot be written down the second time.
+        if attempt >= self.max_attempts or isinstance(error, (InvalidPayloadError, PayloadTooLargeError)):
+            return None
+        if isinstance(error, self.non_retryable) or (self.retry_if is not None and not self.retry_if(error)):
+            return None
+        delay = max(timedelta(0), min(self.backoff(attempt), self.max_delay))
+        return min(delay * (1 + self.jitter * (2 * rng.random() - 1)), self.max_delay)
+
+
+NO_RETRY = RetryPolicy(max_attempts=1)
+"""One attempt, and that is it."""

@@ -1,0 +1,435 @@
+"""The runtime: what an application starts runs with, delivers to them, and drives them with."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from .clock import Clock, StoreClock, to_ms
+from .engine.definition import Registry, Workflow
+from .engine.driver import Driver, DriverSettings
+from .errors import InvalidArgumentError, RunConflictError
+from .handles import RunHandle
+from .ids import check_id, new_id
+from .payloads import JsonCodec, PayloadCodec
+from .store import (
+    DEFAULT_QUEUE,
+    CancelResult,
+    ClaimedRun,
+    Created,
+    DeliverApprovalResult,
+    DeliverSignalResult,
+    Existing,
+    WorkflowExecutionStore,
+)
+from .sweep import Claimer, SweepReport, drive_claim
+from .worker import Worker
+
+__all__ = ["WorkflowRuntime"]
+
+
+class WorkflowRuntime:
+    """Runs workflows on a store.
+
+    Any number of runtimes, in any number of processes, may share one store. A process that only starts runs and
+    delivers signals needs no worker; somewhere `work()` (a long-lived loop) or `sweep()` (one bounded pass, for
+    hosts that are woken by cron) must be called.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: WorkflowExecutionStore,
+        workflows: Sequence[Workflow[Any, Any]],
+        clock: Clock | None = None,
+        codec: PayloadCodec | None = None,
+        lease: timedelta = timedelta(seconds=30),
+        max_crashes: int = 5,
+        queues: Sequence[str] | None = None,
+        owner: str | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Put a runtime together; nothing is read or written yet.
+
+        Args:
+            store: Where runs live. Its schema must exist (`ensure_schema`, or the package's SQL).
+            workflows: What this process knows; it only claims runs of these, in these versions.
+            clock: Instead of the store's time, in tests: a `TestClock`.
+            codec: Instead of plain JSON.
+            lease: How long a run stays with a worker that says nothing. Shorter means quicker recovery after a
+                crash and more heartbeats; at least 100 ms.
+            max_crashes: After so many crashes in a row without progress a run is parked as `dead`.
+            queues: Only drive runs of these queues; all when absent.
+            owner: Names this process in leases; must be unique. Host, process and a random part when absent.
+            rng: For the jitter of retries.
+
+        Raises:
+            ConfigurationError: Something among `workflows` is no workflow, or an id is registered twice.
+        """
+        self._store = store
+        self._registry = Registry(workflows)
+        self._clock = clock
+        self._codec = codec or JsonCodec()
+        self._lease_ms = lease // timedelta(milliseconds=1)
+        if self._lease_ms < _MIN_LEASE_MS:
+            raise InvalidArgumentError("lease", f"must be at least {_MIN_LEASE_MS} ms, not {self._lease_ms}")
+        if max_crashes < 1:
+            raise InvalidArgumentError("max_crashes", f"must be at least 1, not {max_crashes}")
+        self._max_crashes = max_crashes
+        self._queues = None if queues is None else _checked_queues(queues)
+        self._owner = owner or f"{socket.gethostname()}:{os.getpid()}:{new_id()[:8]}"[-200:]
+        check_id("owner", self._owner)
+        self._rng = rng or random.Random()  # noqa: S311  # jitter
+        self._drivers: dict[str, Driver] = {}
+        self._wakes: set[asyncio.Event] = set()
+        """One for each worker of this runtime that is at work."""
+        self._claimer: Claimer | None = None
+
+    @property
+    def store(self) -> WorkflowExecutionStore:
+        """The store, for listings and administration."""
+        return self._store
+
+    @property
+    def owner(self) -> str:
+        """How this runtime names itself in leases."""
+        return self._owner
+
+    # Calls from outside.
+
+    async def start_run(
+        self,
+        workflow: Workflow[Any, Any] | str,
+        input: Any = None,
+        *,
+        run_id: str | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+        start_at: datetime | None = None,
+    ) -> RunHandle:
+        """Create a run; some worker will drive it. Returns once it is durable.
+
+        Args:
+            workflow: Which workflow, or its id. New runs start on its current version.
+            input: What the handler gets; any value that the codec carries.
+            run_id: Chosen by the caller, so that starting is idempotent; random when absent.
+            queue: Which queue it waits in.
+            priority: Greater is sooner; from -32768 to 32767.
+            start_at: Not before this moment (an aware datetime).
+
+        Raises:
+            UnknownWorkflowError: This runtime does not know the workflow.
+            InvalidPayloadError: The input cannot be carried; names the path.
+            RunConflictError: The run id exists with another workflow or input.
+        """
+        answer, _ = await self._create(workflow, input, run_id, queue, priority, start_at, claim=False)
+        self._wake_workers()
+        return self._handle(answer.run.run_id, created=isinstance(answer, Created))
+
+    async def run_here(
+        self,
+        workflow: Workflow[Any, Any] | str,
+        input: Any = None,
+        *,
+        run_id: str | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+    ) -> RunHandle:
+        """Create a run and drive it in this very task until it ends or waits. Saves the way through a worker.
+
+        A run that waits is picked up by any worker later. A run id that exists already is not driven.
+
+        Args:
+            workflow: As for `start_run`.
+            input: As for `start_run`.
+            run_id: As for `start_run`.
+            queue: Where it waits after its first pause.
+            priority: As for `start_run`.
+        """
+        answer, claimed = await self._create(workflow, input, run_id, queue, priority, None, claim=True)
+        if claimed is not None:
+            await self._drive(self._driver(claimed, await self._settings()), SweepReport())
+        return self._handle(answer.run.run_id, created=isinstance(answer, Created))
+
+    def attach(self, run_id: str) -> RunHandle:
+        """Refer to a run that was started elsewhere or earlier."""
+        check_id("run_id", run_id)
+        return self._handle(run_id, created=False)
+
+    async def deliver_signal(
+        self,
+        run_id: str,
+        name: str,
+        payload: Any = None,
+        *,
+        signal_id: str | None = None,
+        only_if_waiting: bool = False,
+    ) -> DeliverSignalResult:
+        """Send a signal to a run. When the answer is `delivered` or `buffered`, it is durable.
+
+        Args:
+            run_id: To which run.
+            name: What its handler waits for with `ctx.wait_for_event(name)`.
+            payload: Any value that the codec carries.
+            signal_id: Deduplicates: a signal acts once per run, however often it is sent. Random when absent.
+            only_if_waiting: Answer `not-waiting`, and do nothing, unless the run is paused waiting for this name.
+        """
+        answer = await self._store.deliver_signal(
+            run_id=run_id,
+            signal_id=signal_id if signal_id is not None else new_id(),
+            name=name,
+            payload=self._codec.encode(payload, "payload"),
+            now_ms=await self._now_ms(),
+            only_if_waiting=only_if_waiting,
+        )
+        self._delivered(run_id)
+        return answer
+
+    async def deliver_approval(
+        self,
+        run_id: str,
+        approval_id: str,
+        *,
+        approved: bool,
+        decided_by: str | None = None,
+        comment: str | None = None,
+        only_if_waiting: bool = False,
+    ) -> DeliverApprovalResult:
+        """Decide an approval of a run. The first decision stands; a later one answers `already-decided`.
+
+        Args:
+            run_id: Of which run.
+            approval_id: What its handler waits for with `ctx.approve(approval_id)`.
+            approved: Yes or no.
+            decided_by: Who decided.
+            comment: Why.
+            only_if_waiting: Answer `not-waiting`, and do nothing, unless the run is paused waiting for it.
+        """
+        answer = await self._store.deliver_approval(
+            run_id=run_id,
+            approval_id=approval_id,
+            approved=approved,
+            decided_by=decided_by,
+            comment=comment,
+            now_ms=await self._now_ms(),
+            only_if_waiting=only_if_waiting,
+        )
+        self._delivered(run_id)
+        return answer
+
+    async def cancel_run(self, run_id: str, *, reason: str | None = None) -> CancelResult:
+        """Ask a run to end: its handler gets `asyncio.CancelledError` at its next durable operation.
+
+        It may clean up with further durable operations. A step that is running is cancelled.
+
+        Args:
+            run_id: Which run.
+            reason: For whoever looks at it later.
+        """
+        answer = await self._store.cancel_run(run_id=run_id, reason=reason, now_ms=await self._now_ms())
+        self._delivered(run_id)
+        return answer
+
+    # Driving.
+
+    async def sweep(self, *, limit: int = 100, deadline: timedelta | None = None, concurrency: int = 10) -> SweepReport:
+        """Do one bounded pass over due work: runs to recover, timers that are due, runs that are queued.
+
+        Args:
+            limit: Claim at most so many runs.
+            deadline: Stop claiming after this real time, and hand over what is then still running: each run
+                finishes the steps that it is in.
+            concurrency: Drive at most so many at once.
+
+        Returns:
+            What was done, what could not be done, and when there will be work again.
+        """
+        _check_positive(concurrency=concurrency)
+        if limit < 0:
+            raise InvalidArgumentError("limit", f"must not be negative, not {limit}")
+        settings = await self._settings()
+        claimer = self._claimer_for(settings)
+        report = SweepReport()
+        ends_at = None if deadline is None else time.monotonic() + deadline.total_seconds()
+        while report.total < limit and (ends_at is None or time.monotonic() < ends_at):
+            claims = await claimer.claim(min(concurrency, limit - report.total), report)
+            if not claims:
+                break
+            await self._drive_all([self._driver(claim, settings) for claim in claims], report, ends_at)
+        else:
+            report.next_due_ms = settings.clock.now_ms()  # a bound was reached: there may be more at once
+        return report
+
+    async def _drive_all(self, drivers: list[Driver], report: SweepReport, ends_at: float | None) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._drive(driver, report)) for driver in drivers]
+            if ends_at is not None:
+                _, late = await asyncio.wait(tasks, timeout=max(0.0, ends_at - time.monotonic()))
+                if late:
+                    for driver in drivers:
+                        driver.stop()
+
+    async def work(
+        self,
+        *,
+        concurrency: int = 10,
+        poll_interval: timedelta = timedelta(seconds=1),
+        drain_timeout: timedelta = timedelta(seconds=30),
+        handle_signals: bool = True,
+        stop: asyncio.Event | None = None,
+    ) -> SweepReport:
+        """Work until told to stop: claim what is due, drive it, wait for more.
+
+        On SIGTERM or SIGINT (or when `stop` is set) it drains: it claims nothing more, lets the steps that are
+        running end, and hands the runs over to other workers at once. A second signal cuts that short.
+
+        Args:
+            concurrency: Drive at most so many runs at once.
+            poll_interval: Look for work at least this often; due times that are known are kept to anyway.
+            drain_timeout: Cancel steps that run longer than this after the stop; they run again elsewhere.
+            handle_signals: Whether to listen to SIGTERM and SIGINT (only possible in the main thread).
+            stop: Set it to make the worker drain.
+
+        Returns:
+            What was done in all.
+
+        Raises:
+            SchemaError: The database's tables do not fit this package; says what mends it.
+        """
+        _check_positive(concurrency=concurrency)
+        await self._store.check_schema()
+        settings = await self._settings()
+        wake = asyncio.Event()
+        worker = Worker(
+            claimer=self._claimer_for(settings),
+            make_driver=lambda claim: self._driver(claim, settings),
+            drive=self._drive,
+            clock=settings.clock,
+            concurrency=concurrency,
+            poll_ms=max(1, poll_interval // timedelta(milliseconds=1)),
+            drain_s=drain_timeout.total_seconds(),
+            work_arrived=wake,
+        )
+        self._wakes.add(wake)
+        try:
+            return await worker.work(stop or asyncio.Event(), handle_signals=handle_signals)
+        finally:
+            self._wakes.discard(wake)
+
+    # Within.
+
+    async def _create(
+        self,
+        wanted: Workflow[Any, Any] | str,
+        input: Any,
+        run_id: str | None,
+        queue: str,
+        priority: int,
+        start_at: datetime | None,
+        *,
+        claim: bool,
+    ) -> tuple[Created | Existing, ClaimedRun | None]:
+        workflow = self._registry.current(wanted)
+        text = self._codec.encode(input, "input")
+        available_at_ms = None if start_at is None else to_ms("start_at", start_at)
+        answer = await self._store.create_run(
+            run_id=run_id if run_id is not None else new_id(),
+            workflow_id=workflow.id,
+            workflow_version=workflow.version,
+            input=text,
+            operation_id=new_id(),
+            now_ms=await self._now_ms(),
+            queue=queue,
+            priority=priority,
+            available_at_ms=available_at_ms,
+            owner=self._owner if claim else None,
+            lease_ms=self._lease_ms if claim else None,
+        )
+        if isinstance(answer, Existing):
+            if answer.differs:
+                raise RunConflictError(answer.run.run_id, answer.differs)
+            return answer, None
+        return answer, answer.claim
+
+    def _handle(self, run_id: str, *, created: bool) -> RunHandle:
+        return RunHandle(run_id, store=self._store, codec=self._codec, created=created)
+
+    async def _settings(self) -> DriverSettings:
+        return DriverSettings(
+            store=self._store,
+            clock=await self._ready_clock(),
+            codec=self._codec,
+            lease_ms=self._lease_ms,
+            rng=self._rng,
+        )
+
+    async def _ready_clock(self) -> Clock:
+        if self._clock is None:
+            before = time.monotonic()
+            store_clock_ms = await self._store.read_clock()
+            # The answer is half a round trip old. Of several first calls at once the first one's reading stays: two
+            # clocks that differ would let time run backwards.
+            reading = StoreClock(store_clock_ms + round((time.monotonic() - before) * 500))
+            if self._clock is None:
+                self._clock = reading
+        return self._clock
+
+    async def _now_ms(self) -> int:
+        return (await self._ready_clock()).now_ms()
+
+    def _claimer_for(self, settings: DriverSettings) -> Claimer:
+        if self._claimer is None:
+            self._claimer = Claimer(
+                settings=settings,
+                registry=self._registry,
+                owner=self._owner,
+                queues=self._queues,
+                max_crashes=self._max_crashes,
+            )
+        return self._claimer
+
+    def _driver(self, claim: ClaimedRun, settings: DriverSettings) -> Driver:
+        workflow = self._registry.find(claim.run.workflow_id, claim.run.workflow_version)
+        return Driver(settings=settings, claim=claim, workflow=workflow)
+
+    async def _drive(self, driver: Driver, report: SweepReport) -> None:
+        self._drivers[driver.run_id] = driver
+        try:
+            await drive_claim(driver, report)
+        finally:
+            if self._drivers.get(driver.run_id) is driver:
+                del self._drivers[driver.run_id]
+
+    def _delivered(self, run_id: str) -> None:
+        # A worker of this very process need not wait for its next heartbeat or poll.
+        driver = self._drivers.get(run_id)
+        if driver is not None:
+            driver.nudge()
+        self._wake_workers()
+
+    def _wake_workers(self) -> None:
+        for wake in self._wakes:
+            wake.set()
+
+
+_MIN_LEASE_MS = 100
+
+
+def _checked_queues(queues: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(queues, str):
+        raise InvalidArgumentError("queues", "must be a sequence of queues, not one string")
+    for queue in queues:
+        check_id("queues", queue)
+    return tuple(queues)
+
+
+def _check_positive(**arguments: int) -> None:
+    for name, value in arguments.items():
+        if value < 1:
+            raise InvalidArgumentError(name, f"must be at least 1, not {value}")

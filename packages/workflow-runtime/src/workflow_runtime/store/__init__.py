@@ -1,0 +1,55 @@
+"""The store contract: Protocols with numbered clauses, the values that cross it, and help for store authors."""
+
+from .arguments import approval_payload, cancel_payload, check_prunable, checked
+from .comparison import differing_fields, same_json
+from .cursors import decode_run_cursor, decode_schedule_cursor, encode_run_cursor, encode_schedule_cursor
+from .protocol import (
+    CONTRACT_VERSION,
+    EventLogStore,
+    LeaseStore,
+    QueryStore,
+    RunLifecycleStore,
+    ScheduleStore,
+    SignalStore,
+    StoreAdmin,
+    SupportsSubscribe,
+    TimerStore,
+    WorkflowExecutionStore,
+)
+from .results import *  # noqa: F403  # the answers are many and all public
+from .results import __all__ as _results_all
+from .status_table import DRIVER_VERBS, STATES, STATUS_TABLE, render_status_table
+from .timeline import build_timeline
+from .values import *  # noqa: F403
+from .values import __all__ as _values_all
+
+__all__ = [  # noqa: PLE0604
+    "CONTRACT_VERSION",
+    "DRIVER_VERBS",
+    "STATES",
+    "STATUS_TABLE",
+    "EventLogStore",
+    "LeaseStore",
+    "QueryStore",
+    "RunLifecycleStore",
+    "ScheduleStore",
+    "SignalStore",
+    "StoreAdmin",
+    "SupportsSubscribe",
+    "TimerStore",
+    "WorkflowExecutionStore",
+    "approval_payload",
+    "build_timeline",
+    "cancel_payload",
+    "check_prunable",
+    "checked",
+    "decode_run_cursor",
+    "decode_schedule_cursor",
+    "differing_fields",
+    "encode_run_cursor",
+    "encode_schedule_cursor",
+    "render_status_table",
+    "same_json",
+    *_results_all,
+    *_values_all,
+]

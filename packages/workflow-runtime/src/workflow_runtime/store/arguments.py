@@ -1,0 +1,215 @@
+"""Checks of arguments, the same for every store: an argument's name says what it must be.
+
+A store decorates each verb with `checked`. The names are those of the contract, so the table below is
+complete; an argument that it does not name (a flag, a sequence of events) checks itself or needs no check.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, Protocol, TypeVar, get_args
+
+from ..errors import InvalidArgumentError, PayloadTooLargeError
+from ..ids import check_id
+from ..payloads import JsonText, check_json_text, encode_json
+from .values import TERMINAL_STATUSES, NewEvent, OverlapPolicy, RunStatus, StoreCapabilities, Timer
+
+__all__ = ["MAX_TIME_MS", "approval_payload", "cancel_payload", "check_prunable", "checked"]
+
+MAX_TIME_MS = 2**53 - 1
+"""The greatest time or duration: what a JavaScript number carries exactly."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Check = Callable[[str, Any, StoreCapabilities], None]
+
+
+class _HasCapabilities(Protocol):
+    @property
+    def capabilities(self) -> StoreCapabilities: ...
+
+
+def checked(verb: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Make a store's verb refuse bad arguments before anything else happens.
+
+    Raises:
+        TypeError: When decorating a verb that takes something else than keyword arguments.
+    """
+    parameters = list(inspect.signature(verb).parameters.values())[1:]
+    if any(parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters):
+        raise TypeError(f"{verb.__name__} must take keyword-only arguments")
+    checks = {p.name: _CHECKS[p.name] for p in parameters if p.name in _CHECKS}
+    optional = {p.name for p in parameters if "None" in str(p.annotation)}
+    claims = {"owner", "lease_ms", "available_at_ms"} <= {p.name for p in parameters}
+
+    @functools.wraps(verb)
+    async def checked_verb(*args: P.args, **kwargs: P.kwargs) -> R:
+        store: Any = args[0]
+        for name, value in kwargs.items():
+            check = checks.get(name)
+            if check is not None and (value is not None or name not in optional):
+                check(name, value, store.capabilities)
+        if claims:
+            _check_claim(kwargs)
+        return await verb(*args, **kwargs)
+
+    return checked_verb
+
+
+def _check_claim(arguments: dict[str, Any]) -> None:
+    claiming = [arguments.get(name) is not None for name in ("owner", "lease_ms")]
+    if any(claiming) and not all(claiming):
+        raise InvalidArgumentError("lease_ms" if claiming[0] else "owner", "owner and lease_ms go together")
+    if all(claiming) and arguments.get("available_at_ms") is not None:
+        raise InvalidArgumentError("available_at_ms", "a run that is claimed at once is available at once")
+
+
+def _check_id(name: str, value: Any, capabilities: StoreCapabilities) -> None:
+    check_id(name, value)
+
+
+def _check_int(name: str, value: Any, low: int, high: int) -> None:
+    if type(value) is not int:
+        raise InvalidArgumentError(name, f"must be an int, not {type(value).__name__}")
+    if not low <= value <= high:
+        raise InvalidArgumentError(name, f"must be from {low} to {high}, not {value}")
+
+
+def _check_count(name: str, value: Any, capabilities: StoreCapabilities) -> None:
+    _check_int(name, value, 0, MAX_TIME_MS)
+
+
+def _check_positive(name: str, value: Any, capabilities: StoreCapabilities) -> None:
+    _check_int(name, value, 1, MAX_TIME_MS)
+
+
+def _check_priority(name: str, value: Any, capabilities: StoreCapabilities) -> None:
+    _check_int(name, value, -32_768, 32_767)
+
+
+def _check_payload(name: str, value: Any, capabilities: StoreCapabilities) -> None:
+    check_json_text(name, value)
+    if len(value) > capabilities.max_payload_bytes:
+        raise PayloadTooLargeError(name, len(value), capabilities.max_payload_bytes)
+
+
+def _check_events(name: str, value: Sequence[NewEvent], capabilities: StoreCapabilities) -> None:
+    for event in value:
+        if event.payload is not None:
+            _check_payload(f"{name}.payload", event.payload, capabilities)
+
+
+def _check_ids(name: str, value: Sequence[str], capabilities: StoreCapabilities) -> None:
+    if isinstance(value, str):
+        raise InvalidArgumentError(name, "must be a sequence of ids, not one string")
+    for item in value:
+        check_id(name, item)
+
+
+def _check_inbox_numbers(name: str, value: Sequence[int], capabilities: StoreCapabilities) -> None:
+    for item in value:
+        _check_int(name, item, 1, MAX_TIME_MS)
+
+
+def _check_timers(name: str, value: Sequence[Timer], capabilities: StoreCapabilities) -> None:
+    for timer in value:
+        _check_int(f"{name}.fire_at_ms", timer.fire_at_ms, 0, MAX_TIME_MS)
+    if len({timer.timer_id for timer in value}) != len(value):
+        raise InvalidArgumentError(name, "names a timer twice")
+
+
+def _check_text(name: str, value: Any, capabilities: StoreCapabilities) -> None:
+    if not isinstance(value, str):
+        raise InvalidArgumentError(name, f"must be a string, not {type(value).__name__}")
+    if "\0" in value:
+        raise InvalidArgumentError(name, "must not contain NUL")
+    try:
+        size = len(value.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(name, "must not contain a lone surrogate") from None
+    if size > _MAX_TEXT_BYTES:
+        raise InvalidArgumentError(name, f"takes {size} bytes in UTF-8, at most {_MAX_TEXT_BYTES} are allowed")
+
+
+def _check_overlap_policy(name: str, value: Any, capabilities: StoreCapabilities) -> None:
+    if value not in get_args(OverlapPolicy):
+        raise InvalidArgumentError(name, f"must be one of {', '.join(get_args(OverlapPolicy))}")
+
+
+def _check_statuses(name: str, value: Sequence[RunStatus], capabilities: StoreCapabilities) -> None:
+    for status in value:
+        if status not in RunStatus.__members__.values():
+            raise InvalidArgumentError(name, f"{status!r} is not a status")
+
+
+def check_prunable(statuses: Sequence[RunStatus]) -> None:
+    """Refuse to prune runs that are still alive."""
+    for status in statuses:
+        if status not in TERMINAL_STATUSES:
+            raise InvalidArgumentError("statuses", f"{status} is not terminal and cannot be pruned")
+
+
+_MAX_TEXT_BYTES = 4_096
+"""Reasons, comments and names of people: text for a person to read, not a payload."""
+
+_CHECKS: dict[str, Check] = {
+    **dict.fromkeys(
+        (
+            "run_id",
+            "workflow_id",
+            "workflow_version",
+            "operation_id",
+            "queue",
+            "owner",
+            "lease_token",
+            "timer_id",
+            "signal_id",
+            "name",
+            "approval_id",
+            "schedule_id",
+        ),
+        _check_id,
+    ),
+    **dict.fromkeys(("input", "output", "error", "payload", "spec"), _check_payload),
+    **dict.fromkeys(
+        (
+            "now_ms",
+            "available_at_ms",
+            "fire_at_ms",
+            "next_fire_at_ms",
+            "finished_before_ms",
+            "created_from_ms",
+            "created_before_ms",
+            "expected_next_index",
+            "seen_inbox_seq",
+            "from_index",
+            "after_seq",
+            "limit",
+            "history_limit",
+            "history_bytes",
+            "max_bytes",
+        ),
+        _check_count,
+    ),
+    **dict.fromkeys(("lease_ms", "max_crashes", "expected_revision"), _check_positive),
+    **dict.fromkeys(("workflow_ids", "queues", "removed_timers"), _check_ids),
+    **dict.fromkeys(("reason", "decided_by", "comment", "cursor", "run_id_prefix"), _check_text),
+    "priority": _check_priority,
+    "events": _check_events,
+    "taken_inbox": _check_inbox_numbers,
+    "set_timers": _check_timers,
+    "overlap_policy": _check_overlap_policy,
+    "statuses": _check_statuses,
+}
+
+
+def approval_payload(*, approved: bool, decided_by: str | None, comment: str | None) -> JsonText:
+    """Write the payload of an approval's inbox entry."""
+    return encode_json({"approved": approved, "decided_by": decided_by, "comment": comment})
+
+
+def cancel_payload(reason: str | None) -> JsonText:
+    """Write the payload of a cancel request's inbox entry."""
+    return encode_json({"reason": reason})

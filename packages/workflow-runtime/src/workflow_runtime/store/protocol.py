@@ -1,0 +1,814 @@
+"""The store contract: what a store must do, as Protocols by role and as numbered clauses.
+
+A clause is one rule, written once, in the docstring of the method or role that it binds. A line that begins
+with an id such as `LOG-1:` starts a clause. `workflow-contract-tests` holds at least one test that cites each of them.
+
+Shape. A run has a **head** (one row: status, lease, next event index, inbox number, due time), a **log** (written
+only by the holder of the lease) and an **inbox** (everything from outside). Every method is one atomic unit that
+decides by the head. Times are integer milliseconds since the Unix epoch and come in as arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from ..payloads import JsonText
+from .results import (
+    BucketResult,
+    CancelResult,
+    ClaimResult,
+    CreateResult,
+    DeleteResult,
+    DeleteScheduleResult,
+    DeliverApprovalResult,
+    DeliverSignalResult,
+    RequeueResult,
+    ScheduleUpserted,
+    TerminateResult,
+)
+from .values import (
+    DEFAULT_HISTORY_BYTES,
+    DEFAULT_HISTORY_EVENTS,
+    DEFAULT_QUEUE,
+    Appended,
+    Awaited,
+    BucketClaims,
+    ClaimBatch,
+    Event,
+    Execution,
+    InboxEntry,
+    LeaseRenewal,
+    NewEvent,
+    OverlapPolicy,
+    Paused,
+    RunPage,
+    RunRecord,
+    RunStatus,
+    RunSummary,
+    RunTimeline,
+    Schedule,
+    SchedulePage,
+    StoreCapabilities,
+    Timer,
+    WorkflowVersion,
+)
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "EventLogStore",
+    "LeaseStore",
+    "QueryStore",
+    "RunLifecycleStore",
+    "ScheduleStore",
+    "SignalStore",
+    "StoreAdmin",
+    "SupportsSubscribe",
+    "TimerStore",
+    "WorkflowExecutionStore",
+]
+
+CONTRACT_VERSION = "0.1"
+"""Changes when a clause is added, removed or given another meaning."""
+
+
+class RunLifecycleStore(Protocol):
+    """Creating, ending and removing runs.
+
+    Driver's writes (`mark_run_paused`, `mark_run_finished`, `mark_run_errored`, `append_events`, `schedule_timer`,
+    `release_run_lease`) share these clauses:
+
+    Contract:
+        FENCE-1: A driver's write whose `lease_token` is not the run's current one, or whose run is not `running`
+            (ended, released, deleted), raises `LeaseLostError` and changes nothing.
+        FENCE-2: Expiry alone takes nothing away: a holder whose lease has expired but whom nobody replaced may still
+            write and renew.
+        FENCE-3: Every claim gives a token that no claim of this run id ever gave before, also after the run was
+            deleted and created again.
+        OP-1: Repeating a run's last driver's write with its `operation_id` gives the first answer again and changes
+            nothing, also when that write ended the lease. This is checked before the fence. What others may have
+            changed since (the inbox number, the cancel flag, the lease's end) may be the present one.
+        OP-2: Outside calls, claims by others and heartbeats in between do not make a store forget that operation.
+    """
+
+    async def create_run(
+        self,
+        *,
+        run_id: str,
+        workflow_id: str,
+        workflow_version: str,
+        input: JsonText,
+        operation_id: str,
+        now_ms: int,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+        available_at_ms: int | None = None,
+        owner: str | None = None,
+        lease_ms: int | None = None,
+    ) -> CreateResult:
+        """Create a run, and claim it in the same unit when `owner` and `lease_ms` are given.
+
+        Args:
+            run_id: The id of the run, chosen by the caller.
+            workflow_id: Which workflow.
+            workflow_version: Which version of it; the run stays on it.
+            input: The handler's input.
+            operation_id: Random; a repeat of the same call after a lost answer carries the same.
+            now_ms: The present.
+            queue: Which queue the run waits in.
+            priority: Greater is sooner; from -32768 to 32767.
+            available_at_ms: Not claimable before; the present when absent. Not together with a claim.
+            owner: Who claims.
+            lease_ms: For how long.
+
+        Contract:
+            RUN-1: A new run is `queued` with the given facts, an empty log and an empty inbox, due at
+                `available_at_ms` or `now_ms`; the answer is `created`.
+            RUN-2: With `owner` and `lease_ms` the new run is `running` and the answer carries the claim; creation
+                and claim are one unit.
+            RUN-3: A known `run_id` changes nothing and claims nothing: the answer is `existing` with the stored run,
+                and `differs` names each of `workflow_id` and `input` that is not the stored one (inputs compare as
+                JSON values: order of keys does not matter, `1` and `1.0` and `true` differ).
+            RUN-4: Of many simultaneous calls with one `run_id` exactly one answers `created`; the others answer
+                `existing` with the run that was stored.
+            RUN-5: Repeating the call with the same `operation_id` before any other write of a driver answers
+                `created` again, with the same lease.
+        """
+        ...
+
+    async def load_run(self, *, run_id: str) -> RunRecord | None:
+        """Read one run; `None` when there is none.
+
+        Contract:
+            RUN-6: Gives the run with its payloads as of the last committed unit; `None` for an unknown id.
+        """
+        ...
+
+    async def load_execution(
+        self,
+        *,
+        run_id: str,
+        history_limit: int = DEFAULT_HISTORY_EVENTS,
+        history_bytes: int = DEFAULT_HISTORY_BYTES,
+    ) -> Execution | None:
+        """Read one run with the first page of its history, its untaken inbox and its timers, without claiming.
+
+        Contract:
+            RUN-7: Run, history, inbox and timers are of one moment. `None` for an unknown id.
+        """
+        ...
+
+    async def mark_run_paused(
+        self,
+        *,
+        run_id: str,
+        lease_token: str,
+        operation_id: str,
+        expected_next_index: int,
+        seen_inbox_seq: int,
+        now_ms: int,
+        events: Sequence[NewEvent] = (),
+        taken_inbox: Sequence[int] = (),
+        set_timers: Sequence[Timer] = (),
+        removed_timers: Sequence[str] = (),
+        awaited: Sequence[Awaited] = (),
+    ) -> Paused:
+        """End the lease because the handler waits.
+
+        Args:
+            run_id: Which run.
+            lease_token: The fence.
+            operation_id: See OP-1.
+            expected_next_index: The length of the log as the driver knows it.
+            seen_inbox_seq: The newest inbox number that the driver has seen.
+            now_ms: The present.
+            events: Appended as `append_events` does.
+            taken_inbox: Inbox numbers that these events account for.
+            set_timers: Added, or moved when the id is there.
+            removed_timers: Ids; unknown ones are ignored.
+            awaited: What the run waits for; replaces the former list.
+
+        Contract:
+            PAUSE-1: Events, timers, taken inbox entries, the awaited list and the end of the lease are one unit. The
+                run is `paused` and due at its earliest timer (`None` without timers).
+            PAUSE-2: When the inbox number is above `seen_inbox_seq` the run becomes `queued`, due now, instead of
+                `paused`; the rest of the unit is written all the same.
+            PAUSE-3: A delivery that commits while a pause is under way is never missed: afterwards the run is
+                `queued`, or the delivery's own unit has queued it.
+            PAUSE-4: `expected_next_index` is checked as by LOG-1.
+        """
+        ...
+
+    async def mark_run_finished(
+        self,
+        *,
+        run_id: str,
+        lease_token: str,
+        operation_id: str,
+        expected_next_index: int,
+        output: JsonText,
+        now_ms: int,
+        events: Sequence[NewEvent] = (),
+        taken_inbox: Sequence[int] = (),
+    ) -> None:
+        """End the run with an output.
+
+        Contract:
+            FINISH-1: Last events, output, status `finished`, the end of the lease and the removal of all timers are
+                one unit.
+            FINISH-2: `expected_next_index` is checked as by LOG-1.
+        """
+        ...
+
+    async def mark_run_errored(
+        self,
+        *,
+        run_id: str,
+        lease_token: str,
+        operation_id: str,
+        expected_next_index: int,
+        error: JsonText,
+        now_ms: int,
+        events: Sequence[NewEvent] = (),
+        taken_inbox: Sequence[int] = (),
+        aborted: bool = False,
+        reason: str | None = None,
+    ) -> None:
+        """End the run with an error, or as `aborted` when its handler ended by cancellation.
+
+        Contract:
+            FINISH-3: As FINISH-1, with status `errored`, or `aborted` and the reason when `aborted` is true.
+        """
+        ...
+
+    async def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:
+        """Ask a run to end.
+
+        Contract:
+            CANCEL-1: The request is one inbox entry of kind `cancel` and the head's cancel flag, one unit; the
+                answer is `requested`. A second request answers `duplicate`, a terminal run `finished`.
+            CANCEL-2: A `paused` run becomes `queued`, and a `queued` one is due at once, whatever its time was: it
+                ends by being claimed.
+            CANCEL-3: The holder of a `running` run keeps its lease and learns of the request by the answers to
+                append and heartbeat.
+        """
+        ...
+
+    async def terminate_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> TerminateResult:
+        """End a run at once, without its handler.
+
+        Contract:
+            CANCEL-4: The run is `aborted` with the reason, its lease is fenced off and its timers are gone, in one
+                unit, from every status but `finished`, `errored` and `aborted` (which answer `finished`).
+        """
+        ...
+
+    async def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
+        """Give a `dead` run back to the workers.
+
+        Contract:
+            DEAD-1: Only a `dead` run: it is `queued`, due now, with a crash count of zero. Others answer
+                `not-requeueable`.
+        """
+        ...
+
+    async def delete_run(self, *, run_id: str, now_ms: int, force: bool = False) -> DeleteResult:
+        """Remove a run.
+
+        Contract:
+            RETAIN-1: Every trace goes in one unit; afterwards each verb answers as for an unknown id.
+            RETAIN-2: A run under a live lease answers `not-deletable` unless `force` is true, which fences the
+                holder off.
+        """
+        ...
+
+    async def prune_runs(
+        self,
+        *,
+        finished_before_ms: int,
+        limit: int,
+        statuses: Sequence[RunStatus] | None = None,
+        workflow_ids: Sequence[str] | None = None,
+    ) -> int:
+        """Delete terminal runs that ended before a time, oldest first; give the number deleted.
+
+        Args:
+            finished_before_ms: Only runs that reached their terminal status before.
+            limit: At most so many in this call.
+            statuses: Terminal statuses to prune; by default `finished`, `errored` and `aborted`.
+            workflow_ids: Only these workflows.
+
+        Contract:
+            RETAIN-3: Deletes as RETAIN-1, only runs that are in a named status at that very moment, at most `limit`,
+                oldest first. A status that is not terminal is refused.
+        """
+        ...
+
+
+class EventLogStore(Protocol):
+    """The append-only history of a run."""
+
+    async def append_events(
+        self,
+        *,
+        run_id: str,
+        lease_token: str,
+        operation_id: str,
+        expected_next_index: int,
+        events: Sequence[NewEvent],
+        now_ms: int,
+        lease_ms: int,
+        taken_inbox: Sequence[int] = (),
+        set_timers: Sequence[Timer] = (),
+        removed_timers: Sequence[str] = (),
+    ) -> Appended:
+        """Append events and renew the lease.
+
+        Contract:
+            LOG-1: The events get the indexes from `expected_next_index` on, if that is the length of the log;
+                otherwise `LogConflictError` and nothing is written.
+            LOG-2: Several events are all there or none.
+            LOG-3: Events, timers, taken inbox entries and the renewal of the lease (to `now_ms` + `lease_ms`) are
+                one unit. The crash count is zero again when at least one event was appended.
+            LOG-4: The answer carries the new length of the log, the run's inbox number and its cancel flag.
+            LOG-5: Of many simultaneous appends at one index exactly one succeeds; indexes have no gaps.
+            LOG-6: A taken inbox entry is never brought again by a claim or `read_inbox`.
+        """
+        ...
+
+    async def read_events(
+        self, *, run_id: str, limit: int, from_index: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
+    ) -> tuple[Event, ...]:
+        """Read a page of the log in order; empty past its end and for an unknown run.
+
+        Contract:
+            LOG-7: Gives the events from `from_index` on, in order, without gaps, at most `limit` of them and at most
+                `max_bytes` of payload, but at least one when there is one and `limit` is not 0.
+        """
+        ...
+
+
+class LeaseStore(Protocol):
+    """Claiming runs and keeping the claim."""
+
+    async def claim_run(
+        self,
+        *,
+        run_id: str,
+        owner: str,
+        lease_ms: int,
+        now_ms: int,
+        max_crashes: int,
+        history_limit: int = DEFAULT_HISTORY_EVENTS,
+        history_bytes: int = DEFAULT_HISTORY_BYTES,
+    ) -> ClaimResult:
+        """Claim one run by its id.
+
+        Contract:
+            CLAIM-1: Claimable are: `queued` and due; `running` with a lease that expired at or before `now_ms`;
+                `paused` with a timer due. Everything else answers `not-claimable` and says when it may be.
+            CLAIM-2: The claim carries the run, a new lease, the first page of history (bounded as by LOG-7), the
+                untaken inbox and the due timers.
+        """
+        ...
+
+    async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
+        """Renew a lease to `now_ms` + `lease_ms`.
+
+        Contract:
+            LEASE-1: Fenced as by FENCE-1 and FENCE-2: a lost lease raises `LeaseLostError`. Renewal never shortens
+                a lease.
+            LEASE-2: The answer carries the inbox number, the cancel flag and the store's clock.
+        """
+        ...
+
+    async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
+        """Hand a run over: `queued`, due now, for any worker.
+
+        Contract:
+            LEASE-3: The run is `queued` and due at once; no crash is counted; the token is worth nothing any more.
+        """
+        ...
+
+    async def claim_stale_runs(
+        self,
+        *,
+        owner: str,
+        lease_ms: int,
+        now_ms: int,
+        limit: int,
+        max_crashes: int,
+        workflows: Sequence[WorkflowVersion] | None = None,
+        queues: Sequence[str] | None = None,
+        history_limit: int = DEFAULT_HISTORY_EVENTS,
+        history_bytes: int = DEFAULT_HISTORY_BYTES,
+    ) -> ClaimBatch:
+        """Claim `running` runs whose lease expired at or before `now_ms`.
+
+        Args:
+            owner: Who claims.
+            lease_ms: For how long.
+            now_ms: The present.
+            limit: At most so many.
+            max_crashes: A run whose crash count reaches this becomes `dead` instead of being claimed; at least 1.
+            workflows: Only these workflow versions; `None` means any.
+            queues: Only these queues; `None` means any.
+            history_limit: Events in the first page of history of each run.
+            history_bytes: Bytes of payload in it.
+
+        Contract:
+            DEAD-2: Claiming a run from an expired lease counts one crash; when the count reaches `max_crashes` the
+                run becomes `dead` in the same unit and is reported in `dead`. Also by `claim_run`.
+            DEAD-3: A recovery with progress does not count: an append of an event, or a pause, sets the count to zero.
+        """
+        ...
+
+    async def list_pending_runs(
+        self,
+        *,
+        now_ms: int,
+        limit: int,
+        workflows: Sequence[WorkflowVersion] | None = None,
+        queues: Sequence[str] | None = None,
+    ) -> tuple[RunSummary, ...]:
+        """List the due queued runs in the order of `claim_pending_runs`, without claiming.
+
+        Contract:
+            CLAIM-3: Same runs, same order as a claim at that moment.
+        """
+        ...
+
+    async def claim_pending_runs(
+        self,
+        *,
+        owner: str,
+        lease_ms: int,
+        now_ms: int,
+        limit: int,
+        workflows: Sequence[WorkflowVersion] | None = None,
+        queues: Sequence[str] | None = None,
+        history_limit: int = DEFAULT_HISTORY_EVENTS,
+        history_bytes: int = DEFAULT_HISTORY_BYTES,
+    ) -> ClaimBatch:
+        """Claim due queued runs.
+
+        Contract:
+            CLAIM-4: No run is held twice in the same window, whatever the number of claimers and processes.
+            CLAIM-5: Greater priority first, then the earliest due, then the run id; exact within one claim.
+            CLAIM-6: Only runs that match `workflows` and `queues`; an empty filter matches nothing.
+            CLAIM-7: `next_due_ms` is when the next matching run can be claimed, `None` when none is known; it is
+                not after `now_ms` while more are waiting.
+            CLAIM-8: A run that cannot be read is reported in `corrupt` and does not keep the others back.
+            CLAIM-9: Every run that is not terminal is reachable: queued here, running with an expired lease by
+                `claim_stale_runs`, paused with a due timer by `claim_due_timers`; a delivery or cancel that may help
+                a paused run queues it.
+        """
+        ...
+
+
+class TimerStore(Protocol):
+    """Waking runs by time."""
+
+    async def schedule_timer(
+        self,
+        *,
+        run_id: str,
+        lease_token: str,
+        operation_id: str,
+        timer_id: str,
+        fire_at_ms: int,
+        now_ms: int,
+    ) -> None:
+        """Add a timer to a run that the caller drives, or move it.
+
+        Contract:
+            TIMER-1: The timer is durable, and the run's next pause is due at its earliest timer.
+        """
+        ...
+
+    async def claim_due_timers(
+        self,
+        *,
+        owner: str,
+        lease_ms: int,
+        now_ms: int,
+        limit: int,
+        workflows: Sequence[WorkflowVersion] | None = None,
+        queues: Sequence[str] | None = None,
+        history_limit: int = DEFAULT_HISTORY_EVENTS,
+        history_bytes: int = DEFAULT_HISTORY_BYTES,
+    ) -> ClaimBatch:
+        """Claim paused runs that have a timer at or before `now_ms`.
+
+        Contract:
+            TIMER-2: Claims the run itself, once, with all its due timers, earliest first; filters, order, answer
+                as CLAIM-4 to CLAIM-8. `next_due_ms` is the earliest timer of another paused run.
+            TIMER-3: A timer stays until a driver's write removes it or the run ends: a crash after the claim loses
+                nothing.
+        """
+        ...
+
+
+class SignalStore(Protocol):
+    """Delivering into a run's inbox."""
+
+    async def deliver_signal(
+        self,
+        *,
+        run_id: str,
+        signal_id: str,
+        name: str,
+        payload: JsonText | None,
+        now_ms: int,
+        only_if_waiting: bool = False,
+    ) -> DeliverSignalResult:
+        """Put a signal into the run's inbox.
+
+        Args:
+            run_id: For which run.
+            signal_id: Deduplicates: it acts once for the life of the run's record.
+            name: What the handler waits for.
+            payload: `None` is no payload, which is not the same as `null`.
+            now_ms: The present.
+            only_if_waiting: Refuse with `not-waiting` unless the run is paused waiting for this name.
+
+        Contract:
+            SIGNAL-1: Entry, inbox number and change of status are one unit, durable before the answer. A run paused
+                waiting for `name` becomes `queued`, due now, and the answer is `delivered`; otherwise `buffered`.
+            SIGNAL-2: A known `signal_id` answers `duplicate` and changes nothing, also when the run has ended.
+            SIGNAL-3: `finished`, `errored` and `aborted` runs answer `finished`; unknown, deleted and pruned ones
+                `not-found`. A `dead` run buffers.
+            SIGNAL-4: Inbox numbers are 1, 2, 3 … in the order of the units, without gaps, and entries are brought in
+                that order.
+            SIGNAL-5: With `only_if_waiting` nothing is written unless the answer is `delivered`.
+        """
+        ...
+
+    async def deliver_approval(
+        self,
+        *,
+        run_id: str,
+        approval_id: str,
+        approved: bool,
+        now_ms: int,
+        decided_by: str | None = None,
+        comment: str | None = None,
+        only_if_waiting: bool = False,
+    ) -> DeliverApprovalResult:
+        """Put a decision into the run's inbox.
+
+        Contract:
+            APPROVAL-1: As SIGNAL-1 for a run paused waiting for `approval_id`; the entry's payload is the JSON
+                object that `approval_payload` writes.
+            APPROVAL-2: An approval is decided once: another decision answers `already-decided` with the one that
+                stands and changes nothing, also when the run has ended. Signals and approvals with equal ids do not
+                meet.
+        """
+        ...
+
+    async def read_inbox(
+        self, *, run_id: str, limit: int, after_seq: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
+    ) -> tuple[InboxEntry, ...]:
+        """Read entries that are not taken yet, in order, from the one after `after_seq` on.
+
+        Contract:
+            SIGNAL-6: At most `limit` entries and `max_bytes` of payload, but at least one when there is one and
+                `limit` is not 0; taken ones are left out; empty for an unknown run.
+        """
+        ...
+
+
+class ScheduleStore(Protocol):
+    """Schedules and their ticks."""
+
+    async def upsert_schedule(
+        self,
+        *,
+        schedule_id: str,
+        workflow_id: str,
+        workflow_version: str,
+        spec: JsonText,
+        input: JsonText,
+        next_fire_at_ms: int | None,
+        now_ms: int,
+        overlap_policy: OverlapPolicy = "skip",
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+        enabled: bool = True,
+    ) -> ScheduleUpserted:
+        """Create a schedule or change its definition.
+
+        Contract:
+            SCHEDULE-1: A new one has revision 1 and fires first at `next_fire_at_ms`.
+            SCHEDULE-2: One that changes nothing (everything but `next_fire_at_ms` equal) writes nothing and keeps
+                its next fire time; one that changes something takes the new `next_fire_at_ms` and the next revision.
+        """
+        ...
+
+    async def get_schedule(self, *, schedule_id: str) -> Schedule:
+        """Read one schedule.
+
+        Contract:
+            SCHEDULE-3: Raises `ScheduleNotFoundError` for an unknown id.
+        """
+        ...
+
+    async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
+        """List schedules ordered by id.
+
+        Contract:
+            SCHEDULE-4: Keyset pages: each schedule that is there throughout appears exactly once.
+        """
+        ...
+
+    async def delete_schedule(self, *, schedule_id: str) -> DeleteScheduleResult:
+        """Remove a schedule and its ticks; runs that it started stay.
+
+        Contract:
+            SCHEDULE-5: Afterwards nothing of it fires; a claimed tick answers `schedule-changed`.
+        """
+        ...
+
+    async def claim_due_schedule_buckets(self, *, owner: str, lease_ms: int, now_ms: int, limit: int) -> BucketClaims:
+        """Claim the due tick of each enabled schedule whose next fire time is at or before `now_ms`.
+
+        Contract:
+            SCHEDULE-6: Earliest first; a tick under a live lease is not claimed again, one whose lease expired is,
+                with a new token.
+        """
+        ...
+
+    async def mark_schedule_bucket_started(
+        self,
+        *,
+        schedule_id: str,
+        fire_at_ms: int,
+        lease_token: str,
+        operation_id: str,
+        expected_revision: int,
+        next_fire_at_ms: int | None,
+        run_id: str | None,
+        now_ms: int,
+    ) -> BucketResult:
+        """Start a claimed tick's run (or skip the tick) and move the schedule on.
+
+        Args:
+            schedule_id: Which schedule.
+            fire_at_ms: Which tick.
+            lease_token: The fence of the tick's claim.
+            operation_id: See OP-1; here it becomes the created run's operation.
+            expected_revision: The revision that the claim brought.
+            next_fire_at_ms: The next fire time; `None` when there is none any more.
+            run_id: The run to create with the schedule's workflow, version, input, queue and priority; `None` skips.
+            now_ms: The present.
+
+        Contract:
+            SCHEDULE-7: The run, the mark on the tick, the next fire time and the high-water mark are one unit. A run
+                id that exists already counts as started.
+            SCHEDULE-8: Another revision, or a deleted schedule, answers `schedule-changed`; a token that is not the
+                tick's current one raises `LeaseLostError`; nothing is written. Repeating the call that marked the
+                tick gives its answer again.
+            SCHEDULE-9: A tick at or before the high-water mark is never claimed again, whatever was pruned.
+        """
+        ...
+
+
+class QueryStore(Protocol):
+    """Looking at many runs."""
+
+    async def list_runs(
+        self,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        statuses: Sequence[RunStatus] | None = None,
+        workflow_ids: Sequence[str] | None = None,
+        queues: Sequence[str] | None = None,
+        run_id_prefix: str | None = None,
+        created_from_ms: int | None = None,
+        created_before_ms: int | None = None,
+        descending: bool = False,
+    ) -> RunPage:
+        """List runs by creation.
+
+        Args:
+            limit: At most so many on this page.
+            cursor: `next_cursor` of the page before, with the same filters.
+            statuses: Any of these; an empty sequence matches nothing.
+            workflow_ids: Any of these.
+            queues: Any of these.
+            run_id_prefix: Ids that begin with this plain text.
+            created_from_ms: Created at or after.
+            created_before_ms: Created before.
+            descending: Newest first.
+
+        Contract:
+            LIST-1: Ordered by `(created_at_ms, run_id)`, ids by code point; filters are ANDed.
+            LIST-2: A run that is there from the first page to the last and matches throughout appears exactly once,
+                whatever is created, changed or deleted in between.
+            LIST-3: A cursor that is none is refused with `InvalidArgumentError`; `%`, `_`, `*` and case in a prefix
+                are plain text.
+        """
+        ...
+
+    async def count_runs(
+        self,
+        *,
+        statuses: Sequence[RunStatus] | None = None,
+        workflow_ids: Sequence[str] | None = None,
+        queues: Sequence[str] | None = None,
+        run_id_prefix: str | None = None,
+        created_from_ms: int | None = None,
+        created_before_ms: int | None = None,
+    ) -> Mapping[RunStatus, int]:
+        """Count runs by status, with the filters of `list_runs`; statuses without a run are absent.
+
+        Contract:
+            LIST-4: Equals the counts of a full listing.
+        """
+        ...
+
+    async def get_run_timeline(self, *, run_id: str, limit: int = 1_000) -> RunTimeline:
+        """Tell what happened to a run.
+
+        Contract:
+            LIST-5: Creation, events (with payloads), inbox entries and pending timers, ordered by time; at most
+                `limit` events and `limit` inbox entries. Raises `RunNotFoundError` for an unknown id.
+        """
+        ...
+
+
+class StoreAdmin(Protocol):
+    """The store as a whole.
+
+    Contract:
+        PAYLOAD-1: A payload comes back as the very text that went in, from every verb that carries one.
+        PAYLOAD-2: An absent payload and `null` stay different.
+        PAYLOAD-3: A payload of more than `capabilities.max_payload_bytes` raises `PayloadTooLargeError` before
+            anything is written; one of exactly that size is carried.
+        PAYLOAD-4: Returned values share no state with the store.
+        ARG-1: Ids that are no strings, empty, longer than 512 bytes in UTF-8, or hold a NUL or a lone surrogate are
+            refused with `InvalidArgumentError` naming the argument, before anything is written.
+        ARG-2: A negative limit is refused; a limit of 0 returns, claims and deletes nothing.
+        ARG-3: Times and durations are integers from 0 to 2^53 - 1, a lease lasts at least 1 ms, and `max_crashes` is
+            at least 1; anything else is refused.
+        TIME-1: Time comes from the arguments: a store never compares with a clock of its own.
+        STATUS-1: Each verb answers in each status as `STATUS_TABLE` says, never with an exception.
+        ERROR-1: No driver's exception escapes: what goes wrong below raises a `StoreError`.
+    """
+
+    @property
+    def capabilities(self) -> StoreCapabilities:
+        """What this store declares."""
+        ...
+
+    async def ensure_schema(self) -> None:
+        """Create or upgrade the tables, from tests, demos or an admin script.
+
+        Contract:
+            SCHEMA-1: May be called again and by several processes at once; afterwards `check_schema` passes.
+        """
+        ...
+
+    async def check_schema(self) -> None:
+        """Raise `SchemaMissingError`, `SchemaBehindError` or `SchemaAheadError` unless the tables fit this code.
+
+        Contract:
+            SCHEMA-2: Passes after `ensure_schema`.
+        """
+        ...
+
+    async def read_clock(self) -> int:
+        """Read the store's time.
+
+        Contract:
+            TIME-2: Milliseconds since the Unix epoch; does not run backwards between two calls by more than the
+                machine's own clock does.
+        """
+        ...
+
+
+class WorkflowExecutionStore(
+    RunLifecycleStore,
+    EventLogStore,
+    LeaseStore,
+    TimerStore,
+    SignalStore,
+    ScheduleStore,
+    QueryStore,
+    StoreAdmin,
+    Protocol,
+):
+    """Everything that the runtime needs of a store.
+
+    `STATUS_TABLE` in `workflow_runtime.store.status_table` says how each verb answers in each status.
+    """
+
+
+@runtime_checkable
+class SupportsSubscribe(Protocol):
+    """A store that can report events as they are appended; declared by `capabilities.subscribe`."""
+
+    def subscribe_events(self, *, run_id: str, from_index: int = 0) -> AsyncIterator[Event]:
+        """Yield the run's events from an index on, waiting for new ones, until the run is terminal."""
+        ...

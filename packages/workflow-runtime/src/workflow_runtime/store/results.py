@@ -1,0 +1,223 @@
+"""The answers to claims and to calls from outside: unions of values that carry a `kind`."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from ..frozen import Value, value
+from .values import ClaimedRun, RunRecord, RunStatus, Schedule
+
+__all__ = [
+    "AlreadyDecided",
+    "AlreadyFinished",
+    "BucketResult",
+    "BucketSkipped",
+    "BucketStarted",
+    "Buffered",
+    "CancelRequested",
+    "CancelResult",
+    "ClaimResult",
+    "Claimed",
+    "CreateResult",
+    "Created",
+    "DeleteResult",
+    "DeleteScheduleResult",
+    "Deleted",
+    "DeliverApprovalResult",
+    "DeliverSignalResult",
+    "Delivered",
+    "Duplicate",
+    "Existing",
+    "NotClaimable",
+    "NotDeletable",
+    "NotFound",
+    "NotRequeueable",
+    "NotWaiting",
+    "RequeueResult",
+    "Requeued",
+    "ScheduleChanged",
+    "ScheduleUpserted",
+    "TerminateResult",
+    "Terminated",
+]
+
+
+@value
+class NotFound(Value):
+    """There is no such run or schedule."""
+
+    kind: Literal["not-found"] = "not-found"
+
+
+@value
+class AlreadyFinished(Value):
+    """The run has reached a terminal status; the call changed nothing."""
+
+    kind: Literal["finished"] = "finished"
+    status: RunStatus
+
+
+@value
+class Created(Value):
+    """The run was created by this operation (or by this operation's lost first try)."""
+
+    kind: Literal["created"] = "created"
+    run: RunRecord
+    claim: ClaimedRun | None
+    """Present when the call asked for a lease."""
+
+
+@value
+class Existing(Value):
+    """A run of that id is there already; nothing changed."""
+
+    kind: Literal["existing"] = "existing"
+    run: RunRecord
+    differs: tuple[str, ...]
+    """Which of `workflow_id` and `input` are not what the call asked for."""
+
+
+@value
+class Claimed(Value):
+    """The caller holds the lease."""
+
+    kind: Literal["claimed"] = "claimed"
+    claim: ClaimedRun
+
+
+@value
+class NotClaimable(Value):
+    """The run is not due, has ended, or is held by somebody."""
+
+    kind: Literal["not-claimable"] = "not-claimable"
+    status: RunStatus
+    claimable_at_ms: int | None
+    """When it becomes claimable unless something happens before: its due time, or the end of the lease."""
+
+
+@value
+class Delivered(Value):
+    """Durable, and the run was paused waiting for it: it is queued now."""
+
+    kind: Literal["delivered"] = "delivered"
+    inbox_seq: int
+
+
+@value
+class Buffered(Value):
+    """Durable; the run takes it when it asks for it."""
+
+    kind: Literal["buffered"] = "buffered"
+    inbox_seq: int
+
+
+@value
+class Duplicate(Value):
+    """That id was delivered to this run before; nothing changed."""
+
+    kind: Literal["duplicate"] = "duplicate"
+    inbox_seq: int
+
+
+@value
+class AlreadyDecided(Value):
+    """The approval has been decided before; nothing changed."""
+
+    kind: Literal["already-decided"] = "already-decided"
+    approved: bool
+    """The decision that stands."""
+
+
+@value
+class NotWaiting(Value):
+    """`only_if_waiting` was asked for and the run does not wait for this now; nothing changed."""
+
+    kind: Literal["not-waiting"] = "not-waiting"
+    status: RunStatus
+
+
+@value
+class CancelRequested(Value):
+    """The request is durable; the run ends when a worker has driven its handler to the end."""
+
+    kind: Literal["requested"] = "requested"
+    inbox_seq: int
+
+
+@value
+class Terminated(Value):
+    """The run is `aborted` from now on; whoever drove it is fenced off."""
+
+    kind: Literal["terminated"] = "terminated"
+
+
+@value
+class Requeued(Value):
+    """The run is queued again, with a crash count of zero."""
+
+    kind: Literal["requeued"] = "requeued"
+
+
+@value
+class NotRequeueable(Value):
+    """Only a `dead` run can be requeued."""
+
+    kind: Literal["not-requeueable"] = "not-requeueable"
+    status: RunStatus
+
+
+@value
+class Deleted(Value):
+    """Every trace is gone."""
+
+    kind: Literal["deleted"] = "deleted"
+
+
+@value
+class NotDeletable(Value):
+    """The run is under a live lease and `force` was not given."""
+
+    kind: Literal["not-deletable"] = "not-deletable"
+    status: RunStatus
+
+
+@value
+class ScheduleUpserted(Value):
+    """The schedule is as the call asked; `unchanged` means that nothing was written."""
+
+    kind: Literal["created", "updated", "unchanged"]
+    schedule: Schedule
+
+
+@value
+class BucketStarted(Value):
+    """The tick's run is there and the schedule has moved on."""
+
+    kind: Literal["started"] = "started"
+    run_id: str
+
+
+@value
+class BucketSkipped(Value):
+    """The tick was marked without a run and the schedule has moved on."""
+
+    kind: Literal["skipped"] = "skipped"
+
+
+@value
+class ScheduleChanged(Value):
+    """The schedule was changed or deleted after the claim; nothing was written."""
+
+    kind: Literal["schedule-changed"] = "schedule-changed"
+
+
+CreateResult: TypeAlias = Created | Existing
+ClaimResult: TypeAlias = Claimed | NotClaimable | NotFound
+DeliverSignalResult: TypeAlias = Delivered | Buffered | Duplicate | NotWaiting | AlreadyFinished | NotFound
+DeliverApprovalResult: TypeAlias = Delivered | Buffered | AlreadyDecided | NotWaiting | AlreadyFinished | NotFound
+CancelResult: TypeAlias = CancelRequested | Duplicate | AlreadyFinished | NotFound
+TerminateResult: TypeAlias = Terminated | AlreadyFinished | NotFound
+RequeueResult: TypeAlias = Requeued | NotRequeueable | NotFound
+DeleteResult: TypeAlias = Deleted | NotDeletable | NotFound
+DeleteScheduleResult: TypeAlias = Deleted | NotFound
+BucketResult: TypeAlias = BucketStarted | BucketSkipped | ScheduleChanged

@@ -1,0 +1,379 @@
+"""What goes into a store and what comes out: frozen values, times in integer milliseconds since the Unix epoch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from ..errors import CorruptRecordError
+from ..frozen import Value, value
+from ..ids import check_id
+from ..payloads import JsonText, check_json_text
+
+__all__ = [
+    "DEFAULT_HISTORY_BYTES",
+    "DEFAULT_HISTORY_EVENTS",
+    "DEFAULT_QUEUE",
+    "TERMINAL_STATUSES",
+    "Appended",
+    "Awaited",
+    "BucketClaims",
+    "ClaimBatch",
+    "ClaimedBucket",
+    "ClaimedRun",
+    "Event",
+    "Execution",
+    "InboxEntry",
+    "InboxKind",
+    "Lease",
+    "LeaseRenewal",
+    "NewEvent",
+    "OverlapPolicy",
+    "Paused",
+    "RunPage",
+    "RunRecord",
+    "RunStatus",
+    "RunSummary",
+    "RunTimeline",
+    "Schedule",
+    "SchedulePage",
+    "StoreCapabilities",
+    "TimelineEntry",
+    "Timer",
+    "WorkflowVersion",
+]
+
+DEFAULT_QUEUE = "default"
+DEFAULT_HISTORY_EVENTS = 1_000
+"""Events in the first page of history that a claim brings along."""
+DEFAULT_HISTORY_BYTES = 1_000_000
+"""Bytes of payload in that page. The first event comes along whatever its size."""
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    QUEUED = "queued"
+    """Ready for any worker, from its `due_at_ms` on."""
+    RUNNING = "running"
+    """Somebody has a lease (which may have expired)."""
+    PAUSED = "paused"
+    """Waits for its inbox or a timer."""
+    FINISHED = "finished"
+    """Ended with an output."""
+    ERRORED = "errored"
+    """Ended with an error."""
+    ABORTED = "aborted"
+    """Was cancelled or terminated."""
+    DEAD = "dead"
+    """Parked after repeated crashes without progress, until `requeue_run`."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether no worker gets a run in this status."""
+        return self in TERMINAL_STATUSES
+
+
+TERMINAL_STATUSES = frozenset({RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED, RunStatus.DEAD})
+"""No worker gets a run in one of these."""
+
+OverlapPolicy = Literal["skip", "allow", "buffer-one", "cancel-previous", "terminate-previous"]
+"""What a schedule does with a tick whose predecessor's run has not ended."""
+
+InboxKind = Literal["signal", "approval", "cancel"]
+
+
+@value
+class StoreCapabilities(Value):
+    """What a store declares about itself. Declared, never sniffed."""
+
+    max_payload_bytes: int
+    """The largest payload, in bytes of JSON text, that it accepts."""
+    durable: bool
+    """Whether what it acknowledged outlives the process."""
+    subscribe: bool = False
+    """It keeps `SupportsSubscribe`."""
+    transactions: bool = False
+    """A step and a business write can commit together."""
+    notify: bool = False
+    """It wakes waiting workers without polling."""
+
+
+@value
+class WorkflowVersion(Value):
+    """One workflow in one version, as a worker's claims name what it can run."""
+
+    workflow_id: str
+    version: str
+
+    def __post_init__(self) -> None:
+        check_id("workflows.workflow_id", self.workflow_id)
+        check_id("workflows.version", self.version)
+
+
+@value
+class NewEvent(Value):
+    """An event that a driver appends. A store keeps it and never looks inside."""
+
+    kind: str
+    step_id: str | None = None
+    payload: JsonText | None = None
+
+    def __post_init__(self) -> None:
+        check_id("events.kind", self.kind)
+        if self.step_id is not None:
+            check_id("events.step_id", self.step_id)
+        if self.payload is not None:
+            check_json_text("events.payload", self.payload)
+
+
+@value
+class Event(Value):
+    """One entry of a run's event log."""
+
+    index: int
+    kind: str
+    step_id: str | None
+    payload: JsonText | None
+    created_at_ms: int
+
+
+@value
+class Timer(Value):
+    """A point in time at which a paused run becomes claimable."""
+
+    timer_id: str
+    fire_at_ms: int
+
+    def __post_init__(self) -> None:
+        check_id("timer_id", self.timer_id)
+
+
+@value
+class Awaited(Value):
+    """One thing from outside that a paused run waits for. Timers are not listed here."""
+
+    kind: Literal["signal", "approval"]
+    name: str
+    """The signal's name, or the approval's id."""
+    step_id: str
+    until_ms: int | None = None
+    """The deadline of the wait, if it has one."""
+
+    def __post_init__(self) -> None:
+        check_id("awaited.name", self.name)
+        check_id("awaited.step_id", self.step_id)
+
+
+@value
+class InboxEntry(Value):
+    """Something from outside, in the order of its arrival."""
+
+    inbox_seq: int
+    """Its number in the run's inbox, from 1."""
+    kind: InboxKind
+    name: str
+    """The signal's name, the approval's id, or `cancel`."""
+    delivery_id: str
+    """What deduplicates it: the signal id, the approval id, or `cancel`."""
+    payload: JsonText | None
+    received_at_ms: int
+
+
+@value
+class Lease(Value):
+    """A worker's time-limited, numbered right to drive a run."""
+
+    owner: str
+    token: str
+    """The fence: goes with every write of the driver. Never used twice for one run id."""
+    number: int
+    """Counts the claims of this run's record, from 1."""
+    expires_at_ms: int
+
+
+@value
+class RunSummary(Value):
+    """A run without its payloads, as listings show it."""
+
+    run_id: str
+    workflow_id: str
+    workflow_version: str
+    status: RunStatus
+    queue: str
+    priority: int
+    created_at_ms: int
+    updated_at_ms: int
+    """When a verb other than a heartbeat last changed the run."""
+    finished_at_ms: int | None
+    """When the run reached its terminal status."""
+    due_at_ms: int | None
+    """Queued: claimable from then on. Paused: its earliest timer. Otherwise `None`."""
+    next_index: int
+    """The length of the event log."""
+    inbox_seq: int
+    """The number of the newest inbox entry; 0 when nothing ever arrived."""
+    cancel_requested: bool
+    crashes: int
+    """How many workers in a row lost this run by crashing without a new event."""
+    lease_owner: str | None
+    lease_expires_at_ms: int | None
+
+
+@value
+class RunRecord(RunSummary):
+    """A run with its payloads."""
+
+    input: JsonText
+    output: JsonText | None
+    """Only when `finished`; absent when the handler's result was not recorded."""
+    error: JsonText | None
+    reason: str | None
+    """Why it was aborted."""
+    awaited: tuple[Awaited, ...]
+    """What it waits for, when paused."""
+
+
+@value
+class ClaimedRun(Value):
+    """A claimed run with everything that is needed to drive it."""
+
+    run: RunRecord
+    lease: Lease
+    history: tuple[Event, ...]
+    """The first page of the event log; `run.next_index` tells how long the whole is."""
+    inbox: tuple[InboxEntry, ...]
+    """The first entries that are not taken yet, at most `DEFAULT_HISTORY_EVENTS`, in order."""
+    due_timers: tuple[Timer, ...]
+    """The timers whose time has come, earliest first."""
+
+
+@value
+class ClaimBatch(Value):
+    """The answer of a claim for several runs."""
+
+    claims: tuple[ClaimedRun, ...]
+    next_due_ms: int | None
+    """When the next matching run can be claimed; not later than now when more are waiting. `None`: none known."""
+    corrupt: tuple[CorruptRecordError, ...] = ()
+    """Runs that were claimed but cannot be read. Their leases run out; in the end they become `dead`."""
+    dead: tuple[str, ...] = ()
+    """Runs that this call parked as `dead`."""
+
+
+@value
+class Execution(Value):
+    """A run with its history, as `load_execution` shows it without claiming."""
+
+    run: RunRecord
+    history: tuple[Event, ...]
+    inbox: tuple[InboxEntry, ...]
+    timers: tuple[Timer, ...]
+
+
+@value
+class Appended(Value):
+    """The answer to an append."""
+
+    next_index: int
+    lease_expires_at_ms: int
+    inbox_seq: int
+    cancel_requested: bool
+
+
+@value
+class LeaseRenewal(Value):
+    """The answer to a heartbeat."""
+
+    lease_expires_at_ms: int
+    inbox_seq: int
+    cancel_requested: bool
+    store_clock_ms: int
+    """The store's own time, by which a runtime corrects its clock."""
+
+
+@value
+class Paused(Value):
+    """The answer to a pause."""
+
+    status: Literal[RunStatus.PAUSED, RunStatus.QUEUED]
+    """`queued` when the inbox holds more than the driver had seen."""
+    next_index: int
+
+
+@value
+class RunPage(Value):
+    """One page of a listing."""
+
+    runs: tuple[RunSummary, ...]
+    next_cursor: str | None
+    """Hand it to the next call; `None` at the end."""
+
+
+@value
+class TimelineEntry(Value):
+    """One line of a run's timeline."""
+
+    at_ms: int
+    source: Literal["run", "log", "inbox", "timer"]
+    what: str
+    """`created`, the event's kind, the inbox entry's kind and name, or `fires`."""
+    step_id: str | None
+    detail: JsonText | None
+
+
+@value
+class RunTimeline(Value):
+    """What happened to a run, in order of time; pending timers come last."""
+
+    run: RunRecord
+    entries: tuple[TimelineEntry, ...]
+    truncated: bool
+    """Whether the log or the inbox holds more than the limit allowed."""
+
+
+@value
+class Schedule(Value):
+    """A schedule. What `spec` means is the runtime's business."""
+
+    schedule_id: str
+    workflow_id: str
+    workflow_version: str
+    spec: JsonText
+    input: JsonText
+    overlap_policy: OverlapPolicy
+    queue: str
+    priority: int
+    enabled: bool
+    next_fire_at_ms: int | None
+    last_fire_at_ms: int | None
+    """The high-water mark: ticks up to here never fire again."""
+    revision: int
+    """Counts the changes of the definition, from 1."""
+    created_at_ms: int
+    updated_at_ms: int
+
+
+@value
+class SchedulePage(Value):
+    """One page of schedules, ordered by id."""
+
+    schedules: tuple[Schedule, ...]
+    next_cursor: str | None
+
+
+@value
+class ClaimedBucket(Value):
+    """One tick of a schedule, claimed."""
+
+    schedule: Schedule
+    fire_at_ms: int
+    lease: Lease
+
+
+@value
+class BucketClaims(Value):
+    """The answer of a claim for due ticks."""
+
+    buckets: tuple[ClaimedBucket, ...]
+    next_due_ms: int | None

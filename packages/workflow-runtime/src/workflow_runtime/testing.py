@@ -1,0 +1,58 @@
+"""Help for the tests of applications: a clock that tests move, and runs that are driven to their end at once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from .clock import TestClock
+from .handles import RunHandle
+from .runtime import WorkflowRuntime
+from .store import RunRecord
+
+__all__ = ["TestClock", "run_to_completion", "run_until_blocked"]
+
+
+async def run_until_blocked(runtime: WorkflowRuntime, *, max_sweeps: int = 1_000) -> None:
+    """Sweep until nothing is due any more, without moving the clock.
+
+    Raises:
+        AssertionError: There was still work after `max_sweeps` sweeps: a workflow goes round in circles.
+    """
+    for _ in range(max_sweeps):
+        if (await runtime.sweep()).total == 0:
+            return
+    raise AssertionError(f"there was still work after {max_sweeps} sweeps")
+
+
+async def run_to_completion(
+    runtime: WorkflowRuntime, handle: RunHandle, clock: TestClock, *, limit: timedelta = timedelta(days=366)
+) -> Any:
+    """Drive a run to its end and give its output, moving the clock from one due time to the next.
+
+    Args:
+        runtime: Must use `clock`.
+        handle: Which run.
+        clock: Moved forward as far as needed.
+        limit: How far it may be moved.
+
+    Raises:
+        RunFailedError: The run ended as `errored`.
+        RunAbortedError: It was cancelled or terminated, or is parked as `dead`.
+        AssertionError: The run waits for something that no clock brings; says for what.
+    """
+    last_ms = clock.now_ms() + limit // timedelta(milliseconds=1)
+    while True:
+        await run_until_blocked(runtime)
+        run = await handle.load()
+        if run.status.is_terminal:
+            return await handle.result()
+        due_ms = run.due_at_ms if run.due_at_ms is not None else run.lease_expires_at_ms
+        if due_ms is None or not clock.now_ms() < due_ms <= last_ms:
+            raise AssertionError(_stuck(run))
+        clock.advance_to_ms(due_ms)
+
+
+def _stuck(run: RunRecord) -> str:
+    waits = ", ".join(f"{awaited.kind} {awaited.name!r}" for awaited in run.awaited) or "nothing"
+    return f"run {run.run_id!r} is {run.status} and waits for {waits}"
