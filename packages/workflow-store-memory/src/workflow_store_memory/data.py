@@ -1,0 +1,270 @@
+"""What the store keeps: runs and schedules, and the small moves that every verb is made of.
+
+A move here changes one run and checks nothing; the verbs check first and move afterwards, which is
+what makes each of them all or none.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from workflow_runtime.payloads import JsonText
+from workflow_runtime.store import (
+    Awaited,
+    BucketResult,
+    Event,
+    InboxEntry,
+    InboxKind,
+    Lease,
+    NewEvent,
+    RunStatus,
+    Schedule,
+    Timer,
+)
+
+__all__ = ["Bucket", "Done", "InMemoryData", "Run", "ScheduleRow", "new_generation"]
+
+A = TypeVar("A")
+
+
+def new_generation() -> str:
+    """Make the part of a lease token that no earlier record of the same id can have had."""
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Stands for the answer of a driver's write that answers nothing."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One run: its head, its payloads, its log, its inbox and its timers."""
+
+    run_id: str
+    workflow_id: str
+    workflow_version: str
+    input: JsonText
+    queue: str
+    priority: int
+    created_at_ms: int
+
+    status: RunStatus = RunStatus.QUEUED
+    available_at_ms: int
+    """When it may be claimed; means something only while it is queued."""
+    updated_at_ms: int
+    finished_at_ms: int | None = None
+    lease: Lease | None = None
+    """Present exactly while the run is `running`."""
+    generation: str
+    lease_number: int = 0
+    crashes: int = 0
+    cancel_requested: bool = False
+    operation_id: str | None = None
+    """The last write of a driver, and in `answer` what it was told."""
+    answer: object = None
+
+    output: JsonText | None = None
+    error: JsonText | None = None
+    reason: str | None = None
+    awaited: tuple[Awaited, ...] = ()
+
+    events: list[Event] = field(default_factory=list)
+    inbox: list[InboxEntry] = field(default_factory=list)
+    """Everything that ever arrived."""
+    untaken: dict[int, InboxEntry] = field(default_factory=dict)
+    """The part of the inbox that no event accounts for yet, in order."""
+    deliveries: dict[tuple[InboxKind, str], InboxEntry] = field(default_factory=dict)
+    """The inbox by what deduplicates it."""
+    timers: dict[str, Timer] = field(default_factory=dict)
+
+    @property
+    def next_index(self) -> int:
+        """The length of the log."""
+        return len(self.events)
+
+    @property
+    def inbox_seq(self) -> int:
+        """The number of the newest inbox entry."""
+        return len(self.inbox)
+
+    @property
+    def due_at_ms(self) -> int | None:
+        """When a queued or paused run can be claimed."""
+        if self.status is RunStatus.QUEUED:
+            return self.available_at_ms
+        if self.status is RunStatus.PAUSED:
+            return min((timer.fire_at_ms for timer in self.timers.values()), default=None)
+        return None
+
+    @property
+    def claimable_at_ms(self) -> int | None:
+        """When the run can be claimed unless something happens before."""
+        return self.due_at_ms if self.lease is None else self.lease.expires_at_ms
+
+    @property
+    def pending_timers(self) -> tuple[Timer, ...]:
+        """All timers, earliest first."""
+        return tuple(sorted(self.timers.values(), key=lambda timer: (timer.fire_at_ms, timer.timer_id)))
+
+    def waits_for(self, kind: InboxKind, name: str) -> bool:
+        """Tell whether the run is paused until this arrives."""
+        return self.status is RunStatus.PAUSED and any(
+            awaited.kind == kind and awaited.name == name for awaited in self.awaited
+        )
+
+    def begin_lease(self, *, owner: str, expires_at_ms: int, now_ms: int) -> Lease:
+        """Give the run to a worker."""
+        self.lease_number += 1
+        token = f"{self.generation}.{self.lease_number}"
+        self.lease = Lease(owner=owner, token=token, number=self.lease_number, expires_at_ms=expires_at_ms)
+        self.status = RunStatus.RUNNING
+        self.updated_at_ms = now_ms
+        return self.lease
+
+    def renew_lease(self, expires_at_ms: int) -> Lease:
+        """Move the end of the lease, never to an earlier time."""
+        assert self.lease is not None
+        self.lease = replace(self.lease, expires_at_ms=max(self.lease.expires_at_ms, expires_at_ms))
+        return self.lease
+
+    def make_queued(self, now_ms: int) -> None:
+        """Give the run to any worker, from now on."""
+        self.status = RunStatus.QUEUED
+        self.available_at_ms = now_ms
+        self.finished_at_ms = None
+        self.lease = None
+        self.updated_at_ms = now_ms
+
+    def make_paused(self, now_ms: int) -> None:
+        """Leave the run to its inbox and its timers."""
+        self.status = RunStatus.PAUSED
+        self.lease = None
+        self.updated_at_ms = now_ms
+
+    def make_dead(self, now_ms: int) -> None:
+        """Park the run; its timers stay, because a requeued handler still counts on them."""
+        self.status = RunStatus.DEAD
+        self.finished_at_ms = now_ms
+        self.lease = None
+        self.updated_at_ms = now_ms
+
+    def make_ended(self, status: RunStatus, now_ms: int) -> None:
+        """End the run for good."""
+        self.status = status
+        self.finished_at_ms = now_ms
+        self.lease = None
+        self.timers.clear()
+        self.awaited = ()
+        self.updated_at_ms = now_ms
+
+    def append(self, events: Sequence[NewEvent], taken_inbox: Sequence[int], now_ms: int) -> None:
+        """Lengthen the log and take the inbox entries that the new events account for."""
+        for event in events:
+            self.events.append(
+                Event(
+                    index=len(self.events),
+                    kind=event.kind,
+                    step_id=event.step_id,
+                    payload=event.payload,
+                    created_at_ms=now_ms,
+                )
+            )
+        for inbox_seq in taken_inbox:
+            self.untaken.pop(inbox_seq, None)
+        if events:
+            self.crashes = 0
+        self.updated_at_ms = now_ms
+
+    def change_timers(self, set_timers: Sequence[Timer], removed_timers: Sequence[str]) -> None:
+        """Remove timers, then add or move others."""
+        for timer_id in removed_timers:
+            self.timers.pop(timer_id, None)
+        for timer in set_timers:
+            self.timers[timer.timer_id] = timer
+
+    def receive(
+        self, *, kind: InboxKind, name: str, delivery_id: str, payload: JsonText | None, now_ms: int
+    ) -> InboxEntry:
+        """Put something from outside at the end of the inbox."""
+        entry = InboxEntry(
+            inbox_seq=len(self.inbox) + 1,
+            kind=kind,
+            name=name,
+            delivery_id=delivery_id,
+            payload=payload,
+            received_at_ms=now_ms,
+        )
+        self.inbox.append(entry)
+        self.untaken[entry.inbox_seq] = entry
+        self.deliveries[kind, delivery_id] = entry
+        self.updated_at_ms = now_ms
+        return entry
+
+    def record(self, operation_id: str, answer: A) -> A:
+        """Remember a driver's write and its answer, for a repeat after a lost answer."""
+        self.operation_id = operation_id
+        self.answer = answer
+        return answer
+
+
+@dataclass(slots=True, kw_only=True)
+class Bucket:
+    """One tick of a schedule that was claimed at least once."""
+
+    generation: str
+    lease_number: int = 0
+    lease: Lease | None = None
+    """Absent once the tick is marked."""
+    operation_id: str | None = None
+    answer: BucketResult | None = None
+
+    def begin_lease(self, *, owner: str, expires_at_ms: int) -> Lease:
+        """Give the tick to a worker."""
+        self.lease_number += 1
+        token = f"{self.generation}.{self.lease_number}"
+        self.lease = Lease(owner=owner, token=token, number=self.lease_number, expires_at_ms=expires_at_ms)
+        return self.lease
+
+    def mark(self, operation_id: str, answer: BucketResult) -> BucketResult:
+        """End the lease for good; the answer stays for a repeat."""
+        self.lease = None
+        self.operation_id = operation_id
+        self.answer = answer
+        return answer
+
+
+@dataclass(slots=True, kw_only=True)
+class ScheduleRow:
+    """One schedule and its ticks, by fire time."""
+
+    value: Schedule
+    buckets: dict[int, Bucket] = field(default_factory=dict)
+
+    @property
+    def next_tick_ms(self) -> int | None:
+        """The tick that comes next; none when disabled, over, or not above the high-water mark."""
+        tick = self.value.next_fire_at_ms
+        if not self.value.enabled or tick is None:
+            return None
+        last = self.value.last_fire_at_ms
+        return tick if last is None or tick > last else None
+
+
+class InMemoryData:
+    """The data behind one or several handles; it lives as long as somebody refers to it.
+
+    Args:
+        new_generation: Makes the part of a lease token that no earlier record of the same id can have had. The only
+            thing that is random here: whoever gives his own can do the same calls again and get the same data.
+    """
+
+    def __init__(self, *, new_generation: Callable[[], str] = new_generation) -> None:
+        self.new_generation = new_generation
+        self.lock = threading.Lock()
+        self.runs: dict[str, Run] = {}
+        self.schedules: dict[str, ScheduleRow] = {}

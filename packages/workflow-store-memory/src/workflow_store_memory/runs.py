@@ -1,0 +1,285 @@
+"""Creating, ending and removing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workflow_runtime.payloads import JsonText
+from workflow_runtime.store import (
+    DEFAULT_HISTORY_BYTES,
+    DEFAULT_HISTORY_EVENTS,
+    DEFAULT_QUEUE,
+    TERMINAL_STATUSES,
+    AlreadyFinished,
+    Awaited,
+    CancelRequested,
+    CancelResult,
+    Created,
+    CreateResult,
+    Deleted,
+    DeleteResult,
+    Duplicate,
+    Execution,
+    Existing,
+    NewEvent,
+    NotDeletable,
+    NotFound,
+    NotRequeueable,
+    Paused,
+    Requeued,
+    RequeueResult,
+    RunRecord,
+    RunStatus,
+    Terminated,
+    TerminateResult,
+    Timer,
+    cancel_payload,
+    check_prunable,
+    differing_fields,
+)
+
+from .claims import Claimer
+from .data import Done, Run
+from .records import first_history, run_record, untaken_inbox
+from .role import Role, unit
+
+__all__ = ["RunLifecycle"]
+
+_PRUNED_BY_DEFAULT = (RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED)
+
+
+class RunLifecycle(Role):
+    """Keeps `RunLifecycleStore`."""
+
+    @unit
+    def create_run(
+        self,
+        *,
+        run_id: str,
+        workflow_id: str,
+        workflow_version: str,
+        input: JsonText,
+        operation_id: str,
+        now_ms: int,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+        available_at_ms: int | None = None,
+        owner: str | None = None,
+        lease_ms: int | None = None,
+    ) -> CreateResult:
+        """RUN-1 to RUN-5."""
+        repeated = self._repeated(run_id, operation_id, Created)
+        if repeated is not None:
+            return repeated
+        existing = self._data.runs.get(run_id)
+        if existing is not None:
+            return _existing(existing, workflow_id, input)
+        run = Run(
+            run_id=run_id,
+            generation=self._data.new_generation(),
+            workflow_id=workflow_id,
+            workflow_version=workflow_version,
+            input=input,
+            queue=queue,
+            priority=priority,
+            created_at_ms=now_ms,
+            updated_at_ms=now_ms,
+            available_at_ms=now_ms if available_at_ms is None else available_at_ms,
+        )
+        self._data.runs[run_id] = run
+        claim = None
+        if owner is not None and lease_ms is not None:
+            claim = Claimer(owner=owner, lease_ms=lease_ms, now_ms=now_ms).claim(run)
+        return run.record(operation_id, Created(run=run_record(run), claim=claim))
+
+    @unit
+    def load_run(self, *, run_id: str) -> RunRecord | None:
+        """RUN-6."""
+        run = self._data.runs.get(run_id)
+        return None if run is None else run_record(run)
+
+    @unit
+    def load_execution(
+        self,
+        *,
+        run_id: str,
+        history_limit: int = DEFAULT_HISTORY_EVENTS,
+        history_bytes: int = DEFAULT_HISTORY_BYTES,
+    ) -> Execution | None:
+        """RUN-7."""
+        run = self._data.runs.get(run_id)
+        if run is None:
+            return None
+        return Execution(
+            run=run_record(run),
+            history=first_history(run, history_limit=history_limit, history_bytes=history_bytes),
+            inbox=untaken_inbox(run),
+            timers=run.pending_timers,
+        )
+
+    @unit
+    def mark_run_paused(
+        self,
+        *,
+        run_id: str,
+        lease_token: str,
+        operation_id: str,
+        expected_next_index: int,
+        seen_inbox_seq: int,
+        now_ms: int,
+        events: Sequence[NewEvent] = (),
+        taken_inbox: Sequence[int] = (),
+        set_timers: Sequence[Timer] = (),
+        removed_timers: Sequence[str] = (),
+        awaited: Sequence[Awaited] = (),
+    ) -> Paused:
+        """PAUSE-1 to PAUSE-4, DEAD-3."""
+        repeated = self._repeated(run_id, operation_id, Paused)
+        if repeated is not None:
+            return repeated
+        run = self._driven(run_id, lease_token, expected_next_index)
+        run.append(events, taken_inbox, now_ms)
+        run.change_timers(set_timers, removed_timers)
+        run.awaited = tuple(awaited)
+        run.crashes = 0
+        if run.inbox_seq > seen_inbox_seq:
+            run.make_queued(now_ms)
+            return run.record(operation_id, Paused(status=RunStatus.QUEUED, next_index=run.next_index))
+        run.make_paused(now_ms)
+        return run.record(operation_id, Paused(status=RunStatus.PAUSED, next_index=run.next_index))
+
+    @unit
+    def mark_run_finished(
+        self,
+        *,
+        run_id: str,
+        lease_token: str,
+        operation_id: str,
+        expected_next_index: int,
+        output: JsonText,
+        now_ms: int,
+        events: Sequence[NewEvent] = (),
+        taken_inbox: Sequence[int] = (),
+    ) -> None:
+        """FINISH-1, FINISH-2."""
+        if self._repeated(run_id, operation_id, Done) is not None:
+            return
+        run = self._driven(run_id, lease_token, expected_next_index)
+        run.append(events, taken_inbox, now_ms)
+        run.output = output
+        run.make_ended(RunStatus.FINISHED, now_ms)
+        run.record(operation_id, Done())
+
+    @unit
+    def mark_run_errored(
+        self,
+        *,
+        run_id: str,
+        lease_token: str,
+        operation_id: str,
+        expected_next_index: int,
+        error: JsonText,
+        now_ms: int,
+        events: Sequence[NewEvent] = (),
+        taken_inbox: Sequence[int] = (),
+        aborted: bool = False,
+        reason: str | None = None,
+    ) -> None:
+        """FINISH-3."""
+        if self._repeated(run_id, operation_id, Done) is not None:
+            return
+        run = self._driven(run_id, lease_token, expected_next_index)
+        run.append(events, taken_inbox, now_ms)
+        run.error = error
+        run.reason = reason if aborted else None
+        run.make_ended(RunStatus.ABORTED if aborted else RunStatus.ERRORED, now_ms)
+        run.record(operation_id, Done())
+
+    @unit
+    def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:
+        """CANCEL-1 to CANCEL-3."""
+        run = self._data.runs.get(run_id)
+        if run is None:
+            return NotFound()
+        if run.status in TERMINAL_STATUSES:
+            return AlreadyFinished(status=run.status)
+        known = run.deliveries.get(("cancel", "cancel"))
+        if known is not None:
+            return Duplicate(inbox_seq=known.inbox_seq)
+        entry = run.receive(
+            kind="cancel", name="cancel", delivery_id="cancel", payload=cancel_payload(reason), now_ms=now_ms
+        )
+        run.cancel_requested = True
+        if run.status is RunStatus.PAUSED:
+            run.make_queued(now_ms)
+        elif run.status is RunStatus.QUEUED:
+            # A run that has been due for a while keeps its place in the queue.
+            run.available_at_ms = min(run.available_at_ms, now_ms)
+        return CancelRequested(inbox_seq=entry.inbox_seq)
+
+    @unit
+    def terminate_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> TerminateResult:
+        """CANCEL-4."""
+        run = self._data.runs.get(run_id)
+        if run is None:
+            return NotFound()
+        if run.status in TERMINAL_STATUSES and run.status is not RunStatus.DEAD:
+            return AlreadyFinished(status=run.status)
+        run.reason = reason
+        run.make_ended(RunStatus.ABORTED, now_ms)
+        return Terminated()
+
+    @unit
+    def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
+        """DEAD-1."""
+        run = self._data.runs.get(run_id)
+        if run is None:
+            return NotFound()
+        if run.status is not RunStatus.DEAD:
+            return NotRequeueable(status=run.status)
+        run.crashes = 0
+        run.make_queued(now_ms)
+        return Requeued()
+
+    @unit
+    def delete_run(self, *, run_id: str, now_ms: int, force: bool = False) -> DeleteResult:
+        """RETAIN-1, RETAIN-2."""
+        run = self._data.runs.get(run_id)
+        if run is None:
+            return NotFound()
+        if run.lease is not None and run.lease.expires_at_ms > now_ms and not force:
+            return NotDeletable(status=run.status)
+        del self._data.runs[run_id]
+        return Deleted()
+
+    @unit
+    def prune_runs(
+        self,
+        *,
+        finished_before_ms: int,
+        limit: int,
+        statuses: Sequence[RunStatus] | None = None,
+        workflow_ids: Sequence[str] | None = None,
+    ) -> int:
+        """RETAIN-3."""
+        wanted = _PRUNED_BY_DEFAULT if statuses is None else statuses
+        check_prunable(wanted)
+        old = [
+            (run.finished_at_ms, run.run_id)
+            for run in self._data.runs.values()
+            if run.finished_at_ms is not None
+            and run.finished_at_ms < finished_before_ms
+            and run.status in wanted
+            and (workflow_ids is None or run.workflow_id in workflow_ids)
+        ]
+        pruned = sorted(old)[:limit]
+        for _, run_id in pruned:
+            del self._data.runs[run_id]
+        return len(pruned)
+
+
+def _existing(run: Run, workflow_id: str, input: JsonText) -> Existing:
+    differs = differing_fields(
+        stored_workflow_id=run.workflow_id, stored_input=run.input, workflow_id=workflow_id, input=input
+    )
+    return Existing(run=run_record(run), differs=differs)

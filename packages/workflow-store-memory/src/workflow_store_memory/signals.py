@@ -1,0 +1,115 @@
+"""Delivering into a run's inbox."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from workflow_runtime.payloads import JsonText, decode_json
+from workflow_runtime.store import (
+    DEFAULT_HISTORY_BYTES,
+    TERMINAL_STATUSES,
+    AlreadyDecided,
+    AlreadyFinished,
+    Buffered,
+    DeliverApprovalResult,
+    Delivered,
+    DeliverSignalResult,
+    Duplicate,
+    InboxEntry,
+    NotFound,
+    NotWaiting,
+    RunStatus,
+    approval_payload,
+)
+
+from .data import Run
+from .records import first_page
+from .role import Role, unit
+
+__all__ = ["Signals"]
+
+
+class Signals(Role):
+    """Keeps `SignalStore`."""
+
+    @unit
+    def deliver_signal(
+        self,
+        *,
+        run_id: str,
+        signal_id: str,
+        name: str,
+        payload: JsonText | None,
+        now_ms: int,
+        only_if_waiting: bool = False,
+    ) -> DeliverSignalResult:
+        """SIGNAL-1 to SIGNAL-5."""
+        run = self._data.runs.get(run_id)
+        if run is None:
+            return NotFound()
+        known = run.deliveries.get(("signal", signal_id))
+        if known is not None:
+            return Duplicate(inbox_seq=known.inbox_seq)
+        refusal = _refusal(run, "signal", name, only_if_waiting)
+        return refusal or _deliver(run, "signal", name, signal_id, payload, now_ms)
+
+    @unit
+    def deliver_approval(
+        self,
+        *,
+        run_id: str,
+        approval_id: str,
+        approved: bool,
+        now_ms: int,
+        decided_by: str | None = None,
+        comment: str | None = None,
+        only_if_waiting: bool = False,
+    ) -> DeliverApprovalResult:
+        """APPROVAL-1, APPROVAL-2."""
+        run = self._data.runs.get(run_id)
+        if run is None:
+            return NotFound()
+        known = run.deliveries.get(("approval", approval_id))
+        if known is not None and known.payload is not None:
+            return AlreadyDecided(approved=decode_json(known.payload)["approved"])
+        payload = approval_payload(approved=approved, decided_by=decided_by, comment=comment)
+        refusal = _refusal(run, "approval", approval_id, only_if_waiting)
+        return refusal or _deliver(run, "approval", approval_id, approval_id, payload, now_ms)
+
+    @unit
+    def read_inbox(
+        self, *, run_id: str, limit: int, after_seq: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
+    ) -> tuple[InboxEntry, ...]:
+        """SIGNAL-6."""
+        run = self._data.runs.get(run_id)
+        if run is None:
+            return ()
+        newer = (entry for entry in run.untaken.values() if entry.inbox_seq > after_seq)
+        return first_page(newer, limit=limit, max_bytes=max_bytes)
+
+
+def _refusal(
+    run: Run, kind: Literal["signal", "approval"], name: str, only_if_waiting: bool
+) -> AlreadyFinished | NotWaiting | None:
+    # A dead run takes deliveries: `requeue_run` may bring it back.
+    if run.status in TERMINAL_STATUSES and run.status is not RunStatus.DEAD:
+        return AlreadyFinished(status=run.status)
+    if only_if_waiting and not run.waits_for(kind, name):
+        return NotWaiting(status=run.status)
+    return None
+
+
+def _deliver(
+    run: Run,
+    kind: Literal["signal", "approval"],
+    name: str,
+    delivery_id: str,
+    payload: JsonText | None,
+    now_ms: int,
+) -> Delivered | Buffered:
+    awaited = run.waits_for(kind, name)
+    entry = run.receive(kind=kind, name=name, delivery_id=delivery_id, payload=payload, now_ms=now_ms)
+    if not awaited:
+        return Buffered(inbox_seq=entry.inbox_seq)
+    run.make_queued(now_ms)
+    return Delivered(inbox_seq=entry.inbox_seq)
