@@ -1,0 +1,43 @@
+"""Numbered SQL files, named SQL and table names: what the SQL stores of workflow-runtime share. No I/O but reading."""
+
+from ._version import __version__
+from .errors import (
+    ChecksumMismatchError,
+    DatabaseAheadError,
+    InvalidMigrationError,
+    InvalidQueryFileError,
+    InvalidTableNamesError,
+    MigrationError,
+    MigrationGapError,
+)
+from .files import Migration, checksum, load_migrations, parse_migrations
+from .lexer import split_statements
+from .names import DEFAULT_TABLES, TableNames
+from .plan import AppliedMigration, plan_migrations
+from .queries import Query, load_queries, parse_queries
+from .render import quote_identifier, render_sql
+
+__all__ = [
+    "DEFAULT_TABLES",
+    "AppliedMigration",
+    "ChecksumMismatchError",
+    "DatabaseAheadError",
+    "InvalidMigrationError",
+    "InvalidQueryFileError",
+    "InvalidTableNamesError",
+    "Migration",
+    "MigrationError",
+    "MigrationGapError",
+    "Query",
+    "TableNames",
+    "__version__",
+    "checksum",
+    "load_migrations",
+    "load_queries",
+    "parse_migrations",
+    "parse_queries",
+    "plan_migrations",
+    "quote_identifier",
+    "render_sql",
+    "split_statements",
+]

@@ -1,0 +1,98 @@
+"""What can be wrong with shipped SQL files, with table names, and with a database that they meet.
+
+```text
+MigrationError
+|- InvalidMigrationError     a shipped migration file has a bad name, a gap or a double    -> fix the package
+|- InvalidQueryFileError     a file of named SQL cannot be read                            -> fix the package
+|- InvalidTableNamesError    the names that a user asked for cannot work                   -> choose others
+|- ChecksumMismatchError     a file was edited after it had been applied                   -> restore the file
+|- MigrationGapError         the database lacks a migration older than its newest          -> repair the database
+`- DatabaseAheadError        the database has migrations that this package does not know   -> upgrade the package
+```
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ChecksumMismatchError",
+    "DatabaseAheadError",
+    "InvalidMigrationError",
+    "InvalidQueryFileError",
+    "InvalidTableNamesError",
+    "MigrationError",
+    "MigrationGapError",
+]
+
+
+class MigrationError(Exception):
+    """The root of the tree."""
+
+
+class InvalidMigrationError(MigrationError):
+    """A shipped migration file has a bad name, or the numbers have a gap or a double."""
+
+    def __init__(self, file_name: str, problem: str) -> None:
+        super().__init__(file_name, problem)
+        self.file_name = file_name
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"migration {self.file_name!r}: {self.problem}"
+
+
+class InvalidQueryFileError(MigrationError):
+    """A file of named SQL cannot be read."""
+
+    def __init__(self, file_name: str, line: int, problem: str) -> None:
+        super().__init__(file_name, line, problem)
+        self.file_name = file_name
+        self.line = line
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.file_name}, line {self.line}: {self.problem}"
+
+
+class InvalidTableNamesError(MigrationError):
+    """The table names that a user asked for cannot work."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(key, problem)
+        self.key = key
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"tables[{self.key!r}]: {self.problem}"
+
+
+class ChecksumMismatchError(MigrationError):
+    """The text of a migration is not what was applied to the database."""
+
+    def __init__(self, migration_id: str) -> None:
+        super().__init__(migration_id)
+        self.migration_id = migration_id
+
+    def __str__(self) -> str:
+        return f"migration {self.migration_id} was applied with another text than this package ships"
+
+
+class MigrationGapError(MigrationError):
+    """The database lacks a migration although it has a later one."""
+
+    def __init__(self, missing: tuple[str, ...]) -> None:
+        super().__init__(missing)
+        self.missing = missing
+
+    def __str__(self) -> str:
+        return f"the database has later migrations but lacks {', '.join(self.missing)}"
+
+
+class DatabaseAheadError(MigrationError):
+    """The database has migrations that this package does not know."""
+
+    def __init__(self, unknown: tuple[str, ...]) -> None:
+        super().__init__(unknown)
+        self.unknown = unknown
+
+    def __str__(self) -> str:
+        return f"the database has migrations unknown to this package: {', '.join(self.unknown)}"

@@ -1,0 +1,51 @@
+"""Just enough SQL to find words and ends of statements: strings, quoted names and comments are left alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+__all__ = ["replace_words", "split_statements"]
+
+_TOKEN = re.compile(
+    r"""
+      (?P<opaque> '(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ )
+    | (?P<word>   \w+ )
+    | (?P<end>    ; )
+    | (?P<other>  . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def replace_words(sql: str, replacement: Callable[[str], str]) -> str:
+    """Pass each bare word through `replacement`."""
+
+    def replace(token: re.Match[str]) -> str:
+        word = token["word"]
+        return token[0] if word is None else replacement(word)
+
+    return _TOKEN.sub(replace, sql)
+
+
+def split_statements(sql: str) -> tuple[str, ...]:
+    """Cut a script at its semicolons. Comments stay with the statement that follows them.
+
+    Bodies of triggers and dollar-quoted functions hold semicolons of their own; scripts with these are not for
+    this function.
+    """
+    statements: list[str] = []
+    current: list[str] = []
+    has_code = False
+    for token in _TOKEN.finditer(sql):
+        if token.lastgroup == "end":
+            if has_code:
+                statements.append("".join(current).strip())
+            current, has_code = [], False
+            continue
+        current.append(token[0])
+        is_comment = token.lastgroup == "opaque" and token[0].startswith(("--", "/*"))
+        has_code = has_code or not (is_comment or token[0].isspace())
+    if has_code:
+        statements.append("".join(current).strip())
+    return tuple(statements)
