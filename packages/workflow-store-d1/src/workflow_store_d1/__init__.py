@@ -1,0 +1,21 @@
+"""The D1 store of workflow-runtime: durable runs in Cloudflare D1, or in a local SQLite file."""
+
+from ._version import __version__
+from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Result
+from .schema import get_migration_sql, get_migrations
+from .store import D1WorkflowStore
+
+SQLiteWorkflowStore = D1WorkflowStore
+"""The same class, under the name that one looks for when the database is a local file."""
+
+__all__ = [
+    "D1Database",
+    "D1DatabaseError",
+    "D1PreparedStatement",
+    "D1Result",
+    "D1WorkflowStore",
+    "SQLiteWorkflowStore",
+    "__version__",
+    "get_migration_sql",
+    "get_migrations",
+]

@@ -1,0 +1,73 @@
+"""What the store needs of a database: the shape of Cloudflare's D1, and nothing else.
+
+The store talks to a `D1Database` only. What is behind it (a file, a Worker's binding, an HTTP API) raises
+`D1DatabaseError` for whatever goes wrong below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self, TypeAlias
+
+__all__ = ["D1Database", "D1DatabaseError", "D1PreparedStatement", "D1Result", "D1Value", "Row"]
+
+D1Value: TypeAlias = "str | int | float | bytes | None"
+"""What may be bound to a parameter. A `bool` is an `int`."""
+
+Row: TypeAlias = Mapping[str, Any]
+
+
+class D1DatabaseError(Exception):
+    """The database could not do what it was asked; nothing of the batch was done.
+
+    Args:
+        problem: What it said.
+        unavailable: Whether the same call may succeed later (busy, restarting, away).
+    """
+
+    def __init__(self, problem: str, *, unavailable: bool = False) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.unavailable = unavailable
+
+
+class D1Result(Protocol):
+    """The outcome of one statement."""
+
+    @property
+    def results(self) -> Sequence[Row]:
+        """The rows that it gave; empty for a statement that gives none."""
+        ...
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What the database tells besides: `changes` is the number of rows written."""
+        ...
+
+
+class D1PreparedStatement(Protocol):
+    """One statement, with or without its values."""
+
+    def bind(self, *values: D1Value) -> Self:
+        """Give a statement of the same text with these values for `?1`, `?2` and so on."""
+        ...
+
+    async def all(self) -> D1Result:
+        """Run it as a transaction of its own and give its rows."""
+        ...
+
+    async def run(self) -> D1Result:
+        """Run it as a transaction of its own."""
+        ...
+
+
+class D1Database(Protocol):
+    """A database like D1."""
+
+    def prepare(self, sql: str) -> D1PreparedStatement:
+        """Make a statement of SQL text."""
+        ...
+
+    async def batch(self, statements: Sequence[D1PreparedStatement]) -> Sequence[D1Result]:
+        """Run statements that `prepare` made, in order, as one transaction: all or none."""
+        ...

@@ -1,0 +1,101 @@
+"""What every write of a driver has in common: the repeat, the fence, and one batch.
+
+A unit begins by reading the head as it was. All its writes carry the fence, and the update of the head, which uses
+the fence up, comes last. So either all of them acted or none did, and the head as it was tells which.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workflow_runtime.errors import LeaseLostError, LogConflictError
+from workflow_runtime.store import NewEvent, RunStatus, Timer
+
+from .database import D1PreparedStatement, D1Value, Row
+from .session import Session, json_list
+
+__all__ = ["DriverUnit", "Outcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a unit that was not refused."""
+
+    before: Row
+    """The head as it was."""
+    repeated: Mapping[str, Any] | None
+    """The first answer, when this operation had been done before; nothing was written now."""
+
+
+class DriverUnit:
+    """One write of a driver, being put together.
+
+    Args:
+        session: Where it goes.
+        verb: Which verb; an operation id that another verb used is another operation.
+        run_id: Which run.
+        lease_token: The fence.
+        operation_id: Tells a repeat.
+        expected_next_index: The length of the log as the driver knows it; `None` when it does not matter.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        verb: str,
+        run_id: str,
+        lease_token: str,
+        operation_id: str,
+        expected_next_index: int | None,
+    ) -> None:
+        self._session = session
+        self._run_id = run_id
+        self._lease_token = lease_token
+        self._operation = f"{verb}:{operation_id}"
+        self._expected_next_index = expected_next_index
+        log = () if expected_next_index is None else (expected_next_index,)
+        self._fence: tuple[D1Value, ...] = (run_id, lease_token, *log, self._operation)
+        self._statements: list[D1PreparedStatement] = [session.statement("driver.before", run_id)]
+
+    def add(self, name: str, *values: D1Value) -> None:
+        """Add a named statement, whose first parameters are the fence."""
+        self._statements.append(self._session.statement(name, *self._fence, *values))
+
+    def append(self, events: Sequence[NewEvent], taken_inbox: Sequence[int], now_ms: int) -> None:
+        """Add new events and mark the inbox entries that they account for."""
+        first = self._expected_next_index or 0
+        for index, event in enumerate(events, start=first):
+            size = 0 if event.payload is None else len(event.payload)
+            self.add("driver.event", index, event.kind, event.step_id, now_ms, size, event.payload)
+        if taken_inbox:
+            self.add("driver.taken", json_list(taken_inbox))
+
+    def change_timers(self, set_timers: Sequence[Timer], removed_timers: Sequence[str]) -> None:
+        """Remove timers, then add or move others."""
+        if removed_timers:
+            self.add("driver.removed_timers", json_list(removed_timers))
+        if set_timers:
+            self.add("driver.set_timers", json_list([timer.timer_id, timer.fire_at_ms] for timer in set_timers))
+
+    async def commit(self) -> Outcome:
+        """Write the unit.
+
+        Raises:
+            LeaseLostError: The token is not the current one, or the run is not running.
+            LogConflictError: The log is not as long as the driver believed.
+        """
+        results = await self._session.batch(self._statements)
+        return self._judge(results[0][0] if results[0] else None)
+
+    def _judge(self, before: Row | None) -> Outcome:
+        if before is not None and before["operation_id"] == self._operation:
+            return Outcome(before, json.loads(before["operation_answer"]))
+        if before is None or before["status"] != RunStatus.RUNNING or before["lease_token"] != self._lease_token:
+            raise LeaseLostError(f"run {self._run_id!r}")
+        if self._expected_next_index not in {None, before["next_index"]}:
+            raise LogConflictError(self._run_id, self._expected_next_index or 0, before["next_index"])
+        return Outcome(before, None)

@@ -1,0 +1,344 @@
+"""A `D1Database` on a local SQLite file, through aiosqlite.
+
+One connection, on aiosqlite's thread. Each call is a single hop to that thread, a batch included: its BEGIN, its
+statements and its COMMIT run there in one go. A task that is cancelled while it waits therefore leaves nothing
+half done behind, and other tasks on the same connection cannot get between two statements of a batch.
+
+This is the only module that knows sqlite3 and aiosqlite. Nothing imports it before a file is opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from threading import Thread, current_thread
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
+
+from workflow_runtime.errors import ConfigurationError, InvalidArgumentError
+
+from .database import D1DatabaseError, D1PreparedStatement, D1Value
+from .limits import MAX_BOUND_VALUES, MAX_STATEMENT_BYTES, MAX_VALUE_BYTES, check_statement, check_values, first_keyword
+
+if TYPE_CHECKING:
+    import aiosqlite
+
+__all__ = ["LocalD1Database", "LocalResult", "LocalStatement", "Synchronous"]
+
+Synchronous: TypeAlias = Literal["FULL", "NORMAL", "EXTRA"]
+"""What SQLite does before a commit returns. `NORMAL` may lose the last commits when the machine loses power."""
+
+_OLDEST_SQLITE = (3, 37, 0)
+"""STRICT tables."""
+
+_CACHED_STATEMENTS = 256
+"""More than the store has, so that none is compiled twice."""
+
+_LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: MAX_VALUE_BYTES,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: MAX_STATEMENT_BYTES,
+    sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: MAX_BOUND_VALUES,
+    sqlite3.SQLITE_LIMIT_COLUMN: 100,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 100,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 5,
+    sqlite3.SQLITE_LIMIT_FUNCTION_ARG: 32,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 50,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+}
+
+_JOURNAL_MODES = frozenset({"wal", "memory"})
+"""`memory` is all that a database in memory can do, and it has no other users."""
+
+_DRIVER_ERRORS = (sqlite3.Error, sqlite3.Warning)
+
+_UNAVAILABLE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+_NUMBERED_NEED_NAMES = (3, 12, 0) <= sys.version_info[:3] < (3, 12, 2)
+"""These versions take `?1` for a name and warn when values come as a sequence."""
+
+_NUMBERED = re.compile(r"\?(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalResult:
+    """The outcome of one statement."""
+
+    results: list[dict[str, Any]]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LocalStatement:
+    """One statement with its values."""
+
+    __slots__ = ("_database", "sql", "values")
+
+    def __init__(self, database: LocalD1Database, sql: str, values: tuple[D1Value, ...]) -> None:
+        self._database = database
+        self.sql = sql
+        self.values = values
+
+    def bind(self, *values: D1Value) -> Self:
+        """Give a statement of the same text with these values for `?1`, `?2` and so on."""
+        check_values(values)
+        return type(self)(self._database, self.sql, values)
+
+    async def all(self) -> LocalResult:
+        """Run it as a transaction of its own and give its rows."""
+        (result,) = await self._database.execute([self], begin=None)
+        return result
+
+    async def run(self) -> LocalResult:
+        """Run it as a transaction of its own."""
+        return await self.all()
+
+
+class LocalD1Database:
+    """One handle on a SQLite file; several processes may have one each.
+
+    Made by `open`, ended by `close`.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection, thread: Thread) -> None:
+        self._connection = connection
+        self._thread = thread
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Synchronous = "FULL",
+        busy_timeout: timedelta = timedelta(seconds=10),
+    ) -> Self:
+        """Open a file, or create it.
+
+        Args:
+            path: The file; `:memory:` gives a database that ends with its handle.
+            synchronous: What SQLite does before a commit returns.
+            busy_timeout: How long a call waits for another process's transaction.
+
+        Raises:
+            ConfigurationError: aiosqlite is not installed, or SQLite is too old.
+            InvalidArgumentError: An unusable argument.
+            D1DatabaseError: The file cannot be opened, or is no database.
+        """
+        _check_options(os.fspath(path), synchronous, busy_timeout)
+        connector = _Connector(os.fspath(path), synchronous, busy_timeout)
+        opening = asyncio.ensure_future(connector.connect())
+        try:
+            return cls(*await asyncio.shield(opening))
+        except asyncio.CancelledError:
+            # The thread works on: wait for what it opens and close it, or nobody ever will.
+            with suppress(*_DRIVER_ERRORS):
+                await cls(*await opening).close()
+            raise
+        except _DRIVER_ERRORS as error:
+            raise _database_error(error) from error
+
+    def prepare(self, sql: str) -> LocalStatement:
+        """Make a statement of SQL text."""
+        check_statement(sql)
+        return LocalStatement(self, sql, ())
+
+    async def batch(self, statements: Sequence[D1PreparedStatement]) -> list[LocalResult]:
+        """Run statements in order as one transaction: all or none."""
+        mine = [statement for statement in statements if isinstance(statement, LocalStatement)]
+        if len(mine) != len(statements):
+            raise TypeError("a batch takes the statements that prepare() of the same kind of database gave")
+        if not mine:
+            raise D1DatabaseError("a batch without statements")
+        # A batch that only reads needs a snapshot, not the right to write, which others would have to wait for.
+        reads = all(first_keyword(statement.sql) == "SELECT" for statement in mine)
+        return await self.execute(mine, begin="BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    async def execute(self, statements: Sequence[LocalStatement], *, begin: str | None) -> list[LocalResult]:
+        """Run statements in one hop to the connection's thread, as one transaction if `begin` says how."""
+        if self._closed:
+            raise ConfigurationError("the database is closed")
+        unit = _Unit([(statement.sql, statement.values) for statement in statements], begin)
+        try:
+            results: Iterable[Any] = await self._connection.execute_fetchall(unit)
+        except _DRIVER_ERRORS as error:
+            raise _database_error(error) from error
+        return list(results)
+
+    async def close(self) -> None:
+        """Finish what is under way and close the file. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._connection.close()
+        except _DRIVER_ERRORS as error:
+            raise _database_error(error) from error
+        finally:
+            await _ended(self._thread)
+
+
+class _Unit(str):
+    """Travels to the connection's thread in the place of a statement's text."""
+
+    __slots__ = ("begin", "statements")
+    statements: Sequence[tuple[str, tuple[D1Value, ...]]]
+    begin: str | None
+
+    def __new__(cls, statements: Sequence[tuple[str, tuple[D1Value, ...]]], begin: str | None) -> Self:
+        unit = super().__new__(cls, f"a unit of {len(statements)} statements")
+        unit.statements = statements
+        unit.begin = begin
+        return unit
+
+
+class _UnitCursor(sqlite3.Cursor):
+    """Hands a unit's results over where aiosqlite looks for rows."""
+
+    results: list[LocalResult]
+
+    def fetchall(self) -> list[Any]:
+        return self.results
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that can run a unit, transaction and all, within one call of `execute`."""
+
+    def __init__(self, path: str, *, synchronous: Synchronous, timeout: float, **options: Any) -> None:
+        super().__init__(path, timeout=timeout, **options)
+        try:
+            for limit, value in _LIMITS.items():
+                self.setlimit(limit, value)
+            self._use_wal(time.monotonic() + timeout)
+            super().execute(f"PRAGMA synchronous = {synchronous}")
+            # The claims' small intermediate tables would each cost a temporary file.
+            super().execute("PRAGMA temp_store = MEMORY")
+        except BaseException:
+            self.close()
+            raise
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if not isinstance(sql, _Unit):
+            return super().execute(sql, parameters)
+        cursor = self.cursor(_UnitCursor)
+        cursor.results = self._run(sql)
+        return cursor
+
+    def _run(self, unit: _Unit) -> list[LocalResult]:
+        if unit.begin is None:
+            return [self._run_one(*statement) for statement in unit.statements]
+        super().execute(unit.begin)
+        try:
+            results = [self._run_one(*statement) for statement in unit.statements]
+            super().execute("COMMIT")
+        except BaseException:
+            # Some errors (a full disk, for one) have ended the transaction already.
+            if self.in_transaction:
+                super().execute("ROLLBACK")
+            raise
+        return results
+
+    def _run_one(self, sql: str, values: tuple[D1Value, ...]) -> LocalResult:
+        cursor = super().execute(sql, _by_name(sql, values) if _NUMBERED_NEED_NAMES else values)
+        names = [column[0] for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        return LocalResult(rows, {"changes": max(cursor.rowcount, 0), "last_row_id": cursor.lastrowid})
+
+    def _use_wal(self, deadline: float) -> None:
+        # SQLite does not wait for a lock here, and several processes may open a new file at once: it raises, or leaves
+        # the mode as it was.
+        while True:
+            try:
+                ((mode,),) = super().execute("PRAGMA journal_mode = WAL").fetchall()
+                if mode in _JOURNAL_MODES:
+                    return
+                problem = sqlite3.OperationalError(f"the file stays in journal mode {mode!r} and cannot be shared")
+            except sqlite3.OperationalError as error:
+                if not _is_unavailable(error):
+                    raise
+                problem = error
+            if time.monotonic() > deadline:
+                raise problem
+            time.sleep(0.01)
+
+
+class _Connector:
+    """Connects, and knows the thread on which the connection lives."""
+
+    def __init__(self, path: str, synchronous: Synchronous, busy_timeout: timedelta) -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._timeout_s = busy_timeout.total_seconds()
+        self._thread: Thread | None = None
+
+    async def connect(self) -> tuple[aiosqlite.Connection, Thread]:
+        connecting = _aiosqlite().connect(
+            self._path,
+            factory=self._open,
+            timeout=self._timeout_s,
+            isolation_level=None,
+            cached_statements=_CACHED_STATEMENTS,
+        )
+        try:
+            connection = await connecting
+        except BaseException:
+            # A thread that is still ending when the event loop closes makes noise.
+            await _ended(self._thread)
+            raise
+        assert self._thread is not None
+        return connection, self._thread
+
+    def _open(self, path: str, **options: Any) -> _Connection:
+        self._thread = current_thread()
+        options.pop("factory", None)
+        return _Connection(path, synchronous=self._synchronous, **options)
+
+
+async def _ended(thread: Thread | None) -> None:
+    while thread is not None and thread.is_alive():  # noqa: ASYNC110  # a thread that ends tells no Event
+        await asyncio.sleep(0.001)
+
+
+def _check_options(path: str, synchronous: Synchronous, busy_timeout: timedelta) -> None:
+    _aiosqlite()
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        needed = ".".join(map(str, _OLDEST_SQLITE))
+        raise ConfigurationError(f"SQLite {needed} or newer is needed; this Python has {sqlite3.sqlite_version}")
+    if not path or "\0" in path:
+        raise InvalidArgumentError("path", "must name a file")
+    if synchronous not in get_args(Synchronous):
+        raise InvalidArgumentError("synchronous", f"must be one of {', '.join(get_args(Synchronous))}")
+    if busy_timeout < timedelta(0):
+        raise InvalidArgumentError("busy_timeout", "must not be negative")
+
+
+def _aiosqlite() -> ModuleType:
+    try:
+        import aiosqlite  # noqa: PLC0415  # an extra: everything else works without it
+    except ImportError as error:
+        raise ConfigurationError(
+            'a local SQLite file needs aiosqlite: pip install "workflow-store-d1[local]"'
+        ) from error
+    return aiosqlite
+
+
+def _by_name(sql: str, values: tuple[D1Value, ...]) -> tuple[D1Value, ...] | dict[str, D1Value]:
+    names = set(_NUMBERED.findall(sql))
+    # A wrong number of values is left as it is, for the driver to refuse.
+    return {name: values[int(name) - 1] for name in names} if len(names) == len(values) else values
+
+
+def _database_error(error: Exception) -> D1DatabaseError:
+    return D1DatabaseError(str(error), unavailable=_is_unavailable(error))
+
+
+def _is_unavailable(error: Exception) -> bool:
+    # The low byte is the primary code; the rest of an extended code only says why.
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _UNAVAILABLE

@@ -1,0 +1,384 @@
+-- Claiming runs and keeping the claim.
+--
+-- A claim is one batch: an UPDATE takes the runs under a fresh token, then `claimed.*` reads what has that token.
+-- due_at stays while a run is running (as the time since when it had been claimable), so that the answer keeps the
+-- order in which the runs were chosen.
+--
+-- `lane` is a loose index scan: it hops from one [workflow, version, queue, priority] to the next, and each lane gives
+-- at most as many runs as the claim may take. Runs of others, and runs whose time has not come, cost nothing.
+
+-- name: claim_run
+-- Claims one run by its id.
+-- statement: before
+-- ?1 run_id
+SELECT head.status, head.due_at, head.lease_expires_at
+FROM workflow_event_locks AS head
+WHERE head.run_id = ?1;
+
+-- statement: head
+-- ?1 run_id  ?2 owner  ?3 lease_token  ?4 lease_expires_at_ms  ?5 now_ms  ?6 max_crashes
+UPDATE workflow_event_locks
+SET
+    status = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN 'dead' ELSE 'running' END,
+    lease_owner = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN NULL ELSE ?2 END,
+    lease_token = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN NULL ELSE ?3 END,
+    lease_number = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN lease_number ELSE lease_number + 1 END,
+    lease_expires_at = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN NULL ELSE ?4 END,
+    finished_at = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN ?5 END,
+    due_at = CASE WHEN status = 'running' THEN lease_expires_at ELSE due_at END,
+    crashes = CASE WHEN status = 'running' THEN crashes + 1 ELSE crashes END,
+    awaiting = '[]',
+    updated_at = ?5
+WHERE
+    run_id = ?1
+    AND (
+        (status IN ('queued', 'paused') AND due_at <= ?5)
+        OR (status = 'running' AND lease_expires_at <= ?5)
+    )
+RETURNING run_id, status;
+
+-- name: claim_stale_runs
+-- Claims runs whose lease has expired, or parks them as dead.
+-- statement: heads
+-- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms  ?5 limit  ?6 workflows  ?7 queues  ?8 max_crashes
+UPDATE workflow_event_locks
+SET
+    status = CASE WHEN crashes + 1 >= ?8 THEN 'dead' ELSE 'running' END,
+    lease_owner = CASE WHEN crashes + 1 >= ?8 THEN NULL ELSE ?1 END,
+    lease_token = CASE WHEN crashes + 1 >= ?8 THEN NULL ELSE ?2 END,
+    lease_number = CASE WHEN crashes + 1 >= ?8 THEN lease_number ELSE lease_number + 1 END,
+    lease_expires_at = CASE WHEN crashes + 1 >= ?8 THEN NULL ELSE ?3 END,
+    finished_at = CASE WHEN crashes + 1 >= ?8 THEN ?4 END,
+    due_at = lease_expires_at,
+    crashes = crashes + 1,
+    updated_at = ?4
+WHERE run_id IN (
+    SELECT stale.run_id
+    FROM workflow_event_locks AS stale
+    WHERE
+        stale.status = 'running'
+        AND stale.lease_token > ''
+        AND stale.lease_expires_at <= ?4
+        AND (
+            ?6 IS NULL
+            OR EXISTS (
+                SELECT 1
+                FROM json_each(?6) AS wanted
+                WHERE
+                    json_extract(wanted.value, '$[0]') = stale.workflow_id
+                    AND json_extract(wanted.value, '$[1]') = stale.workflow_version
+            )
+        )
+        AND (?7 IS NULL OR stale.queue IN (SELECT wanted.value FROM json_each(?7) AS wanted))
+    ORDER BY stale.priority DESC, stale.lease_expires_at, stale.run_id
+    LIMIT ?5
+)
+RETURNING run_id, status;
+
+-- statement: next_due
+-- ?1 lease_token  ?2 workflows  ?3 queues
+SELECT min(held.lease_expires_at) AS next_due
+FROM workflow_event_locks AS held
+WHERE
+    held.status = 'running'
+    AND held.lease_token > ''
+    AND held.lease_token <> ?1
+    AND (
+        ?2 IS NULL
+        OR EXISTS (
+            SELECT 1
+            FROM json_each(?2) AS wanted
+            WHERE
+                json_extract(wanted.value, '$[0]') = held.workflow_id
+                AND json_extract(wanted.value, '$[1]') = held.workflow_version
+        )
+    )
+    AND (?3 IS NULL OR held.queue IN (SELECT wanted.value FROM json_each(?3) AS wanted));
+
+-- name: claim_pending_runs
+-- Claims due queued runs.
+-- statement: heads
+-- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms  ?5 limit  ?6 workflows  ?7 queues
+WITH RECURSIVE lane (name) AS (
+    SELECT min(head.lane)
+    FROM workflow_event_locks AS head
+    WHERE head.status = 'queued'
+    UNION ALL
+    SELECT (
+        SELECT min(head.lane)
+        FROM workflow_event_locks AS head
+        WHERE head.status = 'queued' AND head.lane > lane.name
+    )
+    FROM lane
+    WHERE lane.name IS NOT NULL
+)
+UPDATE workflow_event_locks
+SET
+    status = 'running',
+    lease_owner = ?1,
+    lease_token = ?2,
+    lease_number = lease_number + 1,
+    lease_expires_at = ?3,
+    awaiting = '[]',
+    updated_at = ?4
+WHERE run_id IN (
+    SELECT due.run_id
+    FROM lane
+    CROSS JOIN workflow_event_locks AS due
+        ON due.run_id IN (
+            SELECT head.run_id
+            FROM workflow_event_locks AS head
+            WHERE
+                head.status = 'queued'
+                AND head.lane = lane.name
+                AND head.due_at <= ?4
+            ORDER BY head.due_at, head.run_id
+            LIMIT ?5
+        )
+    WHERE
+        (
+            ?6 IS NULL
+            OR EXISTS (
+                SELECT 1
+                FROM json_each(?6) AS wanted
+                WHERE
+                    json_extract(wanted.value, '$[0]') = json_extract(lane.name, '$[0]')
+                    AND json_extract(wanted.value, '$[1]') = json_extract(lane.name, '$[1]')
+            )
+        )
+        AND (?7 IS NULL OR json_extract(lane.name, '$[2]') IN (SELECT wanted.value FROM json_each(?7) AS wanted))
+    ORDER BY due.priority DESC, due.due_at, due.run_id
+    LIMIT ?5
+)
+RETURNING run_id, status;
+
+-- statement: next_due
+-- ?1 workflows  ?2 queues
+WITH RECURSIVE lane (name) AS (
+    SELECT min(head.lane)
+    FROM workflow_event_locks AS head
+    WHERE head.status = 'queued'
+    UNION ALL
+    SELECT (
+        SELECT min(head.lane)
+        FROM workflow_event_locks AS head
+        WHERE head.status = 'queued' AND head.lane > lane.name
+    )
+    FROM lane
+    WHERE lane.name IS NOT NULL
+)
+SELECT
+    min((
+        SELECT head.due_at
+        FROM workflow_event_locks AS head
+        WHERE
+            head.status = 'queued'
+            AND head.lane = lane.name
+        ORDER BY head.due_at
+        LIMIT 1
+    )) AS next_due
+FROM lane
+WHERE
+    (
+        ?1 IS NULL
+        OR EXISTS (
+            SELECT 1
+            FROM json_each(?1) AS wanted
+            WHERE
+                json_extract(wanted.value, '$[0]') = json_extract(lane.name, '$[0]')
+                AND json_extract(wanted.value, '$[1]') = json_extract(lane.name, '$[1]')
+        )
+    )
+    AND (?2 IS NULL OR json_extract(lane.name, '$[2]') IN (SELECT wanted.value FROM json_each(?2) AS wanted));
+
+-- name: list_pending_runs
+-- Lists what claim_pending_runs would take.
+-- ?1 now_ms  ?2 limit  ?3 workflows  ?4 queues
+WITH RECURSIVE lane (name) AS (
+    SELECT min(head.lane)
+    FROM workflow_event_locks AS head
+    WHERE head.status = 'queued'
+    UNION ALL
+    SELECT (
+        SELECT min(head.lane)
+        FROM workflow_event_locks AS head
+        WHERE head.status = 'queued' AND head.lane > lane.name
+    )
+    FROM lane
+    WHERE lane.name IS NOT NULL
+)
+SELECT
+    due.run_id,
+    due.workflow_id,
+    due.workflow_version,
+    due.status,
+    due.queue,
+    due.priority,
+    due.due_at,
+    due.lease_owner,
+    due.lease_expires_at,
+    due.next_index,
+    due.inbox_seq,
+    due.cancel_requested,
+    due.crashes,
+    due.created_at,
+    due.updated_at,
+    due.finished_at
+FROM lane
+CROSS JOIN workflow_event_locks AS due
+    ON due.run_id IN (
+        SELECT head.run_id
+        FROM workflow_event_locks AS head
+        WHERE
+            head.status = 'queued'
+            AND head.lane = lane.name
+            AND head.due_at <= ?1
+        ORDER BY head.due_at, head.run_id
+        LIMIT ?2
+    )
+WHERE
+    (
+        ?3 IS NULL
+        OR EXISTS (
+            SELECT 1
+            FROM json_each(?3) AS wanted
+            WHERE
+                json_extract(wanted.value, '$[0]') = json_extract(lane.name, '$[0]')
+                AND json_extract(wanted.value, '$[1]') = json_extract(lane.name, '$[1]')
+        )
+    )
+    AND (?4 IS NULL OR json_extract(lane.name, '$[2]') IN (SELECT wanted.value FROM json_each(?4) AS wanted))
+ORDER BY due.priority DESC, due.due_at, due.run_id
+LIMIT ?2;
+
+-- name: claimed
+-- What a claim brings along: everything of the runs that have its token. Payloads are not sorted here, because SQLite
+-- would copy them all for that; Python puts the rows in order.
+-- statement: runs
+-- ?1 lease_token
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_token,
+    head.lease_number,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.awaiting,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at,
+    state.reason,
+    state.input,
+    json_valid(state.input) AS input_valid,
+    state.output,
+    json_valid(state.output) AS output_valid,
+    state.error,
+    json_valid(state.error) AS error_valid
+FROM workflow_event_locks AS head
+LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
+WHERE head.status = 'running' AND head.lease_token = ?1
+ORDER BY head.priority DESC, head.due_at, head.run_id;
+
+-- statement: history
+-- ?1 lease_token  ?2 history_limit  ?3 history_bytes
+SELECT
+    event.run_id,
+    event.event_index,
+    event.kind,
+    event.step_id,
+    event.created_at,
+    event.payload,
+    json_valid(event.payload) AS payload_valid
+FROM (
+    SELECT
+        entry.run_id,
+        entry.event_index,
+        sum(entry.payload_bytes) OVER (
+            PARTITION BY entry.run_id
+            ORDER BY entry.event_index
+            ROWS UNBOUNDED PRECEDING
+        ) AS bytes_so_far
+    FROM workflow_event_locks AS head
+    CROSS JOIN workflow_events AS entry
+        ON entry.run_id = head.run_id AND entry.event_index < ?2
+    WHERE head.status = 'running' AND head.lease_token = ?1
+) AS page
+CROSS JOIN workflow_events AS event
+    ON event.run_id = page.run_id AND event.event_index = page.event_index
+WHERE page.bytes_so_far <= ?3 OR page.event_index = 0;
+
+-- statement: inbox
+-- ?1 lease_token  ?2 limit  ?3 max_bytes
+SELECT
+    delivery.run_id,
+    delivery.inbox_seq,
+    delivery.kind,
+    delivery.name,
+    delivery.delivery_id,
+    delivery.received_at,
+    delivery.payload,
+    json_valid(delivery.payload) AS payload_valid
+FROM (
+    SELECT
+        entry.run_id,
+        entry.inbox_seq,
+        sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
+        row_number() OVER in_order AS position
+    FROM workflow_event_locks AS head
+    CROSS JOIN workflow_signal_deliveries AS entry INDEXED BY workflow_signal_deliveries_untaken
+        ON entry.run_id = head.run_id AND entry.taken = 0
+    WHERE head.status = 'running' AND head.lease_token = ?1
+    WINDOW in_order AS (PARTITION BY entry.run_id ORDER BY entry.inbox_seq ROWS UNBOUNDED PRECEDING)
+) AS page
+CROSS JOIN workflow_signal_deliveries AS delivery
+    ON delivery.run_id = page.run_id AND delivery.inbox_seq = page.inbox_seq
+WHERE page.position <= ?2 AND (page.bytes_so_far <= ?3 OR page.position = 1);
+
+-- statement: due_timers
+-- ?1 lease_token  ?2 now_ms
+SELECT timer.run_id, timer.timer_id, timer.fire_at
+FROM workflow_event_locks AS head
+CROSS JOIN workflow_timers AS timer ON timer.run_id = head.run_id
+WHERE head.status = 'running' AND head.lease_token = ?1 AND timer.fire_at <= ?2
+ORDER BY timer.run_id, timer.fire_at, timer.timer_id;
+
+-- name: heartbeat_run_lease
+-- Renews a lease; gives no row when it is lost.
+-- ?1 run_id  ?2 lease_token  ?3 lease_expires_at_ms
+UPDATE workflow_event_locks
+SET lease_expires_at = max(lease_expires_at, ?3)
+WHERE run_id = ?1 AND status = 'running' AND lease_token = ?2
+RETURNING
+    lease_expires_at,
+    inbox_seq,
+    cancel_requested,
+    CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS clock;
+
+-- name: release_run_lease
+-- Hands a run over to any worker.
+-- statement: head
+-- ?1 run_id  ?2 lease_token  ?3 operation_id  ?4 now_ms
+UPDATE workflow_event_locks
+SET
+    status = 'queued',
+    due_at = ?4,
+    lease_owner = NULL,
+    lease_token = NULL,
+    lease_expires_at = NULL,
+    operation_id = ?3,
+    operation_answer = '{}',
+    updated_at = ?4
+WHERE
+    run_id = ?1
+    AND status = 'running'
+    AND lease_token = ?2
+    AND operation_id <> ?3;

@@ -1,0 +1,166 @@
+-- Looking at many runs. Listings walk an index of workflow_runs from where the last page ended.
+
+-- name: list_runs
+-- Lists runs, oldest first.
+-- ?1 after_created_at_ms  ?2 after_run_id  ?3 created_before_ms
+-- ?4 statuses  ?5 workflow_ids  ?6 queues  ?7 run_id_prefix  ?8 limit
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at
+FROM workflow_runs AS run
+CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+WHERE
+    (run.created_at, run.run_id) > (?1, ?2)
+    AND run.created_at < ?3
+    AND (?4 IS NULL OR head.status IN (SELECT wanted.value FROM json_each(?4) AS wanted))
+    AND (?5 IS NULL OR run.workflow_id IN (SELECT wanted.value FROM json_each(?5) AS wanted))
+    AND (?6 IS NULL OR run.queue IN (SELECT wanted.value FROM json_each(?6) AS wanted))
+    AND (?7 IS NULL OR substr(run.run_id, 1, length(?7)) = ?7)
+ORDER BY run.created_at, run.run_id
+LIMIT ?8;
+
+-- name: list_runs_descending
+-- Lists runs, newest first.
+-- ?1 before_created_at_ms  ?2 before_run_id  ?3 created_from_ms
+-- ?4 statuses  ?5 workflow_ids  ?6 queues  ?7 run_id_prefix  ?8 limit
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at
+FROM workflow_runs AS run
+CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+WHERE
+    (run.created_at, run.run_id) < (?1, ?2)
+    AND run.created_at >= ?3
+    AND (?4 IS NULL OR head.status IN (SELECT wanted.value FROM json_each(?4) AS wanted))
+    AND (?5 IS NULL OR run.workflow_id IN (SELECT wanted.value FROM json_each(?5) AS wanted))
+    AND (?6 IS NULL OR run.queue IN (SELECT wanted.value FROM json_each(?6) AS wanted))
+    AND (?7 IS NULL OR substr(run.run_id, 1, length(?7)) = ?7)
+ORDER BY run.created_at DESC, run.run_id DESC
+LIMIT ?8;
+
+-- name: list_runs_of_workflow
+-- Lists the runs of one workflow, oldest first, by its own index.
+-- ?1 after_created_at_ms  ?2 after_run_id  ?3 created_before_ms
+-- ?4 statuses  ?5 workflow_id  ?6 queues  ?7 run_id_prefix  ?8 limit
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at
+FROM workflow_runs AS run
+CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+WHERE
+    run.workflow_id = ?5
+    AND (run.created_at, run.run_id) > (?1, ?2)
+    AND run.created_at < ?3
+    AND (?4 IS NULL OR head.status IN (SELECT wanted.value FROM json_each(?4) AS wanted))
+    AND (?6 IS NULL OR run.queue IN (SELECT wanted.value FROM json_each(?6) AS wanted))
+    AND (?7 IS NULL OR substr(run.run_id, 1, length(?7)) = ?7)
+ORDER BY run.created_at, run.run_id
+LIMIT ?8;
+
+-- name: list_runs_of_workflow_descending
+-- Lists the runs of one workflow, newest first, by its own index.
+-- ?1 before_created_at_ms  ?2 before_run_id  ?3 created_from_ms
+-- ?4 statuses  ?5 workflow_id  ?6 queues  ?7 run_id_prefix  ?8 limit
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at
+FROM workflow_runs AS run
+CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+WHERE
+    run.workflow_id = ?5
+    AND (run.created_at, run.run_id) < (?1, ?2)
+    AND run.created_at >= ?3
+    AND (?4 IS NULL OR head.status IN (SELECT wanted.value FROM json_each(?4) AS wanted))
+    AND (?6 IS NULL OR run.queue IN (SELECT wanted.value FROM json_each(?6) AS wanted))
+    AND (?7 IS NULL OR substr(run.run_id, 1, length(?7)) = ?7)
+ORDER BY run.created_at DESC, run.run_id DESC
+LIMIT ?8;
+
+-- name: count_runs
+-- Counts runs by status.
+-- ?1 created_from_ms  ?2 created_before_ms  ?3 statuses  ?4 workflow_ids  ?5 queues  ?6 run_id_prefix
+SELECT head.status, count(*) AS run_count
+FROM workflow_runs AS run
+CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+WHERE
+    run.created_at >= ?1
+    AND run.created_at < ?2
+    AND (?3 IS NULL OR head.status IN (SELECT wanted.value FROM json_each(?3) AS wanted))
+    AND (?4 IS NULL OR run.workflow_id IN (SELECT wanted.value FROM json_each(?4) AS wanted))
+    AND (?5 IS NULL OR run.queue IN (SELECT wanted.value FROM json_each(?5) AS wanted))
+    AND (?6 IS NULL OR substr(run.run_id, 1, length(?6)) = ?6)
+GROUP BY head.status;
+
+-- name: get_run_timeline
+-- Reads the first inbox entries of a run, taken ones too.
+-- statement: inbox
+-- ?1 run_id  ?2 limit
+SELECT
+    delivery.run_id,
+    delivery.inbox_seq,
+    delivery.kind,
+    delivery.name,
+    delivery.delivery_id,
+    delivery.received_at,
+    delivery.payload,
+    json_valid(delivery.payload) AS payload_valid
+FROM workflow_signal_deliveries AS delivery
+WHERE delivery.run_id = ?1
+ORDER BY delivery.inbox_seq
+LIMIT ?2;

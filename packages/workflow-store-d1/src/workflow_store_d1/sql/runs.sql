@@ -1,0 +1,389 @@
+-- Creating, ending and removing runs.
+
+-- name: create_run
+-- Creates a run unless its id is taken; queued, or running under its first lease.
+-- statement: before
+-- ?1 run_id
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_token,
+    head.lease_number,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.awaiting,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at,
+    head.operation_id,
+    head.operation_answer,
+    state.reason,
+    state.input,
+    json_valid(state.input) AS input_valid,
+    state.output,
+    json_valid(state.output) AS output_valid,
+    state.error,
+    json_valid(state.error) AS error_valid
+FROM workflow_event_locks AS head
+LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
+WHERE head.run_id = ?1;
+
+-- statement: run
+-- ?1 run_id  ?2 workflow_id  ?3 workflow_version  ?4 queue  ?5 priority  ?6 now_ms
+INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6
+WHERE NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?1);
+
+-- statement: state
+-- ?1 run_id  ?2 input
+INSERT INTO workflow_run_states (run_id, input)
+SELECT ?1, ?2
+WHERE NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?1);
+
+-- statement: head
+-- ?1 run_id  ?2 workflow_id  ?3 workflow_version  ?4 queue  ?5 priority  ?6 now_ms
+-- ?7 status  ?8 due_at_ms  ?9 owner  ?10 lease_token  ?11 lease_number  ?12 lease_expires_at_ms
+-- ?13 operation_id  ?14 operation_answer
+INSERT INTO workflow_event_locks (
+    run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
+    lease_owner, lease_token, lease_number, lease_expires_at, operation_id, operation_answer,
+    next_index, inbox_seq, cancel_requested, crashes, awaiting
+)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 0, 0, 0, 0, '[]'
+WHERE NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?1);
+
+-- name: load_run
+-- Reads a run with its payloads.
+-- ?1 run_id
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.awaiting,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at,
+    state.reason,
+    state.input,
+    json_valid(state.input) AS input_valid,
+    state.output,
+    json_valid(state.output) AS output_valid,
+    state.error,
+    json_valid(state.error) AS error_valid
+FROM workflow_event_locks AS head
+LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
+WHERE head.run_id = ?1;
+
+-- name: mark_run_paused
+-- Ends the lease because the handler waits; queued at once when the inbox holds more than the driver has seen.
+-- statement: head
+-- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id
+-- ?5 event_count  ?6 seen_inbox_seq  ?7 awaiting  ?8 now_ms
+UPDATE workflow_event_locks
+SET
+    status = CASE WHEN inbox_seq > ?6 THEN 'queued' ELSE 'paused' END,
+    due_at = CASE
+        WHEN inbox_seq > ?6 THEN ?8
+        ELSE (SELECT min(timer.fire_at) FROM workflow_timers AS timer WHERE timer.run_id = ?1)
+    END,
+    awaiting = CASE WHEN inbox_seq > ?6 THEN '[]' ELSE ?7 END,
+    next_index = next_index + ?5,
+    lease_owner = NULL,
+    lease_token = NULL,
+    lease_expires_at = NULL,
+    crashes = 0,
+    operation_id = ?4,
+    operation_answer = json_object(
+        'status', CASE WHEN inbox_seq > ?6 THEN 'queued' ELSE 'paused' END,
+        'next_index', next_index + ?5
+    ),
+    updated_at = ?8
+WHERE
+    run_id = ?1
+    AND status = 'running'
+    AND lease_token = ?2
+    AND next_index = ?3
+    AND operation_id <> ?4;
+
+-- name: mark_run_ended
+-- Ends a run with its output or its error.
+-- statement: state
+-- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id  ?5 output  ?6 error  ?7 reason
+UPDATE workflow_run_states
+SET
+    output = ?5,
+    error = ?6,
+    reason = ?7
+WHERE
+    run_id = ?1
+    AND EXISTS (
+        SELECT 1
+        FROM workflow_event_locks AS head
+        WHERE
+            head.run_id = ?1
+            AND head.status = 'running'
+            AND head.lease_token = ?2
+            AND head.next_index = ?3
+            AND head.operation_id <> ?4
+    );
+
+-- statement: head
+-- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id  ?5 event_count  ?6 status  ?7 now_ms
+UPDATE workflow_event_locks
+SET
+    status = ?6,
+    due_at = NULL,
+    next_index = next_index + ?5,
+    lease_owner = NULL,
+    lease_token = NULL,
+    lease_expires_at = NULL,
+    crashes = CASE WHEN ?5 > 0 THEN 0 ELSE crashes END,
+    operation_id = ?4,
+    operation_answer = '{}',
+    updated_at = ?7,
+    finished_at = ?7
+WHERE
+    run_id = ?1
+    AND status = 'running'
+    AND lease_token = ?2
+    AND next_index = ?3
+    AND operation_id <> ?4;
+
+-- name: terminate_run
+-- Ends a run without its handler and fences its driver off.
+-- statement: before
+-- ?1 run_id
+SELECT head.status
+FROM workflow_event_locks AS head
+WHERE head.run_id = ?1;
+
+-- statement: state
+-- ?1 run_id  ?2 reason
+UPDATE workflow_run_states
+SET reason = ?2
+WHERE
+    run_id = ?1
+    AND EXISTS (
+        SELECT 1
+        FROM workflow_event_locks AS head
+        WHERE head.run_id = ?1 AND head.status IN ('queued', 'running', 'paused', 'dead')
+    );
+
+-- statement: timers
+-- ?1 run_id
+DELETE FROM workflow_timers
+WHERE
+    run_id = ?1
+    AND EXISTS (
+        SELECT 1
+        FROM workflow_event_locks AS head
+        WHERE head.run_id = ?1 AND head.status IN ('queued', 'running', 'paused', 'dead')
+    );
+
+-- statement: head
+-- ?1 run_id  ?2 now_ms
+UPDATE workflow_event_locks
+SET
+    status = 'aborted',
+    due_at = NULL,
+    lease_owner = NULL,
+    lease_token = NULL,
+    lease_expires_at = NULL,
+    awaiting = '[]',
+    updated_at = ?2,
+    finished_at = ?2
+WHERE run_id = ?1 AND status IN ('queued', 'running', 'paused', 'dead');
+
+-- name: requeue_run
+-- Gives a dead run back to the workers.
+-- statement: before
+-- ?1 run_id
+SELECT head.status
+FROM workflow_event_locks AS head
+WHERE head.run_id = ?1;
+
+-- statement: head
+-- ?1 run_id  ?2 now_ms
+UPDATE workflow_event_locks
+SET
+    status = 'queued',
+    due_at = ?2,
+    crashes = 0,
+    updated_at = ?2,
+    finished_at = NULL
+WHERE run_id = ?1 AND status = 'dead';
+
+-- name: delete_run
+-- Removes every trace of a run, unless somebody drives it and force is 0.
+-- statement: before
+-- ?1 run_id
+SELECT head.status
+FROM workflow_event_locks AS head
+WHERE head.run_id = ?1;
+
+-- statement: events
+-- ?1 run_id  ?2 now_ms  ?3 force
+DELETE FROM workflow_events
+WHERE
+    run_id = ?1
+    AND EXISTS (
+        SELECT 1
+        FROM workflow_event_locks AS head
+        WHERE head.run_id = ?1 AND (?3 OR head.status <> 'running' OR head.lease_expires_at <= ?2)
+    );
+
+-- statement: timers
+-- ?1 run_id  ?2 now_ms  ?3 force
+DELETE FROM workflow_timers
+WHERE
+    run_id = ?1
+    AND EXISTS (
+        SELECT 1
+        FROM workflow_event_locks AS head
+        WHERE head.run_id = ?1 AND (?3 OR head.status <> 'running' OR head.lease_expires_at <= ?2)
+    );
+
+-- statement: inbox
+-- ?1 run_id  ?2 now_ms  ?3 force
+DELETE FROM workflow_signal_deliveries
+WHERE
+    run_id = ?1
+    AND EXISTS (
+        SELECT 1
+        FROM workflow_event_locks AS head
+        WHERE head.run_id = ?1 AND (?3 OR head.status <> 'running' OR head.lease_expires_at <= ?2)
+    );
+
+-- statement: state
+-- ?1 run_id  ?2 now_ms  ?3 force
+DELETE FROM workflow_run_states
+WHERE
+    run_id = ?1
+    AND EXISTS (
+        SELECT 1
+        FROM workflow_event_locks AS head
+        WHERE head.run_id = ?1 AND (?3 OR head.status <> 'running' OR head.lease_expires_at <= ?2)
+    );
+
+-- statement: run
+-- ?1 run_id  ?2 now_ms  ?3 force
+DELETE FROM workflow_runs
+WHERE
+    run_id = ?1
+    AND EXISTS (
+        SELECT 1
+        FROM workflow_event_locks AS head
+        WHERE head.run_id = ?1 AND (?3 OR head.status <> 'running' OR head.lease_expires_at <= ?2)
+    );
+
+-- statement: head
+-- ?1 run_id  ?2 now_ms  ?3 force
+DELETE FROM workflow_event_locks
+WHERE run_id = ?1 AND (?3 OR status <> 'running' OR lease_expires_at <= ?2)
+RETURNING run_id;
+
+-- name: prune_runs
+-- Removes every trace of the oldest ended runs. All statements pick the same runs: only the last one changes heads.
+-- statement: events
+-- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
+DELETE FROM workflow_events
+WHERE run_id IN (
+    SELECT head.run_id
+    FROM workflow_event_locks AS head
+    WHERE
+        head.finished_at < ?1
+        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
+        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
+    ORDER BY head.finished_at, head.run_id
+    LIMIT ?4
+);
+
+-- statement: timers
+-- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
+DELETE FROM workflow_timers
+WHERE run_id IN (
+    SELECT head.run_id
+    FROM workflow_event_locks AS head
+    WHERE
+        head.finished_at < ?1
+        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
+        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
+    ORDER BY head.finished_at, head.run_id
+    LIMIT ?4
+);
+
+-- statement: inbox
+-- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
+DELETE FROM workflow_signal_deliveries
+WHERE run_id IN (
+    SELECT head.run_id
+    FROM workflow_event_locks AS head
+    WHERE
+        head.finished_at < ?1
+        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
+        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
+    ORDER BY head.finished_at, head.run_id
+    LIMIT ?4
+);
+
+-- statement: states
+-- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
+DELETE FROM workflow_run_states
+WHERE run_id IN (
+    SELECT head.run_id
+    FROM workflow_event_locks AS head
+    WHERE
+        head.finished_at < ?1
+        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
+        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
+    ORDER BY head.finished_at, head.run_id
+    LIMIT ?4
+);
+
+-- statement: runs
+-- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
+DELETE FROM workflow_runs
+WHERE run_id IN (
+    SELECT head.run_id
+    FROM workflow_event_locks AS head
+    WHERE
+        head.finished_at < ?1
+        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
+        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
+    ORDER BY head.finished_at, head.run_id
+    LIMIT ?4
+);
+
+-- statement: heads
+-- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
+DELETE FROM workflow_event_locks
+WHERE run_id IN (
+    SELECT head.run_id
+    FROM workflow_event_locks AS head
+    WHERE
+        head.finished_at < ?1
+        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
+        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
+    ORDER BY head.finished_at, head.run_id
+    LIMIT ?4
+)
+RETURNING run_id;

@@ -1,0 +1,34 @@
+-- What is asked about the tables themselves.
+
+-- name: read_tables
+-- Tells which of our names are taken in this database.
+-- ?1 table_names
+SELECT master.name
+FROM sqlite_master AS master
+WHERE
+    master.type IN ('table', 'view')
+    AND lower(master.name) IN (SELECT lower(wanted.value) FROM json_each(?1) AS wanted)
+ORDER BY master.name;
+
+-- name: read_migration_columns
+-- Tells whose table of migrations it is.
+-- ?1 table_name
+SELECT info.name
+FROM pragma_table_info(?1) AS info;
+
+-- name: read_applied_migrations
+-- Reads what was applied.
+SELECT applied.migration_id, applied.package_name, applied.checksum
+FROM workflow_schema_migrations AS applied
+ORDER BY applied.migration_id;
+
+-- name: record_checksum
+-- Completes the row that a migration has written about itself.
+-- ?1 migration_id  ?2 checksum
+UPDATE workflow_schema_migrations
+SET checksum = ?2
+WHERE migration_id = ?1 AND checksum IS NULL;
+
+-- name: read_clock
+-- Reads the database's time.
+SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS clock;

@@ -1,0 +1,153 @@
+"""The store: its roles put together, and what concerns it as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from workflow_migrations import Migration
+from workflow_runtime.ids import new_id
+
+from . import schema
+from .database import D1Database, D1DatabaseError
+from .events import EventLog
+from .leases import Leases
+from .queries import Queries
+from .rows import RowReader
+from .runs import RunLifecycle
+from .schedules import Schedules
+from .session import Session, store_error
+from .signals import Signals
+from .timers import Timers
+
+if TYPE_CHECKING:
+    from .local import LocalD1Database, Synchronous
+
+__all__ = ["D1WorkflowStore", "StoreOpening"]
+
+
+class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries):
+    """Keeps the contract in a D1 database, or in a local SQLite file that behaves like one.
+
+    Args:
+        db: The database. The store does not close it.
+        tables: Table names by key, where they are not the defaults.
+        new_token: Makes a lease token that was never used before; for tests.
+
+    Raises:
+        ConfigurationError: Table names that cannot work.
+    """
+
+    def __init__(
+        self, db: D1Database, tables: Mapping[str, str] | None = None, *, new_token: Callable[[], str] = new_id
+    ) -> None:
+        names = schema.table_names(tables)
+        self._session = Session(db, names, new_token=new_token)
+        self._read = RowReader(names)
+        self._own_database: LocalD1Database | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        tables: Mapping[str, str] | None = None,
+        synchronous: Synchronous = "FULL",
+        busy_timeout: timedelta = timedelta(seconds=10),
+    ) -> StoreOpening:
+        """Open a store on a local SQLite file: `await` it and close it yourself, or use `async with`.
+
+        Args:
+            path: The file; it is created when it is not there. `ensure_schema` makes the tables.
+            tables: Table names by key, where they are not the defaults.
+            synchronous: What SQLite does before a commit returns. `NORMAL` is faster and may lose the last commits
+                when the machine loses power.
+            busy_timeout: How long a call waits for another process's transaction.
+
+        Raises:
+            ConfigurationError: aiosqlite is not installed, SQLite is too old, or table names that cannot work.
+            StoreOperationError: The file cannot be opened, or is no database.
+        """
+
+        async def open_store() -> D1WorkflowStore:
+            from .local import LocalD1Database  # noqa: PLC0415  # brings sqlite3, which Workers do not have
+
+            schema.table_names(tables)
+            try:
+                database = await LocalD1Database.open(path, synchronous=synchronous, busy_timeout=busy_timeout)
+            except D1DatabaseError as error:
+                raise store_error(error) from error
+            store = cls(database, tables)
+            store._own_database = database
+            return store
+
+        return StoreOpening(open_store)
+
+    async def close(self) -> None:
+        """End the store. One that was made by `open` closes its file; a second call does nothing."""
+        self._session.close()
+        database, self._own_database = self._own_database, None
+        if database is not None:
+            try:
+                await database.close()
+            except D1DatabaseError as error:
+                raise store_error(error) from error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def ensure_schema(self) -> None:
+        """Create or upgrade the tables.
+
+        Raises:
+            ForeignTablesError: Tables of these names belong to something else.
+            SchemaAheadError: The database is newer than this package.
+        """
+        await schema.ensure_schema(self._session)
+
+    async def check_schema(self) -> None:
+        """Raise unless the tables fit this code."""
+        await schema.check_schema(self._session)
+
+    def get_migrations(self) -> tuple[Migration, ...]:
+        """Give the package's migrations in order, with default table names."""
+        return schema.get_migrations()
+
+    def get_migration_sql(self, tables: Mapping[str, str] | None = None) -> str:
+        """Give all migrations as one script, with this store's table names unless others are given."""
+        return schema.get_migration_sql(self._session.tables.by_key() if tables is None else tables)
+
+    async def read_clock(self) -> int:
+        """Read the database's time."""
+        rows = await self._session.rows("read_clock")
+        clock: int = rows[0]["clock"]
+        return clock
+
+
+class StoreOpening:
+    """What `D1WorkflowStore.open` gives: to be awaited, or to be entered with `async with`."""
+
+    def __init__(self, open_store: Callable[[], Coroutine[Any, Any, D1WorkflowStore]]) -> None:
+        self._open_store = open_store
+        self._store: D1WorkflowStore | None = None
+
+    def __await__(self) -> Generator[Any, None, D1WorkflowStore]:
+        return self._open_store().__await__()
+
+    async def __aenter__(self) -> D1WorkflowStore:
+        self._store = await self._open_store()
+        return self._store
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._store is not None:
+            await self._store.close()

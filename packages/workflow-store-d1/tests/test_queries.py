@@ -1,0 +1,205 @@
+"""The SQL itself: its parameters, its plans, and how its work grows."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+from workflow_migrations import Query, load_queries, split_statements
+from workflow_store_d1 import get_migration_sql
+
+QUERIES = load_queries("workflow_store_d1")
+
+WHOLE_TABLE = {
+    "read_tables": "the database's own catalogue",
+    "read_applied_migrations": "a row per migration",
+}
+
+INDEXES = {
+    "claim_pending_runs.heads": "workflow_event_locks_queued (lane=? AND due_at<?)",
+    "claim_pending_runs.next_due": "workflow_event_locks_queued (lane=?)",
+    "list_pending_runs": "workflow_event_locks_queued (lane=? AND due_at<?)",
+    "claim_due_timers.heads": "workflow_event_locks_paused (lane=? AND due_at<?)",
+    "claim_due_timers.next_due": "workflow_event_locks_paused (lane=? AND due_at>?)",
+    "claim_stale_runs.heads": "workflow_event_locks_running (lease_token>?)",
+    "claim_stale_runs.next_due": "workflow_event_locks_running (lease_token>?)",
+    "claimed.runs": "workflow_event_locks_running (lease_token=?)",
+    "claimed.inbox": "workflow_signal_deliveries_untaken (run_id=?)",
+    "read_inbox": "workflow_signal_deliveries_untaken (run_id=? AND inbox_seq>?)",
+    "list_runs": "workflow_runs_created ((created_at,run_id)>(?,?) AND created_at<?)",
+    "list_runs_descending": "workflow_runs_created (created_at>? AND (created_at,run_id)<(?,?))",
+    "list_runs_of_workflow": "workflow_runs_workflow (workflow_id=? AND (created_at,run_id)>(?,?) AND created_at<?)",
+    "list_runs_of_workflow_descending": (
+        "workflow_runs_workflow (workflow_id=? AND created_at>? AND (created_at,run_id)<(?,?))"
+    ),
+    "prune_runs.heads": "workflow_event_locks_ended (finished_at<?)",
+    "claim_due_schedule_buckets.buckets": "workflow_schedules_due (next_fire_at<?)",
+}
+
+
+@pytest.fixture
+def database() -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for statement in split_statements(get_migration_sql()):
+        connection.execute(statement)
+    yield connection
+    connection.close()
+
+
+def bound(query: Query, **values: object) -> dict[str, object]:
+    return {str(number): values.get(name) for number, name in enumerate(query.parameters, start=1)}
+
+
+def plan(database: sqlite3.Connection, query: Query) -> list[str]:
+    return [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {query.sql}", bound(query))]
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_comment_names_every_parameter(name: str) -> None:
+    numbers = {int(number) for number in re.findall(r"\?(\d+)", QUERIES[name].sql)}
+    assert numbers == set(range(1, len(QUERIES[name].parameters) + 1))
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_no_query_walks_a_whole_table(database: sqlite3.Connection, name: str) -> None:
+    own_results = re.compile(r"SCAN (CONSTANT|lane|page|entry|\(subquery)|.* VIRTUAL TABLE")
+    scans = [step for step in plan(database, QUERIES[name]) if step.startswith("SCAN") and not own_results.match(step)]
+    assert bool(scans) == (name in WHOLE_TABLE), scans
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_query_uses_its_index(database: sqlite3.Connection, name: str) -> None:
+    assert any(step.endswith(INDEXES[name]) for step in plan(database, QUERIES[name])), plan(database, QUERIES[name])
+
+
+@pytest.mark.parametrize("name", [name for name in QUERIES if name.startswith("list_runs")])
+def test_listing_is_not_sorted(database: sqlite3.Connection, name: str) -> None:
+    assert not any("ORDER BY" in step for step in plan(database, QUERIES[name]))
+
+
+def add_runs(database: sqlite3.Connection, workflow: str, status: str, count: int, due_at: int) -> None:
+    database.execute(
+        """
+        WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?3)
+        INSERT INTO workflow_event_locks (
+            run_id, status, workflow_id, workflow_version, queue, priority, due_at, lease_number, next_index,
+            inbox_seq, cancel_requested, crashes, awaiting, operation_id, operation_answer, created_at, updated_at
+        )
+        SELECT ?1 || ?2 || ?4 || '-' || n, ?2, ?1, '1', 'default', n % 3, ?4, 0, 0, 0, 0, 0, '[]', '', '{}', n, n
+        FROM number
+        """,
+        {"1": workflow, "2": status, "3": count, "4": due_at},
+    )
+    database.execute(
+        """
+        INSERT INTO workflow_runs
+        SELECT run_id, workflow_id, workflow_version, queue, priority, created_at
+        FROM workflow_event_locks AS head
+        WHERE NOT EXISTS (SELECT 1 FROM workflow_runs AS run WHERE run.run_id = head.run_id)
+        """
+    )
+
+
+def work(database: sqlite3.Connection, name: str, **values: object) -> int:
+    """Count the virtual machine's instructions; what was changed is taken back."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    database.execute("BEGIN")
+    database.set_progress_handler(count, 1)
+    database.execute(QUERIES[name].sql, bound(QUERIES[name], **values)).fetchall()
+    database.set_progress_handler(None, 1)
+    database.execute("ROLLBACK")
+    return steps
+
+
+CLAIM = {
+    "owner": "w",
+    "lease_token": "t",
+    "lease_expires_at_ms": 200,
+    "now_ms": 100,
+    "limit": 10,
+    "workflows": '[["mine","1"]]',
+    "queues": '["default"]',
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("claim_pending_runs.heads", "queued"),
+        ("claim_pending_runs.next_due", "queued"),
+        ("list_pending_runs", "queued"),
+        ("claim_due_timers.heads", "paused"),
+        ("claim_due_timers.next_due", "paused"),
+    ],
+)
+def test_claim_costs_the_same_whatever_waits_besides(database: sqlite3.Connection, name: str, status: str) -> None:
+    """Runs of others that are due, and own runs whose time has not come, add nothing."""
+    add_runs(database, "mine", status, 30, due_at=50)
+    add_runs(database, "mine", status, 30, due_at=500)
+    add_runs(database, "another", status, 30, due_at=50)
+    few = work(database, name, **CLAIM)
+    add_runs(database, "mine", status, 3_000, due_at=501)
+    add_runs(database, "another", status, 3_000, due_at=49)
+    assert work(database, name, **CLAIM) <= few * 1.05
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("claim_pending_runs.heads", "queued"), ("list_pending_runs", "queued"), ("claim_due_timers.heads", "paused")],
+)
+def test_claim_costs_the_same_however_many_are_due(database: sqlite3.Connection, name: str, status: str) -> None:
+    add_runs(database, "mine", status, 60, due_at=50)
+    few = work(database, name, **CLAIM)
+    add_runs(database, "mine", status, 3_000, due_at=51)
+    assert work(database, name, **CLAIM) <= few * 1.05
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        (
+            "list_runs",
+            {"after_created_at_ms": 0, "after_run_id": ""},
+            {"after_created_at_ms": 2_900, "after_run_id": ""},
+        ),
+        (
+            "list_runs_of_workflow_descending",
+            {"before_created_at_ms": 9_999, "before_run_id": ""},
+            {"before_created_at_ms": 100, "before_run_id": ""},
+        ),
+    ],
+)
+def test_late_page_of_a_listing_costs_no_more_than_the_first(
+    database: sqlite3.Connection, name: str, before: dict[str, object], after: dict[str, object]
+) -> None:
+    add_runs(database, "mine", "queued", 3_000, due_at=50)
+    common = {"created_before_ms": 2**53, "created_from_ms": 0, "workflow_id": "mine", "limit": 20}
+    first = work(database, name, **common, **before)
+    assert first > 100
+    assert work(database, name, **common, **after) <= first * 1.05
+
+
+def test_append_costs_the_same_in_a_long_log(database: sqlite3.Connection) -> None:
+    add_runs(database, "mine", "queued", 1, due_at=50)
+    database.execute("UPDATE workflow_event_locks SET run_id = 'a', status = 'running', lease_token = 't'")
+    event = {"run_id": "a", "lease_token": "t", "operation_id": "o", "kind": "k", "now_ms": 1, "payload_bytes": 1}
+    costs = []
+    for length in (10, 10_000):
+        database.execute("DELETE FROM workflow_events")
+        database.execute(
+            """
+            WITH RECURSIVE number (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < ? - 1)
+            INSERT INTO workflow_events SELECT 'a', n, 'k', NULL, 1, 1, '1' FROM number
+            """,
+            (length,),
+        )
+        database.execute("UPDATE workflow_event_locks SET next_index = ?", (length,))
+        at = {"expected_next_index": length, "event_index": length, "event_count": 1, "lease_expires_at_ms": 5}
+        costs.append(sum(work(database, name, **event, **at) for name in ("driver.event", "append_events.head")))
+    assert costs[1] <= costs[0] * 1.05

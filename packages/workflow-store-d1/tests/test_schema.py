@@ -1,0 +1,243 @@
+"""The migration files are the schema; `ensure_schema` and `check_schema` tell whose tables they meet."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workflow_migrations import Migration, checksum
+from workflow_runtime.errors import (
+    ForeignTablesError,
+    SchemaAheadError,
+    SchemaBehindError,
+    SchemaError,
+    SchemaMissingError,
+    StoreOperationError,
+)
+from workflow_store_d1 import D1Result, D1WorkflowStore, get_migration_sql, get_migrations, schema
+from workflow_store_d1.local import LocalD1Database
+
+OpenStore = Callable[..., Awaitable[D1WorkflowStore]]
+OpenDatabase = Callable[..., Awaitable[LocalD1Database]]
+
+CATALOGUE = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+RECORDS = "SELECT migration_id, package_name, checksum FROM workflow_schema_migrations ORDER BY migration_id"
+
+# What TanStack's Postgres store calls its tables, as far as it matters here.
+TANSTACK = """
+CREATE TABLE workflow_schema_migrations (
+    migration_id TEXT PRIMARY KEY, package_name TEXT NOT NULL, package_version TEXT, applied_at INTEGER NOT NULL
+);
+INSERT INTO workflow_schema_migrations
+VALUES ('0000_workflow_store', '@tanstack/workflow-store-cloudflare-d1', '0.0.5', 1);
+CREATE TABLE workflow_runs (run_id TEXT PRIMARY KEY, workflow_id TEXT NOT NULL, status TEXT NOT NULL, input TEXT);
+CREATE TABLE workflow_event_locks (run_id TEXT PRIMARY KEY, created_at INTEGER NOT NULL);
+"""
+
+# What a later release might add.
+NEXT = Migration(
+    migration_id="0001_expand_add_note",
+    number=1,
+    sql="""
+ALTER TABLE workflow_runs ADD COLUMN note TEXT;
+INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
+VALUES ('0001_expand_add_note', 'workflow-store-d1', '0.2.0', NULL, 1);
+""",
+    checksum=checksum("0001"),
+)
+
+
+def read(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def run_script(path: Path, script: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+
+
+@pytest.fixture
+def next_release(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def upgrade() -> None:
+        migrations = (*get_migrations(), NEXT)
+        monkeypatch.setattr(schema, "get_migrations", lambda: migrations)
+
+    return upgrade
+
+
+async def test_ensure_schema_may_be_repeated(store: D1WorkflowStore, path: Path) -> None:
+    before = read(path, CATALOGUE)
+    await store.ensure_schema()
+    await store.check_schema()
+    assert read(path, CATALOGUE) == before
+
+
+async def test_ensure_schema_records_what_was_applied(store: D1WorkflowStore, path: Path) -> None:
+    (migration,) = get_migrations()
+    assert read(path, RECORDS) == [("0000_workflow_store", "workflow-store-d1", migration.checksum)]
+
+
+async def test_file_as_it_is_gives_the_same_tables(store: D1WorkflowStore, path: Path, tmp_path: Path) -> None:
+    by_hand = tmp_path / "by-hand.db"
+    run_script(by_hand, get_migration_sql())
+    assert read(by_hand, CATALOGUE) == read(path, CATALOGUE)
+    assert read(by_hand, RECORDS) == [("0000_workflow_store", "workflow-store-d1", None)]
+    async with D1WorkflowStore.open(by_hand) as opened:
+        await opened.check_schema()
+        await opened.ensure_schema()
+        await opened.check_schema()
+
+
+def test_scripts_come_from_the_shipped_file() -> None:
+    shipped = resources.files("workflow_store_d1").joinpath("migrations", "0000_workflow_store.sql")
+    assert get_migration_sql() == shipped.read_text(encoding="utf-8")
+    renamed = get_migration_sql({"runs": "audit_runs"})
+    assert 'CREATE INDEX "audit_runs_created" ON "audit_runs" (created_at, run_id)' in renamed
+    assert "workflow_runs" not in renamed.replace("-- ", "")
+
+
+async def test_store_renders_its_own_table_names(open_store: OpenStore) -> None:
+    store = await open_store(tables={"runs": "audit_runs"})
+    assert store.get_migration_sql() == get_migration_sql({"runs": "audit_runs"})
+    assert store.get_migration_sql({}) == get_migration_sql()
+    assert store.get_migrations() == get_migrations()
+
+
+async def test_applying_the_file_twice_changes_nothing(path: Path) -> None:
+    run_script(path, get_migration_sql())
+    before = read(path, CATALOGUE)
+    with pytest.raises(sqlite3.OperationalError, match="already exists"):
+        run_script(path, get_migration_sql())
+    assert read(path, CATALOGUE) == before
+
+
+async def test_processes_at_once_apply_it_once(path: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from workflow_store_d1 import D1WorkflowStore\n"
+        "async def main():\n"
+        "    async with D1WorkflowStore.open(sys.argv[1]) as store:\n"
+        "        sys.stdin.readline()\n"
+        "        await asyncio.gather(*(store.ensure_schema() for _ in range(3)))\n"
+        "        await store.check_schema()\n"
+        "asyncio.run(main())\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    try:
+        outcomes = await asyncio.gather(*(asyncio.to_thread(p.communicate, "go\n", 60) for p in processes))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [(process.returncode, errors) for process, (_, errors) in zip(processes, outcomes, strict=True)] == [
+        (0, "")
+    ] * 4
+    assert len(read(path, RECORDS)) == 1
+
+
+class Overtaken:
+    """A database in which another process applies the migrations just before our first batch that writes."""
+
+    def __init__(self, database: LocalD1Database, other: D1WorkflowStore) -> None:
+        self.prepare = database.prepare
+        self._database = database
+        self._other = other
+        self.overtaken = 0
+
+    async def batch(self, statements: Sequence[Any]) -> Sequence[D1Result]:
+        if "CREATE TABLE" in statements[0].sql:
+            self.overtaken += 1
+            await self._other.ensure_schema()
+        return await self._database.batch(statements)
+
+
+async def test_who_loses_the_race_reads_the_plan_again(open_database: OpenDatabase, open_store: OpenStore) -> None:
+    database, other = await open_database(), await open_store()
+    overtaken = Overtaken(database, other)
+    store = D1WorkflowStore(overtaken)
+    await store.ensure_schema()
+    await store.check_schema()
+    assert overtaken.overtaken == 1
+
+
+async def test_migration_that_fails_for_good_is_reported_and_leaves_nothing(
+    store: D1WorkflowStore, path: Path, next_release: Callable[[], None]
+) -> None:
+    next_release()
+    run_script(path, "ALTER TABLE workflow_runs ADD COLUMN note TEXT")
+    with pytest.raises(StoreOperationError, match="duplicate column"):
+        await store.ensure_schema()
+    assert len(read(path, RECORDS)) == 1
+
+
+async def test_missing_tables(open_store: OpenStore) -> None:
+    store = await open_store()
+    with pytest.raises(SchemaMissingError, match="ensure_schema"):
+        await store.check_schema()
+
+
+async def test_older_database_is_behind_until_it_is_upgraded(
+    store: D1WorkflowStore, path: Path, next_release: Callable[[], None]
+) -> None:
+    next_release()
+    with pytest.raises(SchemaBehindError, match="ensure_schema") as refused:
+        await store.check_schema()
+    assert refused.value.missing == ("0001_expand_add_note",)
+    await store.ensure_schema()
+    await store.check_schema()
+    assert read(path, RECORDS)[1] == ("0001_expand_add_note", "workflow-store-d1", NEXT.checksum)
+
+
+@pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
+async def test_newer_database_is_ahead(store: D1WorkflowStore, path: Path, call: str) -> None:
+    run_script(path, NEXT.sql)
+    with pytest.raises(SchemaAheadError, match="upgrade workflow-store-d1") as refused:
+        await getattr(store, call)()
+    assert refused.value.unknown == ("0001_expand_add_note",)
+
+
+@pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
+async def test_edited_migration_is_refused(store: D1WorkflowStore, path: Path, call: str) -> None:
+    run_script(path, "UPDATE workflow_schema_migrations SET checksum = 'another'")
+    with pytest.raises(SchemaError, match="0000_workflow_store was applied with another text"):
+        await getattr(store, call)()
+
+
+@pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
+@pytest.mark.parametrize(
+    ("script", "table"),
+    [
+        (TANSTACK, "workflow_schema_migrations"),
+        ("CREATE TABLE workflow_timers (id INTEGER)", "workflow_timers"),
+        ("CREATE TABLE Workflow_Timers (id INTEGER)", "Workflow_Timers"),
+        ("CREATE VIEW workflow_runs AS SELECT 1", "workflow_runs"),
+        ("CREATE TABLE workflow_schema_migrations (id INTEGER)", "workflow_schema_migrations"),
+        (
+            get_migration_sql() + "UPDATE workflow_schema_migrations SET package_name = 'workflow-store-other'",
+            "workflow_schema_migrations",
+        ),
+        (get_migration_sql() + "DELETE FROM workflow_schema_migrations", "workflow_event_locks"),
+    ],
+)
+async def test_tables_of_others_are_refused_and_not_touched(
+    path: Path, open_store: OpenStore, script: str, table: str, call: str
+) -> None:
+    run_script(path, script)
+    before = read(path, CATALOGUE)
+    store = await open_store()
+    with pytest.raises(ForeignTablesError) as refused:
+        await getattr(store, call)()
+    assert refused.value.table == table
+    assert read(path, CATALOGUE) == before
