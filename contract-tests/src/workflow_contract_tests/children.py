@@ -1,0 +1,86 @@
+"""Runs tasks on the store in child processes that start together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from .settings import PROCESS_TIMEOUT_S, SEED
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from .harness import StoreHarness
+
+__all__ = ["ChildFailedError", "run_children"]
+
+
+class ChildFailedError(AssertionError):
+    """A child process ended without a result; the text is what it wrote to its standard error."""
+
+
+async def run_children(h: StoreHarness, tasks: Sequence[dict[str, Any]]) -> list[Any]:
+    """Run each task in a process of its own and give the results.
+
+    Every child opens the store, says so, and waits; the tasks begin when all have.
+    """
+    async with AsyncExitStack() as stack, asyncio.timeout(PROCESS_TIMEOUT_S):
+        children = [await stack.enter_async_context(_child()) for _ in tasks]
+        for number, (child, task) in enumerate(zip(children, tasks, strict=True)):
+            await _write(child, _order(h, task, number))
+        for child in children:
+            await _read(child, "ready")
+        for child in children:
+            await _write(child, "go")
+        return [(await _read(child, "result"))["value"] for child in children]
+
+
+def _order(h: StoreHarness, task: dict[str, Any], number: int) -> dict[str, Any]:
+    return {
+        "factory": h.process_factory,
+        "arguments": h.process_arguments,
+        "now_ms": h.now_ms,
+        "seed": SEED + number,
+        "owner": f"process-{number}",
+    } | task
+
+
+@asynccontextmanager
+async def _child() -> AsyncIterator[asyncio.subprocess.Process]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        f"{__package__}.racer",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        # The child must find what the parent found, however the parent's path came about.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
+async def _write(child: asyncio.subprocess.Process, message: Any) -> None:
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(message).encode() + b"\n")
+    await child.stdin.drain()
+
+
+async def _read(child: asyncio.subprocess.Process, kind: str) -> dict[str, Any]:
+    assert child.stdout is not None
+    line = await child.stdout.readline()
+    message: dict[str, Any] = json.loads(line) if line else {}
+    if message.get("kind") != kind:
+        assert child.stderr is not None
+        raise ChildFailedError(f"a child process gave no {kind}: {line!r}\n{(await child.stderr.read()).decode()}")
+    return message

@@ -1,0 +1,34 @@
+"""Expecting an error, without a test framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Refusal", "refused"]
+
+
+@dataclass
+class Refusal:
+    """Holds the expected error once it was raised."""
+
+    error: Any = None
+
+
+@contextmanager
+def refused(kind: type[Exception], what: str) -> Iterator[Refusal]:
+    """Hold that the block raises an error of this kind.
+
+    Args:
+        kind: The error's class.
+        what: What is tried, for the message when it is accepted.
+    """
+    refusal = Refusal()
+    try:
+        yield refusal
+    except kind as error:
+        refusal.error = error
+    else:
+        raise AssertionError(f"{what} was accepted; it must raise {kind.__name__}")

@@ -1,0 +1,145 @@
+"""What a store author hands over, and what every test case gets: handles, a clock, ids."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from workflow_runtime.payloads import JsonValue
+from workflow_runtime.store import CONTRACT_VERSION, WorkflowExecutionStore
+
+from .catalogue import NEEDS, Need
+
+__all__ = ["HarnessError", "StoreHarness"]
+
+OpenStore = Callable[[], WorkflowExecutionStore | Awaitable[WorkflowExecutionStore]]
+
+START_MS = 1_750_000_000_000
+"""Where the manual clock begins. Stores take the time from the arguments, so any moment will do."""
+
+
+class HarnessError(Exception):
+    """The harness is put together wrongly: no verdict on the store is possible."""
+
+
+class StoreHarness:
+    """One store with fresh data, as the test cases use it.
+
+    Args:
+        open_store: Gives a new, independent handle on the same data each time it is called (plain or async).
+            At least two are open at the same time. The harness closes them with `await store.close()` if there
+            is such a method.
+        contract_version: The version of the contract that the store keeps.
+        process_factory: `module:function` by which a child process opens the store. The function is called with
+            `process_arguments` and gives a store, an awaitable of one, or an async context manager.
+        process_arguments: Keyword arguments for it, which JSON can carry.
+        corrupt: Damages the stored input of a run behind the store's back.
+        not_applicable: What this store cannot be tested for (`processes`, `corrupt`), each with the reason.
+    """
+
+    def __init__(
+        self,
+        open_store: OpenStore,
+        *,
+        contract_version: str,
+        process_factory: str | None = None,
+        process_arguments: Mapping[str, JsonValue] | None = None,
+        corrupt: Callable[[str], Awaitable[None]] | None = None,
+        not_applicable: Mapping[str, str] | None = None,
+    ) -> None:
+        self._open_store = open_store
+        self._handles: list[WorkflowExecutionStore] = []
+        self._numbers = itertools.count(1)
+        self._corrupt = corrupt
+        self.contract_version = contract_version
+        self.process_factory = process_factory
+        self.process_arguments = dict(process_arguments or {})
+        self.not_applicable = dict(not_applicable or {})
+        self.now_ms = START_MS
+        self.store_name = "unknown store"
+        """What reports call the store: its class, known when it is open."""
+        self._check()
+
+    def _check(self) -> None:
+        if self.contract_version != CONTRACT_VERSION:
+            raise HarnessError(
+                f"the store keeps contract {self.contract_version!r}, these tests are for {CONTRACT_VERSION!r}"
+            )
+        given = {need for need in NEEDS if self.gives(need)}
+        for need, reason in self.not_applicable.items():
+            if need not in NEEDS:
+                raise HarnessError(f"not_applicable names {need!r}; it can name {', '.join(NEEDS)}")
+            if need in given:
+                raise HarnessError(f"{need!r} is given and declared not applicable")
+            if not reason.strip():
+                raise HarnessError(f"not_applicable must say why for {need!r}")
+
+    def gives(self, need: Need) -> bool:
+        """Whether the author has handed over what cases of this need require."""
+        return (self.process_factory if need == "processes" else self._corrupt) is not None
+
+    async def __aenter__(self) -> Self:
+        """Open the two handles that every case has."""
+        try:
+            await self.handles(2)
+        except BaseException:
+            await self._close()
+            raise
+        if self.store is self.second:
+            self._handles.pop()
+            await self._close()
+            raise HarnessError("open_store gave the same object twice; it must give independent handles")
+        self.store_name = type(self.store).__name__
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every handle."""
+        await self._close()
+
+    async def _close(self) -> None:
+        while self._handles:
+            close = getattr(self._handles.pop(), "close", None)
+            if close is not None:
+                await close()
+
+    @property
+    def store(self) -> WorkflowExecutionStore:
+        """The first handle."""
+        return self._handles[0]
+
+    @property
+    def second(self) -> WorkflowExecutionStore:
+        """Another handle on the same data: another worker, seen from the first."""
+        return self._handles[1]
+
+    async def handles(self, count: int) -> list[WorkflowExecutionStore]:
+        """Give so many handles, opening what is missing."""
+        while len(self._handles) < count:
+            self._handles.append(await self.open_handle())
+        return self._handles[:count]
+
+    async def open_handle(self) -> WorkflowExecutionStore:
+        """Open a handle that the caller closes."""
+        opened: Any = self._open_store()
+        store: WorkflowExecutionStore = await opened if inspect.isawaitable(opened) else opened
+        return store
+
+    async def corrupt(self, run_id: str) -> None:
+        """Damage the stored input of a run."""
+        if self._corrupt is None:
+            raise HarnessError("the harness gives no `corrupt`")
+        await self._corrupt(run_id)
+
+    def advance(self, by_ms: int) -> int:
+        """Move the clock on and give the new time."""
+        self.now_ms += by_ms
+        return self.now_ms
+
+    def new_id(self, what: str) -> str:
+        """Make an id that no other call of this harness gives."""
+        return f"{what}-{next(self._numbers)}"

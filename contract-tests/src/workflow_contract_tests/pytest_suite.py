@@ -1,0 +1,67 @@
+"""The pytest shell: one test, parametrised by the catalogue, on a class that a store author subclasses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pytest
+
+if "workflow_contract_tests.suites" not in sys.modules:  # too late otherwise, and pytest would warn
+    pytest.register_assert_rewrite("workflow_contract_tests.suites", "workflow_contract_tests.scenarios")
+
+from .catalogue import Case, catalogue
+from .certification import excuse, run_case
+from .clauses import CLAUSES
+from .harness import StoreHarness
+
+__all__ = ["StoreContract"]
+
+
+class StoreContract:
+    """Every clause of the store contract as one test item.
+
+    A subclass adds one fixture, `harness`, which gives a `StoreHarness` with fresh data, and changes nothing else.
+    A clause that the store is known to break goes into `xfail_clauses` with the reason: its cases must then fail,
+    and the report shows them.
+    """
+
+    xfail_clauses: ClassVar[Mapping[str, str]] = {}
+    """Clause ids (all their cases) or case ids that are known to fail, each with the reason."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a subclass that changes what is tested."""
+        super().__init_subclass__(**kwargs)
+        for name in ("test_clause", "test_suite_is_whole"):
+            if getattr(cls, name) is not vars(StoreContract)[name]:
+                raise TypeError(f"{cls.__name__} overrides {name}; only the fixture `harness` is yours to write")
+        known = {*CLAUSES, *(case.id for case in catalogue())}
+        for key, reason in cls.xfail_clauses.items():
+            if key not in known:
+                raise TypeError(f"{cls.__name__}.xfail_clauses names {key!r}, which is no clause and no case")
+            if not reason.strip():
+                raise TypeError(f"{cls.__name__}.xfail_clauses must say why {key} fails")
+
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in catalogue()])
+    async def test_clause(self, case: Case, harness: StoreHarness, request: pytest.FixtureRequest) -> None:
+        """Hold the store to one clause."""
+        for key in (case.id, *case.clauses):
+            if key in self.xfail_clauses:
+                request.applymarker(pytest.mark.xfail(reason=f"{key}: {self.xfail_clauses[key]}", strict=True))
+                break
+        excused = excuse(case, harness)
+        if excused is not None:
+            outcome, reason = excused
+            if outcome == "not-applicable":
+                pytest.skip(f"not applicable: {reason}")
+            pytest.fail(reason, pytrace=False)
+        await run_case(case, harness)
+
+    def test_suite_is_whole(self) -> None:
+        """Hold the subclass to the whole catalogue, also when it was changed after its definition."""
+        mark = next(mark for mark in StoreContract.test_clause.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]  # set by pytest's decorator
+        assert [parameter.id for parameter in mark.args[1]] == [case.id for case in catalogue()]
+        for name in ("test_clause", "test_suite_is_whole"):
+            assert getattr(type(self), name) is vars(StoreContract)[name], f"{name} was replaced"

@@ -1,0 +1,217 @@
+"""The child process of the races between processes: opens the store, waits for the start, does one task.
+
+Speaks lines of JSON on standard input and output; `children` is the other side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import random
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from workflow_runtime.errors import LeaseLostError, LogConflictError
+from workflow_runtime.ids import new_id
+from workflow_runtime.payloads import JsonText, encode_json
+from workflow_runtime.store import Awaited, ClaimedRun, Created, NewEvent, RunStatus, WorkflowExecutionStore
+
+from .loading import load_object
+
+__all__ = ["TASKS", "open_store"]
+
+Task = Callable[[WorkflowExecutionStore, dict[str, Any], random.Random], Awaitable[Any]]
+_LEASE_MS = 600_000
+_PATIENCE = 1_500
+"""Looks at a run, a millisecond apart at least, until it counts as parked for good."""
+
+
+@asynccontextmanager
+async def open_store(factory: str, arguments: dict[str, Any]) -> AsyncIterator[WorkflowExecutionStore]:
+    """Open the store as the harness's `process_factory` says: a store, an awaitable, or a context manager."""
+    opened = load_object(factory)(**arguments)
+    if inspect.isawaitable(opened):
+        opened = await opened
+    elif hasattr(opened, "__aenter__") and not hasattr(opened, "create_run"):
+        async with opened as store:
+            yield store
+        return
+    try:
+        yield opened
+    finally:
+        close = getattr(opened, "close", None)
+        if close is not None:
+            await close()
+
+
+async def _ensure_schema(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> str:
+    await store.ensure_schema()
+    await store.check_schema()
+    return "ready"
+
+
+async def _create(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> dict[str, Any]:
+    """Create every run id, in an order of one's own; tell the token of each creation that was ours."""
+    answers: dict[str, Any] = {}
+    for run_id in chosen.sample(order["run_ids"], len(order["run_ids"])):
+        answer = await store.create_run(
+            run_id=run_id,
+            workflow_id="race",
+            workflow_version="1",
+            input=encode_json(order["owner"]),
+            operation_id=new_id(),
+            now_ms=order["now_ms"],
+            owner=order["owner"],
+            lease_ms=_LEASE_MS,
+        )
+        created = isinstance(answer, Created) and answer.claim is not None
+        answers[run_id] = answer.claim.lease.token if created else None  # type: ignore[union-attr]  # created has it
+    return answers
+
+
+async def _claim(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> list[str]:
+    """Claim by one of the claims until nothing is left."""
+    arguments = {"owner": order["owner"], "lease_ms": _LEASE_MS, "now_ms": order["now_ms"]}
+    if order["verb"] == "claim_stale_runs":
+        arguments["max_crashes"] = 1_000
+    claimed: list[str] = []
+    while True:
+        batch = await getattr(store, order["verb"])(**arguments, limit=chosen.randint(1, 4))
+        if not batch.claims:
+            return claimed
+        claimed += [claim.run.run_id for claim in batch.claims]
+
+
+async def _append(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> list[int]:
+    """Win so many indexes of one log against the others, who hold the same token."""
+    won: list[int] = []
+    index = 0
+    while len(won) < order["count"]:
+        try:
+            answer = await store.append_events(
+                run_id=order["run_id"],
+                lease_token=order["token"],
+                operation_id=new_id(),
+                expected_next_index=index,
+                events=[NewEvent(kind="race", payload=encode_json([order["owner"], part])) for part in range(2)],
+                now_ms=order["now_ms"],
+                lease_ms=_LEASE_MS,
+            )
+        except LogConflictError as conflict:
+            index = conflict.actual_next_index
+        else:
+            won.append(index)
+            index = answer.next_index
+    return won
+
+
+async def _deliver(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> dict[str, int]:
+    """Deliver every signal; tell the inbox number of those that were not known yet."""
+    numbers: dict[str, int] = {}
+    for signal_id in chosen.sample(order["signal_ids"], len(order["signal_ids"])):
+        answer = await store.deliver_signal(
+            run_id=order["run_id"],
+            signal_id=signal_id,
+            name="go",
+            payload=encode_json(signal_id),
+            now_ms=order["now_ms"],
+        )
+        if answer.kind in {"delivered", "buffered"}:
+            numbers[signal_id] = answer.inbox_seq
+    return numbers
+
+
+async def _collect(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> int:
+    """Drive whatever is queued: take its inbox to the log, pause, until the run has all its signals."""
+    taken = 0
+    for _ in range(_PATIENCE):
+        run = await store.load_run(run_id=order["run_id"])
+        if run is None or run.status is RunStatus.FINISHED:
+            break
+        batch = await store.claim_pending_runs(
+            owner=order["owner"], lease_ms=_LEASE_MS, now_ms=order["now_ms"], limit=1
+        )
+        for claim in batch.claims:
+            taken += await _take(store, order, claim)
+        await asyncio.sleep(0.001)
+    return taken
+
+
+async def _take(store: WorkflowExecutionStore, order: dict[str, Any], claim: ClaimedRun) -> int:
+    common: dict[str, Any] = {
+        "run_id": claim.run.run_id,
+        "lease_token": claim.lease.token,
+        "operation_id": new_id(),
+        "expected_next_index": claim.run.next_index,
+        "now_ms": order["now_ms"],
+        "events": [NewEvent(kind="took", payload=entry.payload) for entry in claim.inbox],
+        "taken_inbox": [entry.inbox_seq for entry in claim.inbox],
+    }
+    if claim.run.next_index + len(claim.inbox) >= order["count"]:
+        await store.mark_run_finished(**common, output=JsonText("null"))
+    else:
+        await store.mark_run_paused(
+            **common,
+            seen_inbox_seq=claim.run.inbox_seq,
+            awaited=[Awaited(kind="signal", name="go", step_id="wait")],
+        )
+    return len(claim.inbox)
+
+
+async def _ticks(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> list[str]:
+    """Claim due ticks and start their runs until nothing is left."""
+    started: list[str] = []
+    while True:
+        claims = await store.claim_due_schedule_buckets(
+            owner=order["owner"], lease_ms=_LEASE_MS, now_ms=order["now_ms"], limit=chosen.randint(1, 3)
+        )
+        if not claims.buckets:
+            return started
+        for bucket in claims.buckets:
+            run_id = f"{bucket.schedule.schedule_id}@{bucket.fire_at_ms}"
+            next_ms = bucket.fire_at_ms + 1 if bucket.fire_at_ms < order["until_ms"] else None
+            try:
+                await store.mark_schedule_bucket_started(
+                    schedule_id=bucket.schedule.schedule_id,
+                    fire_at_ms=bucket.fire_at_ms,
+                    lease_token=bucket.lease.token,
+                    operation_id=new_id(),
+                    expected_revision=bucket.schedule.revision,
+                    next_fire_at_ms=next_ms,
+                    run_id=run_id,
+                    now_ms=order["now_ms"],
+                )
+            except LeaseLostError:
+                continue
+            started.append(run_id)
+
+
+TASKS: dict[str, Task] = {
+    "append": _append,
+    "claim": _claim,
+    "collect": _collect,
+    "create": _create,
+    "deliver": _deliver,
+    "ensure_schema": _ensure_schema,
+    "ticks": _ticks,
+}
+
+
+def _say(kind: str, value: Any = None) -> None:
+    sys.stdout.write(json.dumps({"kind": kind, "value": value}) + "\n")
+    sys.stdout.flush()
+
+
+async def _main() -> None:
+    order = json.loads(await asyncio.to_thread(sys.stdin.readline))
+    async with open_store(order["factory"], order["arguments"]) as store:
+        _say("ready")
+        await asyncio.to_thread(sys.stdin.readline)
+        _say("result", await TASKS[order["task"]](store, order, random.Random(order["seed"])))
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

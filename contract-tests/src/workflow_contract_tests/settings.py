@@ -1,0 +1,35 @@
+"""How long and how often: the constants of races, scaled by `WORKFLOW_CONTRACT_SCALE`."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = [
+    "CASE_TIMEOUT_S",
+    "PROCESSES",
+    "PROCESS_TIMEOUT_S",
+    "RACE_CLAIMERS",
+    "RACE_ROUNDS",
+    "RACE_RUNS",
+    "SCALE",
+    "SEED",
+    "scaled",
+]
+
+SCALE = float(os.environ.get("WORKFLOW_CONTRACT_SCALE", "1"))
+"""Multiplies every count below: 10 for a long night, 0.2 for a slow database."""
+
+
+def scaled(count: int) -> int:
+    """Scale a count; at least 2, or there is no race."""
+    return max(2, round(count * SCALE))
+
+
+SEED = int(os.environ.get("WORKFLOW_CONTRACT_SEED", "20240229"))
+"""Seeds every random choice."""
+RACE_ROUNDS = scaled(60)
+RACE_RUNS = scaled(90)
+RACE_CLAIMERS = 6
+PROCESSES = 3
+CASE_TIMEOUT_S = 60 * max(1.0, SCALE)
+PROCESS_TIMEOUT_S = 30 * max(1.0, SCALE)

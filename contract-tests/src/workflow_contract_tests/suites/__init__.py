@@ -1,0 +1,1 @@
+"""The cases, in one module for each role. No module here imports a test framework."""

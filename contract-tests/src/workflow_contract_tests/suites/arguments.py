@@ -1,0 +1,323 @@
+"""ARG: bad arguments are refused by name, before anything is written; good ones of every shape are taken."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from workflow_runtime.errors import InvalidArgumentError
+from workflow_runtime.store import (
+    Awaited,
+    NewEvent,
+    Timer,
+    WorkflowExecutionStore,
+    WorkflowVersion,
+)
+
+from ..catalogue import clause
+from ..expectations import refused
+from ..harness import StoreHarness
+from ..scenarios import CLAIM_VERBS, LEASE_MS, MANY, claim, claim_many, create, observe, record, start, start_waiting
+
+_MAX_MS = 2**53 - 1
+_WITHOUT_ARGUMENTS = {"capabilities", "ensure_schema", "check_schema", "read_clock"}
+
+_SIGNATURES = {
+    name: inspect.signature(member).parameters
+    for name, member in inspect.getmembers(WorkflowExecutionStore, inspect.isfunction)
+    if not name.startswith("_") and name not in _WITHOUT_ARGUMENTS
+}
+"""Every verb of the contract that takes arguments, read from the contract itself."""
+
+_IDS = {
+    "run_id",
+    "workflow_id",
+    "workflow_version",
+    "operation_id",
+    "queue",
+    "owner",
+    "lease_token",
+    "timer_id",
+    "signal_id",
+    "name",
+    "approval_id",
+    "schedule_id",
+}
+_ID_LISTS = {"workflow_ids", "queues", "removed_timers"}
+_LIMITS = {"limit", "history_limit", "history_bytes", "max_bytes"}
+
+_BAD_IDS: tuple[Any, ...] = ("", "a" * 513, "é" * 257, "a\0b", "\0", "a\ud800", "\udfff", 7, b"bytes", ["list"])
+_BAD_TIMES: tuple[Any, ...] = (-1, -(10**12), 2**53, 2**64, 1.0, 1.5, float("nan"), "1", True)
+
+
+def _valid_arguments(h: StoreHarness) -> dict[str, Any]:
+    """A value for every argument of every verb that the contract's checks accept."""
+    return {
+        "run_id": "subject",
+        "workflow_id": "orders",
+        "workflow_version": "1",
+        "operation_id": "operation",
+        "queue": "default",
+        "owner": "worker",
+        "lease_token": "token",
+        "timer_id": "timer",
+        "signal_id": "signal",
+        "name": "go",
+        "approval_id": "ok",
+        "schedule_id": "schedule",
+        "input": "null",
+        "output": "null",
+        "error": "null",
+        "payload": "null",
+        "spec": "null",
+        "approved": True,
+        "now_ms": h.now_ms,
+        "available_at_ms": None,
+        "fire_at_ms": h.now_ms,
+        "next_fire_at_ms": h.now_ms,
+        "finished_before_ms": h.now_ms,
+        "expected_next_index": 0,
+        "seen_inbox_seq": 0,
+        "expected_revision": 1,
+        "lease_ms": LEASE_MS,
+        "max_crashes": 3,
+        "limit": 5,
+        "events": (),
+    }
+
+
+def _arguments(h: StoreHarness, verb: str, **overrides: Any) -> dict[str, Any]:
+    """The required arguments of a verb, and what the test adds."""
+    valid = _valid_arguments(h)
+    required = {
+        name: valid[name]
+        for name, parameter in _SIGNATURES[verb].items()
+        if name != "self" and parameter.default is inspect.Parameter.empty
+    }
+    if verb == "create_run":
+        claiming = {"owner", "lease_ms"} & overrides.keys()
+        required |= {"owner": "worker", "lease_ms": LEASE_MS} if claiming else {}
+    return required | overrides
+
+
+def _is_optional(verb: str, name: str) -> bool:
+    return "None" in str(_SIGNATURES[verb][name].annotation)
+
+
+async def _everything(h: StoreHarness) -> Any:
+    runs = (await h.second.list_runs(limit=MANY)).runs
+    schedules = await h.second.list_schedules(limit=MANY)
+    return (await observe(h, *(run.run_id for run in runs)), schedules)
+
+
+async def _refuses(h: StoreHarness, verb: str, name: str, value: Any) -> None:
+    arguments = _arguments(h, verb, **{name: value})
+    with refused(InvalidArgumentError, f"{verb}({name}={value!r})"[:120]) as refusal:
+        await getattr(h.store, verb)(**arguments)
+    named = refusal.error.argument
+    assert named == name or named.startswith(f"{name}."), f"{verb}({name}=…) was refused as {named!r}"
+
+
+async def _populate(h: StoreHarness) -> None:
+    """One run for each claim to find, so that a verb that writes before it checks has something to write to."""
+    await start(h, "subject", lease_ms=1)
+    await create(h, "queued")
+    await start_waiting(h, run_id="due", timers={"t": h.now_ms})
+    ended = await start(h, "ended")
+    await ended.finish()
+    await h.store.upsert_schedule(**_arguments(h, "upsert_schedule", schedule_id="due"))
+    h.advance(10)
+
+
+@clause("ARG-1", each=sorted(verb for verb, found in _SIGNATURES.items() if (_IDS | _ID_LISTS) & found.keys()))
+async def bad_ids_are_refused(h: StoreHarness, verb: str) -> None:
+    """Every id argument of the verb refuses what is no id, by its name, and nothing is written."""
+    await _populate(h)
+    before = await _everything(h)
+    for name in _SIGNATURES[verb]:
+        if name in _IDS:
+            for value in (*_BAD_IDS, *(() if _is_optional(verb, name) else (None,))):
+                await _refuses(h, verb, name, value)
+        if name in _ID_LISTS:
+            for value in _BAD_IDS[:7]:
+                await _refuses(h, verb, name, ["fine", value])
+    assert await _everything(h) == before, f"a refused {verb} wrote something"
+
+
+@clause("ARG-1")
+async def bad_ids_inside_values_are_refused(h: StoreHarness) -> None:
+    """Events, timers and awaited entries refuse what is no id when they are made."""
+    for bad in ("", "a" * 513, "a\0b", "\ud800", 7):
+        value: Any = bad
+        with refused(InvalidArgumentError, f"an event of kind {bad!r}"[:80]):
+            NewEvent(kind=value)
+        with refused(InvalidArgumentError, f"an event with step id {bad!r}"[:80]):
+            NewEvent(kind="k", step_id=value)
+        with refused(InvalidArgumentError, f"a timer {bad!r}"[:80]):
+            Timer(timer_id=value, fire_at_ms=1)
+        with refused(InvalidArgumentError, f"an awaited signal {bad!r}"[:80]):
+            Awaited(kind="signal", name=value, step_id="s")
+
+
+_GOOD_IDS = (
+    "a" * 512,
+    "é" * 256,
+    "😀" * 128,
+    " ",
+    " a",
+    "a ",
+    "A",
+    "a",
+    "ä",
+    "a\u0308",
+    "a\nb",
+    "\x7f",
+    "\ufeff",
+    "\u202e",
+    "%",
+    "_",
+    "'",
+    '"',
+    "\\",
+    "null",
+    "0",
+    "00",
+    "0x0",
+    "1e3",
+    "a/b?c#d",
+    "--",
+    "\U0010ffff",
+    "￿",
+)
+"""Ids of which a database might change one, or take two for the same."""
+
+
+@clause("ARG-1", "RUN-6", "PAYLOAD-1")
+async def good_ids_come_back(h: StoreHarness) -> None:
+    """Ids of every shape, up to 512 bytes, come back as they are and are never taken for one another."""
+    for one in _GOOD_IDS:
+        await create(h, one, workflow_id=one, workflow_version=one, queue=one)
+    for one in _GOOD_IDS:
+        run = await record(h, one)
+        assert (run.run_id, run.workflow_id, run.workflow_version, run.queue) == (one, one, one, one)
+        version = WorkflowVersion(workflow_id=one, version=one)
+        batch = await claim_many(h, "claim_pending_runs", owner=one, queues=[one], workflows=[version])
+        assert [(c.run.run_id, c.lease.owner) for c in batch.claims] == [(one, one)]
+        assert sum((await h.store.count_runs(workflow_ids=[one], queues=[one])).values()) == 1
+
+
+@clause("ARG-1", "TIMER-1", "SIGNAL-2", "APPROVAL-2")
+async def good_ids_of_parts_come_back(h: StoreHarness) -> None:
+    """So do the ids of timers, signals, approvals, steps and schedules."""
+    driver = await start(h)
+    await driver.append(
+        events=[NewEvent(kind=one, step_id=one) for one in _GOOD_IDS],
+        set_timers=[Timer(timer_id=one, fire_at_ms=h.now_ms + number) for number, one in enumerate(_GOOD_IDS)],
+    )
+    for one in _GOOD_IDS:
+        assert (await driver.signal(one, one)).kind == "buffered", f"the signal id {one!r} was taken for another"
+        decision = await h.store.deliver_approval(run_id=driver.run_id, approval_id=one, approved=True, now_ms=h.now_ms)
+        assert decision.kind == "buffered", f"the approval id {one!r} was taken for another"
+        upserted = await h.store.upsert_schedule(**_arguments(h, "upsert_schedule", schedule_id=one))
+        assert (upserted.kind, upserted.schedule.schedule_id) == ("created", one)
+    execution = await h.second.load_execution(run_id=driver.run_id)
+    assert execution is not None
+    assert [(e.kind, e.step_id) for e in execution.history] == [(one, one) for one in _GOOD_IDS]
+    assert sorted(t.timer_id for t in execution.timers) == sorted(_GOOD_IDS)
+    assert [(e.kind, e.name, e.delivery_id) for e in execution.inbox] == [
+        (kind, one, one) for one in _GOOD_IDS for kind in ("signal", "approval")
+    ]
+
+
+@clause("ARG-2", each=sorted(verb for verb, found in _SIGNATURES.items() if _LIMITS & found.keys()))
+async def negative_limits_are_refused(h: StoreHarness, verb: str) -> None:
+    """Every limit of the verb refuses a negative number, and nothing is written."""
+    await _populate(h)
+    before = await _everything(h)
+    for name in _LIMITS & _SIGNATURES[verb].keys():
+        for value in (-1, -(10**9)):
+            await _refuses(h, verb, name, value)
+    assert await _everything(h) == before, f"a refused {verb} wrote something"
+
+
+@clause("ARG-2", each=sorted(verb for verb, found in _SIGNATURES.items() if "limit" in found))
+async def limit_of_zero_does_nothing(h: StoreHarness, verb: str) -> None:
+    """A limit of 0 returns, claims and deletes nothing."""
+    await _populate(h)
+    before = await _everything(h)
+    extra = {"finished_before_ms": h.now_ms + 10**6} if verb == "prune_runs" else {}
+    run_id = {"run_id": "ended"} if "run_id" in _SIGNATURES[verb] else {}
+    answer = await getattr(h.store, verb)(**_arguments(h, verb, limit=0, **extra, **run_id))
+    for part in ("claims", "dead", "corrupt", "runs", "schedules", "buckets"):
+        assert getattr(answer, part, ()) == (), f"{verb} with a limit of 0 gave {part}"
+    if verb == "get_run_timeline":
+        assert {entry.source for entry in answer.entries} <= {"run", "timer"}
+    elif isinstance(answer, tuple | int):
+        assert answer in {(), 0}, f"{verb} with a limit of 0 answered {answer}"
+    assert await _everything(h) == before, f"{verb} with a limit of 0 changed something"
+
+
+@clause("ARG-3", each=sorted(verb for verb, found in _SIGNATURES.items() if any(n.endswith("_ms") for n in found)))
+async def bad_times_are_refused(h: StoreHarness, verb: str) -> None:
+    """Every time and duration of the verb refuses what is no integer from 0 to 2^53 - 1, and nothing is written."""
+    await _populate(h)
+    before = await _everything(h)
+    for name in _SIGNATURES[verb]:
+        if name.endswith("_ms"):
+            for value in (*_BAD_TIMES, *(() if _is_optional(verb, name) else (None,))):
+                await _refuses(h, verb, name, value)
+    assert await _everything(h) == before, f"a refused {verb} wrote something"
+
+
+@clause("ARG-3", each=("append_events", "mark_run_paused"))
+async def bad_times_of_timers_are_refused(h: StoreHarness, verb: str) -> None:
+    """A timer at no time is refused with the whole write."""
+    driver = await start(h)
+    for bad in _BAD_TIMES:
+        value: Any = bad
+        with refused(InvalidArgumentError, f"{verb} with a timer at {bad!r}") as refusal:
+            await driver.call(verb, set_timers=[Timer(timer_id="t", fire_at_ms=value)])
+        assert refusal.error.argument.startswith("set_timers")
+    execution = await h.second.load_execution(run_id=driver.run_id)
+    assert execution is not None
+    assert execution.timers == ()
+    assert execution.run.status == "running"
+
+
+@clause("ARG-3", "TIMER-1", "RUN-1")
+async def last_moment_is_carried(h: StoreHarness) -> None:
+    """The first and the last moment of time, 0 and 2^53 - 1, are times like any other."""
+    late = await create(h, "late", available_at_ms=_MAX_MS)
+    early = await create(h, "early", now_ms=0)
+    assert (late.due_at_ms, early.created_at_ms, early.due_at_ms) == (_MAX_MS, 0, 0)
+    batch = await claim_many(h, "claim_pending_runs")
+    assert [c.run.run_id for c in batch.claims] == ["early"]
+    assert batch.next_due_ms == _MAX_MS
+    driver = await start_waiting(h, timers={"t": _MAX_MS})
+    assert (await record(h, driver.run_id)).due_at_ms == _MAX_MS
+    assert (await claim_many(h, "claim_due_timers")).next_due_ms == _MAX_MS
+    taken = await claim(h, "late", now_ms=_MAX_MS, lease_ms=1)
+    assert taken.claim.run.updated_at_ms == _MAX_MS
+
+
+@clause("ARG-2", "CLAIM-2", each=CLAIM_VERBS)
+async def huge_limits_are_taken(h: StoreHarness, verb: str) -> None:
+    """The greatest limits mean all there is; no number makes a database's arithmetic overflow."""
+    await _populate(h)
+    huge: dict[str, Any] = {"limit": _MAX_MS, "history_limit": _MAX_MS, "history_bytes": _MAX_MS}
+    assert len((await claim_many(h, verb, **huge)).claims) == 1
+    assert len(await h.store.read_events(run_id="ended", limit=_MAX_MS, max_bytes=_MAX_MS, from_index=_MAX_MS)) == 0
+    assert len((await h.store.list_runs(limit=_MAX_MS)).runs) == 4
+
+
+@clause("ARG-2", "ARG-1")
+async def contract_is_covered(h: StoreHarness) -> None:
+    """Every argument of every verb of the contract has a valid value here, so that no new verb escapes."""
+    valid = _valid_arguments(h)
+    missing = {
+        f"{verb}({name})"
+        for verb, parameters in _SIGNATURES.items()
+        for name, parameter in parameters.items()
+        if name != "self" and parameter.default is inspect.Parameter.empty and name not in valid
+    }
+    assert not missing, f"arguments that this suite does not know: {sorted(missing)}"

@@ -1,0 +1,341 @@
+"""CLAIM: what is claimable, what a claim brings, in which order, for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from workflow_runtime.store import NotClaimable, NotFound, Timer, WorkflowVersion
+
+from ..catalogue import clause
+from ..harness import StoreHarness
+from ..scenarios import (
+    CLAIM_VERBS,
+    LEASE_MS,
+    MANY,
+    Driver,
+    claim,
+    claim_many,
+    create,
+    record,
+    start,
+    start_waiting,
+    unchanged,
+)
+
+
+async def _not_claimable(h: StoreHarness, run_id: str) -> NotClaimable:
+    async with unchanged(h, run_id, after="a claim that was refused"):
+        answer = await h.second.claim_run(
+            run_id=run_id, owner="thief", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY
+        )
+    assert isinstance(answer, NotClaimable), f"claim_run answered {answer.kind}"
+    return answer
+
+
+@clause("CLAIM-1")
+async def claim_waits_for_the_time(h: StoreHarness) -> None:
+    """A run is claimable at its time and not a millisecond before, and the refusal says when."""
+    later = h.now_ms + 5_000
+    queued = (await create(h, available_at_ms=later)).run_id
+    running = (await start(h, lease_ms=5_000)).run_id
+    paused = (await start_waiting(h, timers={"t": later, "u": later + 1})).run_id
+    h.advance(4_999)
+    for run_id, status in ((queued, "queued"), (running, "running"), (paused, "paused")):
+        answer = await _not_claimable(h, run_id)
+        assert (answer.status, answer.claimable_at_ms) == (status, later)
+    h.advance(1)
+    for run_id in (queued, running, paused):
+        await claim(h, run_id)
+
+
+@clause("CLAIM-1")
+async def claim_refuses_what_has_no_time(h: StoreHarness) -> None:
+    """A run that waits for its inbox only, or has ended, is not claimable at any time; an unknown one is not found."""
+    waiting = await start_waiting(h)
+    finished = await start(h)
+    await finished.finish()
+    h.advance(10**9)
+    for run_id, status in ((waiting.run_id, "paused"), (finished.run_id, "finished")):
+        answer = await _not_claimable(h, run_id)
+        assert (answer.status, answer.claimable_at_ms) == (status, None)
+    unknown = await h.store.claim_run(run_id="nobody", owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY)
+    assert isinstance(unknown, NotFound)
+
+
+async def _queued(h: StoreHarness, **facts: Any) -> str:
+    driver = await start(h, **facts)
+    await _filled(driver)
+    await driver.release()
+    return driver.run_id
+
+
+async def _expired(h: StoreHarness, **facts: Any) -> str:
+    driver = await start(h, **facts)
+    await _filled(driver)
+    return driver.run_id
+
+
+async def _due(h: StoreHarness, **facts: Any) -> str:
+    driver = await start(h, **facts)
+    await _filled(driver)
+    await driver.pause(timers={"due": h.now_ms})
+    return driver.run_id
+
+
+async def _filled(driver: Driver) -> None:
+    h = driver.harness
+    await driver.append(
+        '"a"',
+        '"b"',
+        set_timers=[Timer(timer_id="late", fire_at_ms=h.now_ms + 10**9), Timer(timer_id="soon", fire_at_ms=h.now_ms)],
+    )
+    await driver.signal("go", "s1", '"x"')
+    await driver.signal("go", "s2", None)
+    driver.seen = 2
+
+
+_READY: dict[str, Callable[..., Awaitable[str]]] = {
+    "claim_pending_runs": _queued,
+    "claim_stale_runs": _expired,
+    "claim_due_timers": _due,
+}
+"""How a run gets to where each of the claims finds it, once its lease has run out."""
+
+
+async def _ready(h: StoreHarness, verb: str, **facts: Any) -> str:
+    return await _READY[verb](h, **facts)
+
+
+@clause("CLAIM-2", "LOG-7", each=(*CLAIM_VERBS, "claim_run"))
+async def claim_brings_everything(h: StoreHarness, verb: str) -> None:
+    """A claim carries the run, a new lease, the history, the untaken inbox and the due timers."""
+    run_id = await _ready(h, verb if verb != "claim_run" else "claim_pending_runs")
+    h.advance(LEASE_MS)
+    if verb == "claim_run":
+        taken = (await claim(h, run_id, owner="worker-3")).claim
+    else:
+        (taken,) = (await claim_many(h, verb)).claims
+    assert taken.run == await record(h, run_id)
+    assert (taken.run.status, taken.run.due_at_ms) == ("running", None)
+    assert (taken.lease.owner, taken.lease.number, taken.lease.expires_at_ms) == ("worker-3", 2, h.now_ms + LEASE_MS)
+    assert (taken.run.lease_owner, taken.run.lease_expires_at_ms) == ("worker-3", h.now_ms + LEASE_MS)
+    assert [(e.index, e.payload) for e in taken.history] == [(0, '"a"'), (1, '"b"')]
+    assert [(e.inbox_seq, e.delivery_id, e.payload) for e in taken.inbox] == [(1, "s1", '"x"'), (2, "s2", None)]
+    assert sorted(t.timer_id for t in taken.due_timers) == (
+        ["due", "soon"] if verb == "claim_due_timers" else ["soon"]
+    ), "a claim brings exactly the timers that are due"
+
+
+@clause("CLAIM-2", "LOG-7", each=(*CLAIM_VERBS, "claim_run"))
+async def claimed_history_is_bounded(h: StoreHarness, verb: str) -> None:
+    """The first page of history of a claim is bounded in events and in bytes, but has one event at least."""
+    plan: list[tuple[dict[str, Any], list[int]]] = [
+        ({"history_limit": 1}, [0]),
+        ({"history_limit": 0}, []),
+        ({"history_bytes": 6}, [0, 1]),
+        ({"history_bytes": 5}, [0]),
+        ({"history_bytes": 1}, [0]),
+    ]
+    for bounds, indexes in plan:
+        run_id = await _ready(h, verb if verb != "claim_run" else "claim_stale_runs")
+        h.advance(LEASE_MS)
+        if verb == "claim_run":
+            taken = (await claim(h, run_id, **bounds)).claim
+        else:
+            (taken,) = (await claim_many(h, verb, **bounds)).claims
+        assert [e.index for e in taken.history] == indexes, f"with {bounds}"
+        assert taken.run.next_index == 2
+        await h.store.delete_run(run_id=run_id, now_ms=h.now_ms, force=True)
+
+
+@clause("CLAIM-3")
+async def list_pending_shows_what_a_claim_would_take(h: StoreHarness) -> None:
+    """`list_pending_runs` gives the same runs in the same order as a claim at that moment, and claims nothing."""
+    for priority, delay in ((0, 30), (5, 20), (5, 10), (-1, 0), (0, 5), (0, 10_000)):
+        await create(h, priority=priority, available_at_ms=h.now_ms + delay, queue=f"q{priority}")
+    await start_waiting(h)
+    now = h.advance(100)
+    plan: list[dict[str, Any]] = [{}, {"queues": ["q0", "q-1"]}, {"workflows": []}, {"limit": 2}, {"limit": 0}]
+    for filters in plan:
+        shown = await h.second.list_pending_runs(**({"now_ms": now, "limit": MANY} | filters))
+        again = await h.second.list_pending_runs(**({"now_ms": now, "limit": MANY} | filters))
+        assert shown == again
+        taken = (await claim_many(h, "claim_pending_runs", **filters)).claims
+        assert [run.run_id for run in shown] == [c.run.run_id for c in taken], f"with {filters}"
+        for claimed in taken:
+            await Driver.of(h, claimed).release(now_ms=claimed.run.created_at_ms)
+
+
+@clause("CLAIM-4", each=CLAIM_VERBS)
+async def claimed_runs_are_not_claimed_again(h: StoreHarness, verb: str) -> None:
+    """What one claimer holds, no other claim finds before the lease has expired."""
+    ids = {await _ready(h, verb) for _ in range(5)}
+    h.advance(LEASE_MS)
+    first = await claim_many(h, verb, limit=3)
+    second = await claim_many(h, verb, store=h.second)
+    taken = [c.run.run_id for c in (*first.claims, *second.claims)]
+    assert len(first.claims) == 3
+    assert sorted(taken) == sorted(ids)
+    for again in CLAIM_VERBS:
+        assert (await claim_many(h, again, now_ms=h.now_ms + LEASE_MS - 1)).claims == ()
+
+
+async def _ordered(h: StoreHarness, verb: str) -> list[str]:
+    """Make runs ready so that their order is: by priority, by time, by id (code points)."""
+    plan = [
+        (9, 30, "z"),
+        (9, 40, "y"),
+        (0, 10, "Z"),
+        (0, 10, "a"),
+        (0, 10, "é"),
+        (0, 10, "￿"),
+        (0, 10, "😀"),
+        (0, 20, "b"),
+    ]
+    plan += [(-3, 0, "first-in-time")]
+    begin = h.now_ms
+    for priority, delay, run_id in reversed(plan):
+        at = begin + delay
+        if verb == "claim_pending_runs":
+            await create(h, run_id, priority=priority, available_at_ms=at)
+        elif verb == "claim_stale_runs":
+            await start(h, run_id, priority=priority, lease_ms=1_000 + delay)
+        else:
+            await start_waiting(h, run_id=run_id, priority=priority, timers={"t": at, "u": at + 1})
+    h.advance(2_000)
+    return [run_id for _, _, run_id in plan]
+
+
+@clause("CLAIM-5", "TIMER-2", each=CLAIM_VERBS)
+async def greater_priority_first_then_earliest(h: StoreHarness, verb: str) -> None:
+    """One claim takes and gives the runs by priority, then by time, then by id in order of code points."""
+    expected = await _ordered(h, verb)
+    first = await claim_many(h, verb, limit=4)
+    assert [c.run.run_id for c in first.claims] == expected[:4]
+    rest = await claim_many(h, verb, store=h.second)
+    assert [c.run.run_id for c in rest.claims] == expected[4:]
+
+
+@clause("CLAIM-6", "TIMER-2", each=CLAIM_VERBS)
+async def filters_by_workflow_and_queue(h: StoreHarness, verb: str) -> None:
+    """A claim takes only runs of the named workflow versions and queues; an empty filter matches nothing."""
+    kinds = [("a", "1", "fast"), ("a", "2", "fast"), ("a", "1", "slow"), ("b", "1", "fast")]
+    for workflow_id, version, queue in kinds:
+        name = f"{workflow_id}{version}-{queue}"
+        await _ready(h, verb, run_id=name, workflow_id=workflow_id, workflow_version=version, queue=queue)
+    h.advance(LEASE_MS)
+    a1, b2 = WorkflowVersion(workflow_id="a", version="1"), WorkflowVersion(workflow_id="b", version="2")
+    plan: list[tuple[dict[str, Any], set[str]]] = [
+        ({"workflows": []}, set()),
+        ({"queues": []}, set()),
+        ({"workflows": [b2]}, set()),
+        ({"queues": ["fas", "FAST", "fast "]}, set()),
+        ({"workflows": [a1], "queues": ["slow"]}, {"a1-slow"}),
+        ({"workflows": [a1, b2]}, {"a1-fast"}),
+        ({"queues": ["slow", "fast"], "workflows": None}, {"a2-fast", "b1-fast"}),
+    ]
+    for filters, expected in plan:
+        if verb == "claim_pending_runs":
+            shown = await h.second.list_pending_runs(now_ms=h.now_ms, limit=MANY, **filters)
+            assert {run.run_id for run in shown} == expected
+        batch = await claim_many(h, verb, **filters)
+        assert {c.run.run_id for c in batch.claims} == expected, f"with {filters}"
+
+
+@clause("CLAIM-6", each=CLAIM_VERBS)
+async def many_filters(h: StoreHarness, verb: str) -> None:
+    """Filters may be long: more workflows and queues than a database takes bound values."""
+    wanted = await _ready(h, verb, workflow_id="w150", queue="q150")
+    await _ready(h, verb, workflow_id="other", queue="q150")
+    h.advance(LEASE_MS)
+    batch = await claim_many(
+        h,
+        verb,
+        workflows=[WorkflowVersion(workflow_id=f"w{n}", version="1") for n in range(200)],
+        queues=[f"q{n}" for n in range(200)],
+    )
+    assert [c.run.run_id for c in batch.claims] == [wanted]
+
+
+@clause("CLAIM-7", "TIMER-2", each=CLAIM_VERBS)
+async def answer_says_when_the_next_is_due(h: StoreHarness, verb: str) -> None:
+    """`next_due_ms` is the time of the next matching run, not after now when more wait, `None` when none is known."""
+    assert (await claim_many(h, verb)).next_due_ms is None
+    later = h.now_ms + 50_000
+    for delay in (70_000, 50_000):
+        at = h.now_ms + delay
+        if verb == "claim_pending_runs":
+            await create(h, available_at_ms=at)
+        elif verb == "claim_stale_runs":
+            await start(h, lease_ms=delay)
+        else:
+            await start_waiting(h, timers={"t": at, "later": at + 1})
+    assert (await claim_many(h, verb)).next_due_ms == later
+    assert (await claim_many(h, verb, queues=["other"])).next_due_ms is None
+    h.advance(60_000)
+    assert (await claim_many(h, verb)).next_due_ms == later + 20_000
+    h.advance(60_000)
+    nothing = await claim_many(h, verb, limit=0)
+    assert nothing.claims == ()
+    if verb != "claim_stale_runs":
+        assert len((await claim_many(h, verb, limit=1)).claims) == 1
+
+
+@clause("CLAIM-7", each=CLAIM_VERBS)
+async def answer_says_when_more_are_waiting(h: StoreHarness, verb: str) -> None:
+    """When a claim's limit leaves due runs behind, `next_due_ms` is not after now."""
+    for _ in range(3):
+        await _ready(h, verb)
+    h.advance(LEASE_MS)
+    batch = await claim_many(h, verb, limit=2)
+    assert len(batch.claims) == 2
+    assert batch.next_due_ms is not None
+    assert batch.next_due_ms <= h.now_ms, "a run is waiting, but the answer says that none is due"
+    assert len((await claim_many(h, verb, limit=2)).claims) == 1
+
+
+@clause("CLAIM-9", "SIGNAL-1", "CANCEL-2")
+async def every_living_run_is_reachable(h: StoreHarness) -> None:
+    """Whatever a run went through, one of the claims finds it: queued, expired, due, delivered to, cancelled."""
+    never_claimed = (await create(h)).run_id
+    released = await start(h)
+    await released.release()
+    signalled = await start_waiting(h)
+    await signalled.signal("go")
+    approved = await start_waiting(h, signals=(), approvals=["ok"])
+    await h.second.deliver_approval(run_id=approved.run_id, approval_id="ok", approved=False, now_ms=h.now_ms)
+    cancelled = await start_waiting(h)
+    await h.second.cancel_run(run_id=cancelled.run_id, now_ms=h.now_ms)
+    pending = {c.run.run_id for c in (await claim_many(h, "claim_pending_runs")).claims}
+    assert pending == {never_claimed, released.run_id, signalled.run_id, approved.run_id, cancelled.run_id}
+    sleeping = await start_waiting(h, timers={"t": h.now_ms + LEASE_MS})
+    h.advance(LEASE_MS)
+    due = {c.run.run_id for c in (await claim_many(h, "claim_due_timers")).claims}
+    assert due == {sleeping.run_id}
+    stale = {c.run.run_id for c in (await claim_many(h, "claim_stale_runs")).claims}
+    assert stale == pending, "runs whose workers vanished were not found again"
+
+
+@clause("CLAIM-8", "ERROR-1", needs=("corrupt",), each=CLAIM_VERBS)
+async def corrupt_run_does_not_keep_others_back(h: StoreHarness, verb: str) -> None:
+    """A run that cannot be read is reported in `corrupt`, and the others are claimed."""
+    ids = [await _ready(h, verb, run_id=f"run-{letter}") for letter in "abc"]
+    await h.corrupt("run-b")
+    h.advance(LEASE_MS)
+    batch = await claim_many(h, verb)
+    assert [c.run.run_id for c in batch.claims] == [ids[0], ids[2]]
+    assert len(batch.corrupt) == 1
+    assert "run-b" in batch.corrupt[0].key, f"the report does not name the run: {batch.corrupt[0]}"
+    later = await claim_many(h, verb)
+    assert (later.claims, later.corrupt) == ((), ()), "a corrupt run is found again and again"
+
+
+@clause("CLAIM-8", "DEAD-2", needs=("corrupt",))
+async def corrupt_run_becomes_dead(h: StoreHarness) -> None:
+    """The lease of a corrupt run runs out like any other, and in the end the run is parked."""
+    await create(h, "bad")
+    await h.corrupt("bad")
+    assert len((await claim_many(h, "claim_pending_runs")).corrupt) == 1
+    batch = await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(LEASE_MS))
+    assert batch.dead == ("bad",)

@@ -1,0 +1,66 @@
+"""ERROR: whatever goes wrong below a store, its callers see an error of the contract's tree."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from workflow_runtime.errors import CorruptRecordError, StoreError, WorkflowError
+from workflow_runtime.store import NotClaimable
+
+from ..catalogue import clause
+from ..expectations import refused
+from ..harness import StoreHarness
+from ..scenarios import LEASE_MS, MANY, claim_many, create, create_arguments, start
+
+
+@clause("ERROR-1", "CLAIM-8", needs=("corrupt",), each=("load_run", "load_execution", "get_run_timeline"))
+async def corrupt_row_is_named(h: StoreHarness, verb: str) -> None:
+    """Reading a damaged run raises the error that names table and key, and spares the others."""
+    await create(h, "bad")
+    await create(h, "good")
+    await h.corrupt("bad")
+    for handle in await h.handles(2):
+        with refused(CorruptRecordError, f"{verb} of a damaged run") as refusal:
+            await getattr(handle, verb)(run_id="bad")
+        assert "bad" in refusal.error.key
+        assert refusal.error.table
+        assert await getattr(handle, verb)(run_id="good") is not None
+
+
+@clause("ERROR-1", needs=("corrupt",))
+async def corrupt_run_can_be_claimed_by_id_and_deleted(h: StoreHarness) -> None:
+    """A damaged run answers or raises an error of the contract by every verb, and can be got rid of."""
+    await create(h, "bad")
+    await h.corrupt("bad")
+    with contextlib.suppress(StoreError):
+        answer = await h.store.claim_run(run_id="bad", owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY)
+        assert isinstance(answer, NotClaimable), f"a damaged run was claimed: {answer.kind}"
+    with contextlib.suppress(StoreError):
+        await h.store.create_run(**create_arguments(h, run_id="bad"))
+    assert (await h.store.terminate_run(run_id="bad", now_ms=h.now_ms)).kind == "terminated"
+    assert (await h.store.delete_run(run_id="bad", now_ms=h.now_ms)).kind == "deleted"
+    assert await h.store.load_run(run_id="bad") is None
+
+
+@clause("ERROR-1")
+async def closed_handle_speaks_the_contract(h: StoreHarness) -> None:
+    """A handle that was closed answers, or raises an error of the contract's tree; it does not hang."""
+    driver = await start(h)
+    handle = await h.open_handle()
+    close = getattr(handle, "close", None)
+    if close is not None:
+        await close()
+        await close()
+    arguments = driver.arguments("append_events")
+    calls: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: handle.load_run(run_id=driver.run_id),
+        lambda: handle.append_events(**arguments),
+        handle.read_clock,
+    )
+    for call in calls:
+        with contextlib.suppress(WorkflowError):
+            await call()
+    # The other handles do not mind.
+    await driver.heartbeat()
+    assert len((await claim_many(h, "claim_stale_runs", now_ms=h.advance(LEASE_MS))).claims) == 1

@@ -1,0 +1,217 @@
+"""LEASE and DEAD: keeping a lease, handing it over, and what happens to runs that crash their workers."""
+
+from __future__ import annotations
+
+from workflow_runtime.errors import LeaseLostError
+from workflow_runtime.store import NotClaimable, NotFound, NotRequeueable, Requeued
+
+from ..catalogue import clause
+from ..expectations import refused
+from ..harness import StoreHarness
+from ..scenarios import LEASE_MS, MANY, Driver, claim, claim_many, record, start, unchanged
+
+
+@clause("LEASE-1")
+async def heartbeat_renews(h: StoreHarness) -> None:
+    """A heartbeat moves the end of the lease to `now_ms` + `lease_ms`, exactly."""
+    driver = await start(h, lease_ms=1_000)
+    answer = await driver.heartbeat(now_ms=h.advance(600), lease_ms=1_000)
+    assert answer.lease_expires_at_ms == h.now_ms + 1_000
+    assert (await record(h, driver.run_id)).lease_expires_at_ms == h.now_ms + 1_000
+    before = await claim_many(h, "claim_stale_runs", store=h.second, now_ms=h.now_ms + 999)
+    assert before.claims == (), "a lease was taken before its end"
+    after = await claim_many(h, "claim_stale_runs", store=h.second, now_ms=h.now_ms + 1_000)
+    assert [c.run.run_id for c in after.claims] == [driver.run_id]
+
+
+@clause("LEASE-1")
+async def heartbeat_never_shortens(h: StoreHarness) -> None:
+    """A shorter renewal, or one that arrives late, leaves the end of the lease where it was."""
+    driver = await start(h, lease_ms=LEASE_MS)
+    end = h.now_ms + LEASE_MS
+    assert (await driver.heartbeat(lease_ms=1)).lease_expires_at_ms == end
+    assert (await driver.heartbeat(now_ms=h.now_ms - 60_000, lease_ms=LEASE_MS)).lease_expires_at_ms == end
+    assert (await record(h, driver.run_id)).lease_expires_at_ms == end
+
+
+@clause("LEASE-1")
+async def heartbeat_tells_a_lost_lease(h: StoreHarness) -> None:
+    """The holder that was replaced learns it by its next heartbeat; the new holder renews."""
+    old = await start(h, lease_ms=1_000)
+    new = await claim(h, old.run_id, store=h.second, now_ms=h.advance(1_000))
+    with refused(LeaseLostError, "a heartbeat of the replaced holder"):
+        await old.heartbeat()
+    assert (await new.heartbeat()).lease_expires_at_ms == h.now_ms + LEASE_MS
+
+
+@clause("LEASE-2", "CANCEL-3")
+async def heartbeat_tells_inbox_cancel_and_clock(h: StoreHarness) -> None:
+    """The answer to a heartbeat tells the inbox number, the cancel flag and the store's time."""
+    driver = await start(h)
+    first = await driver.heartbeat()
+    assert (first.inbox_seq, first.cancel_requested) == (0, False)
+    await driver.signal()
+    second = await driver.heartbeat()
+    assert (second.inbox_seq, second.cancel_requested) == (1, False)
+    await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
+    before = await h.store.read_clock()
+    third = await driver.heartbeat()
+    after = await h.store.read_clock()
+    assert (third.inbox_seq, third.cancel_requested) == (2, True)
+    assert before <= third.store_clock_ms <= after, "the answer's clock is not the store's clock"
+
+
+@clause("LEASE-2")
+async def heartbeat_changes_nothing_else(h: StoreHarness) -> None:
+    """A heartbeat moves the end of the lease and leaves everything else as it was, `updated_at_ms` too."""
+    driver = await start(h, lease_ms=1_000)
+    before = await record(h, driver.run_id)
+    await driver.heartbeat(now_ms=h.advance(500))
+    after = await record(h, driver.run_id)
+    assert after.updated_at_ms == before.updated_at_ms
+    assert (after.status, after.lease_owner, after.next_index) == (before.status, before.lease_owner, 0)
+
+
+@clause("LEASE-3", "CLAIM-9")
+async def release_hands_over(h: StoreHarness) -> None:
+    """A released run is queued and due at once, no crash is counted, and its token is worth nothing."""
+    driver = await start(h)
+    await driver.append("1")
+    await driver.release(now_ms=h.advance(10))
+    run = await record(h, driver.run_id)
+    assert (run.status, run.due_at_ms, run.crashes, run.lease_owner) == ("queued", h.now_ms, 0, None)
+    with refused(LeaseLostError, "a write after the release"):
+        await driver.append("2")
+    batch = await claim_many(h, "claim_pending_runs", store=h.second)
+    assert [(c.run.run_id, c.run.crashes) for c in batch.claims] == [(driver.run_id, 0)]
+
+
+@clause("LEASE-3", "DEAD-2")
+async def releases_never_kill(h: StoreHarness) -> None:
+    """However often a run is handed over, it does not become dead."""
+    driver = await start(h)
+    for _ in range(5):
+        await driver.release()
+        driver = await claim(h, driver.run_id, max_crashes=1)
+    assert (await record(h, driver.run_id)).status == "running"
+
+
+async def _crash(h: StoreHarness, times: int) -> str:
+    """Let a run lose its worker so many times, without progress."""
+    driver = await start(h)
+    for _ in range(times - 1):
+        await claim(h, driver.run_id, now_ms=h.advance(LEASE_MS))
+    h.advance(LEASE_MS)
+    return driver.run_id
+
+
+@clause("DEAD-2", each=("claim_stale_runs", "claim_run"))
+async def repeated_crashes_kill(h: StoreHarness, verb: str) -> None:
+    """Each claim from an expired lease counts one crash; the last of `max_crashes` parks the run as dead."""
+    run_id = await _crash(h, 3)
+    assert (await record(h, run_id)).crashes == 2
+    if verb == "claim_stale_runs":
+        batch = await claim_many(h, verb, max_crashes=3)
+        assert (batch.claims, batch.dead) == ((), (run_id,))
+    else:
+        answer = await h.store.claim_run(run_id=run_id, owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=3)
+        assert isinstance(answer, NotClaimable), f"the third crash of three answered {answer.kind}"
+        assert (answer.status, answer.claimable_at_ms) == ("dead", None)
+    run = await record(h, run_id)
+    assert (run.status, run.crashes, run.lease_owner, run.finished_at_ms) == ("dead", 3, None, h.now_ms)
+    for claims in ("claim_stale_runs", "claim_pending_runs", "claim_due_timers"):
+        batch = await claim_many(h, claims, now_ms=h.now_ms + 10**9)
+        assert (batch.claims, batch.dead) == ((), ()), f"{claims} still finds a dead run"
+
+
+@clause("DEAD-2")
+async def fewer_crashes_do_not_kill(h: StoreHarness) -> None:
+    """One crash fewer than `max_crashes` and the run is claimed, with the count in the claim."""
+    run_id = await _crash(h, 2)
+    batch = await claim_many(h, "claim_stale_runs", max_crashes=3)
+    assert [(c.run.run_id, c.run.crashes) for c in batch.claims] == [(run_id, 2)]
+    assert batch.dead == ()
+
+
+@clause("DEAD-2")
+async def only_expired_leases_count_as_crashes(h: StoreHarness) -> None:
+    """Claims of queued and due paused runs count no crash."""
+    driver = await start(h)
+    await driver.release()
+    driver = Driver.of(h, (await claim_many(h, "claim_pending_runs")).claims[0])
+    assert driver.claim.run.crashes == 0
+    await driver.pause(timers={"t": h.now_ms})
+    driver = Driver.of(h, (await claim_many(h, "claim_due_timers")).claims[0])
+    assert driver.claim.run.crashes == 0
+    await driver.pause(timers={"t": h.now_ms})
+    assert (await claim(h, driver.run_id, max_crashes=1)).claim.run.crashes == 0
+
+
+@clause("DEAD-3", each=("append", "pause"))
+async def progress_clears_the_count(h: StoreHarness, progress: str) -> None:
+    """A run that gets on a little between its crashes never becomes dead."""
+    driver = await start(h)
+    for _ in range(5):
+        h.advance(LEASE_MS)
+        batch = await claim_many(h, "claim_stale_runs", max_crashes=2)
+        assert batch.dead == (), "a run that made progress between crashes was parked as dead"
+        driver = Driver.of(h, batch.claims[0])
+        assert driver.claim.run.crashes == 1
+        if progress == "append":
+            await driver.append("1")
+        else:
+            await driver.pause(timers={"t": h.now_ms})
+            driver = Driver.of(h, (await claim_many(h, "claim_due_timers")).claims[0])
+        assert (await record(h, driver.run_id)).crashes == 0
+
+
+@clause("DEAD-3")
+async def heartbeats_are_no_progress(h: StoreHarness) -> None:
+    """A run whose workers only renew their leases before they crash becomes dead."""
+    driver = await start(h)
+    h.advance(LEASE_MS)
+    driver = Driver.of(h, (await claim_many(h, "claim_stale_runs", max_crashes=2)).claims[0])
+    await driver.heartbeat()
+    batch = await claim_many(h, "claim_stale_runs", max_crashes=2, now_ms=h.advance(LEASE_MS))
+    assert batch.dead == (driver.run_id,)
+
+
+@clause("DEAD-1", "SIGNAL-3")
+async def requeue_revives(h: StoreHarness) -> None:
+    """A dead run that is requeued is queued, due now, without crashes, with its log and its inbox."""
+    driver = await start(h)
+    await driver.append('"kept"')
+    await driver.signal("go", "before")
+    await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(LEASE_MS))
+    await driver.signal("go", "while-dead")
+    answer = await h.second.requeue_run(run_id=driver.run_id, now_ms=h.advance(5))
+    assert isinstance(answer, Requeued)
+    run = await record(h, driver.run_id)
+    assert (run.status, run.due_at_ms, run.crashes, run.finished_at_ms) == ("queued", h.now_ms, 0, None)
+    taken = (await claim_many(h, "claim_pending_runs", store=h.second)).claims[0]
+    assert [e.payload for e in taken.history] == ['"kept"']
+    assert [e.delivery_id for e in taken.inbox] == ["before", "while-dead"]
+
+
+@clause("DEAD-1")
+async def only_dead_runs_are_requeued(h: StoreHarness) -> None:
+    """Anything else answers `not-requeueable`, or `not-found`, and changes nothing."""
+    driver = await start(h)
+    async with unchanged(h, driver.run_id, after="a refused requeue"):
+        answer = await h.second.requeue_run(run_id=driver.run_id, now_ms=h.now_ms)
+    assert isinstance(answer, NotRequeueable)
+    assert answer.status == "running"
+    assert isinstance(await h.store.requeue_run(run_id="nobody", now_ms=h.now_ms), NotFound)
+
+
+@clause("DEAD-2", "ARG-2")
+async def parking_respects_the_limit(h: StoreHarness) -> None:
+    """A sweep of runs that all become dead touches at most `limit` of them."""
+    ids = {(await start(h)).run_id for _ in range(4)}
+    h.advance(LEASE_MS)
+    assert (await claim_many(h, "claim_stale_runs", max_crashes=1, limit=0)).dead == ()
+    first = await claim_many(h, "claim_stale_runs", max_crashes=1, limit=3)
+    assert len(first.dead) <= 3
+    rest = await claim_many(h, "claim_stale_runs", max_crashes=1, limit=MANY)
+    assert {*first.dead, *rest.dead} == ids
+    assert len(first.dead) + len(rest.dead) == 4

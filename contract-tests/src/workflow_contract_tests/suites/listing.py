@@ -1,0 +1,278 @@
+"""LIST: looking at many runs, page by page, and at one from its beginning."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+from collections import Counter
+from typing import Any
+
+from workflow_runtime.errors import InvalidArgumentError, RunNotFoundError
+from workflow_runtime.store import RunStatus, RunSummary, encode_schedule_cursor
+
+from ..catalogue import clause
+from ..expectations import refused
+from ..harness import StoreHarness
+from ..scenarios import MANY, claim, create, record, start, start_waiting
+from ..settings import SEED
+
+
+async def _pages(h: StoreHarness, limit: int, **filters: Any) -> list[RunSummary]:
+    """Read a whole listing, page by page, from changing handles."""
+    runs: list[RunSummary] = []
+    cursor: str | None = None
+    for number in itertools.count():
+        assert number < MANY, "the listing has no end"
+        handle = (h.store, h.second)[number % 2]
+        page = await handle.list_runs(limit=limit, cursor=cursor, **filters)
+        assert len(page.runs) <= limit
+        runs += page.runs
+        if page.next_cursor is None:
+            return runs
+        cursor = page.next_cursor
+    raise AssertionError
+
+
+_IDS = ["B", "a", "A", "a1", "a%", "a_b", "aXb", "a*", "é", "￿", "😀", "a\\", "a'", '"', "a￿", "a😀b"]
+
+
+async def _populate(h: StoreHarness) -> list[RunSummary]:
+    """Create runs of every status, some at one time, and give their summaries in the order of the listing."""
+    chosen = random.Random(SEED)
+    for run_id in chosen.sample(_IDS, len(_IDS)):
+        kind = chosen.choice(["queued", "running", "paused", "finished", "errored"])
+        facts = {"workflow_id": chosen.choice("wv"), "queue": chosen.choice("qp"), "priority": chosen.randint(-3, 3)}
+        await _in_status(h, run_id, kind, facts)
+        h.advance(chosen.choice([0, 1, 5]))
+    loaded = [await record(h, run_id) for run_id in _IDS]
+    return sorted((_summary(run) for run in loaded), key=lambda run: (run.created_at_ms, run.run_id))
+
+
+async def _in_status(h: StoreHarness, run_id: str, kind: str, facts: dict[str, Any]) -> None:
+    if kind == "queued":
+        await create(h, run_id, **facts)
+    elif kind == "paused":
+        await start_waiting(h, run_id=run_id, **facts)
+    else:
+        driver = await start(h, run_id, **facts)
+        if kind != "running":
+            await (driver.finish() if kind == "finished" else driver.fail())
+
+
+def _summary(run: RunSummary) -> RunSummary:
+    return RunSummary(**{field.name: getattr(run, field.name) for field in dataclasses.fields(RunSummary)})
+
+
+def _plain(runs: list[RunSummary]) -> list[RunSummary]:
+    return [_summary(run) for run in runs]
+
+
+@clause("LIST-1")
+async def listing_is_ordered_by_creation(h: StoreHarness) -> None:
+    """Pages of any size give all runs by creation and id (code points), with every field; backwards too."""
+    expected = await _populate(h)
+    for limit in (1, 3, MANY):
+        assert _plain(await _pages(h, limit)) == expected, f"pages of {limit}"
+        assert _plain(await _pages(h, limit, descending=True)) == expected[::-1], f"pages of {limit}, descending"
+
+
+@clause("LIST-1", "LIST-4")
+async def filters_are_anded(h: StoreHarness) -> None:
+    """Each filter, and several at once, give what a plain search would; counts equal the listing."""
+    everything = await _populate(h)
+    times = sorted({run.created_at_ms for run in everything})
+    middle, late = times[len(times) // 2], times[-2]
+    plan: list[dict[str, Any]] = [
+        {},
+        {"statuses": [RunStatus.QUEUED, RunStatus.FINISHED]},
+        {"statuses": []},
+        {"statuses": [RunStatus.DEAD]},
+        {"workflow_ids": ["w"]},
+        {"workflow_ids": []},
+        {"workflow_ids": ["W", "x"]},
+        {"queues": ["q", "none"]},
+        {"queues": []},
+        {"created_from_ms": middle},
+        {"created_before_ms": middle},
+        {"created_from_ms": middle, "created_before_ms": late},
+        {"run_id_prefix": "a"},
+        {"run_id_prefix": ""},
+        {"workflow_ids": ["w", "v"], "queues": ["q"], "statuses": list(RunStatus), "run_id_prefix": "a"},
+        {"workflow_ids": ["w"], "created_from_ms": middle, "statuses": [RunStatus.RUNNING, RunStatus.PAUSED]},
+    ]
+    for filters in plan:
+        expected = [run for run in everything if _matches(run, **filters)]
+        assert _plain(await _pages(h, 2, **filters)) == expected, f"with {filters}"
+        counts = Counter(run.status for run in expected)
+        assert dict(await h.second.count_runs(**filters)) == dict(counts), f"counts with {filters}"
+
+
+def _matches(  # the filters of the contract
+    run: RunSummary,
+    statuses: list[RunStatus] | None = None,
+    workflow_ids: list[str] | None = None,
+    queues: list[str] | None = None,
+    run_id_prefix: str | None = None,
+    created_from_ms: int | None = None,
+    created_before_ms: int | None = None,
+) -> bool:
+    return (
+        (statuses is None or run.status in statuses)
+        and (workflow_ids is None or run.workflow_id in workflow_ids)
+        and (queues is None or run.queue in queues)
+        and (run_id_prefix is None or run.run_id.startswith(run_id_prefix))
+        and (created_from_ms is None or run.created_at_ms >= created_from_ms)
+        and (created_before_ms is None or run.created_at_ms < created_before_ms)
+    )
+
+
+@clause("LIST-3", "LIST-1")
+async def prefixes_are_plain_text(h: StoreHarness) -> None:
+    """`%`, `_`, `*`, quotes, case and characters at the end of the alphabet are plain text in a prefix."""
+    everything = {run.run_id for run in await _populate(h)}
+    for prefix in (
+        "a",
+        "A",
+        "a%",
+        "a_",
+        "a*",
+        "%",
+        "_",
+        "*",
+        "[a]",
+        "?",
+        "a\\",
+        "a'",
+        '"',
+        "é",
+        "￿",
+        "😀",
+        "a￿",
+        "a😀",
+    ):
+        expected = {run_id for run_id in everything if run_id.startswith(prefix)}
+        found = {run.run_id for run in await _pages(h, 4, run_id_prefix=prefix)}
+        assert found == expected, f"prefix {prefix!r} found {found}"
+        counted = sum((await h.store.count_runs(run_id_prefix=prefix)).values())
+        assert counted == len(expected), f"prefix {prefix!r}"
+
+
+@clause("LIST-2", each=("ascending", "descending"))
+async def pages_are_stable(h: StoreHarness, order: str) -> None:
+    """A run that is there throughout appears once, whatever is created, changed or deleted between the pages."""
+    lasting = [f"keep-{number:02}" for number in range(12)]
+    for run_id in lasting:
+        await create(h, run_id)
+        await create(h, f"{run_id}-goes")
+        h.advance(1 if run_id.endswith("5") else 0)
+    seen: list[str] = []
+    cursor: str | None = None
+    for visit in range(30):
+        page = await h.second.list_runs(limit=3, cursor=cursor, descending=order == "descending")
+        seen += [run.run_id for run in page.runs]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+        await _disturb(h, visit, page.runs[-1].run_id)
+    assert sorted(run_id for run_id in seen if run_id in lasting) == lasting
+
+
+async def _disturb(h: StoreHarness, visit: int, last_seen: str) -> None:
+    """Create before and behind the cursor, delete runs (also the one the cursor stands on), change others."""
+    begin = h.now_ms
+    await create(h, f"new-{visit}", now_ms=1)
+    await create(h, f"late-{visit}")
+    for run_id in (last_seen, f"keep-{visit:02}-goes", f"keep-{11 - visit:02}-goes"):
+        if run_id.endswith("-goes"):
+            await h.store.delete_run(run_id=run_id, now_ms=begin)
+    if visit < 12:
+        await claim(h, f"keep-{visit:02}")
+
+
+@clause("LIST-2", "LIST-1")
+async def filtered_pages_are_stable(h: StoreHarness) -> None:
+    """With a filter, runs that match throughout appear once while others stop or begin to match."""
+    for number in range(12):
+        await create(h, f"run-{number:02}")
+    seen: list[str] = []
+    cursor: str | None = None
+    leaving = iter(["run-00", "run-11", "run-05"])
+    while True:
+        page = await h.second.list_runs(limit=2, cursor=cursor, statuses=[RunStatus.QUEUED])
+        seen += [run.run_id for run in page.runs]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+        for run_id in itertools.islice(leaving, 1):
+            await claim(h, run_id)
+    lasting = [f"run-{number:02}" for number in range(12) if number not in {0, 5, 11}]
+    assert [run_id for run_id in seen if run_id in lasting] == lasting
+
+
+@clause("LIST-3", "SCHEDULE-4")
+async def foreign_cursors_are_refused(h: StoreHarness) -> None:
+    """A cursor that is none, or belongs to another listing, is refused with the argument's name."""
+    for number in range(3):
+        await create(h, f"run-{number}")
+    run_cursor = (await h.store.list_runs(limit=1)).next_cursor
+    assert run_cursor is not None
+    for cursor in ("", "x", "ü", "bm9uZQ==", run_cursor[:-2], encode_schedule_cursor("nightly")):
+        with refused(InvalidArgumentError, f"the cursor {cursor!r}") as refusal:
+            await h.store.list_runs(limit=1, cursor=cursor)
+        assert refusal.error.argument == "cursor"
+    for cursor in ("", "x", run_cursor):
+        with refused(InvalidArgumentError, f"the cursor {cursor!r} for schedules") as refusal:
+            await h.store.list_schedules(limit=1, cursor=cursor)
+        assert refusal.error.argument == "cursor"
+
+
+@clause("LIST-1", "LIST-4", "ARG-2")
+async def empty_listing(h: StoreHarness) -> None:
+    """A store without runs lists and counts nothing, and so does a limit of 0."""
+    page = await h.store.list_runs(limit=5)
+    assert (page.runs, page.next_cursor) == ((), None)
+    assert dict(await h.store.count_runs()) == {}
+    await create(h)
+    assert (await h.store.list_runs(limit=0)).runs == ()
+    assert dict(await h.store.count_runs()) == {RunStatus.QUEUED: 1}
+
+
+@clause("LIST-5")
+async def timeline_tells_everything(h: StoreHarness) -> None:
+    """A timeline holds creation, events, inbox entries (taken ones too) and pending timers, in order of time."""
+    driver = await start(h)
+    h.advance(10)
+    await driver.signal("go", "s1", '"hi"')
+    h.advance(10)
+    await driver.append('"e"', taken_inbox=[1])
+    h.advance(10)
+    await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
+    await driver.call("schedule_timer", timer_id="t", fire_at_ms=h.now_ms + 100)
+    timeline = await h.second.get_run_timeline(run_id=driver.run_id)
+    assert timeline.run == await record(h, driver.run_id)
+    assert [(e.source, e.what, e.detail) for e in timeline.entries] == [
+        ("run", "created", '{"n":1}'),
+        ("inbox", "signal go", '"hi"'),
+        ("log", "note", '"e"'),
+        ("inbox", "cancel cancel", '{"reason":null}'),
+        ("timer", "fires", None),
+    ]
+    assert [e.at_ms - h.now_ms for e in timeline.entries] == [-30, -20, -10, 0, 100]
+    assert not timeline.truncated
+
+
+@clause("LIST-5")
+async def timeline_is_bounded(h: StoreHarness) -> None:
+    """At most `limit` events and `limit` inbox entries are shown, the first ones, and the answer says so."""
+    driver = await start(h)
+    await driver.append(*(str(n) for n in range(5)))
+    for number in range(4):
+        await driver.signal("go", f"s{number}")
+    timeline = await h.second.get_run_timeline(run_id=driver.run_id, limit=3)
+    assert [e.detail for e in timeline.entries if e.source == "log"] == ["0", "1", "2"]
+    assert len([e for e in timeline.entries if e.source == "inbox"]) == 3
+    assert timeline.truncated
+    assert not (await h.second.get_run_timeline(run_id=driver.run_id, limit=5)).truncated
+    with refused(RunNotFoundError, "the timeline of an unknown run"):
+        await h.store.get_run_timeline(run_id="nobody")

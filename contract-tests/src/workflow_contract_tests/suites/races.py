@@ -1,0 +1,435 @@
+"""Many tasks over several handles at once: exactly one wins, nothing is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+from workflow_runtime.errors import LeaseLostError, LogConflictError
+from workflow_runtime.payloads import decode_json, encode_json
+from workflow_runtime.store import (
+    AlreadyDecided,
+    AlreadyFinished,
+    BucketStarted,
+    CancelRequested,
+    Claimed,
+    Created,
+    Delivered,
+    Duplicate,
+    Existing,
+    LeaseRenewal,
+    RunStatus,
+    Timer,
+    WorkflowExecutionStore,
+)
+
+from ..catalogue import clause
+from ..harness import StoreHarness
+from ..scenarios import (
+    CLAIM_VERBS,
+    LEASE_MS,
+    MANY,
+    Driver,
+    claim,
+    claim_many,
+    create,
+    create_arguments,
+    events,
+    record,
+    start,
+    start_waiting,
+)
+from ..settings import RACE_CLAIMERS, RACE_ROUNDS, RACE_RUNS, SEED
+from ..tasks import all_of
+
+
+async def _together(chosen: random.Random, *calls: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Run calls at once, each after a little while of its own; errors of the contract are results."""
+
+    async def after_a_while(call: Coroutine[Any, Any, Any]) -> Any:
+        await asyncio.sleep(chosen.choice([0, 0, 0, chosen.random() * 0.002]))
+        for _ in range(chosen.randrange(4)):
+            await asyncio.sleep(0)
+        try:
+            return await call
+        except (LeaseLostError, LogConflictError) as error:
+            return error
+
+    try:
+        return await all_of(*(after_a_while(call) for call in calls))
+    finally:
+        for call in calls:
+            call.close()  # some may not have begun when another failed
+
+
+@clause("RUN-4", each=("queued", "claimed"))
+async def one_id_is_created_once(h: StoreHarness, how: str) -> None:
+    """Of many simultaneous creations of one id exactly one answers `created`, the others bring the stored run."""
+    handles = await h.handles(4)
+    chosen = random.Random(SEED)
+    lease = {"owner": "w", "lease_ms": LEASE_MS} if how == "claimed" else {}
+    for round_number in range(RACE_ROUNDS // 2):
+        run_id = f"run-{round_number}"
+        answers = await _together(
+            chosen,
+            *(
+                handle.create_run(**create_arguments(h, run_id=run_id, input=encode_json(number), **lease))
+                for number, handle in enumerate(handles * 2)
+            ),
+        )
+        created = [answer for answer in answers if isinstance(answer, Created)]
+        assert len(created) == 1, f"{len(created)} of {len(answers)} callers created {run_id}"
+        stored = await record(h, run_id)
+        for number, answer in enumerate(answers):
+            assert answer.run == stored
+            if isinstance(answer, Existing):
+                assert answer.differs == (() if encode_json(number) == stored.input else ("input",))
+
+
+@clause("RUN-2", "CLAIM-4")
+async def creation_with_a_claim_is_not_stolen(h: StoreHarness) -> None:
+    """A run created with a lease is never seen queued: no claimer that sweeps at that moment gets it."""
+    chosen = random.Random(SEED)
+    for _ in range(RACE_ROUNDS):
+        created, *batches = await _together(
+            chosen,
+            h.store.create_run(**create_arguments(h, owner="w", lease_ms=LEASE_MS)),
+            *(claim_many(h, "claim_pending_runs", store=handle) for handle in await h.handles(3)),
+        )
+        assert [batch.claims for batch in batches] == [()] * 3, "a run was claimed between its creation and its claim"
+        assert isinstance(created, Created)
+        assert created.claim is not None
+        assert (await record(h, created.run.run_id)).lease_owner == "w"
+
+
+@clause("RUN-7", "LOG-2")
+async def execution_is_of_one_moment(h: StoreHarness) -> None:
+    """While a driver writes, run, history, inbox and timers of `load_execution` fit together at every look."""
+    driver = await start(h)
+    await all_of(_keep_writing(driver), _keep_looking(h, driver.run_id))
+
+
+async def _keep_looking(h: StoreHarness, run_id: str) -> None:
+    length = 0
+    while length < 2 * RACE_ROUNDS:
+        execution = await h.second.load_execution(run_id=run_id, history_limit=10_000)
+        assert execution is not None
+        length = execution.run.next_index
+        assert len(execution.history) == length, f"the run has {length} events, {len(execution.history)} are shown"
+        assert length % 2 == 0, "half of an append is shown"
+        assert len(execution.timers) == length // 2
+        assert [entry.inbox_seq for entry in execution.inbox] == list(range(1, execution.run.inbox_seq + 1))
+        # A store need not be fair: one that serves whoever asks first must get the writer's turn in.
+        await asyncio.sleep(0.001)
+
+
+async def _keep_writing(driver: Driver) -> None:
+    for number in range(RACE_ROUNDS):
+        timer = Timer(timer_id=str(number), fire_at_ms=driver.harness.now_ms + 10**6)
+        await driver.append("1", "2", set_timers=[timer])
+        await driver.store.deliver_signal(
+            run_id=driver.run_id, signal_id=str(number), name="go", payload=None, now_ms=driver.harness.now_ms
+        )
+
+
+@clause("LOG-5", "LOG-2")
+async def one_index_is_written_once(h: StoreHarness) -> None:
+    """Of many simultaneous appends at one index exactly one succeeds, whole; the others learn the new length."""
+    handles = await h.handles(4)
+    chosen = random.Random(SEED)
+    driver = await start(h)
+    expected: list[str | None] = []
+    for _ in range(RACE_ROUNDS):
+        tries = [
+            (driver.arguments("append_events", events=events(f"[{number},0]", f"[{number},1]")), handle)
+            for number, handle in enumerate(handles)
+        ]
+        answers = await _together(chosen, *(handle.append_events(**arguments) for arguments, handle in tries))
+        winners = [n for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        assert len(winners) == 1, f"{len(winners)} of {len(answers)} appends at one index succeeded"
+        assert all(isinstance(answers[n], LogConflictError) for n in range(4) if n not in winners), answers
+        driver.next_index += 2
+        expected += [f"[{winners[0]},0]", f"[{winners[0]},1]"]
+    log = await h.second.read_events(run_id=driver.run_id, limit=MANY)
+    assert [(e.index, e.payload) for e in log] == list(enumerate(expected))
+
+
+@clause("OP-1", "LOG-5", each=("append_events", "mark_run_paused", "mark_run_finished", "create_run"))
+async def twins_of_one_operation(h: StoreHarness, verb: str) -> None:
+    """One operation sent twice at the same time is done once, and both senders get the answer."""
+    handles = await h.handles(3)
+    chosen = random.Random(SEED)
+    for _ in range(RACE_ROUNDS // 2):
+        if verb == "create_run":
+            arguments = create_arguments(h, owner="w", lease_ms=LEASE_MS)
+        else:
+            arguments = (await start(h)).arguments(verb, events=events("1", "2"))
+        answers = await _together(chosen, *(getattr(handle, verb)(**arguments) for handle in handles))
+        assert all(answer == answers[0] for answer in answers), f"the twins got different answers: {answers}"
+        assert (await record(h, arguments["run_id"])).next_index == (0 if verb == "create_run" else 2)
+
+
+@clause("CLAIM-4", "TIMER-2", each=CLAIM_VERBS)
+async def each_run_is_claimed_once(h: StoreHarness, verb: str) -> None:
+    """Many claimers at once get every run, each exactly once, and each batch in order."""
+    handles = await h.handles(RACE_CLAIMERS)
+    chosen = random.Random(SEED)
+    for number in range(RACE_RUNS):
+        await _make_ready(h, verb, number)
+    h.advance(1_000)
+    results = await all_of(*(_claim_all(h, handle, verb, chosen) for handle in handles))
+    claimed = [run_id for result in results for run_id in result]
+    assert len(claimed) == RACE_RUNS, f"{RACE_RUNS} runs were claimed {len(claimed)} times"
+    assert len(set(claimed)) == RACE_RUNS
+
+
+async def _make_ready(h: StoreHarness, verb: str, number: int) -> None:
+    priority = number % 3
+    if verb == "claim_pending_runs":
+        await create(h, priority=priority)
+    elif verb == "claim_stale_runs":
+        await start(h, priority=priority, lease_ms=1 + number)
+    else:
+        await start_waiting(h, priority=priority, timers={"t": h.now_ms + number, "u": h.now_ms + number + 1})
+
+
+async def _claim_all(h: StoreHarness, handle: WorkflowExecutionStore, verb: str, chosen: random.Random) -> list[str]:
+    claimed: list[str] = []
+    while True:
+        batch = await claim_many(h, verb, store=handle, limit=chosen.randint(1, 5))
+        if not batch.claims:
+            assert batch.next_due_ms is None or batch.next_due_ms > h.now_ms, "an empty claim says that more is due"
+            return claimed
+        priorities = [taken.run.priority for taken in batch.claims]
+        assert priorities == sorted(priorities, reverse=True)
+        claimed += [taken.run.run_id for taken in batch.claims]
+
+
+@clause("CLAIM-4", "CLAIM-1", "DEAD-2")
+async def one_claimer_gets_the_run(h: StoreHarness) -> None:
+    """Of many claims of one run, by its id or by sweeps, exactly one gets it; one crash is counted, not more."""
+    handles = await h.handles(4)
+    chosen = random.Random(SEED)
+    for _ in range(RACE_ROUNDS // 2):
+        driver = await start(h, lease_ms=1_000)
+        h.advance(1_000)
+        by_id = [
+            handle.claim_run(run_id=driver.run_id, owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY)
+            for handle in handles
+        ]
+        sweeps = [claim_many(h, "claim_stale_runs", store=handle) for handle in handles]
+        answers = await _together(chosen, *by_id, *sweeps)
+        winners = [answer for answer in answers[:4] if isinstance(answer, Claimed)]
+        winners += [taken for batch in answers[4:] for taken in batch.claims]
+        assert len(winners) == 1, f"{len(winners)} claimers hold one run"
+        run = await record(h, driver.run_id)
+        assert run.crashes == 1
+        await h.store.terminate_run(run_id=driver.run_id, now_ms=h.now_ms)
+
+
+@clause("PAUSE-3", "SIGNAL-1", "CANCEL-2", each=("signal", "approval", "cancel"))
+async def delivery_and_pause_at_once(h: StoreHarness, what: str) -> None:
+    """Whatever comes first, a delivery and a pause at the same time leave the run queued, never parked."""
+    chosen = random.Random(SEED)
+    for number in range(RACE_ROUNDS * 2):
+        driver = await start(h)
+        delivery: Coroutine[Any, Any, Any]
+        if what == "signal":
+            delivery = driver.signal("go", payload=str(number))
+        elif what == "approval":
+            delivery = h.second.deliver_approval(run_id=driver.run_id, approval_id="ok", approved=True, now_ms=h.now_ms)
+        else:
+            delivery = h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
+        pause = driver.pause(signals=["go"], approvals=["ok"], timers={"t": h.now_ms + 10**6}, events=events("1"))
+        answer, _ = await _together(chosen, delivery, pause)
+        run = await record(h, driver.run_id)
+        assert run.status == "queued", f"round {number}: the run is {run.status} although {answer} was acknowledged"
+        taken = await claim(h, driver.run_id)
+        assert [entry.inbox_seq for entry in taken.claim.inbox] == [1]
+        assert taken.claim.run.next_index == 1
+
+
+@clause("SIGNAL-2", "SIGNAL-4", "CLAIM-9")
+async def deliveries_at_once(h: StoreHarness) -> None:
+    """Equal signals at once act once; different ones get numbers without gaps; one of them wakes the run."""
+    handles = await h.handles(4)
+    chosen = random.Random(SEED)
+    for _ in range(RACE_ROUNDS // 4):
+        driver = await start_waiting(h)
+        ids = [f"s{number}" for number in range(6)] * 2
+        answers = await _together(
+            chosen,
+            *(
+                handles[place % 4].deliver_signal(
+                    run_id=driver.run_id, signal_id=signal_id, name="go", payload=None, now_ms=h.now_ms
+                )
+                for place, signal_id in enumerate(ids)
+            ),
+        )
+        assert len([a for a in answers if isinstance(a, Duplicate)]) == 6
+        assert len([a for a in answers if isinstance(a, Delivered)]) == 1, "a run is woken by exactly one delivery"
+        numbers = {
+            signal_id: {a.inbox_seq for a, s in zip(answers, ids, strict=True) if s == signal_id} for signal_id in ids
+        }
+        assert sorted(number for found in numbers.values() for number in found) == [1, 2, 3, 4, 5, 6]
+
+
+@clause("APPROVAL-2")
+async def decisions_at_once(h: StoreHarness) -> None:
+    """Of contrary decisions at once one stands, and everybody else is told which."""
+    handles = await h.handles(4)
+    chosen = random.Random(SEED)
+    for _ in range(RACE_ROUNDS // 4):
+        driver = await start_waiting(h, signals=(), approvals=["ok"])
+        answers = await _together(
+            chosen,
+            *(
+                handle.deliver_approval(
+                    run_id=driver.run_id, approval_id="ok", approved=place % 2 == 0, now_ms=h.now_ms
+                )
+                for place, handle in enumerate(handles)
+            ),
+        )
+        accepted = [place for place, answer in enumerate(answers) if isinstance(answer, Delivered)]
+        assert len(accepted) == 1, f"{len(accepted)} decisions were accepted"
+        stands = accepted[0] % 2 == 0
+        assert all(
+            isinstance(a, AlreadyDecided) and a.approved is stands for a in answers if a is not answers[accepted[0]]
+        )
+        (entry,) = await h.store.read_inbox(run_id=driver.run_id, limit=9)
+        assert entry.payload is not None
+        assert decode_json(entry.payload)["approved"] is stands
+
+
+@clause("CANCEL-1", "FINISH-1")
+async def cancel_and_finish_at_once(h: StoreHarness) -> None:
+    """A request to cancel either came before the end, and is in the inbox, or answers `finished`."""
+    chosen = random.Random(SEED)
+    for _ in range(RACE_ROUNDS):
+        driver = await start(h)
+        again, answer, _ = await _together(
+            chosen,
+            h.store.cancel_run(run_id=driver.run_id, now_ms=h.now_ms),
+            h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms),
+            driver.finish(),
+        )
+        requests = [a for a in (again, answer) if isinstance(a, CancelRequested)]
+        run = await record(h, driver.run_id)
+        assert (run.status, run.inbox_seq, run.cancel_requested) == ("finished", len(requests), bool(requests))
+        assert len(requests) <= 1
+        assert requests or all(isinstance(a, AlreadyFinished) for a in (again, answer))
+
+
+@clause("LEASE-1", "CLAIM-4", "FENCE-1", each=("heartbeat_run_lease", "append_events"))
+async def renewal_and_steal_at_once(h: StoreHarness, verb: str) -> None:
+    """At the end of a lease either its holder renews it or another takes the run, never both."""
+    chosen = random.Random(SEED)
+    for number in range(RACE_ROUNDS):
+        driver = await start(h, lease_ms=1_000)
+        h.advance(1_000)
+        renewal, batch = await _together(
+            chosen, driver.call(verb), claim_many(h, "claim_stale_runs", store=h.second, limit=1)
+        )
+        stolen = [c.run.run_id for c in batch.claims] == [driver.run_id]
+        lost = isinstance(renewal, LeaseLostError)
+        assert stolen == lost, f"round {number}: stolen={stolen}, and the holder got {renewal}"
+        if verb == "heartbeat_run_lease" and not lost:
+            assert isinstance(renewal, LeaseRenewal)
+        run = await record(h, driver.run_id)
+        assert run.next_index == (0 if lost or verb == "heartbeat_run_lease" else 1)
+        await h.store.terminate_run(run_id=driver.run_id, now_ms=h.now_ms)
+
+
+@clause("RETAIN-1", "RETAIN-2", "FENCE-1", each=("append_events", "mark_run_paused", "deliver_signal"))
+async def deletion_and_write_at_once(h: StoreHarness, verb: str) -> None:
+    """A deletion leaves no trace, whatever was being written to the run at that moment."""
+    chosen = random.Random(SEED)
+    for number in range(RACE_ROUNDS):
+        driver = await start(h, f"run-{number}")
+        write = driver.signal("go", "s1") if verb == "deliver_signal" else driver.call(verb, events=events("1", "2"))
+        await _together(chosen, write, h.second.delete_run(run_id=driver.run_id, now_ms=h.now_ms, force=True))
+        assert await h.store.load_run(run_id=driver.run_id) is None
+        assert await h.store.read_events(run_id=driver.run_id, limit=9) == (), "events of a deleted run are left"
+        again = await start(h, driver.run_id)
+        execution = await h.second.load_execution(run_id=again.run_id)
+        assert execution is not None
+        assert (execution.history, execution.inbox) == ((), ()), "a namesake inherits traces of the deleted run"
+        assert (await again.signal("go", "s1")).kind == "buffered"
+
+
+@clause("RETAIN-3", "DEAD-1")
+async def prune_and_requeue_at_once(h: StoreHarness) -> None:
+    """A dead run is either pruned or given back to the workers, never half of each."""
+    chosen = random.Random(SEED)
+    for _ in range(RACE_ROUNDS // 2):
+        driver = await start(h, lease_ms=1)
+        await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(1))
+        pruned, requeued = await _together(
+            chosen,
+            h.store.prune_runs(finished_before_ms=h.now_ms + 1, limit=MANY, statuses=[RunStatus.DEAD]),
+            h.second.requeue_run(run_id=driver.run_id, now_ms=h.now_ms),
+        )
+        run = await h.store.load_run(run_id=driver.run_id)
+        assert (pruned, requeued.kind, run is None) in {(1, "not-found", True), (0, "requeued", False)}
+
+
+@clause("TIMER-2", "SIGNAL-1", "CLAIM-9")
+async def delivery_and_timer_at_once(h: StoreHarness) -> None:
+    """When a signal comes just as the timer fires, the run is woken, and brings or finds the signal."""
+    chosen = random.Random(SEED)
+    for _ in range(RACE_ROUNDS):
+        driver = await start_waiting(h, timers={"t": h.now_ms})
+        delivery, batch = await _together(
+            chosen, driver.signal("go"), claim_many(h, "claim_due_timers", store=h.second)
+        )
+        run = await record(h, driver.run_id)
+        expected = ("running", "buffered") if batch.claims else ("queued", "delivered")
+        assert (run.status, delivery.kind) == expected
+        assert [e.inbox_seq for e in await h.store.read_inbox(run_id=driver.run_id, limit=9)] == [1]
+        await h.store.terminate_run(run_id=driver.run_id, now_ms=h.now_ms)
+
+
+@clause("SCHEDULE-6", "SCHEDULE-7", "SCHEDULE-8")
+async def ticks_are_claimed_and_marked_once(h: StoreHarness) -> None:
+    """Many claimers at once get every due tick exactly once, and twins of one mark start one run."""
+    handles = await h.handles(RACE_CLAIMERS)
+    chosen = random.Random(SEED)
+    for number in range(RACE_RUNS // 2):
+        await _upsert(h, f"s{number}")
+    batches = await _together(
+        chosen,
+        *(
+            handle.claim_due_schedule_buckets(owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, limit=MANY)
+            for handle in handles
+        ),
+    )
+    buckets = [bucket for batch in batches for bucket in batch.buckets]
+    assert sorted(b.schedule.schedule_id for b in buckets) == sorted(f"s{n}" for n in range(RACE_RUNS // 2))
+    for bucket in buckets[:10]:
+        mark = {
+            "schedule_id": bucket.schedule.schedule_id,
+            "fire_at_ms": bucket.fire_at_ms,
+            "lease_token": bucket.lease.token,
+            "operation_id": h.new_id("op"),
+            "expected_revision": 1,
+            "next_fire_at_ms": None,
+            "run_id": h.new_id("tick"),
+            "now_ms": h.now_ms,
+        }
+        answers = await _together(chosen, *(handle.mark_schedule_bucket_started(**mark) for handle in handles[:3]))
+        assert all(isinstance(answer, BucketStarted) for answer in answers), answers
+    assert len((await h.store.list_runs(limit=MANY)).runs) == 10
+
+
+async def _upsert(h: StoreHarness, schedule_id: str) -> None:
+    await h.store.upsert_schedule(
+        schedule_id=schedule_id,
+        workflow_id="w",
+        workflow_version="1",
+        spec=encode_json(None),
+        input=encode_json(None),
+        next_fire_at_ms=h.now_ms,
+        now_ms=h.now_ms,
+    )

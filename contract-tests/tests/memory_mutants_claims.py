@@ -1,0 +1,175 @@
+"""Stores with one fault each in claims, leases and sweeps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from memory_mutants import Faulty
+from mutant_catalogue import broken
+from workflow_runtime.store import Duplicate, RunStatus
+from workflow_store_memory import InMemoryWorkflowStore
+from workflow_store_memory import claims as memory_claims
+from workflow_store_memory.data import Run
+
+_first_due = memory_claims._first_due
+
+
+def _first_due_late(waiting: Any, *, now_ms: int, limit: int) -> Any:
+    return _first_due(waiting, now_ms=now_ms - 1, limit=limit)
+
+
+@broken("CLAIM-1")
+class LeaseEndsOneMillisecondLate(Faulty):
+    """`claim_run` takes the end of a lease for its last moment."""
+
+    async def claim_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        lease = None if run is None else run.lease
+        if run is not None and lease is not None and lease.expires_at_ms == arguments["now_ms"]:
+            run.lease = replace(lease, expires_at_ms=lease.expires_at_ms + 1)
+            answer = await super().claim_run(**arguments)
+            after = self.current(run.run_id).lease
+            if after is not None and after.token == lease.token:
+                run.lease = lease
+            return answer
+        return await super().claim_run(**arguments)
+
+
+@broken("LEASE-1", (memory_claims, "_first_due", _first_due_late))
+class SweepIsOneMillisecondLate(Faulty):
+    """Sweeps find what was due a millisecond ago."""
+
+
+@broken("CLAIM-2")
+class ClaimBringsNoInbox(Faulty):
+    """A claim by id comes with the history only."""
+
+    async def claim_run(self, **arguments: Any) -> Any:
+        answer = await super().claim_run(**arguments)
+        claim = getattr(answer, "claim", None)
+        return answer if claim is None else replace(answer, claim=replace(claim, inbox=()))
+
+
+@broken("CLAIM-3")
+class PendingListIsByAge(Faulty):
+    """`list_pending_runs` shows the runs in another order than a claim takes them."""
+
+    async def list_pending_runs(self, **arguments: Any) -> Any:
+        return tuple(reversed(await super().list_pending_runs(**arguments)))
+
+
+@broken("CLAIM-4")
+class TwoClaimersGetOneRun(Faulty):
+    """A sweep chooses its runs in one unit and claims them in the next."""
+
+    async def claim_pending_runs(self, **arguments: Any) -> Any:
+        queued = [run for run in self._data.runs.values() if run.status is RunStatus.QUEUED]
+        await asyncio.sleep(0.001)
+        for run in queued[: arguments["limit"]]:
+            if run.status is RunStatus.RUNNING:
+                run.status, run.lease = RunStatus.QUEUED, None
+        return await super().claim_pending_runs(**arguments)
+
+
+def _first_due_by_age(waiting: Any, *, now_ms: int, limit: int) -> Any:
+    runs = [(at_ms, run) for at_ms, run in waiting if at_ms <= now_ms]
+    return [run for _, run in sorted(runs, key=lambda item: (item[0], item[1].run_id))[:limit]]
+
+
+@broken("CLAIM-5", (memory_claims, "_first_due", _first_due_by_age))
+class PriorityIsIgnored(Faulty):
+    """Claims are in order of time alone."""
+
+
+@broken("CLAIM-6")
+class EmptyFilterMatchesAll(Faulty):
+    """An empty list of queues is taken for no filter."""
+
+    async def claim_pending_runs(self, **arguments: Any) -> Any:
+        return await super().claim_pending_runs(**(arguments | {"queues": arguments.get("queues") or None}))
+
+
+@broken("CLAIM-6")
+class VersionIsIgnored(Faulty):
+    """A worker gets every version of its workflows."""
+
+    async def claim_due_timers(self, **arguments: Any) -> Any:
+        wanted = arguments.get("workflows")
+        if wanted:
+            ids = {version.workflow_id for version in wanted}
+            stored = self._data.runs.values()
+            arguments["workflows"] = [
+                replace(wanted[0], workflow_id=run.workflow_id, version=run.workflow_version)
+                for run in stored
+                if run.workflow_id in ids
+            ]
+        return await super().claim_due_timers(**arguments)
+
+
+def _without_next_due(verb: str) -> Callable[..., Any]:
+    async def call(self: Faulty, **arguments: Any) -> Any:
+        return replace(await getattr(InMemoryWorkflowStore, verb)(self, **arguments), next_due_ms=None)
+
+    return call
+
+
+@broken("CLAIM-7")
+class NextDueIsUnknown(Faulty):
+    """A claim never says when the next run is due."""
+
+    claim_pending_runs = _without_next_due("claim_pending_runs")
+
+
+def _queued_for_nobody(run: Run, now_ms: int) -> None:
+    run.status, run.lease, run.finished_at_ms = RunStatus.QUEUED, None, None
+    run.available_at_ms = 2**53 - 1
+    run.updated_at_ms = now_ms
+
+
+@broken("CLAIM-9", (Run, "make_queued", _queued_for_nobody))
+class QueuedRunIsNeverClaimed(Faulty):
+    """A run that is queued again has no time at which anybody would find it."""
+
+
+_renew_lease = Run.renew_lease
+
+
+def _renew_exactly(run: Run, expires_at_ms: int) -> Any:
+    assert run.lease is not None
+    run.lease = replace(run.lease, expires_at_ms=expires_at_ms)
+    return run.lease
+
+
+@broken("LEASE-1", (Run, "renew_lease", _renew_exactly))
+class HeartbeatShortens(Faulty):
+    """A late heartbeat moves the end of a lease back."""
+
+
+@broken("LEASE-2")
+class HeartbeatEchoesTheClock(Faulty):
+    """The answer to a heartbeat gives the caller's own time for the store's."""
+
+    async def heartbeat_run_lease(self, **arguments: Any) -> Any:
+        return replace(await super().heartbeat_run_lease(**arguments), store_clock_ms=arguments["now_ms"])
+
+
+@broken("LEASE-3")
+class ReleaseCountsACrash(Faulty):
+    """Handing a run over brings it nearer to being dead."""
+
+    async def release_run_lease(self, **arguments: Any) -> Any:
+        await super().release_run_lease(**arguments)
+        self.current(arguments["run_id"]).crashes += 1
+
+
+@broken("CANCEL-1")
+class CancelOfAnEndedRunIsADuplicate(Faulty):
+    """A late request is told that it is known, not that the run has ended."""
+
+    async def cancel_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        known = None if run is None else run.deliveries.get(("cancel", "cancel"))
+        return await super().cancel_run(**arguments) if known is None else Duplicate(inbox_seq=known.inbox_seq)

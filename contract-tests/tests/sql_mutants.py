@@ -1,0 +1,278 @@
+"""The D1 store with one fault each, made by changing its SQL texts or what carries them to the database."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mutant_catalogue import Mutant
+from workflow_contract_tests import StoreHarness
+from workflow_store_d1 import D1WorkflowStore
+
+__all__ = ["SQL_MUTANTS", "d1_harness", "open_broken"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is changed: in one named statement one text for another, or the database itself."""
+
+    clause: str
+    story: str
+    edits: Sequence[tuple[str, str, str]] = ()
+    database: Callable[[Any], Any] | None = None
+
+
+class _SingleStatements:
+    """A database whose batch is no transaction: statement after statement, each on its own."""
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+
+    def prepare(self, sql: str) -> Any:
+        return self._database.prepare(sql)
+
+    async def batch(self, statements: Sequence[Any]) -> list[Any]:
+        return [await statement.all() for statement in statements]
+
+
+class _LateLock(_SingleStatements):
+    """A database whose transactions begin as readers, and fail where they want to write after others did."""
+
+    async def batch(self, statements: Sequence[Any]) -> list[Any]:
+        result: list[Any] = await self._database.execute(statements, begin="BEGIN")
+        return result
+
+
+FAULTS = {
+    "unfenced-append": Fault(
+        clause="FENCE-1",
+        story="An append is refused after it was written: the statements do not carry the fence.",
+        edits=[
+            ("driver.event", "AND head.lease_token = ?2", "AND ?2 = ?2"),
+            ("append_events.head", "AND lease_token = ?2", "AND ?2 = ?2"),
+        ],
+    ),
+    "unfenced-finish": Fault(
+        clause="FENCE-1",
+        story="A run that somebody else drives can be finished.",
+        edits=[("mark_run_ended.head", "AND lease_token = ?2", "AND ?2 = ?2")],
+    ),
+    "unfenced-heartbeat": Fault(
+        clause="FENCE-1",
+        story="A heartbeat renews whatever lease there is.",
+        edits=[("heartbeat_run_lease", "AND lease_token = ?2", "AND ?2 = ?2")],
+    ),
+    "half-a-late-pause": Fault(
+        clause="FENCE-1",
+        story="A late pause leaves its timers behind: one statement of the batch lacks the fence.",
+        edits=[("driver.set_timers", "AND head.lease_token = ?2", "AND ?2 = ?2")],
+    ),
+    "repeat-is-written": Fault(
+        clause="OP-1",
+        story="A repeated timer is written again.",
+        edits=[
+            ("schedule_timer.timer", "AND head.operation_id <> ?3", "AND ?3 = ?3"),
+            ("schedule_timer.head", "AND operation_id <> ?3", "AND ?3 = ?3"),
+        ],
+    ),
+    "claim-forgets-the-operation": Fault(
+        clause="OP-2",
+        story="A claim clears the last operation.",
+        edits=[("claim_run.head", "awaiting = '[]',", "awaiting = '[]', operation_id = '',")],
+    ),
+    "crash-count-survives": Fault(
+        clause="LOG-3",
+        story="An append does not set the crash count to zero.",
+        edits=[("append_events.head", "CASE WHEN ?5 > 0 THEN 0 ELSE crashes END", "crashes")],
+    ),
+    "inbox-is-never-taken": Fault(
+        clause="LOG-6",
+        story="Taken entries are not marked.",
+        edits=[("driver.taken", "SET taken = 1", "SET taken = 0")],
+    ),
+    "page-counts-from-zero": Fault(
+        clause="LOG-7",
+        story="A page that begins later may exceed its bytes by what came before.",
+        edits=[("read_events", "OR page.event_index = ?2", "OR page.event_index <= ?2 + 1")],
+    ),
+    "pause-ignores-the-inbox": Fault(
+        clause="PAUSE-2",
+        story="A pause parks the run whatever has arrived.",
+        edits=[("mark_run_paused.head", "inbox_seq > ?6", "inbox_seq > ?6 + 1000")],
+    ),
+    "pause-forgets-older-timers": Fault(
+        clause="TIMER-1",
+        story="A paused run is due at its latest timer.",
+        edits=[("mark_run_paused.head", "min(timer.fire_at)", "max(timer.fire_at)")],
+    ),
+    "delivery-never-wakes": Fault(
+        clause="SIGNAL-1",
+        story="A signal is written, and the run stays parked.",
+        edits=[("deliver.waken", "AND status = 'paused'", "AND status = 'sleeping'")],
+    ),
+    "names-look-alike": Fault(
+        clause="SIGNAL-1",
+        story="A run is woken by a signal whose name differs in case.",
+        edits=[
+            (part, "json_extract(waiting.value, '$[1]') = ?3", "lower(json_extract(waiting.value, '$[1]')) = lower(?3)")
+            for part in ("deliver.before", "deliver.waken")
+        ],
+    ),
+    "ended-runs-take-signals": Fault(
+        clause="SIGNAL-2",
+        story="A signal for an ended run is refused in words and written all the same, so that its repeat is known.",
+        edits=[("deliver.entry", "IN ('queued', 'running', 'paused', 'dead')", "<> 'unknown'")],
+    ),
+    "cancelled-run-waits": Fault(
+        clause="CANCEL-2",
+        story="A run queued for next week ends next week.",
+        edits=[("cancel_run.head", "min(due_at, ?2)", "due_at")],
+    ),
+    "terminated-run-keeps-timers": Fault(
+        clause="CANCEL-4",
+        story="The timers of a terminated run are left behind.",
+        edits=[("terminate_run.timers", "AND EXISTS", "AND NOT EXISTS")],
+    ),
+    "lease-ends-late": Fault(
+        clause="CLAIM-1",
+        story="The end of a lease is taken for its last moment.",
+        edits=[("claim_run.head", "lease_expires_at <= ?5", "lease_expires_at < ?5")],
+    ),
+    "one-crash-too-many": Fault(
+        clause="DEAD-2",
+        story="A run dies one crash late.",
+        edits=[("claim_stale_runs.heads", "crashes + 1 >= ?8", "crashes >= ?8")],
+    ),
+    "priority-is-ignored": Fault(
+        clause="CLAIM-5",
+        story="Claims are in order of time alone.",
+        edits=[("claim_pending_runs.heads", "ORDER BY due.priority DESC,", "ORDER BY")],
+    ),
+    "version-is-ignored": Fault(
+        clause="CLAIM-6",
+        story="A worker gets every version of its workflows.",
+        edits=[
+            (
+                "claim_stale_runs.heads",
+                "AND json_extract(wanted.value, '$[1]') = stale.workflow_version",
+                "AND stale.workflow_version = stale.workflow_version",
+            )
+        ],
+    ),
+    "damage-is-not-noticed": Fault(
+        clause="CLAIM-8",
+        story="A damaged input is handed to the worker.",
+        edits=[("claimed.runs", "json_valid(state.input)", "1")],
+    ),
+    "heartbeat-shortens": Fault(
+        clause="LEASE-1",
+        story="A late heartbeat moves the end of a lease back.",
+        edits=[("heartbeat_run_lease", "max(lease_expires_at, ?3)", "?3")],
+    ),
+    "due-timers-are-late": Fault(
+        clause="TIMER-2",
+        story="A timer comes along one millisecond late.",
+        edits=[("claimed.due_timers", "timer.fire_at <= ?2", "timer.fire_at < ?2")],
+    ),
+    "deletion-leaves-the-inbox": Fault(
+        clause="RETAIN-1",
+        story="The inbox of a deleted run is found again by its namesake.",
+        edits=[("delete_run.inbox", "AND EXISTS", "AND NOT EXISTS")],
+    ),
+    "prune-takes-the-youngest": Fault(
+        clause="RETAIN-3",
+        story="Pruning begins with the runs that ended last.",
+        edits=[
+            (f"prune_runs.{part}", "ORDER BY head.finished_at,", "ORDER BY head.finished_at DESC,")
+            for part in ("events", "timers", "inbox", "states", "runs", "heads")
+        ],
+    ),
+    "ties-are-lost": Fault(
+        clause="LIST-2",
+        story="Of runs created in one millisecond a page shows those that fit; the next skips the rest.",
+        edits=[("list_runs", "(run.created_at, run.run_id) > (?1, ?2)", "run.created_at > ?1 AND ?2 = ?2")],
+    ),
+    "prefix-is-a-pattern": Fault(
+        clause="LIST-3",
+        story="A prefix is matched with LIKE.",
+        edits=[("list_runs", "substr(run.run_id, 1, length(?7)) = ?7", "run.run_id LIKE ?7 || '%'")],
+    ),
+    "payload-is-normalised": Fault(
+        clause="PAYLOAD-1",
+        story="The database writes JSON in its own way.",
+        edits=[("create_run.state", "SELECT ?1, ?2", "SELECT ?1, json(?2)")],
+    ),
+    "tick-fires-again": Fault(
+        clause="SCHEDULE-9",
+        story="The high-water mark is kept and not looked at.",
+        edits=[
+            (
+                "claim_due_schedule_buckets.buckets",
+                "AND (schedule.last_fire_at IS NULL OR schedule.next_fire_at > schedule.last_fire_at)",
+                "",
+            )
+        ],
+    ),
+    "batch-is-no-transaction": Fault(
+        clause="RUN-7",
+        story="The statements of a batch are sent one by one.",
+        database=_SingleStatements,
+    ),
+    "lock-comes-late": Fault(
+        clause="SIGNAL-2",
+        story="Transactions begin as readers, and fail when another has written before they do.",
+        database=_LateLock,
+    ),
+}
+
+
+async def open_broken(path: str, fault: str) -> D1WorkflowStore:
+    """Open the store with a fault; child processes call this too."""
+    store = await D1WorkflowStore.open(path)
+    session, what = store._session, FAULTS[fault]
+    texts = dict(session._sql)
+    for name, old, new in what.edits:
+        if old not in texts[name]:
+            raise LookupError(f"{fault}: the statement {name} has no {old!r}")
+        texts[name] = texts[name].replace(old, new)
+    session._sql = texts
+    if what.database is not None:
+        session._database = what.database(session._database)
+    return store
+
+
+def _corrupter(path: str) -> Callable[[str], Any]:
+    async def corrupt(run_id: str) -> None:
+        store = await D1WorkflowStore.open(path)
+        damage = "UPDATE workflow_run_states SET input = '{\"cut' WHERE run_id = ?1"
+        await store._session.prepare(damage, run_id).run()
+        await store.close()
+
+    return corrupt
+
+
+@contextlib.contextmanager
+def d1_harness(fault: str | None) -> Iterator[StoreHarness]:
+    """A harness for the D1 store on a file of its own, with a fault or without."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "mutant.db"))
+        arguments = {"path": path} if fault is None else {"path": path, "fault": fault}
+        factory = "workflow_store_d1:D1WorkflowStore.open" if fault is None else f"{__name__}:open_broken"
+        yield StoreHarness(
+            lambda: D1WorkflowStore.open(path) if fault is None else open_broken(path, fault),
+            contract_version="0.1",
+            process_factory=factory,
+            process_arguments=arguments,
+            corrupt=_corrupter(path),
+        )
+
+
+def _mutant(name: str, fault: Fault) -> Mutant:
+    return Mutant(name=f"d1-{name}", clause=fault.clause, story=fault.story, harness=lambda: d1_harness(name))
+
+
+SQL_MUTANTS = [_mutant(name, fault) for name, fault in FAULTS.items()]

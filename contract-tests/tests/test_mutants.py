@@ -1,0 +1,43 @@
+"""The kit proves itself: each deliberate fault is caught by the clause that it breaks."""
+
+import re
+
+import memory_mutants_claims  # noqa: F401  # these put their mutants on the list
+import memory_mutants_outside  # noqa: F401
+import pytest
+from memory_mutants import MEMORY_MUTANTS
+from mutant_catalogue import Mutant, hunt, memory_harness
+from sql_mutants import SQL_MUTANTS, d1_harness
+from workflow_contract_tests import CLAUSES, catalogue, certify
+from workflow_store_memory import InMemoryWorkflowStore
+
+ALL_MUTANTS = [*MEMORY_MUTANTS, *SQL_MUTANTS]
+_OWN_MISTAKE = re.compile(r"^(AttributeError|TypeError|NameError|KeyError|IndexError|LookupError)\b")
+
+
+@pytest.mark.parametrize("mutant", ALL_MUTANTS, ids=lambda mutant: f"{mutant.clause}-{mutant.name}")
+def test_mutant_is_caught_by_its_clause(mutant: Mutant) -> None:
+    caught = hunt(mutant)
+    assert caught is not None, f"no case of {mutant.clause} noticed: {mutant.story}"
+    assert not _OWN_MISTAKE.match(caught.problem or ""), f"the mutant itself is broken: {caught.problem}"
+
+
+@pytest.mark.parametrize("name", ["batch-is-no-transaction", "lock-comes-late"])
+def test_races_between_processes_have_teeth(name: str) -> None:
+    races = [case for case in catalogue() if "processes" in case.needs and case.name.startswith("processes_")]
+    assert certify(lambda: d1_harness(name), races).of("failed"), "no race between processes noticed"
+
+
+def test_unbroken_memory_store_passes() -> None:
+    report = certify(lambda: memory_harness(InMemoryWorkflowStore))
+    assert report.of("failed", "not-run") == ()
+
+
+def test_unbroken_d1_store_passes_where_its_mutants_fail() -> None:
+    hunted = {mutant.clause for mutant in SQL_MUTANTS}
+    report = certify(lambda: d1_harness(None), [case for case in catalogue() if hunted & set(case.clauses)])
+    assert report.of("failed", "not-run", "not-applicable") == ()
+
+
+def test_every_clause_has_a_mutant() -> None:
+    assert sorted({mutant.clause for mutant in ALL_MUTANTS}) == sorted(CLAUSES)
