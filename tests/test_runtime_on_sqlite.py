@@ -1,0 +1,134 @@
+"""The runtime on the SQLite store: budgets, a week in no time, and rows that somebody damaged."""
+
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workflow_runtime import Context, CorruptRecordError, TestClock, WorkflowRuntime, workflow
+from workflow_runtime.testing import run_to_completion, run_until_blocked
+from workflow_store_d1 import SQLiteWorkflowStore
+
+
+async def add(number: int) -> int:
+    return number + 1
+
+
+@workflow(id="steps")
+async def steps(ctx: Context, count: int) -> int:
+    total = 0
+    for _ in range(count):
+        total = await ctx.step(add, total)
+    return total
+
+
+@workflow(id="week")
+async def week(ctx: Context, _: None) -> float:
+    began = await ctx.now()
+    for _day in range(7):
+        await ctx.sleep(timedelta(days=1))
+    return (await ctx.now() - began).total_seconds()
+
+
+@workflow(id="wait")
+async def wait(ctx: Context, _: None) -> Any:
+    return await ctx.wait_for_event("go")
+
+
+class CountingStore:
+    """Counts the calls of every verb that it passes on."""
+
+    def __init__(self, inner: SQLiteWorkflowStore) -> None:
+        self._inner = inner
+        self.calls: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._inner, name)
+        return self._count(name, attribute) if callable(attribute) else attribute
+
+    def _count(self, name: str, verb: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(**arguments: Any) -> Any:
+            self.calls[name] += 1
+            return await verb(**arguments)
+
+        return call
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SQLiteWorkflowStore]:
+    async with SQLiteWorkflowStore.open(tmp_path / "app.db") as opened:
+        await opened.ensure_schema()
+        yield opened
+
+
+def runtime_on(store: Any, clock: TestClock) -> WorkflowRuntime:
+    return WorkflowRuntime(store=store, workflows=[steps, week, wait], clock=clock)
+
+
+async def test_a_run_of_ten_steps_takes_eleven_calls(store: SQLiteWorkflowStore) -> None:
+    """Create-and-claim is one, each step one, and the last step's record goes with the end of the run."""
+    counting = CountingStore(store)
+    handle = await runtime_on(counting, TestClock()).run_here(steps, 10)
+    assert counting.calls == {"create_run": 1, "append_events": 9, "mark_run_finished": 1}
+    assert await handle.result() == 10
+
+
+async def test_a_wait_costs_one_pause_one_delivery_and_one_claim(store: SQLiteWorkflowStore) -> None:
+    """The pause writes its events itself, the claim brings the history and the signal."""
+    counting = CountingStore(store)
+    runtime = runtime_on(counting, TestClock())
+    handle = await runtime.run_here(wait)
+    assert counting.calls == {"create_run": 1, "mark_run_paused": 1}
+    counting.calls.clear()
+    await runtime.deliver_signal(handle.run_id, "go", 1)
+    await runtime.sweep(limit=1)
+    claims = {"claim_stale_runs", "claim_due_timers", "claim_pending_runs"}
+    assert {verb: n for verb, n in counting.calls.items() if verb not in claims} == {
+        "deliver_signal": 1,
+        "mark_run_finished": 1,
+    }
+
+
+async def test_a_week_passes_in_no_time(store: SQLiteWorkflowStore) -> None:
+    """A test clock rules a SQL store too: its times come from the arguments."""
+    clock = TestClock()
+    runtime = runtime_on(store, clock)
+    started = time.perf_counter()
+    assert await run_to_completion(runtime, await runtime.start_run(week), clock) == 7 * 86_400
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("damage", "table"),
+    [
+        ("UPDATE workflow_run_states SET input = '{broken' WHERE run_id = 'bad'", "workflow_run_states"),
+        ("UPDATE workflow_events SET payload = '{broken' WHERE run_id = 'bad'", "workflow_events"),
+        (
+            "UPDATE workflow_signal_deliveries SET payload = '{broken' WHERE run_id = 'bad'",
+            "workflow_signal_deliveries",
+        ),
+    ],
+)
+async def test_a_damaged_run_does_not_stop_the_sweep(
+    store: SQLiteWorkflowStore, tmp_path: Path, damage: str, table: str
+) -> None:
+    """The error names table and key; the other runs of the same sweep are driven."""
+    runtime = runtime_on(store, TestClock())
+    for run_id in ("a", "bad", "c"):
+        await runtime.start_run(wait, run_id=run_id)
+    await run_until_blocked(runtime)
+    for run_id in ("a", "bad", "c"):
+        await runtime.deliver_signal(run_id, "go", {"to": run_id})
+    with sqlite3.connect(tmp_path / "app.db") as connection:
+        assert connection.execute(damage).rowcount == 1
+    connection.close()
+
+    report = await runtime.sweep()
+
+    assert [(error.table, "bad" in error.key) for error in report.corrupt] == [(table, True)]
+    assert isinstance(report.corrupt[0], CorruptRecordError)
+    assert [await runtime.attach(run_id).status() for run_id in ("a", "c")] == ["finished", "finished"]

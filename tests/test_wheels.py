@@ -1,0 +1,163 @@
+"""Each distribution is complete in its wheel, and brings nothing that it does not need."""
+
+import email
+import email.message
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a command as on a clean machine: no path, no index and no option from outside comes along."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment | {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def build(source: Path, target: Path, *kinds: str) -> None:
+    """Build with the backend itself; it is in this environment, so that no index is asked."""
+    flags = [word for kind in kinds for word in ("--target", kind)]
+    run(sys.executable, "-m", "hatchling", "build", *flags, "--directory", target, cwd=source)
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheels and source archives of every distribution."""
+    target = tmp_path_factory.mktemp("wheelhouse")
+    for project in [*ROOT.glob("*/pyproject.toml"), *ROOT.glob("packages/*/pyproject.toml")]:
+        build(project.parent, target, "sdist", "wheel")
+    return target
+
+
+@pytest.fixture
+def wheel(package: Path, wheelhouse: Path) -> Path:
+    """The wheel of the distribution; ours are called as they are imported."""
+    [wheel] = wheelhouse.glob(f"{package.name}-*.whl")
+    return wheel
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    """Read every file of a wheel, but its own list of them."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/RECORD")}
+
+
+def metadata(wheel: Path) -> email.message.Message:
+    """Read a wheel's metadata."""
+    [text] = [data for name, data in contents(wheel).items() if name.endswith(".dist-info/METADATA")]
+    return email.message_from_bytes(text)
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel: Path, package: Path) -> None:
+    """Every source, SQL and marker file of the package, the licence, and no tests or caches."""
+    source = {
+        str(path.relative_to(package.parent)): path.read_bytes()
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    packed = contents(wheel)
+    extra = {name.split("/", 1)[1] for name in packed if ".dist-info/" in name}
+
+    assert {name: data for name, data in packed.items() if ".dist-info/" not in name} == source
+    assert f"{package.name}/py.typed" in packed
+    assert extra - {"entry_points.txt"} == {"METADATA", "WHEEL", "licenses/LICENSE"}
+    assert {Path(name).suffix for name in source} <= {".py", ".sql", ".typed"}
+
+
+def test_wheel_runs_everywhere_and_says_what_it_is(wheel: Path, folder: Path) -> None:
+    """Pure Python, with README, licence and bounded requirements on its siblings."""
+    facts = metadata(wheel)
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    siblings = [item for item in facts.get_all("Requires-Dist", []) if item.startswith("workflow-")]
+
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert readme.strip()
+    assert str(facts.get_payload()).strip() == readme.strip()
+    assert facts["License-Expression"] == "MIT"
+    assert facts["Requires-Python"] == ">=3.11"
+    assert all(">=" in item and "<" in item for item in siblings), siblings
+
+
+def test_source_archive_gives_the_same_wheel(wheel: Path, package: Path, tmp_path: Path) -> None:
+    """Whoever builds from the source archive gets what we publish."""
+    [archive] = wheel.parent.glob(f"{package.name}-*.tar.gz")
+    flags = ("--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", "again")
+    run(sys.executable, "-m", "pip", "wheel", *flags, archive, cwd=tmp_path)
+
+    assert contents(tmp_path / "again" / wheel.name) == contents(wheel)
+
+
+def install_alone(distribution: str, wheelhouse: Path, folder: Path) -> Path:
+    """Install one distribution from our wheels only, without an index; give the environment's interpreter."""
+    venv.create(folder / "environment", symlinks=True)
+    python = folder / "environment" / "bin" / "python"
+    arguments = ["install", "--no-index", "--find-links", str(wheelhouse), distribution]
+    run(sys.executable, "-m", "pip", "--python", python, *arguments, cwd=folder)
+    return python
+
+
+def installed(python: Path) -> set[str]:
+    """Name what is installed in an environment."""
+    listing = run(sys.executable, "-m", "pip", "--python", python, "list", "--format", "json", cwd=python.parent)
+    return {item["name"] for item in json.loads(listing)}
+
+
+def test_memory_store_comes_alone(wheelhouse: Path, tmp_path: Path) -> None:
+    """The runtime and the store, pure Python, no driver: and a run can be created with them."""
+    python = install_alone("workflow-store-memory", wheelhouse, tmp_path)
+    script = """
+import asyncio
+from workflow_runtime.payloads import encode_json
+from workflow_store_memory import InMemoryWorkflowStore
+
+store = InMemoryWorkflowStore()
+created = asyncio.run(
+    store.create_run(
+        run_id="a", workflow_id="w", workflow_version="1", input=encode_json(None), operation_id="o", now_ms=0
+    )
+)
+print(created.kind)
+"""
+
+    assert run(python, "-c", script, cwd=tmp_path).split() == ["created"]
+    assert installed(python) == {"workflow-runtime", "workflow-store-memory"}
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in {".so", ".pyd", ".dylib"}]
+
+
+def test_d1_store_without_extras_says_what_is_missing(wheelhouse: Path, tmp_path: Path) -> None:
+    """Without the extra the package imports, and opening a file names what to install."""
+    python = install_alone("workflow-store-d1", wheelhouse, tmp_path)
+    script = """
+import asyncio
+from workflow_runtime.errors import ConfigurationError
+from workflow_store_d1 import D1WorkflowStore
+
+async def open_file():
+    async with D1WorkflowStore.open("app.db"):
+        pass
+
+try:
+    asyncio.run(open_file())
+except ConfigurationError as error:
+    print(error)
+"""
+
+    assert "workflow-store-d1[local]" in run(python, "-c", script, cwd=tmp_path)
+    assert installed(python) == {"workflow-migrations", "workflow-runtime", "workflow-store-d1"}

@@ -1,0 +1,8 @@
+"""Read by the type checker, never run: each store has every verb of the contract with the contract's types."""
+
+from workflow_runtime.store import WorkflowExecutionStore
+from workflow_store_d1 import D1WorkflowStore
+from workflow_store_memory import InMemoryWorkflowStore
+
+memory: type[WorkflowExecutionStore] = InMemoryWorkflowStore
+d1: type[WorkflowExecutionStore] = D1WorkflowStore
