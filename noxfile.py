@@ -1,0 +1,272 @@
+"""Every check of this repository. `nox -l` lists the sessions; CONTRIBUTING.md says which one to use when."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+nox.needs_version = ">=2025.2"
+# virtualenv and pip, so that an index, a proxy or a certificate set up for pip holds here too.
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+# In the order of their dependencies: pip looks none of them up elsewhere when they come in one call.
+DISTRIBUTIONS = (
+    "packages/workflow-runtime",
+    "migrations-shared",
+    "contract-tests",
+    "packages/workflow-store-memory",
+    "packages/workflow-store-d1",
+)
+EXTRAS = {"packages/workflow-store-d1": "[local]"}
+EXAMPLE_STORE = "examples/third-party-store"
+AUDIT = "examples/audit_packages"
+
+CONTRACTS = {
+    "memory": "packages/workflow-store-memory/tests/test_contract.py",
+    "d1-local": "packages/workflow-store-d1/tests/test_contract.py",
+}
+MUTANTS = "contract-tests/tests/test_mutants.py"
+CRASH = "tests/crash"
+WHEELS = "tests/test_wheels.py"
+DOCS = ("tests/test_docs.py", "tests/test_store_contract_page.py")
+
+
+def install(session: nox.Session, *groups: str, editable: bool = True) -> None:
+    """Install dependency groups, then our own distributions (with the extras that the checks need)."""
+    wanted = [item for group in ("build", *groups) for item in nox.project.dependency_groups(PYPROJECT, group)]
+    session.install(*wanted)
+    flag = ["--editable"] if editable else []
+    folders = [[*flag, f"./{folder}{EXTRAS.get(folder, '')}"] for folder in DISTRIBUTIONS]
+    session.install("--no-build-isolation", *(word for folder in folders for word in folder))
+
+
+def pytest(session: nox.Session, *arguments: str, processes: int = 2) -> None:
+    """Run pytest; what follows `--` on nox's command line goes along."""
+    session.run("python", "-m", "pytest", f"--numprocesses={processes}", *arguments, *session.posargs)
+
+
+def run_each(session: nox.Session, *commands: tuple[str, ...]) -> None:
+    """Run every command, and fail after the last one if any failed: one run tells everything that is wrong."""
+    failures = []
+    for command in commands:
+        try:
+            session.run(*command)
+        except CommandFailed as failure:
+            failures.append(failure)
+    if failures:
+        raise failures[0]
+
+
+# The parts come first: most are a session of their own further down, and `tests` runs them all in one environment.
+
+
+def check_style(session: nox.Session) -> None:
+    """Rules and formatting."""
+    run_each(session, ("ruff", "check", "."), ("ruff", "format", "--check", "."))
+
+
+def check_boundaries(session: nox.Session) -> None:
+    """Who may import whom."""
+    session.run("lint-imports")
+
+
+def check_types(session: nox.Session) -> None:
+    """Sources together; then folder by folder, because files of different folders share their names."""
+    session.install("--no-build-isolation", "--editable", f"./{EXAMPLE_STORE}")  # its tests import it
+    sources = [f"{folder}/src" for folder in DISTRIBUTIONS]
+    folders = [*(f"{folder}/tests" for folder in DISTRIBUTIONS), EXAMPLE_STORE, AUDIT, "tests", "benchmarks"]
+    run_each(session, ("mypy", *sources, "scripts", "tests/typing"), *(("mypy", folder) for folder in folders))
+
+
+def run_unit_tests(session: nox.Session) -> None:
+    """Everything with a `tests` folder, without what the other parts run."""
+    elsewhere = [*CONTRACTS.values(), MUTANTS, CRASH, WHEELS, *DOCS]
+    pytest(
+        session,
+        *(f"{folder}/tests" for folder in (*DISTRIBUTIONS, AUDIT)),
+        "tests",
+        *(f"--ignore={path}" for path in elsewhere),
+    )
+
+
+def run_contract(session: nox.Session, store: str) -> None:
+    """One store through every clause."""
+    pytest(session, CONTRACTS[store])
+
+
+def run_mutants(session: nox.Session) -> None:
+    """Broken stores, each of which a named clause must catch."""
+    pytest(session, MUTANTS)
+
+
+def run_crashes(session: nox.Session) -> None:
+    """A process killed around store calls; `WORKFLOW_CRASH_POINTS=all` takes every point."""
+    pytest(session, CRASH, "-rP", processes=0)  # with the figures that it prints
+
+
+def run_example_store(session: nox.Session) -> None:
+    """A stranger's store, from its own folder, as a stranger would run it."""
+    session.install("--no-build-isolation", "--editable", f"./{EXAMPLE_STORE}")
+    with session.chdir(EXAMPLE_STORE):
+        session.run("python", "-m", "pytest", "--numprocesses=2")
+
+
+def run_docs(session: nox.Session) -> None:
+    """Every Python example of the documentation, and whether the generated page is fresh."""
+    pytest(session, *DOCS, processes=0)
+
+
+def run_wheels(session: nox.Session) -> None:
+    """Build every distribution and use it from its wheel alone."""
+    pytest(session, WHEELS, processes=0)
+
+
+PARTS: dict[str, Callable[[nox.Session], None]] = {
+    "lint": check_style,
+    "typecheck": check_types,
+    "boundaries": check_boundaries,
+    "unit": run_unit_tests,
+    "contract(memory)": lambda session: run_contract(session, "memory"),
+    "contract(d1-local)": lambda session: run_contract(session, "d1-local"),
+    "mutants": run_mutants,
+    "crash": run_crashes,
+    "third-party store": run_example_store,
+    "docs": run_docs,
+    "wheels": run_wheels,
+}
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Audit a copy of this environment's packages while workers are killed."""
+    install(session, editable=False)
+    session.run("python", f"{AUDIT}/demo.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every check once, on the interpreter at hand: what CI runs."""
+    install(session, "lint", "types", "test")
+    outcomes = [run_part(session, name, part) for name, part in PARTS.items()]
+    session.log("part                  result    seconds")
+    for name, passed, seconds in outcomes:
+        session.log(f"{name:<20}  {'passed' if passed else 'FAILED'}  {seconds:9.1f}")
+    failed = [name for name, passed, _ in outcomes if not passed]
+    if failed:
+        session.error(f"failed: {', '.join(failed)}")
+
+
+def run_part(session: nox.Session, name: str, part: Callable[[nox.Session], None]) -> tuple[str, bool, float]:
+    """Run one part; a failure does not keep the next ones from running."""
+    session.log(f"=== {name}")
+    started = time.monotonic()
+    try:
+        part(session)
+    except CommandFailed:
+        return name, False, time.monotonic() - started
+    return name, True, time.monotonic() - started
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and import boundaries."""
+    install(session, "lint")
+    check_style(session)
+    check_boundaries(session)
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Check types, strictly."""
+    install(session, "types", "test")
+    check_types(session)
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Run the unit tests of every distribution and the cross-package tests."""
+    install(session, "test")
+    run_unit_tests(session)
+
+
+@nox.session
+@nox.parametrize("store", [nox.param(store, id=store) for store in CONTRACTS])
+def contract(session: nox.Session, store: str) -> None:
+    """Take one store through the contract."""
+    install(session, "test")
+    run_contract(session, store)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Prove that the contract tests catch broken stores, and that a stranger can use them."""
+    install(session, "test")
+    run_mutants(session)
+    session.run("python", "contract-tests/tests/mutant_table.py")
+    run_example_store(session)
+
+
+@nox.session
+def crash(session: nox.Session) -> None:
+    """Kill processes around store calls and compare the outcome with an undisturbed run."""
+    install(session, "test")
+    run_crashes(session)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run the examples of the documentation; `scripts/render_contract.py` mends a stale contract page."""
+    install(session, "test")
+    run_docs(session)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build every distribution and check and use the wheels."""
+    install(session, "test")
+    run_wheels(session)
+
+
+@nox.session(python=PYTHONS)
+def matrix(session: nox.Session) -> None:
+    """Run unit tests and contracts at full counts on each supported Python."""
+    session.env.update({"WORKFLOW_CONTRACT_SCALE": "10", "PYTEST_TIMEOUT": "3600"})
+    install(session, "test")
+    run_unit_tests(session)
+    for store in CONTRACTS:
+        run_contract(session, store)
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Run everything at full counts, on every Python, and build what would be published into dist/."""
+    session.env.update({"WORKFLOW_CRASH_POINTS": "all", "PYTEST_TIMEOUT": "3600"})
+    install(session, "test")
+    run_mutants(session)
+    run_example_store(session)
+    run_crashes(session)
+    run_docs(session)
+    run_wheels(session)
+    build(session)
+    for python in PYTHONS:
+        session.notify(f"matrix-{python}")
+
+
+def build(session: nox.Session) -> None:
+    """Build each distribution by the backend that hatch calls; it is in this environment, where hatch makes another."""
+    dist = Path("dist").resolve()
+    shutil.rmtree(dist, ignore_errors=True)
+    for folder in DISTRIBUTIONS:
+        with session.chdir(folder):
+            session.run("python", "-m", "hatchling", "version")
+            session.run("python", "-m", "hatchling", "build", "--directory", str(dist))
