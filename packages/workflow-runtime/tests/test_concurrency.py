@@ -162,6 +162,20 @@ async def test_step_that_lost_a_race_is_cancelled(lab: Lab, gate: Gate) -> None:
     assert "pass_through" not in str(await lab.log("run"))
 
 
+async def test_step_that_was_given_up_before_it_started_does_not_start(lab: Lab) -> None:
+    """Something that is decided at once may cancel its branch."""
+
+    @workflow()
+    async def hasty(ctx: Context, _: Any) -> str:
+        step = asyncio.create_task(ctx.step(lab.ran.update, ["started"]))
+        await ctx.sleep(timedelta(0))
+        step.cancel()
+        return await ctx.step(echo, "done")
+
+    assert await lab.finish(hasty) == "done"
+    assert lab.ran == {}
+
+
 async def test_cancelled_step_may_clean_up_in_peace(lab: Lab, gate: Gate) -> None:
     """It is cancelled once, however often the driver turns meanwhile."""
     cleaned = []

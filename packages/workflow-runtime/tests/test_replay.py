@@ -337,6 +337,20 @@ async def test_handler_that_ends_earlier(lab: Lab) -> None:
     assert error.called == "nothing of that id: the handler has ended"
 
 
+async def test_operation_that_was_given_up(lab: Lab) -> None:
+    """It has a record, but its branch was cancelled before the record's turn came."""
+
+    async def after(ctx: Context) -> None:
+        charge = asyncio.create_task(ctx.step.options(id="charge")(echo, 1))
+        await asyncio.sleep(0)
+        charge.cancel()
+        await ctx.wait_for_event("go")
+
+    error = await diverge(lab, step_then_wait, after)
+    assert error.recorded == "step 'charge' (step-completed)"
+    assert error.called == "step 'charge', but does not wait for it any more"
+
+
 async def test_handler_that_waits_for_nothing_durable(lab: Lab) -> None:
     """It hangs before it reaches what was recorded."""
 

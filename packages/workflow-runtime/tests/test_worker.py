@@ -292,6 +292,27 @@ async def test_run_that_was_claimed_while_the_worker_was_stopped_is_handed_over(
     assert await lab.log("run") == []
 
 
+async def test_no_step_starts_when_the_stop_comes_during_the_write_before_it(lab: Lab) -> None:
+    """The cause of the step is durable; the step is for the next worker."""
+
+    async def stop(verb: str, arguments: dict[str, Any]) -> None:
+        if verb == "append_events":
+            runtime._drivers["run"].stop()
+
+    @workflow()
+    async def works(ctx: Context, _: Any) -> None:
+        await ctx.now()
+        await ctx.step(lab.ran.update, ["started"])
+
+    store = lab.tapped()
+    store.before = stop
+    runtime = lab.runtime(works, store=store)
+    await runtime.start_run(works, run_id="run")
+    report = await runtime.sweep(limit=1)
+    assert (report.outcomes, lab.ran) == ({"released": 1}, {})
+    assert await lab.log("run") == ["value-recorded now"]
+
+
 async def test_step_that_outlasts_the_drain_is_cancelled_and_runs_again_elsewhere(lab: Lab, gate: Gate) -> None:
     """The run is handed over without waiting for its lease, and no attempt is counted as failed."""
 

@@ -87,15 +87,12 @@ class Machine:
         """Let an event take effect. `run` must follow.
 
         Raises:
-            NonDeterminismError: The handler has not asked for what the event records.
+            NonDeterminismError: The handler has not asked for what the event records, or has given it up.
         """
         if event.kind is EventKind.CANCEL_REQUESTED:
             self._cancel(event)
         elif event.kind in OPERATION_OF:
-            operation = self._find(event)
-            # A branch that was cancelled meanwhile does not hear of its operation any more.
-            if operation.pending:
-                _APPLY[event.kind](self, operation, event)
+            _APPLY[event.kind](self, self._find(event), event)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -196,6 +193,9 @@ class Machine:
             raise NonDeterminismError(self.run_id, event.step_id, recorded, self._called())
         if operation.kind is not OPERATION_OF[event.kind]:
             called = f"{operation.kind} {operation.step_id!r}"
+            raise NonDeterminismError(self.run_id, event.step_id, recorded, called)
+        if not operation.pending:
+            called = f"{operation.kind} {operation.step_id!r}, but does not wait for it any more"
             raise NonDeterminismError(self.run_id, event.step_id, recorded, called)
         return operation
 

@@ -97,9 +97,7 @@ class StepTasks:
         task.add_done_callback(lambda _: self._step_ended(step))
 
     def _step_ended(self, step: _RunningStep) -> None:
-        # Its next attempt may be running already.
-        if self._running.get(step.operation.step_id) is step:
-            del self._running[step.operation.step_id]
+        del self._running[step.operation.step_id]
         if step.task.cancelled():
             self._idle.append(step.operation)  # cut short, not failed: if it is still wanted, it runs again
         self._on_change()
