@@ -240,7 +240,7 @@ def wheels(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def matrix(session: nox.Session) -> None:
     """Run unit tests and contracts at full counts on each supported Python."""
-    session.env.update({"WORKFLOW_CONTRACT_SCALE": "10", "PYTEST_TIMEOUT": "3600"})
+    session.env.update({"WORKFLOW_CONTRACT_SCALE": "10", "WORKFLOW_BIG_TABLE": "1000000", "PYTEST_TIMEOUT": "3600"})
     install(session, "test")
     run_unit_tests(session)
     for store in CONTRACTS:
