@@ -481,3 +481,20 @@ async def test_handler_that_never_lets_go_does_not_hang_the_worker(lab: Lab, bod
     assert await other.result() == "done"
     assert lab.ran == {}
     gc.collect()
+
+
+async def test_a_handler_that_nothing_could_wake_ends_with_an_error(lab: Lab) -> None:
+    """Paused without a wait and without a timer it would be out of everybody's reach."""
+
+    @workflow()
+    async def stuck(ctx: Context, _: Any) -> Any:
+        await ctx.step(note, lab, "before")
+        await asyncio.Event().wait()
+
+    runtime = lab.runtime(stuck)
+    handle = await runtime.start_run(stuck, run_id="run")
+    await lab.sweep(stuck)
+    run = await handle.load()
+    assert run.status is RunStatus.ERRORED
+    assert run.error is not None
+    assert "not durable" in run.error

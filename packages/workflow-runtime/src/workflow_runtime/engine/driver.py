@@ -157,11 +157,14 @@ class Driver:
             elif self._steps.ended:
                 continue  # a step ended after the settling: it may have woken the handler
             elif not self._steps.running and not self._steps.has_runnable:
-                return await self._pause()
+                return await (self._pause() if self._can_be_woken() else self._end_with_error(_deadlock()))
             elif not self._steps.running and self._stopping:
                 return await self._release()
             else:
                 await self._run_steps()
+
+    def _can_be_woken(self) -> bool:
+        return bool(self._inbox.waiting()) or self._timers.next_due() is not None
 
     # Replaying.
 
@@ -491,4 +494,11 @@ def _awaited(operation: Operation) -> Awaited:
         name=operation.name,
         step_id=operation.step_id,
         until_ms=operation.until_ms,
+    )
+
+
+def _deadlock() -> ConfigurationError:
+    return ConfigurationError(
+        "every branch of the handler waits for something that is not durable (an asyncio event, queue or future): "
+        "nothing could ever wake it"
     )
