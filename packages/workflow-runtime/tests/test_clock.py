@@ -228,3 +228,24 @@ async def test_helper_notices_a_workflow_that_goes_round_in_circles(lab: Lab) ->
     await runtime.start_run(circles)
     with pytest.raises(AssertionError, match="there was still work after 2 sweeps"):
         await run_until_blocked(runtime, max_sweeps=2)
+
+
+async def test_run_to_completion_moves_the_clock_for_other_runs_too(lab: Lab) -> None:
+    """A run may wait for a signal from one that sleeps."""
+
+    @workflow(id="waiter")
+    async def waiter(ctx: Context, _: Any) -> Any:
+        return await ctx.wait_for_event("go")
+
+    @workflow(id="sleeper")
+    async def sleeper(ctx: Context, _: Any) -> Any:
+        async def send() -> str:
+            return (await runtime.deliver_signal("waiter", "go", "at last", signal_id="s")).kind
+
+        await ctx.sleep(timedelta(days=2))
+        return await ctx.step(send)
+
+    runtime = lab.runtime(waiter, sleeper)
+    handle = await runtime.start_run(waiter, run_id="waiter")
+    await runtime.start_run(sleeper, run_id="sleeper")
+    assert await run_to_completion(runtime, handle, lab.clock) == "at last"

@@ -13,15 +13,19 @@ from .store import RunRecord
 __all__ = ["TestClock", "run_to_completion", "run_until_blocked"]
 
 
-async def run_until_blocked(runtime: WorkflowRuntime, *, max_sweeps: int = 1_000) -> None:
+async def run_until_blocked(runtime: WorkflowRuntime, *, max_sweeps: int = 1_000) -> int | None:
     """Sweep until nothing is due any more, without moving the clock.
+
+    Returns:
+        When there will be work again (milliseconds since the Unix epoch), or `None` when no clock brings any.
 
     Raises:
         AssertionError: There was still work after `max_sweeps` sweeps: a workflow goes round in circles.
     """
     for _ in range(max_sweeps):
-        if (await runtime.sweep()).total == 0:
-            return
+        report = await runtime.sweep()
+        if report.total == 0:
+            return report.next_due_ms
     raise AssertionError(f"there was still work after {max_sweeps} sweeps")
 
 
@@ -29,6 +33,8 @@ async def run_to_completion(
     runtime: WorkflowRuntime, handle: RunHandle, clock: TestClock, *, limit: timedelta = timedelta(days=366)
 ) -> Any:
     """Drive a run to its end and give its output, moving the clock from one due time to the next.
+
+    Other runs that are due are driven too: the run may wait for a signal from one of them.
 
     Args:
         runtime: Must use `clock`.
@@ -43,12 +49,13 @@ async def run_to_completion(
     """
     last_ms = clock.now_ms() + limit // timedelta(milliseconds=1)
     while True:
-        await run_until_blocked(runtime)
+        next_due_ms = await run_until_blocked(runtime)
         run = await handle.load()
         if run.status.is_terminal:
             return await handle.result()
-        due_ms = run.due_at_ms if run.due_at_ms is not None else run.lease_expires_at_ms
-        if due_ms is None or not clock.now_ms() < due_ms <= last_ms:
+        due = [at_ms for at_ms in (run.due_at_ms, run.lease_expires_at_ms, next_due_ms) if at_ms is not None]
+        due_ms = min((at_ms for at_ms in due if at_ms > clock.now_ms()), default=None)
+        if due_ms is None or due_ms > last_ms:
             raise AssertionError(_stuck(run))
         clock.advance_to_ms(due_ms)
 
