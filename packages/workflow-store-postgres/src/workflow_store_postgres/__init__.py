@@ -1,0 +1,7 @@
+"""The Postgres store of workflow-runtime: durable runs in your own PostgreSQL database, on asyncpg."""
+
+from ._version import __version__
+from .schema import get_migration_sql, get_migrations
+from .store import PostgresWorkflowStore
+
+__all__ = ["PostgresWorkflowStore", "__version__", "get_migration_sql", "get_migrations"]

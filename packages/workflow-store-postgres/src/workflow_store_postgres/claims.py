@@ -1,0 +1,102 @@
+"""One call that claims: what its statements are given, and what their rows bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workflow_runtime.errors import CorruptRecordError
+from workflow_runtime.store import (
+    DEFAULT_HISTORY_BYTES,
+    DEFAULT_HISTORY_EVENTS,
+    ClaimBatch,
+    ClaimedRun,
+    RunStatus,
+    WorkflowVersion,
+)
+
+from .rows import RowReader
+from .session import Row, Session
+
+__all__ = ["CLAIM_TRIES", "Claim", "filter_values"]
+
+CLAIM_TRIES = 8
+"""How often a claim looks again when others hold all that is due. They finish within milliseconds."""
+
+FilterValues = tuple[list[str] | None, list[str] | None, list[str] | None]
+
+
+def filter_values(workflows: Sequence[WorkflowVersion] | None, queues: Sequence[str] | None) -> FilterValues:
+    """Write what a worker can run as the three parameters that the claims take."""
+    return (
+        None if workflows is None else [workflow.workflow_id for workflow in workflows],
+        None if workflows is None else [workflow.version for workflow in workflows],
+        None if queues is None else list(queues),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One call that claims: all its runs get the same fresh token."""
+
+    session: Session
+    read: RowReader
+    owner: str
+    lease_expires_at_ms: int
+    now_ms: int
+    history_limit: int
+    history_bytes: int
+
+    async def take_one(self, run_id: str, max_crashes: int) -> Row | None:
+        """Claim a run by its id if it can be claimed, and give what was found; `None` for an unknown id."""
+        rows = await self.session.settled("claim_run", *self._values(), run_id, max_crashes)
+        return rows[0] if rows else None
+
+    async def take_many(self, name: str, limit: int, *values: object) -> ClaimBatch:
+        """Claim what a named statement finds.
+
+        Args:
+            name: One of the claims for several runs.
+            limit: At most so many.
+            values: Its further parameters.
+        """
+        rows = await self.session.settled_soon(name, *self._values(), limit, *values, tries=CLAIM_TRIES)
+        claims: list[ClaimedRun] = []
+        corrupt: list[CorruptRecordError] = []
+        dead: list[str] = []
+        for row in rows:
+            if row["run_id"] is None:
+                continue
+            if row["status"] == RunStatus.DEAD:
+                dead.append(row["run_id"])
+                continue
+            try:
+                claims.append(self.claimed_run(row))
+            except CorruptRecordError as error:
+                corrupt.append(error)
+        return ClaimBatch(
+            claims=tuple(claims), next_due_ms=rows[0]["next_due"], corrupt=tuple(corrupt), dead=tuple(sorted(dead))
+        )
+
+    def claimed_run(self, row: Row) -> ClaimedRun:
+        """Read a claimed run with all that is needed to drive it."""
+        run = self.read.record(row)
+        return ClaimedRun(
+            run=run,
+            lease=self.read.lease(row),
+            history=self.read.first_history(row, run, self.history_limit),
+            inbox=self.read.first_inbox(row),
+            due_timers=self.read.timers(row),
+        )
+
+    def _values(self) -> tuple[object, ...]:
+        return (
+            self.owner,
+            self.session.new_token(),
+            self.lease_expires_at_ms,
+            self.now_ms,
+            self.history_limit,
+            self.history_bytes,
+            DEFAULT_HISTORY_EVENTS,
+            DEFAULT_HISTORY_BYTES,
+        )

@@ -1,0 +1,61 @@
+"""The append-only history of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workflow_runtime.store import DEFAULT_HISTORY_BYTES, Appended, Event, NewEvent, Timer, checked
+
+from .driver import DriverWrite, event_values, timer_values
+from .role import Role
+
+__all__ = ["EventLog"]
+
+
+class EventLog(Role):
+    """Keeps `EventLogStore`."""
+
+    @checked
+    async def append_events(
+        self,
+        *,
+        run_id: str,
+        lease_token: str,
+        operation_id: str,
+        expected_next_index: int,
+        events: Sequence[NewEvent],
+        now_ms: int,
+        lease_ms: int,
+        taken_inbox: Sequence[int] = (),
+        set_timers: Sequence[Timer] = (),
+        removed_timers: Sequence[str] = (),
+    ) -> Appended:
+        write = DriverWrite(
+            session=self._session,
+            verb="append_events",
+            run_id=run_id,
+            lease_token=lease_token,
+            operation_id=operation_id,
+            expected_next_index=expected_next_index,
+        )
+        outcome = await write.commit(
+            "append_events",
+            *event_values(events, taken_inbox),
+            *timer_values(set_timers, removed_timers),
+            now_ms + lease_ms,
+            now_ms,
+        )
+        first = outcome.repeated or outcome.row
+        return Appended(
+            next_index=first["next_index"],
+            lease_expires_at_ms=first["lease_expires_at"],
+            inbox_seq=outcome.row["inbox_seq"],
+            cancel_requested=outcome.row["cancel_requested"],
+        )
+
+    @checked
+    async def read_events(
+        self, *, run_id: str, limit: int, from_index: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
+    ) -> tuple[Event, ...]:
+        rows = await self._session.rows("read_events", run_id, from_index, limit, max_bytes)
+        return self._read.history(rows, run_id, from_index=from_index)

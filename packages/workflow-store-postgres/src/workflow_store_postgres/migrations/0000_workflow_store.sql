@@ -1,0 +1,162 @@
+-- 0000_workflow_store: the tables of workflow-store-postgres.
+--
+-- Runs as it is: `psql -f 0000_workflow_store.sql`. It is meant for a schema without these tables: it stops at the
+-- first one that exists and leaves nothing behind.
+--
+-- Times are milliseconds since the Unix epoch. Ids are compared byte by byte (COLLATE "C"). Payloads are json, which
+-- keeps their very text; jsonb would not.
+
+BEGIN;
+
+CREATE TABLE workflow_schema_migrations (
+    migration_id text COLLATE "C" PRIMARY KEY,
+    package_name text NOT NULL,
+    package_version text NOT NULL,
+    checksum text,
+    applied_at bigint NOT NULL
+);
+
+-- What never changes about a run. Listings walk its indexes, which no transition touches.
+CREATE TABLE workflow_runs (
+    created_at bigint NOT NULL,
+    priority smallint NOT NULL,
+    run_id text COLLATE "C" PRIMARY KEY,
+    workflow_id text COLLATE "C" NOT NULL,
+    workflow_version text COLLATE "C" NOT NULL,
+    queue text COLLATE "C" NOT NULL
+);
+
+CREATE INDEX workflow_runs_created ON workflow_runs (created_at, run_id);
+CREATE INDEX workflow_runs_workflow ON workflow_runs (workflow_id, created_at, run_id);
+
+-- The payloads of a run that are written once.
+CREATE TABLE workflow_run_states (
+    run_id text COLLATE "C" PRIMARY KEY,
+    reason text,
+    error json,
+    output json,
+    input json NOT NULL
+);
+
+-- The head of a run: the one row that every unit locks and decides by. It is narrow, has room for its next versions,
+-- and what appends and renewals change is in no index: they rewrite neither indexes nor pages.
+-- due_at: queued, claimable from then on; paused, the earliest timer; running, since when it had been claimable.
+-- awaiting: what a paused run waits for, as [[kind, name, step_id, until], ...]; a delivery decides by it.
+-- operation_id and operation_answer: the last write of a driver.
+CREATE TABLE workflow_event_locks (
+    next_index bigint NOT NULL,
+    inbox_seq bigint NOT NULL,
+    lease_number bigint NOT NULL,
+    lease_expires_at bigint,
+    due_at bigint,
+    created_at bigint NOT NULL,
+    updated_at bigint NOT NULL,
+    finished_at bigint,
+    crashes integer NOT NULL,
+    priority smallint NOT NULL,
+    cancel_requested boolean NOT NULL,
+    run_id text COLLATE "C" PRIMARY KEY,
+    status text COLLATE "C" NOT NULL,
+    workflow_id text COLLATE "C" NOT NULL,
+    workflow_version text COLLATE "C" NOT NULL,
+    queue text COLLATE "C" NOT NULL,
+    lease_owner text COLLATE "C",
+    lease_token text COLLATE "C",
+    operation_id text COLLATE "C" NOT NULL,
+    operation_answer json NOT NULL,
+    awaiting json NOT NULL
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+
+-- A lane is what one worker can or cannot run (workflow, version, queue) in one priority. Within its lane a run waits
+-- by due time, so a claim looks at nothing but what it takes, whatever waits in the lanes of others.
+CREATE INDEX workflow_event_locks_queued
+    ON workflow_event_locks (workflow_id, workflow_version, queue, priority, due_at, run_id)
+    WHERE status = 'queued';
+CREATE INDEX workflow_event_locks_paused
+    ON workflow_event_locks (workflow_id, workflow_version, queue, priority, due_at, run_id)
+    WHERE status = 'paused' AND due_at IS NOT NULL;
+-- The running runs are as few as the workers can drive, so expired leases are found by looking at all of them.
+CREATE INDEX workflow_event_locks_running ON workflow_event_locks (run_id) WHERE status = 'running';
+CREATE INDEX workflow_event_locks_ended ON workflow_event_locks (finished_at, run_id) WHERE finished_at IS NOT NULL;
+
+-- The log. payload_bytes lets a page be measured without reading it.
+CREATE TABLE workflow_events (
+    event_index bigint NOT NULL,
+    created_at bigint NOT NULL,
+    payload_bytes integer NOT NULL,
+    run_id text COLLATE "C" NOT NULL,
+    kind text COLLATE "C" NOT NULL,
+    step_id text COLLATE "C",
+    payload json,
+    PRIMARY KEY (run_id, event_index)
+);
+
+CREATE TABLE workflow_timers (
+    fire_at bigint NOT NULL,
+    run_id text COLLATE "C" NOT NULL,
+    timer_id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (run_id, timer_id)
+);
+
+-- The inbox. Taken entries stay: they deduplicate for the life of the run's record.
+CREATE TABLE workflow_signal_deliveries (
+    inbox_seq bigint NOT NULL,
+    received_at bigint NOT NULL,
+    payload_bytes integer NOT NULL,
+    taken boolean NOT NULL,
+    run_id text COLLATE "C" NOT NULL,
+    kind text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    delivery_id text COLLATE "C" NOT NULL,
+    payload json,
+    PRIMARY KEY (run_id, inbox_seq),
+    UNIQUE (run_id, kind, delivery_id)
+);
+
+CREATE INDEX workflow_signal_deliveries_untaken ON workflow_signal_deliveries (run_id, inbox_seq) WHERE NOT taken;
+
+-- claims counts the claims of the schedule's ticks: it tells a unit that has waited for this row that a tick changed.
+CREATE TABLE workflow_schedules (
+    next_fire_at bigint,
+    last_fire_at bigint,
+    revision bigint NOT NULL,
+    claims bigint NOT NULL,
+    created_at bigint NOT NULL,
+    updated_at bigint NOT NULL,
+    priority smallint NOT NULL,
+    enabled boolean NOT NULL,
+    schedule_id text COLLATE "C" PRIMARY KEY,
+    workflow_id text COLLATE "C" NOT NULL,
+    workflow_version text COLLATE "C" NOT NULL,
+    overlap_policy text COLLATE "C" NOT NULL,
+    queue text COLLATE "C" NOT NULL,
+    spec json NOT NULL,
+    input json NOT NULL
+);
+
+CREATE INDEX workflow_schedules_due ON workflow_schedules (next_fire_at, schedule_id) WHERE enabled;
+
+-- The ticks that are being started, and the last one that was. outcome: NULL while claimed, then 'started' or 'skipped'.
+CREATE TABLE workflow_schedule_buckets (
+    fire_at bigint NOT NULL,
+    lease_number bigint NOT NULL,
+    lease_expires_at bigint,
+    schedule_id text COLLATE "C" NOT NULL,
+    lease_owner text COLLATE "C",
+    lease_token text COLLATE "C",
+    outcome text COLLATE "C",
+    run_id text COLLATE "C",
+    operation_id text COLLATE "C",
+    PRIMARY KEY (schedule_id, fire_at)
+);
+
+INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
+VALUES (
+    '0000_workflow_store',
+    'workflow-store-postgres',
+    '0.1.0',
+    NULL,
+    floor(extract(epoch FROM clock_timestamp()) * 1000)
+);
+
+COMMIT;

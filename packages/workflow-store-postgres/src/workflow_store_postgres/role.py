@@ -1,0 +1,25 @@
+"""What every role of the store stands on."""
+
+from __future__ import annotations
+
+from workflow_runtime.store import StoreCapabilities
+
+from .rows import RowReader
+from .session import Session
+
+__all__ = ["CAPABILITIES", "Role"]
+
+CAPABILITIES = StoreCapabilities(max_payload_bytes=4_000_000, durable=True)
+"""The server would carry more, but each claim of the run would carry it too."""
+
+
+class Role:
+    """A part of the store: a session to send SQL by, and a reader for what comes back."""
+
+    _session: Session
+    _read: RowReader
+
+    @property
+    def capabilities(self) -> StoreCapabilities:
+        """What this store declares."""
+        return CAPABILITIES

@@ -1,0 +1,220 @@
+"""Creating, upgrading and checking the tables. The migration files are the only source of the schema."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import asyncpg
+from workflow_migrations import (
+    AppliedMigration,
+    DatabaseAheadError,
+    InvalidTableNamesError,
+    Migration,
+    MigrationError,
+    TableNames,
+    load_migrations,
+    plan_migrations,
+    quote_identifier,
+    render_sql,
+    split_statements,
+)
+from workflow_runtime.errors import (
+    ConfigurationError,
+    ForeignTablesError,
+    SchemaAheadError,
+    SchemaBehindError,
+    SchemaError,
+    SchemaMissingError,
+    StoreUnavailableError,
+)
+
+from .failures import REMEDY
+from .session import Row, Session
+
+__all__ = ["check_schema", "ensure_schema", "get_migration_sql", "get_migrations", "schema_name", "table_names"]
+
+_PACKAGE = "workflow-store-postgres"
+_COLUMNS = frozenset({"migration_id", "package_name", "package_version", "checksum", "applied_at"})
+_MAX_NAME_BYTES = 63
+_LOOK_AGAIN_S = 0.05
+
+
+@cache
+def get_migrations() -> tuple[Migration, ...]:
+    """Give the package's migrations in order, with default table names."""
+    return load_migrations("workflow_store_postgres")
+
+
+def get_migration_sql(schema: str | None = None, tables: Mapping[str, str] | None = None) -> str:
+    """Give all migrations as one script, for psql and your own tools.
+
+    Args:
+        schema: The schema of the tables, which must be there; by default the first one of the search_path.
+        tables: Table names by key, where they are not the defaults.
+    """
+    names, schema = table_names(tables), schema_name(schema)
+    return "\n".join(render_sql(migration.sql, names, schema=schema) for migration in get_migrations())
+
+
+def table_names(tables: Mapping[str, str] | None) -> TableNames:
+    """Take a user's table names.
+
+    Raises:
+        ConfigurationError: An unknown key, an unusable name, or one name for two tables.
+    """
+    try:
+        return TableNames.of(tables)
+    except InvalidTableNamesError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def schema_name(schema: object) -> str | None:
+    """Take the name of a user's schema.
+
+    Raises:
+        ConfigurationError: An unusable name.
+    """
+    if schema is None:
+        return None
+    if not isinstance(schema, str) or not schema or "\0" in schema:
+        raise ConfigurationError(f"schema: {schema!r} is not a name")
+    if len(schema.encode("utf-8", "surrogatepass")) > _MAX_NAME_BYTES:
+        raise ConfigurationError(f"schema: {schema!r} is longer than {_MAX_NAME_BYTES} bytes")
+    return schema
+
+
+async def ensure_schema(session: Session, lock_timeout_s: float) -> None:
+    """Apply what is missing, all of it in one transaction. Several processes may do this at once.
+
+    Raises:
+        StoreUnavailableError: Another process has been migrating for too long; the message says who.
+    """
+    async with session.transaction() as connection:
+        if not await _Schema(session, connection).missing():
+            return
+    end = time.monotonic() + lock_timeout_s
+    while not await _apply_locked(session):
+        if time.monotonic() > end:
+            raise StoreUnavailableError(await _waited_in_vain(session, lock_timeout_s))
+        await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+async def check_schema(session: Session) -> None:
+    """Raise unless the tables fit this code."""
+    async with session.transaction() as connection:
+        database = _Schema(session, connection)
+        missing = await database.missing()
+    if missing and not database.applied:
+        raise SchemaMissingError(REMEDY)
+    if missing:
+        raise SchemaBehindError(tuple(step.migration_id for step in missing), REMEDY)
+
+
+async def _apply_locked(session: Session) -> bool:
+    """Apply what is missing under the lock of those who migrate; say whether the lock was free.
+
+    The lock is tried, not waited for: whoever waits would hold a connection, which may be the pool's only one.
+    """
+    async with session.transaction() as connection:
+        database = _Schema(session, connection)
+        if not await connection.fetchval(session.sql("try_migration_lock"), await database.lock_key()):
+            return False
+        for migration in await database.missing():
+            await database.apply(migration)
+        return True
+
+
+async def _waited_in_vain(session: Session, lock_timeout_s: float) -> str:
+    async with session.transaction() as connection:
+        key = await _Schema(session, connection).lock_key()
+        holders = await connection.fetch(session.sql("read_migration_lock_holder"), key)
+    who = "; ".join(
+        f"process {holder['pid']} ({holder['application_name'] or 'no application name'}, role {holder['role']}, "
+        f"from {holder['address']}, {holder['state']}) since {holder['since']}"
+        for holder in holders
+    )
+    return f"waited {lock_timeout_s:g} s for another migration to end; it is held by {who or 'nobody any more'}"
+
+
+class _Schema:
+    """The tables as one transaction sees them."""
+
+    def __init__(self, session: Session, connection: asyncpg.Connection) -> None:
+        self._session = session
+        self._connection = connection
+        self._tables = session.tables
+        self.applied: Sequence[AppliedMigration] = ()
+
+    async def missing(self) -> tuple[Migration, ...]:
+        """Tell what is to be applied.
+
+        Raises:
+            SchemaError: What is there is not ours, not as we shipped it, or newer than this code.
+        """
+        self.applied = await self._read_applied()
+        try:
+            return plan_migrations(self.applied, get_migrations())
+        except DatabaseAheadError as error:
+            raise SchemaAheadError(error.unknown, f"upgrade {_PACKAGE}") from error
+        except MigrationError as error:
+            raise SchemaError(str(error)) from error
+
+    async def apply(self, migration: Migration) -> None:
+        """Run one migration. Its own BEGIN and COMMIT, which psql needs, are left out: a transaction is open."""
+        schema = self._session.schema
+        if schema is not None and not (await self._find_schema())["present"]:
+            await self._connection.execute(f"CREATE SCHEMA {quote_identifier(schema)}")
+        for statement in split_statements(render_sql(migration.sql, self._tables, schema=schema)):
+            if statement.split()[-1] not in {"BEGIN", "COMMIT"}:
+                await self._connection.execute(statement)
+        await self._connection.execute(self._session.sql("record_checksum"), migration.migration_id, migration.checksum)
+
+    async def lock_key(self) -> int:
+        """Give the key of the lock: one for each set of tables."""
+        place = f"{await self._place()}\0{self._tables.schema_migrations}"
+        digest = hashlib.sha256(f"{_PACKAGE}\0{place}".encode()).digest()
+        return int.from_bytes(digest[:8], "big", signed=True)
+
+    async def _place(self) -> str:
+        if self._session.schema is not None:
+            return self._session.schema
+        current: str | None = (await self._find_schema())["current"]
+        if current is None:
+            raise ConfigurationError("no schema of the connection's search_path exists; give the store a schema")
+        return current
+
+    async def _find_schema(self) -> Row:
+        row: Row = await self._connection.fetchrow(self._session.sql("read_schema"), self._session.schema)
+        return row
+
+    async def _read_applied(self) -> Sequence[AppliedMigration]:
+        place, record_table = await self._place(), self._tables.schema_migrations
+        names = sorted(self._tables.by_key().values())
+        fetch, sql = self._connection.fetch, self._session.sql
+        present = [row["name"] for row in await fetch(sql("read_relations"), place, names)]
+        columns = {row["name"] for row in await fetch(sql("read_migration_columns"), place, record_table)}
+        if not columns:
+            _refuse_foreign(present, f"there is no table {record_table!r} that says who made it")
+            return ()
+        if not columns >= _COLUMNS:
+            raise ForeignTablesError(record_table, "its columns are not those of this package")
+        applied = await fetch(sql("read_applied_migrations"))
+        if not applied:
+            others = [name for name in present if name != record_table]
+            _refuse_foreign(others, f"{record_table!r} says nothing about it")
+        return [_read_applied(record_table, row) for row in applied]
+
+
+def _refuse_foreign(tables: Sequence[str], problem: str) -> None:
+    for table in tables:
+        raise ForeignTablesError(table, problem)
+
+
+def _read_applied(record_table: str, row: Row) -> AppliedMigration:
+    if row["package_name"] != _PACKAGE:
+        raise ForeignTablesError(record_table, f"it records migrations of {row['package_name']!r}")
+    return AppliedMigration(migration_id=row["migration_id"], checksum=row["checksum"])

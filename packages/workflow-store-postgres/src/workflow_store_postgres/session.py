@@ -1,0 +1,144 @@
+"""Sends named SQL to a pool of connections, and sends it again where that is the remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import asyncpg
+from workflow_migrations import DEFAULT_TABLES, TableNames, load_queries, render_sql
+from workflow_runtime.errors import ConfigurationError, StoreUnavailableError
+from workflow_runtime.ids import new_id
+
+from .failures import SERIALIZATION_STATES, driver_errors
+
+__all__ = ["Row", "Session"]
+
+Row: TypeAlias = Mapping[str, Any]
+
+_CLAIMS = ("claim_run", "claim_stale_runs", "claim_pending_runs", "claim_due_timers")
+"""These end with the block `claimed`."""
+
+_MAX_TRIES = 40
+_LONGEST_WAIT_S = 0.1
+
+
+class Session:
+    """A pool, the names of the tables, and a source of lease tokens.
+
+    A statement is a unit of its own: no connection is held between two of them, so that a pool of one connection
+    serves any number of tasks.
+
+    Args:
+        pool: Where the connections come from.
+        tables: The names to use.
+        schema: Where the tables are; by default wherever the connection's search_path finds them.
+        new_token: Makes a lease token that was never used before.
+        acquire_timeout_s: How long to wait for a free connection.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        tables: TableNames,
+        schema: str | None,
+        *,
+        new_token: Callable[[], str] = new_id,
+        acquire_timeout_s: float = 30.0,
+    ) -> None:
+        self.tables = tables
+        self.schema = schema
+        self.new_token = new_token
+        self._pool = pool
+        self._acquire_timeout_s = acquire_timeout_s
+        self._sql = _queries(tables, schema)
+        self._closed = False
+
+    def sql(self, name: str) -> str:
+        """Give the text of one of the named statements."""
+        return self._sql[name]
+
+    async def rows(self, name: str, *values: object) -> Sequence[Row]:
+        """Run one named statement as a unit.
+
+        Raises:
+            StoreError: The database could not do it.
+            ConfigurationError: The store, or its pool, is closed.
+        """
+        sql = self._sql[name]
+        for tries in range(1, _MAX_TRIES + 1):
+            try:
+                return await self._fetch(sql, values)
+            except StoreUnavailableError as error:
+                # Rolled back as a whole, so nothing can be done twice. No other failure tells that much.
+                if tries == _MAX_TRIES or getattr(error.__cause__, "sqlstate", None) not in SERIALIZATION_STATES:
+                    raise
+            await _wait_a_little(tries)
+        raise AssertionError("the last try returns or raises")
+
+    async def settled(self, name: str, *values: object) -> Sequence[Row]:
+        """Run a statement until it was not overtaken: until it did not have to wait for one that changed its facts.
+
+        Raises:
+            StoreUnavailableError: The run is being written by others all the time.
+        """
+        rows = await self.settled_soon(name, *values, tries=_MAX_TRIES)
+        if rows and rows[0]["overtaken"]:
+            raise StoreUnavailableError("too many others write the same run or schedule")
+        return rows
+
+    async def settled_soon(self, name: str, *values: object, tries: int) -> Sequence[Row]:
+        """As `settled`, but give the last answer when it was overtaken every time."""
+        rows = await self.rows(name, *values)
+        for tried in range(1, tries):
+            if not rows or not rows[0]["overtaken"]:
+                break
+            await _wait_a_little(tried)
+            rows = await self.rows(name, *values)
+        return rows
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
+        """Hold one connection for one transaction."""
+        self._check_open()
+        with driver_errors():
+            async with (
+                self._pool.acquire(timeout=self._acquire_timeout_s) as connection,
+                connection.transaction(isolation="read_committed"),
+            ):
+                yield connection
+
+    def close(self) -> None:
+        """Send nothing any more."""
+        self._closed = True
+
+    async def _fetch(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
+        self._check_open()
+        with driver_errors():
+            async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
+                rows: Sequence[Row] = await connection.fetch(sql, *values)
+                return rows
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigurationError("the store is closed")
+
+
+async def _wait_a_little(tries: int) -> None:
+    """Let the others finish; at random, so that two do not meet again and again."""
+    longest = min(_LONGEST_WAIT_S, 0.001 * 2 ** min(tries, 10))
+    await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret
+
+
+@lru_cache(maxsize=8)
+def _queries(tables: TableNames, schema: str | None) -> Mapping[str, str]:
+    texts = {name: query.sql for name, query in load_queries("workflow_store_postgres").items()}
+    brought = texts.pop("claimed")
+    texts.update({name: f"{texts[name]}\n{brought}" for name in _CLAIMS})
+    if tables == DEFAULT_TABLES and schema is None:
+        return texts
+    return {name: render_sql(sql, tables, schema=schema) for name, sql in texts.items()}

@@ -1,0 +1,18 @@
+-- What the writes of a driver have in common. Each is one UPDATE of the head, whose conditions are the fence, and
+-- everything else hangs on the row that it returns. No row: `driver.before` tells why.
+
+-- name: driver
+-- The head, for the verdict on a write that did nothing.
+-- statement: before
+-- $1 run_id
+SELECT
+    head.status,
+    head.lease_token,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.operation_id,
+    head.operation_answer::text AS operation_answer
+FROM workflow_event_locks AS head
+WHERE head.run_id = $1::text;

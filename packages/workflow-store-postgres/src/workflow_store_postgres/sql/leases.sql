@@ -1,0 +1,477 @@
+-- Claiming runs and keeping the claim.
+--
+-- A claim is one statement that takes runs (`taken`) and says what else there is (`answer`); the block `claimed`, which
+-- is put behind each of them, brings what belongs to the taken runs. All claims number their first parameters alike.
+--
+-- Traps. A row lock waits, or skips, and gives the newest version of its row; everything else in the statement is read
+-- as of the statement's beginning. So `locked` repeats the conditions, and only a row that is still what `candidate`
+-- saw is taken: operation_id, inbox_seq and lease_number together change with everything that a claim brings along.
+-- Rows that somebody else holds are skipped; `candidate` looks a little further than the limit because of them.
+-- A claim that got nothing although something is due was overtaken: the store tries again.
+--
+-- `lane` is a loose index scan: it hops from one (workflow, version, queue, priority) to the next, and each lane gives
+-- no more runs than the claim may take. Runs of others, and runs whose time has not come, cost nothing.
+-- due_at stays while a run is running (as the time since when it had been claimable), so that the answer keeps the
+-- order in which the runs were chosen.
+
+-- name: claim_run
+-- Claims one run by its id. Goes on with `claimed`.
+-- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
+-- $5 history_limit  $6 history_bytes  $7 inbox_limit  $8 inbox_bytes
+-- $9 run_id  $10 max_crashes
+WITH before AS MATERIALIZED (
+    SELECT
+        head.status,
+        head.due_at,
+        head.lease_expires_at,
+        head.operation_id,
+        head.inbox_seq,
+        head.lease_number,
+        (head.status IN ('queued', 'paused') AND head.due_at <= $4::bigint)
+        OR (head.status = 'running' AND head.lease_expires_at <= $4::bigint) AS claimable
+    FROM workflow_event_locks AS head
+    WHERE head.run_id = $9::text
+),
+taken AS (
+    UPDATE workflow_event_locks AS stored
+    SET
+        status = CASE WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN 'dead' ELSE 'running' END,
+        lease_owner = CASE WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN NULL ELSE $1::text END,
+        lease_token = CASE WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN NULL ELSE $2::text END,
+        lease_number = CASE
+            WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN stored.lease_number
+            ELSE stored.lease_number + 1
+        END,
+        lease_expires_at = CASE
+            WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN NULL
+            ELSE $3::bigint
+        END,
+        finished_at = CASE WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN $4::bigint END,
+        due_at = CASE WHEN stored.status = 'running' THEN stored.lease_expires_at ELSE stored.due_at END,
+        crashes = CASE WHEN stored.status = 'running' THEN stored.crashes + 1 ELSE stored.crashes END,
+        awaiting = '[]',
+        updated_at = $4::bigint
+    FROM before
+    WHERE
+        stored.run_id = $9::text
+        AND before.claimable
+        AND stored.operation_id = before.operation_id
+        AND stored.inbox_seq = before.inbox_seq
+        AND stored.lease_number = before.lease_number
+        AND (
+            (stored.status IN ('queued', 'paused') AND stored.due_at <= $4::bigint)
+            OR (stored.status = 'running' AND stored.lease_expires_at <= $4::bigint)
+        )
+    RETURNING stored.*
+),
+answer AS (
+    SELECT
+        NULL::bigint AS next_due,
+        before.claimable AND NOT EXISTS (SELECT 1 FROM taken) AS overtaken,
+        before.status AS before_status,
+        before.due_at AS before_due_at,
+        before.lease_expires_at AS before_lease_expires_at
+    FROM before
+)
+
+-- name: claim_stale_runs
+-- Claims runs whose lease has expired, or parks them as dead. Goes on with `claimed`.
+-- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
+-- $5 history_limit  $6 history_bytes  $7 inbox_limit  $8 inbox_bytes
+-- $9 limit  $10 workflow_ids  $11 workflow_versions  $12 queues  $13 max_crashes
+WITH held AS MATERIALIZED (
+    SELECT
+        head.run_id,
+        head.operation_id,
+        head.inbox_seq,
+        head.lease_number,
+        head.priority,
+        head.lease_expires_at
+    FROM workflow_event_locks AS head
+    WHERE
+        head.status = 'running'
+        AND (
+            $10::text[] IS NULL
+            OR (head.workflow_id, head.workflow_version) IN (
+                SELECT pair.workflow_id, pair.workflow_version
+                FROM unnest($10::text[], $11::text[]) AS pair (workflow_id, workflow_version)
+            )
+        )
+        AND ($12::text[] IS NULL OR head.queue = ANY($12::text[]))
+),
+candidate AS MATERIALIZED (
+    SELECT held.run_id, held.operation_id, held.inbox_seq, held.lease_number
+    FROM held
+    WHERE held.lease_expires_at <= $4::bigint
+    ORDER BY held.priority DESC, held.lease_expires_at, held.run_id
+    LIMIT $9::bigint + 32
+),
+locked AS MATERIALIZED (
+    SELECT head.run_id, head.operation_id, head.inbox_seq, head.lease_number
+    FROM workflow_event_locks AS head
+    WHERE
+        head.run_id = ANY(ARRAY(SELECT candidate.run_id FROM candidate))
+        AND head.status = 'running'
+        AND head.lease_expires_at <= $4::bigint
+    ORDER BY head.priority DESC, head.lease_expires_at, head.run_id
+    LIMIT $9::bigint
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+taken AS (
+    UPDATE workflow_event_locks AS stored
+    SET
+        status = CASE WHEN stored.crashes + 1 >= $13::bigint THEN 'dead' ELSE 'running' END,
+        lease_owner = CASE WHEN stored.crashes + 1 >= $13::bigint THEN NULL ELSE $1::text END,
+        lease_token = CASE WHEN stored.crashes + 1 >= $13::bigint THEN NULL ELSE $2::text END,
+        lease_number = CASE
+            WHEN stored.crashes + 1 >= $13::bigint THEN stored.lease_number
+            ELSE stored.lease_number + 1
+        END,
+        lease_expires_at = CASE WHEN stored.crashes + 1 >= $13::bigint THEN NULL ELSE $3::bigint END,
+        finished_at = CASE WHEN stored.crashes + 1 >= $13::bigint THEN $4::bigint END,
+        due_at = stored.lease_expires_at,
+        crashes = stored.crashes + 1,
+        updated_at = $4::bigint
+    FROM locked
+    INNER JOIN candidate
+        ON
+            candidate.run_id = locked.run_id
+            AND candidate.operation_id = locked.operation_id
+            AND candidate.inbox_seq = locked.inbox_seq
+            AND candidate.lease_number = locked.lease_number
+    WHERE stored.run_id = locked.run_id
+    RETURNING stored.*
+),
+answer AS (
+    SELECT
+        min(held.lease_expires_at) AS next_due,
+        $9::bigint > 0 AND min(held.lease_expires_at) <= $4::bigint AND NOT EXISTS (SELECT 1 FROM taken) AS overtaken,
+        NULL::text AS before_status,
+        NULL::bigint AS before_due_at,
+        NULL::bigint AS before_lease_expires_at
+    FROM held
+    WHERE held.run_id <> ALL(ARRAY(SELECT taken.run_id FROM taken))
+)
+
+-- name: claim_pending_runs
+-- Claims due queued runs. Goes on with `claimed`.
+-- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
+-- $5 history_limit  $6 history_bytes  $7 inbox_limit  $8 inbox_bytes
+-- $9 limit  $10 workflow_ids  $11 workflow_versions  $12 queues
+WITH RECURSIVE lane AS (
+    (
+        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
+        FROM workflow_event_locks AS head
+        WHERE head.status = 'queued'
+        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT further.workflow_id, further.workflow_version, further.queue, further.priority
+    FROM lane
+    CROSS JOIN LATERAL (
+        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
+        FROM workflow_event_locks AS head
+        WHERE
+            head.status = 'queued'
+            AND (head.workflow_id, head.workflow_version, head.queue, head.priority)
+            > (lane.workflow_id, lane.workflow_version, lane.queue, lane.priority)
+        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
+        LIMIT 1
+    ) AS further
+),
+wanted AS MATERIALIZED (
+    SELECT lane.workflow_id, lane.workflow_version, lane.queue, lane.priority
+    FROM lane
+    WHERE
+        (
+            $10::text[] IS NULL
+            OR (lane.workflow_id, lane.workflow_version) IN (
+                SELECT pair.workflow_id, pair.workflow_version
+                FROM unnest($10::text[], $11::text[]) AS pair (workflow_id, workflow_version)
+            )
+        )
+        AND ($12::text[] IS NULL OR lane.queue = ANY($12::text[]))
+),
+candidate AS MATERIALIZED (
+    SELECT due.run_id, due.operation_id, due.inbox_seq, due.lease_number
+    FROM wanted
+    CROSS JOIN LATERAL (
+        SELECT head.run_id, head.operation_id, head.inbox_seq, head.lease_number, head.priority, head.due_at
+        FROM workflow_event_locks AS head
+        WHERE
+            head.status = 'queued'
+            AND head.workflow_id = wanted.workflow_id
+            AND head.workflow_version = wanted.workflow_version
+            AND head.queue = wanted.queue
+            AND head.priority = wanted.priority
+            AND head.due_at <= $4::bigint
+        ORDER BY head.due_at, head.run_id
+        LIMIT $9::bigint + 32
+    ) AS due
+    ORDER BY due.priority DESC, due.due_at, due.run_id
+    LIMIT $9::bigint + 32
+),
+locked AS MATERIALIZED (
+    SELECT head.run_id, head.operation_id, head.inbox_seq, head.lease_number
+    FROM workflow_event_locks AS head
+    WHERE
+        head.run_id = ANY(ARRAY(SELECT candidate.run_id FROM candidate))
+        AND head.status = 'queued'
+        AND head.due_at <= $4::bigint
+    ORDER BY head.priority DESC, head.due_at, head.run_id
+    LIMIT $9::bigint
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+taken AS (
+    UPDATE workflow_event_locks AS stored
+    SET
+        status = 'running',
+        lease_owner = $1::text,
+        lease_token = $2::text,
+        lease_number = stored.lease_number + 1,
+        lease_expires_at = $3::bigint,
+        awaiting = '[]',
+        updated_at = $4::bigint
+    FROM locked
+    INNER JOIN candidate
+        ON
+            candidate.run_id = locked.run_id
+            AND candidate.operation_id = locked.operation_id
+            AND candidate.inbox_seq = locked.inbox_seq
+            AND candidate.lease_number = locked.lease_number
+    WHERE stored.run_id = locked.run_id
+    RETURNING stored.*
+),
+answer AS (
+    SELECT
+        min(waiting.due_at) AS next_due,
+        $9::bigint > 0 AND min(waiting.due_at) <= $4::bigint AND NOT EXISTS (SELECT 1 FROM taken) AS overtaken,
+        NULL::text AS before_status,
+        NULL::bigint AS before_due_at,
+        NULL::bigint AS before_lease_expires_at
+    FROM wanted
+    CROSS JOIN LATERAL (
+        SELECT head.due_at
+        FROM workflow_event_locks AS head
+        WHERE
+            head.status = 'queued'
+            AND head.workflow_id = wanted.workflow_id
+            AND head.workflow_version = wanted.workflow_version
+            AND head.queue = wanted.queue
+            AND head.priority = wanted.priority
+            AND head.run_id <> ALL(ARRAY(SELECT taken.run_id FROM taken))
+        ORDER BY head.due_at, head.run_id
+        LIMIT 1
+    ) AS waiting
+)
+
+-- name: list_pending_runs
+-- Lists what claim_pending_runs would take.
+-- $1 now_ms  $2 limit  $3 workflow_ids  $4 workflow_versions  $5 queues
+WITH RECURSIVE lane AS (
+    (
+        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
+        FROM workflow_event_locks AS head
+        WHERE head.status = 'queued'
+        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT further.workflow_id, further.workflow_version, further.queue, further.priority
+    FROM lane
+    CROSS JOIN LATERAL (
+        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
+        FROM workflow_event_locks AS head
+        WHERE
+            head.status = 'queued'
+            AND (head.workflow_id, head.workflow_version, head.queue, head.priority)
+            > (lane.workflow_id, lane.workflow_version, lane.queue, lane.priority)
+        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
+        LIMIT 1
+    ) AS further
+),
+wanted AS MATERIALIZED (
+    SELECT lane.workflow_id, lane.workflow_version, lane.queue, lane.priority
+    FROM lane
+    WHERE
+        (
+            $3::text[] IS NULL
+            OR (lane.workflow_id, lane.workflow_version) IN (
+                SELECT pair.workflow_id, pair.workflow_version
+                FROM unnest($3::text[], $4::text[]) AS pair (workflow_id, workflow_version)
+            )
+        )
+        AND ($5::text[] IS NULL OR lane.queue = ANY($5::text[]))
+)
+SELECT
+    due.run_id,
+    due.workflow_id,
+    due.workflow_version,
+    due.status,
+    due.queue,
+    due.priority,
+    due.due_at,
+    due.lease_owner,
+    due.lease_expires_at,
+    due.next_index,
+    due.inbox_seq,
+    due.cancel_requested,
+    due.crashes,
+    due.created_at,
+    due.updated_at,
+    due.finished_at
+FROM wanted
+CROSS JOIN LATERAL (
+    SELECT head.*
+    FROM workflow_event_locks AS head
+    WHERE
+        head.status = 'queued'
+        AND head.workflow_id = wanted.workflow_id
+        AND head.workflow_version = wanted.workflow_version
+        AND head.queue = wanted.queue
+        AND head.priority = wanted.priority
+        AND head.due_at <= $1::bigint
+    ORDER BY head.due_at, head.run_id
+    LIMIT $2::bigint
+) AS due
+ORDER BY due.priority DESC, due.due_at, due.run_id
+LIMIT $2::bigint;
+
+-- name: claimed
+-- What a claim brings along; the end of each of the statements above. One row per taken run, and one without a run when
+-- nothing was taken. Lists come as one array for each of their columns.
+,
+brought AS MATERIALIZED (
+    SELECT taken.* FROM taken
+)
+SELECT
+    answer.next_due,
+    answer.overtaken,
+    answer.before_status,
+    answer.before_due_at,
+    answer.before_lease_expires_at,
+    brought.run_id,
+    brought.workflow_id,
+    brought.workflow_version,
+    brought.status,
+    brought.queue,
+    brought.priority,
+    brought.due_at,
+    brought.lease_owner,
+    brought.lease_token,
+    brought.lease_number,
+    brought.lease_expires_at,
+    brought.next_index,
+    brought.inbox_seq,
+    brought.cancel_requested,
+    brought.awaiting::text AS awaiting,
+    brought.crashes,
+    brought.created_at,
+    brought.updated_at,
+    brought.finished_at,
+    state.reason,
+    state.input::text AS input,
+    state.output::text AS output,
+    state.error::text AS error,
+    history.event_indexes,
+    history.event_kinds,
+    history.event_step_ids,
+    history.event_times,
+    history.event_payloads,
+    inbox.entry_numbers,
+    inbox.entry_kinds,
+    inbox.entry_names,
+    inbox.entry_delivery_ids,
+    inbox.entry_times,
+    inbox.entry_payloads,
+    timers.timer_ids,
+    timers.timer_times
+FROM answer
+LEFT JOIN brought ON true
+LEFT JOIN workflow_run_states AS state ON state.run_id = brought.run_id
+LEFT JOIN LATERAL (
+    SELECT
+        array_agg(page.event_index) AS event_indexes,
+        array_agg(page.kind) AS event_kinds,
+        array_agg(page.step_id) AS event_step_ids,
+        array_agg(page.created_at) AS event_times,
+        array_agg(page.payload::text) AS event_payloads
+    FROM (
+        SELECT
+            event.event_index,
+            event.kind,
+            event.step_id,
+            event.created_at,
+            event.payload,
+            sum(event.payload_bytes) OVER (ORDER BY event.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
+        FROM workflow_events AS event
+        WHERE event.run_id = brought.run_id AND event.event_index < $5::bigint
+    ) AS page
+    WHERE page.bytes_so_far <= $6::bigint OR page.event_index = 0
+) AS history ON brought.status = 'running'
+LEFT JOIN LATERAL (
+    SELECT
+        array_agg(page.inbox_seq) AS entry_numbers,
+        array_agg(page.kind) AS entry_kinds,
+        array_agg(page.name) AS entry_names,
+        array_agg(page.delivery_id) AS entry_delivery_ids,
+        array_agg(page.received_at) AS entry_times,
+        array_agg(page.payload::text) AS entry_payloads
+    FROM (
+        SELECT
+            entry.inbox_seq,
+            entry.kind,
+            entry.name,
+            entry.delivery_id,
+            entry.received_at,
+            entry.payload,
+            sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
+            row_number() OVER in_order AS position
+        FROM workflow_signal_deliveries AS entry
+        WHERE entry.run_id = brought.run_id AND NOT entry.taken
+        WINDOW in_order AS (ORDER BY entry.inbox_seq ROWS UNBOUNDED PRECEDING)
+        LIMIT $7::bigint
+    ) AS page
+    WHERE page.bytes_so_far <= $8::bigint OR page.position = 1
+) AS inbox ON brought.status = 'running'
+LEFT JOIN LATERAL (
+    SELECT
+        array_agg(timer.timer_id) AS timer_ids,
+        array_agg(timer.fire_at) AS timer_times
+    FROM workflow_timers AS timer
+    WHERE timer.run_id = brought.run_id AND timer.fire_at <= $4::bigint
+) AS timers ON brought.status = 'running'
+ORDER BY brought.priority DESC, brought.due_at, brought.run_id;
+
+-- name: heartbeat_run_lease
+-- Renews a lease; gives no row when it is lost.
+-- $1 run_id  $2 lease_token  $3 lease_expires_at_ms
+UPDATE workflow_event_locks AS head
+SET lease_expires_at = greatest(head.lease_expires_at, $3::bigint)
+WHERE head.run_id = $1::text AND head.status = 'running' AND head.lease_token = $2::text
+RETURNING
+    head.lease_expires_at,
+    head.inbox_seq,
+    head.cancel_requested,
+    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock;
+
+-- name: release_run_lease
+-- Hands a run over to any worker.
+-- $1 run_id  $2 lease_token  $3 operation_id  $4 now_ms
+UPDATE workflow_event_locks AS head
+SET
+    status = 'queued',
+    due_at = $4::bigint,
+    lease_owner = NULL,
+    lease_token = NULL,
+    lease_expires_at = NULL,
+    operation_id = $3::text,
+    operation_answer = '{}',
+    updated_at = $4::bigint
+WHERE
+    head.run_id = $1::text
+    AND head.status = 'running'
+    AND head.lease_token = $2::text
+    AND head.operation_id <> $3::text
+RETURNING head.run_id;

@@ -1,0 +1,528 @@
+-- Creating, ending and removing runs.
+--
+-- `before` is the head as of the statement's beginning. Where a statement reads or deletes rows of other tables, its
+-- write of the head demands that the head is still that one: otherwise, after a wait for the row lock, it would act on
+-- what it saw before the wait. `overtaken` tells that this stopped it; the store then tries again.
+
+-- name: create_run
+-- Creates a run unless its id is taken; queued, or running under its first lease. Gives the stored run if there is one.
+-- $1 run_id  $2 workflow_id  $3 workflow_version  $4 queue  $5 priority  $6 now_ms
+-- $7 status  $8 due_at_ms  $9 owner  $10 lease_token  $11 lease_number  $12 lease_expires_at_ms
+-- $13 operation_id  $14 operation_answer  $15 input
+WITH head AS (
+    INSERT INTO workflow_event_locks (
+        run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
+        lease_owner, lease_token, lease_number, lease_expires_at, operation_id, operation_answer,
+        next_index, inbox_seq, cancel_requested, crashes, awaiting
+    )
+    VALUES (
+        $1::text, $2::text, $3::text, $4::text, $5::smallint, $6::bigint, $6::bigint, $7::text, $8::bigint,
+        $9::text, $10::text, $11::bigint, $12::bigint, $13::text, $14::text::json,
+        0, 0, false, 0, '[]'
+    )
+    ON CONFLICT (run_id) DO NOTHING
+    RETURNING run_id, workflow_id, workflow_version, queue, priority, created_at
+),
+run AS (
+    INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
+    SELECT head.run_id, head.workflow_id, head.workflow_version, head.queue, head.priority, head.created_at
+    FROM head
+),
+state AS (
+    INSERT INTO workflow_run_states (run_id, input)
+    SELECT head.run_id, $15::text::json
+    FROM head
+)
+SELECT
+    head.run_id IS NOT NULL AS created,
+    head.run_id IS NULL AND stored.run_id IS NULL AS overtaken,
+    stored.run_id,
+    stored.workflow_id,
+    stored.workflow_version,
+    stored.status,
+    stored.queue,
+    stored.priority,
+    stored.due_at,
+    stored.lease_owner,
+    stored.lease_token,
+    stored.lease_number,
+    stored.lease_expires_at,
+    stored.next_index,
+    stored.inbox_seq,
+    stored.cancel_requested,
+    stored.awaiting::text AS awaiting,
+    stored.crashes,
+    stored.created_at,
+    stored.updated_at,
+    stored.finished_at,
+    stored.operation_id,
+    stored.operation_answer::text AS operation_answer,
+    stored_state.reason,
+    stored_state.input::text AS input,
+    stored_state.output::text AS output,
+    stored_state.error::text AS error
+FROM (VALUES ($1::text)) AS asked (run_id)
+LEFT JOIN head ON true
+LEFT JOIN workflow_event_locks AS stored ON stored.run_id = asked.run_id
+LEFT JOIN workflow_run_states AS stored_state ON stored_state.run_id = asked.run_id;
+
+-- name: load_run
+-- Reads a run with its payloads.
+-- $1 run_id
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.awaiting::text AS awaiting,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at,
+    state.reason,
+    state.input::text AS input,
+    state.output::text AS output,
+    state.error::text AS error
+FROM workflow_event_locks AS head
+LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
+WHERE head.run_id = $1::text;
+
+-- name: load_execution
+-- Reads a run with the first page of its history, its inbox and its timers, as of one moment.
+-- $1 run_id  $2 history_limit  $3 history_bytes  $4 inbox_limit  $5 inbox_bytes  $6 with_taken_entries
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.awaiting::text AS awaiting,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at,
+    state.reason,
+    state.input::text AS input,
+    state.output::text AS output,
+    state.error::text AS error,
+    history.event_indexes,
+    history.event_kinds,
+    history.event_step_ids,
+    history.event_times,
+    history.event_payloads,
+    inbox.entry_numbers,
+    inbox.entry_kinds,
+    inbox.entry_names,
+    inbox.entry_delivery_ids,
+    inbox.entry_times,
+    inbox.entry_payloads,
+    timers.timer_ids,
+    timers.timer_times
+FROM workflow_event_locks AS head
+LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
+LEFT JOIN LATERAL (
+    SELECT
+        array_agg(page.event_index) AS event_indexes,
+        array_agg(page.kind) AS event_kinds,
+        array_agg(page.step_id) AS event_step_ids,
+        array_agg(page.created_at) AS event_times,
+        array_agg(page.payload::text) AS event_payloads
+    FROM (
+        SELECT
+            event.event_index,
+            event.kind,
+            event.step_id,
+            event.created_at,
+            event.payload,
+            sum(event.payload_bytes) OVER (ORDER BY event.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
+        FROM workflow_events AS event
+        WHERE event.run_id = head.run_id AND event.event_index < $2::bigint
+    ) AS page
+    WHERE page.bytes_so_far <= $3::bigint OR page.event_index = 0
+) AS history ON true
+LEFT JOIN LATERAL (
+    SELECT
+        array_agg(page.inbox_seq) AS entry_numbers,
+        array_agg(page.kind) AS entry_kinds,
+        array_agg(page.name) AS entry_names,
+        array_agg(page.delivery_id) AS entry_delivery_ids,
+        array_agg(page.received_at) AS entry_times,
+        array_agg(page.payload::text) AS entry_payloads
+    FROM (
+        SELECT
+            entry.inbox_seq,
+            entry.kind,
+            entry.name,
+            entry.delivery_id,
+            entry.received_at,
+            entry.payload,
+            sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
+            row_number() OVER in_order AS position
+        FROM workflow_signal_deliveries AS entry
+        WHERE entry.run_id = head.run_id AND ($6::boolean OR NOT entry.taken)
+        WINDOW in_order AS (ORDER BY entry.inbox_seq ROWS UNBOUNDED PRECEDING)
+        LIMIT $4::bigint
+    ) AS page
+    WHERE page.bytes_so_far <= $5::bigint OR page.position = 1
+) AS inbox ON true
+LEFT JOIN LATERAL (
+    SELECT
+        array_agg(timer.timer_id) AS timer_ids,
+        array_agg(timer.fire_at) AS timer_times
+    FROM workflow_timers AS timer
+    WHERE timer.run_id = head.run_id
+) AS timers ON true
+WHERE head.run_id = $1::text;
+
+-- name: mark_run_paused
+-- Ends the lease because the handler waits; queued at once when the inbox holds more than the driver has seen.
+-- $1 run_id  $2 lease_token  $3 expected_next_index  $4 operation_id
+-- $5 kinds  $6 step_ids  $7 payloads  $8 inbox_numbers
+-- $9 timer_ids  $10 timer_times  $11 removed_timer_ids  $12 seen_inbox_seq  $13 awaiting  $14 now_ms
+WITH before AS MATERIALIZED (
+    SELECT stored.operation_id
+    FROM workflow_event_locks AS stored
+    WHERE stored.run_id = $1::text
+),
+earliest AS MATERIALIZED (
+    SELECT min(timer.fire_at) AS fire_at
+    FROM (
+        SELECT kept.fire_at
+        FROM workflow_timers AS kept
+        WHERE
+            kept.run_id = $1::text
+            AND kept.timer_id <> ALL($9::text[])
+            AND kept.timer_id <> ALL($11::text[])
+        UNION ALL
+        SELECT new.fire_at
+        FROM unnest($10::bigint[]) AS new (fire_at)
+    ) AS timer
+),
+head AS (
+    UPDATE workflow_event_locks AS stored
+    SET
+        status = CASE WHEN stored.inbox_seq > $12::bigint THEN 'queued' ELSE 'paused' END,
+        due_at = CASE
+            WHEN stored.inbox_seq > $12::bigint THEN $14::bigint
+            ELSE (SELECT earliest.fire_at FROM earliest)
+        END,
+        awaiting = CASE WHEN stored.inbox_seq > $12::bigint THEN '[]' ELSE $13::text::json END,
+        next_index = stored.next_index + cardinality($5::text[]),
+        lease_owner = NULL,
+        lease_token = NULL,
+        lease_expires_at = NULL,
+        crashes = 0,
+        operation_id = $4::text,
+        operation_answer = json_build_object(
+            'status', CASE WHEN stored.inbox_seq > $12::bigint THEN 'queued' ELSE 'paused' END,
+            'next_index', stored.next_index + cardinality($5::text[])
+        ),
+        updated_at = $14::bigint
+    FROM before
+    WHERE
+        stored.run_id = $1::text
+        AND stored.status = 'running'
+        AND stored.lease_token = $2::text
+        AND stored.next_index = $3::bigint
+        AND stored.operation_id <> $4::text
+        AND stored.operation_id = before.operation_id
+    RETURNING stored.run_id, stored.status, stored.next_index
+),
+events AS (
+    INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
+    SELECT
+        head.run_id,
+        $3::bigint + event.position - 1,
+        event.kind,
+        event.step_id,
+        $14::bigint,
+        coalesce(octet_length(event.payload), 0),
+        event.payload::json
+    FROM head
+    CROSS JOIN unnest($5::text[], $6::text[], $7::text[])
+        WITH ORDINALITY AS event (kind, step_id, payload, position)
+),
+taken AS (
+    UPDATE workflow_signal_deliveries AS entry
+    SET taken = true
+    FROM head
+    WHERE entry.run_id = head.run_id AND entry.inbox_seq = ANY($8::bigint[]) AND NOT entry.taken
+),
+removed AS (
+    DELETE FROM workflow_timers AS timer
+    USING head
+    WHERE
+        timer.run_id = head.run_id
+        AND timer.timer_id = ANY($11::text[])
+        AND timer.timer_id <> ALL($9::text[])
+),
+timers AS (
+    INSERT INTO workflow_timers (run_id, timer_id, fire_at)
+    SELECT head.run_id, timer.timer_id, timer.fire_at
+    FROM head
+    CROSS JOIN unnest($9::text[], $10::bigint[]) AS timer (timer_id, fire_at)
+    ON CONFLICT (run_id, timer_id) DO UPDATE SET fire_at = excluded.fire_at
+)
+SELECT head.status, head.next_index
+FROM head;
+
+-- name: mark_run_ended
+-- Ends a run with its output or its error.
+-- $1 run_id  $2 lease_token  $3 expected_next_index  $4 operation_id
+-- $5 kinds  $6 step_ids  $7 payloads  $8 inbox_numbers
+-- $9 status  $10 output  $11 error  $12 reason  $13 now_ms
+WITH before AS MATERIALIZED (
+    SELECT stored.operation_id
+    FROM workflow_event_locks AS stored
+    WHERE stored.run_id = $1::text
+),
+head AS (
+    UPDATE workflow_event_locks AS stored
+    SET
+        status = $9::text,
+        due_at = NULL,
+        next_index = stored.next_index + cardinality($5::text[]),
+        lease_owner = NULL,
+        lease_token = NULL,
+        lease_expires_at = NULL,
+        crashes = CASE WHEN cardinality($5::text[]) > 0 THEN 0 ELSE stored.crashes END,
+        operation_id = $4::text,
+        operation_answer = '{}',
+        updated_at = $13::bigint,
+        finished_at = $13::bigint
+    FROM before
+    WHERE
+        stored.run_id = $1::text
+        AND stored.status = 'running'
+        AND stored.lease_token = $2::text
+        AND stored.next_index = $3::bigint
+        AND stored.operation_id <> $4::text
+        AND stored.operation_id = before.operation_id
+    RETURNING stored.run_id
+),
+events AS (
+    INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
+    SELECT
+        head.run_id,
+        $3::bigint + event.position - 1,
+        event.kind,
+        event.step_id,
+        $13::bigint,
+        coalesce(octet_length(event.payload), 0),
+        event.payload::json
+    FROM head
+    CROSS JOIN unnest($5::text[], $6::text[], $7::text[])
+        WITH ORDINALITY AS event (kind, step_id, payload, position)
+),
+taken AS (
+    UPDATE workflow_signal_deliveries AS entry
+    SET taken = true
+    FROM head
+    WHERE entry.run_id = head.run_id AND entry.inbox_seq = ANY($8::bigint[]) AND NOT entry.taken
+),
+timers AS (
+    DELETE FROM workflow_timers AS timer
+    USING head
+    WHERE timer.run_id = head.run_id
+),
+state AS (
+    UPDATE workflow_run_states AS stored
+    SET
+        output = $10::text::json,
+        error = $11::text::json,
+        reason = $12::text
+    FROM head
+    WHERE stored.run_id = head.run_id
+)
+SELECT head.run_id
+FROM head;
+
+-- name: terminate_run
+-- Ends a run without its handler and fences its driver off.
+-- $1 run_id  $2 now_ms  $3 reason
+WITH before AS MATERIALIZED (
+    SELECT stored.status, stored.operation_id
+    FROM workflow_event_locks AS stored
+    WHERE stored.run_id = $1::text
+),
+head AS (
+    UPDATE workflow_event_locks AS stored
+    SET
+        status = 'aborted',
+        due_at = NULL,
+        lease_owner = NULL,
+        lease_token = NULL,
+        lease_expires_at = NULL,
+        awaiting = '[]',
+        updated_at = $2::bigint,
+        finished_at = $2::bigint
+    FROM before
+    WHERE
+        stored.run_id = $1::text
+        AND stored.status IN ('queued', 'running', 'paused', 'dead')
+        AND stored.operation_id = before.operation_id
+    RETURNING stored.run_id
+),
+state AS (
+    UPDATE workflow_run_states AS stored
+    SET reason = $3::text
+    FROM head
+    WHERE stored.run_id = head.run_id
+),
+timers AS (
+    DELETE FROM workflow_timers AS timer
+    USING head
+    WHERE timer.run_id = head.run_id
+)
+SELECT
+    before.status,
+    before.status IN ('queued', 'running', 'paused', 'dead') AND NOT EXISTS (SELECT 1 FROM head) AS overtaken
+FROM before;
+
+-- name: requeue_run
+-- Gives a dead run back to the workers.
+-- $1 run_id  $2 now_ms
+WITH before AS MATERIALIZED (
+    SELECT stored.status
+    FROM workflow_event_locks AS stored
+    WHERE stored.run_id = $1::text
+),
+head AS (
+    UPDATE workflow_event_locks AS stored
+    SET
+        status = 'queued',
+        due_at = $2::bigint,
+        crashes = 0,
+        updated_at = $2::bigint,
+        finished_at = NULL
+    WHERE stored.run_id = $1::text AND stored.status = 'dead'
+    RETURNING stored.run_id
+)
+SELECT
+    before.status,
+    before.status = 'dead' AND NOT EXISTS (SELECT 1 FROM head) AS overtaken
+FROM before;
+
+-- name: delete_run
+-- Removes every trace of a run, unless somebody drives it and force is false.
+-- $1 run_id  $2 now_ms  $3 force
+WITH before AS MATERIALIZED (
+    SELECT
+        stored.status,
+        stored.operation_id,
+        stored.inbox_seq,
+        $3::boolean OR stored.status <> 'running' OR stored.lease_expires_at <= $2::bigint AS deletable
+    FROM workflow_event_locks AS stored
+    WHERE stored.run_id = $1::text
+),
+head AS (
+    DELETE FROM workflow_event_locks AS stored
+    USING before
+    WHERE
+        stored.run_id = $1::text
+        AND stored.operation_id = before.operation_id
+        AND stored.inbox_seq = before.inbox_seq
+        AND ($3::boolean OR stored.status <> 'running' OR stored.lease_expires_at <= $2::bigint)
+    RETURNING stored.run_id
+),
+events AS (
+    DELETE FROM workflow_events AS event
+    USING head
+    WHERE event.run_id = head.run_id
+),
+timers AS (
+    DELETE FROM workflow_timers AS timer
+    USING head
+    WHERE timer.run_id = head.run_id
+),
+inbox AS (
+    DELETE FROM workflow_signal_deliveries AS entry
+    USING head
+    WHERE entry.run_id = head.run_id
+),
+state AS (
+    DELETE FROM workflow_run_states AS stored
+    USING head
+    WHERE stored.run_id = head.run_id
+),
+run AS (
+    DELETE FROM workflow_runs AS stored
+    USING head
+    WHERE stored.run_id = head.run_id
+)
+SELECT
+    before.status,
+    EXISTS (SELECT 1 FROM head) AS deleted,
+    before.deletable AND NOT EXISTS (SELECT 1 FROM head) AS overtaken
+FROM before;
+
+-- name: prune_runs
+-- Removes every trace of the oldest ended runs. Those that somebody works on at this moment are left for the next call.
+-- $1 finished_before_ms  $2 statuses  $3 workflow_ids  $4 limit
+WITH candidate AS MATERIALIZED (
+    SELECT stored.run_id, stored.operation_id, stored.inbox_seq
+    FROM workflow_event_locks AS stored
+    WHERE
+        stored.finished_at < $1::bigint
+        AND stored.status = ANY($2::text[])
+        AND ($3::text[] IS NULL OR stored.workflow_id = ANY($3::text[]))
+    ORDER BY stored.finished_at, stored.run_id
+    LIMIT $4::bigint
+),
+locked AS MATERIALIZED (
+    SELECT stored.run_id, stored.operation_id, stored.inbox_seq
+    FROM workflow_event_locks AS stored
+    WHERE
+        stored.run_id = ANY(ARRAY(SELECT candidate.run_id FROM candidate))
+        AND stored.finished_at < $1::bigint
+        AND stored.status = ANY($2::text[])
+    FOR UPDATE SKIP LOCKED
+),
+head AS (
+    DELETE FROM workflow_event_locks AS stored
+    USING locked
+    INNER JOIN candidate
+        ON
+            candidate.run_id = locked.run_id
+            AND candidate.operation_id = locked.operation_id
+            AND candidate.inbox_seq = locked.inbox_seq
+    WHERE stored.run_id = locked.run_id
+    RETURNING stored.run_id
+),
+events AS (
+    DELETE FROM workflow_events AS event
+    WHERE event.run_id = ANY(ARRAY(SELECT head.run_id FROM head))
+),
+timers AS (
+    DELETE FROM workflow_timers AS timer
+    WHERE timer.run_id = ANY(ARRAY(SELECT head.run_id FROM head))
+),
+inbox AS (
+    DELETE FROM workflow_signal_deliveries AS entry
+    WHERE entry.run_id = ANY(ARRAY(SELECT head.run_id FROM head))
+),
+states AS (
+    DELETE FROM workflow_run_states AS stored
+    WHERE stored.run_id = ANY(ARRAY(SELECT head.run_id FROM head))
+),
+runs AS (
+    DELETE FROM workflow_runs AS stored
+    WHERE stored.run_id = ANY(ARRAY(SELECT head.run_id FROM head))
+)
+SELECT count(*) AS pruned
+FROM head;

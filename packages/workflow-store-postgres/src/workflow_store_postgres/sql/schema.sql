@@ -1,0 +1,74 @@
+-- What is asked about the tables themselves.
+
+-- name: read_schema
+-- Tells where tables without a schema in their name are, and whether the given schema is there.
+-- $1 schema
+SELECT
+    current_schema()::text AS current,
+    EXISTS (SELECT 1 FROM pg_catalog.pg_namespace AS space WHERE space.nspname = $1::text) AS present;
+
+-- name: read_relations
+-- Tells which of our names are taken in a schema.
+-- $1 schema  $2 table_names
+SELECT relation.relname::text AS name
+FROM pg_catalog.pg_class AS relation
+INNER JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
+WHERE
+    space.nspname = $1::text
+    AND relation.relname::text = ANY($2::text[])
+ORDER BY relation.relname;
+
+-- name: read_migration_columns
+-- Tells whose table of migrations it is.
+-- $1 schema  $2 table_name
+SELECT attribute.attname::text AS name
+FROM pg_catalog.pg_class AS relation
+INNER JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
+INNER JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = relation.oid
+WHERE
+    space.nspname = $1::text
+    AND relation.relname::text = $2::text
+    AND attribute.attnum > 0
+    AND NOT attribute.attisdropped;
+
+-- name: read_applied_migrations
+-- Reads what was applied.
+SELECT applied.migration_id, applied.package_name, applied.checksum
+FROM workflow_schema_migrations AS applied
+ORDER BY applied.migration_id;
+
+-- name: record_checksum
+-- Completes the row that a migration has written about itself.
+-- $1 migration_id  $2 checksum
+UPDATE workflow_schema_migrations
+SET checksum = $2::text
+WHERE migration_id = $1::text AND checksum IS NULL;
+
+-- name: try_migration_lock
+-- Takes the lock of those who migrate, until the end of the transaction.
+-- $1 key
+SELECT pg_catalog.pg_try_advisory_xact_lock($1::bigint) AS taken;
+
+-- name: read_migration_lock_holder
+-- Tells who holds it.
+-- $1 key
+SELECT
+    held.pid,
+    activity.application_name,
+    activity.usename::text AS role,
+    coalesce(host(activity.client_addr), 'this machine') AS address,
+    activity.state,
+    activity.xact_start::text AS since
+FROM pg_catalog.pg_locks AS held
+LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
+WHERE
+    held.locktype = 'advisory'
+    AND held.granted
+    AND held.database = (SELECT base.oid FROM pg_catalog.pg_database AS base WHERE base.datname = current_database())
+    AND held.classid = (($1::bigint >> 32) & 4294967295)::oid
+    AND held.objid = ($1::bigint & 4294967295)::oid
+    AND held.objsubid = 1;
+
+-- name: read_clock
+-- Reads the database's time.
+SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock;

@@ -1,0 +1,203 @@
+"""The store: its roles put together, and what concerns it as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+from workflow_migrations import Migration
+from workflow_runtime.errors import ConfigurationError, StoreUnavailableError
+from workflow_runtime.ids import new_id
+
+from . import schema as schema_module
+from .events import EventLog
+from .failures import driver_errors
+from .leases import Leases
+from .queries import Queries
+from .rows import RowReader
+from .runs import RunLifecycle
+from .schedules import Schedules
+from .session import Session
+from .signals import Signals
+from .timers import Timers
+
+__all__ = ["PostgresWorkflowStore", "StoreOpening"]
+
+_CLOSE_TIMEOUT_S = 10.0
+
+
+class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries):
+    """Keeps the contract in a PostgreSQL database.
+
+    Args:
+        pool: Where the connections come from. The store neither closes nor changes it.
+        schema: Where the tables are; by default wherever the connections' search_path finds them.
+        tables: Table names by key, where they are not the defaults.
+        acquire_timeout: How long a call waits for a free connection before it raises `StoreUnavailableError`.
+        new_token: Makes a lease token that was never used before; for tests.
+
+    Raises:
+        ConfigurationError: Names that cannot work.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        schema: str | None = None,
+        tables: Mapping[str, str] | None = None,
+        *,
+        acquire_timeout: timedelta = timedelta(seconds=30),
+        new_token: Callable[[], str] = new_id,
+    ) -> None:
+        names = schema_module.table_names(tables)
+        self._session = Session(
+            pool,
+            names,
+            schema_module.schema_name(schema),
+            new_token=new_token,
+            acquire_timeout_s=acquire_timeout.total_seconds(),
+        )
+        self._read = RowReader(names)
+        self._own_pool: asyncpg.Pool | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        dsn: str | None = None,
+        *,
+        schema: str | None = None,
+        tables: Mapping[str, str] | None = None,
+        acquire_timeout: timedelta = timedelta(seconds=30),
+        **pool_options: Any,
+    ) -> StoreOpening:
+        """Open a store on a pool of its own: `await` it and close it yourself, or use `async with`.
+
+        Args:
+            dsn: Where the database is; by default what libpq's environment variables say.
+            schema: As for the class.
+            tables: As for the class.
+            acquire_timeout: As for the class.
+            pool_options: Whatever `asyncpg.create_pool` takes, such as `max_size` or `statement_cache_size`.
+
+        Raises:
+            ConfigurationError: Names, or options of the pool, that cannot work.
+            StoreUnavailableError: The server cannot be reached.
+            StoreOperationError: The server refuses the connection.
+        """
+
+        async def open_store() -> PostgresWorkflowStore:
+            pool = await _open_pool(dsn, pool_options)
+            try:
+                store = cls(pool, schema, tables, acquire_timeout=acquire_timeout)
+            except ConfigurationError:
+                await pool.close()
+                raise
+            store._own_pool = pool
+            return store
+
+        return StoreOpening(open_store)
+
+    async def close(self) -> None:
+        """End the store. One that was made by `connect` closes its pool; a second call does nothing."""
+        self._session.close()
+        pool, self._own_pool = self._own_pool, None
+        if pool is None:
+            return
+        try:
+            with driver_errors():
+                await asyncio.wait_for(pool.close(), _CLOSE_TIMEOUT_S)
+        except StoreUnavailableError:
+            pool.terminate()  # somebody still waits for an answer, or the server is gone: nothing is lost with it
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def ensure_schema(self, *, lock_timeout: timedelta = timedelta(seconds=60)) -> None:
+        """Create or upgrade the tables.
+
+        Args:
+            lock_timeout: How long to wait for another process that is migrating.
+
+        Raises:
+            ForeignTablesError: Tables of these names belong to something else.
+            SchemaAheadError: The database is newer than this package.
+            StoreUnavailableError: Another process has been migrating for longer; the message says which.
+        """
+        await schema_module.ensure_schema(self._session, lock_timeout.total_seconds())
+
+    async def check_schema(self) -> None:
+        """Raise unless the tables fit this code."""
+        await schema_module.check_schema(self._session)
+
+    def get_migrations(self) -> tuple[Migration, ...]:
+        """Give the package's migrations in order, with default table names."""
+        return schema_module.get_migrations()
+
+    def get_migration_sql(self, schema: str | None = None, tables: Mapping[str, str] | None = None) -> str:
+        """Give all migrations as one script, with this store's names where none are given."""
+        return schema_module.get_migration_sql(
+            self._session.schema if schema is None else schema,
+            self._session.tables.by_key() if tables is None else tables,
+        )
+
+    async def read_clock(self) -> int:
+        """Read the database's time."""
+        rows = await self._session.rows("read_clock")
+        clock: int = rows[0]["clock"]
+        return clock
+
+
+class _UnresetConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
+    """A connection of a pool that nobody but the store uses.
+
+    No statement of the store leaves anything behind, so the round trip that would clean up is spared.
+    """
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+async def _open_pool(dsn: str | None, options: Mapping[str, Any]) -> asyncpg.Pool:
+    settings = {"application_name": "workflow-store-postgres", **options.get("server_settings", {})}
+    defaults = {
+        "min_size": min(1, options.get("max_size", 1)),
+        "connection_class": _UnresetConnection,
+        # The statements are few and always the same: prepared once, they stay.
+        "max_cached_statement_lifetime": 0,
+    }
+    try:
+        with driver_errors():
+            pool: asyncpg.Pool = await asyncpg.create_pool(dsn, **{**defaults, **options, "server_settings": settings})
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"the pool cannot be made: {error}") from error
+    return pool
+
+
+class StoreOpening:
+    """What `PostgresWorkflowStore.connect` gives: to be awaited, or to be entered with `async with`."""
+
+    def __init__(self, open_store: Callable[[], Coroutine[Any, Any, PostgresWorkflowStore]]) -> None:
+        self._open_store = open_store
+        self._store: PostgresWorkflowStore | None = None
+
+    def __await__(self) -> Generator[Any, None, PostgresWorkflowStore]:
+        return self._open_store().__await__()
+
+    async def __aenter__(self) -> PostgresWorkflowStore:
+        self._store = await self._open_store()
+        return self._store
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._store is not None:
+            await self._store.close()

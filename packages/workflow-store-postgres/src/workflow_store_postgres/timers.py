@@ -1,0 +1,68 @@
+"""Waking runs by time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workflow_runtime.store import (
+    DEFAULT_HISTORY_BYTES,
+    DEFAULT_HISTORY_EVENTS,
+    ClaimBatch,
+    WorkflowVersion,
+    checked,
+)
+
+from .claims import Claim, filter_values
+from .driver import DriverWrite
+from .role import Role
+
+__all__ = ["Timers"]
+
+
+class Timers(Role):
+    """Keeps `TimerStore`."""
+
+    @checked
+    async def schedule_timer(
+        self,
+        *,
+        run_id: str,
+        lease_token: str,
+        operation_id: str,
+        timer_id: str,
+        fire_at_ms: int,
+        now_ms: int,
+    ) -> None:
+        write = DriverWrite(
+            session=self._session,
+            verb="schedule_timer",
+            run_id=run_id,
+            lease_token=lease_token,
+            operation_id=operation_id,
+            expected_next_index=None,
+        )
+        await write.commit("schedule_timer", timer_id, fire_at_ms, now_ms)
+
+    @checked
+    async def claim_due_timers(
+        self,
+        *,
+        owner: str,
+        lease_ms: int,
+        now_ms: int,
+        limit: int,
+        workflows: Sequence[WorkflowVersion] | None = None,
+        queues: Sequence[str] | None = None,
+        history_limit: int = DEFAULT_HISTORY_EVENTS,
+        history_bytes: int = DEFAULT_HISTORY_BYTES,
+    ) -> ClaimBatch:
+        claim = Claim(
+            session=self._session,
+            read=self._read,
+            owner=owner,
+            lease_expires_at_ms=now_ms + lease_ms,
+            now_ms=now_ms,
+            history_limit=history_limit,
+            history_bytes=history_bytes,
+        )
+        return await claim.take_many("claim_due_timers", limit, *filter_values(workflows, queues))
