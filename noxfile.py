@@ -26,6 +26,7 @@ DISTRIBUTIONS = (
     "contract-tests",
     "packages/workflow-store-memory",
     "packages/workflow-store-d1",
+    "packages/workflow-store-postgres",
 )
 EXTRAS = {"packages/workflow-store-d1": "[local]"}
 EXAMPLE_STORE = "examples/third-party-store"
@@ -34,6 +35,7 @@ AUDIT = "examples/audit_packages"
 CONTRACTS = {
     "memory": "packages/workflow-store-memory/tests/test_contract.py",
     "d1-local": "packages/workflow-store-d1/tests/test_contract.py",
+    "postgres": "packages/workflow-store-postgres/tests/test_contract.py",
 }
 MUTANTS = "contract-tests/tests/test_mutants.py"
 CRASH = "tests/crash"
@@ -84,7 +86,8 @@ def check_types(session: nox.Session) -> None:
     """Sources together; then folder by folder, because files of different folders share their names."""
     session.install("--no-build-isolation", "--editable", f"./{EXAMPLE_STORE}")  # its tests import it
     sources = [f"{folder}/src" for folder in DISTRIBUTIONS]
-    folders = [*(f"{folder}/tests" for folder in DISTRIBUTIONS), EXAMPLE_STORE, AUDIT, "tests", "benchmarks"]
+    folders = [f"{folder}/tests" for folder in DISTRIBUTIONS]
+    folders += [EXAMPLE_STORE, AUDIT, "tests", "test-support", "benchmarks"]
     run_each(session, ("mypy", *sources, "scripts", "tests/typing"), *(("mypy", folder) for folder in folders))
 
 
@@ -138,6 +141,7 @@ PARTS: dict[str, Callable[[nox.Session], None]] = {
     "unit": run_unit_tests,
     "contract(memory)": lambda session: run_contract(session, "memory"),
     "contract(d1-local)": lambda session: run_contract(session, "d1-local"),
+    "contract(postgres)": lambda session: run_contract(session, "postgres"),
     "mutants": run_mutants,
     "crash": run_crashes,
     "third-party store": run_example_store,

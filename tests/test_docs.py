@@ -1,9 +1,11 @@
 """The documentation is true: its Python examples run as they stand, and its links lead somewhere."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgres_server import postgres_dsn
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -13,10 +15,20 @@ PAGES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md"
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
+@pytest.fixture(scope="session")
+def database_url() -> Iterator[str]:
+    """A server for the pages that speak of one."""
+    with postgres_dsn() as dsn:
+        yield dsn
+
+
 @each_page
-def test_examples_of_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_of_page_run(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The blocks of a page run in order, in an empty folder, and share their names as one script would."""
+    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
     monkeypatch.chdir(tmp_path)
+    if "DATABASE_URL" in page.read_text(encoding="utf-8"):
+        monkeypatch.setenv("DATABASE_URL", request.getfixturevalue("database_url"))
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
     document.namespace["__name__"] = "__main__"
 

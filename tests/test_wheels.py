@@ -2,6 +2,7 @@
 
 import email
 import email.message
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from postgres_server import LocalServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -161,3 +163,35 @@ except ConfigurationError as error:
 
     assert "workflow-store-d1[local]" in run(python, "-c", script, cwd=tmp_path)
     assert installed(python) == {"workflow-migrations", "workflow-runtime", "workflow-store-d1"}
+
+
+def test_postgres_store_works_from_its_wheel(wheelhouse: Path, tmp_path: Path) -> None:
+    """With asyncpg and our own wheels only, the tables are made and a run is created."""
+    venv.create(tmp_path / "environment", symlinks=True)
+    python = tmp_path / "environment" / "bin" / "python"
+    arguments = ["install", "--no-index", "--no-deps", "--find-links", str(wheelhouse)]
+    ours = ["workflow-migrations", "workflow-runtime", "workflow-store-postgres"]
+    run(sys.executable, "-m", "pip", "--python", python, *arguments, *ours, cwd=tmp_path)
+    [site_packages] = (tmp_path / "environment").glob("lib/*/site-packages")
+    driver = importlib.util.find_spec("asyncpg")
+    assert driver is not None
+    assert driver.origin is not None
+    # The driver is of this environment: no index is asked.
+    (site_packages / "asyncpg").symlink_to(Path(driver.origin).parent)
+    script = """
+import asyncio, sys
+from workflow_store_postgres import PostgresWorkflowStore
+
+async def main():
+    async with PostgresWorkflowStore.connect(sys.argv[1], schema="from_the_wheel") as store:
+        await store.ensure_schema()
+        created = await store.create_run(
+            run_id="a", workflow_id="w", workflow_version="1", input="null", operation_id="o", now_ms=0
+        )
+        print(created.kind)
+
+asyncio.run(main())
+"""
+    with LocalServer() as server:
+        assert run(python, "-c", script, server.dsn, cwd=tmp_path).split() == ["created"]
+    assert installed(python) == set(ours)

@@ -3,6 +3,8 @@
 from workflow_runtime.store import WorkflowExecutionStore
 from workflow_store_d1 import D1WorkflowStore
 from workflow_store_memory import InMemoryWorkflowStore
+from workflow_store_postgres import PostgresWorkflowStore
 
 memory: type[WorkflowExecutionStore] = InMemoryWorkflowStore
 d1: type[WorkflowExecutionStore] = D1WorkflowStore
+postgres: type[WorkflowExecutionStore] = PostgresWorkflowStore

@@ -1,0 +1,165 @@
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from postgres_server import postgres_dsn
+from workflow_runtime.payloads import JsonText, encode_json
+from workflow_runtime.store import Awaited, Lease, NewEvent
+from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql
+
+NOW_MS = 1_000_000
+LEASE_MS = 10_000
+
+_numbers = itertools.count()
+
+
+def at_database(dsn: str, name: str) -> str:
+    """Give the DSN of another database on the same server."""
+    return urlsplit(dsn)._replace(path=f"/{name}").geturl()
+
+
+@pytest.fixture(scope="session")
+def server_dsn() -> Iterator[str]:
+    """One server for all tests of this process."""
+    with postgres_dsn() as dsn:
+        yield dsn
+
+
+async def run_on(dsn: str, *statements: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def new_database(server_dsn: str, template: str) -> AsyncIterator[str]:
+    name = f"workflow_test_{os.getpid()}_{next(_numbers)}"
+    connection = await asyncpg.connect(server_dsn)
+    # Copying files is three times as quick as writing each page to the log, where the server can do it.
+    strategy = "STRATEGY file_copy" if connection.get_server_version() >= (15,) else ""
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
+    try:
+        yield at_database(server_dsn, name)
+    finally:
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await connection.close()
+
+
+@pytest.fixture(scope="session")
+def template(server_dsn: str) -> Iterator[str]:
+    """A database with our tables, made by the shipped script, to be copied."""
+    name = f"workflow_test_{os.getpid()}_template"
+    asyncio.run(run_on(server_dsn, f"CREATE DATABASE {name} TEMPLATE template0"))
+    asyncio.run(run_on(at_database(server_dsn, name), get_migration_sql()))
+    yield name
+    asyncio.run(run_on(server_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+async def empty_dsn(server_dsn: str) -> AsyncIterator[str]:
+    """A database without our tables."""
+    async with new_database(server_dsn, "template0") as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def dsn(server_dsn: str, template: str) -> AsyncIterator[str]:
+    """A database with our tables."""
+    async with new_database(server_dsn, template) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def connect(dsn: str) -> AsyncIterator[Callable[..., Awaitable[PostgresWorkflowStore]]]:
+    """Open handles on the database."""
+    async with AsyncExitStack() as stack:
+
+        async def connect_one(**options: Any) -> PostgresWorkflowStore:
+            return await stack.enter_async_context(PostgresWorkflowStore.connect(dsn, **options))
+
+        yield connect_one
+
+
+@pytest.fixture
+async def store(connect: Callable[..., Awaitable[PostgresWorkflowStore]]) -> PostgresWorkflowStore:
+    return await connect()
+
+
+@pytest.fixture
+async def database(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A plain connection, to look and to interfere behind the store's back."""
+    connection = await asyncpg.connect(dsn)
+    yield connection
+    await connection.close()
+
+
+class Scenes:
+    """Puts runs of a store into the states that tests begin with."""
+
+    now_ms = NOW_MS
+    lease_ms = LEASE_MS
+
+    def __init__(self, store: PostgresWorkflowStore) -> None:
+        self.store = store
+        self._operations = 0
+
+    def operation(self) -> str:
+        self._operations += 1
+        return f"operation-{self._operations}"
+
+    def json(self, value: object) -> JsonText:
+        return encode_json(value)
+
+    async def queued(self, run_id: str, **options: Any) -> None:
+        await self.store.create_run(**self._new(run_id, options))
+
+    async def running(self, run_id: str, **options: Any) -> Lease:
+        created = await self.store.create_run(**self._new(run_id, options), owner="worker", lease_ms=LEASE_MS)
+        assert created.kind == "created"
+        assert created.claim is not None
+        return created.claim.lease
+
+    async def append(self, run_id: str, lease: Lease, first: int, payloads: Sequence[JsonText | None]) -> None:
+        await self.store.append_events(
+            run_id=run_id,
+            lease_token=lease.token,
+            operation_id=self.operation(),
+            expected_next_index=first,
+            events=[NewEvent(kind="step", payload=payload) for payload in payloads],
+            now_ms=NOW_MS,
+            lease_ms=LEASE_MS,
+        )
+
+    async def pause(self, run_id: str, lease: Lease, **options: Any) -> None:
+        values = {"expected_next_index": 0, "seen_inbox_seq": 0, "now_ms": NOW_MS} | options
+        await self.store.mark_run_paused(
+            run_id=run_id, lease_token=lease.token, operation_id=self.operation(), **values
+        )
+
+    async def waiting(self, run_id: str, signal: str) -> None:
+        lease = await self.running(run_id)
+        await self.pause(run_id, lease, awaited=[Awaited(kind="signal", name=signal, step_id="wait")])
+
+    def _new(self, run_id: str, options: dict[str, Any]) -> dict[str, Any]:
+        facts = {
+            "workflow_id": "ship",
+            "workflow_version": "1",
+            "input": JsonText('{"order":1}'),
+            "operation_id": self.operation(),
+            "now_ms": NOW_MS,
+        }
+        return {"run_id": run_id, **facts, **options}
+
+
+@pytest.fixture
+def scenes(store: PostgresWorkflowStore) -> Scenes:
+    return Scenes(store)

@@ -1,0 +1,186 @@
+"""The server finds what it needs by index, in a database of some size, whether it plans for the values or without them.
+
+A claim, and a page of a listing, must also cost the same when there is much more that does not concern them.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from workflow_runtime.store import RunStatus, WorkflowVersion
+from workflow_store_postgres import PostgresWorkflowStore
+
+RUNS = 20_000
+NOW_MS = 5_000
+
+# Half of the runs are paused with a timer, a quarter queued, few running, the others ended; most are due later.
+FILL = f"""
+INSERT INTO workflow_event_locks (
+    run_id, status, workflow_id, workflow_version, queue, priority, due_at, lease_owner, lease_token, lease_number,
+    lease_expires_at, next_index, inbox_seq, cancel_requested, crashes, awaiting, operation_id, operation_answer,
+    created_at, updated_at, finished_at
+)
+SELECT
+    'run-' || lpad(n::text, 8, '0'),
+    CASE WHEN n % 2 = 0 THEN 'paused' WHEN n % 4 = 1 THEN 'queued' WHEN n % 1000 = 3 THEN 'running' ELSE 'finished' END,
+    'workflow-' || n % 3, '1', 'default', n % 2, CASE WHEN n % 4 <> 3 THEN n END, 'w',
+    CASE WHEN n % 1000 = 3 THEN 'token' END, 1, CASE WHEN n % 1000 = 3 THEN n END, 3, 1, false, 0, '[]', 'o', '{{}}',
+    n, n, CASE WHEN n % 4 = 3 AND n % 1000 <> 3 THEN n END
+FROM generate_series(1, {RUNS}) AS n;
+INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
+SELECT run_id, workflow_id, workflow_version, queue, priority, created_at FROM workflow_event_locks;
+INSERT INTO workflow_run_states (run_id, input) SELECT run_id, '{{}}' FROM workflow_event_locks;
+INSERT INTO workflow_events (run_id, event_index, kind, created_at, payload_bytes, payload)
+SELECT head.run_id, i, 'step', 1, 2, '{{}}' FROM workflow_event_locks AS head CROSS JOIN generate_series(0, 2) AS i;
+INSERT INTO workflow_signal_deliveries (
+    run_id, inbox_seq, kind, name, delivery_id, received_at, taken, payload_bytes, payload
+)
+SELECT head.run_id, 1, 'signal', 'go', 's', 1, true, 2, '{{}}' FROM workflow_event_locks AS head;
+INSERT INTO workflow_timers (run_id, timer_id, fire_at)
+SELECT run_id, 't', due_at FROM workflow_event_locks WHERE status = 'paused';
+INSERT INTO workflow_schedules (
+    schedule_id, workflow_id, workflow_version, overlap_policy, queue, priority, enabled, next_fire_at, revision,
+    claims, created_at, updated_at, spec, input
+)
+SELECT 's' || n, 'w', '1', 'skip', 'default', 0, true, n + {NOW_MS} - 5, 1, 0, 1, 1, '1', '1'
+FROM generate_series(1, {RUNS}) AS n;
+INSERT INTO workflow_schedule_buckets (schedule_id, fire_at, lease_number, outcome)
+SELECT schedule_id, next_fire_at - 60000, 1, 'started' FROM workflow_schedules;
+"""
+
+
+@pytest.fixture
+async def filled(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(FILL)
+    await connection.execute("VACUUM ANALYZE")
+    yield connection
+    await connection.close()
+
+
+RUN = "run-00000002"
+FENCE = (RUN, "token", 3, "o2")
+EVENTS = (["step"], [None], ["1"], [1])
+TIMERS = (["t"], [9], ["u"])
+CLAIM = ("w", "token-2", 9_000, NOW_MS, 1_000, 1_000_000, 1_000, 1_000_000)
+WANTED = (["workflow-1", "workflow-2"], ["1", "1"], ["default"])
+ANY = (None, None, None)
+PAGE = (4_000, "run-00004000", 2**53, ["queued"], None, None, None, 50)
+
+STATEMENTS: dict[str, tuple[Any, ...]] = {
+    "append_events": (*FENCE, *EVENTS, *TIMERS, 9, 5),
+    "mark_run_paused": (*FENCE, *EVENTS, *TIMERS, 0, "[]", 5),
+    "mark_run_ended": (*FENCE, *EVENTS, "finished", "1", None, None, 5),
+    "schedule_timer": (RUN, "token", "o2", "t", 9, 5),
+    "release_run_lease": (RUN, "token", "o2", 5),
+    "heartbeat_run_lease": (RUN, "token", 9),
+    "driver.before": (RUN,),
+    "load_run": (RUN,),
+    "load_execution": (RUN, 1_000, 1_000_000, 1_000, 1_000_000, False),
+    "read_events": (RUN, 0, 100, 1_000_000),
+    "read_inbox": (RUN, 0, 100, 1_000_000),
+    "create_run": (RUN, "w", "1", "default", 0, 1, "queued", 1, None, None, 0, None, "create_run:o", "{}", "1"),
+    "deliver": (RUN, "signal", "go", "s2", False, 5, "1"),
+    "cancel_run": (RUN, 5, "1"),
+    "terminate_run": (RUN, 5, None),
+    "requeue_run": (RUN, 5),
+    "delete_run": (RUN, 5, False),
+    "prune_runs": (4_000, ["finished"], None, 100),
+    "claim_run": (*CLAIM, RUN, 3),
+    "claim_stale_runs": (*CLAIM, 10, *WANTED, 3),
+    "claim_pending_runs": (*CLAIM, 10, *WANTED),
+    "claim_due_timers": (*CLAIM, 10, *WANTED),
+    "claim_due_schedule_buckets": ("w", "token", 9_000, NOW_MS, 10),
+    "mark_schedule_bucket_started": ("s1", 5, "token", 1, 9, "r", 5, "o", "started", "create_run:o", "{}"),
+    "upsert_schedule": ("s1", "w", "1", "skip", "default", 0, True, 5, "1", "1", 5),
+    "delete_schedule": ("s1",),
+    "get_schedule": ("s1",),
+    "list_schedules": ("s1", 50),
+}
+PLANNED_FOR_VALUES: dict[str, tuple[Any, ...]] = {
+    # Without the limit's value a page could be the whole table; the server plans these for their values.
+    "list_runs": PAGE,
+    "list_runs_descending": (4_000, "run-00004000", 0, ["queued"], None, None, None, 50),
+    "list_runs_of_workflow": (4_000, "run-00004000", 2**53, None, "workflow-1", None, None, 50),
+    "list_runs_of_workflow_descending": (4_000, "run-00004000", 0, None, "workflow-1", None, None, 50),
+    "list_pending_runs": (NOW_MS, 10, *WANTED),
+}
+
+
+async def plan_of(connection: asyncpg.Connection, name: str, values: tuple[Any, ...], mode: str) -> str:
+    store = PostgresWorkflowStore(connection)  # only for its SQL
+    await connection.execute(f"SET plan_cache_mode = {mode}")
+    rows = await connection.fetch(f"EXPLAIN {store._session.sql(name)}", *values)
+    return "\n".join(row[0] for row in rows)
+
+
+def check(plan: str) -> None:
+    # Tables of this size are never read from end to end, and such plans are too cheap to be compiled.
+    assert not re.findall(r"Seq Scan on workflow_\w+", plan), plan
+    assert "JIT" not in plan, plan
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_statements_use_the_indexes(filled: asyncpg.Connection, mode: str) -> None:
+    for name, values in STATEMENTS.items():
+        check(await plan_of(filled, name, values, mode))
+
+
+async def test_listings_walk_their_index(filled: asyncpg.Connection) -> None:
+    for name, values in PLANNED_FOR_VALUES.items():
+        plan = await plan_of(filled, name, values, "force_custom_plan")
+        check(plan)
+        assert name == "list_pending_runs" or "Sort" not in plan, plan
+
+
+@pytest.mark.parametrize("values", [WANTED, ANY])
+async def test_claims_walk_the_index_of_their_lanes(filled: asyncpg.Connection, values: tuple[Any, ...]) -> None:
+    for name, index in (("claim_pending_runs", "queued"), ("claim_due_timers", "paused")):
+        plan = await plan_of(filled, name, (*CLAIM, 10, *values), "force_custom_plan")
+        assert plan.count(f"workflow_event_locks_{index}") >= 3, plan
+
+
+async def pages_read(connection: asyncpg.Connection, name: str, values: tuple[Any, ...]) -> int:
+    """Run a statement, take it back, and tell how many pages of tables and indexes it looked at."""
+    store = PostgresWorkflowStore(connection)
+    transaction = connection.transaction()
+    await transaction.start()
+    rows = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) {store._session.sql(name)}", *values)
+    await transaction.rollback()
+    match = re.search(r"Buffers: shared (?:hit=(\d+))?(?: read=(\d+))?", "\n".join(row[0] for row in rows))
+    assert match is not None
+    return sum(int(count) for count in match.groups(default="0"))
+
+
+@pytest.mark.parametrize("name", ["claim_pending_runs", "claim_due_timers"])
+async def test_claim_does_not_look_at_what_is_not_due(filled: asyncpg.Connection, name: str) -> None:
+    values = (*CLAIM[:3], 40, *CLAIM[4:], 5, *WANTED)  # a few are due, thousands are not
+    many = await pages_read(filled, name, values)
+    await filled.execute("DELETE FROM workflow_event_locks WHERE created_at > 100")
+    await filled.execute("VACUUM ANALYZE")
+    few = await pages_read(filled, name, values)
+    assert many <= 1.5 * few, (many, few)
+
+
+async def test_late_page_costs_what_the_first_does(filled: asyncpg.Connection) -> None:
+    first = await pages_read(filled, "list_runs", (0, "", 2**53, None, None, None, None, 50))
+    late = await pages_read(filled, "list_runs", (19_000, "run-00019000", 2**53, None, None, None, None, 50))
+    assert late <= 1.2 * first, (late, first)
+
+
+async def test_claims_and_listings_agree_with_the_fill(filled: asyncpg.Connection, dsn: str) -> None:
+    """The data above are what the store itself would have written, as far as it can tell."""
+    async with PostgresWorkflowStore.connect(dsn) as store:
+        batch = await store.claim_due_timers(
+            owner="w",
+            lease_ms=5,
+            now_ms=40,
+            limit=3,
+            workflows=[WorkflowVersion(workflow_id="workflow-1", version="1")],
+        )
+        assert [claim.run.run_id for claim in batch.claims] == ["run-00000004", "run-00000010", "run-00000016"]
+        assert batch.next_due_ms == 22
+        counts = await store.count_runs()
+        assert counts[RunStatus.RUNNING] == RUNS // 1_000 + 3

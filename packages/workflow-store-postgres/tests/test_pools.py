@@ -1,0 +1,111 @@
+"""The store works on whatever pool its user has: other isolation, other codecs, no statement cache, one connection.
+
+By default only the clauses that such a pool could break; `WORKFLOW_POSTGRES_POOLS=all` takes the whole contract.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import asyncpg
+import pytest
+from workflow_contract_tests import StoreHarness, catalogue
+from workflow_contract_tests.certification import run_case
+from workflow_store_postgres import PostgresWorkflowStore
+
+
+async def decode_json(connection: asyncpg.Connection) -> None:
+    """What most programs do with json."""
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(name, schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
+
+
+async def spoil_json(connection: asyncpg.Connection) -> None:
+    """Codecs that nothing survives, in binary, as those of quick libraries are."""
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=lambda value: b"spoilt", decoder=lambda value: object(), format="binary"
+        )
+
+
+class OwnRecord(asyncpg.Record):  # type: ignore[misc]  # asyncpg ships no types
+    """A record class of the user's."""
+
+
+def isolation(level: str) -> dict[str, Any]:
+    return {"server_settings": {"default_transaction_isolation": level}}
+
+
+POOLS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "json-decoded": {"init": decode_json},
+    "json-spoilt": {"init": spoil_json},
+    "own-record": {"record_class": OwnRecord},
+    "no-statement-cache": {"statement_cache_size": 0},
+    "one-connection": {"max_size": 1},
+    "serializable": isolation("serializable"),
+    "repeatable-read": isolation("repeatable read"),
+    "generic-plans": {"server_settings": {"plan_cache_mode": "force_generic_plan"}},
+}
+
+DELICATE = {
+    "CLAIM-4",
+    "LOG-5",
+    "OP-1",
+    "PAUSE-3",
+    "PAYLOAD-2",
+    "RETAIN-1",
+    "RETAIN-3",
+    "RUN-4",
+    "SCHEDULE-6",
+    "SIGNAL-2",
+}
+EVERYTHING = os.environ.get("WORKFLOW_POSTGRES_POOLS") == "all"
+CASES = [case for case in catalogue() if not case.needs and (EVERYTHING or DELICATE & set(case.clauses))]
+
+NewHarness = Callable[[dict[str, Any]], StoreHarness]
+
+
+@pytest.fixture
+async def new_harness(dsn: str) -> AsyncIterator[NewHarness]:
+    """Make a harness whose handles stand on pools that the test owns."""
+    async with AsyncExitStack() as stack:
+
+        def harness(options: dict[str, Any]) -> StoreHarness:
+            async def open_store() -> PostgresWorkflowStore:
+                pool = await stack.enter_async_context(asyncpg.create_pool(dsn, **{"min_size": 1, **options}))
+                return PostgresWorkflowStore(pool)
+
+            return StoreHarness(open_store, contract_version="0.1")
+
+        yield harness
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("pool", POOLS)
+async def test_contract_holds_on_pool(pool: str, case: Any, new_harness: NewHarness) -> None:
+    await run_case(case, new_harness(POOLS[pool]))
+
+
+async def test_closing_the_store_leaves_the_users_pool_open(dsn: str) -> None:
+    async with asyncpg.create_pool(dsn, min_size=1) as pool:
+        await PostgresWorkflowStore(pool).close()
+        assert await pool.fetchval("SELECT 1") == 1
+
+
+async def test_users_pool_keeps_its_settings(dsn: str) -> None:
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=1, init=decode_json) as pool:
+        store = PostgresWorkflowStore(pool)
+        await store.ensure_schema()
+        await store.read_clock()
+        assert await pool.fetchval("SELECT '[1]'::json") == [1]
+
+
+async def test_one_connection_serves_many_tasks(connect: Callable[..., Awaitable[PostgresWorkflowStore]]) -> None:
+    store = await connect(max_size=1)
+    clocks = await asyncio.wait_for(asyncio.gather(*(store.read_clock() for _ in range(50))), 20)
+    await asyncio.wait_for(asyncio.gather(*(store.ensure_schema() for _ in range(5))), 20)
+    assert len(clocks) == 50

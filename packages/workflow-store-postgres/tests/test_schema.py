@@ -1,0 +1,381 @@
+"""The migration files are the schema; `ensure_schema` and `check_schema` tell whose tables they meet."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from postgres_server import program
+from workflow_migrations import DEFAULT_TABLES, Migration, checksum
+from workflow_runtime.errors import (
+    ConfigurationError,
+    ForeignTablesError,
+    SchemaAheadError,
+    SchemaBehindError,
+    SchemaError,
+    SchemaMissingError,
+    StoreOperationError,
+    StoreUnavailableError,
+)
+from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql, get_migrations, schema
+
+CATALOGUE = """
+SELECT
+    relation.relname AS relation,
+    relation.relkind::text AS kind,
+    relation.reloptions AS options,
+    attribute.attnum AS number,
+    attribute.attname AS name,
+    format_type(attribute.atttypid, attribute.atttypmod) AS type,
+    attribute.attnotnull AS required,
+    attribute.attcollation AS collation,
+    CASE WHEN relation.relkind = 'i' THEN pg_get_indexdef(relation.oid) END AS index
+FROM pg_class AS relation
+INNER JOIN pg_attribute AS attribute ON attribute.attrelid = relation.oid AND attribute.attnum > 0
+WHERE relation.relnamespace = 'public'::regnamespace
+ORDER BY relation.relname, attribute.attnum
+"""
+RECORDS = "SELECT migration_id, package_name, checksum FROM workflow_schema_migrations ORDER BY migration_id"
+
+# What another program calls its tables, as far as it matters here.
+TANSTACK = """
+CREATE TABLE workflow_schema_migrations (
+    migration_id text PRIMARY KEY, package_name text NOT NULL, package_version text, applied_at bigint NOT NULL
+);
+INSERT INTO workflow_schema_migrations
+VALUES ('0000_workflow_store', '@tanstack/workflow-store-drizzle-postgres', '0.0.5', 1);
+CREATE TABLE workflow_runs (run_id text PRIMARY KEY, workflow_id text NOT NULL, status text NOT NULL, input jsonb);
+CREATE TABLE workflow_event_locks (run_id text PRIMARY KEY, created_at bigint NOT NULL);
+"""
+
+# What a later release might add.
+NEXT = Migration(
+    migration_id="0001_expand_add_note",
+    number=1,
+    sql="""
+BEGIN;
+ALTER TABLE workflow_runs ADD COLUMN note text;
+INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
+VALUES ('0001_expand_add_note', 'workflow-store-postgres', '0.2.0', NULL, 1);
+COMMIT;
+""",
+    checksum=checksum("0001"),
+)
+
+RUN: dict[str, Any] = {
+    "run_id": "a",
+    "workflow_id": "w",
+    "workflow_version": "1",
+    "input": "{}",
+    "operation_id": "o",
+    "now_ms": 1,
+}
+
+OTHER_NAMES = {
+    "schema_migrations": 'odd "migrations"',
+    "runs": "Runs",
+    "run_states": "select",
+    "event_locks": "a" * 63,
+    "events": "é" * 31,
+    "signal_deliveries": "workflow_events",
+}
+
+
+@pytest.fixture
+async def empty(empty_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A plain connection to a database without our tables."""
+    connection = await asyncpg.connect(empty_dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def store(empty_dsn: str) -> AsyncIterator[PostgresWorkflowStore]:
+    async with PostgresWorkflowStore.connect(empty_dsn) as store:
+        yield store
+
+
+@pytest.fixture
+def next_release(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def upgrade() -> None:
+        migrations = (*get_migrations(), NEXT)
+        monkeypatch.setattr(schema, "get_migrations", lambda: migrations)
+
+    return upgrade
+
+
+def run_program(command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+async def read(connection: asyncpg.Connection, sql: str) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await connection.fetch(sql)]
+
+
+async def works(store: PostgresWorkflowStore) -> bool:
+    """Take a run through its life, so that every table is used."""
+    await store.create_run(**RUN)
+    await store.deliver_signal(run_id="a", signal_id="s", name="go", payload=None, now_ms=1)
+    (claim,) = (await store.claim_pending_runs(owner="w", lease_ms=5, now_ms=5, limit=1)).claims
+    await store.schedule_timer(
+        run_id="a", lease_token=claim.lease.token, operation_id="t", timer_id="t", fire_at_ms=9, now_ms=5
+    )
+    await store.get_run_timeline(run_id="a")
+    await store.claim_due_schedule_buckets(owner="w", lease_ms=5, now_ms=5, limit=1)
+    return (await store.delete_run(run_id="a", now_ms=5, force=True)).kind == "deleted"
+
+
+async def test_ensure_schema_may_be_repeated(store: PostgresWorkflowStore, empty: asyncpg.Connection) -> None:
+    await store.ensure_schema()
+    before = await read(empty, CATALOGUE)
+    await store.ensure_schema()
+    await store.check_schema()
+    assert await read(empty, CATALOGUE) == before
+    (migration,) = get_migrations()
+    assert await read(empty, RECORDS) == [("0000_workflow_store", "workflow-store-postgres", migration.checksum)]
+
+
+async def test_file_as_it_is_gives_the_same_tables(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, dsn: str
+) -> None:
+    """The database of `dsn` was made by the script."""
+    await store.ensure_schema()
+    by_hand = await asyncpg.connect(dsn)
+    assert await read(by_hand, CATALOGUE) == await read(empty, CATALOGUE)
+    assert await read(by_hand, RECORDS) == [("0000_workflow_store", "workflow-store-postgres", None)]
+    await by_hand.close()
+    async with PostgresWorkflowStore.connect(dsn) as opened:
+        await opened.check_schema()
+        await opened.ensure_schema()
+
+
+async def test_psql_runs_the_shipped_file_and_leaves_nothing_when_it_fails(
+    empty_dsn: str, empty: asyncpg.Connection, store: PostgresWorkflowStore
+) -> None:
+    with resources.as_file(resources.files("workflow_store_postgres") / "migrations") as folder:
+        psql: list[str | Path] = [
+            program("psql"),
+            "--no-psqlrc",
+            "--quiet",
+            empty_dsn,
+            "-f",
+            folder / "0000_workflow_store.sql",
+        ]
+        await empty.execute("CREATE TABLE workflow_timers (id integer)")
+        done = await asyncio.to_thread(run_program, psql)
+        assert "already exists" in done.stderr
+        assert [
+            name for (name,) in await read(empty, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        ] == ["workflow_timers"]
+        await empty.execute("DROP TABLE workflow_timers")
+        done = await asyncio.to_thread(run_program, psql)
+    assert (done.returncode, done.stderr) == (0, "")
+    await store.check_schema()
+    assert await works(store)
+
+
+def test_scripts_come_from_the_shipped_file() -> None:
+    shipped = resources.files("workflow_store_postgres").joinpath("migrations", "0000_workflow_store.sql")
+    assert get_migration_sql() == shipped.read_text(encoding="utf-8")
+    renamed = get_migration_sql("app", {"runs": "audit_runs"})
+    assert 'CREATE INDEX "audit_runs_created" ON "app"."audit_runs" (created_at, run_id)' in renamed
+
+
+async def test_store_renders_its_own_names(empty_dsn: str) -> None:
+    async with PostgresWorkflowStore.connect(empty_dsn, schema="app", tables={"runs": "audit_runs"}) as store:
+        assert store.get_migration_sql() == get_migration_sql("app", {"runs": "audit_runs"})
+        assert store.get_migration_sql("other", {}) == get_migration_sql("other")
+        assert store.get_migrations() == get_migrations()
+
+
+@pytest.mark.parametrize("place", [None, "app", 'Odd "schema"; --', "s" * 63])
+async def test_other_names_and_schemas_work(empty_dsn: str, empty: asyncpg.Connection, place: str | None) -> None:
+    async with PostgresWorkflowStore.connect(empty_dsn, schema=place, tables=OTHER_NAMES) as store:
+        await store.ensure_schema()
+        await store.ensure_schema()
+        await store.check_schema()
+        assert await works(store)
+    names = await read(empty, f"SELECT tablename FROM pg_tables WHERE schemaname = '{place or 'public'}'")
+    assert {name for (name,) in names} == {*(DEFAULT_TABLES.by_key() | OTHER_NAMES).values()}
+
+
+async def test_two_stores_share_a_database(empty_dsn: str) -> None:
+    async with (
+        PostgresWorkflowStore.connect(empty_dsn) as here,
+        PostgresWorkflowStore.connect(empty_dsn, schema="there") as there,
+        PostgresWorkflowStore.connect(empty_dsn, tables={k: f"x_{v}" for k, v in DEFAULT_TABLES.by_key().items()}) as x,
+    ):
+        for store in (here, there, x):
+            await store.ensure_schema()
+        await here.create_run(**RUN)
+        assert await there.load_run(run_id="a") is None
+        assert await x.load_run(run_id="a") is None
+
+
+async def test_search_path_does_not_matter_when_the_schema_is_given(empty_dsn: str, empty: asyncpg.Connection) -> None:
+    await empty.execute("CREATE SCHEMA decoy")
+    await empty.execute("SET search_path = decoy")
+    await empty.execute(TANSTACK)
+    settings = {"search_path": "decoy"}
+    async with PostgresWorkflowStore.connect(empty_dsn, schema="app", server_settings=settings) as store:
+        await store.ensure_schema()
+        await store.check_schema()
+        assert await works(store)
+
+
+async def test_search_path_decides_when_no_schema_is_given(empty_dsn: str, empty: asyncpg.Connection) -> None:
+    await empty.execute("CREATE SCHEMA app")
+    async with PostgresWorkflowStore.connect(empty_dsn, server_settings={"search_path": "app"}) as store:
+        await store.ensure_schema()
+        assert await works(store)
+    assert await empty.fetchval("SELECT to_regclass('app.workflow_runs')") is not None
+    async with PostgresWorkflowStore.connect(empty_dsn, server_settings={"search_path": "nowhere"}) as store:
+        with pytest.raises(ConfigurationError, match="search_path"):
+            await store.ensure_schema()
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "s" * 64, 5])
+async def test_unusable_schema_is_refused(empty_dsn: str, name: Any) -> None:
+    with pytest.raises(ConfigurationError, match="schema"):
+        await PostgresWorkflowStore.connect(empty_dsn, schema=name)
+    with pytest.raises(ConfigurationError, match="tables"):
+        await PostgresWorkflowStore.connect(empty_dsn, tables={"runs": "x" * 64})
+
+
+async def test_processes_at_once_apply_it_once(empty_dsn: str, empty: asyncpg.Connection) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from workflow_store_postgres import PostgresWorkflowStore\n"
+        "async def main():\n"
+        "    async with PostgresWorkflowStore.connect(sys.argv[1]) as store:\n"
+        "        sys.stdin.readline()\n"
+        "        await asyncio.gather(*(store.ensure_schema() for _ in range(3)))\n"
+        "        await store.check_schema()\n"
+        "asyncio.run(main())\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, empty_dsn], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    try:
+        outcomes = await asyncio.gather(*(asyncio.to_thread(p.communicate, "go\n", 60) for p in processes))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [(process.returncode, errors) for process, (_, errors) in zip(processes, outcomes, strict=True)] == [
+        (0, "")
+    ] * 4
+    assert len(await read(empty, RECORDS)) == 1
+
+
+async def test_who_waits_too_long_for_a_migration_is_told_for_whom(
+    empty_dsn: str, store: PostgresWorkflowStore
+) -> None:
+    async with PostgresWorkflowStore.connect(empty_dsn, server_settings={"application_name": "the deploy"}) as other:
+        async with other._session.transaction() as connection:
+            key = await schema._Schema(other._session, connection).lock_key()
+            assert await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", key)
+            with pytest.raises(StoreUnavailableError, match=r"waited 0\.2 s.*held by process \d+ \(the deploy, role"):
+                await store.ensure_schema(lock_timeout=timedelta(milliseconds=200))
+            waiting = asyncio.create_task(store.ensure_schema())
+            await asyncio.sleep(0.1)
+            assert not waiting.done()
+        await asyncio.wait_for(waiting, 20)
+
+
+async def test_migration_that_fails_is_reported_and_leaves_nothing(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, next_release: Callable[[], None]
+) -> None:
+    await store.ensure_schema()
+    next_release()
+    await empty.execute("ALTER TABLE workflow_runs ADD COLUMN note text")
+    with pytest.raises(StoreOperationError, match="already exists"):
+        await store.ensure_schema()
+    assert len(await read(empty, RECORDS)) == 1
+
+
+async def test_missing_tables(store: PostgresWorkflowStore) -> None:
+    with pytest.raises(SchemaMissingError, match="ensure_schema"):
+        await store.check_schema()
+
+
+async def test_older_database_is_behind_until_it_is_upgraded(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, next_release: Callable[[], None]
+) -> None:
+    await store.ensure_schema()
+    next_release()
+    with pytest.raises(SchemaBehindError, match="ensure_schema") as refused:
+        await store.check_schema()
+    assert refused.value.missing == ("0001_expand_add_note",)
+    await store.ensure_schema()
+    await store.check_schema()
+    assert (await read(empty, RECORDS))[1] == ("0001_expand_add_note", "workflow-store-postgres", NEXT.checksum)
+    assert await works(store), "statements prepared before the change still work"
+
+
+@pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
+async def test_newer_database_is_ahead(store: PostgresWorkflowStore, empty: asyncpg.Connection, call: str) -> None:
+    await store.ensure_schema()
+    await empty.execute(NEXT.sql)
+    with pytest.raises(SchemaAheadError, match="upgrade workflow-store-postgres") as refused:
+        await getattr(store, call)()
+    assert refused.value.unknown == ("0001_expand_add_note",)
+
+
+@pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
+async def test_edited_migration_is_refused(store: PostgresWorkflowStore, empty: asyncpg.Connection, call: str) -> None:
+    await store.ensure_schema()
+    await empty.execute("UPDATE workflow_schema_migrations SET checksum = 'another'")
+    with pytest.raises(SchemaError, match="0000_workflow_store was applied with another text"):
+        await getattr(store, call)()
+
+
+@pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
+@pytest.mark.parametrize(
+    ("script", "table"),
+    [
+        (TANSTACK, "workflow_schema_migrations"),
+        ("CREATE TABLE workflow_timers (id integer)", "workflow_timers"),
+        ("CREATE VIEW workflow_runs AS SELECT 1", "workflow_runs"),
+        ("CREATE SEQUENCE workflow_runs", "workflow_runs"),
+        ("CREATE TABLE workflow_schema_migrations (id integer)", "workflow_schema_migrations"),
+        (
+            get_migration_sql() + "UPDATE workflow_schema_migrations SET package_name = 'workflow-store-other'",
+            "workflow_schema_migrations",
+        ),
+        (get_migration_sql() + "DELETE FROM workflow_schema_migrations", "workflow_event_locks"),
+    ],
+)
+async def test_tables_of_others_are_refused_and_not_touched(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, script: str, table: str, call: str
+) -> None:
+    await empty.execute(script)
+    before = await read(empty, CATALOGUE)
+    with pytest.raises(ForeignTablesError) as refused:
+        await getattr(store, call)()
+    assert refused.value.table == table
+    assert await read(empty, CATALOGUE) == before
+
+
+async def test_role_that_may_not_create_passes_when_there_is_nothing_to_do(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("CREATE ROLE app_worker")
+    try:
+        await connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app_worker")
+        async with PostgresWorkflowStore.connect(dsn, server_settings={"role": "app_worker"}) as store:
+            await store.ensure_schema()
+            await store.check_schema()
+            assert await works(store)
+    finally:
+        await connection.execute("DROP OWNED BY app_worker")
+        await connection.execute("DROP ROLE app_worker")
+        await connection.close()

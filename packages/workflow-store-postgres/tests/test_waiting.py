@@ -1,0 +1,299 @@
+"""What a unit does when it had to wait for the head: it decides by what is there afterwards, not by what was before.
+
+Each test holds the row by a transaction of its own, lets the store's call queue up behind it, and only then commits.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+from workflow_runtime.errors import LeaseLostError
+from workflow_runtime.payloads import JsonText
+from workflow_runtime.store import Awaited, NewEvent, Timer
+from workflow_store_postgres import PostgresWorkflowStore
+
+if TYPE_CHECKING:
+    from conftest import Scenes
+
+ONE = JsonText("1")
+GO = Awaited(kind="signal", name="go", step_id="wait")
+
+Behind = Callable[..., Any]
+
+
+@pytest.fixture
+async def behind(dsn: str, database: asyncpg.Connection) -> AsyncIterator[Behind]:
+    """`async with behind(call, ...)`: the calls wait for the head of run `a` until the block has done its own writes.
+
+    The block gets a store whose calls are part of the transaction that holds the row.
+    """
+    holder = await asyncpg.connect(dsn)
+
+    @asynccontextmanager
+    async def wait_behind(*calls: Awaitable[Any]) -> AsyncIterator[tuple[PostgresWorkflowStore, list[Any]]]:
+        answers: list[Any] = []
+        transaction = holder.transaction()
+        await transaction.start()
+        await holder.execute("SELECT 1 FROM workflow_event_locks WHERE run_id = 'a' FOR UPDATE")
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        await _until_waiting(database, len(tasks))
+        yield PostgresWorkflowStore(_PoolOfOne(holder)), answers
+        await transaction.commit()
+        answers += await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+
+    yield wait_behind
+    await holder.close()
+
+
+class _PoolOfOne:
+    """A pool that lends the connection which is in the transaction."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    @asynccontextmanager
+    async def acquire(self, *, timeout: float) -> AsyncIterator[asyncpg.Connection]:
+        yield self._connection
+
+
+async def _until_waiting(database: asyncpg.Connection, count: int) -> None:
+    async with asyncio.timeout(20):
+        while (
+            await database.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            < count
+        ):
+            await asyncio.sleep(0.005)
+
+
+def signal(store: PostgresWorkflowStore, signal_id: str = "s", **options: Any) -> Awaitable[Any]:
+    values: dict[str, Any] = {"run_id": "a", "signal_id": signal_id, "name": "go", "payload": ONE, "now_ms": 5}
+    return store.deliver_signal(**values | options)
+
+
+def pause(store: PostgresWorkflowStore, token: str, **options: Any) -> Awaitable[Any]:
+    values: dict[str, Any] = {
+        "run_id": "a",
+        "lease_token": token,
+        "operation_id": "pause",
+        "expected_next_index": 0,
+        "seen_inbox_seq": 0,
+        "now_ms": 5,
+        "awaited": [GO],
+    }
+    return store.mark_run_paused(**values | options)
+
+
+async def test_delivery_that_commits_while_a_pause_waits_is_not_missed(scenes: "Scenes", behind: Behind) -> None:
+    lease = await scenes.running("a")
+    async with behind(pause(scenes.store, lease.token)) as (holder, answers):
+        assert (await signal(holder)).kind == "buffered"
+    assert answers[0].status == "queued"
+    claimed = await scenes.store.claim_run(run_id="a", owner="w", lease_ms=1, now_ms=5, max_crashes=3)
+    assert claimed.kind == "claimed"
+    assert [entry.delivery_id for entry in claimed.claim.inbox] == ["s"]
+
+
+async def test_delivery_that_waits_for_a_pause_wakes_the_run(scenes: "Scenes", behind: Behind) -> None:
+    lease = await scenes.running("a")
+    async with behind(signal(scenes.store)) as (holder, answers):
+        assert (await pause(holder, lease.token)).status == "paused"
+    assert answers[0].kind == "delivered"
+    run = await scenes.store.load_run(run_id="a")
+    assert run is not None
+    assert (run.status, run.due_at_ms) == ("queued", 5)
+
+
+async def test_delivery_that_waits_for_its_twin_is_a_duplicate(scenes: "Scenes", behind: Behind) -> None:
+    await scenes.waiting("a", "go")
+    async with behind(signal(scenes.store), signal(scenes.store, "other")) as (holder, answers):
+        assert (await signal(holder)).inbox_seq == 1
+    assert [(answer.kind, answer.inbox_seq) for answer in answers] == [("duplicate", 1), ("buffered", 2)]
+
+
+async def test_delivery_that_waits_for_the_end_of_the_run_is_too_late(scenes: "Scenes", behind: Behind) -> None:
+    await scenes.queued("a")
+    async with behind(signal(scenes.store)) as (holder, answers):
+        await holder.terminate_run(run_id="a", now_ms=5)
+    assert answers[0].kind == "finished"
+    assert await scenes.store.read_inbox(run_id="a", limit=5) == ()
+
+
+async def test_delivery_only_if_waiting_decides_after_its_wait(scenes: "Scenes", behind: Behind) -> None:
+    await scenes.waiting("a", "go")
+    async with behind(signal(scenes.store, only_if_waiting=True)) as (holder, answers):
+        await holder.cancel_run(run_id="a", now_ms=5)
+    assert (answers[0].kind, answers[0].status) == ("not-waiting", "queued")
+
+
+async def test_second_request_to_cancel_waits_and_is_a_duplicate(scenes: "Scenes", behind: Behind) -> None:
+    await scenes.queued("a")
+    async with behind(scenes.store.cancel_run(run_id="a", now_ms=5)) as (holder, answers):
+        await holder.cancel_run(run_id="a", now_ms=5)
+    assert (answers[0].kind, answers[0].inbox_seq) == ("duplicate", 1)
+
+
+async def test_pause_that_waits_for_a_new_timer_is_due_by_it(scenes: "Scenes", behind: Behind) -> None:
+    lease = await scenes.running("a")
+    timer: dict[str, Any] = {"lease_token": lease.token, "operation_id": "t", "timer_id": "t", "now_ms": 5}
+    late = pause(scenes.store, lease.token, set_timers=[Timer(timer_id="u", fire_at_ms=90)])
+    async with behind(late) as (holder, answers):
+        await holder.schedule_timer(run_id="a", fire_at_ms=70, **timer)
+    assert answers[0].status == "paused"
+    run = await scenes.store.load_run(run_id="a")
+    assert run is not None
+    assert run.due_at_ms == 70
+
+
+async def test_end_that_waits_for_a_new_timer_removes_it(
+    scenes: "Scenes", behind: Behind, database: asyncpg.Connection
+) -> None:
+    lease = await scenes.running("a")
+    end = scenes.store.mark_run_finished(
+        run_id="a", lease_token=lease.token, operation_id="e", expected_next_index=0, output=ONE, now_ms=5
+    )
+    async with behind(end) as (holder, answers):
+        await holder.schedule_timer(
+            run_id="a", lease_token=lease.token, operation_id="t", timer_id="t", fire_at_ms=70, now_ms=5
+        )
+    assert answers == [None]
+    assert await database.fetchval("SELECT count(*) FROM workflow_timers") == 0
+
+
+@pytest.mark.parametrize("how", ["delete", "terminate"])
+async def test_removal_that_waits_for_a_write_leaves_nothing_of_it(
+    scenes: "Scenes", behind: Behind, database: asyncpg.Connection, how: str
+) -> None:
+    lease = await scenes.running("a")
+    store = scenes.store
+    removals: dict[str, Callable[[], Awaitable[Any]]] = {
+        "delete": lambda: store.delete_run(run_id="a", now_ms=5, force=True),
+        "terminate": lambda: store.terminate_run(run_id="a", now_ms=5),
+    }
+    async with behind(removals[how]()) as (holder, answers):
+        await signal(holder)
+        await pause(
+            holder,
+            lease.token,
+            events=[NewEvent(kind="step", payload=ONE)],
+            set_timers=[Timer(timer_id="t", fire_at_ms=70)],
+        )
+    assert answers[0].kind in {"deleted", "terminated"}
+    assert await database.fetchval("SELECT count(*) FROM workflow_timers") == 0
+    if how == "delete":
+        for table in ("events", "signal_deliveries", "event_locks", "runs", "run_states"):
+            assert await database.fetchval(f"SELECT count(*) FROM workflow_{table}") == 0
+
+
+async def test_append_that_waits_for_its_twin_gets_its_answer(scenes: "Scenes", behind: Behind) -> None:
+    lease = await scenes.running("a")
+    append: dict[str, Any] = {
+        "run_id": "a",
+        "lease_token": lease.token,
+        "operation_id": "o",
+        "expected_next_index": 0,
+        "events": [NewEvent(kind="step", payload=ONE)],
+        "now_ms": 5,
+        "lease_ms": 10_000_000,
+    }
+    async with behind(scenes.store.append_events(**append)) as (holder, answers):
+        first = await holder.append_events(**append)
+    assert answers == [first]
+    assert len(await scenes.store.read_events(run_id="a", limit=5)) == 1
+
+
+async def test_append_that_waits_for_a_steal_is_refused(scenes: "Scenes", behind: Behind) -> None:
+    lease = await scenes.running("a")
+    append = scenes.store.append_events(
+        run_id="a",
+        lease_token=lease.token,
+        operation_id="o",
+        expected_next_index=0,
+        events=[NewEvent(kind="step")],
+        now_ms=5,
+        lease_ms=5,
+    )
+    async with behind(append) as (holder, answers):
+        stolen = await holder.claim_stale_runs(
+            owner="thief", lease_ms=5, now_ms=scenes.now_ms + scenes.lease_ms, limit=1, max_crashes=9
+        )
+        assert len(stolen.claims) == 1
+    assert isinstance(answers[0], LeaseLostError)
+    assert await scenes.store.read_events(run_id="a", limit=5) == ()
+
+
+async def test_claim_by_id_that_waits_brings_the_newest_history(scenes: "Scenes", behind: Behind) -> None:
+    lease = await scenes.running("a")
+    await scenes.store.release_run_lease(run_id="a", lease_token=lease.token, operation_id="r", now_ms=5)
+    claim: dict[str, Any] = {"run_id": "a", "owner": "w", "lease_ms": 5, "now_ms": 5, "max_crashes": 9}
+    async with behind(scenes.store.claim_run(**claim)) as (holder, answers):
+        taken = await holder.claim_run(**claim)
+        token = taken.claim.lease.token
+        await holder.append_events(
+            run_id="a",
+            lease_token=token,
+            operation_id="o",
+            expected_next_index=0,
+            events=[NewEvent(kind="step", payload=ONE)],
+            now_ms=5,
+            lease_ms=5,
+        )
+        await signal(holder)
+        await holder.release_run_lease(run_id="a", lease_token=token, operation_id="q", now_ms=5)
+    claimed = answers[0].claim
+    assert claimed.run.next_index == len(claimed.history) == 1
+    assert claimed.run.inbox_seq == len(claimed.inbox) == 1
+    assert claimed.lease.number == 3
+
+
+async def test_sweep_goes_past_a_run_that_somebody_holds(scenes: "Scenes", database: asyncpg.Connection) -> None:
+    for run_id in ("a", "b", "c"):
+        await scenes.queued(run_id)
+    async with database.transaction():
+        await database.execute("SELECT 1 FROM workflow_event_locks WHERE run_id = 'a' FOR UPDATE")
+        batch = await asyncio.wait_for(
+            scenes.store.claim_pending_runs(owner="w", lease_ms=5, now_ms=scenes.now_ms, limit=2), 20
+        )
+        assert [claim.run.run_id for claim in batch.claims] == ["b", "c"]
+        assert batch.next_due_ms == scenes.now_ms
+
+
+async def test_creation_that_waits_for_its_twin_brings_the_stored_run(scenes: "Scenes", dsn: str) -> None:
+    run: dict[str, Any] = {"run_id": "a", "workflow_id": "w", "workflow_version": "1", "input": ONE, "now_ms": 5}
+    holder = await asyncpg.connect(dsn)
+    transaction = holder.transaction()
+    await transaction.start()
+    await PostgresWorkflowStore(_PoolOfOne(holder)).create_run(**run, operation_id="first")
+    late = asyncio.ensure_future(scenes.store.create_run(**run, operation_id="second"))
+    looker = await asyncpg.connect(dsn)
+    await _until_waiting(looker, 1)
+    await transaction.commit()
+    answer = await asyncio.wait_for(late, 20)
+    assert (answer.kind, answer.run.run_id) == ("existing", "a")
+    await looker.close()
+    await holder.close()
+
+
+async def test_deletion_of_a_schedule_that_waits_for_a_claim_removes_its_tick(
+    scenes: "Scenes", dsn: str, database: asyncpg.Connection
+) -> None:
+    await scenes.store.upsert_schedule(
+        schedule_id="s", workflow_id="w", workflow_version="1", spec=ONE, input=ONE, next_fire_at_ms=5, now_ms=1
+    )
+    holder = await asyncpg.connect(dsn)
+    transaction = holder.transaction()
+    await transaction.start()
+    claims = await PostgresWorkflowStore(_PoolOfOne(holder)).claim_due_schedule_buckets(
+        owner="w", lease_ms=5, now_ms=5, limit=1
+    )
+    assert len(claims.buckets) == 1
+    late = asyncio.ensure_future(scenes.store.delete_schedule(schedule_id="s"))
+    await _until_waiting(database, 1)
+    await transaction.commit()
+    assert (await asyncio.wait_for(late, 20)).kind == "deleted"
+    assert await database.fetchval("SELECT count(*) FROM workflow_schedule_buckets") == 0
+    await holder.close()
