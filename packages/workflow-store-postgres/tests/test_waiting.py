@@ -297,3 +297,30 @@ async def test_deletion_of_a_schedule_that_waits_for_a_claim_removes_its_tick(
     assert (await asyncio.wait_for(late, 20)).kind == "deleted"
     assert await database.fetchval("SELECT count(*) FROM workflow_schedule_buckets") == 0
     await holder.close()
+
+
+async def test_sweep_leaves_a_run_that_moved_on_since_it_began(
+    scenes: "Scenes", dsn: str, database: asyncpg.Connection
+) -> None:
+    """The claim is held up after it has read the run as of its beginning, and before it locks it."""
+    lease = await scenes.running("a")
+    await scenes.store.release_run_lease(run_id="a", lease_token=lease.token, operation_id="r", now_ms=5)
+    await database.execute("SELECT pg_advisory_lock(1)")
+    async with PostgresWorkflowStore.connect(dsn, max_size=1) as slow:
+        place = "SELECT candidate.run_id FROM candidate"
+        sql = slow._session.sql("claim_pending_runs")
+        assert sql.count(place) == 1
+        held_up = sql.replace(place, f"{place} WHERE (SELECT pg_advisory_xact_lock(1)) IS NOT NULL")
+        slow._session._sql = {"claim_pending_runs": held_up}
+        late = asyncio.ensure_future(slow.claim_pending_runs(owner="w", lease_ms=5, now_ms=5, limit=1))
+        await _until_waiting(database, 1)
+        again = await scenes.store.claim_run(run_id="a", owner="v", lease_ms=5, now_ms=5, max_crashes=9)
+        assert again.kind == "claimed"
+        await scenes.append("a", again.claim.lease, 0, [ONE])
+        token = again.claim.lease.token
+        await scenes.store.release_run_lease(run_id="a", lease_token=token, operation_id="q", now_ms=5)
+        await database.execute("SELECT pg_advisory_unlock(1)")
+        batch = await asyncio.wait_for(late, 20)
+    assert batch.corrupt == ()
+    (claim,) = batch.claims
+    assert (claim.run.next_index, len(claim.history), claim.lease.number) == (1, 1, 3)
