@@ -142,6 +142,28 @@ async def test_claims_walk_the_index_of_their_lanes(filled: asyncpg.Connection, 
         assert plan.count(f"workflow_event_locks_{index}") >= 3, plan
 
 
+HOT = sorted(STATEMENTS.keys() - {"prune_runs", "list_schedules"})
+
+
+async def test_frequent_statements_are_planned_once(filled: asyncpg.Connection) -> None:
+    """After five tries the server keeps the plan that holds for all values: planning costs more than running."""
+    kept = {name: await _plans_kept(filled, name) for name in HOT}
+    assert kept == dict.fromkeys(HOT, 2)
+
+
+async def _plans_kept(connection: asyncpg.Connection, name: str) -> int:
+    """Execute a statement seven times, in vain, and tell how often the server took the plan that it keeps."""
+    statement = await connection.prepare(PostgresWorkflowStore(connection)._session.sql(name))
+    for _ in range(7):
+        transaction = connection.transaction()
+        await transaction.start()
+        await statement.fetch(*STATEMENTS[name])
+        await transaction.rollback()
+    sql = "SELECT generic_plans FROM pg_prepared_statements WHERE name = $1"
+    kept: int = await connection.fetchval(sql, statement.get_name())
+    return kept
+
+
 async def pages_read(connection: asyncpg.Connection, name: str, values: tuple[Any, ...]) -> int:
     """Run a statement, take it back, and tell how many pages of tables and indexes it looked at."""
     store = PostgresWorkflowStore(connection)

@@ -152,11 +152,11 @@ WITH candidate AS MATERIALIZED (
         ON bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = schedule.next_fire_at
     WHERE
         schedule.enabled
-        AND schedule.next_fire_at <= $4::bigint
+        AND schedule.next_fire_at <= (SELECT $4::bigint)
         AND (schedule.last_fire_at IS NULL OR schedule.next_fire_at > schedule.last_fire_at)
-        AND (bucket.lease_expires_at IS NULL OR bucket.lease_expires_at <= $4::bigint)
+        AND (bucket.lease_expires_at IS NULL OR bucket.lease_expires_at <= (SELECT $4::bigint))
     ORDER BY schedule.next_fire_at, schedule.schedule_id
-    LIMIT $5::bigint + 32
+    LIMIT (SELECT $5::bigint + 32)
 ),
 locked AS MATERIALIZED (
     SELECT schedule.schedule_id, schedule.claims
@@ -164,10 +164,10 @@ locked AS MATERIALIZED (
     WHERE
         schedule.schedule_id = ANY(ARRAY(SELECT candidate.schedule_id FROM candidate))
         AND schedule.enabled
-        AND schedule.next_fire_at <= $4::bigint
+        AND schedule.next_fire_at <= (SELECT $4::bigint)
         AND (schedule.last_fire_at IS NULL OR schedule.next_fire_at > schedule.last_fire_at)
     ORDER BY schedule.next_fire_at, schedule.schedule_id
-    LIMIT $5::bigint
+    LIMIT (SELECT $5::bigint)
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 taken AS (
@@ -208,19 +208,26 @@ answer AS (
             FROM workflow_schedules AS later
             WHERE
                 later.enabled
-                AND later.next_fire_at > $4::bigint
+                AND later.next_fire_at > (SELECT $4::bigint)
                 AND (later.last_fire_at IS NULL OR later.next_fire_at > later.last_fire_at)
             ORDER BY later.next_fire_at
             LIMIT 1
         )
         UNION ALL
-        SELECT coalesce(claimed.lease_expires_at, schedule.next_fire_at) AS due_at
+        -- Few schedules are due at a time; a join would make the server read all ticks in case they were many.
+        SELECT
+            coalesce(
+                (
+                    SELECT bucket.lease_expires_at
+                    FROM workflow_schedule_buckets AS bucket
+                    WHERE bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = schedule.next_fire_at
+                ),
+                schedule.next_fire_at
+            ) AS due_at
         FROM workflow_schedules AS schedule
-        LEFT JOIN workflow_schedule_buckets AS claimed
-            ON claimed.schedule_id = schedule.schedule_id AND claimed.fire_at = schedule.next_fire_at
         WHERE
             schedule.enabled
-            AND schedule.next_fire_at <= $4::bigint
+            AND schedule.next_fire_at <= (SELECT $4::bigint)
             AND (schedule.last_fire_at IS NULL OR schedule.next_fire_at > schedule.last_fire_at)
             AND schedule.schedule_id <> ALL(ARRAY(SELECT taken.schedule_id FROM taken))
     ) AS tick

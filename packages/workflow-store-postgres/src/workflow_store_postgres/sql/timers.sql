@@ -57,13 +57,13 @@ wanted AS MATERIALIZED (
     FROM lane
     WHERE
         (
-            $10::text[] IS NULL
+            (SELECT $10::text[]) IS NULL
             OR (lane.workflow_id, lane.workflow_version) IN (
                 SELECT pair.workflow_id, pair.workflow_version
-                FROM unnest($10::text[], $11::text[]) AS pair (workflow_id, workflow_version)
+                FROM unnest((SELECT $10::text[]), (SELECT $11::text[])) AS pair (workflow_id, workflow_version)
             )
         )
-        AND ($12::text[] IS NULL OR lane.queue = ANY($12::text[]))
+        AND ((SELECT $12::text[]) IS NULL OR lane.queue = ANY((SELECT $12::text[])::text[]))
 ),
 candidate AS MATERIALIZED (
     SELECT due.run_id, due.operation_id, due.inbox_seq, due.lease_number
@@ -77,12 +77,12 @@ candidate AS MATERIALIZED (
             AND head.workflow_version = wanted.workflow_version
             AND head.queue = wanted.queue
             AND head.priority = wanted.priority
-            AND head.due_at <= $4::bigint
+            AND head.due_at <= (SELECT $4::bigint)
         ORDER BY head.due_at, head.run_id
-        LIMIT $9::bigint + 32
+        LIMIT (SELECT $9::bigint + 32)
     ) AS due
     ORDER BY due.priority DESC, due.due_at, due.run_id
-    LIMIT $9::bigint + 32
+    LIMIT (SELECT $9::bigint + 32)
 ),
 locked AS MATERIALIZED (
     SELECT head.run_id, head.operation_id, head.inbox_seq, head.lease_number
@@ -90,9 +90,9 @@ locked AS MATERIALIZED (
     WHERE
         head.run_id = ANY(ARRAY(SELECT candidate.run_id FROM candidate))
         AND head.status = 'paused'
-        AND head.due_at <= $4::bigint
+        AND head.due_at <= (SELECT $4::bigint)
     ORDER BY head.priority DESC, head.due_at, head.run_id
-    LIMIT $9::bigint
+    LIMIT (SELECT $9::bigint)
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 taken AS (
