@@ -261,6 +261,7 @@ def release(session: nox.Session) -> None:
     run_crashes(session)
     run_docs(session)
     run_wheels(session)
+    session.run("python", "benchmarks/postgres_scale.py", "--check")
     build(session)
     for python in PYTHONS:
         session.notify(f"matrix-{python}")

@@ -1,8 +1,10 @@
 import asyncio
 import itertools
 import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +14,8 @@ from postgres_server import postgres_dsn
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, Lease, NewEvent
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules next to the tests
 
 NOW_MS = 1_000_000
 LEASE_MS = 10_000
