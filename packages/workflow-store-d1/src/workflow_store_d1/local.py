@@ -59,7 +59,8 @@ _JOURNAL_MODES = frozenset({"wal", "memory"})
 
 _DRIVER_ERRORS = (sqlite3.Error, sqlite3.Warning)
 
-_UNAVAILABLE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_UNAVAILABLE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
+"""A full disk passes too: somebody frees space, and the work goes on."""
 
 _NUMBERED_NEED_NAMES = (3, 12, 0) <= sys.version_info[:3] < (3, 12, 2)
 """These versions take `?1` for a name and warn when values come as a sequence."""

@@ -22,23 +22,42 @@ SERIALIZATION_STATES = frozenset({"40001", "40P01"})
 """The server has rolled the statement back because of another one: it may simply be sent again."""
 
 _MISSING_STATES = frozenset({"42P01", "3F000"})
-_UNAVAILABLE_CLASSES = ("08", "57P", "40")
-"""Connection exceptions, shutdowns of the server and of sessions, transactions rolled back by the server."""
+_UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58")
+"""Connections; statements rolled back because of others; disk, memory and connections used up; operators, shutdowns
+and timeouts; the machine below the server. All of it passes, or somebody mends it, and the work goes on."""
 _UNAVAILABLE_STATES = frozenset(
     {
         "25P03",  # idle in transaction for too long
-        "53200",  # out of memory
-        "53300",  # too many connections
-        "53400",  # a configured limit
+        "25P04",  # transaction_timeout
+        "55006",  # the database is being copied or altered
         "55P03",  # a lock was not available in time
-        "57014",  # statement_timeout
+        "72000",  # a snapshot is too old
     }
 )
+_STATEMENTS_MIXED_UP = "a pooler has mixed up prepared statements: create the pool with statement_cache_size=0"
+_NOT_LET_IN = "the server does not let this role in: check user, password and pg_hba.conf"
 _HINTS = {
     "25006": "this server takes no writes: a standby, or default_transaction_read_only is on",
-    "26000": "a pooler has mixed up prepared statements: create the pool with statement_cache_size=0",
-    "42P05": "a pooler has mixed up prepared statements: create the pool with statement_cache_size=0",
+    "25P02": "an earlier statement of this transaction failed: leave the transaction",
+    "26000": _STATEMENTS_MIXED_UP,
+    "28000": _NOT_LET_IN,
+    "28P01": _NOT_LET_IN,
+    "3D000": "create the database, or correct its name",
+    "42501": (
+        "the role needs USAGE on the schema and SELECT, INSERT, UPDATE and DELETE on the tables; "
+        "whoever migrates needs CREATE on the schema"
+    ),
+    "42P05": _STATEMENTS_MIXED_UP,
+    "53100": "free space on the server: the work goes on by itself",
 }
+_REFUSED_SETTING = "unsupported startup parameter"
+"""PgBouncer says so under a code that it also uses for what passes."""
+_REFUSED_SETTING_HINT = "the pooler refuses it: leave it out of server_settings, and use ALTER ROLE ... SET instead"
+_UNUSABLE = (
+    asyncpg.ClientConfigurationError,
+    asyncpg.UnsupportedClientFeatureError,
+    asyncpg.UnsupportedServerFeatureError,
+)
 _DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
@@ -56,7 +75,7 @@ def _store_error(error: Exception) -> WorkflowError:
         return _server_error(error.sqlstate or "", str(error))
     if isinstance(error, TimeoutError):
         return StoreUnavailableError("no answer, or no free connection, in time")
-    if isinstance(error, asyncpg.ClientConfigurationError):
+    if isinstance(error, _UNUSABLE):
         return ConfigurationError(f"the connection cannot be configured: {error}")
     if isinstance(error, asyncpg.InterfaceError) and str(error).startswith("pool is"):
         return ConfigurationError(f"the store's {error}")
@@ -68,7 +87,10 @@ def _store_error(error: Exception) -> WorkflowError:
 def _server_error(state: str, text: str) -> WorkflowError:
     if state in _MISSING_STATES:
         return SchemaMissingError(REMEDY)
-    if state in _UNAVAILABLE_STATES or state.startswith(_UNAVAILABLE_CLASSES):
-        return StoreUnavailableError(f"{text} ({state})")
+    if text.startswith(_REFUSED_SETTING):
+        return StoreOperationError(f"{text} ({state}); {_REFUSED_SETTING_HINT}")
     hint = _HINTS.get(state)
-    return StoreOperationError(f"{text} ({state})" + (f"; {hint}" if hint else ""))
+    told = f"{text} ({state})" + (f"; {hint}" if hint else "")
+    if state in _UNAVAILABLE_STATES or state.startswith(_UNAVAILABLE_CLASSES):
+        return StoreUnavailableError(told)
+    return StoreOperationError(told)
