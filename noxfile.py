@@ -37,6 +37,12 @@ CONTRACTS = {
     "d1-local": "packages/workflow-store-d1/tests/test_contract.py",
     "postgres": "packages/workflow-store-postgres/tests/test_contract.py",
 }
+# These fetch a program besides packages, so only `release` runs them, once.
+POOLER_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pgbouncer.py"
+RELEASE_CONTRACTS = {
+    "postgres-pgbouncer": POOLER_CONTRACT,
+    "postgres-old": "packages/workflow-store-postgres/tests",  # and whatever else the store's tests ask of a server
+}
 MUTANTS = "contract-tests/tests/test_mutants.py"
 CRASH = "tests/crash"
 WHEELS = "tests/test_wheels.py"
@@ -93,7 +99,7 @@ def check_types(session: nox.Session) -> None:
 
 def run_unit_tests(session: nox.Session) -> None:
     """Everything with a `tests` folder, without what the other parts run."""
-    elsewhere = [*CONTRACTS.values(), MUTANTS, CRASH, WHEELS, *DOCS]
+    elsewhere = [*CONTRACTS.values(), POOLER_CONTRACT, MUTANTS, CRASH, WHEELS, *DOCS]
     pytest(
         session,
         *(f"{folder}/tests" for folder in (*DISTRIBUTIONS, AUDIT)),
@@ -104,7 +110,12 @@ def run_unit_tests(session: nox.Session) -> None:
 
 def run_contract(session: nox.Session, store: str) -> None:
     """One store through every clause."""
-    pytest(session, CONTRACTS[store])
+    if store == "postgres-pgbouncer":
+        session.env["CI"] = "true"  # whoever asks for it wants no skip
+    if store == "postgres-old":
+        binaries = session.run("python", "test-support/oldest_postgres.py", silent=True)
+        session.env["WORKFLOW_TEST_POSTGRES_BINARIES"] = str(binaries).strip()
+    pytest(session, {**CONTRACTS, **RELEASE_CONTRACTS}[store])
 
 
 def run_mutants(session: nox.Session) -> None:
@@ -204,7 +215,7 @@ def unit(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("store", [nox.param(store, id=store) for store in CONTRACTS])
+@nox.parametrize("store", [nox.param(store, id=store) for store in (*CONTRACTS, *RELEASE_CONTRACTS)])
 def contract(session: nox.Session, store: str) -> None:
     """Take one store through the contract."""
     install(session, "test")
@@ -262,6 +273,8 @@ def release(session: nox.Session) -> None:
     run_docs(session)
     run_wheels(session)
     session.run("python", "benchmarks/postgres_scale.py", "--check")
+    for store in RELEASE_CONTRACTS:
+        run_contract(session, store)
     build(session)
     for python in PYTHONS:
         session.notify(f"matrix-{python}")

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from pgbouncer import PgBouncer, PgBouncerNotFoundError
 from postgres_server import postgres_dsn
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, Lease, NewEvent
@@ -80,6 +81,25 @@ async def dsn(server_dsn: str, template: str) -> AsyncIterator[str]:
     """A database with our tables."""
     async with new_database(server_dsn, template) as dsn:
         yield dsn
+
+
+@pytest.fixture(scope="session")
+def pooler_dsn(server_dsn: str) -> Iterator[str]:
+    """The server through PgBouncer in transaction mode."""
+    try:
+        pooler = PgBouncer(server_dsn)
+    except PgBouncerNotFoundError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    with pooler:
+        yield pooler.dsn
+
+
+@pytest.fixture
+def pooled_dsn(pooler_dsn: str, dsn: str) -> str:
+    """The database with our tables, through PgBouncer."""
+    return at_database(pooler_dsn, urlsplit(dsn).path.removeprefix("/"))
 
 
 @pytest.fixture

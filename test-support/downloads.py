@@ -1,0 +1,49 @@
+"""Programs that tests fetch once: they stay beside nox's environments and go with them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["fetch_once", "run"]
+
+_FOLDER = Path(__file__).parents[1] / ".nox" / "downloads"
+_TIMEOUT_S = 300
+
+
+def fetch_once(name: str, fetch: Callable[[Path], None]) -> Path:
+    """Give the folder of a download, which `fetch` fills if it is not there. Several processes may do this at once."""
+    target = _FOLDER / name
+    if target.exists():
+        return target
+    _FOLDER.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_FOLDER))
+    try:
+        draft.chmod(0o755)  # servers run as somebody else
+        fetch(draft)
+        with contextlib.suppress(OSError):  # another process was quicker
+            draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """Run a command and give what it writes.
+
+    Raises:
+        OSError: The program is not there, failed, or took too long; the text says what it wrote.
+    """
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(str(error)) from error
+    if done.returncode != 0:
+        raise OSError(f"{command[0]} failed:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
