@@ -195,3 +195,13 @@ asyncio.run(main())
     with LocalServer() as server:
         assert run(python, "-c", script, server.dsn, cwd=tmp_path).split() == ["created"]
     assert installed(python) == set(ours)
+
+
+def test_tables_for_dashboards_are_an_extra(wheelhouse: Path) -> None:
+    """SQLAlchemy comes to those only who ask for it."""
+    for name in ("workflow_migrations", "workflow_store_d1", "workflow_store_postgres"):
+        [wheel] = wheelhouse.glob(f"{name}-*.whl")
+        facts = metadata(wheel)
+        wanted = [item for item in facts.get_all("Requires-Dist", []) if item.startswith("sqlalchemy")]
+        assert "sqlalchemy" in facts.get_all("Provides-Extra", [])
+        assert [item.partition(";")[2].strip() for item in wanted] == ["extra == 'sqlalchemy'"]

@@ -1,6 +1,7 @@
 """Numbered SQL files, named SQL and table names: what the SQL stores of workflow-runtime share. No I/O but reading."""
 
 from ._version import __version__
+from .definitions import ColumnDefinition, TableDefinition, read_table_definitions
 from .errors import (
     ChecksumMismatchError,
     DatabaseAheadError,
@@ -9,6 +10,7 @@ from .errors import (
     InvalidTableNamesError,
     MigrationError,
     MigrationGapError,
+    ReadOnlyTableError,
 )
 from .files import Migration, checksum, load_migrations, parse_migrations
 from .lexer import split_statements
@@ -16,11 +18,13 @@ from .names import DEFAULT_TABLES, TableNames
 from .plan import AppliedMigration, plan_migrations
 from .queries import Query, load_queries, parse_queries
 from .render import quote_identifier, render_sql
+from .sqlalchemy_tables import make_sqlalchemy_tables
 
 __all__ = [
     "DEFAULT_TABLES",
     "AppliedMigration",
     "ChecksumMismatchError",
+    "ColumnDefinition",
     "DatabaseAheadError",
     "InvalidMigrationError",
     "InvalidQueryFileError",
@@ -29,15 +33,19 @@ __all__ = [
     "MigrationError",
     "MigrationGapError",
     "Query",
+    "ReadOnlyTableError",
+    "TableDefinition",
     "TableNames",
     "__version__",
     "checksum",
     "load_migrations",
     "load_queries",
+    "make_sqlalchemy_tables",
     "parse_migrations",
     "parse_queries",
     "plan_migrations",
     "quote_identifier",
+    "read_table_definitions",
     "render_sql",
     "split_statements",
 ]

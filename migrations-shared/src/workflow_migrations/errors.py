@@ -7,7 +7,8 @@ MigrationError
 |- InvalidTableNamesError    the names that a user asked for cannot work                   -> choose others
 |- ChecksumMismatchError     a file was edited after it had been applied                   -> restore the file
 |- MigrationGapError         the database lacks a migration older than its newest          -> repair the database
-`- DatabaseAheadError        the database has migrations that this package does not know   -> upgrade the package
+|- DatabaseAheadError        the database has migrations that this package does not know   -> upgrade the package
+`- ReadOnlyTableError        a table for reading was about to be created or dropped         -> use the migrations
 ```
 """
 
@@ -21,6 +22,7 @@ __all__ = [
     "InvalidTableNamesError",
     "MigrationError",
     "MigrationGapError",
+    "ReadOnlyTableError",
 ]
 
 
@@ -96,3 +98,17 @@ class DatabaseAheadError(MigrationError):
 
     def __str__(self) -> str:
         return f"the database has migrations unknown to this package: {', '.join(self.unknown)}"
+
+
+class ReadOnlyTableError(MigrationError):
+    """SQLAlchemy was told to create or to drop one of the tables that it only reads."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__(table)
+        self.table = table
+
+    def __str__(self) -> str:
+        return (
+            f"the table {self.table!r} is here to be read; its store's migrations make it. "
+            "Keep these tables in a MetaData of their own"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-__all__ = ["replace_words", "split_statements"]
+__all__ = ["code_tokens", "comment_above", "replace_words", "split_statements"]
 
 _TOKEN = re.compile(
     r"""
@@ -49,3 +49,22 @@ def split_statements(sql: str) -> tuple[str, ...]:
     if has_code:
         statements.append("".join(current).strip())
     return tuple(statements)
+
+
+def code_tokens(sql: str) -> tuple[str, ...]:
+    """Give the words, marks, strings and quoted names of a statement, without its comments."""
+    texts = (token[0] for token in _TOKEN.finditer(sql))
+    return tuple(text for text in texts if not (text.isspace() or text.startswith(("--", "/*"))))
+
+
+def comment_above(statement: str) -> str:
+    """Give the lines of comment that stand directly above the code of a statement, as one line."""
+    lines: list[str] = []
+    for line in map(str.strip, statement.splitlines()):
+        if line.startswith("--"):
+            lines.append(line.removeprefix("--").strip())
+        elif line:
+            break
+        else:
+            lines = []
+    return " ".join(lines)

@@ -4,6 +4,7 @@ from ._version import __version__
 from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Result
 from .schema import get_migration_sql, get_migrations
 from .store import D1WorkflowStore
+from .tables import get_sqlalchemy_tables, get_table_definitions
 
 SQLiteWorkflowStore = D1WorkflowStore
 """The same class, under the name that one looks for when the database is a local file."""
@@ -18,4 +19,6 @@ __all__ = [
     "__version__",
     "get_migration_sql",
     "get_migrations",
+    "get_sqlalchemy_tables",
+    "get_table_definitions",
 ]

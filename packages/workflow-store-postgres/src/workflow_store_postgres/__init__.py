@@ -3,5 +3,13 @@
 from ._version import __version__
 from .schema import get_migration_sql, get_migrations
 from .store import PostgresWorkflowStore
+from .tables import get_sqlalchemy_tables, get_table_definitions
 
-__all__ = ["PostgresWorkflowStore", "__version__", "get_migration_sql", "get_migrations"]
+__all__ = [
+    "PostgresWorkflowStore",
+    "__version__",
+    "get_migration_sql",
+    "get_migrations",
+    "get_sqlalchemy_tables",
+    "get_table_definitions",
+]

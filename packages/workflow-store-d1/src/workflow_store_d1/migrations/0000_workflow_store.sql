@@ -6,6 +6,7 @@
 -- Times are integers, milliseconds since the Unix epoch. Payloads are JSON text and stand last in their rows, so that
 -- reading the columns before them does not read them.
 
+-- Which migrations were applied.
 CREATE TABLE workflow_schema_migrations (
     migration_id TEXT NOT NULL PRIMARY KEY,
     package_name TEXT NOT NULL,
@@ -86,6 +87,7 @@ CREATE TABLE workflow_events (
     PRIMARY KEY (run_id, event_index)
 ) STRICT, WITHOUT ROWID;
 
+-- The pending timers.
 CREATE TABLE workflow_timers (
     run_id TEXT NOT NULL,
     timer_id TEXT NOT NULL,
@@ -112,6 +114,7 @@ CREATE INDEX workflow_signal_deliveries_untaken
     ON workflow_signal_deliveries (run_id, inbox_seq, payload_bytes)
     WHERE taken = 0;
 
+-- The schedules, and when each fires next.
 CREATE TABLE workflow_schedules (
     schedule_id TEXT NOT NULL PRIMARY KEY,
     workflow_id TEXT NOT NULL,

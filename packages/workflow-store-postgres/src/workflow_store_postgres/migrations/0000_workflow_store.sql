@@ -8,6 +8,7 @@
 
 BEGIN;
 
+-- Which migrations were applied.
 CREATE TABLE workflow_schema_migrations (
     migration_id text COLLATE "C" PRIMARY KEY,
     package_name text NOT NULL,
@@ -91,6 +92,7 @@ CREATE TABLE workflow_events (
     PRIMARY KEY (run_id, event_index)
 );
 
+-- The pending timers.
 CREATE TABLE workflow_timers (
     fire_at bigint NOT NULL,
     run_id text COLLATE "C" NOT NULL,
@@ -115,7 +117,8 @@ CREATE TABLE workflow_signal_deliveries (
 
 CREATE INDEX workflow_signal_deliveries_untaken ON workflow_signal_deliveries (run_id, inbox_seq) WHERE NOT taken;
 
--- claims counts the claims of the schedule's ticks: it tells a unit that has waited for this row that a tick changed.
+-- The schedules, and when each fires next.
+-- claims: counts the claims of the schedule's ticks; it tells a unit that has waited for this row that a tick changed.
 CREATE TABLE workflow_schedules (
     next_fire_at bigint,
     last_fire_at bigint,
