@@ -41,7 +41,7 @@ max_client_conn = 1000
 """
 
 # Ends with the process that started it, however that ends: then nobody holds the pipe any more.
-_GUARD = '"$@" & read -r line; kill -KILL $!'
+_GUARD = 'folder=$1; shift; "$@" & read -r line; kill -KILL $!; rm -rf "$folder"'
 
 
 class PgBouncerNotFoundError(Exception):
@@ -81,7 +81,7 @@ class PgBouncer:
         configuration = self._write_configuration()
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARD, "guard", *prefix, self._program, configuration],
+                ["/bin/sh", "-c", _GUARD, "guard", self._folder, *prefix, self._program, configuration],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

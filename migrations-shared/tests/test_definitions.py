@@ -25,6 +25,8 @@ CREATE TABLE workflow_runs (
 
 CREATE INDEX workflow_runs_note ON workflow_runs (note) WHERE note IS NOT NULL;
 
+-- About what follows, and no table of its own.
+
 CREATE TABLE workflow_events (
     run_id TEXT NOT NULL,
     event_index INTEGER,

@@ -94,7 +94,7 @@ async def test_runtime_finishes_its_runs(stores: list[PostgresWorkflowStore]) ->
     assert results == [f"hello n{number} bye {number}" for number in range(10)]
 
 
-async def test_schema_is_made_through_the_pooler(pooled_dsn: str) -> None:
+async def test_schema_is_made_through_the_pooler(pooled_dsn: str, database: asyncpg.Connection) -> None:
     """Many at once: their lock must not stay behind on a session that others get next."""
     async with AsyncExitStack() as stack:
         stores = [
@@ -103,6 +103,7 @@ async def test_schema_is_made_through_the_pooler(pooled_dsn: str) -> None:
         ]
         await asyncio.wait_for(asyncio.gather(*(store.ensure_schema() for store in stores)), 60)
         await stores[0].check_schema()
+    assert await database.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
 async def test_prepared_statements_behind_the_pooler_are_named_as_the_fault(pooled_dsn: str) -> None:
