@@ -45,6 +45,7 @@ RELEASE_CONTRACTS = {
 }
 MUTANTS = "contract-tests/tests/test_mutants.py"
 CRASH = "tests/crash"
+CHAOS = "tests/chaos"
 WHEELS = "tests/test_wheels.py"
 DOCS = ("tests/test_docs.py", "tests/test_store_contract_page.py")
 
@@ -99,7 +100,7 @@ def check_types(session: nox.Session) -> None:
 
 def run_unit_tests(session: nox.Session) -> None:
     """Everything with a `tests` folder, without what the other parts run."""
-    elsewhere = [*CONTRACTS.values(), POOLER_CONTRACT, MUTANTS, CRASH, WHEELS, *DOCS]
+    elsewhere = [*CONTRACTS.values(), POOLER_CONTRACT, MUTANTS, CRASH, CHAOS, WHEELS, *DOCS]
     pytest(
         session,
         *(f"{folder}/tests" for folder in (*DISTRIBUTIONS, AUDIT)),
@@ -126,6 +127,11 @@ def run_mutants(session: nox.Session) -> None:
 def run_crashes(session: nox.Session) -> None:
     """A process killed around store calls; `WORKFLOW_CRASH_POINTS=all` takes every point."""
     pytest(session, CRASH, "-rP", processes=0)  # with the figures that it prints
+
+
+def run_chaos(session: nox.Session) -> None:
+    """Workers, sessions and servers killed under work; `WORKFLOW_CHAOS_RUNS=200` is the full count."""
+    pytest(session, CHAOS, "-rP", processes=0)  # with the figures that it prints
 
 
 def run_example_store(session: nox.Session) -> None:
@@ -155,6 +161,7 @@ PARTS: dict[str, Callable[[nox.Session], None]] = {
     "contract(postgres)": lambda session: run_contract(session, "postgres"),
     "mutants": run_mutants,
     "crash": run_crashes,
+    "chaos": run_chaos,
     "third-party store": run_example_store,
     "docs": run_docs,
     "wheels": run_wheels,
@@ -239,6 +246,13 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Kill workers, sessions and servers of a real Postgres under work, and check that nothing was lost or repeated."""
+    install(session, "test")
+    run_chaos(session)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Run the examples of the documentation; `scripts/render_contract.py` mends a stale contract page."""
     install(session, "test")
@@ -265,11 +279,12 @@ def matrix(session: nox.Session) -> None:
 @nox.session
 def release(session: nox.Session) -> None:
     """Run everything at full counts, on every Python, and build what would be published into dist/."""
-    session.env.update({"WORKFLOW_CRASH_POINTS": "all", "PYTEST_TIMEOUT": "3600"})
+    session.env.update({"WORKFLOW_CRASH_POINTS": "all", "WORKFLOW_CHAOS_RUNS": "200", "PYTEST_TIMEOUT": "3600"})
     install(session, "test")
     run_mutants(session)
     run_example_store(session)
     run_crashes(session)
+    run_chaos(session)
     run_docs(session)
     run_wheels(session)
     session.run("python", "benchmarks/postgres_scale.py", "--check")

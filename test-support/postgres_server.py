@@ -37,8 +37,9 @@ DSN_VARIABLE = "WORKFLOW_TEST_POSTGRES_DSN"
 BINARIES_VARIABLE = "WORKFLOW_TEST_POSTGRES_BINARIES"
 IMAGE = "postgres:17-alpine"
 
-# A crash of the machine may lose the data of a test, so no commit waits for a disk.
-_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
+_COMMON = ("max_connections=200",)
+# A crash of the machine may lose the data of most tests, so no commit waits for a disk.
+_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _START_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 30
 
@@ -92,14 +93,15 @@ class LocalServer:
 
     Args:
         settings: Server settings, as `name=value`.
+        durable: Whether what was committed must outlive a crash of the server; slower.
     """
 
-    def __init__(self, *settings: str) -> None:
+    def __init__(self, *settings: str, durable: bool = False) -> None:
         # The path of a socket has room for some hundred bytes, so the folder's stays short.
         self._folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self._data = self._folder / "data"
         self._prefix, self._user = as_somebody_else(self._folder)
-        self._settings = (*_FAST, *settings)
+        self._settings = (*_COMMON, *(() if durable else _FAST), *settings)
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
@@ -107,7 +109,12 @@ class LocalServer:
     @property
     def dsn(self) -> str:
         """Where the maintenance database is."""
-        return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+        return f"postgresql://postgres@{self.address}/postgres"
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self._port}"
 
     def __enter__(self) -> LocalServer:
         try:
@@ -150,7 +157,7 @@ class LocalServer:
             )
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stop the server: SIGINT ends its sessions, SIGQUIT is a crash."""
+        """Stop the server: SIGINT ends its sessions, SIGQUIT is a crash, SIGKILL leaves no time for anything."""
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             process.send_signal(how)
