@@ -19,7 +19,7 @@ from audit_packages.evidence import Evidence
 from audit_packages.journal import read_journal
 from audit_packages.scene import Scene, prepare_scene
 from audit_packages.store_queries import load_recorded_steps, load_statuses
-from audit_packages.stores import open_store
+from audit_packages.stores import StorePlace, clear_room, make_room, open_store
 from audit_packages.summary import ProgressLine, choose_run, render_table, render_timeline
 from audit_packages.verdict import MINIMUM_KILLS, find_problems
 from audit_packages.workflows import audit_distribution, collect_reports
@@ -45,7 +45,9 @@ def main() -> int:
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE / "demo-output", help="folder for everything that is written")
-    parser.add_argument("--store", help="path of the SQLite file (default: audit.db in the output folder)")
+    parser.add_argument(
+        "--store", help="path of a SQLite file, or postgres://… (default: audit.db in the output folder)"
+    )
     parser.add_argument("--copies", type=_positive, help="copies of the environment (default: enough for 600 steps)")
     parser.add_argument("--changes", type=_positive, default=5, help="how many changes to plant (default: 5)")
     parser.add_argument(
@@ -83,15 +85,21 @@ async def _perform(scene: Scene, options: argparse.Namespace) -> int:
         f"{len(scene.distributions)} distributions (copies of {sys.prefix}: {scene.plan.copies}), "
         f"{scene.plan.chunk} files a step, {len(scene.planted)} planted changes"
     )
-    workforce = _workforce(scene, options)
-    async with open_store(scene.store) as store:
+    place = await make_room(scene.store)
+    if place.schema is not None:
+        print(f"the tables are in the schema {place.schema}, until the audit has passed")
+    workforce = _workforce(scene, place, options)
+    async with open_store(place) as store:
         await store.ensure_schema()
         wall_s = await _audit(store, scene, workforce, options.timeout)
         evidence = await _gather(store, scene, workforce)
         timeline = await store.get_run_timeline(run_id=choose_run(evidence))
     print(f"\n{render_table(evidence, wall_s)}\n")
     print(f"  timeline of run {timeline.run.run_id}\n{render_timeline(timeline)}\n")
-    return _judge(evidence, scene.folder)
+    status = _judge(evidence, scene.folder)
+    if status == 0:
+        await clear_room(place)
+    return status
 
 
 async def _audit(store: WorkflowExecutionStore, scene: Scene, workforce: Workforce, timeout_s: float) -> float:
@@ -109,8 +117,8 @@ async def _audit(store: WorkflowExecutionStore, scene: Scene, workforce: Workfor
     return time.monotonic() - begun
 
 
-def _workforce(scene: Scene, options: argparse.Namespace) -> Workforce:
-    command = [sys.executable, "-m", "audit_packages.worker", "--store", scene.store, "--journal", str(scene.journal)]
+def _workforce(scene: Scene, place: StorePlace, options: argparse.Namespace) -> Workforce:
+    command = [sys.executable, "-m", "audit_packages.worker", *place.arguments(), "--journal", str(scene.journal)]
     command += ["--kill-at", ",".join(map(str, scene.kill_at)), "--lease", str(options.lease)]
     # All kills may hit one run before it gets anywhere; that is bad luck here, not a run that kills its workers.
     command += ["--max-crashes", str(len(scene.kill_at) + 1)]

@@ -22,6 +22,7 @@ class Scene:
 
     folder: Path
     store: str
+    """The path of a SQLite file, or the URL of a Postgres database."""
     distributions: tuple[Distribution, ...]
     planted: frozenset[Change]
     plan: Plan

@@ -14,7 +14,7 @@ from workflow_runtime import WorkflowRuntime
 
 from audit_packages.journal import Journal
 from audit_packages.steps import Workbench, workbench
-from audit_packages.stores import open_store
+from audit_packages.stores import StorePlace, open_store
 from audit_packages.workflows import audit_distribution, collect_reports
 
 
@@ -22,6 +22,7 @@ def main() -> None:
     """Work until told to stop."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", required=True, help="where the store is")
+    parser.add_argument("--schema", help="in which schema of the database")
     parser.add_argument("--journal", required=True, type=Path, help="the journal's file")
     parser.add_argument("--kill-at", default="", help="journal lines after which their writer kills itself: 40,80,120")
     parser.add_argument("--max-crashes", required=True, type=int, help="crashes in a row that a run may live through")
@@ -33,7 +34,7 @@ def main() -> None:
 
 async def _work(options: argparse.Namespace) -> None:
     journal = Journal(options.journal, frozenset(int(number) for number in options.kill_at.split(",") if number))
-    async with open_store(options.store) as store:
+    async with open_store(StorePlace(location=options.store, schema=options.schema)) as store:
         runtime = WorkflowRuntime(
             store=store,
             workflows=[audit_distribution, collect_reports],
