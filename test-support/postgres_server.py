@@ -44,7 +44,14 @@ _START_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 30
 
 # Outlives this process, however it ends, and then stops the server and removes its folder.
-_REAPER = 'read -r line; kill -INT "$(head -n 1 "$1/data/postmaster.pid")"; sleep 1; rm -rf "$1"'
+_REAPER = """
+read -r line
+pid="$(head -n 1 "$1/data/postmaster.pid")"
+kill -INT "$pid"
+sleep 1
+[ ! -e "$1/data/postmaster.pid" ] || kill -QUIT "$pid"
+rm -rf "$1"
+"""
 
 
 class PostgresNotFoundError(Exception):
