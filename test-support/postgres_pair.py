@@ -70,9 +70,12 @@ class ServerPair:
     def fail_over(self) -> None:
         """Kill the primary and let the standby take its place; it stays alone from then on.
 
-        The standby hears nothing of the primary's last moments: what was acknowledged without it would be lost.
+        The standby hears nothing of the primary's last moments: what was acknowledged without it would be lost. Those
+        whose commits wait are cut off in between. They have committed, so they find it done when they ask again.
         """
         with self.held_replication() as sender:
+            time.sleep(_LAST_MOMENTS_S)
+            _ask(self._primary, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
             time.sleep(_LAST_MOMENTS_S)
             self._primary.stop(signal.SIGKILL)
             os.kill(sender, signal.SIGKILL)

@@ -2,7 +2,7 @@
 -- everything else hangs on the row that it returns. No row: `driver.before` tells why.
 
 -- name: driver
--- The head, for the verdict on a write that did nothing.
+-- The head, for the verdict on a write that did nothing. See runs.sql for `backed`.
 -- statement: before
 -- $1 run_id
 SELECT
@@ -13,6 +13,7 @@ SELECT
     head.inbox_seq,
     head.cancel_requested,
     head.operation_id,
-    head.operation_answer::text AS operation_answer
+    head.operation_answer::text AS operation_answer,
+    pg_logical_emit_message(true, 'workflow', '') IS NOT NULL AS backed
 FROM workflow_event_locks AS head
 WHERE head.run_id = $1::text;

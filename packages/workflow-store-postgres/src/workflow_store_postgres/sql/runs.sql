@@ -3,6 +3,10 @@
 -- `before` is the head as of the statement's beginning. Where a statement reads or deletes rows of other tables, its
 -- write of the head demands that the head is still that one: otherwise, after a wait for the row lock, it would act on
 -- what it saw before the wait. `overtaken` tells that this stopped it; the store then tries again.
+--
+-- `backed`: the statement answers that something was done before, and writes nothing of its own. When the connection of
+-- the one who did it broke while its commit waited for a synchronous standby, everybody sees what the standby does not
+-- have yet. A word to the log makes this a commit too: it waits for the standby, and for all that was committed before.
 
 -- name: create_run
 -- Creates a run unless its id is taken; queued, or running under its first lease. Gives the stored run if there is one.
@@ -36,6 +40,9 @@ state AS (
 SELECT
     head.run_id IS NOT NULL AS created,
     head.run_id IS NULL AND stored.run_id IS NULL AS overtaken,
+    CASE
+        WHEN head.run_id IS NULL THEN pg_logical_emit_message(true, 'workflow', '')
+    END IS NOT NULL AS backed,
     stored.run_id,
     stored.workflow_id,
     stored.workflow_version,
@@ -391,7 +398,10 @@ timers AS (
 )
 SELECT
     before.status,
-    before.status IN ('queued', 'running', 'paused', 'dead') AND NOT EXISTS (SELECT 1 FROM head) AS overtaken
+    before.status IN ('queued', 'running', 'paused', 'dead') AND NOT EXISTS (SELECT 1 FROM head) AS overtaken,
+    CASE
+        WHEN NOT EXISTS (SELECT 1 FROM head) THEN pg_logical_emit_message(true, 'workflow', '')
+    END IS NOT NULL AS backed
 FROM before;
 
 -- name: requeue_run

@@ -1,7 +1,8 @@
 -- Schedules and their ticks. Whoever works on a tick locks its schedule first. See runs.sql for `before` and `overtaken`.
 
 -- name: upsert_schedule
--- Creates a schedule or changes its definition; writes nothing when the definition is the stored one.
+-- Creates a schedule or changes its definition; changes nothing when the definition is the stored one.
+-- See runs.sql for `backed`.
 -- $1 schedule_id  $2 workflow_id  $3 workflow_version  $4 overlap_policy  $5 queue  $6 priority  $7 enabled
 -- $8 next_fire_at_ms  $9 spec  $10 input  $11 now_ms
 WITH same AS MATERIALIZED (
@@ -57,6 +58,9 @@ found AS (
 )
 SELECT
     found.kind IS NULL AS overtaken,
+    CASE
+        WHEN found.kind = 'unchanged' THEN pg_logical_emit_message(true, 'workflow', '')
+    END IS NOT NULL AS backed,
     found.kind,
     found.schedule_id,
     found.workflow_id,

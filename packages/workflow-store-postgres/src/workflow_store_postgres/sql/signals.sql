@@ -1,5 +1,5 @@
 -- Delivering into a run's inbox. The head is locked, the entry takes the next number, the head moves on to it.
--- See runs.sql for `before` and `overtaken`.
+-- See runs.sql for `before`, `overtaken` and `backed`.
 
 -- name: deliver
 -- Puts a signal or a decision into the inbox and wakes a run that waits for it. Whether the entry is known is decided
@@ -79,7 +79,10 @@ SELECT
     head.inbox_seq IS NULL
     AND known.inbox_seq IS NULL
     AND before.open
-    AND (before.awaited OR NOT $5::boolean) AS overtaken
+    AND (before.awaited OR NOT $5::boolean) AS overtaken,
+    CASE
+        WHEN known.inbox_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
+    END IS NOT NULL AS backed
 FROM before
 LEFT JOIN known ON true
 LEFT JOIN head ON true;
@@ -136,7 +139,10 @@ SELECT
     before.status,
     known.inbox_seq AS known_seq,
     head.inbox_seq,
-    before.open AND known.inbox_seq IS NULL AND head.inbox_seq IS NULL AS overtaken
+    before.open AND known.inbox_seq IS NULL AND head.inbox_seq IS NULL AS overtaken,
+    CASE
+        WHEN known.inbox_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
+    END IS NOT NULL AS backed
 FROM before
 LEFT JOIN known ON true
 LEFT JOIN head ON true;
