@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 
 from postgres_server import LocalServer, program
+from postgres_standby import Standby
 
 __all__ = ["ServerPair"]
 
@@ -23,7 +24,7 @@ class ServerPair:
 
     def __init__(self) -> None:
         self._primary = LocalServer(durable=True)
-        self._standby = _Standby(self._primary)
+        self._standby = Standby(self._primary, durable=True)
         self._failed_over = False
 
     @property
@@ -97,18 +98,6 @@ class ServerPair:
         self._primary.stop(signal.SIGQUIT)
         self._standby.__exit__()
         self._primary.__exit__()
-
-
-class _Standby(LocalServer):
-    """A server whose data is a copy of another one's, which it follows."""
-
-    def __init__(self, primary: LocalServer) -> None:
-        super().__init__(durable=True)
-        self._followed = primary
-
-    def _make_data(self) -> None:
-        options = ("-R", "-C", "-S", "standby", "-X", "stream", "-c", "fast", "--no-sync")
-        self._run("pg_basebackup", "-d", self._followed.dsn, *options)
 
 
 def _ask(server: LocalServer, sql: str) -> str:

@@ -8,11 +8,16 @@ __all__ = ["Standby"]
 
 
 class Standby(LocalServer):
-    """A read-only copy of a running server."""
+    """A read-only copy of a running server.
 
-    def __init__(self, primary: LocalServer) -> None:
+    Args:
+        primary: The server that it follows.
+        durable: As for any server of our own.
+    """
+
+    def __init__(self, primary: LocalServer, *, durable: bool = False) -> None:
         self._primary_dsn = primary.dsn
-        super().__init__(f"primary_conninfo={self._primary_dsn}")
+        super().__init__(f"primary_conninfo={self._primary_dsn}", durable=durable)
 
     def _make_data(self) -> None:
         self._run("pg_basebackup", "-d", self._primary_dsn, "-X", "stream", "-c", "fast", "--no-sync")
