@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import memory_mutants_claims  # noqa: F401  # these put their mutants on the list
+import memory_mutants_optional  # noqa: F401
 import memory_mutants_outside  # noqa: F401
 from memory_mutants import MEMORY_MUTANTS
 from mutant_catalogue import hunt

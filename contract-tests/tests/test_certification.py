@@ -13,6 +13,7 @@ import pytest
 from mutant_catalogue import memory_harness
 from workflow_contract_tests import Case, HarnessError, Report, StoreHarness, catalogue, certify
 from workflow_contract_tests import certification as runner
+from workflow_runtime.store import StoreCapabilities
 from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
 
 
@@ -35,6 +36,21 @@ def test_whole_catalogue_certifies() -> None:
     assert report.certified
     assert report.store == "InMemoryWorkflowStore"
     assert "InMemoryWorkflowStore: certified for contract 0.1" in report.as_markdown()
+
+
+class _Plain(InMemoryWorkflowStore):
+    """A store that declares nothing optional."""
+
+    @property
+    def capabilities(self) -> StoreCapabilities:
+        return StoreCapabilities(max_payload_bytes=2_000_000, durable=False)
+
+
+def test_capability_that_is_not_declared_is_not_asked_for() -> None:
+    report = certify(lambda: memory_harness(_Plain))
+    assert report.certified
+    reasons = {result.problem for result in report.of("not-applicable") if "SUBSCRIBE-1" in result.clauses}
+    assert reasons == {"subscribe: the store does not declare it"}
 
 
 def test_part_of_the_catalogue_certifies_nothing() -> None:

@@ -8,6 +8,7 @@ _HEAD = """
 import pytest
 from workflow_contract_tests import StoreHarness
 from workflow_contract_tests.pytest_suite import StoreContract
+from workflow_runtime.store import StoreCapabilities
 from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
 
 REASONS = {"processes": "one process", "corrupt": "nothing to damage"}
@@ -19,6 +20,11 @@ def make(store=InMemoryWorkflowStore, reasons=REASONS):
 class Forgetful(InMemoryWorkflowStore):
     async def schedule_timer(self, **arguments):
         return None
+
+class Plain(InMemoryWorkflowStore):
+    @property
+    def capabilities(self):
+        return StoreCapabilities(max_payload_bytes=1_000_000, durable=False)
 """
 
 _INI = """
@@ -75,6 +81,12 @@ def test_declared_reason_is_shown(pytester: pytest.Pytester) -> None:
     result = _run(pytester, _GOOD, "-k", "processes_append")
     result.assert_outcomes(skipped=1, deselected=None)
     result.stdout.fnmatch_lines(["SKIPPED *not applicable: processes: one process"])
+
+
+def test_undeclared_capability_is_shown(pytester: pytest.Pytester) -> None:
+    result = _run(pytester, _GOOD.replace("make()", "make(Plain)"), "-k", "unknown_run_is_not_followed")
+    result.assert_outcomes(skipped=1, deselected=None)
+    result.stdout.fnmatch_lines(["SKIPPED *not applicable: subscribe: the store does not declare it"])
 
 
 def test_missing_need_fails(pytester: pytest.Pytester) -> None:

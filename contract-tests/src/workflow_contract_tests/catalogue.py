@@ -14,11 +14,14 @@ from .clauses import CLAUSES
 if TYPE_CHECKING:
     from .harness import StoreHarness
 
-__all__ = ["NEEDS", "Body", "Case", "Need", "catalogue", "check_coverage", "clause"]
+__all__ = ["NEEDS", "Body", "Capability", "Case", "Need", "catalogue", "check_coverage", "clause"]
 
 Need = Literal["processes", "corrupt"]
 NEEDS: tuple[Need, ...] = ("processes", "corrupt")
 """What a harness may lack: opening the store in a child process, and damaging a stored row."""
+
+Capability = Literal["notify", "subscribe"]
+"""What a store may leave undeclared in its `capabilities`; cases of one that is not declared do not apply."""
 
 Body: TypeAlias = "Callable[[StoreHarness], Awaitable[None]]"
 
@@ -33,6 +36,7 @@ class Case:
     """The rule in one sentence: the body's docstring."""
     body: Body = field(repr=False)
     needs: tuple[Need, ...] = ()
+    capability: Capability | None = None
     fresh: bool = False
     """The body starts before the harness has called `ensure_schema`."""
 
@@ -46,7 +50,11 @@ _cases: list[Case] = []
 
 
 def clause(
-    *clauses: str, each: Iterable[str] | None = None, needs: Sequence[Need] = (), fresh: bool = False
+    *clauses: str,
+    each: Iterable[str] | None = None,
+    needs: Sequence[Need] = (),
+    capability: Capability | None = None,
+    fresh: bool = False,
 ) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., Awaitable[None]]]:
     """Put a body on the list.
 
@@ -54,6 +62,7 @@ def clause(
         clauses: The ids of the clauses that it tests.
         each: Makes one case for each of these words, which the body takes as its second argument.
         needs: What the harness must be able to do.
+        capability: What the store must declare.
         fresh: The body wants a store whose tables nobody has made yet.
     """
 
@@ -63,7 +72,16 @@ def clause(
             raise TypeError(f"{body.__name__} needs a clause and a docstring that says the rule")
 
         def add(name: str, bound: Body) -> None:
-            _cases.append(Case(name=name, clauses=clauses, rule=rule, body=bound, needs=tuple(needs), fresh=fresh))
+            case = Case(
+                name=name,
+                clauses=clauses,
+                rule=rule,
+                body=bound,
+                needs=tuple(needs),
+                capability=capability,
+                fresh=fresh,
+            )
+            _cases.append(case)
 
         if each is None:
             add(body.__name__, body)

@@ -19,7 +19,7 @@ from .harness import HarnessError, StoreHarness
 from .report import CaseResult, Outcome, Report
 from .settings import CASE_TIMEOUT_S
 
-__all__ = ["HarnessFactory", "certify", "certify_async", "excuse", "run_case"]
+__all__ = ["HarnessFactory", "NotDeclaredError", "certify", "certify_async", "excuse", "run_case"]
 
 HarnessFactory: TypeAlias = Callable[[], Any]
 """Gives a `StoreHarness` with fresh data: the harness, an awaitable of it, or a context manager (plain or async)
@@ -36,12 +36,26 @@ def excuse(case: Case, harness: StoreHarness) -> tuple[Outcome, str] | None:
     return None
 
 
+class NotDeclaredError(Exception):
+    """The case is about a capability that the store, now that it is open, turns out not to declare."""
+
+    def __init__(self, capability: str) -> None:
+        self.capability = capability
+        super().__init__(f"{capability}: the store does not declare it")
+
+
 async def run_case(case: Case, harness: StoreHarness) -> None:
-    """Run one case that has no excuse; what it raises is what it found."""
+    """Run one case that has no excuse; what it raises is what it found.
+
+    Raises:
+        NotDeclaredError: It does not apply to this store.
+    """
     refuse_optimised()
     patience = asyncio.timeout(CASE_TIMEOUT_S)
     try:
         async with patience, harness:
+            if case.capability is not None and not getattr(harness.store.capabilities, case.capability):
+                raise NotDeclaredError(case.capability)
             if not case.fresh:
                 await harness.store.ensure_schema()
             await case.body(harness)
@@ -109,6 +123,8 @@ class _Examined:
                 await run_case(case, harness)
             except HarnessError:
                 raise
+            except NotDeclaredError as error:
+                return "not-applicable", str(error)
             except Exception as error:  # noqa: BLE001  # whatever a case raises is its finding
                 return "failed", _describe(error)
             finally:

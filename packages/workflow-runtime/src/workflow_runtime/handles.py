@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
-from .errors import RunAbortedError, RunFailedError, RunNotFoundError
+from .errors import CapabilityNotSupportedError, RunAbortedError, RunFailedError, RunNotFoundError
 from .payloads import PayloadCodec, decode_json
-from .store import RunRecord, RunStatus, WorkflowExecutionStore
+from .store import Event, RunRecord, RunStatus, SupportsSubscribe, WorkflowExecutionStore
 
 __all__ = ["RunHandle"]
 
@@ -51,6 +52,23 @@ class RunHandle:
     async def status(self) -> RunStatus:
         """Tell where the run stands."""
         return (await self.load()).status
+
+    def events(self, from_index: int = 0) -> AsyncGenerator[Event, None]:
+        """Follow the run: give its events from an index on, and new ones as they come, until it has ended.
+
+        Nothing is lost when following breaks off (the program ends, `StoreUnavailableError`): begin again with the
+        index after the last event's.
+
+        Args:
+            from_index: The first event to give.
+
+        Raises:
+            CapabilityNotSupportedError: The store cannot give events as they are appended.
+            RunNotFoundError: From the iteration: the run was deleted, or never was.
+        """
+        if not self._store.capabilities.subscribe:
+            raise CapabilityNotSupportedError("subscribe")
+        return cast(SupportsSubscribe, self._store).subscribe_events(run_id=self.run_id, from_index=from_index)
 
     async def result(self, *, timeout: timedelta | None = None) -> Any:  # noqa: ASYNC109  # the usual word
         """Wait for the run to end and give its output. Some worker must be driving it.

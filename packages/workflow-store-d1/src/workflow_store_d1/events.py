@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
-from workflow_runtime.store import DEFAULT_HISTORY_BYTES, Appended, Event, NewEvent, Timer, checked
+from workflow_runtime.store import (
+    DEFAULT_HISTORY_BYTES,
+    DEFAULT_HISTORY_EVENTS,
+    Appended,
+    Event,
+    LogPage,
+    NewEvent,
+    Timer,
+    checked,
+    follow_events,
+)
 
 from .driver import DriverUnit
 from .role import Role
@@ -13,7 +23,7 @@ __all__ = ["EventLog"]
 
 
 class EventLog(Role):
-    """Keeps `EventLogStore`."""
+    """Keeps `EventLogStore` and `SupportsSubscribe`."""
 
     @checked
     async def append_events(
@@ -60,3 +70,20 @@ class EventLog(Role):
     ) -> tuple[Event, ...]:
         rows = await self._session.rows("read_events", run_id, from_index, limit, max_bytes)
         return self._read.history(rows, run_id, from_index=from_index)
+
+    def subscribe_events(self, *, run_id: str, from_index: int = 0) -> AsyncGenerator[Event, None]:
+        return follow_events(self._look_at_log, run_id=run_id, from_index=from_index)
+
+    @checked
+    async def _look_at_log(self, *, run_id: str, from_index: int) -> LogPage | None:
+        bounds = (DEFAULT_HISTORY_EVENTS, DEFAULT_HISTORY_BYTES)
+        rows = await self._session.rows("look_at_log", run_id, from_index, *bounds)
+        if not rows:
+            return None
+        found = [row for row in rows if row["event_index"] is not None]
+        return LogPage(
+            status=self._read.status(rows[0], run_id),
+            created_at_ms=rows[0]["run_created_at"],
+            next_index=rows[0]["next_index"],
+            events=self._read.history(found, run_id, from_index=from_index),
+        )

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from itertools import islice
 
-from workflow_runtime.store import DEFAULT_HISTORY_BYTES, Appended, Event, NewEvent, Timer
+from workflow_runtime.store import (
+    DEFAULT_HISTORY_BYTES,
+    DEFAULT_HISTORY_EVENTS,
+    Appended,
+    Event,
+    LogPage,
+    NewEvent,
+    Timer,
+    follow_events,
+)
 
 from .records import first_page
 from .role import Role, unit
@@ -14,7 +23,7 @@ __all__ = ["EventLog"]
 
 
 class EventLog(Role):
-    """Keeps `EventLogStore`."""
+    """Keeps `EventLogStore` and `SupportsSubscribe`."""
 
     @unit
     def append_events(
@@ -56,3 +65,20 @@ class EventLog(Role):
         if run is None:
             return ()
         return first_page(islice(run.events, from_index, None), limit=limit, max_bytes=max_bytes)
+
+    def subscribe_events(self, *, run_id: str, from_index: int = 0) -> AsyncGenerator[Event, None]:
+        """SUBSCRIBE-1 to SUBSCRIBE-4."""
+        return follow_events(self._look_at_log, run_id=run_id, from_index=from_index)
+
+    @unit
+    def _look_at_log(self, *, run_id: str, from_index: int) -> LogPage | None:
+        run = self._data.runs.get(run_id)
+        if run is None:
+            return None
+        following = islice(run.events, from_index, None)
+        return LogPage(
+            status=run.status,
+            created_at_ms=run.created_at_ms,
+            next_index=run.next_index,
+            events=first_page(following, limit=DEFAULT_HISTORY_EVENTS, max_bytes=DEFAULT_HISTORY_BYTES),
+        )

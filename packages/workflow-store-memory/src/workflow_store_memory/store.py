@@ -39,7 +39,7 @@ class InMemoryWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._data = InMemoryData() if data is None else data
-        self._capabilities = StoreCapabilities(max_payload_bytes=max_payload_bytes, durable=False)
+        self._capabilities = StoreCapabilities(max_payload_bytes=max_payload_bytes, durable=False, subscribe=True)
         self._clock = _machine_clock if clock is None else clock
 
     async def __aenter__(self) -> Self:

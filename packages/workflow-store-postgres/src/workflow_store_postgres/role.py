@@ -9,7 +9,7 @@ from .session import Session
 
 __all__ = ["CAPABILITIES", "Role"]
 
-CAPABILITIES = StoreCapabilities(max_payload_bytes=4_000_000, durable=True)
+CAPABILITIES = StoreCapabilities(max_payload_bytes=4_000_000, durable=True, subscribe=True)
 """The server would carry more, but each claim of the run would carry it too."""
 
 

@@ -3,6 +3,7 @@
 from .arguments import approval_payload, cancel_payload, check_prunable, checked
 from .comparison import differing_fields, same_json
 from .cursors import decode_run_cursor, decode_schedule_cursor, encode_run_cursor, encode_schedule_cursor
+from .following import LogPage, follow_events
 from .protocol import (
     CONTRACT_VERSION,
     EventLogStore,
@@ -30,6 +31,7 @@ __all__ = [  # noqa: PLE0604
     "STATUS_TABLE",
     "EventLogStore",
     "LeaseStore",
+    "LogPage",
     "QueryStore",
     "RunLifecycleStore",
     "ScheduleStore",
@@ -46,6 +48,7 @@ __all__ = [  # noqa: PLE0604
     "decode_run_cursor",
     "decode_schedule_cursor",
     "differing_fields",
+    "follow_events",
     "encode_run_cursor",
     "encode_schedule_cursor",
     "render_status_table",

@@ -10,8 +10,8 @@ decides by the head. Times are integer milliseconds since the Unix epoch and com
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Protocol
 
 from ..payloads import JsonText
 from .results import (
@@ -805,10 +805,23 @@ class WorkflowExecutionStore(
     """
 
 
-@runtime_checkable
 class SupportsSubscribe(Protocol):
-    """A store that can report events as they are appended; declared by `capabilities.subscribe`."""
+    """A store that gives events as they are appended; declared by `capabilities.subscribe`."""
 
-    def subscribe_events(self, *, run_id: str, from_index: int = 0) -> AsyncIterator[Event]:
-        """Yield the run's events from an index on, waiting for new ones, until the run is terminal."""
+    def subscribe_events(self, *, run_id: str, from_index: int = 0) -> AsyncGenerator[Event, None]:
+        """Give the run's events from an index on, waiting for new ones, until the run is terminal.
+
+        Args:
+            run_id: Which run.
+            from_index: The first event to give; past the end of the log it waits for that one.
+
+        Contract:
+            SUBSCRIBE-1: Gives every event from `from_index` on, in order, exactly once, whatever the length of the
+                log. It ends when the run is terminal (a `dead` one too) and its last event was given.
+            SUBSCRIBE-2: Waits for events that are not there yet; those appended through other handles and by other
+                processes come too.
+            SUBSCRIBE-3: Raises `RunNotFoundError` for an unknown run, and when the run is deleted meanwhile.
+            SUBSCRIBE-4: Closing it, or cancelling the task that waits for it, ends it at once; it holds nothing back:
+                the run and the store go on as if nobody had followed.
+        """
         ...

@@ -44,3 +44,28 @@ FROM (
 CROSS JOIN workflow_events AS event
     ON event.run_id = page.run_id AND event.event_index = page.event_index
 WHERE page.bytes_so_far <= ?4 OR page.event_index = ?2;
+
+-- name: look_at_log
+-- Reads a page of the log with where the run stands; one row without an event when there is none.
+-- ?1 run_id  ?2 from_index  ?3 limit  ?4 max_bytes
+SELECT
+    head.status,
+    head.created_at AS run_created_at,
+    head.next_index,
+    head.run_id,
+    event.event_index,
+    event.kind,
+    event.step_id,
+    event.created_at,
+    event.payload,
+    json_valid(event.payload) AS payload_valid
+FROM workflow_event_locks AS head
+LEFT JOIN (
+    SELECT
+        entry.event_index,
+        sum(entry.payload_bytes) OVER (ORDER BY entry.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
+    FROM workflow_events AS entry
+    WHERE entry.run_id = ?1 AND entry.event_index >= ?2 AND entry.event_index < ?2 + ?3
+) AS page ON page.bytes_so_far <= ?4 OR page.event_index = ?2
+LEFT JOIN workflow_events AS event ON event.run_id = head.run_id AND event.event_index = page.event_index
+WHERE head.run_id = ?1;

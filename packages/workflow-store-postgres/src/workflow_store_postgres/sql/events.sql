@@ -94,3 +94,33 @@ FROM (
 ) AS page
 WHERE page.bytes_so_far <= $4::bigint OR page.event_index = $2::bigint
 ORDER BY page.event_index;
+
+-- name: look_at_log
+-- Reads a page of the log with where the run stands, of one moment; one row without an event when there is none.
+-- $1 run_id  $2 from_index  $3 limit  $4 max_bytes
+SELECT
+    head.status,
+    head.created_at AS run_created_at,
+    head.next_index,
+    page.event_index,
+    page.kind,
+    page.step_id,
+    page.created_at,
+    page.payload::text AS payload
+FROM workflow_event_locks AS head
+LEFT JOIN (
+    SELECT
+        event.event_index,
+        event.kind,
+        event.step_id,
+        event.created_at,
+        event.payload,
+        sum(event.payload_bytes) OVER (ORDER BY event.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
+    FROM workflow_events AS event
+    WHERE
+        event.run_id = $1::text
+        AND event.event_index >= $2::bigint
+        AND event.event_index < $2::bigint + $3::bigint
+) AS page ON page.bytes_so_far <= $4::bigint OR page.event_index = $2::bigint
+WHERE head.run_id = $1::text
+ORDER BY page.event_index;
