@@ -1,15 +1,24 @@
-"""Stores with one fault each in what a store may declare: following a run's log."""
+"""Stores with one fault each in what a store may declare: following a run's log, telling of work."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from memory_mutants import Faulty
 from mutant_catalogue import broken
+from workflow_contract_tests.suites import notify
 from workflow_runtime.errors import RunNotFoundError
-from workflow_runtime.store import Event
+from workflow_runtime.store import Event, Listening, WorkNotice
+from workflow_store_memory import InMemoryWorkflowStore
+from workflow_store_memory.data import InMemoryData, Listener
+
+IMPATIENT = (notify, "_LATE_S", 1.0)
+"""Half of these faults are seen by waiting in vain."""
+
+OnNotice = Callable[[WorkNotice], None]
 
 
 @broken("SUBSCRIBE-1")
@@ -104,3 +113,130 @@ class FollowerCannotBeStopped(Faulty):
             if event is None:
                 return
             yield event
+
+
+class _Unheard(Faulty):
+    """A store of which one verb, called through it, tells nobody."""
+
+    async def _in_silence(self, verb: str, arguments: dict[str, Any]) -> Any:
+        data = self._data
+        listeners, data.listeners = data.listeners, set()
+        try:
+            return await getattr(InMemoryWorkflowStore, verb)(self, **arguments)
+        finally:
+            data.listeners = listeners
+
+
+def _silent(verb: str) -> type[Faulty]:
+    async def call(self: _Unheard, **arguments: Any) -> Any:
+        return await self._in_silence(verb, arguments)
+
+    name = "Silent" + "".join(part.title() for part in verb.split("_"))
+    return type(name, (_Unheard,), {verb: call, "__doc__": f"`{verb}` tells nobody."})
+
+
+for _verb in (
+    "create_run",
+    "deliver_signal",
+    "deliver_approval",
+    "cancel_run",
+    "requeue_run",
+    "release_run_lease",
+    "mark_run_paused",
+    "mark_schedule_bucket_started",
+):
+    broken("NOTIFY-1", IMPATIENT)(_silent(_verb))
+
+
+@broken("NOTIFY-1", IMPATIENT)
+class RunForLaterIsNotTold(_Unheard):
+    """A run that is not due yet is not told of, so no idle worker knows when it will be."""
+
+    async def create_run(self, **arguments: Any) -> Any:
+        if (arguments.get("available_at_ms") or 0) > arguments["now_ms"]:
+            return await self._in_silence("create_run", arguments)
+        return await super().create_run(**arguments)
+
+
+_tell = InMemoryData.tell
+
+
+def _tell_sometimes(data: InMemoryData, run_id: str) -> None:
+    now = asyncio.get_running_loop().time()
+    if now - getattr(data, "told_at", 0.0) > 0.02:
+        data.told_at = now  # type: ignore[attr-defined]  # the mutant's own
+        _tell(data, run_id)
+
+
+@broken("NOTIFY-1", IMPATIENT, (InMemoryData, "tell", _tell_sometimes))
+class NoticesOfABurstAreLost(Faulty):
+    """What comes soon after a notice is not told, not even later."""
+
+
+@broken("NOTIFY-1", IMPATIENT)
+class OnlyTheOwnHandleHears(Faulty):
+    """Work that is made through another handle is not told."""
+
+    def listen(self, on_notice: OnNotice) -> AbstractAsyncContextManager[Listening]:
+        def filtered(notice: WorkNotice) -> None:
+            if notice.run_id is None or notice.run_id in self.made:
+                on_notice(notice)
+
+        return super().listen(filtered)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.made: set[str] = set()
+
+    async def create_run(self, **arguments: Any) -> Any:
+        self.made.add(arguments["run_id"])
+        return await super().create_run(**arguments)
+
+
+@broken("NOTIFY-2", IMPATIENT)
+class NoticeComesTooEarly(Faulty):
+    """Listeners are told before the run is there."""
+
+    async def create_run(self, **arguments: Any) -> Any:
+        self._data.tell(arguments["run_id"])
+        await asyncio.sleep(0.01)
+        return await super().create_run(**arguments)
+
+
+@broken("NOTIFY-3", IMPATIENT)
+class ListeningBeginsInSilence(Faulty):
+    """Who begins to listen is not told to look for what is there already."""
+
+    def listen(self, on_notice: OnNotice) -> AbstractAsyncContextManager[Listening]:
+        return super().listen(lambda notice: None if notice.run_id is None else on_notice(notice))
+
+
+@broken("NOTIFY-4")
+class ListenerIsNeverForgotten(Faulty):
+    """Notices go on after the block."""
+
+    @asynccontextmanager
+    async def listen(self, on_notice: OnNotice) -> AsyncGenerator[Listening, None]:
+        async with super().listen(on_notice) as listening:
+            yield listening
+        self._data.listeners.add(Listener(asyncio.get_running_loop(), on_notice))
+
+
+@broken("NOTIFY-5")
+class AppendIsTold(Faulty):
+    """Each append is told."""
+
+    async def append_events(self, **arguments: Any) -> Any:
+        answer = await super().append_events(**arguments)
+        self._data.tell(arguments["run_id"])
+        return answer
+
+
+@broken("NOTIFY-5")
+class EveryDeliveryIsTold(Faulty):
+    """A signal that only lies in the inbox is told."""
+
+    async def deliver_signal(self, **arguments: Any) -> Any:
+        answer = await super().deliver_signal(**arguments)
+        self._data.tell(arguments["run_id"])
+        return answer

@@ -17,7 +17,14 @@ from workflow_runtime.engine.context import Context
 from workflow_runtime.engine.history import from_event
 from workflow_runtime.engine.machine import Machine, Outcome
 from workflow_runtime.payloads import JsonCodec
-from workflow_runtime.store import ClaimedRun, Event, RunRecord, Timer, WorkflowExecutionStore
+from workflow_runtime.store import (
+    ClaimedRun,
+    Event,
+    RunRecord,
+    StoreCapabilities,
+    Timer,
+    WorkflowExecutionStore,
+)
 from workflow_runtime.testing import run_to_completion
 from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
 
@@ -54,6 +61,14 @@ async def _nothing(verb: str, arguments: dict[str, Any]) -> None:
     """Let the call pass."""
 
 
+class SilentStore(InMemoryWorkflowStore):
+    """A store that tells nobody of work."""
+
+    @property
+    def capabilities(self) -> StoreCapabilities:
+        return StoreCapabilities(max_payload_bytes=2_000_000, durable=False)
+
+
 class Lab:
     """Any number of workers on one store, all with one clock that stands still until it is moved."""
 
@@ -67,6 +82,10 @@ class Lab:
         """Open another handle on the same data."""
         defaults: dict[str, Any] = {"data": self.data, "clock": self.clock.now_ms}
         return InMemoryWorkflowStore(**(defaults | options))
+
+    def silent(self) -> SilentStore:
+        """Open a handle whose workers only poll."""
+        return SilentStore(data=self.data, clock=self.clock.now_ms)
 
     def tapped(self, **options: Any) -> TappedStore:
         """Open a handle whose calls the test watches."""

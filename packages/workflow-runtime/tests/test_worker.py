@@ -83,7 +83,7 @@ async def test_signal_of_the_same_runtime_wakes_the_worker(lab: Lab) -> None:
 
 async def test_run_of_another_process_is_found_by_the_poll(lab: Lab) -> None:
     """Within the poll interval, by the worker's clock."""
-    async with lab.working(lab.runtime(quick), poll_interval=timedelta(seconds=5)):
+    async with lab.working(lab.runtime(quick, store=lab.silent()), poll_interval=timedelta(seconds=5)):
         await asyncio.sleep(0.01)
         await lab.runtime(quick).start_run(quick, run_id="run")
         lab.advance(seconds=4.9)
@@ -208,7 +208,7 @@ async def test_worker_ends_when_the_store_refuses_for_good(lab: Lab, gate: Gate)
     store.before = fail
     runtime = lab.runtime(works, store=store)
     await runtime.start_run(works, run_id="run")
-    working = asyncio.create_task(runtime.work(handle_signals=False))
+    working = asyncio.create_task(runtime.work(handle_signals=False, poll_interval=timedelta(seconds=1)))
     await gate.reached.wait()
     broken = True
     lab.advance(seconds=1)

@@ -8,8 +8,9 @@ import random
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from .clock import Clock, StoreClock, to_ms
 from .engine.definition import Registry, Workflow
@@ -26,10 +27,13 @@ from .store import (
     DeliverApprovalResult,
     DeliverSignalResult,
     Existing,
+    Listening,
+    SupportsNotify,
     WorkflowExecutionStore,
+    WorkNotice,
 )
 from .sweep import Claimer, SweepReport, drive_claim
-from .worker import Worker
+from .worker import NotListening, Polling, Worker
 
 __all__ = ["WorkflowRuntime"]
 
@@ -279,7 +283,7 @@ class WorkflowRuntime:
         self,
         *,
         concurrency: int = 10,
-        poll_interval: timedelta = timedelta(seconds=1),
+        poll_interval: timedelta | None = None,
         drain_timeout: timedelta = timedelta(seconds=30),
         handle_signals: bool = True,
         stop: asyncio.Event | None = None,
@@ -291,7 +295,9 @@ class WorkflowRuntime:
 
         Args:
             concurrency: Drive at most so many runs at once.
-            poll_interval: Look for work at least this often; due times that are known are kept to anyway.
+            poll_interval: Look for work at least this often; due times that are known are kept to anyway. By default
+                every second, or every 30 seconds (but not less often than leases expire) while the store tells
+                of new work.
             drain_timeout: Cancel steps that run longer than this after the stop; they run again elsewhere.
             handle_signals: Whether to listen to SIGTERM and SIGINT (only possible in the main thread).
             stop: Set it to make the worker drain.
@@ -306,19 +312,20 @@ class WorkflowRuntime:
         await self._store.check_schema()
         settings = await self._settings()
         wake = asyncio.Event()
-        worker = Worker(
-            claimer=self._claimer_for(settings),
-            make_driver=lambda claim: self._driver(claim, settings),
-            drive=self._drive,
-            clock=settings.clock,
-            concurrency=concurrency,
-            poll_ms=max(1, poll_interval // timedelta(milliseconds=1)),
-            drain_s=drain_timeout.total_seconds(),
-            work_arrived=wake,
-        )
         self._wakes.add(wake)
         try:
-            return await worker.work(stop or asyncio.Event(), handle_signals=handle_signals)
+            async with self._listen() as listening:
+                worker = Worker(
+                    claimer=self._claimer_for(settings),
+                    make_driver=lambda claim: self._driver(claim, settings),
+                    drive=self._drive,
+                    clock=settings.clock,
+                    concurrency=concurrency,
+                    polling=Polling(poll_interval, listening, lease_ms=self._lease_ms),
+                    drain_s=drain_timeout.total_seconds(),
+                    work_arrived=wake,
+                )
+                return await worker.work(stop or asyncio.Event(), handle_signals=handle_signals)
         finally:
             self._wakes.discard(wake)
 
@@ -405,6 +412,21 @@ class WorkflowRuntime:
         finally:
             if self._drivers.get(driver.run_id) is driver:
                 del self._drivers[driver.run_id]
+
+    def _listen(self) -> AbstractAsyncContextManager[Listening]:
+        if not self._store.capabilities.notify:
+            return nullcontext(NotListening())
+        return cast(SupportsNotify, self._store).listen(self._noticed)
+
+    def _noticed(self, notice: WorkNotice) -> None:
+        if notice.run_id is None:
+            for driver in self._drivers.values():
+                driver.nudge()
+        elif notice.run_id in self._drivers:
+            # If the drive has ended by now, its worker claims again anyway.
+            self._drivers[notice.run_id].nudge()
+            return
+        self._wake_workers()
 
     def _delivered(self, run_id: str) -> None:
         # A worker of this very process need not wait for its next heartbeat or poll.

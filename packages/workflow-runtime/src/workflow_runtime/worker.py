@@ -7,21 +7,59 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from .clock import Clock
 from .engine.driver import Driver
 from .errors import StoreError
-from .store import ClaimedRun
+from .store import ClaimedRun, Listening
 from .sweep import Claimer, SweepReport
 
-__all__ = ["Worker"]
+__all__ = ["NotListening", "Polling", "Worker"]
 
 logger = logging.getLogger("workflow_runtime")
 
-_AWAY_MS = 1_000
-"""The pause after a claim that failed because the store was away."""
+_POLL_MS = 1_000
+_LIVE_POLL_MS = 30_000
+"""While the store tells of work, polls only find what a lost notice would have told."""
 _CUT_S = 5.0
 """How long cancelled steps may take at the end of a drain."""
+
+
+class NotListening:
+    """Stands in where the store tells of nothing."""
+
+    live = False
+
+
+class Polling:
+    """How long a worker waits when nothing tells it to look.
+
+    Args:
+        interval: What the user chose, if anything.
+        listening: Whether the store tells of work.
+        lease_ms: How long a crashed worker's runs stay with it. Whoever polls at least that often knows in time
+            when each lease expires.
+    """
+
+    def __init__(self, interval: timedelta | None, listening: Listening, *, lease_ms: int) -> None:
+        self._chosen_ms = None if interval is None else max(1, interval // timedelta(milliseconds=1))
+        self._listening = listening
+        self._live_ms = max(_POLL_MS, min(_LIVE_POLL_MS, lease_ms))
+
+    def idle_ms(self) -> int:
+        """Tell how long when all is well and nothing is known to be due sooner."""
+        if self._chosen_ms is not None:
+            return self._chosen_ms
+        return self._live_ms if self._listening.live else _POLL_MS
+
+    def again_ms(self) -> int:
+        """Tell how long when there is work that could not be claimed: no notice will come for it."""
+        return min(_POLL_MS, self.idle_ms())
+
+    def away_ms(self) -> int:
+        """Tell how long when the store is away."""
+        return max(_POLL_MS, self._chosen_ms or 0)
 
 
 class Worker:
@@ -35,7 +73,7 @@ class Worker:
         drive: Callable[[Driver, SweepReport], Awaitable[None]],
         clock: Clock,
         concurrency: int,
-        poll_ms: int,
+        polling: Polling,
         drain_s: float,
         work_arrived: asyncio.Event,
     ) -> None:
@@ -44,7 +82,7 @@ class Worker:
         self._drive = drive
         self._clock = clock
         self._concurrency = concurrency
-        self._poll_ms = poll_ms
+        self._polling = polling
         self._drain_s = drain_s
         self._wake = work_arrived
         self._report = SweepReport()
@@ -75,7 +113,7 @@ class Worker:
         self._wake.clear()
         room = self._concurrency - len(self._driving)
         now_ms = self._clock.now_ms()
-        wait_until_ms = now_ms + self._poll_ms
+        wait_until_ms = now_ms + self._polling.idle_ms()
         if room > 0:
             try:
                 claims = await self._claimer.claim(room, self._report)
@@ -83,16 +121,17 @@ class Worker:
                 if not error.retryable:
                     raise
                 logger.warning("cannot claim: %s", error)
-                wait_until_ms = self._clock.now_ms() + max(_AWAY_MS, self._poll_ms)
+                wait_until_ms = self._clock.now_ms() + self._polling.away_ms()
             else:
                 for claim in claims:
                     self._spawn(claim)
                 if claims:
                     return  # there may be more; the loop ends when nothing is left or there is no room
                 due_ms = self._report.next_due_ms
-                # What is due but was not given (another worker was quicker, or it cannot be read) is left to the poll.
-                if due_ms is not None and due_ms > now_ms:
-                    wait_until_ms = min(wait_until_ms, due_ms)
+                if due_ms is not None:
+                    # What is due but was not given (somebody else is at it, or it cannot be read) has to wait a little.
+                    again_ms = due_ms if due_ms > now_ms else now_ms + self._polling.again_ms()
+                    wait_until_ms = min(wait_until_ms, again_ms)
         await self._clock.wait(self._wake, wait_until_ms)
 
     def _spawn(self, claim: ClaimedRun) -> None:

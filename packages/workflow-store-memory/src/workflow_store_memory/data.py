@@ -6,6 +6,7 @@ what makes each of them all or none.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -24,9 +25,10 @@ from workflow_runtime.store import (
     RunStatus,
     Schedule,
     Timer,
+    WorkNotice,
 )
 
-__all__ = ["Bucket", "Done", "InMemoryData", "Run", "ScheduleRow", "new_generation"]
+__all__ = ["Bucket", "Done", "InMemoryData", "Listener", "Run", "ScheduleRow", "new_generation"]
 
 A = TypeVar("A")
 
@@ -255,6 +257,24 @@ class ScheduleRow:
         return tick if last is None or tick > last else None
 
 
+class Listener:
+    """Somebody who waits for notices, in an event loop which may be another thread's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_notice: Callable[[WorkNotice], None]) -> None:
+        self._loop = loop
+        self._on_notice = on_notice
+        self.left = False
+
+    def tell(self, run_id: str | None) -> None:
+        """Have the callback called soon: when the unit that is under way is done."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._call, WorkNotice(run_id=run_id))
+
+    def _call(self, notice: WorkNotice) -> None:
+        if not self.left:
+            self._on_notice(notice)
+
+
 class InMemoryData:
     """The data behind one or several handles; it lives as long as somebody refers to it.
 
@@ -268,3 +288,9 @@ class InMemoryData:
         self.lock = threading.Lock()
         self.runs: dict[str, Run] = {}
         self.schedules: dict[str, ScheduleRow] = {}
+        self.listeners: set[Listener] = set()
+
+    def tell(self, run_id: str) -> None:
+        """Tell all who listen that there may be work for this run."""
+        for listener in self.listeners:
+            listener.tell(run_id)

@@ -80,6 +80,7 @@ class Leases(Role):
             return
         run = self._driven(run_id, lease_token)
         run.make_queued(now_ms)
+        self._data.tell(run_id)
         run.record(operation_id, Done())
 
     @unit

@@ -9,6 +9,7 @@ from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
     DEFAULT_QUEUE,
+    NOTICE_HORIZON_MS,
     TERMINAL_STATUSES,
     AlreadyFinished,
     Awaited,
@@ -90,6 +91,8 @@ class RunLifecycle(Role):
         claim = None
         if owner is not None and lease_ms is not None:
             claim = Claimer(owner=owner, lease_ms=lease_ms, now_ms=now_ms).claim(run)
+        else:
+            self._data.tell(run_id)
         return run.record(operation_id, Created(run=run_record(run), claim=claim))
 
     @unit
@@ -144,8 +147,11 @@ class RunLifecycle(Role):
         run.crashes = 0
         if run.inbox_seq > seen_inbox_seq:
             run.make_queued(now_ms)
+            self._data.tell(run_id)
             return run.record(operation_id, Paused(status=RunStatus.QUEUED, next_index=run.next_index))
         run.make_paused(now_ms)
+        if run.due_at_ms is not None and run.due_at_ms < now_ms + NOTICE_HORIZON_MS:
+            self._data.tell(run_id)
         return run.record(operation_id, Paused(status=RunStatus.PAUSED, next_index=run.next_index))
 
     @unit
@@ -215,6 +221,7 @@ class RunLifecycle(Role):
         elif run.status is RunStatus.QUEUED:
             # A run that has been due for a while keeps its place in the queue.
             run.available_at_ms = min(run.available_at_ms, now_ms)
+        self._data.tell(run_id)
         return CancelRequested(inbox_seq=entry.inbox_seq)
 
     @unit
@@ -239,6 +246,7 @@ class RunLifecycle(Role):
             return NotRequeueable(status=run.status)
         run.crashes = 0
         run.make_queued(now_ms)
+        self._data.tell(run_id)
         return Requeued()
 
     @unit

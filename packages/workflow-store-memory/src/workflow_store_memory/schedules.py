@@ -196,4 +196,5 @@ def _start(data: InMemoryData, schedule: Schedule, run_id: str, operation_id: st
         available_at_ms=now_ms,
     )
     data.runs[run_id] = run
+    data.tell(run_id)
     run.record(operation_id, Created(run=run_record(run), claim=None))

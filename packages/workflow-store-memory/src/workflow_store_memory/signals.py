@@ -22,7 +22,7 @@ from workflow_runtime.store import (
     approval_payload,
 )
 
-from .data import Run
+from .data import InMemoryData, Run
 from .records import first_page
 from .role import Role, unit
 
@@ -51,7 +51,7 @@ class Signals(Role):
         if known is not None:
             return Duplicate(inbox_seq=known.inbox_seq)
         refusal = _refusal(run, "signal", name, only_if_waiting)
-        return refusal or _deliver(run, "signal", name, signal_id, payload, now_ms)
+        return refusal or _deliver(self._data, run, "signal", name, signal_id, payload, now_ms)
 
     @unit
     def deliver_approval(
@@ -74,7 +74,7 @@ class Signals(Role):
             return AlreadyDecided(approved=decode_json(known.payload)["approved"])
         payload = approval_payload(approved=approved, decided_by=decided_by, comment=comment)
         refusal = _refusal(run, "approval", approval_id, only_if_waiting)
-        return refusal or _deliver(run, "approval", approval_id, approval_id, payload, now_ms)
+        return refusal or _deliver(self._data, run, "approval", approval_id, approval_id, payload, now_ms)
 
     @unit
     def read_inbox(
@@ -100,6 +100,7 @@ def _refusal(
 
 
 def _deliver(
+    data: InMemoryData,
     run: Run,
     kind: Literal["signal", "approval"],
     name: str,
@@ -109,6 +110,8 @@ def _deliver(
 ) -> Delivered | Buffered:
     awaited = run.waits_for(kind, name)
     entry = run.receive(kind=kind, name=name, delivery_id=delivery_id, payload=payload, now_ms=now_ms)
+    if awaited or run.status is RunStatus.RUNNING:
+        data.tell(run.run_id)
     if not awaited:
         return Buffered(inbox_seq=entry.inbox_seq)
     run.make_queued(now_ms)

@@ -12,6 +12,7 @@ from workflow_runtime.store import StoreCapabilities
 from .data import InMemoryData
 from .event_log import EventLog
 from .leases import Leases
+from .notices import Notices
 from .queries import Queries
 from .runs import RunLifecycle
 from .schedules import Schedules
@@ -21,7 +22,7 @@ from .timers import Timers
 __all__ = ["InMemoryWorkflowStore"]
 
 
-class InMemoryWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries):
+class InMemoryWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries, Notices):
     """Keeps the whole contract in ordinary Python objects. Nothing outlives the process.
 
     Args:
@@ -39,7 +40,9 @@ class InMemoryWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._data = InMemoryData() if data is None else data
-        self._capabilities = StoreCapabilities(max_payload_bytes=max_payload_bytes, durable=False, subscribe=True)
+        self._capabilities = StoreCapabilities(
+            max_payload_bytes=max_payload_bytes, durable=False, subscribe=True, notify=True
+        )
         self._clock = _machine_clock if clock is None else clock
 
     async def __aenter__(self) -> Self:

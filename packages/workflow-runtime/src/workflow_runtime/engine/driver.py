@@ -115,7 +115,7 @@ class Driver:
         self._wake.set()
 
     def nudge(self) -> None:
-        """Look at the inbox now: something was delivered from this very process."""
+        """Look at the inbox now: something may have been delivered."""
         self._nudged = True
         self._wake.set()
 

@@ -10,7 +10,8 @@ decides by the head. Times are integer milliseconds since the Unix epoch and com
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from ..payloads import JsonText
@@ -52,17 +53,20 @@ from .values import (
     StoreCapabilities,
     Timer,
     WorkflowVersion,
+    WorkNotice,
 )
 
 __all__ = [
     "CONTRACT_VERSION",
     "EventLogStore",
     "LeaseStore",
+    "Listening",
     "QueryStore",
     "RunLifecycleStore",
     "ScheduleStore",
     "SignalStore",
     "StoreAdmin",
+    "SupportsNotify",
     "SupportsSubscribe",
     "TimerStore",
     "WorkflowExecutionStore",
@@ -823,5 +827,43 @@ class SupportsSubscribe(Protocol):
             SUBSCRIBE-3: Raises `RunNotFoundError` for an unknown run, and when the run is deleted meanwhile.
             SUBSCRIBE-4: Closing it, or cancelling the task that waits for it, ends it at once; it holds nothing back:
                 the run and the store go on as if nobody had followed.
+        """
+        ...
+
+
+class Listening(Protocol):
+    """What `SupportsNotify.listen` gives while it lasts."""
+
+    @property
+    def live(self) -> bool:
+        """Whether notices are coming at present, as far as is known."""
+        ...
+
+
+class SupportsNotify(Protocol):
+    """A store that tells waiting workers of work; declared by `capabilities.notify`.
+
+    A notice is a hint. It may come twice or for nothing, and one that is lost costs a worker no more than the time to
+    its next poll. So nothing is right or wrong because of a notice; workers only poll less often while they come.
+    """
+
+    def listen(self, on_notice: Callable[[WorkNotice], None]) -> AbstractAsyncContextManager[Listening]:
+        """Hear of work for as long as the block lasts.
+
+        Args:
+            on_notice: Called in the event loop of whoever listens; must neither wait nor raise.
+
+        Contract:
+            NOTIFY-1: While it is live, every listener of every handle and process gets a notice with the run's id, or
+                with `None`, soon after a unit that may leave a worker something to do: a run is created without a
+                claim, whenever it is due; a tick starts one; a delivery queues a run; a delivery reaches a `running`
+                one; a request to cancel is accepted; a run is released or requeued; a pause ends as `queued`, or
+                with a timer that is due within `NOTICE_HORIZON_MS`.
+            NOTIFY-2: What a notice tells of can be read when it comes.
+            NOTIFY-3: Listening begins at once, live or not, whatever the state of the store. Each change of `live` is
+                followed by a notice with `None`: what happened meanwhile was not told.
+            NOTIFY-4: Once the block is left no notice comes any more.
+            NOTIFY-5: What no worker waits for is not told: appends, renewals, claims, ends, and deliveries that only
+                lie in the inbox.
         """
         ...

@@ -14,6 +14,7 @@ __all__ = [
     "DEFAULT_HISTORY_BYTES",
     "DEFAULT_HISTORY_EVENTS",
     "DEFAULT_QUEUE",
+    "NOTICE_HORIZON_MS",
     "TERMINAL_STATUSES",
     "Appended",
     "Awaited",
@@ -40,6 +41,7 @@ __all__ = [
     "StoreCapabilities",
     "TimelineEntry",
     "Timer",
+    "WorkNotice",
     "WorkflowVersion",
 ]
 
@@ -48,6 +50,8 @@ DEFAULT_HISTORY_EVENTS = 1_000
 """Events in the first page of history that a claim brings along."""
 DEFAULT_HISTORY_BYTES = 1_000_000
 """Bytes of payload in that page. The first event comes along whatever its size."""
+NOTICE_HORIZON_MS = 60_000
+"""Workers are told of a paused run's timer when it is due sooner; their polls find the others in time."""
 
 
 class RunStatus(StrEnum):
@@ -96,7 +100,15 @@ class StoreCapabilities(Value):
     transactions: bool = False
     """A step and a business write can commit together."""
     notify: bool = False
-    """It wakes waiting workers without polling."""
+    """It keeps `SupportsNotify`: waiting workers are told of work."""
+
+
+@value
+class WorkNotice(Value):
+    """A hint that there may be work."""
+
+    run_id: str | None
+    """For which run; `None` means anything may have happened: look for everything."""
 
 
 @value

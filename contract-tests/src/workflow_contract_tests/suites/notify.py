@@ -1,0 +1,331 @@
+"""NOTIFY: waiting workers are told of work, after it is there, and of nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeAlias, TypeVar, cast
+
+from workflow_runtime.payloads import encode_json
+from workflow_runtime.store import NOTICE_HORIZON_MS, SupportsNotify, Timer, WorkflowExecutionStore, WorkNotice
+
+from ..catalogue import clause
+from ..children import run_children
+from ..harness import StoreHarness
+from ..scenarios import CLAIM_VERBS, Driver, claim_many, create, start, start_waiting
+from ..settings import scaled
+from ..tasks import all_of
+
+T = TypeVar("T")
+
+_LATE_S = 10.0
+_QUIET_S = 0.15
+"""Within this time everything that was told has arrived."""
+
+
+class _Ear:
+    """A listener that remembers what it heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[WorkNotice] = []
+
+    def __call__(self, notice: WorkNotice) -> None:
+        self.heard.append(notice)
+
+    def told_of(self, run_id: str, since: int = 0) -> bool:
+        """Whether a worker that hears this would look for the run."""
+        return any(notice.run_id in {None, run_id} for notice in self.heard[since:])
+
+    async def until_told_of(self, run_id: str, since: int = 0) -> None:
+        """Wait for the notice."""
+        await _until(lambda: self.told_of(run_id, since), f"no notice came for {run_id!r}")
+
+
+async def _quiet(ears: Iterable[_Ear]) -> None:
+    """Let what was told before arrive, and forget it."""
+    await asyncio.sleep(_QUIET_S)
+    for ear in ears:
+        ear.heard.clear()
+
+
+async def _until(condition: Callable[[], bool], otherwise: str) -> None:
+    end = asyncio.get_running_loop().time() + _LATE_S
+    while not condition():
+        assert asyncio.get_running_loop().time() < end, otherwise
+        await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def _listening(*stores: WorkflowExecutionStore) -> AsyncIterator[list[_Ear]]:
+    """Listen on handles, once notices are live."""
+    ears = [_Ear() for _ in stores]
+    async with AsyncExitStack() as stack:
+        listens = [cast(SupportsNotify, store).listen(ear) for store, ear in zip(stores, ears, strict=True)]
+        entered = [await stack.enter_async_context(listen) for listen in listens]
+        await _until(lambda: all(listening.live for listening in entered), "listening never becomes live")
+        await _quiet(ears)
+        yield ears
+
+
+Unit: TypeAlias = Callable[[], Awaitable[object]]
+
+
+async def _new_run(h: StoreHarness, later_ms: int = 0) -> tuple[str, Unit]:
+    return "new", lambda: create(h, "new", available_at_ms=h.now_ms + later_ms)
+
+
+async def _tick(h: StoreHarness) -> tuple[str, Unit]:
+    nothing = encode_json(None)
+    await h.store.upsert_schedule(
+        schedule_id="s",
+        workflow_id="w",
+        workflow_version="1",
+        spec=nothing,
+        input=nothing,
+        next_fire_at_ms=h.now_ms,
+        now_ms=h.now_ms,
+    )
+    claims = await h.store.claim_due_schedule_buckets(owner="w", lease_ms=9, now_ms=h.now_ms, limit=1)
+    (tick,) = claims.buckets
+    return "ticked", lambda: h.store.mark_schedule_bucket_started(
+        schedule_id="s",
+        fire_at_ms=tick.fire_at_ms,
+        lease_token=tick.lease.token,
+        operation_id="tick",
+        expected_revision=1,
+        next_fire_at_ms=None,
+        run_id="ticked",
+        now_ms=h.now_ms,
+    )
+
+
+async def _signal(h: StoreHarness, driver: Driver) -> tuple[str, Unit]:
+    return driver.run_id, driver.signal
+
+
+async def _approval(h: StoreHarness, driver: Driver) -> tuple[str, Unit]:
+    return driver.run_id, lambda: h.store.deliver_approval(
+        run_id=driver.run_id, approval_id="yes", approved=True, now_ms=h.now_ms
+    )
+
+
+async def _cancel(h: StoreHarness, run_id: str) -> tuple[str, Unit]:
+    return run_id, lambda: h.store.cancel_run(run_id=run_id, now_ms=h.now_ms)
+
+
+async def _requeue(h: StoreHarness) -> tuple[str, Unit]:
+    driver = await start(h, lease_ms=1)
+    h.advance(1_000_000)
+    assert (await claim_many(h, "claim_stale_runs", max_crashes=1)).dead == (driver.run_id,)
+    return driver.run_id, lambda: h.store.requeue_run(run_id=driver.run_id, now_ms=h.now_ms)
+
+
+async def _release(h: StoreHarness) -> tuple[str, Unit]:
+    driver = await start(h)
+    return driver.run_id, driver.release
+
+
+async def _pause_with_unseen_inbox(h: StoreHarness) -> tuple[str, Unit]:
+    driver = await start(h)
+    await driver.signal()
+    return driver.run_id, driver.pause
+
+
+async def _pause_with_timer(h: StoreHarness) -> tuple[str, Unit]:
+    driver = await start(h)
+    return driver.run_id, lambda: driver.pause(timers={"t": h.now_ms + NOTICE_HORIZON_MS - 1})
+
+
+TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, Unit]]]] = {
+    "creation": _new_run,
+    "creation for later": lambda h: _new_run(h, 10**9),
+    "tick": _tick,
+    "signal to a paused run": lambda h: _then(start_waiting(h), _signal, h),
+    "signal to a running run": lambda h: _then(start(h), _signal, h),
+    "approval to a paused run": lambda h: _then(start_waiting(h, approvals=["yes"]), _approval, h),
+    "approval to a running run": lambda h: _then(start(h), _approval, h),
+    "cancel of a paused run": lambda h: _then(start_waiting(h), lambda h, driver: _cancel(h, driver.run_id), h),
+    "cancel of a running run": lambda h: _then(start(h), lambda h, driver: _cancel(h, driver.run_id), h),
+    "cancel of a queued run": lambda h: _then(create(h), lambda h, run: _cancel(h, run.run_id), h),
+    "requeue": _requeue,
+    "release": _release,
+    "pause with unseen inbox": _pause_with_unseen_inbox,
+    "pause with a timer": _pause_with_timer,
+}
+
+
+async def _then(
+    first: Awaitable[T], then: Callable[[StoreHarness, T], Awaitable[tuple[str, Unit]]], h: StoreHarness
+) -> tuple[str, Unit]:
+    return await then(h, await first)
+
+
+@clause("NOTIFY-1", capability="notify", each=TOLD)
+async def work_is_told_to_everybody(h: StoreHarness, what: str) -> None:
+    """Listeners of the handle that makes work and of others are told of it, soon."""
+    third = (await h.handles(3))[2]
+    async with _listening(h.store, h.second, third) as ears:
+        run_id, make_work = await TOLD[what](h)
+        await _quiet(ears)
+        await make_work()
+        for ear in ears:
+            await ear.until_told_of(run_id)
+
+
+@clause("NOTIFY-1", capability="notify")
+async def work_in_bursts_is_told(h: StoreHarness) -> None:
+    """Of many runs that are created at once, each is told of after it is there, however notices are put together."""
+    async with _listening(h.second) as (ear,):
+        since: dict[str, int] = {}
+
+        async def make_some(maker: int) -> None:
+            for number in range(scaled(40)):
+                await create(h, f"{maker}-{number}")
+                since[f"{maker}-{number}"] = len(ear.heard)
+
+        await all_of(*(make_some(maker) for maker in range(5)))
+        for run_id, heard in since.items():
+            if WorkNotice(run_id=run_id) not in ear.heard:
+                await ear.until_told_of(run_id, heard)
+
+
+@clause("NOTIFY-1", capability="notify", needs=("processes",))
+async def work_of_other_processes_is_told(h: StoreHarness) -> None:
+    """A process that listens is told of a run that another one queues."""
+    waiting = await start_waiting(h)
+    async with _listening(h.store) as (ear,):
+        await run_children(h, [{"task": "deliver", "run_id": waiting.run_id, "signal_ids": ["s"]}])
+        await ear.until_told_of(waiting.run_id)
+
+
+@clause("NOTIFY-2", capability="notify")
+async def work_is_there_when_it_is_told(h: StoreHarness) -> None:
+    """Whoever claims on a notice, through a handle of its own, gets the run."""
+    third = (await h.handles(3))[2]
+    found: list[asyncio.Task[int]] = []
+
+    async def claim_now() -> int:
+        return len((await claim_many(h, "claim_pending_runs", store=third)).claims)
+
+    async with AsyncExitStack() as stack:
+        on_notice = lambda notice: found.append(asyncio.ensure_future(claim_now()))  # noqa: E731
+        listening = await stack.enter_async_context(cast(SupportsNotify, h.second).listen(on_notice))
+        await _until(lambda: listening.live, "listening never becomes live")
+        await asyncio.sleep(_QUIET_S)
+        for number in range(scaled(10)):
+            await asyncio.gather(*found)
+            found.clear()
+            await create(h, f"run-{number}")
+            await _until(lambda: bool(found), "no notice came")
+            assert await found[0] == 1, "the first claim after a notice found nothing"
+            await asyncio.sleep(_QUIET_S / 3)
+
+
+@clause("NOTIFY-3", capability="notify")
+async def listening_begins_with_a_look_at_everything(h: StoreHarness) -> None:
+    """When listening becomes live a notice with `None` says that anything may have happened before."""
+    await create(h, "before")
+    ear = _Ear()
+    async with cast(SupportsNotify, h.second).listen(ear) as listening:
+        await _until(lambda: bool(ear.heard), "no notice came")
+        assert ear.heard[0] == WorkNotice(run_id=None)
+        assert listening.live
+        assert len((await claim_many(h, "claim_pending_runs")).claims) == 1
+
+
+@clause("NOTIFY-3", capability="notify", fresh=True)
+async def listening_begins_without_tables(h: StoreHarness) -> None:
+    """Listening to a store whose tables are not there yet begins at once, and tells when they are."""
+    ear = _Ear()
+    async with asyncio.timeout(_LATE_S * 2), cast(SupportsNotify, h.second).listen(ear) as listening:
+        await h.store.ensure_schema()
+        await _until(lambda: listening.live, "listening never becomes live")
+        await create(h, "first")
+        await ear.until_told_of("first")
+
+
+@clause("NOTIFY-4", capability="notify")
+async def who_has_left_hears_nothing(h: StoreHarness) -> None:
+    """After the block no notice comes, while other listeners still hear."""
+    async with _listening(h.second) as (stays,):
+        async with _listening(h.store, h.second) as gone:
+            await create(h, "heard")
+            for ear in gone:
+                await ear.until_told_of("heard")
+            await create(h, "on its way")
+        counts = [len(ear.heard) for ear in gone]
+        await create(h, "late")
+        await stays.until_told_of("late")
+        await asyncio.sleep(_QUIET_S)
+        assert [len(ear.heard) for ear in gone] == counts
+
+
+async def _append_and_renew(h: StoreHarness) -> None:
+    driver = await start(h)
+    for _ in range(3):
+        await driver.append("1", "2", set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 5)])
+        await driver.heartbeat()
+    await driver.call("schedule_timer")
+
+
+async def _pause_for_long(h: StoreHarness) -> None:
+    await (await start(h)).pause(signals=["go"], timers={"t": h.now_ms + NOTICE_HORIZON_MS})
+
+
+async def _end(h: StoreHarness) -> None:
+    await (await start(h)).finish()
+    await (await start(h)).fail()
+
+
+async def _lie_in_the_inbox(h: StoreHarness) -> None:
+    waiting = await start_waiting(h, signals=["go"])
+    await waiting.signal("something else")
+
+
+async def _repeat(h: StoreHarness) -> None:
+    ended = await start(h)
+    await ended.signal("go", "s")
+    await ended.finish()
+    await ended.signal("go", "s")
+    await ended.signal("go", "too late")
+    await h.store.cancel_run(run_id=ended.run_id, now_ms=h.now_ms)
+    await h.store.requeue_run(run_id=ended.run_id, now_ms=h.now_ms)
+
+
+NOT_TOLD: dict[str, tuple[Callable[[StoreHarness], Awaitable[None]], int]] = {
+    "appends and renewals": (_append_and_renew, 0),
+    "a pause for long": (_pause_for_long, 0),
+    "ends": (_end, 0),
+    "an entry in the inbox": (_lie_in_the_inbox, 0),
+    "calls that come too late": (_repeat, 1),
+}
+
+
+@clause("NOTIFY-5", capability="notify", each=NOT_TOLD)
+async def what_nobody_waits_for_is_not_told(h: StoreHarness, what: str) -> None:
+    """Writes that leave no worker anything to do tell nobody."""
+    async with _listening(h.second) as (ear,):
+        do, notices = NOT_TOLD[what]
+        await do(h)
+        await asyncio.sleep(_QUIET_S)
+        assert len(ear.heard) == notices, f"{what} told {ear.heard}"
+        await create(h, "afterwards")
+        await ear.until_told_of("afterwards", notices)
+
+
+@clause("NOTIFY-5", "NOTIFY-1", capability="notify", each=CLAIM_VERBS)
+async def claims_are_not_told(h: StoreHarness, verb: str) -> None:
+    """Claiming, whether it finds something or not, tells nobody."""
+    if verb == "claim_pending_runs":
+        await create(h)
+    elif verb == "claim_stale_runs":
+        await start(h, lease_ms=1)
+    else:
+        await start_waiting(h, timers={"t": h.now_ms + 1})
+    h.advance(10)
+    async with _listening(h.second) as (ear,):
+        assert len((await claim_many(h, verb)).claims) == 1
+        assert (await claim_many(h, verb)).claims == ()
+        await asyncio.sleep(_QUIET_S)
+        assert ear.heard == []

@@ -1,0 +1,147 @@
+"""Workers that are told of work: what a notice makes them do, and how seldom they look without one."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from workflow_runtime import Context, workflow
+from workflow_runtime.worker import NotListening, Polling
+
+if TYPE_CHECKING:
+    from conftest import Gate, Lab
+
+NEVER = timedelta(days=365)
+
+
+async def echo(value: Any) -> Any:
+    return value
+
+
+@workflow()
+async def quick(ctx: Context, _: Any) -> Any:
+    return await ctx.step(echo, "done")
+
+
+@workflow()
+async def waits(ctx: Context, _: Any) -> Any:
+    return await ctx.wait_for_event("go")
+
+
+class Live:
+    live = True
+
+
+def ended(lab: Lab, run_id: str) -> bool:
+    return lab.data.runs[run_id].status.is_terminal
+
+
+async def test_notice_wakes_the_worker_of_another_runtime(lab: Lab) -> None:
+    """The clock stands still: no poll can have found the run."""
+    async with lab.working(lab.runtime(quick)):
+        for number in range(3):
+            await asyncio.sleep(0.01)
+            await lab.runtime(quick).start_run(quick, run_id=f"run-{number}")
+            await lab.until(ended, lab, f"run-{number}")
+
+
+async def test_signal_through_another_runtime_wakes_a_paused_run(lab: Lab) -> None:
+    async with lab.working(lab.runtime(waits)):
+        await lab.runtime(waits).start_run(waits, run_id="run")
+        await lab.until(lambda: lab.data.runs["run"].awaited)
+        await asyncio.sleep(0.01)
+        await lab.runtime(waits).deliver_signal("run", "go")
+        await lab.until(ended, lab, "run")
+
+
+async def test_signal_through_another_runtime_reaches_the_driver(lab: Lab, gate: Gate) -> None:
+    """A run that is being driven takes it without a heartbeat, and without another claim."""
+
+    @workflow()
+    async def both(ctx: Context, _: Any) -> Any:
+        async def wait() -> None:
+            await ctx.step.options(id="signal")(echo, await ctx.wait_for_event("go"))
+
+        await asyncio.gather(ctx.step(gate.pass_through), wait())
+
+    store = lab.tapped()
+    async with lab.working(lab.runtime(both, store=store)):
+        await lab.runtime(both).start_run(both, run_id="run")
+        await gate.reached.wait()
+        await asyncio.sleep(0.01)
+        store.calls.clear()
+        await lab.runtime(both).deliver_signal("run", "go", "now")
+        await lab.until(lambda: any(event.step_id == "signal" for event in lab.data.runs["run"].events))
+        assert not [verb for verb in store.calls if verb.startswith("claim")]
+        gate.opened.set()
+        await lab.until(ended, lab, "run")
+
+
+async def test_gap_makes_drivers_and_worker_look(lab: Lab, gate: Gate) -> None:
+    @workflow()
+    async def works(ctx: Context, _: Any) -> Any:
+        await ctx.step(gate.pass_through)
+
+    store = lab.tapped()
+    async with lab.working(lab.runtime(works, store=store)):
+        await lab.runtime(works).start_run(works, run_id="run")
+        await gate.reached.wait()
+        await asyncio.sleep(0.01)
+        store.calls.clear()
+        for listener in lab.data.listeners:
+            listener.tell(None)
+        await lab.until(lambda: {"read_inbox", "claim_pending_runs"} <= set(store.calls))
+        gate.opened.set()
+
+
+async def test_many_notices_are_one_claim_more(lab: Lab) -> None:
+    """What comes while a claim is under way makes the worker look once more, not once for each."""
+    store = lab.tapped()
+    async with lab.working(lab.runtime(quick, store=store)):
+        await asyncio.sleep(0.01)
+        store.calls.clear()
+        for _ in range(100):
+            lab.data.tell("nobody")
+        await asyncio.sleep(0.05)
+        assert store.calls.count("claim_pending_runs") <= 2
+
+
+async def test_nobody_listens_once_the_worker_has_ended(lab: Lab) -> None:
+    async with lab.working(lab.runtime(quick)):
+        await lab.until(lambda: len(lab.data.listeners) == 1)
+    assert not lab.data.listeners
+
+
+async def test_worker_that_hears_looks_seldom(lab: Lab) -> None:
+    store = lab.tapped()
+    async with lab.working(lab.runtime(quick, store=store)):
+        await asyncio.sleep(0.01)
+        store.calls.clear()
+        for seconds in (29, 2):
+            await asyncio.sleep(0.01)
+            assert store.calls == []
+            lab.advance(seconds=seconds)
+        await lab.until(lambda: len(store.calls) == 3)
+
+
+@pytest.mark.parametrize(
+    ("interval", "listening", "lease_ms", "idle_ms", "again_ms", "away_ms"),
+    [
+        (None, NotListening(), 30_000, 1_000, 1_000, 1_000),
+        (None, Live(), 30_000, 30_000, 1_000, 1_000),
+        (None, Live(), 600_000, 30_000, 1_000, 1_000),
+        (None, Live(), 5_000, 5_000, 1_000, 1_000),  # or a crash would be found late
+        (None, Live(), 100, 1_000, 1_000, 1_000),
+        (timedelta(seconds=7), Live(), 30_000, 7_000, 1_000, 7_000),
+        (timedelta(seconds=7), NotListening(), 30_000, 7_000, 1_000, 7_000),
+        (timedelta(milliseconds=50), Live(), 30_000, 50, 50, 1_000),
+        (timedelta(0), NotListening(), 30_000, 1, 1, 1_000),
+    ],
+)
+def test_poll_interval(
+    interval: timedelta | None, listening: Any, lease_ms: int, idle_ms: int, again_ms: int, away_ms: int
+) -> None:
+    polling = Polling(interval, listening, lease_ms=lease_ms)
+    assert (polling.idle_ms(), polling.again_ms(), polling.away_ms()) == (idle_ms, again_ms, away_ms)
