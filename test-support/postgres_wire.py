@@ -29,6 +29,8 @@ class Wire:
         """How many statements it had executed."""
         self.refusing = False
         """Whether new connections end at once, as when the server is away."""
+        self.deaf = False
+        """Whether notices are kept from the client, as a pooler in transaction mode does."""
         self.swallow_answers = 0
         """From so many answers the client gets nothing, and then its connection breaks."""
 
@@ -100,12 +102,24 @@ class _Connection:
 
     async def _carry_answers(self, server: asyncio.StreamReader) -> None:
         with contextlib.suppress(ConnectionError):
-            while data := await server.read(65_536):
+            while data := await self._answers(server):
                 self._servers_turn = False
                 if self._wire.swallow_answers:
                     self._wire.swallow_answers -= 1
                     return
                 self._to_client.write(data)
+
+    async def _answers(self, server: asyncio.StreamReader) -> bytes:
+        """Read what the server says; where notices are looked for, message by message."""
+        if not self._wire.deaf:
+            return await server.read(65_536)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                header = await server.readexactly(_HEADER_BYTES)
+                body = await server.readexactly(int.from_bytes(header[1:]) - _LENGTH_BYTES)
+                if header[:1] != b"A":
+                    return header + body
+        return b""
 
 
 @asynccontextmanager

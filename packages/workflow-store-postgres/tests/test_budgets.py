@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 from postgres_wire import Wire, wire_to
-from verb_calls import BATCH, BY_THE_DRIVER, ONE, ONE_TRIP, named, prepare, run, start
+from verb_calls import BATCH, BY_THE_DRIVER, ONE, ONE_TRIP, named, prepare, run, start, until_quiet
 from verb_table import BUDGET, verb_costs
 from workflow_runtime.store import NewEvent
 from workflow_store_postgres import PostgresWorkflowStore
@@ -46,6 +46,7 @@ async def test_call_is_one_statement_and_one_trip(store: PostgresWorkflowStore, 
     await prepare(store)
     verb, values = ONE_TRIP[work]
     await getattr(store, verb)(**named(values, "first"))  # prepares the statement
+    await until_quiet(store)
     wire.reset()
     await getattr(store, verb)(**named(values, "second"))
     assert counted(wire) == (1, 1)
@@ -59,6 +60,7 @@ async def test_drivers_write_is_one_trip_and_its_repeat_two(
     for run_id in ("first", "second"):
         token = await start(store, run_id)
         for expected in ((1, 1), (2, 2)):  # what wrote nothing is explained by a second statement
+            await until_quiet(store)
             wire.reset()
             await getattr(store, verb)(run_id=run_id, lease_token=token, operation_id="o", **values)
             assert run_id == "first" or counted(wire) == expected
@@ -75,6 +77,7 @@ async def test_heartbeat_is_one_statement(store: PostgresWorkflowStore, wire: Wi
 async def test_tick_is_one_trip_to_claim_and_one_to_start(store: PostgresWorkflowStore, wire: Wire) -> None:
     for schedule_id in ("s", "t"):
         await store.upsert_schedule(**ONE_TRIP["upsert schedule"][1] | {"schedule_id": schedule_id})
+        await until_quiet(store)
         wire.reset()
         (bucket,) = (await store.claim_due_schedule_buckets(**BATCH)).buckets
         await store.mark_schedule_bucket_started(
@@ -94,6 +97,7 @@ async def test_claim_of_many_runs_is_one_statement(store: PostgresWorkflowStore,
     for count in (1, 30):
         for number in range(count):
             await store.create_run(**run(f"{count}-{number}"))
+        await until_quiet(store)
         wire.reset()
         claimed = await store.claim_pending_runs(**{**BATCH, "limit": count})
         assert len(claimed.claims) == count

@@ -71,21 +71,22 @@ PAGE = (4_000, "run-00004000", 2**53, ["queued"], None, None, None, 50)
 
 STATEMENTS: dict[str, tuple[Any, ...]] = {
     "append_events": (*FENCE, *EVENTS, *TIMERS, 9, 5),
-    "mark_run_paused": (*FENCE, *EVENTS, *TIMERS, 0, "[]", 5),
+    "mark_run_paused": (*FENCE, *EVENTS, *TIMERS, 0, "[]", 5, 60_005, True),
     "mark_run_ended": (*FENCE, *EVENTS, "finished", "1", None, None, 5),
     "schedule_timer": (RUN, "token", "o2", "t", 9, 5),
-    "release_run_lease": (RUN, "token", "o2", 5),
+    "release_run_lease": (RUN, "token", "o2", 5, True),
     "heartbeat_run_lease": (RUN, "token", 9),
     "driver.before": (RUN,),
     "load_run": (RUN,),
     "load_execution": (RUN, 1_000, 1_000_000, 1_000, 1_000_000, False),
     "read_events": (RUN, 0, 100, 1_000_000),
+    "look_at_log": (RUN, 0, 100, 1_000_000),
     "read_inbox": (RUN, 0, 100, 1_000_000),
-    "create_run": (RUN, "w", "1", "default", 0, 1, "queued", 1, None, None, 0, None, "create_run:o", "{}", "1"),
-    "deliver": (RUN, "signal", "go", "s2", False, 5, "1"),
-    "cancel_run": (RUN, 5, "1"),
+    "create_run": (RUN, "w", "1", "default", 0, 1, "queued", 1, None, None, 0, None, "create_run:o", "{}", "1", True),
+    "deliver": (RUN, "signal", "go", "s2", False, 5, "1", True),
+    "cancel_run": (RUN, 5, "1", True),
     "terminate_run": (RUN, 5, None),
-    "requeue_run": (RUN, 5),
+    "requeue_run": (RUN, 5, True),
     "delete_run": (RUN, 5, False),
     "prune_runs": (4_000, ["finished"], None, 100),
     "claim_run": (*CLAIM, RUN, 3),
@@ -93,7 +94,7 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "claim_pending_runs": (*CLAIM, 10, *WANTED),
     "claim_due_timers": (*CLAIM, 10, *WANTED),
     "claim_due_schedule_buckets": ("w", "token", 9_000, NOW_MS, 10),
-    "mark_schedule_bucket_started": ("s1", 5, "token", 1, 9, "r", 5, "o", "started", "create_run:o", "{}"),
+    "mark_schedule_bucket_started": ("s1", 5, "token", 1, 9, "r", 5, "o", "started", "create_run:o", "{}", True),
     "upsert_schedule": ("s1", "w", "1", "skip", "default", 0, True, 5, "1", "1", 5),
     "delete_schedule": ("s1",),
     "get_schedule": ("s1",),
@@ -110,7 +111,7 @@ PLANNED_FOR_VALUES: dict[str, tuple[Any, ...]] = {
 
 
 async def plan_of(connection: asyncpg.Connection, name: str, values: tuple[Any, ...], mode: str) -> str:
-    store = PostgresWorkflowStore(connection)  # only for its SQL
+    store = PostgresWorkflowStore(connection, listen=False)  # only for its SQL
     await connection.execute(f"SET plan_cache_mode = {mode}")
     rows = await connection.fetch(f"EXPLAIN {store._session.sql(name)}", *values)
     return "\n".join(row[0] for row in rows)
@@ -153,7 +154,7 @@ async def test_frequent_statements_are_planned_once(filled: asyncpg.Connection) 
 
 async def _plans_kept(connection: asyncpg.Connection, name: str) -> int:
     """Execute a statement seven times, in vain, and tell how often the server took the plan that it keeps."""
-    statement = await connection.prepare(PostgresWorkflowStore(connection)._session.sql(name))
+    statement = await connection.prepare(PostgresWorkflowStore(connection, listen=False)._session.sql(name))
     for _ in range(7):
         transaction = connection.transaction()
         await transaction.start()
@@ -166,7 +167,7 @@ async def _plans_kept(connection: asyncpg.Connection, name: str) -> int:
 
 async def pages_read(connection: asyncpg.Connection, name: str, values: tuple[Any, ...]) -> int:
     """Run a statement, take it back, and tell how many pages of tables and indexes it looked at."""
-    store = PostgresWorkflowStore(connection)
+    store = PostgresWorkflowStore(connection, listen=False)
     transaction = connection.transaction()
     await transaction.start()
     rows = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) {store._session.sql(name)}", *values)

@@ -40,7 +40,7 @@ async def behind(dsn: str, database: asyncpg.Connection) -> AsyncIterator[Behind
         await holder.execute("SELECT 1 FROM workflow_event_locks WHERE run_id = 'a' FOR UPDATE")
         tasks = [asyncio.ensure_future(call) for call in calls]
         await _until_waiting(database, len(tasks))
-        yield PostgresWorkflowStore(_PoolOfOne(holder)), answers
+        yield PostgresWorkflowStore(_PoolOfOne(holder), listen=False), answers
         await transaction.commit()
         answers += await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
 
@@ -267,7 +267,7 @@ async def test_creation_that_waits_for_its_twin_brings_the_stored_run(scenes: "S
     holder = await asyncpg.connect(dsn)
     transaction = holder.transaction()
     await transaction.start()
-    await PostgresWorkflowStore(_PoolOfOne(holder)).create_run(**run, operation_id="first")
+    await PostgresWorkflowStore(_PoolOfOne(holder), listen=False).create_run(**run, operation_id="first")
     late = asyncio.ensure_future(scenes.store.create_run(**run, operation_id="second"))
     looker = await asyncpg.connect(dsn)
     await _until_waiting(looker, 1)
@@ -287,7 +287,7 @@ async def test_deletion_of_a_schedule_that_waits_for_a_claim_removes_its_tick(
     holder = await asyncpg.connect(dsn)
     transaction = holder.transaction()
     await transaction.start()
-    claims = await PostgresWorkflowStore(_PoolOfOne(holder)).claim_due_schedule_buckets(
+    claims = await PostgresWorkflowStore(_PoolOfOne(holder), listen=False).claim_due_schedule_buckets(
         owner="w", lease_ms=5, now_ms=5, limit=1
     )
     assert len(claims.buckets) == 1

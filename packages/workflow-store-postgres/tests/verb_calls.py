@@ -1,12 +1,13 @@
 """One call of each verb, with the scene that it needs: whoever counts what verbs cost makes these."""
 
+import asyncio
 from typing import Any
 
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import Awaited, NewEvent, Timer
 from workflow_store_postgres import PostgresWorkflowStore
 
-__all__ = ["BATCH", "BY_THE_DRIVER", "HELD", "ONE", "ONE_TRIP", "named", "prepare", "run", "start"]
+__all__ = ["BATCH", "BY_THE_DRIVER", "HELD", "ONE", "ONE_TRIP", "named", "prepare", "run", "start", "until_quiet"]
 
 ONE = JsonText("1")
 
@@ -116,6 +117,13 @@ async def prepare(store: PostgresWorkflowStore) -> None:
     await store.create_run(**run("queued"))
     verb, values = BY_THE_DRIVER["pause"]
     await getattr(store, verb)(run_id="paused", lease_token=await start(store, "paused"), operation_id="p", **values)
+
+
+async def until_quiet(store: PostgresWorkflowStore) -> None:
+    """Let what the last calls left to be told be told, so that the next one tells by itself."""
+    async with asyncio.timeout(10):
+        while not store._notices.quiet:
+            await asyncio.sleep(0.005)
 
 
 def named(values: dict[str, Any], name: str) -> dict[str, Any]:

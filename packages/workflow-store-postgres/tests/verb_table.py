@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from postgres_server import LocalServer
 from postgres_wire import Wire, wire_to
-from verb_calls import BY_THE_DRIVER, ONE_TRIP, named, prepare, start
+from verb_calls import BY_THE_DRIVER, ONE_TRIP, named, prepare, start, until_quiet
 from workflow_store_postgres import PostgresWorkflowStore
 
 __all__ = ["BUDGET", "VerbCost", "verb_costs"]
@@ -58,6 +58,7 @@ class Counter:
         self._observer = observer
 
     async def cost(self, work: str, verb: str, values: dict[str, Any]) -> VerbCost:
+        await until_quiet(self._store)
         before = await self._observer.fetchval(COUNT)
         self._wire.reset()
         await getattr(self._store, verb)(**values)

@@ -30,6 +30,11 @@ class Outcome:
     repeated: Mapping[str, Any] | None
     """The first answer, when this operation had been done before; nothing was written now."""
 
+    @property
+    def wakes(self) -> bool:
+        """Whether the write, of those that may leave work for somebody, did so."""
+        return self.repeated is None and bool(self.row["wakes"])
+
 
 def event_values(events: Sequence[NewEvent], taken_inbox: Sequence[int]) -> tuple[list[Any], ...]:
     """Write events, and the inbox entries that they account for, as the parameters of a statement."""

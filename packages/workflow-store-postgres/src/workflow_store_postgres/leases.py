@@ -75,7 +75,9 @@ class Leases(Role):
             operation_id=operation_id,
             expected_next_index=None,
         )
-        await write.commit("release_run_lease", now_ms)
+        with self._notices.about(run_id) as telling:
+            outcome = await write.commit("release_run_lease", now_ms, telling.itself)
+            telling.wakes = outcome.wakes
 
     @checked
     async def claim_stale_runs(

@@ -9,6 +9,7 @@ from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
     DEFAULT_QUEUE,
+    NOTICE_HORIZON_MS,
     AlreadyFinished,
     Awaited,
     CancelRequested,
@@ -86,7 +87,9 @@ class RunLifecycle(Role):
             operation_id=operation_id,
             lease=lease,
         )
-        [row] = await self._session.settled("create_run", *new.values())
+        with self._notices.about(run_id if lease is None else None) as telling:
+            [row] = await self._session.settled("create_run", *new.values(), telling.itself)
+            telling.wakes = row["wakes"]
         if row["created"]:
             return new.created()
         if row["operation_id"] == creation_id(operation_id):
@@ -153,14 +156,18 @@ class RunLifecycle(Role):
             operation_id=operation_id,
             expected_next_index=expected_next_index,
         )
-        outcome = await write.commit(
-            "mark_run_paused",
-            *event_values(events, taken_inbox),
-            *timer_values(set_timers, removed_timers),
-            seen_inbox_seq,
-            awaited_text(awaited),
-            now_ms,
-        )
+        with self._notices.about(run_id) as telling:
+            outcome = await write.commit(
+                "mark_run_paused",
+                *event_values(events, taken_inbox),
+                *timer_values(set_timers, removed_timers),
+                seen_inbox_seq,
+                awaited_text(awaited),
+                now_ms,
+                now_ms + NOTICE_HORIZON_MS,
+                telling.itself,
+            )
+            telling.wakes = outcome.wakes
         first = outcome.repeated or outcome.row
         queued = first["status"] == RunStatus.QUEUED
         return Paused(status=RunStatus.QUEUED if queued else RunStatus.PAUSED, next_index=first["next_index"])
@@ -218,7 +225,9 @@ class RunLifecycle(Role):
 
     @checked
     async def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:
-        rows = await self._session.settled("cancel_run", run_id, now_ms, cancel_payload(reason))
+        with self._notices.about(run_id) as telling:
+            rows = await self._session.settled("cancel_run", run_id, now_ms, cancel_payload(reason), telling.itself)
+            telling.hear(rows)
         if not rows:
             return NotFound()
         if rows[0]["inbox_seq"] is not None:
@@ -238,7 +247,9 @@ class RunLifecycle(Role):
 
     @checked
     async def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
-        rows = await self._session.settled("requeue_run", run_id, now_ms)
+        with self._notices.about(run_id) as telling:
+            rows = await self._session.settled("requeue_run", run_id, now_ms, telling.itself)
+            telling.hear(rows)
         if not rows:
             return NotFound()
         status = self._read.status(rows[0]["status"], run_id)

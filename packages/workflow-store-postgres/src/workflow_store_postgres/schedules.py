@@ -106,20 +106,23 @@ class Schedules(Role):
         run_id: str | None,
         now_ms: int,
     ) -> BucketResult:
-        rows = await self._session.rows(
-            "mark_schedule_bucket_started",
-            schedule_id,
-            fire_at_ms,
-            lease_token,
-            expected_revision,
-            next_fire_at_ms,
-            run_id,
-            now_ms,
-            operation_id,
-            "skipped" if run_id is None else "started",
-            creation_id(operation_id),
-            creation_answer(None),
-        )
+        with self._notices.about(run_id) as telling:
+            rows = await self._session.rows(
+                "mark_schedule_bucket_started",
+                schedule_id,
+                fire_at_ms,
+                lease_token,
+                expected_revision,
+                next_fire_at_ms,
+                run_id,
+                now_ms,
+                operation_id,
+                "skipped" if run_id is None else "started",
+                creation_id(operation_id),
+                creation_answer(None),
+                telling.itself,
+            )
+            telling.hear(rows)
         if not rows:
             return ScheduleChanged()
         before = rows[0]

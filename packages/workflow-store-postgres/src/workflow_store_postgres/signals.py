@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
@@ -43,9 +45,7 @@ class Signals(Role):
         now_ms: int,
         only_if_waiting: bool = False,
     ) -> DeliverSignalResult:
-        rows = await self._session.settled(
-            "deliver", run_id, "signal", name, signal_id, only_if_waiting, now_ms, payload
-        )
+        rows = await self._deliver(run_id, "signal", name, signal_id, only_if_waiting, now_ms, payload)
         if not rows:
             return NotFound()
         if rows[0]["known_seq"] is not None:
@@ -65,9 +65,7 @@ class Signals(Role):
         only_if_waiting: bool = False,
     ) -> DeliverApprovalResult:
         payload = approval_payload(approved=approved, decided_by=decided_by, comment=comment)
-        rows = await self._session.settled(
-            "deliver", run_id, "approval", approval_id, approval_id, only_if_waiting, now_ms, payload
-        )
+        rows = await self._deliver(run_id, "approval", approval_id, approval_id, only_if_waiting, now_ms, payload)
         if not rows:
             return NotFound()
         if rows[0]["known_seq"] is not None:
@@ -80,6 +78,12 @@ class Signals(Role):
     ) -> tuple[InboxEntry, ...]:
         rows = await self._session.rows("read_inbox", run_id, after_seq, limit, max_bytes)
         return self._read.inbox(rows)
+
+    async def _deliver(self, run_id: str, *values: object) -> Sequence[Row]:
+        with self._notices.about(run_id) as telling:
+            rows = await self._session.settled("deliver", run_id, *values, telling.itself)
+            telling.hear(rows)
+        return rows
 
     def _answer(self, run_id: str, row: Row) -> AlreadyFinished | NotWaiting | Delivered | Buffered:
         if row["inbox_seq"] is not None:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Mapping
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
 import asyncpg
 from workflow_migrations import Migration
-from workflow_runtime.errors import ConfigurationError, StoreUnavailableError
+from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, StoreUnavailableError
 from workflow_runtime.ids import new_id
+from workflow_runtime.store import Listening, WorkNotice
 
 from . import schema as schema_module
 from .events import EventLog
 from .failures import driver_errors
 from .leases import Leases
+from .listening import Listener, OpenConnection, borrowed_from, connected_to
+from .notices import Notices
 from .queries import Queries
+from .role import CAPABILITIES
 from .rows import RowReader
 from .runs import RunLifecycle
 from .schedules import Schedules
@@ -26,6 +33,8 @@ from .signals import Signals
 from .timers import Timers
 
 __all__ = ["PostgresWorkflowStore", "StoreOpening"]
+
+logger = logging.getLogger("workflow_store_postgres")
 
 _CLOSE_TIMEOUT_S = 10.0
 
@@ -37,6 +46,8 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
         pool: Where the connections come from. The store neither closes nor changes it.
         schema: Where the tables are; by default wherever the connections' search_path finds them.
         tables: Table names by key, where they are not the defaults.
+        listen: Whether to tell workers of new work by NOTIFY, and to hear of it by LISTEN: while a worker works, one
+            connection of the pool is kept for that. False behind a pooler in transaction mode: workers then poll.
         acquire_timeout: How long a call waits for a free connection before it raises `StoreUnavailableError`.
         new_token: Makes a lease token that was never used before; for tests.
 
@@ -50,6 +61,7 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
         schema: str | None = None,
         tables: Mapping[str, str] | None = None,
         *,
+        listen: bool = True,
         acquire_timeout: timedelta = timedelta(seconds=30),
         new_token: Callable[[], str] = new_id,
     ) -> None:
@@ -62,7 +74,9 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
             acquire_timeout_s=acquire_timeout.total_seconds(),
         )
         self._read = RowReader(names)
+        self._notices = Notices(self._session, enabled=listen)
         self._own_pool: asyncpg.Pool | None = None
+        self._listen_on(_spare_connection(pool, acquire_timeout.total_seconds()) if listen else None)
 
     @classmethod
     def connect(
@@ -71,6 +85,7 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
         *,
         schema: str | None = None,
         tables: Mapping[str, str] | None = None,
+        listen: bool = True,
         acquire_timeout: timedelta = timedelta(seconds=30),
         **pool_options: Any,
     ) -> StoreOpening:
@@ -80,6 +95,7 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
             dsn: Where the database is; by default what libpq's environment variables say.
             schema: As for the class.
             tables: As for the class.
+            listen: As for the class, but a worker listens on a connection of its own beside the pool.
             acquire_timeout: As for the class.
             pool_options: Whatever `asyncpg.create_pool` takes, such as `max_size` or `statement_cache_size`.
 
@@ -90,19 +106,24 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
         """
 
         async def open_store() -> PostgresWorkflowStore:
-            pool = await _open_pool(dsn, pool_options)
+            options = _with_defaults(pool_options)
+            pool = await _open_pool(dsn, options)
             try:
-                store = cls(pool, schema, tables, acquire_timeout=acquire_timeout)
+                store = cls(pool, schema, tables, listen=False, acquire_timeout=acquire_timeout)
             except ConfigurationError:
                 await pool.close()
                 raise
             store._own_pool = pool
+            if listen:
+                store._notices = Notices(store._session, enabled=True)
+                store._listen_on(connected_to(dsn, options))
             return store
 
         return StoreOpening(open_store)
 
     async def close(self) -> None:
         """End the store. One that was made by `connect` closes its pool; a second call does nothing."""
+        await self._notices.flush()
         self._session.close()
         pool, self._own_pool = self._own_pool, None
         if pool is None:
@@ -155,6 +176,29 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
         clock: int = rows[0]["clock"]
         return clock
 
+    def listen(self, on_notice: Callable[[WorkNotice], None]) -> AbstractAsyncContextManager[Listening]:
+        """Hear of new work for as long as the block lasts."""
+        return self._listening(on_notice)
+
+    @asynccontextmanager
+    async def _listening(self, on_notice: Callable[[WorkNotice], None]) -> AsyncGenerator[Listening, None]:
+        if self._open_listening is None:
+            raise CapabilityNotSupportedError("notify")
+        async with Listener(self._session, self._open_listening, on_notice).listening() as listener:
+            yield listener
+        await self._notices.flush()  # what a worker that stops has handed over is told before its program ends
+
+    def _listen_on(self, open_connection: OpenConnection | None) -> None:
+        self._open_listening = open_connection
+        self._capabilities = replace(CAPABILITIES, notify=open_connection is not None)
+
+
+def _spare_connection(pool: asyncpg.Pool, timeout_s: float) -> OpenConnection | None:
+    if pool.get_max_size() > 1:
+        return borrowed_from(pool, timeout_s)
+    logger.info("a pool of one connection has none to spare for listening: workers on this store poll")
+    return None
+
 
 class _UnresetConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
     """A connection of a pool that nobody but the store uses.
@@ -166,7 +210,7 @@ class _UnresetConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg s
         return ""
 
 
-async def _open_pool(dsn: str | None, options: Mapping[str, Any]) -> asyncpg.Pool:
+def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     settings = {"application_name": "workflow-store-postgres", **options.get("server_settings", {})}
     defaults = {
         "min_size": min(1, options.get("max_size", 1)),
@@ -174,9 +218,13 @@ async def _open_pool(dsn: str | None, options: Mapping[str, Any]) -> asyncpg.Poo
         # The statements are few and always the same: prepared once, they stay.
         "max_cached_statement_lifetime": 0,
     }
+    return {**defaults, **options, "server_settings": settings}
+
+
+async def _open_pool(dsn: str | None, options: Mapping[str, Any]) -> asyncpg.Pool:
     try:
         with driver_errors():
-            pool: asyncpg.Pool = await asyncpg.create_pool(dsn, **{**defaults, **options, "server_settings": settings})
+            pool: asyncpg.Pool = await asyncpg.create_pool(dsn, **options)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"the pool cannot be made: {error}") from error
     return pool

@@ -460,7 +460,7 @@ RETURNING
 
 -- name: release_run_lease
 -- Hands a run over to any worker.
--- $1 run_id  $2 lease_token  $3 operation_id  $4 now_ms
+-- $1 run_id  $2 lease_token  $3 operation_id  $4 now_ms  $5 tells
 UPDATE workflow_event_locks AS head
 SET
     status = 'queued',
@@ -476,4 +476,6 @@ WHERE
     AND head.status = 'running'
     AND head.lease_token = $2::text
     AND head.operation_id <> $3::text
-RETURNING head.run_id;
+RETURNING
+    true AS wakes,
+    CASE WHEN $5::boolean THEN pg_notify('workflow_work_' || head.tableoid, head.run_id) END AS told;

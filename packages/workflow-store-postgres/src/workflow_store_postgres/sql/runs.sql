@@ -12,7 +12,7 @@
 -- Creates a run unless its id is taken; queued, or running under its first lease. Gives the stored run if there is one.
 -- $1 run_id  $2 workflow_id  $3 workflow_version  $4 queue  $5 priority  $6 now_ms
 -- $7 status  $8 due_at_ms  $9 owner  $10 lease_token  $11 lease_number  $12 lease_expires_at_ms
--- $13 operation_id  $14 operation_answer  $15 input
+-- $13 operation_id  $14 operation_answer  $15 input  $16 tells
 WITH head AS (
     INSERT INTO workflow_event_locks (
         run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
@@ -25,7 +25,7 @@ WITH head AS (
         0, 0, false, 0, '[]'
     )
     ON CONFLICT (run_id) DO NOTHING
-    RETURNING run_id, workflow_id, workflow_version, queue, priority, created_at
+    RETURNING tableoid, run_id, workflow_id, workflow_version, queue, priority, created_at
 ),
 run AS (
     INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
@@ -43,6 +43,11 @@ SELECT
     CASE
         WHEN head.run_id IS NULL THEN pg_logical_emit_message(true, 'workflow', '')
     END IS NOT NULL AS backed,
+    head.run_id IS NOT NULL AND $7::text = 'queued' AS wakes,
+    CASE
+        WHEN $16::boolean AND head.run_id IS NOT NULL AND $7::text = 'queued'
+            THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
+    END AS told,
     stored.run_id,
     stored.workflow_id,
     stored.workflow_version,
@@ -201,6 +206,7 @@ WHERE head.run_id = $1::text;
 -- $1 run_id  $2 lease_token  $3 expected_next_index  $4 operation_id
 -- $5 kinds  $6 step_ids  $7 payloads  $8 inbox_numbers
 -- $9 timer_ids  $10 timer_times  $11 removed_timer_ids  $12 seen_inbox_seq  $13 awaiting  $14 now_ms
+-- $15 tells_until_ms  $16 tells
 WITH before AS MATERIALIZED (
     SELECT stored.operation_id
     FROM workflow_event_locks AS stored
@@ -248,7 +254,12 @@ head AS (
         AND stored.next_index = $3::bigint
         AND stored.operation_id <> $4::text
         AND stored.operation_id = before.operation_id
-    RETURNING stored.run_id, stored.status, stored.next_index
+    RETURNING
+        stored.tableoid,
+        stored.run_id,
+        stored.status,
+        stored.next_index,
+        stored.status = 'queued' OR coalesce(stored.due_at < $15::bigint, false) AS wakes
 ),
 events AS (
     INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
@@ -285,7 +296,11 @@ timers AS (
     CROSS JOIN unnest($9::text[], $10::bigint[]) AS timer (timer_id, fire_at)
     ON CONFLICT (run_id, timer_id) DO UPDATE SET fire_at = excluded.fire_at
 )
-SELECT head.status, head.next_index
+SELECT
+    head.status,
+    head.next_index,
+    head.wakes,
+    CASE WHEN $16::boolean AND head.wakes THEN pg_notify('workflow_work_' || head.tableoid, head.run_id) END AS told
 FROM head;
 
 -- name: mark_run_ended
@@ -406,7 +421,7 @@ FROM before;
 
 -- name: requeue_run
 -- Gives a dead run back to the workers.
--- $1 run_id  $2 now_ms
+-- $1 run_id  $2 now_ms  $3 tells
 WITH before AS MATERIALIZED (
     SELECT stored.status
     FROM workflow_event_locks AS stored
@@ -421,12 +436,18 @@ head AS (
         updated_at = $2::bigint,
         finished_at = NULL
     WHERE stored.run_id = $1::text AND stored.status = 'dead'
-    RETURNING stored.run_id
+    RETURNING stored.tableoid, stored.run_id
 )
 SELECT
     before.status,
-    before.status = 'dead' AND NOT EXISTS (SELECT 1 FROM head) AS overtaken
-FROM before;
+    before.status = 'dead' AND head.run_id IS NULL AS overtaken,
+    head.run_id IS NOT NULL AS wakes,
+    CASE
+        WHEN $3::boolean AND head.run_id IS NOT NULL
+            THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
+    END AS told
+FROM before
+LEFT JOIN head ON true;
 
 -- name: delete_run
 -- Removes every trace of a run, unless somebody drives it and force is false.

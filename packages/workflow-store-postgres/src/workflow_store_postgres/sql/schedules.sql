@@ -267,7 +267,7 @@ ORDER BY taken.next_fire_at, taken.schedule_id;
 -- Starts a claimed tick's run, or skips the tick, and moves the schedule on. Older ticks are forgotten; the high-water
 -- mark keeps them from firing again.
 -- $1 schedule_id  $2 fire_at_ms  $3 lease_token  $4 expected_revision  $5 next_fire_at_ms  $6 run_id  $7 now_ms
--- $8 operation_id  $9 outcome  $10 creation_id  $11 creation_answer
+-- $8 operation_id  $9 outcome  $10 creation_id  $11 creation_answer  $12 tells
 WITH schedule AS MATERIALIZED (
     SELECT
         stored.schedule_id,
@@ -307,7 +307,7 @@ head AS (
     FROM fenced
     WHERE $6::text IS NOT NULL
     ON CONFLICT (run_id) DO NOTHING
-    RETURNING run_id, workflow_id, workflow_version, queue, priority, created_at
+    RETURNING tableoid, run_id, workflow_id, workflow_version, queue, priority, created_at
 ),
 run AS (
     INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
@@ -351,6 +351,12 @@ SELECT
     bucket.lease_token,
     bucket.outcome,
     bucket.run_id,
-    bucket.operation_id
+    bucket.operation_id,
+    head.run_id IS NOT NULL AS wakes,
+    CASE
+        WHEN $12::boolean AND head.run_id IS NOT NULL
+            THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
+    END AS told
 FROM schedule
-LEFT JOIN bucket ON true;
+LEFT JOIN bucket ON true
+LEFT JOIN head ON true;

@@ -4,7 +4,7 @@
 -- name: deliver
 -- Puts a signal or a decision into the inbox and wakes a run that waits for it. Whether the entry is known is decided
 -- by the table's constraint, which sees what was committed while the statement waited for the head.
--- $1 run_id  $2 kind  $3 name  $4 delivery_id  $5 only_if_waiting  $6 now_ms  $7 payload
+-- $1 run_id  $2 kind  $3 name  $4 delivery_id  $5 only_if_waiting  $6 now_ms  $7 payload  $8 tells
 WITH before AS MATERIALIZED (
     SELECT
         stored.status,
@@ -68,7 +68,12 @@ head AS (
     FROM entry
     CROSS JOIN locked
     WHERE stored.run_id = entry.run_id
-    RETURNING stored.inbox_seq, locked.awaited
+    RETURNING
+        stored.tableoid,
+        stored.run_id,
+        stored.inbox_seq,
+        locked.awaited,
+        locked.awaited OR stored.status = 'running' AS wakes
 )
 SELECT
     before.status,
@@ -76,6 +81,8 @@ SELECT
     known.payload AS known_payload,
     head.inbox_seq,
     head.awaited,
+    coalesce(head.wakes, false) AS wakes,
+    CASE WHEN $8::boolean AND head.wakes THEN pg_notify('workflow_work_' || head.tableoid, head.run_id) END AS told,
     head.inbox_seq IS NULL
     AND known.inbox_seq IS NULL
     AND before.open
@@ -89,7 +96,7 @@ LEFT JOIN head ON true;
 
 -- name: cancel_run
 -- Puts the request to end into the inbox. A queued run that has been due for a while keeps its place.
--- $1 run_id  $2 now_ms  $3 payload
+-- $1 run_id  $2 now_ms  $3 payload  $4 tells
 WITH before AS MATERIALIZED (
     SELECT stored.status, stored.status IN ('queued', 'running', 'paused') AS open
     FROM workflow_event_locks AS stored
@@ -117,7 +124,7 @@ head AS (
         stored.run_id = $1::text
         AND stored.status IN ('queued', 'running', 'paused')
         AND NOT stored.cancel_requested
-    RETURNING stored.run_id, stored.inbox_seq
+    RETURNING stored.tableoid, stored.run_id, stored.inbox_seq
 ),
 entry AS (
     INSERT INTO workflow_signal_deliveries (
@@ -139,6 +146,11 @@ SELECT
     before.status,
     known.inbox_seq AS known_seq,
     head.inbox_seq,
+    head.run_id IS NOT NULL AS wakes,
+    CASE
+        WHEN $4::boolean AND head.run_id IS NOT NULL
+            THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
+    END AS told,
     before.open AND known.inbox_seq IS NULL AND head.inbox_seq IS NULL AS overtaken,
     CASE
         WHEN known.inbox_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')

@@ -1,0 +1,216 @@
+"""Hearing of work: one connection that listens, made anew whenever it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, TypeAlias
+
+import asyncpg
+from workflow_runtime.errors import WorkflowError
+from workflow_runtime.ids import new_id
+from workflow_runtime.store import WorkNotice
+
+from .failures import driver_errors
+from .notices import ANYTHING
+from .session import Session
+
+__all__ = ["Listener", "OpenConnection", "borrowed_from", "connected_to"]
+
+OpenConnection: TypeAlias = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
+
+logger = logging.getLogger("workflow_store_postgres")
+
+_PROBE_EVERY_S = 30.0
+"""A connection can be dead without anybody noticing: it is tried this often."""
+_PROBE_TIMEOUT_S = 5.0
+_FIRST_DELAY_S = 0.05
+_LAST_DELAY_S = 30.0
+_CLOSE_TIMEOUT_S = 2.0
+_POOL_OPTIONS = frozenset(
+    {
+        "connect",
+        "init",
+        "loop",
+        "max_inactive_connection_lifetime",
+        "max_queries",
+        "max_size",
+        "min_size",
+        "reset",
+        "setup",
+    }
+)
+
+
+def connected_to(dsn: str | None, options: Mapping[str, Any]) -> OpenConnection:
+    """Listen on a connection of its own, made as those of the store's pool are."""
+    connect = options.get("connect") or asyncpg.connect
+    settings = {name: value for name, value in options.items() if name not in _POOL_OPTIONS}
+
+    @asynccontextmanager
+    async def open_connection() -> AsyncGenerator[asyncpg.Connection, None]:
+        connection = await connect(dsn, **settings)
+        try:
+            yield connection
+        finally:
+            try:
+                await connection.close(timeout=_CLOSE_TIMEOUT_S)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                connection.terminate()
+
+    return open_connection
+
+
+def borrowed_from(pool: asyncpg.Pool, timeout_s: float) -> OpenConnection:
+    """Listen on a connection of a user's pool, which is kept for as long as somebody listens."""
+
+    @asynccontextmanager
+    async def open_connection() -> AsyncGenerator[asyncpg.Connection, None]:
+        async with pool.acquire(timeout=timeout_s) as connection:
+            yield connection
+
+    return open_connection
+
+
+class Listener:
+    """Listens for as long as its block lasts, whatever happens to the connection.
+
+    Args:
+        session: For what is asked and told on other connections.
+        open_connection: Gives the connection to listen on.
+        on_notice: Called for each notice.
+    """
+
+    def __init__(
+        self, session: Session, open_connection: OpenConnection, on_notice: Callable[[WorkNotice], None]
+    ) -> None:
+        self._session = session
+        self._open_connection = open_connection
+        self._on_notice = on_notice
+        self._probe_channel = f"workflow_probe_{new_id()}"
+        self._news = asyncio.Event()
+        """Something happened to the connection: an answer to the probe, or its end."""
+        self._answered = self._ended = False
+        self._warned = False
+        self._failures = 0
+        self._live = False
+        self._left = False
+
+    @property
+    def live(self) -> bool:
+        """Whether notices are coming."""
+        return self._live
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncGenerator[Listener, None]:
+        """Listen in the background. The first connection is not waited for."""
+        task = asyncio.create_task(self._keep_listening())
+        try:
+            yield self
+        finally:
+            self._left, self._live = True, False
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _keep_listening(self) -> None:
+        while True:
+            try:
+                with driver_errors():
+                    async with self._open_connection() as connection:
+                        await self._listen_on(connection)
+            except WorkflowError as error:
+                logger.log(logging.DEBUG if self._failures else logging.WARNING, "cannot listen for work: %s", error)
+            except Exception:  # a pool's or a connection's own code: the worker polls
+                logger.exception("cannot listen for work")
+            self._set_live(live=False)
+            await asyncio.sleep(self._next_delay_s())
+
+    def _next_delay_s(self) -> float:
+        longest = min(_LAST_DELAY_S, _FIRST_DELAY_S * float(2 ** min(self._failures, 20)))
+        self._failures += 1
+        return longest * random.uniform(0.5, 1)  # noqa: S311  # no secret
+
+    async def _listen_on(self, connection: asyncpg.Connection) -> None:
+        """Listen until the connection breaks, hears nothing, or listens to the wrong table."""
+        self._ended = False
+        rows = await self._session.rows("read_channel", self._session.head_table)
+        channel: str | None = rows[0]["channel"]
+        if channel is None:
+            return  # the tables are not there yet
+        connection.add_termination_listener(self._connection_ended)
+        try:
+            await connection.add_listener(channel, self._hear)
+            await connection.add_listener(self._probe_channel, self._hear_probe)
+            while await self._hears(channel):
+                self._failures = 0
+                self._set_live(live=True)
+                await self._until(lambda: self._ended, _PROBE_EVERY_S * random.uniform(0.9, 1))  # noqa: S311  # no secret
+        finally:
+            await self._stop_listening_on(connection, channel)
+
+    async def _stop_listening_on(self, connection: asyncpg.Connection, channel: str) -> None:
+        # A connection that goes back to a pool must not bring notices to whoever gets it next.
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            connection.remove_termination_listener(self._connection_ended)
+            if not connection.is_closed():
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await connection.remove_listener(channel, self._hear)
+                    await connection.remove_listener(self._probe_channel, self._hear_probe)
+
+    async def _hears(self, channel: str) -> bool:
+        """Find out whether what is told on another connection comes in on this one."""
+        self._answered = False
+        rows = await self._session.rows("probe", self._session.head_table, self._probe_channel)
+        if not await self._until(lambda: self._answered or self._ended, _PROBE_TIMEOUT_S):
+            self._warn()
+            return False
+        return not self._ended and bool(rows[0]["channel"] == channel)
+
+    def _warn(self) -> None:
+        if not self._warned:
+            logger.warning(
+                "no notice comes in on the listening connection, so workers poll; behind a pooler in transaction mode "
+                "open the store with listen=False"
+            )
+        self._warned = True
+        self._failures = max(self._failures, 10)
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait for a condition that the driver's calls bring about; tell whether it came true in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not condition():
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _set_live(self, *, live: bool) -> None:
+        if live is not self._live:
+            self._live = live
+            self._tell(None)
+
+    # Called by the driver. An exception would end up in the event loop's handler.
+
+    def _hear(self, connection: asyncpg.Connection, pid: int, channel: str, payload: str) -> None:
+        self._tell(None if payload == ANYTHING else payload)
+
+    def _hear_probe(self, connection: asyncpg.Connection, pid: int, channel: str, payload: str) -> None:
+        self._answered = True
+        self._news.set()
+
+    def _connection_ended(self, connection: asyncpg.Connection) -> None:
+        self._ended = True
+        self._news.set()
+
+    def _tell(self, run_id: str | None) -> None:
+        if self._left:
+            return
+        try:
+            self._on_notice(WorkNotice(run_id=run_id))
+        except Exception:
+            logger.exception("a listener for work raised")
