@@ -19,7 +19,7 @@ import pytest
 from postgres_server import LocalServer
 from postgres_wire import wire_to
 from workflow_migrations import load_queries
-from workflow_runtime import Context, WorkflowRuntime, workflow
+from workflow_runtime import Context, StoreUnavailableError, WorkflowRuntime, workflow
 from workflow_runtime.clock import from_ms
 from workflow_runtime.store import SupportsNotify, WorkNotice
 from workflow_store_postgres import PostgresWorkflowStore, listening, notices
@@ -317,6 +317,23 @@ async def test_waiting_notices_are_told_when_the_store_is_closed(connect: Connec
             for number in range(3):
                 await client.start_run(notes, run_id=f"closing-{number}")
         await until(lambda: {f"closing-{number}" for number in range(3)} <= set(heard.run_ids), 5)
+
+
+async def test_work_whose_answer_is_lost_is_told(dsn: str, connect: Connect) -> None:
+    """Nobody knows whether it was committed, and the second try, which finds it there, has nothing to tell."""
+    async with (
+        wire_to(dsn) as wire,
+        PostgresWorkflowStore.connect(wire.dsn, max_size=1) as store,
+        hearing(await connect()) as heard,
+    ):
+        client = runtime_on(store)
+        await client.start_run(notes, run_id="told by itself")
+        assert not store._notices.quiet
+        wire.swallow_answers = 1
+        with pytest.raises(StoreUnavailableError):
+            await client.start_run(notes, run_id="answer lost")
+        assert not (await client.start_run(notes, run_id="answer lost")).created
+        await until(lambda: "answer lost" in heard.run_ids)
 
 
 def test_only_statements_that_make_work_tell() -> None:
