@@ -12,7 +12,7 @@ from workflow_store_postgres import PostgresWorkflowStore
 class TestContract(StoreContract):
     @pytest.fixture
     def harness(self, dsn: str, pooled_dsn: str) -> StoreHarness:
-        options: dict[str, Any] = {"dsn": pooled_dsn, "statement_cache_size": 0}
+        options: dict[str, Any] = {"dsn": pooled_dsn, "statement_cache_size": 0, "listen": False}
 
         async def corrupt(run_id: str) -> None:
             connection = await asyncpg.connect(dsn)

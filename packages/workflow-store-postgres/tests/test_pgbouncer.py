@@ -16,7 +16,7 @@ from workflow_runtime.payloads import JsonText
 from workflow_store_postgres import PostgresWorkflowStore
 
 # What such a pooler needs: no prepared statement outlives its transaction.
-OPTIONS: dict[str, Any] = {"statement_cache_size": 0}
+OPTIONS: dict[str, Any] = {"statement_cache_size": 0, "listen": False}
 
 # Every verb of a driver, and what holds a connection or meets others.
 DELICATE = {"CLAIM-4", "OP-1", "PAUSE-3", "PAYLOAD-2", "RUN-4", "SCHEDULE-6", "SCHEMA-1", "SIGNAL-2"}

@@ -51,12 +51,10 @@ class Notices:
 
     Args:
         session: Where statements go.
-        enabled: Whether to tell at all.
     """
 
-    def __init__(self, session: Session, *, enabled: bool) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._enabled = enabled
         self._window: asyncio.TimerHandle | None = None
         self._untold: set[str] = set()
         self._sending: asyncio.Task[None] | None = None
@@ -69,7 +67,7 @@ class Notices:
     @contextmanager
     def about(self, run_id: str | None) -> Iterator[Telling]:
         """Accompany one unit; without a run id it makes no work."""
-        window = self._open_window() if self._enabled and run_id is not None and self._window is None else None
+        window = self._open_window() if run_id is not None and self._window is None else None
         telling = Telling(itself=window is not None)
         try:
             yield telling
@@ -92,10 +90,9 @@ class Notices:
         self._close_window()
 
     def _tell_later(self, run_id: str) -> None:
-        if self._enabled:
-            self._untold.add(run_id)
-            if self._window is None:
-                self._open_window()
+        self._untold.add(run_id)
+        if self._window is None:
+            self._open_window()
 
     def _open_window(self) -> asyncio.TimerHandle:
         self._close_window()

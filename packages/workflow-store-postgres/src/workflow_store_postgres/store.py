@@ -46,8 +46,9 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
         pool: Where the connections come from. The store neither closes nor changes it.
         schema: Where the tables are; by default wherever the connections' search_path finds them.
         tables: Table names by key, where they are not the defaults.
-        listen: Whether to tell workers of new work by NOTIFY, and to hear of it by LISTEN: while a worker works, one
-            connection of the pool is kept for that. False behind a pooler in transaction mode: workers then poll.
+        listen: Whether workers on this store hear of new work by LISTEN: while one works, a connection of the pool is
+            kept for that. False behind a pooler in transaction mode: they then poll. Telling others of new work by
+            NOTIFY works everywhere.
         acquire_timeout: How long a call waits for a free connection before it raises `StoreUnavailableError`.
         new_token: Makes a lease token that was never used before; for tests.
 
@@ -74,7 +75,7 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
             acquire_timeout_s=acquire_timeout.total_seconds(),
         )
         self._read = RowReader(names)
-        self._notices = Notices(self._session, enabled=listen)
+        self._notices = Notices(self._session)
         self._own_pool: asyncpg.Pool | None = None
         self._listen_on(_spare_connection(pool, acquire_timeout.total_seconds()) if listen else None)
 
@@ -115,7 +116,6 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
                 raise
             store._own_pool = pool
             if listen:
-                store._notices = Notices(store._session, enabled=True)
                 store._listen_on(connected_to(dsn, options))
             return store
 
