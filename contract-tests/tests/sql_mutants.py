@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mutant_catalogue import Mutant
 from workflow_contract_tests import StoreHarness
-from workflow_store_d1 import D1WorkflowStore
+from workflow_runtime.errors import StoreOperationError
+from workflow_runtime.ids import new_id
+from workflow_store_d1 import D1Transaction, D1WorkflowStore
 
 __all__ = ["SQL_MUTANTS", "d1_harness", "open_broken"]
+
+
+Verb = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +30,8 @@ class Fault:
     story: str
     edits: Sequence[tuple[str, str, str]] = ()
     database: Callable[[Any], Any] | None = None
+    transaction: Callable[[Any, Verb], Verb] | None = None
+    """Makes another `append_in_transaction` of the store and its right one."""
 
 
 class _SingleStatements:
@@ -37,6 +45,71 @@ class _SingleStatements:
 
     async def batch(self, statements: Sequence[Any]) -> list[Any]:
         return [await statement.all() for statement in statements]
+
+
+class _OnlyBatches:
+    """A database that has no transactions but batches, as D1 itself."""
+
+    def __init__(self, database: Any) -> None:
+        self.prepare = database.prepare
+        self.batch = database.batch
+
+
+def _working(change: Callable[[Any, Callable[[Any], Awaitable[Any]], Any], Awaitable[Any]]) -> Any:
+    """Make a fault of what happens around the function of a transaction."""
+
+    def around(store: Any, verb: Verb) -> Verb:
+        async def call(**arguments: Any) -> Any:
+            work = arguments["work"]
+            return await verb(**(arguments | {"work": lambda tx: change(store, work, tx)}))
+
+        return call
+
+    return around
+
+
+async def _write_at_once(store: Any, work: Callable[[Any], Awaitable[Any]], tx: Any) -> Any:
+    write = await work(tx)
+    await store._session.database.batch(tx.take())
+    return write
+
+
+async def _write_whatever_comes(store: Any, work: Callable[[Any], Awaitable[Any]], tx: Any) -> Any:
+    try:
+        return await work(tx)
+    except BaseException:
+        await store._session.database.batch(tx.take())
+        raise
+
+
+async def _write_nothing(store: Any, work: Callable[[Any], Awaitable[Any]], tx: Any) -> Any:
+    write = await work(tx)
+    tx.take()
+    return write
+
+
+async def _write_twice(store: Any, work: Callable[[Any], Awaitable[Any]], tx: Any) -> Any:
+    await work(tx)
+    return await work(tx)
+
+
+async def _wrap_errors(store: Any, work: Callable[[Any], Awaitable[Any]], tx: Any) -> Any:
+    try:
+        return await work(tx)
+    except Exception as error:
+        raise StoreOperationError("the function failed") from error
+
+
+def _forget_the_operation(store: Any, verb: Verb) -> Verb:
+    return lambda **arguments: verb(**(arguments | {"operation_id": new_id()}))
+
+
+def _begin_without_looking(store: Any, verb: Verb) -> Verb:
+    async def call(**arguments: Any) -> Any:
+        await arguments["work"](D1Transaction(store._session.database))
+        return await verb(**arguments)
+
+    return call
 
 
 class _LateLock(_SingleStatements):
@@ -217,6 +290,51 @@ FAULTS = {
             )
         ],
     ),
+    "business-write-is-dropped": Fault(
+        clause="TX-1",
+        story="The record of a transaction is committed, and its business write is not.",
+        transaction=_working(_write_nothing),
+    ),
+    "business-write-has-no-fence": Fault(
+        clause="TX-2",
+        story="The guard lets every token pass: of a late transaction the business write stays.",
+        edits=[("driver.guard", "AND head.lease_token = ?2", "AND ?2 = ?2")],
+    ),
+    "late-transaction-begins": Fault(
+        clause="TX-2",
+        story="The function runs before anybody has looked at the lease.",
+        transaction=_begin_without_looking,
+    ),
+    "business-write-goes-anywhere": Fault(
+        clause="TX-3",
+        story="The guard does not compare the length of the log.",
+        edits=[("driver.guard", "AND head.next_index = ?3", "AND ?3 = ?3")],
+    ),
+    "business-write-goes-first": Fault(
+        clause="TX-3",
+        story="The business write is a transaction of its own, before the record.",
+        transaction=_working(_write_at_once),
+    ),
+    "failed-function-has-written": Fault(
+        clause="TX-4",
+        story="What the function wrote before it failed is committed.",
+        transaction=_working(_write_whatever_comes),
+    ),
+    "error-of-the-function-is-the-store-s": Fault(
+        clause="TX-4",
+        story="An error of the function comes out as one of the store.",
+        transaction=_working(_wrap_errors),
+    ),
+    "transaction-is-done-again": Fault(
+        clause="TX-5",
+        story="A repeated transaction is a new one.",
+        transaction=_forget_the_operation,
+    ),
+    "function-s-first-call-stays": Fault(
+        clause="TX-6",
+        story="The function is called twice, and the writes of both calls stay.",
+        transaction=_working(_write_twice),
+    ),
     "batch-is-no-transaction": Fault(
         clause="RUN-7",
         story="The statements of a batch are sent one by one.",
@@ -240,9 +358,27 @@ async def open_broken(path: str, fault: str) -> D1WorkflowStore:
             raise LookupError(f"{fault}: the statement {name} has no {old!r}")
         texts[name] = texts[name].replace(old, new)
     session._sql = texts
-    if what.database is not None:
-        session._database = what.database(session._database)
+    # The mutants know D1 as it is; the local file's own transactions have tests of their own.
+    session._database = (what.database or _OnlyBatches)(session._database)
+    if what.transaction is not None:
+        faulty: Any = what.transaction(store, store.append_in_transaction)
+        store.append_in_transaction = faulty  # type: ignore[method-assign]  # that is the fault
     return store
+
+
+async def _write_business(tx: D1Transaction, key: str) -> None:
+    tx.add("INSERT INTO business VALUES (?1)", key)
+
+
+def _business_reader(path: str) -> Callable[[], Awaitable[list[str]]]:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("CREATE TABLE business (key TEXT NOT NULL)")
+
+    async def read() -> list[str]:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            return [key for (key,) in database.execute("SELECT key FROM business")]
+
+    return read
 
 
 def _corrupter(path: str) -> Callable[[str], Any]:
@@ -268,6 +404,8 @@ def d1_harness(fault: str | None) -> Iterator[StoreHarness]:
             process_factory=factory,
             process_arguments=arguments,
             corrupt=_corrupter(path),
+            write_business=_write_business,
+            read_business=_business_reader(path),
         )
 
 

@@ -26,6 +26,13 @@ HarnessFactory: TypeAlias = Callable[[], Any]
 that gives it and cleans up afterwards."""
 
 
+class NotDeclaredError(Exception):
+    """The store does not declare the ability that a case is about."""
+
+    def __init__(self, capability: str) -> None:
+        super().__init__(f"the store does not declare the capability {capability!r}")
+
+
 def excuse(case: Case, harness: StoreHarness) -> tuple[Outcome, str] | None:
     """Say why a case cannot run on this harness; `None` when it can."""
     for need in case.needs:
@@ -34,14 +41,6 @@ def excuse(case: Case, harness: StoreHarness) -> tuple[Outcome, str] | None:
         if not harness.gives(need):
             return "not-run", f"the harness gives no {need!r} and does not declare it as not applicable"
     return None
-
-
-class NotDeclaredError(Exception):
-    """The case is about a capability that the store, now that it is open, turns out not to declare."""
-
-    def __init__(self, capability: str) -> None:
-        self.capability = capability
-        super().__init__(f"{capability}: the store does not declare it")
 
 
 async def run_case(case: Case, harness: StoreHarness) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,6 +37,10 @@ class StoreHarness:
             `process_arguments` and gives a store, an awaitable of one, or an async context manager.
         process_arguments: Keyword arguments for it, which JSON can carry.
         corrupt: Damages the stored input of a run behind the store's back.
+        write_business: Writes a row with this key into a table of your own, by what `append_in_transaction` hands to
+            `work`. Needed, with `read_business`, for a store that declares `transactions`.
+        read_business: Gives the committed keys of that table, one for each row, in any order. It must not wait for a
+            transaction that is open.
         not_applicable: What this store cannot be tested for (`processes`, `corrupt`), each with the reason.
     """
 
@@ -48,12 +52,16 @@ class StoreHarness:
         process_factory: str | None = None,
         process_arguments: Mapping[str, JsonValue] | None = None,
         corrupt: Callable[[str], Awaitable[None]] | None = None,
+        write_business: Callable[[Any, str], Awaitable[None]] | None = None,
+        read_business: Callable[[], Awaitable[Sequence[str]]] | None = None,
         not_applicable: Mapping[str, str] | None = None,
     ) -> None:
         self._open_store = open_store
         self._handles: list[WorkflowExecutionStore] = []
         self._numbers = itertools.count(1)
         self._corrupt = corrupt
+        self._write_business = write_business
+        self._read_business = read_business
         self.contract_version = contract_version
         self.process_factory = process_factory
         self.process_arguments = dict(process_arguments or {})
@@ -134,6 +142,18 @@ class StoreHarness:
         if self._corrupt is None:
             raise HarnessError("the harness gives no `corrupt`")
         await self._corrupt(run_id)
+
+    async def write_business(self, tx: Any, key: str) -> None:
+        """Write a business row in a transaction."""
+        if self._write_business is None:
+            raise HarnessError("the store declares `transactions`, so the harness must give `write_business`")
+        await self._write_business(tx, key)
+
+    async def read_business(self) -> list[str]:
+        """Read the keys of the business rows that are committed, sorted."""
+        if self._read_business is None:
+            raise HarnessError("the store declares `transactions`, so the harness must give `read_business`")
+        return sorted(await self._read_business())
 
     def advance(self, by_ms: int) -> int:
         """Move the clock on and give the new time."""

@@ -75,7 +75,7 @@ async def _recreated(h: StoreHarness, driver: Driver) -> None:
     await start(h, driver.run_id, owner="worker-1")
 
 
-_ENDINGS: dict[str, Ending] = {
+ENDINGS: dict[str, Ending] = {
     "steal": _stolen,
     "sweep": _swept,
     "pause": _paused,
@@ -90,11 +90,11 @@ _ENDINGS: dict[str, Ending] = {
 }
 
 
-@clause("FENCE-1", each=_ENDINGS)
+@clause("FENCE-1", each=ENDINGS)
 async def stale_token_is_refused_after(h: StoreHarness, ending: str) -> None:
     """Every write verb with a token that is no longer the current one is refused and changes nothing."""
     driver = await start_full(h)
-    await _ENDINGS[ending](h, driver)
+    await ENDINGS[ending](h, driver)
     for verb in DRIVER_VERBS:
         async with unchanged(h, driver.run_id, after=f"a late {verb}"):
             with refused(LeaseLostError, f"{verb} with the token from before the {ending}"):

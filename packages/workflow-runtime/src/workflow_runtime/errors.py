@@ -7,7 +7,8 @@ WorkflowError
 |  `- PayloadTooLargeError       larger than the store's declared max_payload_bytes
 |- ConfigurationError            the program is put together wrongly                   -> fix the program
 |  |- UnknownWorkflowError
-|  `- DuplicateWorkflowError
+|  |- DuplicateWorkflowError
+|  `- TransactionEndedError      a function ended the transaction that it ran in
 |- RunNotFoundError              there is no such run                                  -> check the id
 |- ScheduleNotFoundError         there is no such schedule                             -> check the id
 |- RunConflictError              the run id is taken by another workflow or input      -> choose another id
@@ -66,6 +67,7 @@ __all__ = [
     "StoreError",
     "StoreOperationError",
     "StoreUnavailableError",
+    "TransactionEndedError",
     "UnknownWorkflowError",
     "WaitTimeoutError",
     "WorkflowError",
@@ -136,6 +138,20 @@ class DuplicateWorkflowError(ConfigurationError):
         self.workflow_id = workflow_id
         self.version = version
         super().__init__(f"workflow {workflow_id!r} version {version!r} is registered twice")
+
+
+class TransactionEndedError(ConfigurationError):
+    """The function of `ctx.transaction` committed or rolled back by itself. Nothing was recorded.
+
+    What it committed cannot be undone, so it is not tried again.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(
+            f"run {run_id!r}: the function of a transaction ended the transaction itself; leave BEGIN, COMMIT and "
+            "ROLLBACK to the store, and raise to undo"
+        )
 
 
 class RunNotFoundError(WorkflowError, LookupError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeAlias
 
-from .errors import InvalidArgumentError, InvalidPayloadError, PayloadTooLargeError
+from .errors import InvalidArgumentError, InvalidPayloadError, PayloadTooLargeError, TransactionEndedError
 
 __all__ = ["MAX_DELAY", "NO_RETRY", "Backoff", "RetryPolicy", "exponential_backoff", "fixed_backoff"]
 
@@ -66,14 +66,17 @@ class RetryPolicy:
             error: What it raised.
             rng: For the jitter.
         """
-        # What cannot be written down the first time cannot be written down the second time.
-        if attempt >= self.max_attempts or isinstance(error, (InvalidPayloadError, PayloadTooLargeError)):
+        if attempt >= self.max_attempts or isinstance(error, _NEVER_RETRIED):
             return None
         if isinstance(error, self.non_retryable) or (self.retry_if is not None and not self.retry_if(error)):
             return None
         delay = max(timedelta(0), min(self.backoff(attempt), self.max_delay))
         return min(delay * (1 + self.jitter * (2 * rng.random() - 1)), self.max_delay)
 
+
+_NEVER_RETRIED = (InvalidPayloadError, PayloadTooLargeError, TransactionEndedError)
+"""What cannot be written down the first time cannot be written down the second time; what was committed outside the
+transaction would be committed once more."""
 
 NO_RETRY = RetryPolicy(max_attempts=1)
 """One attempt, and that is it."""

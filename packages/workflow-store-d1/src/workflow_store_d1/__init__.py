@@ -5,6 +5,7 @@ from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Result
 from .schema import get_migration_sql, get_migrations
 from .store import D1WorkflowStore
 from .tables import get_sqlalchemy_tables, get_table_definitions
+from .transactions import D1Transaction, SQLiteTransaction
 
 SQLiteWorkflowStore = D1WorkflowStore
 """The same class, under the name that one looks for when the database is a local file."""
@@ -14,7 +15,9 @@ __all__ = [
     "D1DatabaseError",
     "D1PreparedStatement",
     "D1Result",
+    "D1Transaction",
     "D1WorkflowStore",
+    "SQLiteTransaction",
     "SQLiteWorkflowStore",
     "__version__",
     "get_migration_sql",

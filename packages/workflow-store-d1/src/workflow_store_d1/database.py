@@ -7,9 +7,19 @@ The store talks to a `D1Database` only. What is behind it (a file, a Worker's bi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self, TypeAlias
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
-__all__ = ["D1Database", "D1DatabaseError", "D1PreparedStatement", "D1Result", "D1Value", "Row"]
+__all__ = [
+    "D1Database",
+    "D1DatabaseError",
+    "D1PreparedStatement",
+    "D1Result",
+    "D1Value",
+    "InteractiveD1Database",
+    "InteractiveUnit",
+    "Row",
+]
 
 D1Value: TypeAlias = "str | int | float | bytes | None"
 """What may be bound to a parameter. A `bool` is an `int`."""
@@ -70,4 +80,30 @@ class D1Database(Protocol):
 
     async def batch(self, statements: Sequence[D1PreparedStatement]) -> Sequence[D1Result]:
         """Run statements that `prepare` made, in order, as one transaction: all or none."""
+        ...
+
+
+class InteractiveUnit(Protocol):
+    """A transaction that is open while its caller decides what comes next. D1 has none."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has run in it."""
+        ...
+
+    async def run(self, statements: Sequence[D1PreparedStatement]) -> Sequence[D1Result]:
+        """Run statements in it, beginning it first if need be."""
+        ...
+
+    async def commit(self, statements: Sequence[D1PreparedStatement]) -> Sequence[D1Result]:
+        """Run the last statements and commit. An error rolls everything back."""
+        ...
+
+
+@runtime_checkable
+class InteractiveD1Database(D1Database, Protocol):
+    """A database that can do more than batches."""
+
+    def interactive(self) -> AbstractAsyncContextManager[InteractiveUnit]:
+        """Give a transaction; one that is not committed at the end is rolled back."""
         ...

@@ -15,7 +15,7 @@ from workflow_runtime.errors import LeaseLostError, LogConflictError
 from workflow_runtime.store import NewEvent, RunStatus, Timer
 
 from .database import D1PreparedStatement, D1Value, Row
-from .session import Session, json_list
+from .session import SendBatch, Session, json_list
 
 __all__ = ["DriverUnit", "Outcome"]
 
@@ -65,6 +65,14 @@ class DriverUnit:
         """Add a named statement, whose first parameters are the fence."""
         self._statements.append(self._session.statement(name, *self._fence, *values))
 
+    def guard(self) -> None:
+        """Let the unit fail as a whole, from here on, when the fence does not hold."""
+        self.add("driver.guard")
+
+    def add_foreign(self, statements: Sequence[D1PreparedStatement]) -> None:
+        """Add statements that do not carry the fence; they need the guard before them."""
+        self._statements.extend(statements)
+
     def append(self, events: Sequence[NewEvent], taken_inbox: Sequence[int], now_ms: int) -> None:
         """Add new events and mark the inbox entries that they account for."""
         first = self._expected_next_index or 0
@@ -81,14 +89,27 @@ class DriverUnit:
         if set_timers:
             self.add("driver.set_timers", json_list([timer.timer_id, timer.fire_at_ms] for timer in set_timers))
 
-    async def commit(self) -> Outcome:
-        """Write the unit.
+    async def look(self) -> Outcome:
+        """Read how the head stands to this unit, and write nothing.
 
         Raises:
             LeaseLostError: The token is not the current one, or the run is not running.
             LogConflictError: The log is not as long as the driver believed.
         """
-        results = await self._session.batch(self._statements)
+        rows = await self._session.rows("driver.before", self._run_id)
+        return self._judge(rows[0] if rows else None)
+
+    async def commit(self, send: SendBatch | None = None) -> Outcome:
+        """Write the unit.
+
+        Args:
+            send: How; as a batch of its own when absent.
+
+        Raises:
+            LeaseLostError: The token is not the current one, or the run is not running.
+            LogConflictError: The log is not as long as the driver believed.
+        """
+        results = await self._session.batch(self._statements, send)
         return self._judge(results[0][0] if results[0] else None)
 
     def _judge(self, before: Row | None) -> Outcome:

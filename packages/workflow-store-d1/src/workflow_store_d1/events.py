@@ -16,10 +16,10 @@ from workflow_runtime.store import (
     follow_events,
 )
 
-from .driver import DriverUnit
+from .driver import DriverUnit, Outcome
 from .role import Role
 
-__all__ = ["EventLog"]
+__all__ = ["EventLog", "add_append", "appended"]
 
 
 class EventLog(Role):
@@ -48,21 +48,16 @@ class EventLog(Role):
             operation_id=operation_id,
             expected_next_index=expected_next_index,
         )
-        unit.append(events, taken_inbox, now_ms)
-        unit.change_timers(set_timers, removed_timers)
-        lease_expires_at_ms = now_ms + lease_ms
-        unit.add("append_events.head", len(events), lease_expires_at_ms, now_ms)
-        outcome = await unit.commit()
-        first = outcome.repeated or {
-            "next_index": expected_next_index + len(events),
-            "lease_expires_at": max(outcome.before["lease_expires_at"], lease_expires_at_ms),
-        }
-        return Appended(
-            next_index=int(first["next_index"]),
-            lease_expires_at_ms=int(first["lease_expires_at"]),
-            inbox_seq=outcome.before["inbox_seq"],
-            cancel_requested=bool(outcome.before["cancel_requested"]),
+        add_append(
+            unit,
+            events=events,
+            now_ms=now_ms,
+            lease_ms=lease_ms,
+            taken_inbox=taken_inbox,
+            set_timers=set_timers,
+            removed_timers=removed_timers,
         )
+        return appended(await unit.commit(), expected_next_index + len(events), now_ms + lease_ms)
 
     @checked
     async def read_events(
@@ -87,3 +82,38 @@ class EventLog(Role):
             next_index=rows[0]["next_index"],
             events=self._read.history(found, run_id, from_index=from_index),
         )
+
+def add_append(
+    unit: DriverUnit,
+    *,
+    events: Sequence[NewEvent],
+    now_ms: int,
+    lease_ms: int,
+    taken_inbox: Sequence[int],
+    set_timers: Sequence[Timer],
+    removed_timers: Sequence[str],
+) -> None:
+    """Add an append, with the renewal of the lease, to a unit that ends with it."""
+    unit.append(events, taken_inbox, now_ms)
+    unit.change_timers(set_timers, removed_timers)
+    unit.add("append_events.head", len(events), now_ms + lease_ms, now_ms)
+
+
+def appended(outcome: Outcome, next_index: int = 0, lease_expires_at_ms: int = 0) -> Appended:
+    """Answer an append.
+
+    Args:
+        outcome: What became of it.
+        next_index: The length of the log behind it, if it was not a repeat.
+        lease_expires_at_ms: When the lease ends by it, if it was not a repeat.
+    """
+    first = outcome.repeated or {
+        "next_index": next_index,
+        "lease_expires_at": max(outcome.before["lease_expires_at"], lease_expires_at_ms),
+    }
+    return Appended(
+        next_index=int(first["next_index"]),
+        lease_expires_at_ms=int(first["lease_expires_at"]),
+        inbox_seq=outcome.before["inbox_seq"],
+        cancel_requested=bool(outcome.before["cancel_requested"]),
+    )

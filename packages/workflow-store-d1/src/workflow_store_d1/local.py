@@ -15,8 +15,9 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from threading import Thread, current_thread
@@ -31,7 +32,7 @@ from .limits import MAX_BOUND_VALUES, MAX_STATEMENT_BYTES, MAX_VALUE_BYTES, chec
 if TYPE_CHECKING:
     import aiosqlite
 
-__all__ = ["LocalD1Database", "LocalResult", "LocalStatement", "Synchronous"]
+__all__ = ["LocalD1Database", "LocalResult", "LocalStatement", "LocalUnit", "Synchronous"]
 
 Synchronous: TypeAlias = Literal["FULL", "NORMAL", "EXTRA"]
 """What SQLite does before a commit returns. `NORMAL` may lose the last commits when the machine loses power."""
@@ -111,6 +112,7 @@ class LocalD1Database:
         self._connection = connection
         self._thread = thread
         self._closed = False
+        self._open: LocalUnit | None = None
 
     @classmethod
     async def open(
@@ -152,9 +154,7 @@ class LocalD1Database:
 
     async def batch(self, statements: Sequence[D1PreparedStatement]) -> list[LocalResult]:
         """Run statements in order as one transaction: all or none."""
-        mine = [statement for statement in statements if isinstance(statement, LocalStatement)]
-        if len(mine) != len(statements):
-            raise TypeError("a batch takes the statements that prepare() of the same kind of database gave")
+        mine = _own(statements)
         if not mine:
             raise D1DatabaseError("a batch without statements")
         # A batch that only reads needs a snapshot, not the right to write, which others would have to wait for.
@@ -163,9 +163,32 @@ class LocalD1Database:
 
     async def execute(self, statements: Sequence[LocalStatement], *, begin: str | None) -> list[LocalResult]:
         """Run statements in one hop to the connection's thread, as one transaction if `begin` says how."""
+        await self._wait_for_turn()
+        return await self._hop(_Unit(statements, begin=begin, commit=begin is not None))
+
+    @asynccontextmanager
+    async def interactive(self) -> AsyncIterator[LocalUnit]:
+        """Give a transaction that begins with its first statement. Other tasks on this handle wait until it ends."""
+        unit = LocalUnit(self)
+        token = _inside.set(unit)
+        try:
+            yield unit
+        finally:
+            _inside.reset(token)
+            await unit.end()
+
+    async def _wait_for_turn(self) -> None:
+        while self._open is not None:
+            if self._open is _inside.get():
+                raise ConfigurationError(
+                    "the store cannot be used from inside its own transaction, which would wait for itself; "
+                    "use the transaction's execute() and fetch(), or do it in a step of its own"
+                )
+            await self._open.ended.wait()
         if self._closed:
             raise ConfigurationError("the database is closed")
-        unit = _Unit([(statement.sql, statement.values) for statement in statements], begin)
+
+    async def _hop(self, unit: _Unit) -> list[LocalResult]:
         try:
             results: Iterable[Any] = await self._connection.execute_fetchall(unit)
         except _DRIVER_ERRORS as error:
@@ -185,17 +208,94 @@ class LocalD1Database:
             await _ended(self._thread)
 
 
+class LocalUnit:
+    """A transaction that is open for as long as its caller likes."""
+
+    def __init__(self, database: LocalD1Database) -> None:
+        self.ended = asyncio.Event()
+        self._database = database
+        self._turn = asyncio.Lock()
+        self._begun = False
+        self._committed = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has run in it."""
+        return self._begun
+
+    async def run(self, statements: Sequence[D1PreparedStatement]) -> list[LocalResult]:
+        """Run statements in it, beginning it first if need be."""
+        async with self._turn:
+            begin = None if self._begun else "BEGIN IMMEDIATE"
+            if begin:
+                await self._database._wait_for_turn()  # noqa: SLF001  # one module, one thing
+                self._database._open, self._begun = self, True  # noqa: SLF001
+            return await self._hop(statements, begin=begin)
+
+    async def commit(self, statements: Sequence[D1PreparedStatement]) -> list[LocalResult]:
+        """Run the last statements and commit. An error rolls everything back."""
+        async with self._turn:
+            results = await self._hop(statements, commit=True)
+            self._committed = True
+            return results
+
+    async def end(self) -> None:
+        """Roll back what was not committed, and let the others go on."""
+        if self._begun and not self._committed and not self.ended.is_set():
+            # In a task of its own: whoever is cancelled here must not let the others in before it is done.
+            rolling_back = asyncio.ensure_future(self._roll_back())
+            await asyncio.shield(rolling_back)
+        else:
+            self._let_go()
+
+    async def _hop(
+        self, statements: Sequence[D1PreparedStatement], *, begin: str | None = None, commit: bool = False
+    ) -> list[LocalResult]:
+        if self.ended.is_set():
+            raise D1DatabaseError("the transaction has ended")
+        unit = _Unit(_own(statements), begin=begin, commit=commit, inside=begin is None)
+        return await self._database._hop(unit)  # noqa: SLF001
+
+    async def _roll_back(self) -> None:
+        try:
+            # Where the file was closed meanwhile, that has rolled back.
+            with suppress(D1DatabaseError, ValueError):
+                await self._database._hop(_Unit([], begin=None, roll_back=True))  # noqa: SLF001
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._database._open is self:  # noqa: SLF001
+            self._database._open = None  # noqa: SLF001
+        self.ended.set()
+
+
 class _Unit(str):
     """Travels to the connection's thread in the place of a statement's text."""
 
-    __slots__ = ("begin", "statements")
+    __slots__ = ("begin", "commit", "inside", "roll_back", "statements")
     statements: Sequence[tuple[str, tuple[D1Value, ...]]]
     begin: str | None
+    commit: bool
+    inside: bool
+    """Whether it must find a transaction open."""
+    roll_back: bool
 
-    def __new__(cls, statements: Sequence[tuple[str, tuple[D1Value, ...]]], begin: str | None) -> Self:
+    def __new__(
+        cls,
+        statements: Sequence[LocalStatement],
+        *,
+        begin: str | None,
+        commit: bool = False,
+        inside: bool = False,
+        roll_back: bool = False,
+    ) -> Self:
         unit = super().__new__(cls, f"a unit of {len(statements)} statements")
-        unit.statements = statements
+        unit.statements = [(statement.sql, statement.values) for statement in statements]
         unit.begin = begin
+        unit.commit = commit
+        unit.inside = inside
+        unit.roll_back = roll_back
         return unit
 
 
@@ -232,18 +332,26 @@ class _Connection(sqlite3.Connection):
         return cursor
 
     def _run(self, unit: _Unit) -> list[LocalResult]:
-        if unit.begin is None:
-            return [self._run_one(*statement) for statement in unit.statements]
-        super().execute(unit.begin)
+        if unit.inside and not self.in_transaction:
+            raise sqlite3.OperationalError("a statement before has ended the transaction")
+        if unit.begin is not None:
+            super().execute(unit.begin)
         try:
             results = [self._run_one(*statement) for statement in unit.statements]
-            super().execute("COMMIT")
+            if unit.commit:
+                super().execute("COMMIT")
         except BaseException:
-            # Some errors (a full disk, for one) have ended the transaction already.
-            if self.in_transaction:
-                super().execute("ROLLBACK")
+            if unit.commit:
+                self._roll_back()
             raise
+        if unit.roll_back:
+            self._roll_back()
         return results
+
+    def _roll_back(self) -> None:
+        # Some errors (a full disk, for one) have ended the transaction already.
+        if self.in_transaction:
+            super().execute("ROLLBACK")
 
     def _run_one(self, sql: str, values: tuple[D1Value, ...]) -> LocalResult:
         cursor = super().execute(sql, _by_name(sql, values) if _NUMBERED_NEED_NAMES else values)
@@ -299,6 +407,17 @@ class _Connector:
         self._thread = current_thread()
         options.pop("factory", None)
         return _Connection(path, synchronous=self._synchronous, **options)
+
+
+_inside: ContextVar[LocalUnit | None] = ContextVar("workflow_store_d1_unit", default=None)
+"""The transaction in whose function the present task runs."""
+
+
+def _own(statements: Sequence[D1PreparedStatement]) -> list[LocalStatement]:
+    mine = [statement for statement in statements if isinstance(statement, LocalStatement)]
+    if len(mine) != len(statements):
+        raise TypeError("a batch takes the statements that prepare() of the same kind of database gave")
+    return mine
 
 
 async def _ended(thread: Thread | None) -> None:

@@ -9,7 +9,7 @@ from .session import Session
 
 __all__ = ["CAPABILITIES", "Role"]
 
-CAPABILITIES = StoreCapabilities(max_payload_bytes=900_000, durable=True, subscribe=True)
+CAPABILITIES = StoreCapabilities(max_payload_bytes=900_000, durable=True, subscribe=True, transactions=True)
 """A run's input and output lie in one row, and D1 carries rows of up to 2,000,000 bytes."""
 
 

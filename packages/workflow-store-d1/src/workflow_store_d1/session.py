@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 from workflow_migrations import DEFAULT_TABLES, TableNames, load_queries, render_sql
 from workflow_runtime.errors import (
@@ -16,11 +17,13 @@ from workflow_runtime.errors import (
 )
 from workflow_runtime.ids import new_id
 
-from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Value, Row
+from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Result, D1Value, Row
 
-__all__ = ["REMEDY", "Session", "json_list", "store_error"]
+__all__ = ["REMEDY", "SendBatch", "Session", "json_list", "store_error"]
 
 REMEDY = "run `await store.ensure_schema()`, or apply the .sql files in the package's folder `migrations`"
+
+SendBatch: TypeAlias = Callable[[Sequence[D1PreparedStatement]], Awaitable[Sequence[D1Result]]]
 
 
 class Session:
@@ -38,6 +41,11 @@ class Session:
         self._database = database
         self._sql = _queries(tables)
         self._closed = False
+
+    @property
+    def database(self) -> D1Database:
+        """Where the statements go."""
+        return self._database
 
     def statement(self, name: str, *values: D1Value) -> D1PreparedStatement:
         """Make one of the named statements."""
@@ -64,10 +72,17 @@ class Session:
         except D1DatabaseError as error:
             raise store_error(error) from error
 
-    async def batch(self, statements: Sequence[D1PreparedStatement]) -> list[Sequence[Row]]:
-        """Run statements in order as one unit and give the rows of each."""
+    async def batch(
+        self, statements: Sequence[D1PreparedStatement], send: SendBatch | None = None
+    ) -> list[Sequence[Row]]:
+        """Run statements in order as one unit and give the rows of each.
+
+        Args:
+            statements: What to run.
+            send: How; as the database's batch when absent.
+        """
         try:
-            return [result.results for result in await self._database.batch(statements)]
+            return [result.results for result in await (send or self._database.batch)(statements)]
         except D1DatabaseError as error:
             raise store_error(error) from error
 

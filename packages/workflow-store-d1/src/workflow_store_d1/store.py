@@ -22,6 +22,7 @@ from .schedules import Schedules
 from .session import Session, store_error
 from .signals import Signals
 from .timers import Timers
+from .transactions import Transactions
 
 if TYPE_CHECKING:
     from .local import LocalD1Database, Synchronous
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["D1WorkflowStore", "StoreOpening"]
 
 
-class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries):
+class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
     """Keeps the contract in a D1 database, or in a local SQLite file that behaves like one.
 
     Args:
@@ -85,6 +86,11 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
             return store
 
         return StoreOpening(open_store)
+
+    @property
+    def database(self) -> D1Database:
+        """The database, for tables of your own beside those of the store."""
+        return self._session.database
 
     async def close(self) -> None:
         """End the store. One that was made by `open` closes its file; a second call does nothing."""

@@ -1,6 +1,6 @@
 """The store contract: Protocols with numbered clauses, the values that cross it, and help for store authors."""
 
-from .arguments import approval_payload, cancel_payload, check_prunable, checked
+from .arguments import approval_payload, cancel_payload, check_prunable, check_transaction_write, checked
 from .comparison import differing_fields, same_json
 from .cursors import decode_run_cursor, decode_schedule_cursor, encode_run_cursor, encode_schedule_cursor
 from .following import LogPage, follow_events
@@ -16,6 +16,7 @@ from .protocol import (
     StoreAdmin,
     SupportsNotify,
     SupportsSubscribe,
+    SupportsTransactions,
     TimerStore,
     WorkflowExecutionStore,
 )
@@ -42,12 +43,14 @@ __all__ = [  # noqa: PLE0604
     "StoreAdmin",
     "SupportsNotify",
     "SupportsSubscribe",
+    "SupportsTransactions",
     "TimerStore",
     "WorkflowExecutionStore",
     "approval_payload",
     "build_timeline",
     "cancel_payload",
     "check_prunable",
+    "check_transaction_write",
     "checked",
     "decode_run_cursor",
     "decode_schedule_cursor",

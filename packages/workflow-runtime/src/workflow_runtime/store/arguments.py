@@ -9,14 +9,30 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import fields
 from typing import Any, ParamSpec, Protocol, TypeVar, get_args
 
 from ..errors import InvalidArgumentError, PayloadTooLargeError
 from ..ids import check_id
 from ..payloads import JsonText, check_json_text, encode_json
-from .values import TERMINAL_STATUSES, NewEvent, OverlapPolicy, RunStatus, StoreCapabilities, Timer
+from .values import (
+    TERMINAL_STATUSES,
+    NewEvent,
+    OverlapPolicy,
+    RunStatus,
+    StoreCapabilities,
+    Timer,
+    TransactionWrite,
+)
 
-__all__ = ["MAX_TIME_MS", "approval_payload", "cancel_payload", "check_prunable", "checked"]
+__all__ = [
+    "MAX_TIME_MS",
+    "approval_payload",
+    "cancel_payload",
+    "check_prunable",
+    "check_transaction_write",
+    "checked",
+]
 
 MAX_TIME_MS = 2**53 - 1
 """The greatest time or duration: what a JavaScript number carries exactly."""
@@ -149,6 +165,12 @@ def check_prunable(statuses: Sequence[RunStatus]) -> None:
     for status in statuses:
         if status not in TERMINAL_STATUSES:
             raise InvalidArgumentError("statuses", f"{status} is not terminal and cannot be pruned")
+
+
+def check_transaction_write(write: TransactionWrite, capabilities: StoreCapabilities) -> None:
+    """Refuse a write as `append_events` would refuse its arguments."""
+    for field in fields(write):
+        _CHECKS[field.name](field.name, getattr(write, field.name), capabilities)
 
 
 _MAX_TEXT_BYTES = 4_096

@@ -52,6 +52,7 @@ from .values import (
     SchedulePage,
     StoreCapabilities,
     Timer,
+    TransactionWork,
     WorkflowVersion,
     WorkNotice,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "StoreAdmin",
     "SupportsNotify",
     "SupportsSubscribe",
+    "SupportsTransactions",
     "TimerStore",
     "WorkflowExecutionStore",
 ]
@@ -865,5 +867,38 @@ class SupportsNotify(Protocol):
             NOTIFY-4: Once the block is left no notice comes any more.
             NOTIFY-5: What no worker waits for is not told: appends, renewals, claims, ends, and deliveries that only
                 lie in the inbox.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsTransactions(Protocol):
+    """A store that commits a business write and its record together; declared by `capabilities.transactions`."""
+
+    async def append_in_transaction(
+        self, *, run_id: str, lease_token: str, operation_id: str, work: TransactionWork
+    ) -> Appended:
+        """Run `work` in a transaction, append what it says, and commit both.
+
+        Args:
+            run_id: Which run.
+            lease_token: The fence.
+            operation_id: See OP-1; a repeat that finds nothing done runs `work` again.
+            work: Gets whatever the store has for business writes in the transaction, and gives the arguments of
+                `append_events`. It may be called again when the database asks for a repeat: what an earlier call
+                wrote is undone by then.
+
+        Contract:
+            TX-1: What `work` wrote, and the append as LOG-1 to LOG-6 have it, are one unit: nobody sees a part of
+                it, and after the answer all of it is durable.
+            TX-2: Fenced as by FENCE-1 and FENCE-2: a lease that was lost before or meanwhile raises `LeaseLostError`
+                and nothing of `work` stays. When it was lost before, `work` is not called.
+            TX-3: A log of another length than `work` says raises `LogConflictError`, and nothing of `work` stays.
+            TX-4: What `work` raises is raised as it is, and nothing of it stays; so too when the call is cancelled
+                while `work` is running. The run can be written as before.
+            TX-5: Repeating the run's last driver's write with its `operation_id` gives the first answer again,
+                without calling `work`.
+            TX-6: Deliveries, heartbeats and transactions of other runs may come at any time: every transaction ends,
+                and the writes of exactly one call of its `work` stay.
         """
         ...

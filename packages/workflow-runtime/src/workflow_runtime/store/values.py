@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 from ..errors import CorruptRecordError
 from ..frozen import Value, value
@@ -41,6 +42,8 @@ __all__ = [
     "StoreCapabilities",
     "TimelineEntry",
     "Timer",
+    "TransactionWork",
+    "TransactionWrite",
     "WorkNotice",
     "WorkflowVersion",
 ]
@@ -98,7 +101,7 @@ class StoreCapabilities(Value):
     subscribe: bool = False
     """It keeps `SupportsSubscribe`."""
     transactions: bool = False
-    """A step and a business write can commit together."""
+    """It keeps `SupportsTransactions`: a step and a business write can commit together."""
     notify: bool = False
     """It keeps `SupportsNotify`: waiting workers are told of work."""
 
@@ -291,6 +294,23 @@ class Appended(Value):
     lease_expires_at_ms: int
     inbox_seq: int
     cancel_requested: bool
+
+
+@value
+class TransactionWrite(Value):
+    """What a driver appends at the end of a transaction; the fields are those of `append_events`."""
+
+    expected_next_index: int
+    events: tuple[NewEvent, ...]
+    now_ms: int
+    lease_ms: int
+    taken_inbox: tuple[int, ...] = ()
+    set_timers: tuple[Timer, ...] = ()
+    removed_timers: tuple[str, ...] = ()
+
+
+TransactionWork: TypeAlias = Callable[[Any], Awaitable[TransactionWrite]]
+"""Writes business data by what the store hands it (a connection, say), and then says what the log gets."""
 
 
 @value

@@ -17,6 +17,27 @@ SELECT
 FROM workflow_event_locks AS head
 WHERE head.run_id = ?1;
 
+-- statement: guard
+-- Ends the whole batch with an error when the fence does not hold: what json() gets then is no JSON. What it gets depends
+-- on a row, so that it cannot be worked out before.
+-- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id
+SELECT
+    json(
+        CASE
+            WHEN EXISTS (
+                SELECT 1
+                FROM workflow_event_locks AS head
+                WHERE
+                    head.run_id = ?1
+                    AND head.status = 'running'
+                    AND head.lease_token = ?2
+                    AND head.next_index = ?3
+                    AND head.operation_id <> ?4
+            ) THEN 'true'
+            ELSE 'the fence does not hold'
+        END
+    ) AS held;
+
 -- statement: event
 -- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id
 -- ?5 event_index  ?6 kind  ?7 step_id  ?8 now_ms  ?9 payload_bytes  ?10 payload

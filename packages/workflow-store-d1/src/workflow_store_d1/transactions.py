@@ -1,0 +1,191 @@
+"""A business write and its record in one batch; on a local file also in a transaction that can be read from.
+
+A batch is all or none, but a statement that finds nothing to do is no error, and the business's statements know of no
+lease. So the batch begins with a guard, which raises an error where the fence does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from workflow_runtime.errors import ConfigurationError, StoreError, StoreUnavailableError
+from workflow_runtime.store import Appended, TransactionWork, TransactionWrite, check_transaction_write, checked
+
+from .database import (
+    D1Database,
+    D1DatabaseError,
+    D1PreparedStatement,
+    D1Result,
+    D1Value,
+    InteractiveD1Database,
+    InteractiveUnit,
+    Row,
+)
+from .driver import DriverUnit, Outcome
+from .events import add_append, appended
+from .limits import check_statement, check_values
+from .role import Role
+
+__all__ = ["D1Transaction", "SQLiteTransaction", "Transactions"]
+
+
+class D1Transaction:
+    """What the function of `ctx.transaction` gets: it collects statements, which go out with the step's record."""
+
+    def __init__(self, database: D1Database) -> None:
+        self._database = database
+        self._statements: list[D1PreparedStatement] = []
+        self._ended = False
+
+    def add(self, sql: str, *values: D1Value) -> None:
+        """Add a statement, with values for `?1`, `?2` and so on. It runs when the function has returned.
+
+        Raises:
+            D1DatabaseError: The text or the values are beyond D1's limits.
+            ConfigurationError: The function has returned.
+        """
+        self._statements.append(self._statement(sql, values))
+
+    def take(self) -> list[D1PreparedStatement]:
+        """Give what was added and has not run; for the store."""
+        statements, self._statements = self._statements, []
+        return statements
+
+    def end(self) -> None:
+        """Take nothing more; for the store."""
+        self._ended = True
+
+    async def commit(self, statements: Sequence[D1PreparedStatement]) -> Sequence[D1Result]:
+        """Run the last statements and commit everything; for the store."""
+        return await self._database.batch(statements)
+
+    def _statement(self, sql: str, values: tuple[D1Value, ...]) -> D1PreparedStatement:
+        if self._ended:
+            raise ConfigurationError("the function of the transaction has returned: it is too late for a statement")
+        check_statement(sql)
+        check_values(values)
+        return self._database.prepare(sql).bind(*values)
+
+
+class SQLiteTransaction(D1Transaction):
+    """What the function gets on a local file: statements may also run at once, and be read from.
+
+    The first one that does locks the file for all other writers until the transaction ends.
+    """
+
+    def __init__(self, database: D1Database, unit: InteractiveUnit) -> None:
+        super().__init__(database)
+        self._unit = unit
+
+    async def execute(self, sql: str, *values: D1Value) -> int:
+        """Run a statement now, behind those that were added before; give the number of rows that it changed.
+
+        Raises:
+            D1DatabaseError: The database refused it.
+            ConfigurationError: The function has returned.
+        """
+        return int((await self._run(sql, values)).meta["changes"])
+
+    async def fetch(self, sql: str, *values: D1Value) -> Sequence[Row]:
+        """Run a statement now, behind those that were added before; give its rows.
+
+        Raises:
+            D1DatabaseError: The database refused it.
+            ConfigurationError: The function has returned.
+        """
+        return (await self._run(sql, values)).results
+
+    async def commit(self, statements: Sequence[D1PreparedStatement]) -> Sequence[D1Result]:
+        """Run the last statements and commit everything; for the store."""
+        if self._unit.begun:
+            return await self._unit.commit(statements)
+        return await super().commit(statements)
+
+    async def _run(self, sql: str, values: tuple[D1Value, ...]) -> D1Result:
+        statement = self._statement(sql, values)
+        return (await self._unit.run([*self.take(), statement]))[-1]
+
+
+class Transactions(Role):
+    """Keeps `SupportsTransactions`."""
+
+    @checked
+    async def append_in_transaction(
+        self, *, run_id: str, lease_token: str, operation_id: str, work: TransactionWork
+    ) -> Appended:
+        def unit(expected_next_index: int | None) -> DriverUnit:
+            return DriverUnit(
+                self._session,
+                verb="append_in_transaction",
+                run_id=run_id,
+                lease_token=lease_token,
+                operation_id=operation_id,
+                expected_next_index=expected_next_index,
+            )
+
+        done = await unit(None).look()
+        if done.repeated is not None:
+            return appended(done)
+        async with self._transaction() as tx:
+            write = await _run(work, tx)
+            check_transaction_write(write, self.capabilities)
+            whole = unit(write.expected_next_index)
+            _put_together(whole, tx, write)
+            result = await _try(whole, tx)
+        # The file is free again, so that the head can be read.
+        outcome = result if isinstance(result, Outcome) else await _explain(whole, result)
+        return appended(outcome, write.expected_next_index + len(write.events), write.now_ms + write.lease_ms)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[D1Transaction]:
+        database = self._session.database
+        if not isinstance(database, InteractiveD1Database):
+            tx = D1Transaction(database)
+            yield tx
+            return
+        async with database.interactive() as unit:
+            yield SQLiteTransaction(database, unit)
+
+
+async def _run(work: TransactionWork, tx: D1Transaction) -> TransactionWrite:
+    try:
+        return await work(tx)
+    except D1DatabaseError as error:
+        if error.unavailable:
+            raise StoreUnavailableError(error.problem) from error
+        raise
+    finally:
+        tx.end()
+
+
+def _put_together(whole: DriverUnit, tx: D1Transaction, write: TransactionWrite) -> None:
+    whole.guard()
+    whole.add_foreign(tx.take())
+    add_append(
+        whole,
+        events=write.events,
+        now_ms=write.now_ms,
+        lease_ms=write.lease_ms,
+        taken_inbox=write.taken_inbox,
+        set_timers=write.set_timers,
+        removed_timers=write.removed_timers,
+    )
+
+
+async def _try(whole: DriverUnit, tx: D1Transaction) -> Outcome | StoreError:
+    try:
+        return await whole.commit(tx.commit)
+    except StoreError as error:
+        return error
+
+
+async def _explain(whole: DriverUnit, refusal: StoreError) -> Outcome:
+    """Say which statement refused: the guard, or one of the business's."""
+    if refusal.retryable:
+        raise refusal
+    done = await whole.look()
+    if done.repeated is not None:
+        return done
+    # The fence holds, and the head never comes back to one that it has left.
+    raise refusal.__cause__ or refusal
