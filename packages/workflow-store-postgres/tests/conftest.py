@@ -65,6 +65,7 @@ def template(server_dsn: str) -> Iterator[str]:
     name = f"workflow_test_{os.getpid()}_template"
     asyncio.run(run_on(server_dsn, f"CREATE DATABASE {name} TEMPLATE template0"))
     asyncio.run(run_on(at_database(server_dsn, name), get_migration_sql()))
+    asyncio.run(run_on(at_database(server_dsn, name), "CREATE TABLE business (key text NOT NULL)"))
     yield name
     asyncio.run(run_on(server_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
 
@@ -124,6 +125,19 @@ async def database(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(dsn)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def business(database: asyncpg.Connection) -> dict[str, Any]:
+    """How a harness writes business rows, and reads them beside the store."""
+
+    async def write_business(tx: asyncpg.Connection, key: str) -> None:
+        await tx.execute("INSERT INTO business VALUES ($1)", key)
+
+    async def read_business() -> list[str]:
+        return [row["key"] for row in await database.fetch("SELECT key FROM business")]
+
+    return {"write_business": write_business, "read_business": read_business}
 
 
 class Scenes:

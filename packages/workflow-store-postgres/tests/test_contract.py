@@ -1,5 +1,7 @@
 """The Postgres store keeps the contract."""
 
+from typing import Any
+
 import asyncpg
 import pytest
 from workflow_contract_tests import StoreHarness
@@ -9,7 +11,7 @@ from workflow_store_postgres import PostgresWorkflowStore
 
 class TestContract(StoreContract):
     @pytest.fixture
-    def harness(self, dsn: str) -> StoreHarness:
+    def harness(self, dsn: str, business: dict[str, Any]) -> StoreHarness:
         async def corrupt(run_id: str) -> None:
             connection = await asyncpg.connect(dsn)
             await connection.execute("DELETE FROM workflow_run_states WHERE run_id = $1", run_id)
@@ -21,4 +23,5 @@ class TestContract(StoreContract):
             process_factory="workflow_store_postgres:PostgresWorkflowStore.connect",
             process_arguments={"dsn": dsn},
             corrupt=corrupt,
+            **business,
         )

@@ -11,7 +11,7 @@ from workflow_store_postgres import PostgresWorkflowStore
 
 class TestContract(StoreContract):
     @pytest.fixture
-    def harness(self, dsn: str, pooled_dsn: str) -> StoreHarness:
+    def harness(self, dsn: str, pooled_dsn: str, business: dict[str, Any]) -> StoreHarness:
         options: dict[str, Any] = {"dsn": pooled_dsn, "statement_cache_size": 0, "listen": False}
 
         async def corrupt(run_id: str) -> None:
@@ -25,4 +25,5 @@ class TestContract(StoreContract):
             process_factory="workflow_store_postgres:PostgresWorkflowStore.connect",
             process_arguments=options,
             corrupt=corrupt,
+            **business,
         )

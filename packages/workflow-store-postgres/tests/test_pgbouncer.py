@@ -19,7 +19,7 @@ from workflow_store_postgres import PostgresWorkflowStore
 OPTIONS: dict[str, Any] = {"statement_cache_size": 0, "listen": False}
 
 # Every verb of a driver, and what holds a connection or meets others.
-DELICATE = {"CLAIM-4", "OP-1", "PAUSE-3", "PAYLOAD-2", "RUN-4", "SCHEDULE-6", "SCHEMA-1", "SIGNAL-2"}
+DELICATE = {"CLAIM-4", "OP-1", "TX-2", "PAUSE-3", "PAYLOAD-2", "RUN-4", "SCHEDULE-6", "SCHEMA-1", "SIGNAL-2"}
 CASES = [case for case in catalogue() if not case.needs and DELICATE & set(case.clauses)]
 
 
@@ -45,9 +45,10 @@ async def stores(pooled_dsn: str) -> AsyncIterator[list[PostgresWorkflowStore]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-async def test_contract_holds_through_the_pooler(case: Any, pooled_dsn: str) -> None:
+async def test_contract_holds_through_the_pooler(case: Any, pooled_dsn: str, business: dict[str, Any]) -> None:
     await run_case(
-        case, StoreHarness(lambda: PostgresWorkflowStore.connect(pooled_dsn, **OPTIONS), contract_version="0.1")
+        case,
+        StoreHarness(lambda: PostgresWorkflowStore.connect(pooled_dsn, **OPTIONS), contract_version="0.1", **business),
     )
 
 

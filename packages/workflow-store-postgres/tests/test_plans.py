@@ -77,6 +77,7 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "release_run_lease": (RUN, "token", "o2", 5, True),
     "heartbeat_run_lease": (RUN, "token", 9),
     "driver.before": (RUN,),
+    "driver.settled": (RUN,),
     "load_run": (RUN,),
     "load_execution": (RUN, 1_000, 1_000_000, 1_000, 1_000_000, False),
     "read_events": (RUN, 0, 100, 1_000_000),

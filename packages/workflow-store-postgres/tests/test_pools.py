@@ -63,6 +63,11 @@ DELICATE = {
     "RUN-4",
     "SCHEDULE-6",
     "SIGNAL-2",
+    "TX-1",
+    "TX-3",
+    "TX-4",
+    "TX-5",
+    "TX-6",
 }
 EVERYTHING = os.environ.get("WORKFLOW_POSTGRES_POOLS") == "all"
 CASES = [case for case in catalogue() if not case.needs and (EVERYTHING or DELICATE & set(case.clauses))]
@@ -71,7 +76,7 @@ NewHarness = Callable[[dict[str, Any]], StoreHarness]
 
 
 @pytest.fixture
-async def new_harness(dsn: str) -> AsyncIterator[NewHarness]:
+async def new_harness(dsn: str, business: dict[str, Any]) -> AsyncIterator[NewHarness]:
     """Make a harness whose handles stand on pools that the test owns."""
     async with AsyncExitStack() as stack:
 
@@ -80,7 +85,7 @@ async def new_harness(dsn: str) -> AsyncIterator[NewHarness]:
                 pool = await stack.enter_async_context(asyncpg.create_pool(dsn, **{"min_size": 1, **options}))
                 return PostgresWorkflowStore(pool)
 
-            return StoreHarness(open_store, contract_version="0.1")
+            return StoreHarness(open_store, contract_version="0.1", **business)
 
         yield harness
 

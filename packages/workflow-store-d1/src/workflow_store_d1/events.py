@@ -83,6 +83,7 @@ class EventLog(Role):
             events=self._read.history(found, run_id, from_index=from_index),
         )
 
+
 def add_append(
     unit: DriverUnit,
     *,

@@ -14,7 +14,7 @@ from typing import Any
 from workflow_runtime.errors import LeaseLostError, LogConflictError, StoreUnavailableError
 from workflow_runtime.store import NewEvent, RunStatus, Timer
 
-from .session import Row, Session
+from .session import Row, Sender
 
 __all__ = ["DriverWrite", "Outcome", "event_values", "timer_values"]
 
@@ -68,7 +68,7 @@ class DriverWrite:
         expected_next_index: The length of the log as the driver knows it; `None` when it does not matter.
     """
 
-    session: Session
+    session: Sender
     verb: str
     run_id: str
     lease_token: str
@@ -87,14 +87,22 @@ class DriverWrite:
             rows = await self.session.rows(name, self.run_id, self.lease_token, *log, self._operation, *values)
             if rows:
                 return Outcome(rows[0], None)
-            repeated = await self._explain()
+            repeated = await self.verdict()
             if repeated is not None:
                 return repeated
         raise StoreUnavailableError(f"run {self.run_id!r} is written by others all the time")
 
-    async def _explain(self) -> Outcome | None:
-        """Say why nothing was written; `None` when nothing speaks against it any more."""
-        heads = await self.session.rows("driver.before", self.run_id)
+    async def verdict(self, name: str = "driver.before") -> Outcome | None:
+        """Say why nothing was written; `None` when nothing speaks against it (any more).
+
+        Args:
+            name: How to read the head.
+
+        Raises:
+            LeaseLostError: The token is not the current one, or the run is not running.
+            LogConflictError: The log is not as long as the driver believed.
+        """
+        heads = await self.session.rows(name, self.run_id)
         if not heads:
             raise LeaseLostError(f"run {self.run_id!r}")
         head = heads[0]

@@ -16,10 +16,10 @@ from workflow_runtime.store import (
     follow_events,
 )
 
-from .driver import DriverWrite, event_values, timer_values
+from .driver import DriverWrite, Outcome, event_values, timer_values
 from .role import Role
 
-__all__ = ["EventLog"]
+__all__ = ["EventLog", "append", "appended"]
 
 
 class EventLog(Role):
@@ -48,20 +48,16 @@ class EventLog(Role):
             operation_id=operation_id,
             expected_next_index=expected_next_index,
         )
-        outcome = await write.commit(
-            "append_events",
-            *event_values(events, taken_inbox),
-            *timer_values(set_timers, removed_timers),
-            now_ms + lease_ms,
-            now_ms,
+        outcome = await append(
+            write,
+            events=events,
+            now_ms=now_ms,
+            lease_ms=lease_ms,
+            taken_inbox=taken_inbox,
+            set_timers=set_timers,
+            removed_timers=removed_timers,
         )
-        first = outcome.repeated or outcome.row
-        return Appended(
-            next_index=first["next_index"],
-            lease_expires_at_ms=first["lease_expires_at"],
-            inbox_seq=outcome.row["inbox_seq"],
-            cancel_requested=outcome.row["cancel_requested"],
-        )
+        return appended(outcome)
 
     @checked
     async def read_events(
@@ -86,3 +82,34 @@ class EventLog(Role):
             next_index=rows[0]["next_index"],
             events=self._read.history(found, run_id, from_index=from_index),
         )
+
+
+async def append(
+    write: DriverWrite,
+    *,
+    events: Sequence[NewEvent],
+    now_ms: int,
+    lease_ms: int,
+    taken_inbox: Sequence[int],
+    set_timers: Sequence[Timer],
+    removed_timers: Sequence[str],
+) -> Outcome:
+    """Append events and renew the lease, as a part of whatever the write is sent in."""
+    return await write.commit(
+        "append_events",
+        *event_values(events, taken_inbox),
+        *timer_values(set_timers, removed_timers),
+        now_ms + lease_ms,
+        now_ms,
+    )
+
+
+def appended(outcome: Outcome) -> Appended:
+    """Answer an append."""
+    first = outcome.repeated or outcome.row
+    return Appended(
+        next_index=first["next_index"],
+        lease_expires_at_ms=first["lease_expires_at"],
+        inbox_seq=outcome.row["inbox_seq"],
+        cancel_requested=outcome.row["cancel_requested"],
+    )

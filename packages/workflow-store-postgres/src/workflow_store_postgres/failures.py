@@ -14,7 +14,7 @@ from workflow_runtime.errors import (
     WorkflowError,
 )
 
-__all__ = ["REMEDY", "SERIALIZATION_STATES", "driver_errors"]
+__all__ = ["DRIVER_ERRORS", "REMEDY", "SERIALIZATION_STATES", "driver_errors"]
 
 REMEDY = "run `await store.ensure_schema()`, or apply the .sql files in the package's folder `migrations` with psql"
 
@@ -58,7 +58,7 @@ _UNUSABLE = (
     asyncpg.UnsupportedClientFeatureError,
     asyncpg.UnsupportedServerFeatureError,
 )
-_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def driver_errors() -> Iterator[None]:
     """Raise what goes wrong inside in the contract's words, with the original as the cause."""
     try:
         yield
-    except _DRIVER_ERRORS as error:
+    except DRIVER_ERRORS as error:
         raise _store_error(error) from error
 
 

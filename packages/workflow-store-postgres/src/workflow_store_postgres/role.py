@@ -10,7 +10,7 @@ from .session import Session
 
 __all__ = ["CAPABILITIES", "Role"]
 
-CAPABILITIES = StoreCapabilities(max_payload_bytes=4_000_000, durable=True, subscribe=True)
+CAPABILITIES = StoreCapabilities(max_payload_bytes=4_000_000, durable=True, subscribe=True, transactions=True)
 """The server would carry more, but each claim of the run would carry it too. Whether a store tells of work is its
 user's choice."""
 

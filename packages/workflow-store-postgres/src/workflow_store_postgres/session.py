@@ -5,26 +5,35 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import asyncpg
 from workflow_migrations import DEFAULT_TABLES, TableNames, load_queries, render_sql
 from workflow_runtime.errors import ConfigurationError, StoreUnavailableError
 from workflow_runtime.ids import new_id
 
-from .failures import SERIALIZATION_STATES, driver_errors
+from .failures import DRIVER_ERRORS, SERIALIZATION_STATES, driver_errors
 
-__all__ = ["Row", "Session"]
+__all__ = ["MAX_TRIES", "HeldConnection", "Row", "Sender", "Session", "wait_a_little"]
 
 Row: TypeAlias = Mapping[str, Any]
 
 _CLAIMS = ("claim_run", "claim_stale_runs", "claim_pending_runs", "claim_due_timers")
 """These end with the block `claimed`."""
 
-_MAX_TRIES = 40
+MAX_TRIES = 40
+"""How often something is sent that the server rolls back because of others."""
 _LONGEST_WAIT_S = 0.1
+
+
+class Sender(Protocol):
+    """What sends named SQL."""
+
+    async def rows(self, name: str, *values: object) -> Sequence[Row]:
+        """Run one named statement and give its rows."""
+        ...
 
 
 class Session:
@@ -72,14 +81,14 @@ class Session:
             ConfigurationError: The store, or its pool, is closed.
         """
         sql = self._sql[name]
-        for tries in range(1, _MAX_TRIES + 1):
+        for tries in range(1, MAX_TRIES + 1):
             try:
                 return await self._fetch(sql, values)
             except StoreUnavailableError as error:
                 # Rolled back as a whole, so nothing can be done twice. No other failure tells that much.
-                if tries == _MAX_TRIES or getattr(error.__cause__, "sqlstate", None) not in SERIALIZATION_STATES:
+                if tries == MAX_TRIES or getattr(error.__cause__, "sqlstate", None) not in SERIALIZATION_STATES:
                     raise
-            await _wait_a_little(tries)
+            await wait_a_little(tries)
         raise AssertionError("the last try returns or raises")
 
     async def settled(self, name: str, *values: object) -> Sequence[Row]:
@@ -88,7 +97,7 @@ class Session:
         Raises:
             StoreUnavailableError: The run is being written by others all the time.
         """
-        rows = await self.settled_soon(name, *values, tries=_MAX_TRIES)
+        rows = await self.settled_soon(name, *values, tries=MAX_TRIES)
         if rows and rows[0]["overtaken"]:
             raise StoreUnavailableError("too many others write the same run or schedule")
         return rows
@@ -99,7 +108,7 @@ class Session:
         for tried in range(1, tries):
             if not rows or not rows[0]["overtaken"]:
                 break
-            await _wait_a_little(tried)
+            await wait_a_little(tried)
             rows = await self.rows(name, *values)
         return rows
 
@@ -113,6 +122,21 @@ class Session:
                 connection.transaction(isolation="read_committed"),
             ):
                 yield connection
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[HeldConnection]:
+        """Hold one connection for somebody else's statements. What is raised inside passes as it is."""
+        self._check_open()
+        with driver_errors():
+            connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
+        try:
+            yield HeldConnection(connection, self._sql)
+        except BaseException:
+            with suppress(*DRIVER_ERRORS):
+                await self._pool.release(connection)
+            raise
+        with driver_errors():
+            await self._pool.release(connection)
 
     def close(self) -> None:
         """Send nothing any more."""
@@ -130,7 +154,21 @@ class Session:
             raise ConfigurationError("the store is closed")
 
 
-async def _wait_a_little(tries: int) -> None:
+class HeldConnection:
+    """A connection that is held for a while. A statement that fails is not sent again."""
+
+    def __init__(self, connection: Any, sql: Mapping[str, str]) -> None:
+        self.connection = connection
+        self._sql = sql
+
+    async def rows(self, name: str, *values: object) -> Sequence[Row]:
+        """Run one named statement, in the transaction that is open."""
+        with driver_errors():
+            rows: Sequence[Row] = await self.connection.fetch(self._sql[name], *values)
+            return rows
+
+
+async def wait_a_little(tries: int) -> None:
     """Let the others finish; at random, so that two do not meet again and again."""
     longest = min(_LONGEST_WAIT_S, 0.001 * 2 ** min(tries, 10))
     await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret

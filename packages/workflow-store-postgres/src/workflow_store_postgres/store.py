@@ -31,6 +31,7 @@ from .schedules import Schedules
 from .session import Session
 from .signals import Signals
 from .timers import Timers
+from .transactions import Transactions
 
 __all__ = ["PostgresWorkflowStore", "StoreOpening"]
 
@@ -39,7 +40,7 @@ logger = logging.getLogger("workflow_store_postgres")
 _CLOSE_TIMEOUT_S = 10.0
 
 
-class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries):
+class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
     """Keeps the contract in a PostgreSQL database.
 
     Args:
@@ -203,11 +204,21 @@ def _spare_connection(pool: asyncpg.Pool, timeout_s: float) -> OpenConnection | 
 class _UnresetConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
     """A connection of a pool that nobody but the store uses.
 
-    No statement of the store leaves anything behind, so the round trip that would clean up is spared.
+    No statement of the store leaves anything behind, so the round trip that would clean up is spared. A function that
+    ran in a transaction may have left whatever it likes.
     """
 
+    _was_lent = False
+
+    def transaction(self, **options: Any) -> Any:
+        # The store's own statements are transactions by themselves.
+        self._was_lent = True
+        return super().transaction(**options)
+
     def get_reset_query(self) -> str:
-        return ""
+        query: str = super().get_reset_query() if self._was_lent else ""
+        self._was_lent = False
+        return query
 
 
 def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,3 +17,20 @@ SELECT
     pg_logical_emit_message(true, 'workflow', '') IS NOT NULL AS backed
 FROM workflow_event_locks AS head
 WHERE head.run_id = $1::text;
+
+-- statement: settled
+-- As `before`, but it waits for a unit that is being committed, and so sees it. The lock is a write, which waits for a
+-- synchronous standby as well.
+-- $1 run_id
+SELECT
+    head.status,
+    head.lease_token,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.operation_id,
+    head.operation_answer::text AS operation_answer
+FROM workflow_event_locks AS head
+WHERE head.run_id = $1::text
+FOR NO KEY UPDATE;

@@ -1,0 +1,162 @@
+"""A business write and its record in one transaction, on one connection.
+
+Errors of the function itself pass as they are: they are its caller's business. What goes wrong around it is said in
+the contract's words.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import asyncpg
+from workflow_runtime.errors import ConfigurationError, StoreError, StoreUnavailableError, TransactionEndedError
+from workflow_runtime.store import (
+    Appended,
+    StoreCapabilities,
+    TransactionWork,
+    TransactionWrite,
+    check_transaction_write,
+    checked,
+)
+
+from .driver import DriverWrite, Outcome
+from .events import append, appended
+from .failures import DRIVER_ERRORS, SERIALIZATION_STATES, driver_errors
+from .role import Role
+from .session import MAX_TRIES, wait_a_little
+
+__all__ = ["Transactions"]
+
+_BUSINESS_CLASSES = ("22", "23", "44", "P0")
+"""What a COMMIT raises because of the business's own rules: deferred constraints and triggers."""
+
+_LOST_CLASSES = ("08", "57P")
+_FAILED_TRANSACTION = "25P02"
+_HELD_TOO_LONG = frozenset({"25P03", "25P04"})
+"""The server closed the connection because the function took its time. That is no failure of the server."""
+
+
+class Transactions(Role):
+    """Keeps `SupportsTransactions`."""
+
+    @checked
+    async def append_in_transaction(
+        self, *, run_id: str, lease_token: str, operation_id: str, work: TransactionWork
+    ) -> Appended:
+        async with self._session.held() as held:
+            write = DriverWrite(
+                session=held,
+                verb="append_in_transaction",
+                run_id=run_id,
+                lease_token=lease_token,
+                operation_id=operation_id,
+                expected_next_index=None,
+            )
+            unit = _Unit(held.connection, write, work, self.capabilities)
+            for tries in range(1, MAX_TRIES + 1):
+                try:
+                    return appended(await unit.commit())
+                except Exception as error:
+                    if tries == MAX_TRIES or not _asks_for_repeat(error):
+                        raise
+                await wait_a_little(tries)
+        raise AssertionError("the last try returns or raises")
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    connection: Any
+    """An `asyncpg.Connection`, as its pool lends it."""
+    write: DriverWrite
+    work: TransactionWork
+    capabilities: StoreCapabilities
+
+    async def commit(self) -> Outcome:
+        # This waits for an earlier try whose connection is gone while its COMMIT is still on the way.
+        done = await self.write.verdict("driver.settled")
+        if done is not None:
+            return done
+        transaction = self.connection.transaction()
+        with driver_errors():
+            await transaction.start()
+        try:
+            outcome = await self._append(await self._work())
+            if outcome.repeated is None:
+                await _commit(transaction)
+            else:
+                # By a twin, in the meantime. Its answer counts when it is as safe as a write of one's own.
+                await transaction.rollback()
+                outcome = await self.write.verdict("driver.settled") or outcome
+        except BaseException:
+            with suppress(*DRIVER_ERRORS):  # a connection that is gone has rolled back
+                await transaction.rollback()
+            raise
+        return outcome
+
+    async def _work(self) -> TransactionWrite:
+        try:
+            write = await self.work(self.connection)
+        except Exception as error:
+            if self._is_lost(error):
+                raise StoreUnavailableError("the connection was lost inside a transaction") from error
+            raise
+        if self.connection.is_closed():
+            raise StoreUnavailableError("the connection was lost inside a transaction")
+        if not self.connection.is_in_transaction():
+            raise TransactionEndedError(self.write.run_id)
+        check_transaction_write(write, self.capabilities)
+        return write
+
+    def _is_lost(self, error: Exception) -> bool:
+        state = getattr(error, "sqlstate", None) or ""
+        return state not in _HELD_TOO_LONG and (state.startswith(_LOST_CLASSES) or self.connection.is_closed())
+
+    async def _append(self, write: TransactionWrite) -> Outcome:
+        try:
+            return await append(
+                replace(self.write, expected_next_index=write.expected_next_index),
+                events=write.events,
+                now_ms=write.now_ms,
+                lease_ms=write.lease_ms,
+                taken_inbox=write.taken_inbox,
+                set_timers=write.set_timers,
+                removed_timers=write.removed_timers,
+            )
+        except StoreError as error:
+            problem = self._left_behind(error.__cause__)
+            if problem is None:
+                raise
+            raise ConfigurationError(f"run {self.write.run_id!r}: the function of a transaction {problem}") from error
+
+    def _left_behind(self, cause: BaseException | None) -> str | None:
+        """Say what the function left in the way of its record."""
+        if getattr(cause, "sqlstate", None) == _FAILED_TRANSACTION:
+            return (
+                "went on after a statement had failed, which no transaction can; let the error pass, or put the "
+                "statement into a savepoint: `async with tx.transaction()`"
+            )
+        if isinstance(cause, asyncpg.InterfaceError) and not self.connection.is_closed():
+            return f"left a statement running on its connection ({cause})"
+        return None
+
+
+async def _commit(transaction: Any) -> None:
+    try:
+        with driver_errors():
+            await transaction.commit()
+    except StoreError as error:
+        cause = error.__cause__
+        if isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "").startswith(_BUSINESS_CLASSES):
+            raise cause from None
+        raise
+
+
+def _asks_for_repeat(error: BaseException | None) -> bool:
+    """Whether the server rolled back because of another transaction, however the function put it."""
+    while error is not None:
+        if getattr(error, "sqlstate", None) in SERIALIZATION_STATES:
+            return True
+        error = error.__cause__
+    return False
