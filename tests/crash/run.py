@@ -27,9 +27,9 @@ from workflow_store_d1 import SQLiteWorkflowStore
 
 MODES = ("before-call", "lost-answer", "after-answer")
 _VERBS = {
-    "create_run", "append_events", "mark_run_paused", "mark_run_finished", "mark_run_errored", "cancel_run",
-    "deliver_signal", "deliver_approval", "claim_stale_runs", "claim_pending_runs", "claim_due_timers",
-    "read_events", "read_inbox", "heartbeat_run_lease", "release_run_lease", "claim_run",
+    "create_run", "append_events", "append_in_transaction", "mark_run_paused", "mark_run_finished",
+    "mark_run_errored", "cancel_run", "deliver_signal", "deliver_approval", "claim_stale_runs", "claim_pending_runs",
+    "claim_due_timers", "read_events", "read_inbox", "heartbeat_run_lease", "release_run_lease", "claim_run",
 }  # fmt: skip
 
 
@@ -70,11 +70,13 @@ async def _process(folder: Path, process: int, kill_at: int | None, mode: str) -
     scenario.open_journal(folder / "journal")
     async with SQLiteWorkflowStore.open(folder / "app.db") as inner:
         await inner.ensure_schema()
+        scenario.ensure_ledger(folder / "app.db")
         await scenario.note_recorded_steps(inner)
         store = KillingStore(inner, kill_at, mode)
         await scenario.play(store, process)
         (folder / f"calls-{process}").write_text(json.dumps(store.calls))
-        (folder / "outcome").write_text(json.dumps(await scenario.outcome(inner)))
+        ended = await scenario.outcome(inner) | {"ledger": scenario.read_ledger(folder / "app.db")}
+        (folder / "outcome").write_text(json.dumps(ended))
 
 
 def _fork(folder: Path, process: int, kill_at: int | None = None, mode: str = "") -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from workflow_runtime import (
     workflow,
 )
 from workflow_runtime.store import RunStatus
+from workflow_store_d1 import SQLiteTransaction
 
 RUNS = ("order", "cancelled-asleep", "cancelled-queued", "failing")
 _BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
@@ -62,6 +65,24 @@ async def charge(amount: int) -> int:
     return amount
 
 
+async def book(tx: SQLiteTransaction, item: str) -> int:
+    """Write a row whose number is the result: a row without its record, or twice, would show."""
+    await tx.execute("INSERT INTO ledger (entry) VALUES (?1)", f"book {item}")
+    tx.add("INSERT INTO ledger (entry) VALUES (?1)", f"bill {item}")
+    [counted] = await tx.fetch("SELECT count(*) AS entries FROM ledger")
+    return int(counted["entries"])
+
+
+def ensure_ledger(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS ledger (number INTEGER PRIMARY KEY, entry TEXT NOT NULL)")
+
+
+def read_ledger(path: Path) -> list[list[Any]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [list(row) for row in connection.execute("SELECT number, entry FROM ledger ORDER BY number")]
+
+
 async def pack(item: str) -> str:
     _note_step()
     return f"packed {item}"
@@ -88,7 +109,10 @@ async def order(ctx: Context, item: str) -> dict[str, Any]:
     charged = await ctx.step(charge, 42)
     await ctx.sleep(timedelta(hours=1))
     paid = await ctx.wait_for_event("paid")
-    packed, labelled = await asyncio.gather(ctx.step(pack, item), ctx.step(label, item))
+    booked = await ctx.transaction("book", book, item)
+    packed, labelled, again_booked = await asyncio.gather(
+        ctx.step(pack, item), ctx.step(label, item), ctx.transaction("book-again", book, f"{item} again")
+    )
     approval = await ctx.approve("ship")
     try:
         await ctx.wait_for_event("objection", timeout=timedelta(hours=2))
@@ -99,6 +123,7 @@ async def order(ctx: Context, item: str) -> dict[str, Any]:
         "reserved": reserved,
         "charged": charged,
         "paid": paid,
+        "booked": [booked, again_booked],
         "packed": packed,
         "labelled": labelled,
         "approved": [approval.approved, approval.decided_by],

@@ -171,6 +171,7 @@ class Lab:
             retry=workflow.retry,
             max_payload_bytes=2_000_000,
             now_ms=self.clock.now_ms,
+            store=self.store(),
         )
         done: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
 

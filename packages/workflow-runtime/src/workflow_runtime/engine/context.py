@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextvars
+import inspect
 import random
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
 
 from ..clock import from_ms, to_ms
-from ..errors import InvalidArgumentError, PayloadTooLargeError
+from ..errors import ConfigurationError, InvalidArgumentError, PayloadTooLargeError
 from ..ids import check_id
 from ..payloads import JsonText, PayloadCodec, decode_json, encode_json
 from ..retry import MAX_DELAY, RetryPolicy
+from ..store import WorkflowExecutionStore
 from .history import OperationKind
 from .machine import Machine, derived_id
 from .operations import StepCall
 
-__all__ = ["Approval", "Context", "Steps"]
+__all__ = ["Approval", "Context", "Steps", "TransactionalSteps"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +54,7 @@ class Context:
         retry: RetryPolicy,
         max_payload_bytes: int,
         now_ms: Callable[[], int],
+        store: WorkflowExecutionStore,
     ) -> None:
         self.run_id = run_id
         """The id of this run."""
@@ -60,6 +63,7 @@ class Context:
         self._retry = retry
         self._max_payload_bytes = max_payload_bytes
         self._now_ms = now_ms
+        self._store = store
 
     @property
     def step(self) -> Steps:
@@ -68,6 +72,14 @@ class Context:
         See `Steps` for options.
         """
         return Steps(self)
+
+    @property
+    def transaction(self) -> TransactionalSteps:
+        """Run a function once, in one database transaction with its record: `await ctx.transaction("pay", pay, 42)`.
+
+        See `TransactionalSteps`.
+        """
+        return TransactionalSteps(self)
 
     async def sleep(self, duration: timedelta, *, id: str | None = None) -> None:
         """Sleep durably; the run needs no worker meanwhile.
@@ -230,10 +242,70 @@ class Steps:
             args=args,
             kwargs=kwargs,
             retry=self._retry or self._context._retry,  # noqa: SLF001  # one module, one thing
-            timeout_s=None if self._timeout is None else _duration_ms("timeout", self._timeout) / 1000,
+            timeout_s=_timeout_s(self._timeout),
             context=contextvars.copy_context(),
         )
         return await self._context._step(call, self._id)  # noqa: SLF001
+
+
+class TransactionalSteps:
+    """Calls of functions that write business data in one database transaction with their own record.
+
+    `await ctx.transaction("charge", charge, order_id)` calls `charge(tx, order_id)`, an `async def`, where `tx` is what
+    the store has for it: on Postgres the `asyncpg.Connection`, on SQLite and D1 a collector of statements. Either
+    everything that was written through `tx` and the record of the result are committed, or nothing: exactly once,
+    whatever crashes. A function that raises has written nothing, and is tried again as the policy says.
+
+    What does not go through `tx` is not part of that: the function runs again after a crash, a conflict or an error.
+    While it runs, nothing else of this run is recorded, so keep it short.
+    """
+
+    def __init__(self, context: Context, retry: RetryPolicy | None = None, timeout: timedelta | None = None) -> None:
+        self._context = context
+        self._retry = retry
+        self._timeout = timeout
+
+    def options(self, *, retry: RetryPolicy | None = None, timeout: timedelta | None = None) -> TransactionalSteps:
+        """Set options for a call: `await ctx.transaction.options(retry=NO_RETRY)("charge", charge, order_id)`.
+
+        Args:
+            retry: Instead of the workflow's policy.
+            timeout: For one run of the function, in real time; the commit is not counted.
+        """
+        return TransactionalSteps(self._context, retry, timeout)
+
+    async def __call__(
+        self, id: str, fn: Callable[Concatenate[Any, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run the function, or give its record.
+
+        Raises:
+            ConfigurationError: The store has no transactions; before anything runs.
+            InvalidArgumentError: `fn` is not an `async def`, or the id was used before; before anything runs.
+            StepFailedError: The attempts are used up, or the error is not one to retry.
+        """
+        self._check(id, fn)
+        call = StepCall(
+            function=fn,
+            args=args,
+            kwargs=kwargs,
+            retry=self._retry or self._context._retry,  # noqa: SLF001  # one module, one thing
+            timeout_s=_timeout_s(self._timeout),
+            context=contextvars.copy_context(),
+            transactional=True,
+        )
+        return cast("T", await self._context._step(call, id))  # noqa: SLF001
+
+    def _check(self, id: str, fn: Callable[..., Any]) -> None:
+        check_id("id", id)
+        if not (inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))):  # noqa: B004  # not whether it can be called, but what then
+            raise InvalidArgumentError("fn", f"must be an `async def` that takes the transaction first, not {fn!r}")
+        store = self._context._store  # noqa: SLF001
+        if not store.capabilities.transactions:
+            raise ConfigurationError(
+                f"{type(store).__name__} has no transactions. The stores for Postgres, SQLite and D1 have them; on "
+                "this one use ctx.step, and step_info().idempotency_key where the outside must act once"
+            )
 
 
 _ENVELOPE_BYTES = 4_096
@@ -246,6 +318,10 @@ def _duration_ms(argument: str, duration: timedelta) -> int:
     if duration > MAX_DELAY:
         raise InvalidArgumentError(argument, f"must be at most {MAX_DELAY.days} days, not {duration.days}")
     return max(0, duration // timedelta(milliseconds=1))
+
+
+def _timeout_s(timeout: timedelta | None) -> float | None:
+    return None if timeout is None else _duration_ms("timeout", timeout) / 1000
 
 
 def _deadline(argument: str, timeout: timedelta | None) -> Callable[[int], int] | None:

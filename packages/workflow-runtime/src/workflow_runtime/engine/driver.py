@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -21,16 +19,18 @@ from ..errors import (
     PayloadTooLargeError,
 )
 from ..payloads import JsonText, PayloadCodec, encode_json
-from ..store import Awaited, ClaimedRun, Event, InboxEntry, RunStatus, WorkflowExecutionStore
+from ..store import Awaited, ClaimedRun, Event, RunStatus, WorkflowExecutionStore
 from .context import Context
 from .definition import Workflow
-from .history import EventKind, OperationKind, Recorded, describe_error, emitted_payload, from_event, run_event
+from .history import EventKind, OperationKind, Recorded, describe_error, from_event, run_event
 from .inbox import Inbox
 from .machine import Aborted, Errored, Finished, Machine
 from .operations import Operation
 from .pending import PendingUnit, TimerBook
-from .step_tasks import EndedAttempt, StepTasks
+from .settlement import Settlement
+from .step_tasks import StepTasks
 from .steps import make_step_info, run_attempt
+from .transactions import Transactions
 from .writer import RunWriter
 
 __all__ = ["DriveOutcome", "Driver", "DriverSettings"]
@@ -93,8 +93,23 @@ class Driver:
         self._unit = PendingUnit()
         self._timers = TimerBook()
         self._inbox = Inbox()
-        self._fresh: deque[Operation] = deque()
-        self._steps = StepTasks(run=self._run_attempt, on_change=self._wake.set)
+        self._transactions = Transactions(
+            writer=self._writer, machine=self._machine, unit=self._unit, timers=self._timers
+        )
+        self._steps = StepTasks(
+            run=self._run_attempt,
+            on_change=self._wake.set,
+            is_committing=lambda: self._transactions.committing,
+        )
+        self._settlement = Settlement(
+            machine=self._machine,
+            unit=self._unit,
+            timers=self._timers,
+            inbox=self._inbox,
+            steps=self._steps,
+            clock=settings.clock,
+            rng=settings.rng,
+        )
         self._stopping = False
         self._nudged = False
 
@@ -143,18 +158,18 @@ class Driver:
         except NonDeterminismError as error:
             return await self._end_with_error(error)
         while True:
-            await self._in_callback(self._settle)
+            await self._settle()
             self._steps.cancel_abandoned()
-            if self._steps.fatal is not None:
-                raise self._steps.fatal
+            if fatal := self._steps.fatal or self._transactions.broken:
+                raise fatal
             if self._writer.lost:
                 return DriveOutcome.LOST
-            if self._unit.full:
+            if self._unit.full and not self._steps.transaction_open:
                 await self._flush()
                 await self._read_news()
             elif self._machine.outcome is not None:
                 return await self._end()
-            elif self._steps.ended:
+            elif self._steps.ended and not self._unit.full:
                 continue  # a step ended after the settling: it may have woken the handler
             elif not self._steps.running and not self._steps.has_runnable:
                 return await (self._pause() if self._can_be_woken() else self._end_with_error(_deadlock()))
@@ -162,6 +177,21 @@ class Driver:
                 return await self._release()
             else:
                 await self._run_steps()
+
+    async def _settle(self) -> None:
+        """Let everything that has happened take effect; what is being committed comes first."""
+        while True:
+            await self._transactions.wait_for_commit()
+            await self._in_callback(self._settle_at_once)
+            if not self._transactions.committing:
+                return
+
+    def _settle_at_once(self) -> None:
+        if self._transactions.committing:
+            return
+        if committed := self._transactions.take_committed():
+            self._machine.apply(committed)
+        self._settlement.settle()
 
     def _can_be_woken(self) -> bool:
         return bool(self._inbox.waiting()) or self._timers.next_due() is not None
@@ -177,6 +207,7 @@ class Driver:
             retry=self._workflow.retry,
             max_payload_bytes=self._max_payload_bytes,
             now_ms=self._clock.now_ms,
+            store=self._store,
         )
 
         async def handler() -> Any:
@@ -230,138 +261,33 @@ class Driver:
         # Numbers that were not brought are taken already.
         self._inbox.seen_seq = max(self._inbox.seen_seq, known)
 
-    # Settling: everything that can be decided without waiting. Runs in a callback, without I/O.
-
-    def _settle(self) -> None:
-        self._machine.run()
-        while not self._unit.full and self._machine.outcome is None and self._advance():
-            self._machine.run()
-
-    def _advance(self) -> bool:
-        """Let the next thing that has happened take effect; tell whether there was one."""
-        if self._take_cancel():
-            return True
-        self._fresh.extend(self._machine.take_new())
-        while self._fresh:
-            operation = self._fresh.popleft()
-            if operation.pending and self._begin(operation):
-                return True
-        return self._take_attempt() or self._take_inbox() or self._take_due()
-
-    def _begin(self, operation: Operation) -> bool:
-        """Begin an operation that the handler asked for; tell whether that resolved it."""
-        match operation.kind:
-            case OperationKind.VALUE:
-                self._record(EventKind.VALUE_RECORDED, operation, operation.value)
-                return True
-            case OperationKind.EMIT:
-                payload = emitted_payload(operation.name, operation.value or JsonText("null"))
-                self._record(EventKind.EMITTED, operation, payload)
-                return True
-            case OperationKind.STEP:
-                self._steps.add(operation)
-                self._timers.watch(operation)
-            case OperationKind.SLEEP | OperationKind.WAIT | OperationKind.APPROVAL:
-                self._begin_wait(operation)
-        return False
-
-    def _begin_wait(self, operation: Operation) -> None:
-        if not operation.started:
-            until_ms = operation.until(self._clock.now_ms()) if operation.until is not None else None
-            facts = (
-                {"until_ms": until_ms} if operation.kind is OperationKind.SLEEP else _wait_facts(operation, until_ms)
-            )
-            self._record(_STARTED[operation.kind], operation, encode_json(facts))
-            operation.timer_set_ms = None  # applied as in a replay; the store does not hold it yet
-        self._timers.watch(operation)
-        if operation.kind is not OperationKind.SLEEP:
-            self._inbox.wait(operation)
-
-    def _take_cancel(self) -> bool:
-        entry = self._inbox.take_cancel()
-        if entry is None:
-            return False
-        recorded = Recorded(EventKind.CANCEL_REQUESTED, "", entry.payload)
-        self._unit.add(recorded, taken=entry.inbox_seq)
-        self._machine.apply(recorded)
-        return True
-
-    def _take_attempt(self) -> bool:
-        while self._steps.ended:
-            ended = self._steps.ended.popleft()
-            if ended.operation.pending:
-                self._record_attempt(ended)
-                return True
-        return False
-
-    def _record_attempt(self, ended: EndedAttempt) -> None:
-        operation, result = ended.operation, ended.result
-        if isinstance(result, str):
-            self._record(EventKind.STEP_COMPLETED, operation, result)
-            return
-        delay, error = self._delay_after(ended, result)
-        if delay is None:
-            self._record(EventKind.STEP_FAILED, operation, describe_error(error, attempts=ended.attempt))
-            return
-        retry_at_ms = self._clock.now_ms() + round(delay.total_seconds() * 1000)
-        payload = describe_error(error, attempt=ended.attempt, retry_at_ms=retry_at_ms)
-        self._record(EventKind.STEP_RETRYING, operation, payload)
-        operation.timer_set_ms = None
-        self._timers.watch(operation)
-        self._steps.add(operation)
-
-    def _delay_after(self, ended: EndedAttempt, error: Exception) -> tuple[timedelta | None, Exception]:
-        assert ended.operation.step is not None
-        try:
-            return ended.operation.step.retry.delay_after(ended.attempt, error, self._settings.rng), error
-        except Exception as broken:  # a policy's functions are the user's code
-            what = f"the retry policy raised {type(broken).__qualname__} about {type(error).__qualname__}"
-            logger.exception("run %s, step %r: %s", self.run_id, ended.operation.step_id, what)
-            return None, ConfigurationError(what)
-
-    def _take_inbox(self) -> bool:
-        match = self._inbox.take_match()
-        if match is None:
-            return False
-        entry, operation = match
-        kind = EventKind.SIGNAL_RECEIVED if entry.kind == "signal" else EventKind.APPROVAL_RECEIVED
-        self._record(kind, operation, entry.payload, taken=entry)
-        return True
-
-    def _take_due(self) -> bool:
-        while (operation := self._timers.next_due()) is not None:
-            if operation.until_ms is None or operation.until_ms > self._clock.now_ms():
-                return False
-            if operation.kind is not OperationKind.STEP:
-                self._record(_TIMED_OUT[operation.kind], operation, None)
-                return True
-            operation.until_ms = None  # the pause before the next attempt is over
-        return False
-
-    def _record(
-        self, kind: EventKind, operation: Operation, payload: JsonText | None, taken: InboxEntry | None = None
-    ) -> None:
-        # The handler may see it before it is durable: nothing outside it happens until the unit is written.
-        recorded = Recorded(kind, operation.step_id, payload)
-        self._unit.add(recorded, taken=None if taken is None else taken.inbox_seq)
-        self._machine.apply(recorded)
-
     # Steps.
 
     async def _run_steps(self) -> None:
-        await self._flush()  # nothing runs before its cause is durable
-        if not self._stopping:
+        # A write might have to wait for the very connection that an open transaction holds.
+        if not self._steps.transaction_open:
+            await self._flush()
+        # Nothing runs before its cause is durable.
+        if not self._stopping and not self._has_unwritten():
             self._steps.start()
         await self._wait()
 
-    def _run_attempt(self, operation: Operation, attempt: int) -> Awaitable[JsonText]:
+    def _run_attempt(self, operation: Operation, attempt: int) -> Awaitable[JsonText | None]:
         assert operation.step is not None
-        run = self._claim.run
+        run, call = self._claim.run, operation.step
         info = make_step_info(run.run_id, run.created_at_ms, operation.step_id, attempt)
-        return run_attempt(operation.step, info, self._settings.codec, self._max_payload_bytes)
+        if not call.transactional:
+            return run_attempt(call, info, self._settings.codec, self._max_payload_bytes)
+
+        def run_in_transaction(tx: Any) -> Awaitable[JsonText]:
+            with_tx = replace(call, args=(tx, *call.args))
+            return run_attempt(with_tx, info, self._settings.codec, self._max_payload_bytes)
+
+        return self._transactions.run(operation, run_in_transaction)
 
     async def _stop_tasks(self, heartbeat: asyncio.Task[None]) -> None:
         heartbeat.cancel()
+        self._transactions.close()
         self._steps.cancel()
         _, left = await asyncio.wait([heartbeat, *self._steps.running], timeout=_CLEANUP_GRACE_S)
         if left:
@@ -369,10 +295,13 @@ class Driver:
 
     # Writing and waiting.
 
+    def _has_unwritten(self) -> bool:
+        return bool(self._unit.events) or any(self._timers.changes())
+
     async def _flush(self) -> None:
-        to_set, to_remove = self._timers.changes()
-        if not self._unit.events and not to_set and not to_remove:
+        if not self._has_unwritten():
             return
+        to_set, to_remove = self._timers.changes()
         await self._writer.append(
             events=tuple(self._unit.events),
             taken_inbox=tuple(self._unit.taken_inbox),
@@ -385,7 +314,8 @@ class Driver:
     async def _wait(self) -> None:
         """Wait for a step to end, a timer, news from outside, or a request to stop."""
         if not self._has_news():
-            due = self._timers.next_due()
+            # A unit that is full takes nothing, and so no timer either, before it is written.
+            due = None if self._unit.full else self._timers.next_due()
             await self._clock.wait(self._wake, None if due is None else due.until_ms)
         self._wake.clear()
         await self._read_news()
@@ -416,6 +346,8 @@ class Driver:
         return DriveOutcome.RELEASED
 
     async def _end(self) -> DriveOutcome:
+        self._transactions.close()
+        self._steps.cancel()  # nobody waits for them, and a transaction may hold the only connection
         match self._machine.outcome:
             case Finished(output):
                 try:
@@ -470,22 +402,6 @@ class Driver:
 
         loop.call_soon(call)
         return await done
-
-
-_STARTED = {
-    OperationKind.SLEEP: EventKind.SLEEP_STARTED,
-    OperationKind.WAIT: EventKind.WAIT_STARTED,
-    OperationKind.APPROVAL: EventKind.APPROVAL_REQUESTED,
-}
-_TIMED_OUT = {
-    OperationKind.SLEEP: EventKind.SLEEP_ENDED,
-    OperationKind.WAIT: EventKind.WAIT_TIMED_OUT,
-    OperationKind.APPROVAL: EventKind.APPROVAL_TIMED_OUT,
-}
-
-
-def _wait_facts(operation: Operation, until_ms: int | None) -> dict[str, Any]:
-    return {"name": operation.name, "until_ms": until_ms}
 
 
 def _awaited(operation: Operation) -> Awaited:

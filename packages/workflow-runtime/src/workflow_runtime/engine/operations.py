@@ -26,6 +26,8 @@ class StepCall:
     timeout_s: float | None
     context: contextvars.Context
     """The handler's context at the call, so that tracing and the like go on inside the step."""
+    transactional: bool = False
+    """Whether it commits together with its record."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,3 +58,8 @@ class Operation:
     def pending(self) -> bool:
         """Whether the handler still waits for it. A cancelled branch does not."""
         return not self.future.done()
+
+    @property
+    def transactional(self) -> bool:
+        """Whether it is a step that commits together with its record."""
+        return self.step is not None and self.step.transactional

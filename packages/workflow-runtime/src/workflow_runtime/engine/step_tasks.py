@@ -38,12 +38,19 @@ class _RunningStep:
 class StepTasks:
     """Starts, watches and cancels the steps of one drive."""
 
-    def __init__(self, *, run: Callable[[Operation, int], Awaitable[JsonText]], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        run: Callable[[Operation, int], Awaitable[JsonText | None]],
+        on_change: Callable[[], None],
+        is_committing: Callable[[], bool],
+    ) -> None:
         """Begin without steps.
 
         Args:
-            run: Runs one attempt, given its number.
+            run: Runs one attempt, given its number; `None` when there is nothing left to record.
             on_change: Called when a step has ended, whatever way.
+            is_committing: Whether the transactional step that is running must not be cancelled now.
         """
         self.ended: deque[EndedAttempt] = deque()
         """Attempts that nobody has recorded yet."""
@@ -51,6 +58,7 @@ class StepTasks:
         """Set when a step's body asked the process to end."""
         self._run = run
         self._on_change = on_change
+        self._is_committing = is_committing
         self._idle: list[Operation] = []
         self._running: dict[str, _RunningStep] = {}
 
@@ -64,28 +72,39 @@ class StepTasks:
         """Whether a step waits for nothing but being started."""
         return any(op.pending and op.until_ms is None for op in self._idle)
 
+    @property
+    def transaction_open(self) -> bool:
+        """Whether a transactional step runs that the handler waits for: one that can still commit."""
+        return any(step.operation.transactional and step.operation.pending for step in self._running.values())
+
     def add(self, operation: Operation) -> None:
         """Take in a step that is to run, now or when the pause before its next attempt is over."""
         self._idle.append(operation)
 
     def start(self) -> None:
-        """Start what is runnable; forget what nobody waits for any more."""
+        """Start what is runnable, transactional steps one after the other; forget what nobody waits for any more."""
         idle, self._idle = self._idle, []
         for operation in idle:
-            if operation.pending and operation.until_ms is None:
+            if not operation.pending:
+                continue
+            if operation.until_ms is None and not (operation.transactional and self.transaction_open):
                 self._start(operation)
-            elif operation.pending:
+            else:
                 self._idle.append(operation)
 
     def cancel_abandoned(self) -> None:
         """Cancel the running steps that the handler does not wait for any more."""
         for step in self._running.values():
             if not step.operation.pending:
-                step.cancel()
+                self._cancel(step)
 
     def cancel(self) -> None:
-        """Cancel all running steps."""
+        """Cancel all running steps. A transaction that is being committed ends by itself."""
         for step in self._running.values():
+            self._cancel(step)
+
+    def _cancel(self, step: _RunningStep) -> None:
+        if not (step.operation.transactional and self._is_committing()):
             step.cancel()
 
     def _start(self, operation: Operation) -> None:
@@ -104,7 +123,7 @@ class StepTasks:
 
     async def _attempt(self, operation: Operation) -> None:
         attempt = operation.failed_attempts + 1
-        result: JsonText | Exception
+        result: JsonText | Exception | None
         try:
             result = await self._run(operation, attempt)
         except (KeyboardInterrupt, SystemExit) as error:
@@ -116,4 +135,5 @@ class StepTasks:
             if self._running[operation.step_id].cancelled:
                 raise
             result = RuntimeError(f"the step raised {type(error).__qualname__}, which is no Exception")
-        self.ended.append(EndedAttempt(operation, attempt, result))
+        if result is not None:
+            self.ended.append(EndedAttempt(operation, attempt, result))

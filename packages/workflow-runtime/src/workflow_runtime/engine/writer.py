@@ -5,13 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from ..clock import Clock
 from ..errors import LeaseLostError, StoreError
 from ..ids import new_id
 from ..payloads import JsonText
-from ..store import Awaited, ClaimedRun, NewEvent, Paused, Timer, WorkflowExecutionStore
+from ..store import (
+    Appended,
+    Awaited,
+    ClaimedRun,
+    Event,
+    NewEvent,
+    Paused,
+    SupportsTransactions,
+    Timer,
+    TransactionWork,
+    TransactionWrite,
+    WorkflowExecutionStore,
+)
 
 __all__ = ["RunWriter"]
 
@@ -63,6 +76,50 @@ class RunWriter:
             set_timers=set_timers,
             removed_timers=removed_timers,
         )
+        self._appended(appended)
+
+    async def transact(self, work: TransactionWork, *, is_own: Callable[[StoreError], bool]) -> None:
+        """Run `work` in a transaction of the store, append what it gives, and renew the lease.
+
+        Args:
+            work: See `SupportsTransactions`. What it gives is made by `transaction_write`.
+            is_own: Whether an error was raised by `work` itself: that says nothing about the store or the lease.
+        """
+        store = cast("SupportsTransactions", self._store)
+        verb = partial(store.append_in_transaction, run_id=self.run_id, lease_token=self._token, work=work)
+        self._appended(await self._repeat(partial(verb, operation_id=new_id()), is_own))
+
+    def transaction_write(
+        self,
+        *,
+        events: tuple[NewEvent, ...],
+        taken_inbox: tuple[int, ...],
+        set_timers: tuple[Timer, ...],
+        removed_timers: tuple[str, ...],
+    ) -> TransactionWrite:
+        """Say what a transaction appends, from the present position in the log."""
+        return TransactionWrite(
+            expected_next_index=self.next_index,
+            events=events,
+            now_ms=self._clock.now_ms(),
+            lease_ms=self._lease_ms,
+            taken_inbox=taken_inbox,
+            set_timers=set_timers,
+            removed_timers=removed_timers,
+        )
+
+    async def read_from(self, index: int) -> tuple[Event, ...]:
+        """Read what was appended from an index on."""
+        events: list[Event] = []
+        while index + len(events) < self.next_index:
+            limit = self.next_index - index - len(events)
+            page = await self._store.read_events(run_id=self.run_id, from_index=index + len(events), limit=limit)
+            if not page:
+                break
+            events += page
+        return tuple(events)
+
+    def _appended(self, appended: Appended) -> None:
         self.next_index = appended.next_index
         self.inbox_seq = max(self.inbox_seq, appended.inbox_seq)
         self._renew_at_ms = self._clock.now_ms() + self._lease_ms // 3
@@ -151,21 +208,18 @@ class RunWriter:
                 self._on_news()
 
     async def _write(self, verb: Callable[..., Awaitable[T]], **arguments: Any) -> T:
+        named = partial(verb, run_id=self.run_id, lease_token=self._token, operation_id=new_id(), **arguments)
+        return await self._repeat(lambda: named(now_ms=self._clock.now_ms()), lambda error: False)
+
+    async def _repeat(self, call: Callable[[], Awaitable[T]], is_own: Callable[[StoreError], bool]) -> T:
         # One operation id for all tries: a try whose answer was lost after the commit is not done twice.
-        operation_id = new_id()
         for delay_s in (*_RETRY_DELAYS_S, None):
             try:
-                return await verb(
-                    run_id=self.run_id,
-                    lease_token=self._token,
-                    operation_id=operation_id,
-                    now_ms=self._clock.now_ms(),
-                    **arguments,
-                )
-            except LeaseLostError:
-                self.lost = True
-                raise
+                return await call()
             except StoreError as error:
+                if is_own(error):
+                    raise
+                self.lost = self.lost or isinstance(error, LeaseLostError)
                 if not error.retryable or delay_s is None:
                     raise
                 await asyncio.sleep(delay_s)

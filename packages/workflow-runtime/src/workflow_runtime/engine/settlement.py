@@ -1,0 +1,182 @@
+"""Settling: everything that a driver can decide without waiting, as events that take effect in memory."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from datetime import timedelta
+from typing import Any
+
+from ..clock import Clock
+from ..errors import ConfigurationError
+from ..payloads import JsonText, encode_json
+from ..store import InboxEntry
+from .history import EventKind, OperationKind, Recorded, describe_error, emitted_payload
+from .inbox import Inbox
+from .machine import Machine
+from .operations import Operation
+from .pending import PendingUnit, TimerBook
+from .step_tasks import EndedAttempt, StepTasks
+
+__all__ = ["Settlement"]
+
+logger = logging.getLogger("workflow_runtime")
+
+
+class Settlement:
+    """Feeds the handler with what has happened, one event at a time, and keeps the events for the next unit.
+
+    Everything but the constructor must be called from a plain callback of the application's loop (see `loop.py`).
+    """
+
+    def __init__(
+        self,
+        *,
+        machine: Machine,
+        unit: PendingUnit,
+        timers: TimerBook,
+        inbox: Inbox,
+        steps: StepTasks,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        self._machine = machine
+        self._unit = unit
+        self._timers = timers
+        self._inbox = inbox
+        self._steps = steps
+        self._clock = clock
+        self._rng = rng
+        self._fresh: deque[Operation] = deque()
+
+    def settle(self) -> None:
+        """Let everything that has happened take effect, until the handler waits or the unit is full."""
+        self._machine.run()
+        while not self._unit.full and self._machine.outcome is None and self._advance():
+            self._machine.run()
+
+    def _advance(self) -> bool:
+        """Let the next thing that has happened take effect; tell whether there was one."""
+        if self._take_cancel():
+            return True
+        self._fresh.extend(self._machine.take_new())
+        while self._fresh:
+            operation = self._fresh.popleft()
+            if operation.pending and self._begin(operation):
+                return True
+        return self._take_attempt() or self._take_inbox() or self._take_due()
+
+    def _begin(self, operation: Operation) -> bool:
+        """Begin an operation that the handler asked for; tell whether that resolved it."""
+        match operation.kind:
+            case OperationKind.VALUE:
+                self._record(EventKind.VALUE_RECORDED, operation, operation.value)
+                return True
+            case OperationKind.EMIT:
+                payload = emitted_payload(operation.name, operation.value or JsonText("null"))
+                self._record(EventKind.EMITTED, operation, payload)
+                return True
+            case OperationKind.STEP:
+                self._steps.add(operation)
+                self._timers.watch(operation)
+            case OperationKind.SLEEP | OperationKind.WAIT | OperationKind.APPROVAL:
+                self._begin_wait(operation)
+        return False
+
+    def _begin_wait(self, operation: Operation) -> None:
+        if not operation.started:
+            until_ms = operation.until(self._clock.now_ms()) if operation.until is not None else None
+            facts = (
+                {"until_ms": until_ms} if operation.kind is OperationKind.SLEEP else _wait_facts(operation, until_ms)
+            )
+            self._record(_STARTED[operation.kind], operation, encode_json(facts))
+            operation.timer_set_ms = None  # applied as in a replay; the store does not hold it yet
+        self._timers.watch(operation)
+        if operation.kind is not OperationKind.SLEEP:
+            self._inbox.wait(operation)
+
+    def _take_cancel(self) -> bool:
+        entry = self._inbox.take_cancel()
+        if entry is None:
+            return False
+        recorded = Recorded(EventKind.CANCEL_REQUESTED, "", entry.payload)
+        self._unit.add(recorded, taken=entry.inbox_seq)
+        self._machine.apply(recorded)
+        return True
+
+    def _take_attempt(self) -> bool:
+        while self._steps.ended:
+            ended = self._steps.ended.popleft()
+            if ended.operation.pending:
+                self._record_attempt(ended)
+                return True
+        return False
+
+    def _record_attempt(self, ended: EndedAttempt) -> None:
+        operation, result = ended.operation, ended.result
+        if isinstance(result, str):
+            self._record(EventKind.STEP_COMPLETED, operation, result)
+            return
+        delay, error = self._delay_after(ended, result)
+        if delay is None:
+            self._record(EventKind.STEP_FAILED, operation, describe_error(error, attempts=ended.attempt))
+            return
+        retry_at_ms = self._clock.now_ms() + round(delay.total_seconds() * 1000)
+        payload = describe_error(error, attempt=ended.attempt, retry_at_ms=retry_at_ms)
+        self._record(EventKind.STEP_RETRYING, operation, payload)
+        operation.timer_set_ms = None
+        self._timers.watch(operation)
+        self._steps.add(operation)
+
+    def _delay_after(self, ended: EndedAttempt, error: Exception) -> tuple[timedelta | None, Exception]:
+        assert ended.operation.step is not None
+        try:
+            return ended.operation.step.retry.delay_after(ended.attempt, error, self._rng), error
+        except Exception as broken:  # a policy's functions are the user's code
+            what = f"the retry policy raised {type(broken).__qualname__} about {type(error).__qualname__}"
+            logger.exception("run %s, step %r: %s", self._machine.run_id, ended.operation.step_id, what)
+            return None, ConfigurationError(what)
+
+    def _take_inbox(self) -> bool:
+        match = self._inbox.take_match()
+        if match is None:
+            return False
+        entry, operation = match
+        kind = EventKind.SIGNAL_RECEIVED if entry.kind == "signal" else EventKind.APPROVAL_RECEIVED
+        self._record(kind, operation, entry.payload, taken=entry)
+        return True
+
+    def _take_due(self) -> bool:
+        while (operation := self._timers.next_due()) is not None:
+            if operation.until_ms is None or operation.until_ms > self._clock.now_ms():
+                return False
+            if operation.kind is not OperationKind.STEP:
+                self._record(_TIMED_OUT[operation.kind], operation, None)
+                return True
+            operation.until_ms = None  # the pause before the next attempt is over
+        return False
+
+    def _record(
+        self, kind: EventKind, operation: Operation, payload: JsonText | None, taken: InboxEntry | None = None
+    ) -> None:
+        # The handler may see it before it is durable: nothing outside it happens until the unit is written.
+        recorded = Recorded(kind, operation.step_id, payload)
+        self._unit.add(recorded, taken=None if taken is None else taken.inbox_seq)
+        self._machine.apply(recorded)
+
+
+_STARTED = {
+    OperationKind.SLEEP: EventKind.SLEEP_STARTED,
+    OperationKind.WAIT: EventKind.WAIT_STARTED,
+    OperationKind.APPROVAL: EventKind.APPROVAL_REQUESTED,
+}
+_TIMED_OUT = {
+    OperationKind.SLEEP: EventKind.SLEEP_ENDED,
+    OperationKind.WAIT: EventKind.WAIT_TIMED_OUT,
+    OperationKind.APPROVAL: EventKind.APPROVAL_TIMED_OUT,
+}
+
+
+def _wait_facts(operation: Operation, until_ms: int | None) -> dict[str, Any]:
+    return {"name": operation.name, "until_ms": until_ms}

@@ -1,0 +1,145 @@
+"""Steps that commit together with their record: who may write meanwhile, and what is known afterwards.
+
+While such a step runs, the driver writes nothing: with a pool of one connection the step would hold what the driver
+waits for. When its function is done, the step's own task closes the gate: the driver decides nothing more, and what it
+had decided so far goes into the step's transaction, before the step's record. So the order of the log is the order in
+which events took effect. The record itself takes effect after the commit, as the first thing behind the gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..errors import StoreError, StoreUnavailableError
+from ..payloads import JsonText
+from ..store import TransactionWrite
+from .history import EventKind, Recorded, new_event
+from .machine import Machine
+from .operations import Operation
+from .pending import PendingUnit, TimerBook
+from .writer import RunWriter
+
+__all__ = ["Transactions"]
+
+Attempt = Callable[[Any], Awaitable[JsonText]]
+
+
+class _NotWantedError(Exception):
+    """Rolls a transaction back whose record nobody would read."""
+
+
+class Transactions:
+    """The transactions of one drive. At most one of them can still commit."""
+
+    def __init__(self, *, writer: RunWriter, machine: Machine, unit: PendingUnit, timers: TimerBook) -> None:
+        self.broken: Exception | None = None
+        """Set when the store could not say whether a transaction was committed, or refused to go on."""
+        self._writer = writer
+        self._machine = machine
+        self._unit = unit
+        self._timers = timers
+        self._gate = asyncio.Event()
+        self._gate.set()
+        self._closed = False
+        self._committed: Recorded | None = None
+
+    @property
+    def committing(self) -> bool:
+        """Whether a transaction is being committed: nothing may be decided, and its task must not be cancelled."""
+        return not self._gate.is_set()
+
+    async def wait_for_commit(self) -> None:
+        """Wait until no transaction is being committed."""
+        await self._gate.wait()
+
+    def take_committed(self) -> Recorded | None:
+        """Give the record that is in the log and has not taken effect yet."""
+        committed, self._committed = self._committed, None
+        return committed
+
+    def close(self) -> None:
+        """Let no transaction commit that is not committing already."""
+        self._closed = True
+
+    async def run(self, operation: Operation, attempt: Attempt) -> None:
+        """Run one attempt and commit it. Without an error it is committed, not wanted any more, or `broken` says why.
+
+        Raises:
+            Exception: What the function raised, or what the database had against its writes.
+        """
+        commit = _Commit(self, operation, attempt)
+        try:
+            await self._writer.transact(commit.work, is_own=commit.is_own)
+            await self._check_recorded(commit)
+        except _NotWantedError:
+            return
+        except StoreError as error:
+            if commit.is_own(error):
+                raise
+            self.broken = error
+        else:
+            self._unit.clear()
+            self._timers.written()
+            self._committed = commit.recorded
+        finally:
+            self._gate.set()
+
+    async def _check_recorded(self, commit: _Commit) -> None:
+        """Make sure that the last result is the one in the log, where an earlier one may have come there after all."""
+        if commit.handed_over > 1:
+            first, recorded = commit.first_index, commit.recorded
+            written = await self._writer.read_from(first)
+            if len(written) != commit.length or written[-1].payload != (recorded and recorded.payload):
+                raise StoreUnavailableError("an earlier try of a transaction was committed late")
+
+    def _open_gate(self) -> None:
+        self._gate.set()
+
+    def _close_gate(self, operation: Operation, text: JsonText) -> tuple[Recorded, TransactionWrite]:
+        """Stop the driver from deciding, and give what is to be written."""
+        if self._closed or self._writer.lost or not operation.pending or self._machine.outcome is not None:
+            raise _NotWantedError
+        self._gate.clear()
+        recorded = Recorded(EventKind.STEP_COMPLETED, operation.step_id, text)
+        to_set, to_remove = self._timers.changes()
+        write = self._writer.transaction_write(
+            events=(*self._unit.events, new_event(recorded)),
+            taken_inbox=tuple(self._unit.taken_inbox),
+            set_timers=tuple(to_set),
+            removed_timers=tuple(to_remove),
+        )
+        return recorded, write
+
+
+class _Commit:
+    """One attempt, which the store may run several times until it is committed."""
+
+    def __init__(self, transactions: Transactions, operation: Operation, attempt: Attempt) -> None:
+        self.recorded: Recorded | None = None
+        self.handed_over = 0
+        """How often the function came to its end and the store got what to write."""
+        self.first_index = 0
+        self.length = 0
+        self._transactions = transactions
+        self._operation = operation
+        self._attempt = attempt
+        self._failure: BaseException | None = None
+
+    def is_own(self, error: BaseException) -> bool:
+        """Whether an error came out of the function, and not out of the store."""
+        return error is self._failure
+
+    async def work(self, tx: Any) -> TransactionWrite:
+        """Run the function with what the store gives it, and say what the log gets."""
+        self._transactions._open_gate()  # noqa: SLF001  # one module, one thing
+        try:
+            text = await self._attempt(tx)
+            self.recorded, write = self._transactions._close_gate(self._operation, text)  # noqa: SLF001
+        except BaseException as error:
+            self._failure = error
+            raise
+        self.handed_over += 1
+        self.first_index, self.length = write.expected_next_index, len(write.events)
+        return write
