@@ -27,10 +27,11 @@ that gives it and cleans up afterwards."""
 
 
 class NotDeclaredError(Exception):
-    """The store does not declare the ability that a case is about."""
+    """The case is about a capability that the store, now that it is open, turns out not to declare."""
 
     def __init__(self, capability: str) -> None:
-        super().__init__(f"the store does not declare the capability {capability!r}")
+        self.capability = capability
+        super().__init__(f"{capability}: the store does not declare it")
 
 
 def excuse(case: Case, harness: StoreHarness) -> tuple[Outcome, str] | None:

@@ -871,7 +871,6 @@ class SupportsNotify(Protocol):
         ...
 
 
-@runtime_checkable
 class SupportsTransactions(Protocol):
     """A store that commits a business write and its record together; declared by `capabilities.transactions`."""
 
