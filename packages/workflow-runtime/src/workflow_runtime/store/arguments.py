@@ -17,6 +17,7 @@ from ..ids import check_id
 from ..payloads import JsonText, check_json_text, encode_json
 from .values import (
     TERMINAL_STATUSES,
+    BucketAction,
     NewEvent,
     OverlapPolicy,
     RunStatus,
@@ -58,7 +59,7 @@ def checked(verb: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[
         raise TypeError(f"{verb.__name__} must take keyword-only arguments")
     checks = {p.name: _CHECKS[p.name] for p in parameters if p.name in _CHECKS}
     optional = {p.name for p in parameters if "None" in str(p.annotation)}
-    claims = {"owner", "lease_ms", "available_at_ms"} <= {p.name for p in parameters}
+    together = [check for names, check in _CHECKS_TOGETHER.items() if names <= {p.name for p in parameters}]
 
     @functools.wraps(verb)
     async def checked_verb(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -67,8 +68,8 @@ def checked(verb: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[
             check = checks.get(name)
             if check is not None and (value is not None or name not in optional):
                 check(name, value, store.capabilities)
-        if claims:
-            _check_claim(kwargs)
+        for check_together in together:
+            check_together(kwargs)
         return await verb(*args, **kwargs)
 
     return checked_verb
@@ -80,6 +81,11 @@ def _check_claim(arguments: dict[str, Any]) -> None:
         raise InvalidArgumentError("lease_ms" if claiming[0] else "owner", "owner and lease_ms go together")
     if all(claiming) and arguments.get("available_at_ms") is not None:
         raise InvalidArgumentError("available_at_ms", "a run that is claimed at once is available at once")
+
+
+def _check_settling(arguments: dict[str, Any]) -> None:
+    if (arguments.get("run_id") is not None) != (arguments.get("action") == "start"):
+        raise InvalidArgumentError("run_id", "goes with the action `start`, and only with it")
 
 
 def _check_id(name: str, value: Any, capabilities: StoreCapabilities) -> None:
@@ -129,6 +135,13 @@ def _check_inbox_numbers(name: str, value: Sequence[int], capabilities: StoreCap
         _check_int(name, item, 1, MAX_TIME_MS)
 
 
+def _check_fire_times(name: str, value: Sequence[int], capabilities: StoreCapabilities) -> None:
+    if len(value) > _MAX_REQUESTED:
+        raise InvalidArgumentError(name, f"holds {len(value)} moments, at most {_MAX_REQUESTED} are allowed")
+    for item in value:
+        _check_int(name, item, 0, MAX_TIME_MS)
+
+
 def _check_timers(name: str, value: Sequence[Timer], capabilities: StoreCapabilities) -> None:
     for timer in value:
         _check_int(f"{name}.fire_at_ms", timer.fire_at_ms, 0, MAX_TIME_MS)
@@ -154,6 +167,11 @@ def _check_overlap_policy(name: str, value: Any, capabilities: StoreCapabilities
         raise InvalidArgumentError(name, f"must be one of {', '.join(get_args(OverlapPolicy))}")
 
 
+def _check_action(name: str, value: Any, capabilities: StoreCapabilities) -> None:
+    if value not in get_args(BucketAction):
+        raise InvalidArgumentError(name, f"must be one of {', '.join(get_args(BucketAction))}")
+
+
 def _check_statuses(name: str, value: Sequence[RunStatus], capabilities: StoreCapabilities) -> None:
     for status in value:
         if status not in RunStatus.__members__.values():
@@ -175,6 +193,14 @@ def check_transaction_write(write: TransactionWrite, capabilities: StoreCapabili
 
 _MAX_TEXT_BYTES = 4_096
 """Reasons, comments and names of people: text for a person to read, not a payload."""
+
+_MAX_REQUESTED = 1_000
+
+_CHECKS_TOGETHER: dict[frozenset[str], Callable[[dict[str, Any]], None]] = {
+    frozenset({"owner", "lease_ms", "available_at_ms"}): _check_claim,
+    frozenset({"action", "run_id"}): _check_settling,
+}
+"""Arguments that only make sense together, by the names of a verb that takes them."""
 
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(
@@ -222,7 +248,9 @@ _CHECKS: dict[str, Check] = {
     "events": _check_events,
     "taken_inbox": _check_inbox_numbers,
     "set_timers": _check_timers,
+    "fire_times_ms": _check_fire_times,
     "overlap_policy": _check_overlap_policy,
+    "action": _check_action,
     "statuses": _check_statuses,
 }
 

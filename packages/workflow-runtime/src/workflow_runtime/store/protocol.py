@@ -24,6 +24,7 @@ from .results import (
     DeleteScheduleResult,
     DeliverApprovalResult,
     DeliverSignalResult,
+    RequestBucketsResult,
     RequeueResult,
     ScheduleUpserted,
     TerminateResult,
@@ -34,6 +35,7 @@ from .values import (
     DEFAULT_QUEUE,
     Appended,
     Awaited,
+    BucketAction,
     BucketClaims,
     ClaimBatch,
     Event,
@@ -585,7 +587,12 @@ class SignalStore(Protocol):
 
 
 class ScheduleStore(Protocol):
-    """Schedules and their ticks."""
+    """Schedules and their ticks.
+
+    A tick is named by its schedule and the moment that it stands for. It comes from the schedule's own time
+    (`due`), from a request (`requested`), or from being put back until its predecessor ended (`buffered`).
+    A schedule's **previous run** is the last one that a tick of it started. It is live while it is not terminal.
+    """
 
     async def upsert_schedule(
         self,
@@ -600,14 +607,33 @@ class ScheduleStore(Protocol):
         overlap_policy: OverlapPolicy = "skip",
         queue: str = DEFAULT_QUEUE,
         priority: int = 0,
-        enabled: bool = True,
+        enabled: bool | None = None,
+        expected_revision: int | None = None,
     ) -> ScheduleUpserted:
         """Create a schedule or change its definition.
 
+        Args:
+            schedule_id: Which schedule.
+            workflow_id: What its ticks start.
+            workflow_version: In which version.
+            spec: When it fires and how; the runtime's business.
+            input: What its runs get.
+            next_fire_at_ms: The first tick by this definition; `None` when there is none.
+            now_ms: The present.
+            overlap_policy: What becomes of a tick whose predecessor's run is live.
+            queue: Of its runs.
+            priority: Of its runs.
+            enabled: Whether it fires by itself; when absent, as it is, and a new one does.
+            expected_revision: Only change a schedule of this revision.
+
         Contract:
-            SCHEDULE-1: A new one has revision 1 and fires first at `next_fire_at_ms`.
-            SCHEDULE-2: One that changes nothing (everything but `next_fire_at_ms` equal) writes nothing and keeps
-                its next fire time; one that changes something takes the new `next_fire_at_ms` and the next revision.
+            SCHEDULE-1: A new one has revision 1, no previous run, and fires first at `next_fire_at_ms`.
+            SCHEDULE-2: One that changes nothing (everything but `next_fire_at_ms` equal) writes nothing; one that
+                changes something takes the next revision, and its claimed tick is claimable again at once.
+            SCHEDULE-3: The next fire time is taken over only when `spec` changes or `enabled` becomes true: any other
+                change leaves a tick that is due due.
+            SCHEDULE-4: With an `expected_revision` that is not the stored one, or for a schedule that is not there,
+                the answer is `conflict` with what is stored, and nothing is written.
         """
         ...
 
@@ -615,7 +641,7 @@ class ScheduleStore(Protocol):
         """Read one schedule.
 
         Contract:
-            SCHEDULE-3: Raises `ScheduleNotFoundError` for an unknown id.
+            SCHEDULE-5: Raises `ScheduleNotFoundError` for an unknown id.
         """
         ...
 
@@ -623,7 +649,7 @@ class ScheduleStore(Protocol):
         """List schedules ordered by id.
 
         Contract:
-            SCHEDULE-4: Keyset pages: each schedule that is there throughout appears exactly once.
+            SCHEDULE-6: Keyset pages: each schedule that is there throughout appears exactly once.
         """
         ...
 
@@ -631,16 +657,54 @@ class ScheduleStore(Protocol):
         """Remove a schedule and its ticks; runs that it started stay.
 
         Contract:
-            SCHEDULE-5: Afterwards nothing of it fires; a claimed tick answers `schedule-changed`.
+            SCHEDULE-7: Afterwards nothing of it fires; a claimed tick answers `schedule-changed`.
         """
         ...
 
-    async def claim_due_schedule_buckets(self, *, owner: str, lease_ms: int, now_ms: int, limit: int) -> BucketClaims:
-        """Claim the due tick of each enabled schedule whose next fire time is at or before `now_ms`.
+    async def request_schedule_buckets(
+        self, *, schedule_id: str, fire_times_ms: Sequence[int], now_ms: int
+    ) -> RequestBucketsResult:
+        """Ask for ticks beside those of the schedule's own time: one for now, or those of a period.
+
+        Args:
+            schedule_id: Which schedule.
+            fire_times_ms: The moments that they stand for; at most 1,000.
+            now_ms: The present.
 
         Contract:
-            SCHEDULE-6: Earliest first; a tick under a live lease is not claimed again, one whose lease expired is,
-                with a new token.
+            SCHEDULE-8: Each is claimable at once, also when the schedule is disabled and when its moment lies before
+                the high-water mark or in the future; all or none are written. One that is waiting already is not
+                requested twice; the answer counts the new ones. An unknown schedule answers `not-found`.
+        """
+        ...
+
+    async def claim_due_schedule_buckets(
+        self,
+        *,
+        owner: str,
+        lease_ms: int,
+        now_ms: int,
+        limit: int,
+        workflow_ids: Sequence[str] | None = None,
+    ) -> BucketClaims:
+        """Claim ticks: due ones of enabled schedules, requested ones, buffered ones whose predecessor has ended.
+
+        Args:
+            owner: Who claims.
+            lease_ms: For how long.
+            now_ms: The present.
+            limit: At most so many.
+            workflow_ids: Only of schedules of these workflows.
+
+        Contract:
+            SCHEDULE-9: One tick of a schedule at a time: its buffered one first, if its previous run is not live,
+                else the earliest of the due and the requested ones. Schedules whose tick is the earliest first.
+                A tick under a live lease is not claimed again, one whose lease expired is, with a new token.
+            SCHEDULE-10: Each claim names the previous run if it is live. `next_due_ms` is the earliest moment at which
+                another tick of these workflows can be claimed, as far as time alone decides it.
+            SCHEDULE-11: With `workflow_ids`, ticks of other workflows are left alone and hold nothing up;
+                `unclaimable` names up to 10 schedules that have one waiting.
+            SCHEDULE-12: A due tick at or before the high-water mark is never claimed again, whatever was pruned.
         """
         ...
 
@@ -652,29 +716,38 @@ class ScheduleStore(Protocol):
         lease_token: str,
         operation_id: str,
         expected_revision: int,
-        next_fire_at_ms: int | None,
-        run_id: str | None,
+        action: BucketAction,
         now_ms: int,
+        run_id: str | None = None,
+        next_fire_at_ms: int | None = None,
+        available_at_ms: int | None = None,
     ) -> BucketResult:
-        """Start a claimed tick's run (or skip the tick) and move the schedule on.
+        """Settle a claimed tick: start its run, skip it, or put it back until the previous run has ended.
 
         Args:
             schedule_id: Which schedule.
             fire_at_ms: Which tick.
             lease_token: The fence of the tick's claim.
-            operation_id: See OP-1; here it becomes the created run's operation.
+            operation_id: See OP-1; with `start` it becomes the created run's operation.
             expected_revision: The revision that the claim brought.
-            next_fire_at_ms: The next fire time; `None` when there is none any more.
-            run_id: The run to create with the schedule's workflow, version, input, queue and priority; `None` skips.
+            action: What becomes of the tick.
             now_ms: The present.
+            run_id: The run to start with the schedule's workflow, version, input, queue and priority; with `start`,
+                and only then.
+            next_fire_at_ms: For a due tick, when the schedule fires next; `None` when never again.
+            available_at_ms: The run is not claimable before; the present when absent.
 
         Contract:
-            SCHEDULE-7: The run, the mark on the tick, the next fire time and the high-water mark are one unit. A run
-                id that exists already counts as started.
-            SCHEDULE-8: Another revision, or a deleted schedule, answers `schedule-changed`; a token that is not the
-                tick's current one raises `LeaseLostError`; nothing is written. Repeating the call that marked the
-                tick gives its answer again.
-            SCHEDULE-9: A tick at or before the high-water mark is never claimed again, whatever was pruned.
+            SCHEDULE-13: `start`: the run, the mark on the tick, the previous run, and for a due tick the next fire time
+                and the high-water mark, are one unit. A run id that exists already counts as started.
+            SCHEDULE-14: Unless the overlap policy is `allow`, `start` does nothing while the previous run is live, and
+                answers `overlapping` with it: two runs of one schedule are never live at once. The tick stays claimed.
+            SCHEDULE-15: `skip` marks the tick without a run. `buffer` puts it back: it is claimed again when the
+                previous run is not live. One tick is buffered at most: of two, `buffer-one` keeps the first and answers
+                `skipped` for the second, the other policies keep the second. For a due tick both move the schedule on.
+            SCHEDULE-16: Another revision, or a deleted schedule, answers `schedule-changed`; a token that is not the
+                tick's current one raises `LeaseLostError`; nothing is written. Repeating the call that settled the
+                tick gives its answer again, for as long as that tick is the last one that was settled.
         """
         ...
 

@@ -10,9 +10,12 @@ from .values import ClaimedRun, RunRecord, RunStatus, Schedule
 __all__ = [
     "AlreadyDecided",
     "AlreadyFinished",
+    "BucketBuffered",
+    "BucketOverlapping",
     "BucketResult",
     "BucketSkipped",
     "BucketStarted",
+    "BucketsRequested",
     "Buffered",
     "CancelRequested",
     "CancelResult",
@@ -33,6 +36,7 @@ __all__ = [
     "NotFound",
     "NotRequeueable",
     "NotWaiting",
+    "RequestBucketsResult",
     "RequeueResult",
     "Requeued",
     "ScheduleChanged",
@@ -183,10 +187,20 @@ class NotDeletable(Value):
 
 @value
 class ScheduleUpserted(Value):
-    """The schedule is as the call asked; `unchanged` means that nothing was written."""
+    """The schedule is as asked (`unchanged`: nothing was written), or `conflict`: it is of another revision."""
 
-    kind: Literal["created", "updated", "unchanged"]
-    schedule: Schedule
+    kind: Literal["created", "updated", "unchanged", "conflict"]
+    schedule: Schedule | None
+    """What is stored now; `None` when a revision was expected and there is no such schedule."""
+
+
+@value
+class BucketsRequested(Value):
+    """The ticks will be claimed."""
+
+    kind: Literal["requested"] = "requested"
+    count: int
+    """How many of them were not waiting already."""
 
 
 @value
@@ -205,6 +219,21 @@ class BucketSkipped(Value):
 
 
 @value
+class BucketBuffered(Value):
+    """The tick waits for the end of the previous run, and the schedule has moved on."""
+
+    kind: Literal["buffered"] = "buffered"
+
+
+@value
+class BucketOverlapping(Value):
+    """The previous run is live, so nothing was started; nothing was written."""
+
+    kind: Literal["overlapping"] = "overlapping"
+    run_id: str
+
+
+@value
 class ScheduleChanged(Value):
     """The schedule was changed or deleted after the claim; nothing was written."""
 
@@ -220,4 +249,5 @@ TerminateResult: TypeAlias = Terminated | AlreadyFinished | NotFound
 RequeueResult: TypeAlias = Requeued | NotRequeueable | NotFound
 DeleteResult: TypeAlias = Deleted | NotDeletable | NotFound
 DeleteScheduleResult: TypeAlias = Deleted | NotFound
-BucketResult: TypeAlias = BucketStarted | BucketSkipped | ScheduleChanged
+RequestBucketsResult: TypeAlias = BucketsRequested | NotFound
+BucketResult: TypeAlias = BucketStarted | BucketSkipped | BucketBuffered | BucketOverlapping | ScheduleChanged

@@ -19,7 +19,9 @@ __all__ = [
     "TERMINAL_STATUSES",
     "Appended",
     "Awaited",
+    "BucketAction",
     "BucketClaims",
+    "BucketSource",
     "ClaimBatch",
     "ClaimedBucket",
     "ClaimedRun",
@@ -86,6 +88,12 @@ TERMINAL_STATUSES = frozenset({RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.
 
 OverlapPolicy = Literal["skip", "allow", "buffer-one", "cancel-previous", "terminate-previous"]
 """What a schedule does with a tick whose predecessor's run has not ended."""
+
+BucketAction = Literal["start", "skip", "buffer"]
+"""What becomes of a claimed tick."""
+
+BucketSource = Literal["due", "requested", "buffered"]
+"""Where a tick comes from: the schedule's own time, a request, or having been put back."""
 
 InboxKind = Literal["signal", "approval", "cancel"]
 
@@ -380,6 +388,10 @@ class Schedule(Value):
     next_fire_at_ms: int | None
     last_fire_at_ms: int | None
     """The high-water mark: ticks up to here never fire again."""
+    buffered_fire_at_ms: int | None
+    """The tick that was put back until the previous run has ended."""
+    previous_run_id: str | None
+    """The last run that a tick started."""
     revision: int
     """Counts the changes of the definition, from 1."""
     created_at_ms: int
@@ -400,6 +412,9 @@ class ClaimedBucket(Value):
 
     schedule: Schedule
     fire_at_ms: int
+    source: BucketSource
+    overlapping_run_id: str | None
+    """The previous run, if it was live at the claim."""
     lease: Lease
 
 
@@ -409,3 +424,5 @@ class BucketClaims(Value):
 
     buckets: tuple[ClaimedBucket, ...]
     next_due_ms: int | None
+    unclaimable: tuple[str, ...] = ()
+    """Schedules of other workflows that have a tick waiting; some of them."""
