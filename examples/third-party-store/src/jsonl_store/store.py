@@ -114,6 +114,7 @@ class JsonlWorkflowStore(InMemoryWorkflowStore):
     deliver_approval = _writes(InMemoryWorkflowStore.deliver_approval)
     upsert_schedule = _writes(InMemoryWorkflowStore.upsert_schedule)
     delete_schedule = _writes(InMemoryWorkflowStore.delete_schedule)
+    request_schedule_buckets = _writes(InMemoryWorkflowStore.request_schedule_buckets)
     claim_due_schedule_buckets = _writes(InMemoryWorkflowStore.claim_due_schedule_buckets)
     mark_schedule_bucket_started = _writes(InMemoryWorkflowStore.mark_schedule_bucket_started)
 

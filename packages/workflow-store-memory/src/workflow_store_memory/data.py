@@ -15,8 +15,10 @@ from typing import TypeVar
 
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
+    TERMINAL_STATUSES,
     Awaited,
     BucketResult,
+    BucketSource,
     Event,
     InboxEntry,
     InboxKind,
@@ -28,7 +30,7 @@ from workflow_runtime.store import (
     WorkNotice,
 )
 
-__all__ = ["Bucket", "Done", "InMemoryData", "Listener", "Run", "ScheduleRow", "new_generation"]
+__all__ = ["Done", "InMemoryData", "Listener", "Run", "ScheduleRow", "SettledTick", "Tick", "new_generation"]
 
 A = TypeVar("A")
 
@@ -214,47 +216,84 @@ class Run:
         return answer
 
 
-@dataclass(slots=True, kw_only=True)
-class Bucket:
-    """One tick of a schedule that was claimed at least once."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """One tick of a schedule."""
 
-    generation: str
-    lease_number: int = 0
-    lease: Lease | None = None
-    """Absent once the tick is marked."""
-    operation_id: str | None = None
-    answer: BucketResult | None = None
+    fire_at_ms: int
+    source: BucketSource
 
-    def begin_lease(self, *, owner: str, expires_at_ms: int) -> Lease:
-        """Give the tick to a worker."""
-        self.lease_number += 1
-        token = f"{self.generation}.{self.lease_number}"
-        self.lease = Lease(owner=owner, token=token, number=self.lease_number, expires_at_ms=expires_at_ms)
-        return self.lease
 
-    def mark(self, operation_id: str, answer: BucketResult) -> BucketResult:
-        """End the lease for good; the answer stays for a repeat."""
-        self.lease = None
-        self.operation_id = operation_id
-        self.answer = answer
-        return answer
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledTick:
+    """The tick that was settled last, for a repeat after a lost answer."""
+
+    fire_at_ms: int
+    operation_id: str
+    answer: BucketResult
 
 
 @dataclass(slots=True, kw_only=True)
 class ScheduleRow:
-    """One schedule and its ticks, by fire time."""
+    """One schedule, the ticks that were asked for, and the claimed one."""
 
     value: Schedule
-    buckets: dict[int, Bucket] = field(default_factory=dict)
+    generation: str
+    lease_number: int = 0
+    requested: set[int] = field(default_factory=set)
+    claimed: Tick | None = None
+    lease: Lease | None = None
+    """Present exactly while a tick is claimed."""
+    settled: SettledTick | None = None
 
     @property
-    def next_tick_ms(self) -> int | None:
-        """The tick that comes next; none when disabled, over, or not above the high-water mark."""
+    def due_tick_ms(self) -> int | None:
+        """The next tick by the schedule's own time; none when disabled, over, or not above the high-water mark."""
         tick = self.value.next_fire_at_ms
         if not self.value.enabled or tick is None:
             return None
         last = self.value.last_fire_at_ms
         return tick if last is None or tick > last else None
+
+    def first_tick(self, *, now_ms: int, previous_is_live: bool) -> Tick | None:
+        """Choose the tick that is claimable now, whoever may have claimed one already."""
+        buffered, due = self.value.buffered_fire_at_ms, self.due_tick_ms
+        if buffered is not None and not previous_is_live:
+            return Tick(fire_at_ms=buffered, source="buffered")
+        ticks = [Tick(fire_at_ms=due, source="due")] if due is not None and due <= now_ms else []
+        if self.requested:
+            ticks.append(Tick(fire_at_ms=min(self.requested), source="requested"))
+        # The due one comes first in the list: it is taken where both stand for one moment.
+        return min(ticks, key=lambda tick: tick.fire_at_ms, default=None)
+
+    def is_leased(self, now_ms: int) -> bool:
+        """Tell whether a tick is under a live lease."""
+        return self.lease is not None and self.lease.expires_at_ms > now_ms
+
+    def begin_lease(self, tick: Tick, *, owner: str, expires_at_ms: int) -> Lease:
+        """Give a tick to a worker."""
+        self.lease_number += 1
+        token = f"{self.generation}.{self.lease_number}"
+        self.lease = Lease(owner=owner, token=token, number=self.lease_number, expires_at_ms=expires_at_ms)
+        self.claimed = tick
+        return self.lease
+
+    def held_tick(self, fire_at_ms: int, lease_token: str) -> Tick | None:
+        """Find the claimed tick, if it is this one and the token is its own; its expiry only lets others claim."""
+        if self.claimed is None or self.lease is None or self.lease.token != lease_token:
+            return None
+        return self.claimed if self.claimed.fire_at_ms == fire_at_ms else None
+
+    def end_lease(self) -> None:
+        """Take the claimed tick from whoever has it."""
+        self.claimed = self.lease = None
+
+    def settle(self, tick: Tick, operation_id: str, answer: BucketResult) -> BucketResult:
+        """End the claim of a tick for good; the answer stays for a repeat."""
+        self.requested.discard(tick.fire_at_ms)
+        self.end_lease()
+        self.settled = SettledTick(fire_at_ms=tick.fire_at_ms, operation_id=operation_id, answer=answer)
+        return answer
 
 
 class Listener:
@@ -294,3 +333,8 @@ class InMemoryData:
         """Tell all who listen that there may be work for this run."""
         for listener in self.listeners:
             listener.tell(run_id)
+
+    def is_live(self, run_id: str | None) -> bool:
+        """Tell whether there is such a run and it is not terminal."""
+        run = None if run_id is None else self.runs.get(run_id)
+        return run is not None and run.status not in TERMINAL_STATUSES

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from workflow_runtime.errors import LeaseLostError, ScheduleNotFoundError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
+    BucketAction,
     BucketClaims,
     BucketResult,
-    BucketSkipped,
-    BucketStarted,
+    BucketsRequested,
     ClaimedBucket,
-    Created,
     Deleted,
     DeleteScheduleResult,
     NotFound,
     OverlapPolicy,
+    RequestBucketsResult,
     Schedule,
     ScheduleChanged,
     SchedulePage,
@@ -26,9 +27,9 @@ from workflow_runtime.store import (
     encode_schedule_cursor,
 )
 
-from .data import Bucket, InMemoryData, Run, ScheduleRow
-from .records import run_record
+from .data import ScheduleRow
 from .role import Role, unit
+from .ticks import Settlement, waiting_ticks
 
 __all__ = ["Schedules"]
 
@@ -50,9 +51,14 @@ class Schedules(Role):
         overlap_policy: OverlapPolicy = "skip",
         queue: str = DEFAULT_QUEUE,
         priority: int = 0,
-        enabled: bool = True,
+        enabled: bool | None = None,
+        expected_revision: int | None = None,
     ) -> ScheduleUpserted:
-        """SCHEDULE-1, SCHEDULE-2."""
+        """SCHEDULE-1 to SCHEDULE-4."""
+        row = self._data.schedules.get(schedule_id)
+        stored = None if row is None else row.value
+        if expected_revision is not None and (stored is None or stored.revision != expected_revision):
+            return ScheduleUpserted(kind="conflict", schedule=stored)
         asked = Schedule(
             schedule_id=schedule_id,
             workflow_id=workflow_id,
@@ -62,30 +68,27 @@ class Schedules(Role):
             overlap_policy=overlap_policy,
             queue=queue,
             priority=priority,
-            enabled=enabled,
+            enabled=enabled if enabled is not None else stored is None or stored.enabled,
             next_fire_at_ms=next_fire_at_ms,
             last_fire_at_ms=None,
+            buffered_fire_at_ms=None,
+            previous_run_id=None,
             revision=1,
             created_at_ms=now_ms,
             updated_at_ms=now_ms,
         )
-        row = self._data.schedules.get(schedule_id)
         if row is None:
-            self._data.schedules[schedule_id] = ScheduleRow(value=asked)
+            self._data.schedules[schedule_id] = ScheduleRow(value=asked, generation=self._data.new_generation())
             return ScheduleUpserted(kind="created", schedule=asked)
-        if _same_definition(row.value, asked):
+        if _with_state_of(row.value, asked) == row.value:
             return ScheduleUpserted(kind="unchanged", schedule=row.value)
-        row.value = replace(
-            asked,
-            last_fire_at_ms=row.value.last_fire_at_ms,
-            revision=row.value.revision + 1,
-            created_at_ms=row.value.created_at_ms,
-        )
+        row.value = _changed(row.value, asked)
+        row.end_lease()
         return ScheduleUpserted(kind="updated", schedule=row.value)
 
     @unit
     def get_schedule(self, *, schedule_id: str) -> Schedule:
-        """SCHEDULE-3."""
+        """SCHEDULE-5."""
         row = self._data.schedules.get(schedule_id)
         if row is None:
             raise ScheduleNotFoundError(schedule_id)
@@ -93,7 +96,7 @@ class Schedules(Role):
 
     @unit
     def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
-        """SCHEDULE-4."""
+        """SCHEDULE-6."""
         after = "" if cursor is None else decode_schedule_cursor(cursor)
         ids = sorted(schedule_id for schedule_id in self._data.schedules if schedule_id > after)
         page = ids[:limit]
@@ -104,24 +107,52 @@ class Schedules(Role):
 
     @unit
     def delete_schedule(self, *, schedule_id: str) -> DeleteScheduleResult:
-        """SCHEDULE-5."""
+        """SCHEDULE-7."""
         if self._data.schedules.pop(schedule_id, None) is None:
             return NotFound()
         return Deleted()
 
     @unit
-    def claim_due_schedule_buckets(self, *, owner: str, lease_ms: int, now_ms: int, limit: int) -> BucketClaims:
-        """SCHEDULE-6, SCHEDULE-9."""
-        waiting = _waiting_ticks(self._data)
-        due = sorted(tick for tick, claimable_at_ms in waiting.items() if claimable_at_ms <= now_ms)[:limit]
-        others = [claimable_at_ms for tick, claimable_at_ms in waiting.items() if tick not in due]
+    def request_schedule_buckets(
+        self, *, schedule_id: str, fire_times_ms: Sequence[int], now_ms: int
+    ) -> RequestBucketsResult:
+        """SCHEDULE-8."""
+        row = self._data.schedules.get(schedule_id)
+        if row is None:
+            return NotFound()
+        new = set(fire_times_ms) - row.requested
+        row.requested |= new
+        return BucketsRequested(count=len(new))
+
+    @unit
+    def claim_due_schedule_buckets(
+        self,
+        *,
+        owner: str,
+        lease_ms: int,
+        now_ms: int,
+        limit: int,
+        workflow_ids: Sequence[str] | None = None,
+    ) -> BucketClaims:
+        """SCHEDULE-9 to SCHEDULE-12."""
+        waiting = waiting_ticks(self._data, workflow_ids, now_ms=now_ms)
         buckets = []
-        for fire_at_ms, schedule_id in due:
-            row = self._data.schedules[schedule_id]
-            bucket = row.buckets.setdefault(fire_at_ms, Bucket(generation=self._data.new_generation()))
-            lease = bucket.begin_lease(owner=owner, expires_at_ms=now_ms + lease_ms)
-            buckets.append(ClaimedBucket(schedule=row.value, fire_at_ms=fire_at_ms, lease=lease))
-        return BucketClaims(buckets=tuple(buckets), next_due_ms=min(others, default=None))
+        for tick, row in waiting.claimable[:limit]:
+            previous = row.value.previous_run_id
+            bucket = ClaimedBucket(
+                schedule=row.value,
+                fire_at_ms=tick.fire_at_ms,
+                source=tick.source,
+                overlapping_run_id=previous if self._data.is_live(previous) else None,
+                lease=row.begin_lease(tick, owner=owner, expires_at_ms=now_ms + lease_ms),
+            )
+            buckets.append(bucket)
+        left = [now_ms] if len(waiting.claimable) > limit else []
+        return BucketClaims(
+            buckets=tuple(buckets),
+            next_due_ms=min([*left, *waiting.later_ms], default=None),
+            unclaimable=waiting.unclaimable,
+        )
 
     @unit
     def mark_schedule_bucket_started(
@@ -132,69 +163,54 @@ class Schedules(Role):
         lease_token: str,
         operation_id: str,
         expected_revision: int,
-        next_fire_at_ms: int | None,
-        run_id: str | None,
+        action: BucketAction,
         now_ms: int,
+        run_id: str | None = None,
+        next_fire_at_ms: int | None = None,
+        available_at_ms: int | None = None,
     ) -> BucketResult:
-        """SCHEDULE-7 to SCHEDULE-9."""
+        """SCHEDULE-13 to SCHEDULE-16."""
         row = self._data.schedules.get(schedule_id)
         if row is None:
             return ScheduleChanged()
-        bucket = row.buckets.get(fire_at_ms)
-        if bucket is not None and bucket.answer is not None and bucket.operation_id == operation_id:
-            return bucket.answer
+        settled = row.settled
+        if settled is not None and (settled.fire_at_ms, settled.operation_id) == (fire_at_ms, operation_id):
+            return settled.answer
         if row.value.revision != expected_revision:
             return ScheduleChanged()
-        if bucket is None or bucket.lease is None or bucket.lease.token != lease_token:
+        tick = row.held_tick(fire_at_ms, lease_token)
+        if tick is None:
             raise LeaseLostError(f"tick {fire_at_ms} of schedule {schedule_id!r}")
-        if run_id is not None:
-            _start(self._data, row.value, run_id, operation_id, now_ms)
-        last_fire_at_ms = max(fire_at_ms, row.value.last_fire_at_ms or 0)
-        row.value = replace(
-            row.value, next_fire_at_ms=next_fire_at_ms, last_fire_at_ms=last_fire_at_ms, updated_at_ms=now_ms
+        settlement = Settlement(
+            action=action,
+            operation_id=operation_id,
+            now_ms=now_ms,
+            run_id=run_id,
+            next_fire_at_ms=next_fire_at_ms,
+            available_at_ms=available_at_ms,
         )
-        return bucket.mark(operation_id, BucketSkipped() if run_id is None else BucketStarted(run_id=run_id))
+        return settlement.settle(self._data, row, tick)
 
 
-def _same_definition(stored: Schedule, asked: Schedule) -> bool:
-    as_stored = replace(
+def _with_state_of(stored: Schedule, asked: Schedule) -> Schedule:
+    """Take everything that is not the definition from the stored one."""
+    return replace(
         asked,
         next_fire_at_ms=stored.next_fire_at_ms,
         last_fire_at_ms=stored.last_fire_at_ms,
+        buffered_fire_at_ms=stored.buffered_fire_at_ms,
+        previous_run_id=stored.previous_run_id,
         revision=stored.revision,
         created_at_ms=stored.created_at_ms,
         updated_at_ms=stored.updated_at_ms,
     )
-    return as_stored == stored
 
 
-def _waiting_ticks(data: InMemoryData) -> dict[tuple[int, str], int]:
-    """Say of each schedule's next tick, as `(fire_at_ms, schedule_id)`, when it can be claimed."""
-    waiting = {}
-    for schedule_id, row in data.schedules.items():
-        fire_at_ms = row.next_tick_ms
-        if fire_at_ms is not None:
-            bucket = row.buckets.get(fire_at_ms)
-            leased_until_ms = 0 if bucket is None or bucket.lease is None else bucket.lease.expires_at_ms
-            waiting[fire_at_ms, schedule_id] = max(fire_at_ms, leased_until_ms)
-    return waiting
-
-
-def _start(data: InMemoryData, schedule: Schedule, run_id: str, operation_id: str, now_ms: int) -> None:
-    if run_id in data.runs:
-        return
-    run = Run(
-        run_id=run_id,
-        generation=data.new_generation(),
-        workflow_id=schedule.workflow_id,
-        workflow_version=schedule.workflow_version,
-        input=schedule.input,
-        queue=schedule.queue,
-        priority=schedule.priority,
-        created_at_ms=now_ms,
-        updated_at_ms=now_ms,
-        available_at_ms=now_ms,
+def _changed(stored: Schedule, asked: Schedule) -> Schedule:
+    timing_changes = asked.spec != stored.spec or (asked.enabled and not stored.enabled)
+    return replace(
+        _with_state_of(stored, asked),
+        next_fire_at_ms=asked.next_fire_at_ms if timing_changes else stored.next_fire_at_ms,
+        revision=stored.revision + 1,
+        updated_at_ms=asked.updated_at_ms,
     )
-    data.runs[run_id] = run
-    data.tell(run_id)
-    run.record(operation_id, Created(run=run_record(run), claim=None))

@@ -673,8 +673,9 @@ class ScheduleStore(Protocol):
 
         Contract:
             SCHEDULE-8: Each is claimable at once, also when the schedule is disabled and when its moment lies before
-                the high-water mark or in the future; all or none are written. One that is waiting already is not
-                requested twice; the answer counts the new ones. An unknown schedule answers `not-found`.
+                the high-water mark or in the future; all or none are written. One that was requested before and is not
+                settled yet is not requested twice; the answer counts the new ones. One that was settled waits again.
+                An unknown schedule answers `not-found`.
         """
         ...
 
@@ -698,10 +699,13 @@ class ScheduleStore(Protocol):
 
         Contract:
             SCHEDULE-9: One tick of a schedule at a time: its buffered one first, if its previous run is not live,
-                else the earliest of the due and the requested ones. Schedules whose tick is the earliest first.
+                else the earliest of the due and the requested ones. Schedules whose tick is the earliest first. A
+                moment that is both due and requested is one tick, and a due one; so settling it settles the request.
                 A tick under a live lease is not claimed again, one whose lease expired is, with a new token.
             SCHEDULE-10: Each claim names the previous run if it is live. `next_due_ms` is the earliest moment at which
-                another tick of these workflows can be claimed, as far as time alone decides it.
+                another tick of these workflows may be claimable, as far as time alone decides it: when the next one is
+                due (also of a schedule whose claimed tick would have to be settled first), when the claim of another
+                tick runs out, or the present if the limit left ticks behind.
             SCHEDULE-11: With `workflow_ids`, ticks of other workflows are left alone and hold nothing up;
                 `unclaimable` names up to 10 schedules that have one waiting.
             SCHEDULE-12: A due tick at or before the high-water mark is never claimed again, whatever was pruned.
@@ -740,11 +744,13 @@ class ScheduleStore(Protocol):
         Contract:
             SCHEDULE-13: `start`: the run, the mark on the tick, the previous run, and for a due tick the next fire time
                 and the high-water mark, are one unit. A run id that exists already counts as started.
-            SCHEDULE-14: Unless the overlap policy is `allow`, `start` does nothing while the previous run is live, and
-                answers `overlapping` with it: two runs of one schedule are never live at once. The tick stays claimed.
+            SCHEDULE-14: Unless the overlap policy is `allow`, `start` does nothing while the previous run is live (and
+                is not `run_id` itself), and answers `overlapping` with it: two runs of one schedule are never live at
+                once. The tick stays claimed.
             SCHEDULE-15: `skip` marks the tick without a run. `buffer` puts it back: it is claimed again when the
-                previous run is not live. One tick is buffered at most: of two, `buffer-one` keeps the first and answers
-                `skipped` for the second, the other policies keep the second. For a due tick both move the schedule on.
+                previous run is not live. One tick is buffered at most: of two, `buffer-one` keeps the one that was
+                there and answers `skipped` for the other, the other policies replace it. For a due tick both actions
+                move the schedule on.
             SCHEDULE-16: Another revision, or a deleted schedule, answers `schedule-changed`; a token that is not the
                 tick's current one raises `LeaseLostError`; nothing is written. Repeating the call that settled the
                 tick gives its answer again, for as long as that tick is the last one that was settled.

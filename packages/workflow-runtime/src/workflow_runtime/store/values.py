@@ -87,7 +87,11 @@ TERMINAL_STATUSES = frozenset({RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.
 """No worker gets a run in one of these."""
 
 OverlapPolicy = Literal["skip", "allow", "buffer-one", "cancel-previous", "terminate-previous"]
-"""What a schedule does with a tick whose predecessor's run has not ended."""
+"""What a schedule does with a tick whose predecessor's run has not ended.
+
+A run that is `dead` has ended. Whoever requeues it brings it to life beside the run that a later tick may have started:
+no policy prevents that.
+"""
 
 BucketAction = Literal["start", "skip", "buffer"]
 """What becomes of a claimed tick."""
