@@ -180,6 +180,7 @@ async def _ticks(store: WorkflowExecutionStore, order: dict[str, Any], chosen: r
                     lease_token=bucket.lease.token,
                     operation_id=new_id(),
                     expected_revision=bucket.schedule.revision,
+                    action="start",
                     next_fire_at_ms=next_ms,
                     run_id=run_id,
                     now_ms=order["now_ms"],

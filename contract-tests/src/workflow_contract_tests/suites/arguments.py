@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from workflow_runtime.errors import InvalidArgumentError
@@ -82,6 +83,8 @@ def _valid_arguments(h: StoreHarness) -> dict[str, Any]:
         "lease_ms": LEASE_MS,
         "max_crashes": 3,
         "limit": 5,
+        "action": "skip",
+        "fire_times_ms": (h.now_ms,),
         "events": (),
     }
 
@@ -98,6 +101,10 @@ def _arguments(h: StoreHarness, verb: str, **overrides: Any) -> dict[str, Any]:
         claiming = {"owner", "lease_ms"} & overrides.keys()
         required |= {"owner": "worker", "lease_ms": LEASE_MS} if claiming else {}
     return required | overrides
+
+
+def _times(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.endswith("_ms") and name != "fire_times_ms"]
 
 
 def _is_optional(verb: str, name: str) -> bool:
@@ -219,6 +226,7 @@ async def good_ids_of_parts_come_back(h: StoreHarness) -> None:
         decision = await h.store.deliver_approval(run_id=driver.run_id, approval_id=one, approved=True, now_ms=h.now_ms)
         assert decision.kind == "buffered", f"the approval id {one!r} was taken for another"
         upserted = await h.store.upsert_schedule(**_arguments(h, "upsert_schedule", schedule_id=one))
+        assert upserted.schedule is not None
         assert (upserted.kind, upserted.schedule.schedule_id) == ("created", one)
     execution = await h.second.load_execution(run_id=driver.run_id)
     assert execution is not None
@@ -257,15 +265,14 @@ async def limit_of_zero_does_nothing(h: StoreHarness, verb: str) -> None:
     assert await _everything(h) == before, f"{verb} with a limit of 0 changed something"
 
 
-@clause("ARG-3", each=sorted(verb for verb, found in _SIGNATURES.items() if any(n.endswith("_ms") for n in found)))
+@clause("ARG-3", each=sorted(verb for verb, found in _SIGNATURES.items() if _times(found)))
 async def bad_times_are_refused(h: StoreHarness, verb: str) -> None:
     """Every time and duration of the verb refuses what is no integer from 0 to 2^53 - 1, and nothing is written."""
     await _populate(h)
     before = await _everything(h)
-    for name in _SIGNATURES[verb]:
-        if name.endswith("_ms"):
-            for value in (*_BAD_TIMES, *(() if _is_optional(verb, name) else (None,))):
-                await _refuses(h, verb, name, value)
+    for name in _times(_SIGNATURES[verb]):
+        for value in (*_BAD_TIMES, *(() if _is_optional(verb, name) else (None,))):
+            await _refuses(h, verb, name, value)
     assert await _everything(h) == before, f"a refused {verb} wrote something"
 
 

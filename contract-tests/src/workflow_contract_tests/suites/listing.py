@@ -210,7 +210,7 @@ async def filtered_pages_are_stable(h: StoreHarness) -> None:
     assert [run_id for run_id in seen if run_id in lasting] == lasting
 
 
-@clause("LIST-3", "SCHEDULE-4")
+@clause("LIST-3", "SCHEDULE-6")
 async def foreign_cursors_are_refused(h: StoreHarness) -> None:
     """A cursor that is none, or belongs to another listing, is refused with the argument's name."""
     for number in range(3):

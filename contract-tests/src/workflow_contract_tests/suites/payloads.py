@@ -170,11 +170,12 @@ async def _of_schedule(h: StoreHarness, text: JsonText) -> list[Any]:
         lease_token=bucket.lease.token,
         operation_id=h.new_id("op"),
         expected_revision=1,
-        next_fire_at_ms=None,
+        action="start",
         run_id=run_id,
         now_ms=h.now_ms,
     )
     await h.store.delete_schedule(schedule_id=schedule_id)
+    assert answer.schedule is not None
     shown = (answer.schedule, got, listed, bucket.schedule)
     run = await record(h, run_id)
     return [*(s.spec for s in shown), *(s.input for s in shown), run.input]

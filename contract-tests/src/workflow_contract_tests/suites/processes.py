@@ -93,7 +93,7 @@ async def processes_lose_no_wake_up(h: StoreHarness) -> None:
     assert sorted(taken) == sorted(signal_ids)
 
 
-@clause("SCHEDULE-6", "SCHEDULE-7", needs=("processes",))
+@clause("SCHEDULE-9", "SCHEDULE-13", needs=("processes",))
 async def processes_fire_each_tick_once(h: StoreHarness) -> None:
     """Processes that claim ticks together start each tick's run once and skip none."""
     ticks = scaled(6)
@@ -103,6 +103,7 @@ async def processes_fire_each_tick_once(h: StoreHarness) -> None:
             workflow_id="w",
             workflow_version="1",
             spec=encode_json({"every": 1}),
+            overlap_policy="allow",
             input=encode_json(None),
             next_fire_at_ms=h.now_ms,
             now_ms=h.now_ms,

@@ -12,7 +12,6 @@ from workflow_runtime.payloads import decode_json, encode_json
 from workflow_runtime.store import (
     AlreadyDecided,
     AlreadyFinished,
-    BucketStarted,
     CancelRequested,
     Claimed,
     Created,
@@ -389,47 +388,3 @@ async def delivery_and_timer_at_once(h: StoreHarness) -> None:
         assert (run.status, delivery.kind) == expected
         assert [e.inbox_seq for e in await h.store.read_inbox(run_id=driver.run_id, limit=9)] == [1]
         await h.store.terminate_run(run_id=driver.run_id, now_ms=h.now_ms)
-
-
-@clause("SCHEDULE-6", "SCHEDULE-7", "SCHEDULE-8")
-async def ticks_are_claimed_and_marked_once(h: StoreHarness) -> None:
-    """Many claimers at once get every due tick exactly once, and twins of one mark start one run."""
-    handles = await h.handles(RACE_CLAIMERS)
-    chosen = random.Random(SEED)
-    for number in range(RACE_RUNS // 2):
-        await _upsert(h, f"s{number}")
-    batches = await _together(
-        chosen,
-        *(
-            handle.claim_due_schedule_buckets(owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, limit=MANY)
-            for handle in handles
-        ),
-    )
-    buckets = [bucket for batch in batches for bucket in batch.buckets]
-    assert sorted(b.schedule.schedule_id for b in buckets) == sorted(f"s{n}" for n in range(RACE_RUNS // 2))
-    for bucket in buckets[:10]:
-        mark = {
-            "schedule_id": bucket.schedule.schedule_id,
-            "fire_at_ms": bucket.fire_at_ms,
-            "lease_token": bucket.lease.token,
-            "operation_id": h.new_id("op"),
-            "expected_revision": 1,
-            "next_fire_at_ms": None,
-            "run_id": h.new_id("tick"),
-            "now_ms": h.now_ms,
-        }
-        answers = await _together(chosen, *(handle.mark_schedule_bucket_started(**mark) for handle in handles[:3]))
-        assert all(isinstance(answer, BucketStarted) for answer in answers), answers
-    assert len((await h.store.list_runs(limit=MANY)).runs) == 10
-
-
-async def _upsert(h: StoreHarness, schedule_id: str) -> None:
-    await h.store.upsert_schedule(
-        schedule_id=schedule_id,
-        workflow_id="w",
-        workflow_version="1",
-        spec=encode_json(None),
-        input=encode_json(None),
-        next_fire_at_ms=h.now_ms,
-        now_ms=h.now_ms,
-    )

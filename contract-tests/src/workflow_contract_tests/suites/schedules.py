@@ -1,143 +1,212 @@
-"""SCHEDULE: each tick of a schedule fires once, for as long as the schedule lives."""
+"""SCHEDULE: what a schedule is, how it changes, and what ends it. Its ticks are the subject of `ticks`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from workflow_runtime.errors import LeaseLostError, ScheduleNotFoundError
-from workflow_runtime.store import (
-    BucketSkipped,
-    BucketStarted,
-    ClaimedBucket,
-    Deleted,
-    NotFound,
-    Schedule,
-    ScheduleChanged,
-    ScheduleUpserted,
-)
+from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, ScheduleNotFoundError
+from workflow_runtime.store import BucketStarted, Deleted, NotFound, ScheduleChanged
 
 from ..catalogue import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, MANY, claim_many, create, record, unchanged
-
-_HOUR = 3_600_000
-
-
-async def _upsert(h: StoreHarness, schedule_id: str = "nightly", **overrides: Any) -> ScheduleUpserted:
-    arguments: dict[str, Any] = {
-        "schedule_id": schedule_id,
-        "workflow_id": "report",
-        "workflow_version": "3",
-        "spec": '{"cron":"0 2 * * *"}',
-        "input": '{"a":1}',
-        "next_fire_at_ms": h.now_ms + _HOUR,
-        "now_ms": h.now_ms,
-    }
-    return await h.store.upsert_schedule(**(arguments | overrides))
+from ..scenarios import MANY, record
+from ..ticking import (
+    HOUR,
+    claim_tick,
+    claim_ticks,
+    end_run,
+    get_schedule,
+    request,
+    settle,
+    settle_arguments,
+    start_tick,
+    upsert,
+)
 
 
-async def _claim(h: StoreHarness, **overrides: Any) -> tuple[ClaimedBucket, ...]:
-    arguments: dict[str, Any] = {"owner": "worker-1", "lease_ms": LEASE_MS, "now_ms": h.now_ms, "limit": MANY}
-    return (await h.second.claim_due_schedule_buckets(**(arguments | overrides))).buckets
-
-
-async def _claim_one(h: StoreHarness, **overrides: Any) -> ClaimedBucket:
-    buckets = await _claim(h, **overrides)
-    assert len(buckets) == 1, f"expected one due tick, got {buckets}"
-    return buckets[0]
-
-
-def _mark_arguments(h: StoreHarness, bucket: ClaimedBucket, run_id: str | None, **overrides: Any) -> dict[str, Any]:
-    return {
-        "schedule_id": bucket.schedule.schedule_id,
-        "fire_at_ms": bucket.fire_at_ms,
-        "lease_token": bucket.lease.token,
-        "operation_id": h.new_id("op"),
-        "expected_revision": bucket.schedule.revision,
-        "next_fire_at_ms": bucket.fire_at_ms + _HOUR,
-        "run_id": run_id,
-        "now_ms": h.now_ms,
-    } | overrides
-
-
-async def _mark(h: StoreHarness, bucket: ClaimedBucket, run_id: str | None, **overrides: Any) -> Any:
-    return await h.store.mark_schedule_bucket_started(**_mark_arguments(h, bucket, run_id, **overrides))
-
-
-async def _get(h: StoreHarness, schedule_id: str = "nightly") -> Schedule:
-    return await h.second.get_schedule(schedule_id=schedule_id)
-
-
-@clause("SCHEDULE-1", "SCHEDULE-3")
+@clause("SCHEDULE-1", "SCHEDULE-5")
 async def new_schedule(h: StoreHarness) -> None:
     """A new schedule has revision 1 and the given facts, and fires first at `next_fire_at_ms`."""
     facts: dict[str, Any] = {"overlap_policy": "buffer-one", "queue": "slow", "priority": 7}
-    answer = await _upsert(h, **facts)
+    answer = await upsert(h, next_fire_at_ms=h.now_ms + HOUR, **facts)
     assert answer.kind == "created"
-    schedule = await _get(h)
+    schedule = await get_schedule(h)
     assert schedule == answer.schedule
     assert (schedule.workflow_id, schedule.workflow_version, schedule.spec) == ("report", "3", '{"cron":"0 2 * * *"}')
     assert (schedule.overlap_policy, schedule.queue, schedule.priority) == ("buffer-one", "slow", 7)
     assert (schedule.input, schedule.enabled, schedule.revision) == ('{"a":1}', True, 1)
-    assert (schedule.next_fire_at_ms, schedule.last_fire_at_ms) == (h.now_ms + _HOUR, None)
+    assert (schedule.next_fire_at_ms, schedule.last_fire_at_ms) == (h.now_ms + HOUR, None)
+    assert (schedule.previous_run_id, schedule.buffered_fire_at_ms) == (None, None)
     assert (schedule.created_at_ms, schedule.updated_at_ms) == (h.now_ms, h.now_ms)
-    assert await _claim(h, now_ms=h.now_ms + _HOUR - 1) == ()
-    assert (await _claim_one(h, now_ms=h.now_ms + _HOUR)).fire_at_ms == h.now_ms + _HOUR
+    assert (await claim_ticks(h, now_ms=h.now_ms + HOUR - 1)).buckets == ()
+    assert (await claim_tick(h, now_ms=h.now_ms + HOUR)).fire_at_ms == h.now_ms + HOUR
+
+
+@clause("SCHEDULE-1")
+async def new_schedule_under_a_known_id(h: StoreHarness) -> None:
+    """A schedule created under the id of a deleted one knows nothing of its life: no ticks, no runs, no marks."""
+    await upsert(h)
+    await start_tick(h, "tick-1")
+    await request(h, h.now_ms + 5)
+    await settle(h, await claim_tick(h), "buffer")
+    await request(h, h.now_ms + 6)
+    await h.store.delete_schedule(schedule_id="nightly")
+    created = (await upsert(h, next_fire_at_ms=h.now_ms + HOUR)).schedule
+    assert created is not None
+    assert (created.revision, created.last_fire_at_ms) == (1, None)
+    assert (created.previous_run_id, created.buffered_fire_at_ms) == (None, None)
+    await end_run(h, "tick-1")
+    assert (await claim_ticks(h)).buckets == ()
 
 
 @clause("SCHEDULE-2")
 async def unchanged_definition_writes_nothing(h: StoreHarness) -> None:
     """The same definition again keeps revision, times and next fire time, whatever fire time it brings."""
-    before = (await _upsert(h)).schedule
+    before = (await upsert(h)).schedule
+    bucket = await claim_tick(h)
     h.advance(1_000)
-    answer = await _upsert(h, next_fire_at_ms=h.now_ms + 9 * _HOUR)
-    assert (answer.kind, answer.schedule) == ("unchanged", before)
-    assert await _get(h) == before
-    assert (await _upsert(h, next_fire_at_ms=None)).kind == "unchanged"
-    assert await _get(h) == before
+    for again in ({"next_fire_at_ms": h.now_ms + 9 * HOUR}, {"next_fire_at_ms": None}, {"enabled": True}):
+        answer = await upsert(h, **again)
+        assert (answer.kind, answer.schedule) == ("unchanged", before), f"{again} answered {answer}"
+    assert (await upsert(h, expected_revision=1)).kind == "unchanged"
+    assert await get_schedule(h) == before
+    assert isinstance(await settle(h, bucket, "start", "tick-1"), BucketStarted)
 
 
-@clause("SCHEDULE-2")
-async def changed_definition_takes_effect(h: StoreHarness) -> None:
-    """Any change of the definition takes the new fire time and the next revision."""
-    created = (await _upsert(h)).schedule
-    changes: list[dict[str, Any]] = [
-        {"workflow_id": "other"},
-        {"workflow_version": "4"},
-        {"spec": '{"cron":"0 3 * * *"}'},
-        {"input": "null"},
-        {"overlap_policy": "allow"},
-        {"queue": "q"},
-        {"priority": 1},
-        {"enabled": False},
-    ]
-    definition: dict[str, Any] = {}
-    for number, change in enumerate(changes, start=2):
-        definition |= change
-        h.advance(10)
-        answer = await _upsert(h, next_fire_at_ms=h.now_ms + number, **definition)
-        assert answer.kind == "updated", f"{change} answered {answer.kind}"
-        now = await _get(h)
-        assert now == answer.schedule
-        assert (now.revision, now.next_fire_at_ms, now.updated_at_ms) == (number, h.now_ms + number, h.now_ms)
-        assert (now.created_at_ms, now.last_fire_at_ms) == (created.created_at_ms, None)
+_CHANGES: dict[str, dict[str, Any]] = {
+    "workflow_id": {"workflow_id": "other"},
+    "workflow_version": {"workflow_version": "4"},
+    "spec": {"spec": '{"cron":"0 3 * * *"}'},
+    "input": {"input": "null"},
+    "overlap_policy": {"overlap_policy": "allow"},
+    "queue": {"queue": "q"},
+    "priority": {"priority": 1},
+    "enabled": {"enabled": False},
+}
 
 
-@clause("SCHEDULE-3", "SCHEDULE-5")
+@clause("SCHEDULE-2", "SCHEDULE-3", each=_CHANGES)
+async def changed_definition_takes_effect(h: StoreHarness, what: str) -> None:
+    """Any change takes the next revision; only a change of `spec` takes the fire time that comes along."""
+    created = (await upsert(h, next_fire_at_ms=h.now_ms + HOUR)).schedule
+    assert created is not None
+    h.advance(10)
+    answer = await upsert(h, next_fire_at_ms=h.now_ms + 5, **_CHANGES[what])
+    assert answer.kind == "updated", f"{_CHANGES[what]} answered {answer.kind}"
+    now = await get_schedule(h)
+    assert now == answer.schedule
+    assert getattr(now, what) == _CHANGES[what][what]
+    assert (now.revision, now.created_at_ms, now.updated_at_ms) == (2, created.created_at_ms, h.now_ms)
+    assert now.next_fire_at_ms == (h.now_ms + 5 if what == "spec" else created.next_fire_at_ms)
+
+
+@clause("SCHEDULE-3", "SCHEDULE-13")
+async def change_leaves_the_life_of_the_schedule(h: StoreHarness) -> None:
+    """A change keeps the high-water mark, the previous run, and the buffered and the requested ticks."""
+    await upsert(h)
+    due = await start_tick(h, "tick-1")
+    await request(h, due.fire_at_ms + 5)
+    await settle(h, await claim_tick(h), "buffer")
+    await request(h, due.fire_at_ms + 6)
+    changed = (await upsert(h, spec='"other"', next_fire_at_ms=None)).schedule
+    assert changed is not None
+    assert (changed.last_fire_at_ms, changed.previous_run_id) == (due.fire_at_ms, "tick-1")
+    assert changed.buffered_fire_at_ms == due.fire_at_ms + 5
+    assert ((await claim_tick(h)).source, changed.next_fire_at_ms) == ("requested", None)
+
+
+@clause("SCHEDULE-3")
+async def due_tick_outlives_a_change(h: StoreHarness) -> None:
+    """A tick that is due stays due when something else than the timing changes: a deploy never swallows one."""
+    await upsert(h)
+    await upsert(h, workflow_version="4", next_fire_at_ms=h.now_ms + HOUR)
+    bucket = await claim_tick(h)
+    assert (bucket.fire_at_ms, bucket.source, bucket.schedule.workflow_version) == (h.now_ms, "due", "4")
+    assert isinstance(await settle(h, bucket, "start", "tick-1"), BucketStarted)
+    assert (await record(h, "tick-1")).workflow_version == "4"
+
+
+@clause("SCHEDULE-3")
+async def enabling_takes_the_fire_time(h: StoreHarness) -> None:
+    """A schedule that is enabled again fires first at the time that comes along; disabling leaves the time."""
+    await upsert(h)
+    off = await upsert(h, enabled=False, next_fire_at_ms=h.now_ms + 1)
+    assert off.schedule is not None
+    assert (off.schedule.next_fire_at_ms, off.schedule.enabled) == (h.now_ms, False)
+    assert (await claim_ticks(h, now_ms=h.now_ms + 9 * HOUR)).buckets == (), "a disabled schedule fired"
+    kept = await upsert(h, priority=3, next_fire_at_ms=h.now_ms + 2)
+    assert kept.schedule is not None
+    assert (kept.schedule.next_fire_at_ms, kept.schedule.enabled) == (h.now_ms, False)
+    on = await upsert(h, priority=3, enabled=True, next_fire_at_ms=h.now_ms + HOUR)
+    assert on.schedule is not None
+    assert (on.schedule.next_fire_at_ms, on.schedule.enabled) == (h.now_ms + HOUR, True)
+
+
+@clause("SCHEDULE-1", "SCHEDULE-3")
+async def schedule_created_disabled(h: StoreHarness) -> None:
+    """A schedule may begin disabled; then nothing of it fires by itself."""
+    created = await upsert(h, enabled=False)
+    assert created.schedule is not None
+    assert (created.kind, created.schedule.enabled) == ("created", False)
+    claims = await claim_ticks(h, now_ms=h.now_ms + HOUR)
+    assert (claims.buckets, claims.next_due_ms) == ((), None)
+
+
+@clause("SCHEDULE-2", "SCHEDULE-16")
+async def changed_schedule_frees_its_claimed_tick(h: StoreHarness) -> None:
+    """A change frees the claimed tick at once; whoever had it is told, and has written nothing."""
+    await upsert(h)
+    old = await claim_tick(h)
+    changed = (await upsert(h, priority=1)).schedule
+    new = await claim_tick(h)
+    assert (new.fire_at_ms, new.schedule) == (old.fire_at_ms, changed)
+    assert new.lease.token != old.lease.token
+    assert isinstance(await settle(h, old, "start", "tick-1"), ScheduleChanged)
+    assert await h.store.load_run(run_id="tick-1") is None
+    assert await get_schedule(h) == changed, "a refused mark changed the schedule"
+    assert isinstance(await settle(h, new, "start", "tick-1"), BucketStarted)
+
+
+@clause("SCHEDULE-4")
+async def expected_revision_guards_the_change(h: StoreHarness) -> None:
+    """With an older revision, or without the schedule, the answer is `conflict` and nothing is written."""
+    answer = await upsert(h, expected_revision=1)
+    assert (answer.kind, answer.schedule) == ("conflict", None)
+    with refused(ScheduleNotFoundError, "a schedule that a conflict must not have created"):
+        await get_schedule(h)
+    await upsert(h)
+    second = (await upsert(h, priority=1, expected_revision=1)).schedule
+    assert second is not None
+    assert second.revision == 2
+    bucket = await claim_tick(h)
+    for change in ({"priority": 2}, {"priority": 1}, {"spec": "1", "next_fire_at_ms": None}):
+        for revision in (1, 3):
+            answer = await upsert(h, **change, expected_revision=revision)
+            assert (answer.kind, answer.schedule) == ("conflict", second), f"{change} at {revision}"
+    assert await get_schedule(h) == second
+    assert isinstance(await settle(h, bucket, "start", "tick-1"), BucketStarted), "a conflict freed the claimed tick"
+
+
+@clause("SCHEDULE-5", "SCHEDULE-7", "SCHEDULE-8")
 async def unknown_schedule(h: StoreHarness) -> None:
-    """An unknown schedule raises when it is got, and is not found when it is deleted."""
+    """An unknown schedule raises when it is got, and is not found by the other verbs."""
     with refused(ScheduleNotFoundError, "an unknown schedule"):
         await h.store.get_schedule(schedule_id="nothing")
     assert isinstance(await h.store.delete_schedule(schedule_id="nothing"), NotFound)
+    for moments in ([], [h.now_ms]):
+        asked = await h.store.request_schedule_buckets(schedule_id="nothing", fire_times_ms=moments, now_ms=h.now_ms)
+        assert isinstance(asked, NotFound)
+    await upsert(h, "nothing", next_fire_at_ms=None)
+    assert (await claim_ticks(h)).buckets == (), "a request for an unknown schedule was kept"
 
 
-@clause("SCHEDULE-4", "LIST-3", "ARG-2")
+@clause("SCHEDULE-6", "LIST-3", "ARG-2")
 async def schedules_are_paged_by_id(h: StoreHarness) -> None:
     """Pages are ordered by id in order of code points, and miss or double nothing when others come and go."""
     ids = ["B", "a", "a/b", "b", "é", "￿", "😀"]
     for schedule_id in reversed(ids):
-        await _upsert(h, schedule_id)
+        await upsert(h, schedule_id)
     assert (await h.store.list_schedules(limit=0)).schedules == ()
     seen: list[str] = []
     cursor: str | None = None
@@ -147,7 +216,7 @@ async def schedules_are_paged_by_id(h: StoreHarness) -> None:
         cursor = page.next_cursor
         if cursor is None:
             break
-        await _upsert(h, f"A{visit}")
+        await upsert(h, f"A{visit}")
         await h.store.delete_schedule(schedule_id=f"A{visit - 1}")
     assert [schedule_id for schedule_id in seen if not schedule_id.startswith("A")] == ids
     whole = await h.store.list_schedules(limit=MANY)
@@ -155,191 +224,108 @@ async def schedules_are_paged_by_id(h: StoreHarness) -> None:
     assert [s.schedule_id for s in whole.schedules] == sorted(s.schedule_id for s in whole.schedules)
 
 
-@clause("SCHEDULE-5")
+@clause("SCHEDULE-7")
 async def deleted_schedule_fires_nothing(h: StoreHarness) -> None:
     """Nothing of a deleted schedule fires, a claimed tick answers `schedule-changed`, and its runs stay."""
-    await _upsert(h, next_fire_at_ms=h.now_ms)
-    assert isinstance(await _mark(h, await _claim_one(h), "tick-1"), BucketStarted)
-    h.advance(_HOUR)
-    bucket = await _claim_one(h)
+    await upsert(h, overlap_policy="allow")
+    await start_tick(h, "tick-1")
+    h.advance(HOUR)
+    await request(h, h.now_ms + 1)
+    bucket = await claim_tick(h)
     assert isinstance(await h.second.delete_schedule(schedule_id="nightly"), Deleted)
-    assert isinstance(await _mark(h, bucket, "tick-2"), ScheduleChanged)
+    assert isinstance(await settle(h, bucket, "start", "tick-2"), ScheduleChanged)
     assert await h.store.load_run(run_id="tick-2") is None, "a tick of a deleted schedule started a run"
-    assert await _claim(h, now_ms=h.now_ms + 100 * _HOUR) == ()
+    claims = await claim_ticks(h, now_ms=h.now_ms + 100 * HOUR)
+    assert (claims.buckets, claims.next_due_ms) == ((), None)
     assert (await record(h, "tick-1")).status == "queued"
 
 
-@clause("SCHEDULE-5", "SCHEDULE-8")
+@clause("SCHEDULE-7", "SCHEDULE-16")
 async def tick_of_a_deleted_schedule_does_not_fit_its_namesake(h: StoreHarness) -> None:
-    """A tick claimed before deletion starts nothing for the schedule created under the same id."""
-    await _upsert(h, next_fire_at_ms=h.now_ms)
-    old = await _claim_one(h)
+    """A tick claimed or settled before deletion does nothing to the schedule created under the same id."""
+    await upsert(h)
+    old = await claim_tick(h)
     await h.second.delete_schedule(schedule_id="nightly")
-    await _upsert(h, next_fire_at_ms=h.now_ms)
-    new = await _claim_one(h)
+    await upsert(h)
+    new = await claim_tick(h)
     assert new.lease.token != old.lease.token
+    await _does_not_start(h, settle_arguments(h, old, "start", "stolen"))
+    marked = settle_arguments(h, new, "start", "mine")
+    assert isinstance(await h.store.mark_schedule_bucket_started(**marked), BucketStarted)
+    await h.second.delete_schedule(schedule_id="nightly")
+    await upsert(h)
+    await h.store.delete_run(run_id="mine", now_ms=h.now_ms)
+    await _does_not_start(h, marked)
+
+
+async def _does_not_start(h: StoreHarness, arguments: dict[str, Any]) -> None:
+    before = await get_schedule(h)
     try:
-        answer = await _mark(h, old, "stolen")
+        answer = await h.store.mark_schedule_bucket_started(**arguments)
     except LeaseLostError:
         pass
     else:
         assert isinstance(answer, ScheduleChanged), f"a tick of the deleted schedule answered {answer.kind}"
-    assert await h.store.load_run(run_id="stolen") is None
-    assert isinstance(await _mark(h, new, "mine"), BucketStarted)
-
-
-@clause("SCHEDULE-6")
-async def due_ticks_are_claimed_earliest_first(h: StoreHarness) -> None:
-    """Ticks of enabled schedules come earliest first, within the limit; the answer says when the next is due."""
-    for schedule_id, delay in (("c", 30), ("a", 20), ("b", 10), ("later", _HOUR)):
-        await _upsert(h, schedule_id, next_fire_at_ms=h.now_ms + delay)
-    await _upsert(h, "off", next_fire_at_ms=h.now_ms, enabled=False)
-    await _upsert(h, "never", next_fire_at_ms=None)
-    begin = h.now_ms
-    h.advance(30)
-    assert await _claim(h, limit=0) == ()
-    first = await _claim(h, limit=2)
-    assert [(b.schedule.schedule_id, b.fire_at_ms) for b in first] == [("b", begin + 10), ("a", begin + 20)]
-    rest = await h.second.claim_due_schedule_buckets(owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, limit=MANY)
-    assert [b.schedule.schedule_id for b in rest.buckets] == ["c"]
-    assert rest.next_due_ms is not None
-    assert rest.next_due_ms <= begin + _HOUR
-
-
-@clause("SCHEDULE-6")
-async def claimed_tick_belongs_to_its_claimer(h: StoreHarness) -> None:
-    """A tick under a live lease is not claimed again; one whose lease expired is, with a new token."""
-    await _upsert(h, next_fire_at_ms=h.now_ms)
-    first = await _claim_one(h, lease_ms=1_000)
-    assert (first.lease.owner, first.lease.expires_at_ms) == ("worker-1", h.now_ms + 1_000)
-    assert first.schedule == await _get(h)
-    assert await _claim(h, now_ms=h.now_ms + 999) == ()
-    h.advance(1_000)
-    second = await _claim_one(h, owner="worker-2")
-    assert second.fire_at_ms == first.fire_at_ms
-    assert second.lease.token != first.lease.token
-    with refused(LeaseLostError, "a mark with the token of an older claim"):
-        await _mark(h, first, "late")
-    assert await h.store.load_run(run_id="late") is None
-    assert isinstance(await _mark(h, second, "right"), BucketStarted)
-
-
-@clause("SCHEDULE-7", "RUN-1")
-async def marking_starts_the_run_and_moves_on(h: StoreHarness) -> None:
-    """The run, the mark, the next fire time and the high-water mark are one unit."""
-    await _upsert(h, next_fire_at_ms=h.now_ms, queue="slow", priority=7, input='{"b":2,"a":1}')
-    h.advance(5)
-    bucket = await _claim_one(h)
-    answer = await _mark(h, bucket, "tick-1")
-    assert isinstance(answer, BucketStarted)
-    assert answer.run_id == "tick-1"
-    run = await record(h, "tick-1")
-    assert (run.workflow_id, run.workflow_version, run.input) == ("report", "3", '{"b":2,"a":1}')
-    assert (run.queue, run.priority, run.status, run.due_at_ms) == ("slow", 7, "queued", h.now_ms)
-    assert (run.created_at_ms, run.next_index, run.inbox_seq) == (h.now_ms, 0, 0)
-    schedule = await _get(h)
-    assert (schedule.next_fire_at_ms, schedule.last_fire_at_ms) == (bucket.fire_at_ms + _HOUR, bucket.fire_at_ms)
-    assert schedule.revision == bucket.schedule.revision
-    assert await _claim(h) == ()
-    assert [c.run.run_id for c in (await claim_many(h, "claim_pending_runs")).claims] == ["tick-1"]
-
-
-@clause("SCHEDULE-7")
-async def skipping_moves_on_without_a_run(h: StoreHarness) -> None:
-    """A tick marked without a run moves the schedule on and starts nothing; without a next time it rests."""
-    await _upsert(h, next_fire_at_ms=h.now_ms)
-    bucket = await _claim_one(h)
-    assert isinstance(await _mark(h, bucket, None, next_fire_at_ms=None), BucketSkipped)
-    assert (await h.store.list_runs(limit=9)).runs == ()
-    schedule = await _get(h)
-    assert (schedule.next_fire_at_ms, schedule.last_fire_at_ms) == (None, bucket.fire_at_ms)
-    assert await _claim(h, now_ms=h.now_ms + 100 * _HOUR) == ()
-
-
-@clause("SCHEDULE-7")
-async def existing_run_counts_as_started(h: StoreHarness) -> None:
-    """A tick whose run id is there already is started, and the run stays as it is."""
-    await _upsert(h, next_fire_at_ms=h.now_ms)
-    await create(h, "tick-1", workflow_id="something-else")
-    bucket = await _claim_one(h)
-    async with unchanged(h, "tick-1", after="a tick with an existing run id"):
-        answer = await _mark(h, bucket, "tick-1", now_ms=h.advance(1))
-    assert isinstance(answer, BucketStarted)
-    assert (await _get(h)).last_fire_at_ms == bucket.fire_at_ms
+    assert await h.store.load_run(run_id=arguments["run_id"]) is None
+    assert await get_schedule(h) == before
 
 
 @clause("SCHEDULE-8")
-async def changed_schedule_refuses_the_mark(h: StoreHarness) -> None:
-    """When the definition changed after the claim, the mark answers `schedule-changed` and writes nothing."""
-    await _upsert(h, next_fire_at_ms=h.now_ms)
-    bucket = await _claim_one(h)
-    changed = (await _upsert(h, next_fire_at_ms=h.now_ms + 2 * _HOUR, priority=1)).schedule
-    assert isinstance(await _mark(h, bucket, "tick-1"), ScheduleChanged)
-    assert await h.store.load_run(run_id="tick-1") is None
-    assert await _get(h) == changed, "a refused mark changed the schedule"
+async def requested_ticks_are_claimable_at_once(h: StoreHarness) -> None:
+    """Requested ticks come at once: past, future, below the high-water mark, and of a disabled schedule."""
+    await upsert(h, overlap_policy="allow")
+    due = (await start_tick(h, "tick-1", next_fire_at_ms=None)).fire_at_ms
+    await upsert(h, overlap_policy="allow", enabled=False)
+    moments = [due - HOUR, due, due + 1, due + 9 * HOUR]
+    assert await request(h, *reversed(moments)) == 4
+    for number, moment in enumerate(moments):
+        bucket = await claim_tick(h)
+        assert (bucket.fire_at_ms, bucket.source) == (moment, "requested")
+        assert isinstance(await settle(h, bucket, "start", f"asked-{number}"), BucketStarted)
+    schedule = await get_schedule(h)
+    assert (schedule.last_fire_at_ms, schedule.next_fire_at_ms, schedule.revision) == (due, None, 2)
+    assert (await claim_ticks(h, now_ms=h.now_ms + 99 * HOUR)).buckets == ()
 
 
-@clause("SCHEDULE-8", "FENCE-1")
-async def wrong_token_refuses_the_mark(h: StoreHarness) -> None:
-    """A token that is not the tick's current one raises, and nothing is written."""
-    before = (await _upsert(h, next_fire_at_ms=h.now_ms)).schedule
-    bucket = await _claim_one(h)
-    with refused(LeaseLostError, "a mark with an invented token"):
-        await _mark(h, bucket, "tick-1", lease_token="invented")
-    with refused(LeaseLostError, "a mark of a tick that nobody claimed"):
-        await _mark(h, bucket, "tick-1", fire_at_ms=bucket.fire_at_ms + 1)
-    assert await h.store.load_run(run_id="tick-1") is None
-    assert await _get(h) == before
+@clause("SCHEDULE-8")
+async def requested_tick_waits_once(h: StoreHarness) -> None:
+    """A tick that waits is not requested twice, also while it is claimed; one that was settled waits again."""
+    await upsert(h, next_fire_at_ms=None)
+    assert await request(h) == 0
+    assert await request(h, 5, 7, 5) == 2
+    assert await request(h, 7, 9) == 1
+    bucket = await claim_tick(h)
+    assert await request(h, 5, 9) == 0
+    await settle(h, bucket, "skip")
+    assert await request(h, 5) == 1
+    settled = []
+    for _ in range(3):
+        bucket = await claim_tick(h)
+        settled.append(bucket.fire_at_ms)
+        await settle(h, bucket, "skip")
+    assert settled == [5, 7, 9]
+    assert (await claim_ticks(h)).buckets == ()
 
 
-@clause("SCHEDULE-8", "FENCE-2")
-async def expired_claim_may_still_mark(h: StoreHarness) -> None:
-    """A claimer whose lease expired, but whom nobody replaced, may still mark its tick."""
-    await _upsert(h, next_fire_at_ms=h.now_ms)
-    bucket = await _claim_one(h, lease_ms=1_000)
-    h.advance(60_000)
-    assert isinstance(await _mark(h, bucket, "tick-1"), BucketStarted)
+@clause("SCHEDULE-8", "ARG-3")
+async def bad_moments_are_refused(h: StoreHarness) -> None:
+    """Moments that are none, and more than 1,000 of them, are refused by name; nothing is written."""
+    await upsert(h, next_fire_at_ms=None)
+    bad: tuple[Any, ...] = ([5, -1], [2**53], ["1"], [1.0], [True], range(1_001))
+    for moments in bad:
+        with refused(InvalidArgumentError, f"the moments {moments!r}"[:80]) as refusal:
+            await h.store.request_schedule_buckets(schedule_id="nightly", fire_times_ms=moments, now_ms=h.now_ms)
+        assert refusal.error.argument == "fire_times_ms"
+    assert (await claim_ticks(h)).buckets == ()
+    assert await request(h, *range(1_000)) == 1_000
 
 
-@clause("SCHEDULE-8", "OP-1", each=("tick-1", ""))
-async def repeated_mark_gives_the_first_answer(h: StoreHarness, run_id: str) -> None:
-    """The call that marked the tick may be repeated after a lost answer, also when the schedule has changed since."""
-    await _upsert(h, next_fire_at_ms=h.now_ms)
-    arguments = _mark_arguments(h, await _claim_one(h), run_id or None)
-    first = await h.store.mark_schedule_bucket_started(**arguments)
-    marked = await _get(h)
-    assert await h.second.mark_schedule_bucket_started(**(arguments | {"now_ms": h.advance(9)})) == first
-    assert await _get(h) == marked, "the repeated mark moved the schedule again"
-    await _upsert(h, next_fire_at_ms=h.now_ms + 5 * _HOUR, priority=3)
-    assert await h.second.mark_schedule_bucket_started(**arguments) == first
-    assert len((await h.store.list_runs(limit=9)).runs) == (1 if run_id else 0)
-
-
-@clause("SCHEDULE-8", "FENCE-1")
-async def marked_tick_is_not_marked_by_another(h: StoreHarness) -> None:
-    """After the mark, the same token under another operation id starts nothing."""
-    await _upsert(h, next_fire_at_ms=h.now_ms)
-    bucket = await _claim_one(h)
-    await _mark(h, bucket, "tick-1")
-    try:
-        answer = await _mark(h, bucket, "tick-2")
-    except LeaseLostError:
-        pass
-    else:
-        assert getattr(answer, "run_id", "tick-1") == "tick-1", "one tick started two runs"
-    assert await h.store.load_run(run_id="tick-2") is None, "one tick started two runs"
-
-
-@clause("SCHEDULE-9")
-async def fired_tick_never_fires_again(h: StoreHarness) -> None:
-    """A tick at or before the high-water mark is not claimed again, though its run is gone and the definition reset."""
-    first = h.now_ms
-    await _upsert(h, next_fire_at_ms=first)
-    await _mark(h, await _claim_one(h), "tick-1")
-    await h.store.delete_run(run_id="tick-1", now_ms=h.now_ms)
-    for fire_at_ms in (first, first - _HOUR):
-        await _upsert(h, next_fire_at_ms=fire_at_ms, priority=(first - fire_at_ms) // _HOUR + 1)
-        assert (await _get(h)).last_fire_at_ms == first
-        assert await _claim(h, now_ms=first + 100) == (), "a tick fired a second time"
-    await _upsert(h, next_fire_at_ms=first + 1, priority=9)
-    assert (await _claim_one(h, now_ms=first + 100)).fire_at_ms == first + 1
+@clause("SCHEDULE-8")
+async def request_during_a_claim_is_kept(h: StoreHarness) -> None:
+    """Ticks requested while another is claimed wait behind it, and are there when it was settled."""
+    await upsert(h)
+    bucket = await claim_tick(h)
+    assert await request(h, bucket.fire_at_ms - 1) == 1
+    assert (await claim_ticks(h)).buckets == (), "two ticks of one schedule are claimed at once"
+    await settle(h, bucket, "skip")
+    assert (await claim_tick(h)).fire_at_ms == bucket.fire_at_ms - 1

@@ -1,0 +1,120 @@
+"""The steps that the cases about schedules begin with: a schedule is there, its tick is claimed, settled, put back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workflow_runtime.store import (
+    BucketClaims,
+    BucketsRequested,
+    BucketStarted,
+    ClaimedBucket,
+    Schedule,
+    ScheduleUpserted,
+    WorkflowExecutionStore,
+)
+
+from .harness import StoreHarness
+from .scenarios import LEASE_MS, MANY
+
+__all__ = [
+    "HOUR",
+    "claim_tick",
+    "claim_ticks",
+    "end_run",
+    "get_schedule",
+    "request",
+    "schedule_arguments",
+    "settle",
+    "settle_arguments",
+    "start_tick",
+    "upsert",
+]
+
+HOUR = 3_600_000
+
+
+def schedule_arguments(h: StoreHarness, schedule_id: str = "nightly", **overrides: Any) -> dict[str, Any]:
+    """Arguments of `upsert_schedule`: a schedule that is due now."""
+    arguments = {
+        "schedule_id": schedule_id,
+        "workflow_id": "report",
+        "workflow_version": "3",
+        "spec": '{"cron":"0 2 * * *"}',
+        "input": '{"a":1}',
+        "next_fire_at_ms": h.now_ms,
+        "now_ms": h.now_ms,
+    }
+    return arguments | overrides
+
+
+async def upsert(h: StoreHarness, schedule_id: str = "nightly", **overrides: Any) -> ScheduleUpserted:
+    """Create a schedule that is due now, or change it."""
+    return await h.store.upsert_schedule(**schedule_arguments(h, schedule_id, **overrides))
+
+
+async def get_schedule(h: StoreHarness, schedule_id: str = "nightly") -> Schedule:
+    """Read a schedule."""
+    return await h.second.get_schedule(schedule_id=schedule_id)
+
+
+async def request(h: StoreHarness, *fire_times_ms: int, schedule_id: str = "nightly") -> int:
+    """Ask for ticks of a schedule that is there and give how many are new."""
+    answer = await h.store.request_schedule_buckets(
+        schedule_id=schedule_id, fire_times_ms=fire_times_ms, now_ms=h.now_ms
+    )
+    assert isinstance(answer, BucketsRequested), f"a request to a schedule that is there answered {answer}"
+    return answer.count
+
+
+async def claim_ticks(
+    h: StoreHarness, *, store: WorkflowExecutionStore | None = None, **overrides: Any
+) -> BucketClaims:
+    """Claim ticks."""
+    arguments: dict[str, Any] = {"owner": "worker-1", "lease_ms": LEASE_MS, "now_ms": h.now_ms, "limit": MANY}
+    return await (store or h.second).claim_due_schedule_buckets(**(arguments | overrides))
+
+
+async def claim_tick(h: StoreHarness, **overrides: Any) -> ClaimedBucket:
+    """Claim the only tick that there is to claim."""
+    buckets = (await claim_ticks(h, **overrides)).buckets
+    assert len(buckets) == 1, f"expected one tick, got {buckets}"
+    return buckets[0]
+
+
+def settle_arguments(
+    h: StoreHarness, bucket: ClaimedBucket, action: str, run_id: str | None = None, **overrides: Any
+) -> dict[str, Any]:
+    """Arguments that settle a claimed tick."""
+    return {
+        "schedule_id": bucket.schedule.schedule_id,
+        "fire_at_ms": bucket.fire_at_ms,
+        "lease_token": bucket.lease.token,
+        "operation_id": h.new_id("op"),
+        "expected_revision": bucket.schedule.revision,
+        "action": action,
+        "run_id": run_id,
+        "next_fire_at_ms": bucket.fire_at_ms + HOUR,
+        "now_ms": h.now_ms,
+    } | overrides
+
+
+async def settle(
+    h: StoreHarness, bucket: ClaimedBucket, action: str, run_id: str | None = None, **overrides: Any
+) -> Any:
+    """Settle a claimed tick."""
+    return await h.store.mark_schedule_bucket_started(**settle_arguments(h, bucket, action, run_id, **overrides))
+
+
+async def start_tick(h: StoreHarness, run_id: str, **overrides: Any) -> ClaimedBucket:
+    """Claim the only tick that there is and start its run."""
+    bucket = await claim_tick(h)
+    answer = await settle(h, bucket, "start", run_id, **overrides)
+    assert answer == BucketStarted(run_id=run_id), f"a tick that nothing stands in the way of answered {answer}"
+    return bucket
+
+
+async def end_run(h: StoreHarness, *run_ids: str) -> None:
+    """End runs, whoever has them."""
+    for run_id in run_ids:
+        await h.second.terminate_run(run_id=run_id, now_ms=h.now_ms)
