@@ -78,8 +78,9 @@ class _Rivals:
         )
         twins = chosen.choice([1, 1, 2])
         answers = await all_of(*(_answer(store, arguments) for _ in range(twins)))
-        given = [answer for answer in answers if not isinstance(answer, LeaseLostError)]
-        return given[0] if given else answers[0]
+        # Between twins the previous run may end: then one is refused, and the other settles the tick.
+        settled = [answer for answer in answers if not isinstance(answer, LeaseLostError | BucketOverlapping)]
+        return settled[0] if settled else answers[0]
 
     async def end_runs(self, chosen: random.Random) -> None:
         """End what is live, one at a time; nobody else does, so two that are live together are seen together."""

@@ -142,6 +142,8 @@ class RowReader:
             enabled=row["enabled"],
             next_fire_at_ms=row["next_fire_at"],
             last_fire_at_ms=row["last_fire_at"],
+            buffered_fire_at_ms=row["buffered_fire_at"],
+            previous_run_id=row["previous_run_id"],
             revision=row["revision"],
             created_at_ms=row["created_at"],
             updated_at_ms=row["updated_at"],
@@ -149,7 +151,13 @@ class RowReader:
 
     def claimed_bucket(self, row: Row) -> ClaimedBucket:
         """Read a schedule together with its claimed tick."""
-        return ClaimedBucket(schedule=self.schedule(row), fire_at_ms=row["fire_at"], lease=self.lease(row))
+        return ClaimedBucket(
+            schedule=self.schedule(row),
+            fire_at_ms=row["tick_at"],
+            source=row["tick_source"],
+            overlapping_run_id=row["overlapping_run_id"],
+            lease=self.lease(row),
+        )
 
     def decision(self, row: Row, run_id: str) -> bool:
         """Read which decision an approval's entry holds."""

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from workflow_runtime.errors import LeaseLostError, ScheduleNotFoundError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
+    BucketAction,
+    BucketBuffered,
     BucketClaims,
+    BucketOverlapping,
     BucketResult,
     BucketSkipped,
+    BucketsRequested,
     BucketStarted,
     Deleted,
     DeleteScheduleResult,
     NotFound,
     OverlapPolicy,
+    RequestBucketsResult,
     Schedule,
     ScheduleChanged,
     SchedulePage,
@@ -48,13 +55,15 @@ class Schedules(Role):
         overlap_policy: OverlapPolicy = "skip",
         queue: str = DEFAULT_QUEUE,
         priority: int = 0,
-        enabled: bool = True,
+        enabled: bool | None = None,
+        expected_revision: int | None = None,
     ) -> ScheduleUpserted:
-        definition = (workflow_id, workflow_version, overlap_policy, queue, priority, bool(enabled))
-        rows = await self._session.settled(
-            "upsert_schedule", schedule_id, *definition, next_fire_at_ms, spec, input, now_ms
-        )
-        return ScheduleUpserted(kind=rows[0]["kind"], schedule=self._read.schedule(rows[0]))
+        definition = (workflow_id, workflow_version, overlap_policy, queue, priority, enabled)
+        values = (next_fire_at_ms, spec, input, now_ms, expected_revision)
+        (row,) = await self._session.settled("upsert_schedule", schedule_id, *definition, *values)
+        if row["kind"] is None:
+            return ScheduleUpserted(kind="conflict", schedule=None)
+        return ScheduleUpserted(kind=row["kind"], schedule=self._read.schedule(row))
 
     @checked
     async def get_schedule(self, *, schedule_id: str) -> Schedule:
@@ -80,7 +89,22 @@ class Schedules(Role):
         return Deleted() if rows else NotFound()
 
     @checked
-    async def claim_due_schedule_buckets(self, *, owner: str, lease_ms: int, now_ms: int, limit: int) -> BucketClaims:
+    async def request_schedule_buckets(
+        self, *, schedule_id: str, fire_times_ms: Sequence[int], now_ms: int
+    ) -> RequestBucketsResult:
+        rows = await self._session.settled("request_schedule_buckets", schedule_id, list(fire_times_ms), now_ms)
+        return BucketsRequested(count=rows[0]["requested"]) if rows else NotFound()
+
+    @checked
+    async def claim_due_schedule_buckets(
+        self,
+        *,
+        owner: str,
+        lease_ms: int,
+        now_ms: int,
+        limit: int,
+        workflow_ids: Sequence[str] | None = None,
+    ) -> BucketClaims:
         rows = await self._session.settled_soon(
             "claim_due_schedule_buckets",
             owner,
@@ -88,10 +112,14 @@ class Schedules(Role):
             now_ms + lease_ms,
             now_ms,
             limit,
+            None if workflow_ids is None else list(workflow_ids),
             tries=CLAIM_TRIES,
         )
-        buckets = tuple(self._read.claimed_bucket(row) for row in rows if row["schedule_id"] is not None)
-        return BucketClaims(buckets=buckets, next_due_ms=rows[0]["next_due"])
+        return BucketClaims(
+            buckets=tuple(self._read.claimed_bucket(row) for row in rows if row["schedule_id"] is not None),
+            next_due_ms=rows[0]["next_due"],
+            unclaimable=tuple(rows[0]["unclaimable"]),
+        )
 
     @checked
     async def mark_schedule_bucket_started(
@@ -102,22 +130,25 @@ class Schedules(Role):
         lease_token: str,
         operation_id: str,
         expected_revision: int,
-        next_fire_at_ms: int | None,
-        run_id: str | None,
+        action: BucketAction,
         now_ms: int,
+        run_id: str | None = None,
+        next_fire_at_ms: int | None = None,
+        available_at_ms: int | None = None,
     ) -> BucketResult:
         with self._notices.about(run_id) as telling:
-            rows = await self._session.rows(
+            rows = await self._session.settled(
                 "mark_schedule_bucket_started",
                 schedule_id,
                 fire_at_ms,
                 lease_token,
                 expected_revision,
-                next_fire_at_ms,
                 run_id,
+                next_fire_at_ms,
                 now_ms,
                 operation_id,
-                "skipped" if run_id is None else "started",
+                action,
+                now_ms if available_at_ms is None else available_at_ms,
                 creation_id(operation_id),
                 creation_answer(None),
                 telling.itself,
@@ -125,16 +156,26 @@ class Schedules(Role):
             telling.hear(rows)
         if not rows:
             return ScheduleChanged()
-        before = rows[0]
-        if before["outcome"] is not None and before["operation_id"] == operation_id:
-            return _marked(before)
-        if before["revision"] != expected_revision:
-            return ScheduleChanged()
-        if before["lease_token"] != lease_token:
-            raise LeaseLostError(f"tick {fire_at_ms} of schedule {schedule_id!r}")
-        return BucketSkipped() if run_id is None else BucketStarted(run_id=run_id)
+        if rows[0]["outcome"] is not None:
+            return _answer(rows[0]["outcome"], run_id)
+        return _refusal(rows[0], schedule_id, fire_at_ms, operation_id, lease_token, expected_revision)
 
 
-def _marked(bucket: Row) -> BucketStarted | BucketSkipped:
-    """Answer a repeat of the call that marked the tick as the first time."""
-    return BucketSkipped() if bucket["outcome"] == "skipped" else BucketStarted(run_id=bucket["run_id"])
+def _refusal(
+    before: Row, schedule_id: str, fire_at_ms: int, operation_id: str, lease_token: str, expected_revision: int
+) -> BucketResult:
+    """Say why nothing was written."""
+    if (before["settled_fire_at"], before["settled_operation_id"]) == (fire_at_ms, operation_id):
+        return _answer(before["settled_outcome"], before["previous_run_id"])
+    if before["revision"] != expected_revision:
+        return ScheduleChanged()
+    if (before["tick_at"], before["lease_token"]) != (fire_at_ms, lease_token):
+        raise LeaseLostError(f"tick {fire_at_ms} of schedule {schedule_id!r}")
+    return BucketOverlapping(run_id=before["live_run_id"])
+
+
+def _answer(outcome: str, run_id: str | None) -> BucketResult:
+    """Say what became of a tick; the last run that was started is that of the last tick, if that started one."""
+    if outcome == "started" and run_id is not None:
+        return BucketStarted(run_id=run_id)
+    return BucketBuffered() if outcome == "buffered" else BucketSkipped()

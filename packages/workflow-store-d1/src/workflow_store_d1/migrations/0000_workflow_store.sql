@@ -114,7 +114,11 @@ CREATE INDEX workflow_signal_deliveries_untaken
     ON workflow_signal_deliveries (run_id, inbox_seq, payload_bytes)
     WHERE taken = 0;
 
--- The schedules, and when each fires next.
+-- A schedule, and what is going on with its ticks.
+-- next_fire_at: the tick by the schedule's own time; it is due when it lies above last_fire_at, the high-water mark.
+-- buffered_fire_at: the tick that waits for the end of previous_run_id, the last run that a tick started.
+-- requested_fire_at: the earliest of the ticks in workflow_schedule_buckets.
+-- tick_at, tick_source and lease_*: the tick that is claimed. settled_*: the tick that was settled last, for a repeat.
 CREATE TABLE workflow_schedules (
     schedule_id TEXT NOT NULL PRIMARY KEY,
     workflow_id TEXT NOT NULL,
@@ -125,6 +129,18 @@ CREATE TABLE workflow_schedules (
     enabled INTEGER NOT NULL,
     next_fire_at INTEGER,
     last_fire_at INTEGER,
+    buffered_fire_at INTEGER,
+    requested_fire_at INTEGER,
+    previous_run_id TEXT,
+    tick_at INTEGER,
+    tick_source TEXT,
+    lease_owner TEXT,
+    lease_token TEXT,
+    lease_number INTEGER NOT NULL,
+    lease_expires_at INTEGER,
+    settled_fire_at INTEGER,
+    settled_operation_id TEXT,
+    settled_outcome TEXT,
     revision INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
@@ -132,19 +148,23 @@ CREATE TABLE workflow_schedules (
     input TEXT NOT NULL
 ) STRICT;
 
-CREATE INDEX workflow_schedules_due ON workflow_schedules (next_fire_at, schedule_id) WHERE enabled = 1;
+-- A claim finds what it can take, and when something will be due, without looking at any other schedule.
+CREATE INDEX workflow_schedules_due
+    ON workflow_schedules (workflow_id, next_fire_at, schedule_id)
+    WHERE enabled = 1 AND next_fire_at > coalesce(last_fire_at, -1);
+CREATE INDEX workflow_schedules_requested
+    ON workflow_schedules (requested_fire_at, schedule_id)
+    WHERE requested_fire_at IS NOT NULL;
+CREATE INDEX workflow_schedules_buffered
+    ON workflow_schedules (buffered_fire_at, schedule_id)
+    WHERE buffered_fire_at IS NOT NULL;
+CREATE INDEX workflow_schedules_claimed ON workflow_schedules (lease_token) WHERE lease_token IS NOT NULL;
 
--- The ticks that are being started, and the last one that was. outcome: NULL while claimed, then 'started' or 'skipped'.
+-- The ticks that were requested and are not settled yet.
 CREATE TABLE workflow_schedule_buckets (
     schedule_id TEXT NOT NULL,
     fire_at INTEGER NOT NULL,
-    lease_owner TEXT,
-    lease_token TEXT,
-    lease_number INTEGER NOT NULL,
-    lease_expires_at INTEGER,
-    outcome TEXT,
-    run_id TEXT,
-    operation_id TEXT,
+    requested_at INTEGER NOT NULL,
     PRIMARY KEY (schedule_id, fire_at)
 ) STRICT, WITHOUT ROWID;
 

@@ -1,4 +1,5 @@
--- Schedules and their ticks.
+-- Schedules and their ticks. The schedule's row says everything that decides: which tick is claimed and by whom, which
+-- one was settled last, which one is buffered, and the earliest of those that were requested.
 
 -- name: upsert_schedule
 -- Creates a schedule or changes its definition; writes nothing when the definition is the stored one.
@@ -8,36 +9,43 @@ SELECT schedule.revision
 FROM workflow_schedules AS schedule
 WHERE schedule.schedule_id = ?1;
 
--- statement: schedule
+-- statement: created
 -- ?1 schedule_id  ?2 workflow_id  ?3 workflow_version  ?4 overlap_policy  ?5 queue  ?6 priority  ?7 enabled
--- ?8 next_fire_at_ms  ?9 spec  ?10 input  ?11 now_ms
-INSERT INTO workflow_schedules AS stored (
+-- ?8 next_fire_at_ms  ?9 spec  ?10 input  ?11 now_ms  ?12 expected_revision
+INSERT INTO workflow_schedules (
     schedule_id, workflow_id, workflow_version, overlap_policy, queue, priority, enabled,
-    next_fire_at, last_fire_at, revision, created_at, updated_at, spec, input
+    next_fire_at, revision, lease_number, created_at, updated_at, spec, input
 )
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, NULL, 1, ?11, ?11, ?9, ?10)
-ON CONFLICT (schedule_id) DO UPDATE
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, coalesce(?7, 1), ?8, 1, 0, ?11, ?11, ?9, ?10
+WHERE ?12 IS NULL
+ON CONFLICT (schedule_id) DO NOTHING;
+
+-- statement: changed
+-- ?1 schedule_id  ?2 workflow_id  ?3 workflow_version  ?4 overlap_policy  ?5 queue  ?6 priority  ?7 enabled
+-- ?8 next_fire_at_ms  ?9 spec  ?10 input  ?11 now_ms  ?12 expected_revision
+UPDATE workflow_schedules
 SET
-    workflow_id = excluded.workflow_id,
-    workflow_version = excluded.workflow_version,
-    overlap_policy = excluded.overlap_policy,
-    queue = excluded.queue,
-    priority = excluded.priority,
-    enabled = excluded.enabled,
-    next_fire_at = excluded.next_fire_at,
-    revision = stored.revision + 1,
-    updated_at = excluded.updated_at,
-    spec = excluded.spec,
-    input = excluded.input
+    workflow_id = ?2,
+    workflow_version = ?3,
+    overlap_policy = ?4,
+    queue = ?5,
+    priority = ?6,
+    enabled = coalesce(?7, enabled),
+    next_fire_at = CASE WHEN spec <> ?9 OR coalesce(?7, enabled) > enabled THEN ?8 ELSE next_fire_at END,
+    tick_at = NULL,
+    tick_source = NULL,
+    lease_owner = NULL,
+    lease_token = NULL,
+    lease_expires_at = NULL,
+    revision = revision + 1,
+    updated_at = ?11,
+    spec = ?9,
+    input = ?10
 WHERE
-    (
-        stored.workflow_id, stored.workflow_version, stored.overlap_policy, stored.queue,
-        stored.priority, stored.enabled, stored.spec, stored.input
-    )
-    <> (
-        excluded.workflow_id, excluded.workflow_version, excluded.overlap_policy, excluded.queue,
-        excluded.priority, excluded.enabled, excluded.spec, excluded.input
-    );
+    schedule_id = ?1
+    AND (?12 IS NULL OR revision = ?12)
+    AND (workflow_id, workflow_version, overlap_policy, queue, priority, enabled, spec, input)
+    <> (?2, ?3, ?4, ?5, ?6, coalesce(?7, enabled), ?9, ?10);
 
 -- statement: after
 -- ?1 schedule_id
@@ -51,6 +59,8 @@ SELECT
     schedule.enabled,
     schedule.next_fire_at,
     schedule.last_fire_at,
+    schedule.buffered_fire_at,
+    schedule.previous_run_id,
     schedule.revision,
     schedule.created_at,
     schedule.updated_at,
@@ -74,6 +84,8 @@ SELECT
     schedule.enabled,
     schedule.next_fire_at,
     schedule.last_fire_at,
+    schedule.buffered_fire_at,
+    schedule.previous_run_id,
     schedule.revision,
     schedule.created_at,
     schedule.updated_at,
@@ -97,6 +109,8 @@ SELECT
     schedule.enabled,
     schedule.next_fire_at,
     schedule.last_fire_at,
+    schedule.buffered_fire_at,
+    schedule.previous_run_id,
     schedule.revision,
     schedule.created_at,
     schedule.updated_at,
@@ -122,33 +136,146 @@ DELETE FROM workflow_schedules
 WHERE schedule_id = ?1
 RETURNING schedule_id;
 
--- name: claim_due_schedule_buckets
--- Claims the due tick of each schedule, unless it is claimed or lies at or before the high-water mark.
--- statement: buckets
--- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms  ?5 limit
-INSERT INTO workflow_schedule_buckets AS stored (
-    schedule_id, fire_at, lease_owner, lease_token, lease_number, lease_expires_at
-)
-SELECT schedule.schedule_id, schedule.next_fire_at, ?1, ?2, 1, ?3
+-- name: request_schedule_buckets
+-- Writes down the ticks that are asked for, but for those that wait already.
+-- statement: before
+-- ?1 schedule_id
+SELECT schedule.schedule_id
 FROM workflow_schedules AS schedule
-LEFT JOIN workflow_schedule_buckets AS bucket
-    ON bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = schedule.next_fire_at
-WHERE
-    schedule.enabled = 1
-    AND schedule.next_fire_at <= ?4
-    AND (schedule.last_fire_at IS NULL OR schedule.next_fire_at > schedule.last_fire_at)
-    AND (bucket.lease_expires_at IS NULL OR bucket.lease_expires_at <= ?4)
-ORDER BY schedule.next_fire_at, schedule.schedule_id
-LIMIT ?5
-ON CONFLICT (schedule_id, fire_at) DO UPDATE
+WHERE schedule.schedule_id = ?1;
+
+-- statement: buckets
+-- ?1 schedule_id  ?2 fire_times  ?3 now_ms
+INSERT INTO workflow_schedule_buckets (schedule_id, fire_at, requested_at)
+SELECT schedule.schedule_id, asked.value, ?3
+FROM workflow_schedules AS schedule
+CROSS JOIN json_each(?2) AS asked
+WHERE schedule.schedule_id = ?1
+ON CONFLICT (schedule_id, fire_at) DO NOTHING
+RETURNING fire_at;
+
+-- statement: schedule
+-- ?1 schedule_id
+UPDATE workflow_schedules
 SET
-    lease_owner = excluded.lease_owner,
-    lease_token = excluded.lease_token,
-    lease_number = stored.lease_number + 1,
-    lease_expires_at = excluded.lease_expires_at;
+    requested_fire_at = (
+        SELECT min(bucket.fire_at)
+        FROM workflow_schedule_buckets AS bucket
+        WHERE bucket.schedule_id = ?1
+    )
+WHERE
+    schedule_id = ?1
+    AND requested_fire_at IS NOT (
+        SELECT min(bucket.fire_at)
+        FROM workflow_schedule_buckets AS bucket
+        WHERE bucket.schedule_id = ?1
+    );
+
+-- name: claim_due_schedule_buckets
+-- Claims the tick of each schedule that comes first, unless one is claimed already.
+-- `lane` hops from one workflow to the next, so that what is due of others, or later, costs nothing.
+-- statement: schedules
+-- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms  ?5 limit  ?6 workflow_ids
+WITH RECURSIVE lane (workflow_id) AS (
+    SELECT min(schedule.workflow_id)
+    FROM workflow_schedules AS schedule
+    WHERE schedule.enabled = 1 AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+    UNION ALL
+    SELECT (
+        SELECT min(schedule.workflow_id)
+        FROM workflow_schedules AS schedule
+        WHERE
+            schedule.enabled = 1
+            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+            AND schedule.workflow_id > lane.workflow_id
+    )
+    FROM lane
+    WHERE lane.workflow_id IS NOT NULL
+),
+found (schedule_id) AS (
+    SELECT due.schedule_id
+    FROM lane
+    CROSS JOIN workflow_schedules AS due
+        ON due.schedule_id IN (
+            SELECT schedule.schedule_id
+            FROM workflow_schedules AS schedule
+            WHERE
+                schedule.enabled = 1
+                AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+                AND schedule.workflow_id = lane.workflow_id
+                AND schedule.next_fire_at <= ?4
+                AND coalesce(schedule.lease_expires_at, 0) <= ?4
+            ORDER BY schedule.next_fire_at, schedule.schedule_id
+            LIMIT ?5
+        )
+    WHERE (?6 IS NULL OR lane.workflow_id IN (SELECT wanted.value FROM json_each(?6) AS wanted))
+    UNION
+    SELECT schedule.schedule_id
+    FROM workflow_schedules AS schedule
+    WHERE
+        schedule.requested_fire_at >= 0
+        AND coalesce(schedule.lease_expires_at, 0) <= ?4
+        AND (?6 IS NULL OR schedule.workflow_id IN (SELECT wanted.value FROM json_each(?6) AS wanted))
+    UNION
+    SELECT schedule.schedule_id
+    FROM workflow_schedules AS schedule
+    WHERE
+        schedule.buffered_fire_at >= 0
+        AND coalesce(schedule.lease_expires_at, 0) <= ?4
+        AND (?6 IS NULL OR schedule.workflow_id IN (SELECT wanted.value FROM json_each(?6) AS wanted))
+        AND NOT EXISTS (
+            SELECT 1
+            FROM workflow_event_locks AS previous
+            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        )
+),
+waiting AS (
+    SELECT
+        schedule.schedule_id,
+        schedule.next_fire_at,
+        schedule.buffered_fire_at,
+        schedule.requested_fire_at,
+        CASE
+            WHEN schedule.buffered_fire_at IS NOT NULL AND previous.run_id IS NULL THEN 'buffered'
+            WHEN
+                schedule.enabled = 1
+                AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+                AND schedule.next_fire_at <= ?4
+                AND schedule.next_fire_at <= coalesce(schedule.requested_fire_at, ?4)
+                THEN 'due'
+            ELSE 'requested'
+        END AS source
+    FROM found
+    CROSS JOIN workflow_schedules AS schedule ON schedule.schedule_id = found.schedule_id
+    LEFT JOIN workflow_event_locks AS previous
+        ON previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+),
+chosen AS (
+    SELECT
+        waiting.schedule_id,
+        waiting.source,
+        CASE waiting.source
+            WHEN 'buffered' THEN waiting.buffered_fire_at
+            WHEN 'due' THEN waiting.next_fire_at
+            ELSE waiting.requested_fire_at
+        END AS fire_at
+    FROM waiting
+    ORDER BY fire_at, waiting.schedule_id
+    LIMIT ?5
+)
+UPDATE workflow_schedules
+SET
+    tick_at = chosen.fire_at,
+    tick_source = chosen.source,
+    lease_owner = ?1,
+    lease_token = ?2,
+    lease_number = workflow_schedules.lease_number + 1,
+    lease_expires_at = ?3
+FROM chosen
+WHERE workflow_schedules.schedule_id = chosen.schedule_id;
 
 -- statement: claimed
--- ?1 lease_token  ?2 now_ms
+-- ?1 lease_token
 SELECT
     schedule.schedule_id,
     schedule.workflow_id,
@@ -159,6 +286,8 @@ SELECT
     schedule.enabled,
     schedule.next_fire_at,
     schedule.last_fire_at,
+    schedule.buffered_fire_at,
+    schedule.previous_run_id,
     schedule.revision,
     schedule.created_at,
     schedule.updated_at,
@@ -166,53 +295,178 @@ SELECT
     json_valid(schedule.spec) AS spec_valid,
     schedule.input,
     json_valid(schedule.input) AS input_valid,
-    bucket.fire_at,
-    bucket.lease_owner,
-    bucket.lease_token,
-    bucket.lease_number,
-    bucket.lease_expires_at
+    schedule.tick_at,
+    schedule.tick_source,
+    schedule.lease_owner,
+    schedule.lease_token,
+    schedule.lease_number,
+    schedule.lease_expires_at,
+    previous.run_id AS overlapping_run_id
 FROM workflow_schedules AS schedule
-CROSS JOIN workflow_schedule_buckets AS bucket
-    ON bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = schedule.next_fire_at
-WHERE schedule.enabled = 1 AND schedule.next_fire_at <= ?2 AND bucket.lease_token = ?1
-ORDER BY schedule.next_fire_at, schedule.schedule_id;
+LEFT JOIN workflow_event_locks AS previous
+    ON previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+WHERE schedule.lease_token = ?1
+ORDER BY schedule.tick_at, schedule.schedule_id;
 
 -- statement: next_due
--- ?1 lease_token  ?2 now_ms
+-- What this claim took is claimed by now. A tick that could be claimed is due at the present.
+-- ?1 lease_token  ?2 now_ms  ?3 workflow_ids
+WITH RECURSIVE lane (workflow_id) AS (
+    SELECT min(schedule.workflow_id)
+    FROM workflow_schedules AS schedule
+    WHERE schedule.enabled = 1 AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+    UNION ALL
+    SELECT (
+        SELECT min(schedule.workflow_id)
+        FROM workflow_schedules AS schedule
+        WHERE
+            schedule.enabled = 1
+            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+            AND schedule.workflow_id > lane.workflow_id
+    )
+    FROM lane
+    WHERE lane.workflow_id IS NOT NULL
+),
+found (schedule_id) AS (
+    SELECT due.schedule_id
+    FROM lane
+    CROSS JOIN workflow_schedules AS due
+        ON due.schedule_id IN (
+            SELECT schedule.schedule_id
+            FROM workflow_schedules AS schedule
+            WHERE
+                schedule.enabled = 1
+                AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+                AND schedule.workflow_id = lane.workflow_id
+                AND schedule.next_fire_at <= ?2
+                AND coalesce(schedule.lease_expires_at, 0) <= ?2
+            ORDER BY schedule.next_fire_at, schedule.schedule_id
+            LIMIT 1
+        )
+    WHERE (?3 IS NULL OR lane.workflow_id IN (SELECT wanted.value FROM json_each(?3) AS wanted))
+    UNION
+    SELECT schedule.schedule_id
+    FROM workflow_schedules AS schedule
+    WHERE
+        schedule.requested_fire_at >= 0
+        AND coalesce(schedule.lease_expires_at, 0) <= ?2
+        AND (?3 IS NULL OR schedule.workflow_id IN (SELECT wanted.value FROM json_each(?3) AS wanted))
+    UNION
+    SELECT schedule.schedule_id
+    FROM workflow_schedules AS schedule
+    WHERE
+        schedule.buffered_fire_at >= 0
+        AND coalesce(schedule.lease_expires_at, 0) <= ?2
+        AND (?3 IS NULL OR schedule.workflow_id IN (SELECT wanted.value FROM json_each(?3) AS wanted))
+        AND NOT EXISTS (
+            SELECT 1
+            FROM workflow_event_locks AS previous
+            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        )
+)
 SELECT min(tick.due_at) AS next_due
 FROM (
-    SELECT min(later.next_fire_at) AS due_at
-    FROM workflow_schedules AS later
-    WHERE
-        later.enabled = 1
-        AND later.next_fire_at > ?2
-        AND (later.last_fire_at IS NULL OR later.next_fire_at > later.last_fire_at)
+    SELECT ?2 AS due_at
+    FROM found
     UNION ALL
-    SELECT min(coalesce(bucket.lease_expires_at, schedule.next_fire_at)) AS due_at
+    SELECT (
+        SELECT schedule.next_fire_at
+        FROM workflow_schedules AS schedule
+        WHERE
+            schedule.enabled = 1
+            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+            AND schedule.workflow_id = lane.workflow_id
+            AND schedule.next_fire_at > ?2
+        ORDER BY schedule.next_fire_at
+        LIMIT 1
+    ) AS due_at
+    FROM lane
+    WHERE (?3 IS NULL OR lane.workflow_id IN (SELECT wanted.value FROM json_each(?3) AS wanted))
+    UNION ALL
+    SELECT schedule.lease_expires_at AS due_at
     FROM workflow_schedules AS schedule
-    LEFT JOIN workflow_schedule_buckets AS bucket
-        ON bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = schedule.next_fire_at
     WHERE
-        schedule.enabled = 1
-        AND schedule.next_fire_at <= ?2
-        AND (schedule.last_fire_at IS NULL OR schedule.next_fire_at > schedule.last_fire_at)
-        AND bucket.lease_token IS NOT ?1
+        schedule.lease_token > ''
+        AND schedule.lease_token <> ?1
+        AND schedule.lease_expires_at > ?2
+        AND (?3 IS NULL OR schedule.workflow_id IN (SELECT wanted.value FROM json_each(?3) AS wanted))
 ) AS tick;
 
+-- statement: unclaimable
+-- ?1 now_ms  ?2 limit  ?3 workflow_ids
+WITH RECURSIVE lane (workflow_id) AS (
+    SELECT min(schedule.workflow_id)
+    FROM workflow_schedules AS schedule
+    WHERE schedule.enabled = 1 AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+    UNION ALL
+    SELECT (
+        SELECT min(schedule.workflow_id)
+        FROM workflow_schedules AS schedule
+        WHERE
+            schedule.enabled = 1
+            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+            AND schedule.workflow_id > lane.workflow_id
+    )
+    FROM lane
+    WHERE lane.workflow_id IS NOT NULL
+),
+found (schedule_id) AS (
+    SELECT due.schedule_id
+    FROM lane
+    CROSS JOIN workflow_schedules AS due
+        ON due.schedule_id IN (
+            SELECT schedule.schedule_id
+            FROM workflow_schedules AS schedule
+            WHERE
+                schedule.enabled = 1
+                AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+                AND schedule.workflow_id = lane.workflow_id
+                AND schedule.next_fire_at <= ?1
+                AND coalesce(schedule.lease_expires_at, 0) <= ?1
+            ORDER BY schedule.next_fire_at, schedule.schedule_id
+            LIMIT ?2
+        )
+    WHERE lane.workflow_id NOT IN (SELECT wanted.value FROM json_each(?3) AS wanted)
+    UNION
+    SELECT schedule.schedule_id
+    FROM workflow_schedules AS schedule
+    WHERE
+        schedule.requested_fire_at >= 0
+        AND coalesce(schedule.lease_expires_at, 0) <= ?1
+        AND schedule.workflow_id NOT IN (SELECT wanted.value FROM json_each(?3) AS wanted)
+    UNION
+    SELECT schedule.schedule_id
+    FROM workflow_schedules AS schedule
+    WHERE
+        schedule.buffered_fire_at >= 0
+        AND coalesce(schedule.lease_expires_at, 0) <= ?1
+        AND schedule.workflow_id NOT IN (SELECT wanted.value FROM json_each(?3) AS wanted)
+        AND NOT EXISTS (
+            SELECT 1
+            FROM workflow_event_locks AS previous
+            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        )
+)
+SELECT found.schedule_id
+FROM found
+LIMIT ?2;
+
 -- name: mark_schedule_bucket_started
--- Starts a claimed tick's run, or skips the tick, and moves the schedule on. The bucket comes last: its token is the
--- fence. Older ticks are forgotten; the high-water mark keeps them from firing again.
+-- Settles a claimed tick: starts its run, skips it or puts it back. The schedule comes last: its token is the fence.
 -- statement: before
--- ?1 schedule_id  ?2 fire_at_ms
+-- ?1 schedule_id
 SELECT
     schedule.revision,
-    bucket.lease_token,
-    bucket.outcome,
-    bucket.run_id,
-    bucket.operation_id
+    schedule.tick_at,
+    schedule.lease_token,
+    schedule.settled_fire_at,
+    schedule.settled_operation_id,
+    schedule.settled_outcome,
+    schedule.previous_run_id,
+    previous.run_id AS live_run_id
 FROM workflow_schedules AS schedule
-LEFT JOIN workflow_schedule_buckets AS bucket
-    ON bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = ?2
+LEFT JOIN workflow_event_locks AS previous
+    ON previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
 WHERE schedule.schedule_id = ?1;
 
 -- statement: run
@@ -220,12 +474,20 @@ WHERE schedule.schedule_id = ?1;
 INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
 SELECT ?5, schedule.workflow_id, schedule.workflow_version, schedule.queue, schedule.priority, ?6
 FROM workflow_schedules AS schedule
-CROSS JOIN workflow_schedule_buckets AS bucket
-    ON bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = ?2
 WHERE
     schedule.schedule_id = ?1
+    AND schedule.tick_at = ?2
+    AND schedule.lease_token = ?3
     AND schedule.revision = ?4
-    AND bucket.lease_token = ?3
+    AND (
+        schedule.overlap_policy = 'allow'
+        OR schedule.previous_run_id = ?5
+        OR NOT EXISTS (
+            SELECT 1
+            FROM workflow_event_locks AS previous
+            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        )
+    )
     AND NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?5);
 
 -- statement: state
@@ -233,79 +495,123 @@ WHERE
 INSERT INTO workflow_run_states (run_id, input)
 SELECT ?5, schedule.input
 FROM workflow_schedules AS schedule
-CROSS JOIN workflow_schedule_buckets AS bucket
-    ON bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = ?2
 WHERE
     schedule.schedule_id = ?1
+    AND schedule.tick_at = ?2
+    AND schedule.lease_token = ?3
     AND schedule.revision = ?4
-    AND bucket.lease_token = ?3
+    AND (
+        schedule.overlap_policy = 'allow'
+        OR schedule.previous_run_id = ?5
+        OR NOT EXISTS (
+            SELECT 1
+            FROM workflow_event_locks AS previous
+            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        )
+    )
     AND NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?5);
 
 -- statement: head
 -- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 run_id  ?6 now_ms
--- ?7 operation_id  ?8 operation_answer
+-- ?7 operation_id  ?8 operation_answer  ?9 due_at_ms
 INSERT INTO workflow_event_locks (
     run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
     lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
 )
 SELECT
-    ?5, schedule.workflow_id, schedule.workflow_version, schedule.queue, schedule.priority, ?6, ?6, 'queued', ?6,
+    ?5, schedule.workflow_id, schedule.workflow_version, schedule.queue, schedule.priority, ?6, ?6, 'queued', ?9,
     0, ?7, ?8, 0, 0, 0, 0, '[]'
 FROM workflow_schedules AS schedule
-CROSS JOIN workflow_schedule_buckets AS bucket
-    ON bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = ?2
 WHERE
     schedule.schedule_id = ?1
+    AND schedule.tick_at = ?2
+    AND schedule.lease_token = ?3
     AND schedule.revision = ?4
-    AND bucket.lease_token = ?3
+    AND (
+        schedule.overlap_policy = 'allow'
+        OR schedule.previous_run_id = ?5
+        OR NOT EXISTS (
+            SELECT 1
+            FROM workflow_event_locks AS previous
+            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        )
+    )
     AND NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?5);
 
--- statement: schedule
--- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 next_fire_at_ms  ?6 now_ms
-UPDATE workflow_schedules
-SET
-    next_fire_at = ?5,
-    last_fire_at = max(coalesce(last_fire_at, ?2), ?2),
-    updated_at = ?6
-WHERE
-    schedule_id = ?1
-    AND revision = ?4
-    AND EXISTS (
-        SELECT 1
-        FROM workflow_schedule_buckets AS bucket
-        WHERE bucket.schedule_id = ?1 AND bucket.fire_at = ?2 AND bucket.lease_token = ?3
-    );
-
--- statement: older_buckets
--- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision
+-- statement: bucket
+-- The schedule's row says which tick was settled last: the tick's own row has done its work.
+-- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 run_id
 DELETE FROM workflow_schedule_buckets
 WHERE
     schedule_id = ?1
-    AND fire_at < ?2
+    AND fire_at = ?2
     AND EXISTS (
         SELECT 1
         FROM workflow_schedules AS schedule
-        CROSS JOIN workflow_schedule_buckets AS bucket
-            ON bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = ?2
-        WHERE schedule.schedule_id = ?1 AND schedule.revision = ?4 AND bucket.lease_token = ?3
+        WHERE
+            schedule.schedule_id = ?1
+            AND schedule.tick_at = ?2
+            AND schedule.lease_token = ?3
+            AND schedule.revision = ?4
+            AND (
+                ?5 IS NULL
+                OR schedule.overlap_policy = 'allow'
+                OR schedule.previous_run_id = ?5
+                OR NOT EXISTS (
+                    SELECT 1
+                    FROM workflow_event_locks AS previous
+                    WHERE
+                        previous.run_id = schedule.previous_run_id
+                        AND previous.status IN ('queued', 'running', 'paused')
+                )
+            )
     );
 
--- statement: bucket
--- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 outcome  ?6 run_id  ?7 operation_id
-UPDATE workflow_schedule_buckets
+-- statement: schedule
+-- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 run_id  ?6 next_fire_at_ms  ?7 now_ms
+-- ?8 operation_id  ?9 action
+UPDATE workflow_schedules AS schedule
 SET
+    next_fire_at = CASE WHEN tick_source = 'due' THEN ?6 ELSE next_fire_at END,
+    last_fire_at = CASE WHEN tick_source = 'due' THEN ?2 ELSE last_fire_at END,
+    buffered_fire_at = CASE
+        WHEN ?9 = 'buffer' AND overlap_policy = 'buffer-one' THEN coalesce(buffered_fire_at, ?2)
+        WHEN ?9 = 'buffer' THEN ?2
+        WHEN buffered_fire_at <> ?2 THEN buffered_fire_at
+    END,
+    requested_fire_at = (
+        SELECT min(bucket.fire_at)
+        FROM workflow_schedule_buckets AS bucket
+        WHERE bucket.schedule_id = ?1
+    ),
+    previous_run_id = coalesce(?5, previous_run_id),
+    tick_at = NULL,
+    tick_source = NULL,
     lease_owner = NULL,
     lease_token = NULL,
     lease_expires_at = NULL,
-    outcome = ?5,
-    run_id = ?6,
-    operation_id = ?7
+    settled_fire_at = ?2,
+    settled_operation_id = ?8,
+    settled_outcome = CASE
+        WHEN ?9 = 'start' THEN 'started'
+        WHEN ?9 = 'skip' THEN 'skipped'
+        WHEN overlap_policy = 'buffer-one' AND buffered_fire_at <> ?2 THEN 'skipped'
+        ELSE 'buffered'
+    END,
+    updated_at = ?7
 WHERE
-    schedule_id = ?1
-    AND fire_at = ?2
-    AND lease_token = ?3
-    AND EXISTS (
-        SELECT 1
-        FROM workflow_schedules AS schedule
-        WHERE schedule.schedule_id = ?1 AND schedule.revision = ?4
-    );
+    schedule.schedule_id = ?1
+    AND schedule.tick_at = ?2
+    AND schedule.lease_token = ?3
+    AND schedule.revision = ?4
+    AND (
+        ?5 IS NULL
+        OR schedule.overlap_policy = 'allow'
+        OR schedule.previous_run_id = ?5
+        OR NOT EXISTS (
+            SELECT 1
+            FROM workflow_event_locks AS previous
+            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        )
+    )
+RETURNING settled_outcome;

@@ -117,13 +117,23 @@ CREATE TABLE workflow_signal_deliveries (
 
 CREATE INDEX workflow_signal_deliveries_untaken ON workflow_signal_deliveries (run_id, inbox_seq) WHERE NOT taken;
 
--- The schedules, and when each fires next.
--- claims: counts the claims of the schedule's ticks; it tells a unit that has waited for this row that a tick changed.
+-- A schedule, and what is going on with its ticks.
+-- next_fire_at: the tick by the schedule's own time; it is due when it lies above last_fire_at, the high-water mark.
+-- buffered_fire_at: the tick that waits for the end of previous_run_id, the last run that a tick started.
+-- requested_fire_at: the earliest of the ticks in workflow_schedule_buckets.
+-- tick_at, tick_source and lease_*: the tick that is claimed. settled_*: the tick that was settled last, for a repeat.
+-- changes counts the changes of this row: it tells a unit that has waited for the row that what it has read is old.
 CREATE TABLE workflow_schedules (
     next_fire_at bigint,
     last_fire_at bigint,
+    buffered_fire_at bigint,
+    requested_fire_at bigint,
+    tick_at bigint,
+    lease_number bigint NOT NULL,
+    lease_expires_at bigint,
+    settled_fire_at bigint,
     revision bigint NOT NULL,
-    claims bigint NOT NULL,
+    changes bigint NOT NULL,
     created_at bigint NOT NULL,
     updated_at bigint NOT NULL,
     priority smallint NOT NULL,
@@ -133,23 +143,29 @@ CREATE TABLE workflow_schedules (
     workflow_version text COLLATE "C" NOT NULL,
     overlap_policy text COLLATE "C" NOT NULL,
     queue text COLLATE "C" NOT NULL,
+    previous_run_id text COLLATE "C",
+    tick_source text COLLATE "C",
+    lease_owner text COLLATE "C",
+    lease_token text COLLATE "C",
+    settled_operation_id text COLLATE "C",
+    settled_outcome text COLLATE "C",
     spec json NOT NULL,
     input json NOT NULL
 );
 
-CREATE INDEX workflow_schedules_due ON workflow_schedules (next_fire_at, schedule_id) WHERE enabled;
+-- A claim finds what it can take, and when something will be due, without looking at any other schedule.
+CREATE INDEX workflow_schedules_due
+    ON workflow_schedules (workflow_id, next_fire_at, schedule_id)
+    WHERE enabled AND next_fire_at > coalesce(last_fire_at, -1);
+CREATE INDEX workflow_schedules_requested ON workflow_schedules (schedule_id) WHERE requested_fire_at IS NOT NULL;
+CREATE INDEX workflow_schedules_buffered ON workflow_schedules (schedule_id) WHERE buffered_fire_at IS NOT NULL;
+CREATE INDEX workflow_schedules_claimed ON workflow_schedules (schedule_id) WHERE lease_token IS NOT NULL;
 
--- The ticks that are being started, and the last one that was. outcome: NULL while claimed, then 'started' or 'skipped'.
+-- The ticks that were requested and are not settled yet.
 CREATE TABLE workflow_schedule_buckets (
     fire_at bigint NOT NULL,
-    lease_number bigint NOT NULL,
-    lease_expires_at bigint,
+    requested_at bigint NOT NULL,
     schedule_id text COLLATE "C" NOT NULL,
-    lease_owner text COLLATE "C",
-    lease_token text COLLATE "C",
-    outcome text COLLATE "C",
-    run_id text COLLATE "C",
-    operation_id text COLLATE "C",
     PRIMARY KEY (schedule_id, fire_at)
 );
 

@@ -1,66 +1,87 @@
--- Schedules and their ticks. Whoever works on a tick locks its schedule first. See runs.sql for `before` and `overtaken`.
+-- Schedules and their ticks. The schedule's row says everything that decides: which tick is claimed and by whom, which
+-- one was settled last, which one is buffered, and the earliest of those that were requested.
+--
+-- Traps. A row lock gives the newest version of the schedule, but the runs and the requested ticks are read as of the
+-- statement's beginning: a run that was started while this statement waited would not be there, and count as ended. So
+-- a unit acts only on a row that is still what its beginning saw: `changes` counts every change of the row. What it
+-- then does not know of the previous run is at most that it has ended meanwhile. See runs.sql for `overtaken`.
 
 -- name: upsert_schedule
--- Creates a schedule or changes its definition; changes nothing when the definition is the stored one.
--- See runs.sql for `backed`.
+-- Creates a schedule or changes its definition; writes nothing when the definition is the stored one.
 -- $1 schedule_id  $2 workflow_id  $3 workflow_version  $4 overlap_policy  $5 queue  $6 priority  $7 enabled
--- $8 next_fire_at_ms  $9 spec  $10 input  $11 now_ms
-WITH same AS MATERIALIZED (
-    SELECT stored.*
-    FROM workflow_schedules AS stored
-    WHERE
-        stored.schedule_id = $1::text
-        AND (
-            stored.workflow_id, stored.workflow_version, stored.overlap_policy, stored.queue,
-            stored.priority, stored.enabled, stored.spec::text, stored.input::text
-        )
-        = ($2::text, $3::text, $4::text, $5::text, $6::smallint, $7::boolean, $9::text, $10::text)
-),
-written AS (
-    INSERT INTO workflow_schedules AS stored (
-        schedule_id, workflow_id, workflow_version, overlap_policy, queue, priority, enabled,
-        next_fire_at, last_fire_at, revision, claims, created_at, updated_at, spec, input
-    )
+-- $8 next_fire_at_ms  $9 spec  $10 input  $11 now_ms  $12 expected_revision
+WITH before AS MATERIALIZED (
     SELECT
-        $1::text, $2::text, $3::text, $4::text, $5::text, $6::smallint, $7::boolean,
-        $8::bigint, NULL, 1, 0, $11::bigint, $11::bigint, $9::text::json, $10::text::json
-    WHERE NOT EXISTS (SELECT 1 FROM same)
-    ON CONFLICT (schedule_id) DO UPDATE
-    SET
-        workflow_id = excluded.workflow_id,
-        workflow_version = excluded.workflow_version,
-        overlap_policy = excluded.overlap_policy,
-        queue = excluded.queue,
-        priority = excluded.priority,
-        enabled = excluded.enabled,
-        next_fire_at = excluded.next_fire_at,
-        revision = stored.revision + 1,
-        updated_at = excluded.updated_at,
-        spec = excluded.spec,
-        input = excluded.input
-    WHERE
+        stored.changes,
+        $12::bigint IS NULL OR stored.revision = $12::bigint AS expected,
         (
             stored.workflow_id, stored.workflow_version, stored.overlap_policy, stored.queue,
             stored.priority, stored.enabled, stored.spec::text, stored.input::text
         )
-        <> (
-            excluded.workflow_id, excluded.workflow_version, excluded.overlap_policy, excluded.queue,
-            excluded.priority, excluded.enabled, excluded.spec::text, excluded.input::text
-        )
+        = (
+            $2::text, $3::text, $4::text, $5::text,
+            $6::smallint, coalesce($7::boolean, stored.enabled), $9::text, $10::text
+        ) AS same
+    FROM workflow_schedules AS stored
+    WHERE stored.schedule_id = $1::text
+),
+changed AS (
+    UPDATE workflow_schedules AS stored
+    SET
+        workflow_id = $2::text,
+        workflow_version = $3::text,
+        overlap_policy = $4::text,
+        queue = $5::text,
+        priority = $6::smallint,
+        enabled = coalesce($7::boolean, stored.enabled),
+        next_fire_at = CASE
+            WHEN stored.spec::text <> $9::text OR ($7::boolean AND NOT stored.enabled) THEN $8::bigint
+            ELSE stored.next_fire_at
+        END,
+        tick_at = NULL,
+        tick_source = NULL,
+        lease_owner = NULL,
+        lease_token = NULL,
+        lease_expires_at = NULL,
+        revision = stored.revision + 1,
+        changes = stored.changes + 1,
+        updated_at = $11::bigint,
+        spec = $9::text::json,
+        input = $10::text::json
+    FROM before
+    WHERE
+        stored.schedule_id = $1::text
+        AND stored.changes = before.changes
+        AND before.expected
+        AND NOT before.same
+    RETURNING stored.*
+),
+created AS (
+    INSERT INTO workflow_schedules AS stored (
+        schedule_id, workflow_id, workflow_version, overlap_policy, queue, priority, enabled,
+        next_fire_at, revision, changes, lease_number, created_at, updated_at, spec, input
+    )
+    SELECT
+        $1::text, $2::text, $3::text, $4::text, $5::text, $6::smallint, coalesce($7::boolean, true),
+        $8::bigint, 1, 0, 0, $11::bigint, $11::bigint, $9::text::json, $10::text::json
+    WHERE $12::bigint IS NULL AND NOT EXISTS (SELECT 1 FROM before)
+    ON CONFLICT (schedule_id) DO NOTHING
     RETURNING stored.*
 ),
 found AS (
-    SELECT CASE WHEN written.revision = 1 THEN 'created' ELSE 'updated' END AS kind, written.*
-    FROM written
+    SELECT 'updated' AS kind, changed.*
+    FROM changed
     UNION ALL
-    SELECT 'unchanged' AS kind, same.*
-    FROM same
+    SELECT 'created' AS kind, created.*
+    FROM created
+    UNION ALL
+    SELECT CASE WHEN before.expected THEN 'unchanged' ELSE 'conflict' END AS kind, stored.*
+    FROM before
+    INNER JOIN workflow_schedules AS stored ON stored.schedule_id = $1::text
+    WHERE before.same OR NOT before.expected
 )
 SELECT
-    found.kind IS NULL AS overtaken,
-    CASE
-        WHEN found.kind = 'unchanged' THEN pg_logical_emit_message(true, 'workflow', '')
-    END IS NOT NULL AS backed,
+    found.kind IS NULL AND ($12::bigint IS NULL OR EXISTS (SELECT 1 FROM before)) AS overtaken,
     found.kind,
     found.schedule_id,
     found.workflow_id,
@@ -71,6 +92,8 @@ SELECT
     found.enabled,
     found.next_fire_at,
     found.last_fire_at,
+    found.buffered_fire_at,
+    found.previous_run_id,
     found.revision,
     found.created_at,
     found.updated_at,
@@ -92,6 +115,8 @@ SELECT
     schedule.enabled,
     schedule.next_fire_at,
     schedule.last_fire_at,
+    schedule.buffered_fire_at,
+    schedule.previous_run_id,
     schedule.revision,
     schedule.created_at,
     schedule.updated_at,
@@ -113,6 +138,8 @@ SELECT
     schedule.enabled,
     schedule.next_fire_at,
     schedule.last_fire_at,
+    schedule.buffered_fire_at,
+    schedule.previous_run_id,
     schedule.revision,
     schedule.created_at,
     schedule.updated_at,
@@ -127,14 +154,14 @@ LIMIT $2::bigint;
 -- Removes a schedule and its ticks.
 -- $1 schedule_id
 WITH before AS MATERIALIZED (
-    SELECT stored.claims
+    SELECT stored.changes
     FROM workflow_schedules AS stored
     WHERE stored.schedule_id = $1::text
 ),
 schedule AS (
     DELETE FROM workflow_schedules AS stored
     USING before
-    WHERE stored.schedule_id = $1::text AND stored.claims = before.claims
+    WHERE stored.schedule_id = $1::text AND stored.changes = before.changes
     RETURNING stored.schedule_id
 ),
 buckets AS (
@@ -145,99 +172,221 @@ buckets AS (
 SELECT NOT EXISTS (SELECT 1 FROM schedule) AS overtaken
 FROM before;
 
--- name: claim_due_schedule_buckets
--- Claims the due tick of each schedule, unless it is claimed or lies at or before the high-water mark.
--- See leases.sql for the traps.
--- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms  $5 limit
-WITH candidate AS MATERIALIZED (
-    SELECT schedule.schedule_id, schedule.claims
-    FROM workflow_schedules AS schedule
-    LEFT JOIN workflow_schedule_buckets AS bucket
-        ON bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = schedule.next_fire_at
+-- name: request_schedule_buckets
+-- Writes down the ticks that are asked for, but for those that wait already.
+-- $1 schedule_id  $2 fire_times_ms  $3 now_ms
+WITH before AS MATERIALIZED (
+    SELECT stored.changes
+    FROM workflow_schedules AS stored
+    WHERE stored.schedule_id = $1::text
+),
+news AS MATERIALIZED (
+    SELECT DISTINCT asked.fire_at
+    FROM unnest($2::bigint[]) AS asked (fire_at)
     WHERE
-        schedule.enabled
-        AND schedule.next_fire_at <= (SELECT $4::bigint)
-        AND (schedule.last_fire_at IS NULL OR schedule.next_fire_at > schedule.last_fire_at)
-        AND (bucket.lease_expires_at IS NULL OR bucket.lease_expires_at <= (SELECT $4::bigint))
-    ORDER BY schedule.next_fire_at, schedule.schedule_id
-    LIMIT (SELECT $5::bigint + 32)
-),
-locked AS MATERIALIZED (
-    SELECT schedule.schedule_id, schedule.claims
-    FROM workflow_schedules AS schedule
-    WHERE
-        schedule.schedule_id = ANY(ARRAY(SELECT candidate.schedule_id FROM candidate))
-        AND schedule.enabled
-        AND schedule.next_fire_at <= (SELECT $4::bigint)
-        AND (schedule.last_fire_at IS NULL OR schedule.next_fire_at > schedule.last_fire_at)
-    ORDER BY schedule.next_fire_at, schedule.schedule_id
-    LIMIT (SELECT $5::bigint)
-    FOR NO KEY UPDATE SKIP LOCKED
-),
-taken AS (
-    UPDATE workflow_schedules AS stored
-    SET claims = stored.claims + 1
-    FROM locked
-    INNER JOIN candidate ON candidate.schedule_id = locked.schedule_id AND candidate.claims = locked.claims
-    WHERE stored.schedule_id = locked.schedule_id
-    RETURNING stored.*
-),
-bucket AS (
-    INSERT INTO workflow_schedule_buckets AS stored (
-        schedule_id, fire_at, lease_owner, lease_token, lease_number, lease_expires_at
-    )
-    SELECT taken.schedule_id, taken.next_fire_at, $1::text, $2::text, 1, $3::bigint
-    FROM taken
-    ON CONFLICT (schedule_id, fire_at) DO UPDATE
-    SET
-        lease_owner = excluded.lease_owner,
-        lease_token = excluded.lease_token,
-        lease_number = stored.lease_number + 1,
-        lease_expires_at = excluded.lease_expires_at
-    RETURNING
-        stored.schedule_id,
-        stored.fire_at,
-        stored.lease_owner,
-        stored.lease_token,
-        stored.lease_number,
-        stored.lease_expires_at
-),
-answer AS (
-    SELECT
-        min(tick.due_at) AS next_due,
-        $5::bigint > 0 AND min(tick.due_at) <= $4::bigint AND NOT EXISTS (SELECT 1 FROM taken) AS overtaken
-    FROM (
-        (
-            SELECT later.next_fire_at AS due_at
-            FROM workflow_schedules AS later
-            WHERE
-                later.enabled
-                AND later.next_fire_at > (SELECT $4::bigint)
-                AND (later.last_fire_at IS NULL OR later.next_fire_at > later.last_fire_at)
-            ORDER BY later.next_fire_at
-            LIMIT 1
+        NOT EXISTS (
+            SELECT 1
+            FROM workflow_schedule_buckets AS bucket
+            WHERE bucket.schedule_id = $1::text AND bucket.fire_at = asked.fire_at
         )
-        UNION ALL
-        -- Few schedules are due at a time; a join would make the server read all ticks in case they were many.
-        SELECT
-            coalesce(
-                (
-                    SELECT bucket.lease_expires_at
-                    FROM workflow_schedule_buckets AS bucket
-                    WHERE bucket.schedule_id = schedule.schedule_id AND bucket.fire_at = schedule.next_fire_at
-                ),
-                schedule.next_fire_at
-            ) AS due_at
+),
+schedule AS (
+    UPDATE workflow_schedules AS stored
+    SET
+        requested_fire_at = least(stored.requested_fire_at, (SELECT min(news.fire_at) FROM news)),
+        changes = stored.changes + 1
+    FROM before
+    WHERE
+        stored.schedule_id = $1::text
+        AND stored.changes = before.changes
+        AND EXISTS (SELECT 1 FROM news)
+    RETURNING stored.schedule_id
+),
+buckets AS (
+    INSERT INTO workflow_schedule_buckets (schedule_id, fire_at, requested_at)
+    SELECT schedule.schedule_id, news.fire_at, $3::bigint
+    FROM schedule
+    CROSS JOIN news
+)
+SELECT
+    EXISTS (SELECT 1 FROM news) AND NOT EXISTS (SELECT 1 FROM schedule) AS overtaken,
+    (SELECT count(*) FROM news) AS requested
+FROM before;
+
+-- name: claim_due_schedule_buckets
+-- Claims the tick of each schedule that comes first, unless one is claimed already.
+-- See leases.sql for `lane`, and for why values are hidden.
+-- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms  $5 limit  $6 workflow_ids
+WITH RECURSIVE lane AS (
+    (
+        SELECT schedule.workflow_id
+        FROM workflow_schedules AS schedule
+        WHERE schedule.enabled AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+        ORDER BY schedule.workflow_id
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT further.workflow_id
+    FROM lane
+    CROSS JOIN LATERAL (
+        SELECT schedule.workflow_id
         FROM workflow_schedules AS schedule
         WHERE
             schedule.enabled
+            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+            AND schedule.workflow_id > lane.workflow_id
+        ORDER BY schedule.workflow_id
+        LIMIT 1
+    ) AS further
+),
+found AS MATERIALIZED (
+    SELECT due.schedule_id
+    FROM lane
+    CROSS JOIN LATERAL (
+        SELECT schedule.schedule_id
+        FROM workflow_schedules AS schedule
+        WHERE
+            schedule.enabled
+            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+            AND schedule.workflow_id = lane.workflow_id
             AND schedule.next_fire_at <= (SELECT $4::bigint)
-            AND (schedule.last_fire_at IS NULL OR schedule.next_fire_at > schedule.last_fire_at)
-            AND schedule.schedule_id <> ALL(ARRAY(SELECT taken.schedule_id FROM taken))
+            AND coalesce(schedule.lease_expires_at, 0) <= (SELECT $4::bigint)
+        ORDER BY schedule.next_fire_at, schedule.schedule_id
+        LIMIT (SELECT $5::bigint + 32)
+    ) AS due
+    UNION
+    SELECT schedule.schedule_id
+    FROM workflow_schedules AS schedule
+    WHERE schedule.requested_fire_at IS NOT NULL
+    UNION
+    SELECT schedule.schedule_id
+    FROM workflow_schedules AS schedule
+    WHERE schedule.buffered_fire_at IS NOT NULL
+),
+scheduled AS MATERIALIZED (
+    SELECT
+        schedule.schedule_id,
+        schedule.changes,
+        schedule.buffered_fire_at,
+        schedule.requested_fire_at,
+        CASE
+            WHEN
+                schedule.enabled
+                AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+                AND schedule.next_fire_at <= (SELECT $4::bigint)
+                THEN schedule.next_fire_at
+        END AS due_fire_at,
+        (
+            SELECT previous.run_id
+            FROM workflow_event_locks AS previous
+            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        ) AS live_run_id,
+        (SELECT $6::text[]) IS NULL OR schedule.workflow_id = ANY((SELECT $6::text[])::text[]) AS wanted
+    FROM workflow_schedules AS schedule
+    WHERE
+        schedule.schedule_id = ANY(ARRAY(SELECT found.schedule_id FROM found))
+        AND coalesce(schedule.lease_expires_at, 0) <= (SELECT $4::bigint)
+),
+waiting AS MATERIALIZED (
+    SELECT
+        scheduled.schedule_id,
+        scheduled.changes,
+        scheduled.live_run_id,
+        scheduled.wanted,
+        tick.fire_at,
+        tick.source
+    FROM scheduled
+    CROSS JOIN LATERAL (
+        SELECT scheduled.buffered_fire_at AS fire_at, 'buffered' AS source, 1 AS place
+        WHERE scheduled.buffered_fire_at IS NOT NULL AND scheduled.live_run_id IS NULL
+        UNION ALL
+        SELECT scheduled.due_fire_at, 'due', 2
+        WHERE scheduled.due_fire_at <= coalesce(scheduled.requested_fire_at, scheduled.due_fire_at)
+        UNION ALL
+        SELECT scheduled.requested_fire_at, 'requested', 3
+        WHERE scheduled.requested_fire_at IS NOT NULL
+        ORDER BY place
+        LIMIT 1
     ) AS tick
+),
+candidate AS MATERIALIZED (
+    SELECT waiting.schedule_id, waiting.changes, waiting.live_run_id, waiting.fire_at, waiting.source
+    FROM waiting
+    WHERE waiting.wanted
+    ORDER BY waiting.fire_at, waiting.schedule_id
+    LIMIT (SELECT $5::bigint + 32)
+),
+locked AS MATERIALIZED (
+    SELECT schedule.schedule_id, candidate.live_run_id, candidate.fire_at, candidate.source
+    FROM candidate
+    INNER JOIN workflow_schedules AS schedule
+        ON schedule.schedule_id = candidate.schedule_id AND schedule.changes = candidate.changes
+    WHERE schedule.schedule_id = ANY(ARRAY(SELECT candidate.schedule_id FROM candidate))
+    ORDER BY candidate.fire_at, candidate.schedule_id
+    LIMIT (SELECT $5::bigint)
+    FOR NO KEY UPDATE OF schedule SKIP LOCKED
+),
+taken AS (
+    UPDATE workflow_schedules AS stored
+    SET
+        tick_at = locked.fire_at,
+        tick_source = locked.source,
+        lease_owner = $1::text,
+        lease_token = $2::text,
+        lease_number = stored.lease_number + 1,
+        lease_expires_at = $3::bigint,
+        changes = stored.changes + 1
+    FROM locked
+    WHERE stored.schedule_id = locked.schedule_id
+    RETURNING stored.*, locked.live_run_id AS overlapping_run_id
+),
+answer AS (
+    SELECT
+        least(
+            (
+                SELECT $4::bigint
+                FROM waiting
+                WHERE waiting.wanted AND waiting.schedule_id <> ALL(ARRAY(SELECT taken.schedule_id FROM taken))
+                LIMIT 1
+            ),
+            (
+                SELECT min(later.next_fire_at)
+                FROM lane
+                CROSS JOIN LATERAL (
+                    SELECT schedule.next_fire_at
+                    FROM workflow_schedules AS schedule
+                    WHERE
+                        schedule.enabled
+                        AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+                        AND schedule.workflow_id = lane.workflow_id
+                        AND schedule.next_fire_at > (SELECT $4::bigint)
+                    ORDER BY schedule.next_fire_at
+                    LIMIT 1
+                ) AS later
+                WHERE (SELECT $6::text[]) IS NULL OR lane.workflow_id = ANY((SELECT $6::text[])::text[])
+            ),
+            (
+                SELECT min(claimed.lease_expires_at)
+                FROM workflow_schedules AS claimed
+                WHERE
+                    claimed.lease_token IS NOT NULL
+                    AND claimed.lease_expires_at > (SELECT $4::bigint)
+                    AND ((SELECT $6::text[]) IS NULL OR claimed.workflow_id = ANY((SELECT $6::text[])::text[]))
+            )
+        ) AS next_due,
+        ARRAY(
+            SELECT waiting.schedule_id
+            FROM waiting
+            WHERE NOT waiting.wanted
+            LIMIT 10
+        ) AS unclaimable,
+        $5::bigint > 0
+        AND EXISTS (SELECT 1 FROM candidate)
+        AND NOT EXISTS (SELECT 1 FROM taken) AS overtaken
 )
 SELECT
     answer.next_due,
+    answer.unclaimable,
     answer.overtaken,
     taken.schedule_id,
     taken.workflow_id,
@@ -248,52 +397,66 @@ SELECT
     taken.enabled,
     taken.next_fire_at,
     taken.last_fire_at,
+    taken.buffered_fire_at,
+    taken.previous_run_id,
     taken.revision,
     taken.created_at,
     taken.updated_at,
     taken.spec::text AS spec,
     taken.input::text AS input,
-    bucket.fire_at,
-    bucket.lease_owner,
-    bucket.lease_token,
-    bucket.lease_number,
-    bucket.lease_expires_at
+    taken.tick_at,
+    taken.tick_source,
+    taken.lease_owner,
+    taken.lease_token,
+    taken.lease_number,
+    taken.lease_expires_at,
+    taken.overlapping_run_id
 FROM answer
-LEFT JOIN bucket ON true
-LEFT JOIN taken ON taken.schedule_id = bucket.schedule_id
-ORDER BY taken.next_fire_at, taken.schedule_id;
+LEFT JOIN taken ON true
+ORDER BY taken.tick_at, taken.schedule_id;
 
 -- name: mark_schedule_bucket_started
--- Starts a claimed tick's run, or skips the tick, and moves the schedule on. Older ticks are forgotten; the high-water
--- mark keeps them from firing again.
--- $1 schedule_id  $2 fire_at_ms  $3 lease_token  $4 expected_revision  $5 next_fire_at_ms  $6 run_id  $7 now_ms
--- $8 operation_id  $9 outcome  $10 creation_id  $11 creation_answer  $12 tells
-WITH schedule AS MATERIALIZED (
+-- Settles a claimed tick: starts its run, skips it or puts it back.
+-- $1 schedule_id  $2 fire_at_ms  $3 lease_token  $4 expected_revision  $5 run_id  $6 next_fire_at_ms  $7 now_ms
+-- $8 operation_id  $9 action  $10 due_at_ms  $11 creation_id  $12 creation_answer  $13 tells
+WITH before AS MATERIALIZED (
     SELECT
-        stored.schedule_id,
-        stored.revision,
-        stored.workflow_id,
-        stored.workflow_version,
-        stored.queue,
-        stored.priority,
-        stored.input
+        stored.changes,
+        (
+            SELECT previous.run_id
+            FROM workflow_event_locks AS previous
+            WHERE previous.run_id = stored.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        ) AS live_run_id
+    FROM workflow_schedules AS stored
+    WHERE stored.schedule_id = $1::text
+),
+schedule AS MATERIALIZED (
+    SELECT stored.*
     FROM workflow_schedules AS stored
     WHERE stored.schedule_id = $1::text
     FOR NO KEY UPDATE
 ),
-bucket AS MATERIALIZED (
-    SELECT stored.lease_token, stored.outcome, stored.run_id, stored.operation_id
-    FROM workflow_schedule_buckets AS stored
-    WHERE
-        stored.schedule_id = (SELECT schedule.schedule_id FROM schedule)
-        AND stored.fire_at = $2::bigint
-    FOR NO KEY UPDATE
-),
 fenced AS MATERIALIZED (
-    SELECT schedule.*
+    SELECT
+        schedule.*,
+        CASE
+            WHEN $9::text = 'start' THEN 'started'
+            WHEN $9::text = 'skip' THEN 'skipped'
+            WHEN schedule.overlap_policy = 'buffer-one' AND schedule.buffered_fire_at <> $2::bigint THEN 'skipped'
+            ELSE 'buffered'
+        END AS outcome
     FROM schedule
-    INNER JOIN bucket ON bucket.lease_token = $3::text
-    WHERE schedule.revision = $4::bigint
+    INNER JOIN before ON before.changes = schedule.changes
+    WHERE
+        schedule.tick_at = $2::bigint
+        AND schedule.lease_token = $3::text
+        AND schedule.revision = $4::bigint
+        AND (
+            $5::text IS NULL
+            OR schedule.overlap_policy = 'allow'
+            OR before.live_run_id IS NULL
+            OR before.live_run_id = $5::text
+        )
 ),
 head AS (
     INSERT INTO workflow_event_locks (
@@ -301,11 +464,11 @@ head AS (
         lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
     )
     SELECT
-        $6::text, fenced.workflow_id, fenced.workflow_version, fenced.queue, fenced.priority,
-        $7::bigint, $7::bigint, 'queued', $7::bigint,
-        0, $10::text, $11::text::json, 0, 0, false, 0, '[]'
+        $5::text, fenced.workflow_id, fenced.workflow_version, fenced.queue, fenced.priority,
+        $7::bigint, $7::bigint, 'queued', $10::bigint,
+        0, $11::text, $12::text::json, 0, 0, false, 0, '[]'
     FROM fenced
-    WHERE $6::text IS NOT NULL
+    WHERE $5::text IS NOT NULL
     ON CONFLICT (run_id) DO NOTHING
     RETURNING tableoid, run_id, workflow_id, workflow_version, queue, priority, created_at
 ),
@@ -320,43 +483,56 @@ state AS (
     FROM head
     CROSS JOIN fenced
 ),
-moved AS (
-    UPDATE workflow_schedules AS stored
-    SET
-        next_fire_at = $5::bigint,
-        last_fire_at = greatest(stored.last_fire_at, $2::bigint),
-        updated_at = $7::bigint
-    FROM fenced
-    WHERE stored.schedule_id = fenced.schedule_id
-),
-forgotten AS (
+bucket AS (
     DELETE FROM workflow_schedule_buckets AS stored
     USING fenced
-    WHERE stored.schedule_id = fenced.schedule_id AND stored.fire_at < $2::bigint
+    WHERE stored.schedule_id = fenced.schedule_id AND stored.fire_at = $2::bigint
 ),
-marked AS (
-    UPDATE workflow_schedule_buckets AS stored
+settled AS (
+    UPDATE workflow_schedules AS stored
     SET
+        next_fire_at = CASE WHEN fenced.tick_source = 'due' THEN $6::bigint ELSE fenced.next_fire_at END,
+        last_fire_at = CASE WHEN fenced.tick_source = 'due' THEN $2::bigint ELSE fenced.last_fire_at END,
+        buffered_fire_at = CASE
+            WHEN fenced.outcome = 'buffered' THEN $2::bigint
+            WHEN fenced.buffered_fire_at <> $2::bigint THEN fenced.buffered_fire_at
+        END,
+        requested_fire_at = (
+            SELECT min(bucket.fire_at)
+            FROM workflow_schedule_buckets AS bucket
+            WHERE bucket.schedule_id = $1::text AND bucket.fire_at <> $2::bigint
+        ),
+        previous_run_id = coalesce($5::text, fenced.previous_run_id),
+        tick_at = NULL,
+        tick_source = NULL,
         lease_owner = NULL,
         lease_token = NULL,
         lease_expires_at = NULL,
-        outcome = $9::text,
-        run_id = $6::text,
-        operation_id = $8::text
+        settled_fire_at = $2::bigint,
+        settled_operation_id = $8::text,
+        settled_outcome = fenced.outcome,
+        changes = fenced.changes + 1,
+        updated_at = $7::bigint
     FROM fenced
-    WHERE stored.schedule_id = fenced.schedule_id AND stored.fire_at = $2::bigint
+    WHERE stored.schedule_id = fenced.schedule_id
 )
 SELECT
+    schedule.changes <> before.changes AS overtaken,
     schedule.revision,
-    bucket.lease_token,
-    bucket.outcome,
-    bucket.run_id,
-    bucket.operation_id,
+    schedule.tick_at,
+    schedule.lease_token,
+    schedule.settled_fire_at,
+    schedule.settled_operation_id,
+    schedule.settled_outcome,
+    schedule.previous_run_id,
+    before.live_run_id,
+    fenced.outcome,
     head.run_id IS NOT NULL AS wakes,
     CASE
-        WHEN $12::boolean AND head.run_id IS NOT NULL
+        WHEN $13::boolean AND head.run_id IS NOT NULL
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
     END AS told
 FROM schedule
-LEFT JOIN bucket ON true
+CROSS JOIN before
+LEFT JOIN fenced ON true
 LEFT JOIN head ON true;
