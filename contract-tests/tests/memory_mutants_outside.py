@@ -1,4 +1,4 @@
-"""Stores with one fault each in what comes from outside: timers, inbox, schedules, listings, payloads, arguments."""
+"""Stores with one fault each in what comes from outside: timers, inbox, listings, payloads, arguments."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from workflow_runtime.store import (
     NotWaiting,
     RunPage,
     RunStatus,
-    Schedule,
     approval_payload,
 )
 from workflow_store_memory import InMemoryWorkflowStore
-from workflow_store_memory.data import Run, ScheduleRow
+from workflow_store_memory.data import Run
 
 
 @broken("TIMER-1")
@@ -156,115 +155,6 @@ class ApprovalIsDecidedTwice(Faulty):
         entry = replace(run.deliveries[key], payload=payload)  # type: ignore[index]  # the key is of the right kind
         run.deliveries[key] = run.untaken[entry.inbox_seq] = entry  # type: ignore[index]  # as above
         return Buffered(inbox_seq=entry.inbox_seq)
-
-
-class _OfSchedules(Faulty):
-    def _change(self, schedule_id: str, **changes: Any) -> Schedule:
-        row = self._data.schedules[schedule_id]
-        row.value = replace(row.value, **changes)
-        return row.value
-
-
-@broken("SCHEDULE-1")
-class NewScheduleFiresAtOnce(_OfSchedules):
-    """A new schedule is due now."""
-
-    async def upsert_schedule(self, **arguments: Any) -> Any:
-        answer = await super().upsert_schedule(**arguments)
-        if answer.kind == "created":
-            self._change(arguments["schedule_id"], next_fire_at_ms=arguments["now_ms"])
-        return answer
-
-
-@broken("SCHEDULE-2")
-class UpsertOverwritesTheFireTime(_OfSchedules):
-    """The same definition again moves the next fire time."""
-
-    async def upsert_schedule(self, **arguments: Any) -> Any:
-        answer = await super().upsert_schedule(**arguments)
-        fire_at_ms = arguments["next_fire_at_ms"]
-        return replace(answer, schedule=self._change(arguments["schedule_id"], next_fire_at_ms=fire_at_ms))
-
-
-@broken("SCHEDULE-3")
-class UnknownScheduleIsNone(_OfSchedules):
-    """An unknown schedule gives nothing instead of an error."""
-
-    async def get_schedule(self, **arguments: Any) -> Any:
-        row = self._data.schedules.get(arguments["schedule_id"])
-        return None if row is None else row.value
-
-
-@broken("SCHEDULE-4")
-class SchedulesArePagedByOffset(_OfSchedules):
-    """A cursor counts the schedules that were shown."""
-
-    async def list_schedules(self, *, limit: int, cursor: str | None = None) -> Any:
-        page = await super().list_schedules(limit=10**6)
-        begin = int(cursor or 0)
-        shown = page.schedules[begin : begin + limit]
-        more = len(page.schedules) > begin + limit
-        return replace(page, schedules=shown, next_cursor=str(begin + limit) if more else None)
-
-
-@broken("SCHEDULE-5")
-class DeletedScheduleStillFires(_OfSchedules):
-    """A tick that was claimed before the deletion starts its run."""
-
-    async def delete_schedule(self, **arguments: Any) -> Any:
-        row = self._data.schedules.get(arguments["schedule_id"])
-        answer = await super().delete_schedule(**arguments)
-        if row is not None:
-            self._data.__dict__.setdefault("deleted", {})[arguments["schedule_id"]] = row
-        return answer
-
-    async def mark_schedule_bucket_started(self, **arguments: Any) -> Any:
-        deleted = self._data.__dict__.get("deleted", {}).get(arguments["schedule_id"])
-        if deleted is not None:
-            self._data.schedules.setdefault(arguments["schedule_id"], deleted)
-        return await super().mark_schedule_bucket_started(**arguments)
-
-
-@broken("SCHEDULE-6")
-class LeasedTickIsClaimedAgain(_OfSchedules):
-    """A tick under a live lease is given to the next claimer."""
-
-    async def claim_due_schedule_buckets(self, **arguments: Any) -> Any:
-        for row in self._data.schedules.values():
-            for bucket in row.buckets.values():
-                if bucket.lease is not None:
-                    bucket.lease = replace(bucket.lease, expires_at_ms=0)
-        return await super().claim_due_schedule_buckets(**arguments)
-
-
-@broken("SCHEDULE-7")
-class RunAndMarkAreTwoUnits(_OfSchedules):
-    """The tick's run is started, and the schedule does not move on."""
-
-    async def mark_schedule_bucket_started(self, **arguments: Any) -> Any:
-        before = self._data.schedules.get(arguments["schedule_id"])
-        kept = None if before is None else before.value
-        answer = await super().mark_schedule_bucket_started(**arguments)
-        if kept is not None:
-            self._data.schedules[arguments["schedule_id"]].value = kept
-        return answer
-
-
-@broken("SCHEDULE-8")
-class TickIsNotFenced(_OfSchedules):
-    """A tick may be marked with any token."""
-
-    async def mark_schedule_bucket_started(self, **arguments: Any) -> Any:
-        row = self._data.schedules.get(arguments["schedule_id"])
-        bucket = None if row is None else row.buckets.get(arguments["fire_at_ms"])
-        if bucket is not None and bucket.lease is not None:
-            arguments["lease_token"] = bucket.lease.token
-        return await super().mark_schedule_bucket_started(**arguments)
-
-
-@broken("SCHEDULE-9", (ScheduleRow, "next_tick_ms", property(lambda row: row.value.next_fire_at_ms)))
-class TickFiresAgain(_OfSchedules):
-    """The high-water mark is kept and not looked at."""
 
 
 @broken("LIST-1")

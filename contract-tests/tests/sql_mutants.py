@@ -280,13 +280,13 @@ FAULTS = {
         edits=[("create_run.state", "SELECT ?1, ?2", "SELECT ?1, json(?2)")],
     ),
     "tick-fires-again": Fault(
-        clause="SCHEDULE-9",
+        clause="SCHEDULE-12",
         story="The high-water mark is kept and not looked at.",
         edits=[
             (
-                "claim_due_schedule_buckets.buckets",
-                "AND (schedule.last_fire_at IS NULL OR schedule.next_fire_at > schedule.last_fire_at)",
-                "",
+                "claim_due_schedule_buckets.schedules",
+                "schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)",
+                "schedule.next_fire_at >= 0",
             )
         ],
     ),
@@ -334,6 +334,63 @@ FAULTS = {
         clause="TX-6",
         story="The function is called twice, and the writes of both calls stay.",
         transaction=_working(_write_twice),
+    ),
+    "changed-tick-stays-claimed": Fault(
+        clause="SCHEDULE-2",
+        story="A change leaves the claimed tick with its claimer.",
+        edits=[("upsert_schedule.changed", "lease_expires_at = NULL,", "")],
+    ),
+    "deploy-swallows-the-tick": Fault(
+        clause="SCHEDULE-3",
+        story="Any change takes over the next fire time.",
+        edits=[("upsert_schedule.changed", "WHEN spec <> ?9 OR", "WHEN ?9 = ?9 OR")],
+    ),
+    "conflict-is-written": Fault(
+        clause="SCHEDULE-4",
+        story="A change meant for an older revision is written.",
+        edits=[("upsert_schedule.changed", "OR revision = ?12", "OR ?12 = ?12")],
+    ),
+    "requests-stay": Fault(
+        clause="SCHEDULE-7",
+        story="The requested ticks of a deleted schedule are left to its namesake.",
+        edits=[("delete_schedule.buckets", "WHERE schedule_id = ?1", "WHERE schedule_id = '-' || ?1")],
+    ),
+    "live-run-is-overlooked": Fault(
+        clause="SCHEDULE-14",
+        story="A paused run does not count as live.",
+        edits=[
+            (f"mark_schedule_bucket_started.{part}", "('queued', 'running', 'paused')", "('queued', 'running')")
+            for part in ("run", "state", "head", "bucket", "schedule")
+        ],
+    ),
+    "overlapping-tick-is-settled": Fault(
+        clause="SCHEDULE-14",
+        story="A start that is refused beside a live run settles its tick all the same.",
+        edits=[
+            (
+                "mark_schedule_bucket_started.schedule",
+                "AND (\n        ?5 IS NULL",
+                "AND (\n        1\n        OR ?5 IS NULL",
+            )
+        ],
+    ),
+    "buffered-tick-is-impatient": Fault(
+        clause="SCHEDULE-15",
+        story="A buffered tick does not wait for the end of the previous run.",
+        edits=[
+            ("claim_due_schedule_buckets.schedules", "AND NOT EXISTS", "AND ?4 = ?4 OR NOT EXISTS"),
+            ("claim_due_schedule_buckets.schedules", "AND previous.run_id IS NULL THEN", "THEN"),
+        ],
+    ),
+    "settled-request-stays": Fault(
+        clause="SCHEDULE-8",
+        story="A requested tick waits on after it was settled.",
+        edits=[("mark_schedule_bucket_started.bucket", "AND fire_at = ?2", "AND fire_at <> ?2 AND fire_at = ?2")],
+    ),
+    "unfenced-tick": Fault(
+        clause="SCHEDULE-16",
+        story="A tick may be settled with any token.",
+        edits=[("mark_schedule_bucket_started.schedule", "AND schedule.lease_token = ?3", "AND ?3 = ?3")],
     ),
     "batch-is-no-transaction": Fault(
         clause="RUN-7",

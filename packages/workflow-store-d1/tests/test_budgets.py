@@ -110,9 +110,11 @@ ONE_TRIP: dict[str, tuple[str, dict[str, Any]]] = {
             "now_ms": 1,
         },
     ),
+    "request ticks": ("request_schedule_buckets", {"schedule_id": "s", "fire_times_ms": [1, 2], "now_ms": 5}),
     "list schedules": ("list_schedules", {"limit": 10}),
     "delete schedule": ("delete_schedule", {"schedule_id": "s"}),
     "claim ticks": ("claim_due_schedule_buckets", BATCH),
+    "claim ticks of some workflows": ("claim_due_schedule_buckets", {**BATCH, "workflow_ids": ["w"]}),
 }
 
 BY_THE_DRIVER: dict[str, tuple[str, dict[str, Any]]] = {
@@ -202,7 +204,7 @@ async def test_tick_is_one_trip_to_claim_and_one_to_start(store: D1WorkflowStore
         lease_token=bucket.lease.token,
         operation_id="o",
         expected_revision=1,
-        next_fire_at_ms=None,
+        action="start",
         run_id="ticked",
         now_ms=100,
     )

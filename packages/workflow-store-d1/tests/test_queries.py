@@ -37,7 +37,10 @@ INDEXES = {
         "workflow_runs_workflow (workflow_id=? AND created_at>? AND (created_at,run_id)<(?,?))"
     ),
     "prune_runs.heads": "workflow_event_locks_ended (finished_at<?)",
-    "claim_due_schedule_buckets.buckets": "workflow_schedules_due (next_fire_at<?)",
+    "claim_due_schedule_buckets.schedules": "workflow_schedules_due (workflow_id=? AND next_fire_at<?)",
+    "claim_due_schedule_buckets.claimed": "workflow_schedules_claimed (lease_token=?)",
+    "claim_due_schedule_buckets.next_due": "workflow_schedules_due (workflow_id=? AND next_fire_at>?)",
+    "claim_due_schedule_buckets.unclaimable": "workflow_schedules_requested (requested_fire_at>?)",
 }
 
 
@@ -66,7 +69,7 @@ def test_comment_names_every_parameter(name: str) -> None:
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_no_query_walks_a_whole_table(database: sqlite3.Connection, name: str) -> None:
-    own_results = re.compile(r"SCAN (CONSTANT|lane|page|entry|\(subquery)|.* VIRTUAL TABLE")
+    own_results = re.compile(r"SCAN (CONSTANT|lane|found|waiting|chosen|page|entry|\(subquery)|.* VIRTUAL TABLE")
     scans = [step for step in plan(database, QUERIES[name]) if step.startswith("SCAN") and not own_results.match(step)]
     assert bool(scans) == (name in WHOLE_TABLE), scans
 
@@ -162,6 +165,36 @@ def test_claim_costs_the_same_however_many_are_due(database: sqlite3.Connection,
     few = work(database, name, **CLAIM)
     add_runs(database, "mine", status, MANY, due_at=51)
     assert work(database, name, **CLAIM) <= few * 1.05
+
+
+def add_schedules(database: sqlite3.Connection, workflow: str, count: int, next_fire_at: int) -> None:
+    database.execute(
+        """
+        WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?2)
+        INSERT INTO workflow_schedules (
+            schedule_id, workflow_id, workflow_version, overlap_policy, queue, priority, enabled, next_fire_at,
+            revision, lease_number, created_at, updated_at, spec, input
+        )
+        SELECT ?1 || ?3 || '-' || n, ?1, '1', 'skip', 'default', 0, 1, ?3, 1, 0, 0, 0, '1', '1' FROM number
+        """,
+        {"1": workflow, "2": count, "3": next_fire_at},
+    )
+
+
+@pytest.mark.parametrize("part", ["schedules", "next_due"])
+@pytest.mark.parametrize("wanted", ['["mine"]', None])
+def test_claim_of_ticks_costs_the_same_whatever_waits_besides(
+    database: sqlite3.Connection, part: str, wanted: str | None
+) -> None:
+    """Ticks whose time has not come, and due ones of others, add nothing."""
+    add_schedules(database, "mine", 10, next_fire_at=50)
+    add_schedules(database, "mine", 30, next_fire_at=500)
+    add_schedules(database, "another", 30, next_fire_at=500 if wanted is None else 50)
+    claim = CLAIM | {"workflow_ids": wanted}
+    few = work(database, f"claim_due_schedule_buckets.{part}", **claim)
+    add_schedules(database, "mine", MANY, next_fire_at=501)
+    add_schedules(database, "another", MANY, next_fire_at=502 if wanted is None else 51)
+    assert work(database, f"claim_due_schedule_buckets.{part}", **claim) <= few * 1.05
 
 
 @pytest.mark.parametrize(

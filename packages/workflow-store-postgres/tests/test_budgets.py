@@ -86,7 +86,7 @@ async def test_tick_is_one_trip_to_claim_and_one_to_start(store: PostgresWorkflo
             lease_token=bucket.lease.token,
             operation_id="o",
             expected_revision=1,
-            next_fire_at_ms=None,
+            action="start",
             run_id=f"ticked by {schedule_id}",
             now_ms=100,
         )

@@ -41,13 +41,18 @@ SELECT head.run_id, 1, 'signal', 'go', 's', 1, true, 2, '{{}}' FROM workflow_eve
 INSERT INTO workflow_timers (run_id, timer_id, fire_at)
 SELECT run_id, 't', due_at FROM workflow_event_locks WHERE status = 'paused';
 INSERT INTO workflow_schedules (
-    schedule_id, workflow_id, workflow_version, overlap_policy, queue, priority, enabled, next_fire_at, revision,
-    claims, created_at, updated_at, spec, input
+    schedule_id, workflow_id, workflow_version, overlap_policy, queue, priority, enabled, next_fire_at, last_fire_at,
+    previous_run_id, buffered_fire_at, requested_fire_at, lease_token, lease_expires_at, revision, changes,
+    lease_number, created_at, updated_at, spec, input
 )
-SELECT 's' || n, 'w', '1', 'skip', 'default', 0, true, n + {NOW_MS} - 5, 1, 0, 1, 1, '1', '1'
+SELECT
+    's' || n, 'w' || n % 3, '1', 'skip', 'default', 0, true, n + {NOW_MS} - 5, 1,
+    'run-' || lpad(n::text, 8, '0'), CASE WHEN n % 1000 = 1 THEN 3 END, CASE WHEN n % 1000 = 2 THEN 4 END,
+    CASE WHEN n % 1000 = 3 THEN 'token' END, CASE WHEN n % 1000 = 3 THEN 7000 END, 1, 0, 1, 1, 1, '1', '1'
 FROM generate_series(1, {RUNS}) AS n;
-INSERT INTO workflow_schedule_buckets (schedule_id, fire_at, lease_number, outcome)
-SELECT schedule_id, next_fire_at - 60000, 1, 'started' FROM workflow_schedules;
+INSERT INTO workflow_schedule_buckets (schedule_id, fire_at, requested_at)
+SELECT schedule_id, n, 1 FROM workflow_schedules CROSS JOIN generate_series(4, 1003) AS n
+WHERE requested_fire_at IS NOT NULL;
 """
 
 
@@ -94,9 +99,10 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "claim_stale_runs": (*CLAIM, 10, *WANTED, 3),
     "claim_pending_runs": (*CLAIM, 10, *WANTED),
     "claim_due_timers": (*CLAIM, 10, *WANTED),
-    "claim_due_schedule_buckets": ("w", "token", 9_000, NOW_MS, 10),
-    "mark_schedule_bucket_started": ("s1", 5, "token", 1, 9, "r", 5, "o", "started", "create_run:o", "{}", True),
-    "upsert_schedule": ("s1", "w", "1", "skip", "default", 0, True, 5, "1", "1", 5),
+    "request_schedule_buckets": ("s1", [5, 6], 5),
+    "claim_due_schedule_buckets": ("w", "token", 9_000, NOW_MS, 10, ["w1", "w2"]),
+    "mark_schedule_bucket_started": ("s1", 5, "token", 1, "r", 9, 5, "o", "start", 5, "create_run:o", "{}", True),
+    "upsert_schedule": ("s1", "w", "1", "skip", "default", 0, True, 5, "1", "1", 5, None),
     "delete_schedule": ("s1",),
     "get_schedule": ("s1",),
     "list_schedules": ("s1", 50),
@@ -185,6 +191,22 @@ async def test_claim_does_not_look_at_what_is_not_due(filled: asyncpg.Connection
     await filled.execute("DELETE FROM workflow_event_locks WHERE created_at > 100")
     await filled.execute("VACUUM ANALYZE")
     few = await pages_read(filled, name, values)
+    assert many <= 1.5 * few, (many, few)
+
+
+@pytest.mark.parametrize("workflow_ids", [["w1", "w2"], None])
+async def test_claim_of_ticks_does_not_look_at_other_schedules(
+    filled: asyncpg.Connection, workflow_ids: list[str] | None
+) -> None:
+    values = ("w", "token", 9_000, NOW_MS, 10, workflow_ids)
+    many = await pages_read(filled, "claim_due_schedule_buckets", values)
+    await filled.execute(
+        "DELETE FROM workflow_schedules WHERE next_fire_at > $1 AND buffered_fire_at IS NULL"
+        " AND requested_fire_at IS NULL AND lease_token IS NULL",
+        NOW_MS + 20,
+    )
+    await filled.execute("VACUUM ANALYZE")
+    few = await pages_read(filled, "claim_due_schedule_buckets", values)
     assert many <= 1.5 * few, (many, few)
 
 

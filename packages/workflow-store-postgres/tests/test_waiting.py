@@ -39,8 +39,8 @@ async def behind(dsn: str, database: asyncpg.Connection) -> AsyncIterator[Behind
         await transaction.start()
         await holder.execute("SELECT 1 FROM workflow_event_locks WHERE run_id = 'a' FOR UPDATE")
         tasks = [asyncio.ensure_future(call) for call in calls]
-        await _until_waiting(database, len(tasks))
-        yield PostgresWorkflowStore(_PoolOfOne(holder), listen=False), answers
+        await until_waiting(database, len(tasks))
+        yield PostgresWorkflowStore(PoolOfOne(holder), listen=False), answers
         await transaction.commit()
         answers += await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
 
@@ -48,7 +48,7 @@ async def behind(dsn: str, database: asyncpg.Connection) -> AsyncIterator[Behind
     await holder.close()
 
 
-class _PoolOfOne:
+class PoolOfOne:
     """A pool that lends the connection which is in the transaction."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
@@ -59,7 +59,7 @@ class _PoolOfOne:
         yield self._connection
 
 
-async def _until_waiting(database: asyncpg.Connection, count: int) -> None:
+async def until_waiting(database: asyncpg.Connection, count: int) -> None:
     async with asyncio.timeout(20):
         while (
             await database.fetchval(
@@ -267,35 +267,14 @@ async def test_creation_that_waits_for_its_twin_brings_the_stored_run(scenes: "S
     holder = await asyncpg.connect(dsn)
     transaction = holder.transaction()
     await transaction.start()
-    await PostgresWorkflowStore(_PoolOfOne(holder), listen=False).create_run(**run, operation_id="first")
+    await PostgresWorkflowStore(PoolOfOne(holder), listen=False).create_run(**run, operation_id="first")
     late = asyncio.ensure_future(scenes.store.create_run(**run, operation_id="second"))
     looker = await asyncpg.connect(dsn)
-    await _until_waiting(looker, 1)
+    await until_waiting(looker, 1)
     await transaction.commit()
     answer = await asyncio.wait_for(late, 20)
     assert (answer.kind, answer.run.run_id) == ("existing", "a")
     await looker.close()
-    await holder.close()
-
-
-async def test_deletion_of_a_schedule_that_waits_for_a_claim_removes_its_tick(
-    scenes: "Scenes", dsn: str, database: asyncpg.Connection
-) -> None:
-    await scenes.store.upsert_schedule(
-        schedule_id="s", workflow_id="w", workflow_version="1", spec=ONE, input=ONE, next_fire_at_ms=5, now_ms=1
-    )
-    holder = await asyncpg.connect(dsn)
-    transaction = holder.transaction()
-    await transaction.start()
-    claims = await PostgresWorkflowStore(_PoolOfOne(holder), listen=False).claim_due_schedule_buckets(
-        owner="w", lease_ms=5, now_ms=5, limit=1
-    )
-    assert len(claims.buckets) == 1
-    late = asyncio.ensure_future(scenes.store.delete_schedule(schedule_id="s"))
-    await _until_waiting(database, 1)
-    await transaction.commit()
-    assert (await asyncio.wait_for(late, 20)).kind == "deleted"
-    assert await database.fetchval("SELECT count(*) FROM workflow_schedule_buckets") == 0
     await holder.close()
 
 
@@ -313,7 +292,7 @@ async def test_sweep_leaves_a_run_that_moved_on_since_it_began(
         held_up = sql.replace(place, f"{place} WHERE (SELECT pg_advisory_xact_lock(1)) IS NOT NULL")
         slow._session._sql = {"claim_pending_runs": held_up}
         late = asyncio.ensure_future(slow.claim_pending_runs(owner="w", lease_ms=5, now_ms=5, limit=1))
-        await _until_waiting(database, 1)
+        await until_waiting(database, 1)
         again = await scenes.store.claim_run(run_id="a", owner="v", lease_ms=5, now_ms=5, max_crashes=9)
         assert again.kind == "claimed"
         await scenes.append("a", again.claim.lease, 0, [ONE])

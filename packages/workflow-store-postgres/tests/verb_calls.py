@@ -65,9 +65,23 @@ ONE_TRIP: dict[str, tuple[str, dict[str, Any]]] = {
             "now_ms": 1,
         },
     ),
+    "request ticks": ("request_schedule_buckets", {"schedule_id": "s", "fire_times_ms": [1, 2], "now_ms": 5}),
+    "settle a tick in vain": (
+        "mark_schedule_bucket_started",
+        {
+            "schedule_id": "s",
+            "fire_at_ms": 5,
+            "lease_token": "t",
+            "operation_id": "o",
+            "expected_revision": 1,
+            "action": "skip",
+            "now_ms": 5,
+        },
+    ),
     "list schedules": ("list_schedules", {"limit": 10}),
     "delete schedule": ("delete_schedule", {"schedule_id": "s"}),
     "claim ticks": ("claim_due_schedule_buckets", BATCH),
+    "claim ticks of some workflows": ("claim_due_schedule_buckets", {**BATCH, "workflow_ids": ["w"]}),
 }
 
 BY_THE_DRIVER: dict[str, tuple[str, dict[str, Any]]] = {

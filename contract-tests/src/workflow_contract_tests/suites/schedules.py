@@ -43,14 +43,14 @@ async def new_schedule(h: StoreHarness) -> None:
     assert (await claim_tick(h, now_ms=h.now_ms + HOUR)).fire_at_ms == h.now_ms + HOUR
 
 
-@clause("SCHEDULE-1")
+@clause("SCHEDULE-1", "SCHEDULE-7")
 async def new_schedule_under_a_known_id(h: StoreHarness) -> None:
     """A schedule created under the id of a deleted one knows nothing of its life: no ticks, no runs, no marks."""
     await upsert(h)
     await start_tick(h, "tick-1")
     await request(h, h.now_ms + 5)
     await settle(h, await claim_tick(h), "buffer")
-    await request(h, h.now_ms + 6)
+    await request(h, h.now_ms + 6, h.now_ms + 7)
     await h.store.delete_schedule(schedule_id="nightly")
     created = (await upsert(h, next_fire_at_ms=h.now_ms + HOUR)).schedule
     assert created is not None
@@ -58,6 +58,9 @@ async def new_schedule_under_a_known_id(h: StoreHarness) -> None:
     assert (created.previous_run_id, created.buffered_fire_at_ms) == (None, None)
     await end_run(h, "tick-1")
     assert (await claim_ticks(h)).buckets == ()
+    assert await request(h, h.now_ms + 6) == 1
+    await settle(h, await claim_tick(h), "skip")
+    assert (await claim_ticks(h)).buckets == (), "a tick requested of the deleted schedule was claimed"
 
 
 @clause("SCHEDULE-2")

@@ -182,12 +182,12 @@ WITH before AS MATERIALIZED (
 ),
 news AS MATERIALIZED (
     SELECT DISTINCT asked.fire_at
-    FROM unnest($2::bigint[]) AS asked (fire_at)
+    FROM unnest((SELECT $2::bigint[])) AS asked (fire_at)
     WHERE
         NOT EXISTS (
             SELECT 1
             FROM workflow_schedule_buckets AS bucket
-            WHERE bucket.schedule_id = $1::text AND bucket.fire_at = asked.fire_at
+            WHERE bucket.schedule_id = (SELECT $1::text) AND bucket.fire_at = asked.fire_at
         )
 ),
 schedule AS (
@@ -215,7 +215,7 @@ FROM before;
 
 -- name: claim_due_schedule_buckets
 -- Claims the tick of each schedule that comes first, unless one is claimed already.
--- See leases.sql for `lane`, and for why values are hidden.
+-- See leases.sql for `lane`, and for why values are hidden from the server.
 -- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms  $5 limit  $6 workflow_ids
 WITH RECURSIVE lane AS (
     (
