@@ -302,9 +302,9 @@ async def no_run_starts_beside_a_live_one(h: StoreHarness, policy: str) -> None:
     arguments = settle_arguments(h, bucket, "start", "tick-2")
     for status in ("queued", "running", "paused"):
         if status == "running":
-            driver = await claim(h, "tick-1")
+            await claim(h, "tick-1", lease_ms=1)
         elif status == "paused":
-            await driver.pause(signals=["go"])
+            await (await claim(h, "tick-1", now_ms=h.advance(1))).pause(signals=["go"])
         assert (await record(h, "tick-1")).status == status
         for handle in (h.store, h.second):
             answer = await handle.mark_schedule_bucket_started(**arguments)
