@@ -141,3 +141,31 @@ async def test_repeated_creation_waits_for_the_standby(
 async def test_repeated_schedule_waits_for_the_standby(pair: ServerPair, store: PostgresWorkflowStore) -> None:
     answer = await check(pair, lambda: store.upsert_schedule(schedule_id="nightly", **SCHEDULE))
     assert answer.kind == "unchanged"
+
+
+async def test_repeated_request_for_ticks_waits_for_the_standby(pair: ServerPair, store: PostgresWorkflowStore) -> None:
+    await store.upsert_schedule(schedule_id="asked", **SCHEDULE)
+    call = store.request_schedule_buckets
+    answer = await check(pair, lambda: call(schedule_id="asked", fire_times_ms=[1, 2], now_ms=5))
+    assert answer.count == 0
+
+
+async def test_repeated_settlement_of_a_tick_waits_for_the_standby(
+    pair: ServerPair, store: PostgresWorkflowStore
+) -> None:
+    await store.upsert_schedule(schedule_id="settled", **SCHEDULE | {"workflow_id": "settled"})
+    claims = await store.claim_due_schedule_buckets(owner="w", lease_ms=10, now_ms=9, limit=1, workflow_ids=["settled"])
+    (bucket,) = claims.buckets
+    answer = await check(
+        pair,
+        lambda: store.mark_schedule_bucket_started(
+            schedule_id="settled",
+            fire_at_ms=bucket.fire_at_ms,
+            lease_token=bucket.lease.token,
+            expected_revision=1,
+            action="start",
+            run_id="settled",
+            **WRITE,
+        ),
+    )
+    assert answer.kind == "started"

@@ -78,6 +78,9 @@ class Stage:
         schedule_id: str = values["schedule_id"]
         return schedule_id
 
+    async def requested_ticks(self) -> dict[str, Any]:
+        return {"schedule_id": await self.scheduled(), "fire_times_ms": [1, 2], "now_ms": 5}
+
     async def claimed_tick(self) -> dict[str, Any]:
         schedule_id = await self.scheduled()
         batch = await self.store.claim_due_schedule_buckets(owner="w", lease_ms=10, now_ms=100, limit=100)
@@ -88,7 +91,7 @@ class Stage:
             "lease_token": bucket.lease.token,
             "operation_id": "o",
             "expected_revision": 1,
-            "next_fire_at_ms": None,
+            "action": "start",
             "run_id": self.new(),
             "now_ms": 100,
         }
@@ -166,6 +169,7 @@ VERBS: dict[str, Prepare] = {
     "get_schedule": drop_schedule,
     "list_schedules": after(Stage.scheduled, limit=10),
     "delete_schedule": drop_schedule,
+    "request_schedule_buckets": Stage.requested_ticks,
     "claim_due_schedule_buckets": after(Stage.scheduled, **CLAIM),
     "mark_schedule_bucket_started": Stage.claimed_tick,
     "list_runs": after(Stage.queued, limit=10),

@@ -4,10 +4,11 @@
 -- Traps. A row lock gives the newest version of the schedule, but the runs and the requested ticks are read as of the
 -- statement's beginning: a run that was started while this statement waited would not be there, and count as ended. So
 -- a unit acts only on a row that is still what its beginning saw: `changes` counts every change of the row. What it
--- then does not know of the previous run is at most that it has ended meanwhile. See runs.sql for `overtaken`.
+-- then does not know of the previous run is at most that it has ended meanwhile. See runs.sql for `overtaken`
+-- and `backed`.
 
 -- name: upsert_schedule
--- Creates a schedule or changes its definition; writes nothing when the definition is the stored one.
+-- Creates a schedule or changes its definition; changes nothing when the definition is the stored one.
 -- $1 schedule_id  $2 workflow_id  $3 workflow_version  $4 overlap_policy  $5 queue  $6 priority  $7 enabled
 -- $8 next_fire_at_ms  $9 spec  $10 input  $11 now_ms  $12 expected_revision
 WITH before AS MATERIALIZED (
@@ -82,6 +83,9 @@ found AS (
 )
 SELECT
     found.kind IS NULL AND ($12::bigint IS NULL OR EXISTS (SELECT 1 FROM before)) AS overtaken,
+    CASE
+        WHEN found.kind = 'unchanged' THEN pg_logical_emit_message(true, 'workflow', '')
+    END IS NOT NULL AS backed,
     found.kind,
     found.schedule_id,
     found.workflow_id,
@@ -210,6 +214,9 @@ buckets AS (
 )
 SELECT
     EXISTS (SELECT 1 FROM news) AND NOT EXISTS (SELECT 1 FROM schedule) AS overtaken,
+    CASE
+        WHEN NOT EXISTS (SELECT 1 FROM news) THEN pg_logical_emit_message(true, 'workflow', '')
+    END IS NOT NULL AS backed,
     (SELECT count(*) FROM news) AS requested
 FROM before;
 
