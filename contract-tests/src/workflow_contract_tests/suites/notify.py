@@ -94,7 +94,7 @@ async def _tick(h: StoreHarness) -> tuple[str, Unit]:
         lease_token=tick.lease.token,
         operation_id="tick",
         expected_revision=1,
-        next_fire_at_ms=None,
+        action="start",
         run_id="ticked",
         now_ms=h.now_ms,
     )
