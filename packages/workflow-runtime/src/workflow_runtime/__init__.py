@@ -15,6 +15,8 @@ from .handles import RunHandle
 from .payloads import JsonCodec, JsonText, JsonValue, PayloadCodec, decode_json, encode_json
 from .retry import NO_RETRY, RetryPolicy, exponential_backoff, fixed_backoff
 from .runtime import WorkflowRuntime
+from .schedules.cron import Cron
+from .schedules.every import Every
 from .store import RunStatus, WorkflowExecutionStore
 from .sweep import RunFailure, SweepReport
 
@@ -23,6 +25,8 @@ __all__ = [  # noqa: PLE0604
     "Approval",
     "Clock",
     "Context",
+    "Cron",
+    "Every",
     "JsonCodec",
     "JsonText",
     "JsonValue",
