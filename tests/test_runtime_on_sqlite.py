@@ -86,7 +86,7 @@ async def test_a_wait_costs_one_pause_one_delivery_and_one_claim(store: SQLiteWo
     counting.calls.clear()
     await runtime.deliver_signal(handle.run_id, "go", 1)
     await runtime.sweep(limit=1)
-    claims = {"claim_stale_runs", "claim_due_timers", "claim_pending_runs"}
+    claims = {"claim_due_schedule_buckets", "claim_stale_runs", "claim_due_timers", "claim_pending_runs"}
     assert {verb: n for verb, n in counting.calls.items() if verb not in claims} == {
         "deliver_signal": 1,
         "mark_run_finished": 1,

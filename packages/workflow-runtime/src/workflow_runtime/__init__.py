@@ -15,8 +15,12 @@ from .handles import RunHandle
 from .payloads import JsonCodec, JsonText, JsonValue, PayloadCodec, decode_json, encode_json
 from .retry import NO_RETRY, RetryPolicy, exponential_backoff, fixed_backoff
 from .runtime import WorkflowRuntime
+from .schedules.client import Schedules
 from .schedules.cron import Cron
+from .schedules.definition import MissedPolicy, Schedule
 from .schedules.every import Every
+from .schedules.firing import TickFailure
+from .schedules.record import ScheduleRecord
 from .store import RunStatus, WorkflowExecutionStore
 from .sweep import RunFailure, SweepReport
 
@@ -30,15 +34,20 @@ __all__ = [  # noqa: PLE0604
     "JsonCodec",
     "JsonText",
     "JsonValue",
+    "MissedPolicy",
     "PayloadCodec",
     "RetryPolicy",
     "RunFailure",
     "RunHandle",
     "RunStatus",
+    "Schedule",
+    "ScheduleRecord",
+    "Schedules",
     "StepInfo",
     "StoreClock",
     "SweepReport",
     "TestClock",
+    "TickFailure",
     "Workflow",
     "WorkflowExecutionStore",
     "WorkflowRuntime",

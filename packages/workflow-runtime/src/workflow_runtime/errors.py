@@ -12,6 +12,7 @@ WorkflowError
 |- RunNotFoundError              there is no such run                                  -> check the id
 |- ScheduleNotFoundError         there is no such schedule                             -> check the id
 |- RunConflictError              the run id is taken by another workflow or input      -> choose another id
+|- ScheduleConflictError         others change the schedule all the time               -> repeat it later
 |- StoreError                    `retryable` says whether the same call may be repeated
 |  |- StoreUnavailableError      the database is away, busy, restarting or full        -> repeat it later
 |  |- StoreOperationError        the database refused the operation                    -> read the cause
@@ -57,6 +58,7 @@ __all__ = [
     "RunConflictError",
     "RunFailedError",
     "RunNotFoundError",
+    "ScheduleConflictError",
     "ScheduleNotFoundError",
     "SchemaAheadError",
     "SchemaBehindError",
@@ -177,6 +179,14 @@ class RunConflictError(WorkflowError):
         self.run_id = run_id
         self.differs = differs
         super().__init__(f"run {run_id!r} exists already with another {' and '.join(differs)}")
+
+
+class ScheduleConflictError(WorkflowError):
+    """Others changed or fired the schedule each time that this call was about to. Repeat it later."""
+
+    def __init__(self, schedule_id: str) -> None:
+        self.schedule_id = schedule_id
+        super().__init__(f"schedule {schedule_id!r} is being changed by others all the time")
 
 
 class StoreError(WorkflowError):

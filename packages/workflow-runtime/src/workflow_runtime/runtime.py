@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from .clock import Clock, StoreClock, to_ms
 from .engine.definition import Registry, Workflow
@@ -19,6 +19,8 @@ from .errors import InvalidArgumentError, RunConflictError
 from .handles import RunHandle
 from .ids import check_id, new_id
 from .payloads import JsonCodec, PayloadCodec
+from .schedules.client import Schedules
+from .schedules.definition import Schedule
 from .store import (
     DEFAULT_QUEUE,
     CancelResult,
@@ -32,7 +34,7 @@ from .store import (
     WorkflowExecutionStore,
     WorkNotice,
 )
-from .sweep import Claimer, SweepReport, drive_claim
+from .sweep import Claimer, Sweep, SweepReport, drive_claim
 from .worker import NotListening, Polling, Worker
 
 __all__ = ["WorkflowRuntime"]
@@ -51,6 +53,7 @@ class WorkflowRuntime:
         *,
         store: WorkflowExecutionStore,
         workflows: Sequence[Workflow[Any, Any]],
+        schedules: Sequence[Schedule] = (),
         clock: Clock | None = None,
         codec: PayloadCodec | None = None,
         lease: timedelta = timedelta(seconds=30),
@@ -64,6 +67,7 @@ class WorkflowRuntime:
         Args:
             store: Where runs live. Its schema must exist (`ensure_schema`, or the package's SQL).
             workflows: What this process knows; it only claims runs of these, in these versions.
+            schedules: What `materialize_schedules` brings into the store.
             clock: Instead of the store's time, in tests: a `TestClock`.
             codec: Instead of plain JSON.
             lease: How long a run stays with a worker that says nothing. Shorter means quicker recovery after a
@@ -74,7 +78,8 @@ class WorkflowRuntime:
             rng: For the jitter of retries.
 
         Raises:
-            ConfigurationError: Something among `workflows` is no workflow, or an id is registered twice.
+            ConfigurationError: Something among `workflows` is no workflow or among `schedules` no schedule, an id is
+                there twice, or a schedule's workflow is not among `workflows`.
         """
         self._store = store
         self._registry = Registry(workflows)
@@ -94,6 +99,15 @@ class WorkflowRuntime:
         self._wakes: set[asyncio.Event] = set()
         """One for each worker of this runtime that is at work."""
         self._claimer: Claimer | None = None
+        self.schedules = Schedules(
+            store=store,
+            registry=self._registry,
+            codec=self._codec,
+            declared=schedules,
+            now_ms=self._now_ms,
+            on_change=self._wake_workers,
+        )
+        """Everything that can be said to schedules at run time: pause, resume, trigger, backfill, list."""
 
     @property
     def store(self) -> WorkflowExecutionStore:
@@ -240,13 +254,24 @@ class WorkflowRuntime:
         self._delivered(run_id)
         return answer
 
+    async def materialize_schedules(self) -> dict[str, Literal["created", "updated"]]:
+        """Bring the store's schedules up to what `schedules` declares; call it when the program is deployed.
+
+        Writes nothing where nothing has changed, keeps what an operator has paused, and leaves schedules that are not
+        declared alone. Several processes may do it at once.
+
+        Returns:
+            What it did, by schedule id; those without a change are absent.
+        """
+        return await self.schedules.materialize()
+
     # Driving.
 
     async def sweep(self, *, limit: int = 100, deadline: timedelta | None = None, concurrency: int = 10) -> SweepReport:
-        """Do one bounded pass over due work: runs to recover, timers that are due, runs that are queued.
+        """Do one bounded pass over due work: ticks of schedules, runs to recover, due timers, queued runs.
 
         Args:
-            limit: Claim at most so many runs.
+            limit: Claim at most so many runs and fire at most so many ticks.
             deadline: Stop claiming after this real time, and hand over what is then still running: each run
                 finishes the steps that it is in.
             concurrency: Drive at most so many at once.
@@ -258,26 +283,13 @@ class WorkflowRuntime:
         if limit < 0:
             raise InvalidArgumentError("limit", f"must not be negative, not {limit}")
         settings = await self._settings()
-        claimer = self._claimer_for(settings)
-        report = SweepReport()
-        ends_at = None if deadline is None else time.monotonic() + deadline.total_seconds()
-        while report.total < limit and (ends_at is None or time.monotonic() < ends_at):
-            claims = await claimer.claim(min(concurrency, limit - report.total), report)
-            if not claims:
-                break
-            await self._drive_all([self._driver(claim, settings) for claim in claims], report, ends_at)
-        else:
-            report.next_due_ms = settings.clock.now_ms()  # a bound was reached: there may be more at once
-        return report
-
-    async def _drive_all(self, drivers: list[Driver], report: SweepReport, ends_at: float | None) -> None:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._drive(driver, report)) for driver in drivers]
-            if ends_at is not None:
-                _, late = await asyncio.wait(tasks, timeout=max(0.0, ends_at - time.monotonic()))
-                if late:
-                    for driver in drivers:
-                        driver.stop()
+        sweep = Sweep(
+            claimer=self._claimer_for(settings),
+            make_driver=lambda claim: self._driver(claim, settings),
+            drive=self._drive,
+            clock=settings.clock,
+        )
+        return await sweep.run(limit=limit, deadline=deadline, concurrency=concurrency)
 
     async def work(
         self,
@@ -398,6 +410,7 @@ class WorkflowRuntime:
                 owner=self._owner,
                 queues=self._queues,
                 max_crashes=self._max_crashes,
+                on_delivery=self._delivered,
             )
         return self._claimer
 

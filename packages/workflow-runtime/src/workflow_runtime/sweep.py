@@ -1,20 +1,24 @@
-"""One bounded pass over due work: claim from every source in turn, drive what was claimed."""
+"""One bounded pass over due work: fire ticks, claim from every source in turn, drive what was claimed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
+from .clock import Clock
 from .engine.definition import Registry
 from .engine.driver import DriveOutcome, Driver, DriverSettings
 from .errors import CorruptRecordError, StoreError
+from .schedules.firing import TickFailure, TickFirer
 from .store import ClaimBatch, ClaimedRun, RunStatus
 
-__all__ = ["Claimer", "RunFailure", "SweepReport", "drive_claim"]
+__all__ = ["Claimer", "RunFailure", "Sweep", "SweepReport", "drive_claim"]
 
 logger = logging.getLogger("workflow_runtime")
 
@@ -41,9 +45,16 @@ class SweepReport:
     failures: deque[RunFailure] = field(default_factory=lambda: deque(maxlen=_KEPT))
     """Runs that could not be driven; the last 1,000 of them."""
     corrupt: deque[CorruptRecordError] = field(default_factory=lambda: deque(maxlen=_KEPT))
-    """Runs that could not be read; the last 1,000."""
+    """Runs and schedules that could not be read; the last 1,000."""
     dead: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT))
     """Runs that were parked after repeated crashes; the last 1,000."""
+    ticks: Counter[str] = field(default_factory=Counter)
+    """Ticks of schedules by outcome: `started`, `skipped` (its predecessor's run was live), `missed` (it was too late),
+    `buffered`, `changed` (the schedule was, meanwhile), `lost` (to another worker), `failed`."""
+    tick_failures: deque[TickFailure] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    """Ticks that could not be settled; the last 1,000."""
+    unclaimable: set[str] = field(default_factory=set)
+    """Schedules with a tick waiting whose workflow this process does not know; some of them."""
     next_due_ms: int | None = None
     """When there will be work again, as far as is known; milliseconds since the Unix epoch. Not later than the
     present when more is waiting already."""
@@ -53,9 +64,17 @@ class SweepReport:
         """How many runs were claimed."""
         return self.claimed.total()
 
+    @property
+    def handled(self) -> int:
+        """How many runs were claimed and ticks were fired: a pass that did neither has nothing left to do."""
+        return self.claimed.total() + self.ticks.total()
+
 
 class Claimer:
-    """Claims from the three sources, beginning with another one each time, so that none starves the others."""
+    """Fires ticks, then claims runs from three sources, beginning with another one each time: none starves the others.
+
+    Ticks come first, so that a run which one of them starts is claimed in the same go.
+    """
 
     def __init__(
         self,
@@ -65,9 +84,18 @@ class Claimer:
         owner: str,
         queues: tuple[str, ...] | None,
         max_crashes: int,
+        on_delivery: Callable[[str], None],
     ) -> None:
         store = settings.store
         self._clock = settings.clock
+        self._ticks = TickFirer(
+            store=store,
+            clock=settings.clock,
+            owner=owner,
+            lease_ms=settings.lease_ms,
+            workflow_ids=registry.ids(),
+            on_delivery=on_delivery,
+        )
         common: dict[str, Any] = {
             "owner": owner,
             "lease_ms": settings.lease_ms,
@@ -91,21 +119,47 @@ class Claimer:
             ("pending", pending),
         ]
 
-    async def claim(self, limit: int, report: SweepReport) -> list[ClaimedRun]:
-        """Claim up to `limit` runs: a fair share from each source, then whatever is left.
+    async def claim(self, limit: int, report: SweepReport, *, ticks: int) -> list[ClaimedRun]:
+        """Fire up to `ticks` ticks, then claim up to `limit` runs.
+
+        Of each source a fair share is taken, then whatever is left. Who has no room for runs still fires: what waits
+        for a tick may be the end of the very run that takes the room.
 
         Raises:
             StoreError: Nothing could be claimed because the store is away.
         """
         claims: list[ClaimedRun] = []
+        tick_due_ms = await self._fire(ticks, report)
         try:
-            report.next_due_ms = await self._claim_in_turn(limit, claims, report)
+            run_due_ms = await self._claim_in_turn(limit, claims, report) if limit else None
+            report.next_due_ms = _earliest(tick_due_ms, run_due_ms)
         except StoreError as error:
             # What was claimed before is ours: left alone, it would wait for its lease to run out.
             if not claims:
                 raise
             logger.warning("cannot claim: %s", error)
         return claims
+
+    async def _fire(self, limit: int, report: SweepReport) -> int | None:
+        """Fire ticks, and say when the next one is due."""
+        try:
+            done = await self._ticks.fire(limit)
+        except CorruptRecordError as error:
+            # What is wrong with a schedule holds up no run.
+            logger.error("%s", error)  # noqa: TRY400  # as for the runs: the row is named, the stack says nothing
+            report.corrupt.append(error)
+            return None
+        except StoreError as error:
+            if not error.retryable:
+                raise
+            logger.warning("cannot claim ticks: %s", error)  # whether the store is away, the claims of runs will tell
+            return None
+        report.ticks.update(done.outcomes)
+        if done.failures:
+            report.ticks["failed"] += len(done.failures)
+        report.tick_failures.extend(done.failures)
+        report.unclaimable.update(done.unclaimable)
+        return done.next_due_ms
 
     async def _claim_in_turn(self, limit: int, claims: list[ClaimedRun], report: SweepReport) -> int | None:
         phases = self._phases
@@ -118,7 +172,7 @@ class Claimer:
             left, next_due_ms = limit - len(claims), due[source]
             if left > 0 and next_due_ms is not None and next_due_ms <= now_ms:
                 due[source] = await self._claim_from(source, claim, left, claims, report)
-        return min((at_ms for at_ms in due.values() if at_ms is not None), default=None)
+        return _earliest(*due.values())
 
     async def _claim_from(
         self,
@@ -140,6 +194,52 @@ class Claimer:
         return batch.next_due_ms
 
 
+class Sweep:
+    """One pass: as often as there is something due and a bound allows, fire, claim, and drive all of it to its end."""
+
+    def __init__(
+        self,
+        *,
+        claimer: Claimer,
+        make_driver: Callable[[ClaimedRun], Driver],
+        drive: Callable[[Driver, SweepReport], Coroutine[Any, Any, None]],
+        clock: Clock,
+    ) -> None:
+        self._claimer = claimer
+        self._make_driver = make_driver
+        self._drive = drive
+        self._clock = clock
+        self._report = SweepReport()
+
+    async def run(self, *, limit: int, deadline: timedelta | None, concurrency: int) -> SweepReport:
+        """See `WorkflowRuntime.sweep`."""
+        report = self._report
+        ends_at = None if deadline is None else time.monotonic() + deadline.total_seconds()
+        while self._room(limit) > 0 and (ends_at is None or time.monotonic() < ends_at):
+            before = report.handled
+            claims = await self._claimer.claim(
+                min(concurrency, limit - report.total), report, ticks=limit - report.ticks.total()
+            )
+            if report.handled == before:
+                break
+            await self._drive_all([self._make_driver(claim) for claim in claims], ends_at)
+        else:
+            report.next_due_ms = self._clock.now_ms()  # a bound was reached: there may be more at once
+        return report
+
+    def _room(self, limit: int) -> int:
+        return limit - max(self._report.total, self._report.ticks.total())
+
+    async def _drive_all(self, drivers: list[Driver], ends_at: float | None) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._drive(driver, self._report)) for driver in drivers]
+            if tasks and ends_at is not None:
+                _, late = await asyncio.wait(tasks, timeout=max(0.0, ends_at - time.monotonic()))
+                if late:
+                    for driver in drivers:
+                        driver.stop()
+
+
 async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | None:
     """Drive a claimed run and note how it went; a run that cannot be driven does not hurt the others."""
     try:
@@ -153,6 +253,10 @@ async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | Non
         return None
     report.outcomes[outcome] += 1
     return outcome
+
+
+def _earliest(*due_ms: int | None) -> int | None:
+    return min((at_ms for at_ms in due_ms if at_ms is not None), default=None)
 
 
 def _shares(limit: int, count: int) -> list[int]:

@@ -14,7 +14,7 @@ __all__ = ["TestClock", "run_to_completion", "run_until_blocked"]
 
 
 async def run_until_blocked(runtime: WorkflowRuntime, *, max_sweeps: int = 1_000) -> int | None:
-    """Sweep until nothing is due any more, without moving the clock.
+    """Sweep until nothing is due any more, without moving the clock: ticks are fired and runs driven.
 
     Returns:
         When there will be work again (milliseconds since the Unix epoch), or `None` when no clock brings any.
@@ -24,7 +24,7 @@ async def run_until_blocked(runtime: WorkflowRuntime, *, max_sweeps: int = 1_000
     """
     for _ in range(max_sweeps):
         report = await runtime.sweep()
-        if report.total == 0:
+        if report.handled == 0:
             return report.next_due_ms
     raise AssertionError(f"there was still work after {max_sweeps} sweeps")
 

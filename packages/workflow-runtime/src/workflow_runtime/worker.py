@@ -22,6 +22,8 @@ logger = logging.getLogger("workflow_runtime")
 _POLL_MS = 1_000
 _LIVE_POLL_MS = 30_000
 """While the store tells of work, polls only find what a lost notice would have told."""
+_TICKS = 100
+"""So many ticks are fired in one turn; then the runs have theirs."""
 _CUT_S = 5.0
 """How long cancelled steps may take at the end of a drain."""
 
@@ -109,29 +111,29 @@ class Worker:
         self._wake.set()
 
     async def _turn(self) -> None:
-        """Claim what there is room for, then wait until there may be more to do."""
+        """Fire ticks, claim what there is room for, then wait until there may be more to do."""
         self._wake.clear()
         room = self._concurrency - len(self._driving)
         now_ms = self._clock.now_ms()
         wait_until_ms = now_ms + self._polling.idle_ms()
-        if room > 0:
-            try:
-                claims = await self._claimer.claim(room, self._report)
-            except StoreError as error:
-                if not error.retryable:
-                    raise
-                logger.warning("cannot claim: %s", error)
-                wait_until_ms = self._clock.now_ms() + self._polling.away_ms()
-            else:
-                for claim in claims:
-                    self._spawn(claim)
-                if claims:
-                    return  # there may be more; the loop ends when nothing is left or there is no room
-                due_ms = self._report.next_due_ms
-                if due_ms is not None:
-                    # What is due but was not given (somebody else is at it, or it cannot be read) has to wait a little.
-                    again_ms = due_ms if due_ms > now_ms else now_ms + self._polling.again_ms()
-                    wait_until_ms = min(wait_until_ms, again_ms)
+        fired = self._report.ticks.total()
+        try:
+            claims = await self._claimer.claim(room, self._report, ticks=_TICKS)
+        except StoreError as error:
+            if not error.retryable:
+                raise
+            logger.warning("cannot claim: %s", error)
+            wait_until_ms = self._clock.now_ms() + self._polling.away_ms()
+        else:
+            for claim in claims:
+                self._spawn(claim)
+            if claims or self._report.ticks.total() > fired:
+                return  # there may be more; the loop ends when nothing is left or there is no room
+            due_ms = self._report.next_due_ms
+            if due_ms is not None:
+                # What is due but was not given (somebody else is at it, or it cannot be read) has to wait a little.
+                again_ms = due_ms if due_ms > now_ms else now_ms + self._polling.again_ms()
+                wait_until_ms = min(wait_until_ms, again_ms)
         await self._clock.wait(self._wake, wait_until_ms)
 
     def _spawn(self, claim: ClaimedRun) -> None:

@@ -129,6 +129,10 @@ class Registry:
             raise UnknownWorkflowError(workflow_id, version, known=tuple(self._current))
         return found
 
+    def ids(self) -> tuple[str, ...]:
+        """List the workflows, for the filter of a claim of ticks."""
+        return tuple(self._current)
+
     def versions(self) -> tuple[WorkflowVersion, ...]:
         """List everything that can run, for the filter of a claim."""
         return tuple(WorkflowVersion(workflow_id=key[0], version=key[1]) for key in self._all)

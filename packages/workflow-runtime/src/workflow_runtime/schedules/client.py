@@ -1,0 +1,315 @@
+"""What an application says to its schedules."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
+from itertools import islice, takewhile
+from typing import Any, Literal
+
+from ..clock import from_ms, to_ms
+from ..engine.definition import Registry
+from ..errors import (
+    ConfigurationError,
+    CorruptRecordError,
+    InvalidArgumentError,
+    ScheduleConflictError,
+    ScheduleNotFoundError,
+)
+from ..handles import RunHandle
+from ..payloads import PayloadCodec
+from ..store import DeleteScheduleResult, WorkflowExecutionStore
+from ..store import Schedule as StoredSchedule
+from .decisions import first_after, tick_run_id
+from .definition import Schedule
+from .record import ScheduleRecord
+from .spec import Spec, decode_spec, encode_spec, spec_of
+
+__all__ = ["Schedules"]
+
+_PAGE = 100
+_REQUESTED_AT_ONCE = 1_000
+_CONFLICTS = 20
+"""So many changes by others may come between before a change is given up."""
+_MOMENTS = 100
+"""So many moments beside the present are tried for a tick that is fired by hand."""
+_MAX_TIMES = 10_000
+
+
+class Schedules:
+    """The schedules of a store: `runtime.schedules`."""
+
+    def __init__(
+        self,
+        *,
+        store: WorkflowExecutionStore,
+        registry: Registry,
+        codec: PayloadCodec,
+        declared: Sequence[Schedule],
+        now_ms: Callable[[], Awaitable[int]],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._codec = codec
+        self._declared = _checked(declared, registry)
+        self._now_ms = now_ms
+        self._on_change = on_change
+
+    async def materialize(self) -> dict[str, Literal["created", "updated"]]:
+        """Bring the store up to what `WorkflowRuntime(schedules=...)` declares; see `materialize_schedules`."""
+        changes: dict[str, Literal["created", "updated"]] = {}
+        for schedule in self._declared:
+            kind, _ = await self._put(schedule)
+            if kind != "unchanged":
+                changes[schedule.id] = kind
+        return changes
+
+    async def create(self, schedule: Schedule) -> ScheduleRecord:
+        """Create a schedule, or change the one of that id to this definition. It keeps a pause and its past.
+
+        Raises:
+            UnknownWorkflowError: This runtime does not know the workflow.
+            InvalidPayloadError: The input cannot be carried.
+        """
+        _, stored = await self._put(schedule)
+        return self._record(stored)
+
+    async def get(self, schedule_id: str) -> ScheduleRecord:
+        """Read one schedule.
+
+        Raises:
+            ScheduleNotFoundError: There is none of that id.
+        """
+        return self._record(await self._store.get_schedule(schedule_id=schedule_id))
+
+    async def list(self) -> AsyncIterator[ScheduleRecord]:
+        """Go through all schedules, ordered by id."""
+        cursor: str | None = None
+        while True:
+            page = await self._store.list_schedules(limit=_PAGE, cursor=cursor)
+            for stored in page.schedules:
+                yield self._record(stored)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def delete(self, schedule_id: str) -> DeleteScheduleResult:
+        """Remove a schedule and the ticks that wait. The runs that it started stay."""
+        return await self._store.delete_schedule(schedule_id=schedule_id)
+
+    async def pause(self, schedule_id: str) -> ScheduleRecord:
+        """Let a schedule fire no more until it is resumed; on request it still fires.
+
+        Raises:
+            ScheduleNotFoundError: There is none of that id.
+            ScheduleConflictError: Others change it all the time.
+        """
+        return self._record(await self._set_enabled(schedule_id, enabled=False))
+
+    async def resume(self, schedule_id: str) -> ScheduleRecord:
+        """Let a paused schedule fire again, from now on: the ticks of the pause are not made up for.
+
+        Raises:
+            ScheduleNotFoundError: There is none of that id.
+            ScheduleConflictError: Others change it all the time.
+            CorruptRecordError: Its definition cannot be read.
+        """
+        return self._record(await self._set_enabled(schedule_id, enabled=True))
+
+    async def trigger(self, schedule_id: str) -> RunHandle:
+        """Fire a schedule once, now, paused or not; some worker will do it.
+
+        Returns:
+            The run that will start. The schedule's overlap policy holds: a tick that it skips starts none, and the
+            handle's methods then raise `RunNotFoundError`.
+
+        Raises:
+            ScheduleNotFoundError: There is none of that id.
+        """
+        spec = self._spec(await self._store.get_schedule(schedule_id=schedule_id))
+        now_ms = await self._now_ms()
+        for fire_at_ms in range(now_ms, now_ms + _MOMENTS):
+            run_id = tick_run_id(schedule_id, fire_at_ms)
+            # A moment of its own: one of the schedule's ticks, or of another trigger, is another run.
+            if spec.next_after(fire_at_ms - 1) == fire_at_ms or await self._store.load_run(run_id=run_id) is not None:
+                continue
+            if await self._request(schedule_id, [fire_at_ms], now_ms):
+                self._on_change()
+                return RunHandle(run_id, store=self._store, codec=self._codec, created=False)
+        raise ScheduleConflictError(schedule_id)
+
+    async def backfill(self, schedule_id: str, start: datetime, end: datetime) -> int:
+        """Fire the ticks of a period, also of one before the schedule was there; workers will do it, oldest first.
+
+        A tick whose run is still in the store starts none. The overlap policy holds: with `skip`, a tick that comes
+        while the run of the one before is live is skipped.
+
+        Args:
+            schedule_id: Which schedule.
+            start: The first moment of the period (an aware datetime).
+            end: The end of the period; a tick at that very moment is not part of it.
+
+        Returns:
+            How many ticks will be fired; those that were waiting already are not counted.
+
+        Raises:
+            ScheduleNotFoundError: There is none of that id.
+            InvalidArgumentError: The period has more than 10,000 ticks.
+        """
+        start_ms, end_ms = to_ms("start", start), to_ms("end", end)
+        spec = self._spec(await self._store.get_schedule(schedule_id=schedule_id))
+        ticks = takewhile(lambda tick_ms: tick_ms < end_ms, spec.ticks_after(max(0, start_ms) - 1))
+        fire_times_ms = list(islice(ticks, _MAX_TIMES + 1))
+        if len(fire_times_ms) > _MAX_TIMES:
+            raise InvalidArgumentError("end", f"the period has more than {_MAX_TIMES} ticks; take it in parts")
+        now_ms = await self._now_ms()
+        count = 0
+        for first in range(0, len(fire_times_ms), _REQUESTED_AT_ONCE):
+            count += await self._request(schedule_id, fire_times_ms[first : first + _REQUESTED_AT_ONCE], now_ms)
+        self._on_change()
+        return count
+
+    async def next_fire_times(
+        self, schedule: Schedule | str, count: int, *, after: datetime | None = None
+    ) -> Sequence[datetime]:
+        """Say when a schedule will fire, without firing: as if it were not paused.
+
+        Args:
+            schedule: A schedule, or the id of one in the store.
+            count: So many times, at most 10,000; fewer when it ends before.
+            after: Only later ones; the present when absent.
+
+        Returns:
+            Moments in UTC.
+
+        Raises:
+            ScheduleNotFoundError: There is none of that id.
+        """
+        if not 0 <= count <= _MAX_TIMES:
+            raise InvalidArgumentError("count", f"must be from 0 to {_MAX_TIMES}, not {count}")
+        after_ms = await self._now_ms() if after is None else to_ms("after", after)
+        if isinstance(schedule, Schedule):
+            spec = spec_of(schedule)
+        else:
+            spec = self._spec(await self._store.get_schedule(schedule_id=schedule))
+        return [from_ms(tick_ms) for tick_ms in islice(spec.ticks_after(max(-1, after_ms)), count)]
+
+    # Within.
+
+    async def _put(self, schedule: Schedule) -> tuple[Literal["created", "updated", "unchanged"], StoredSchedule]:
+        workflow = self._registry.current(schedule.workflow)
+        spec = spec_of(schedule)
+        text = encode_spec(spec)
+        stored = await self._find(schedule.id)
+        now_ms = await self._now_ms()
+        next_fire_at_ms = spec.next_after(now_ms - 1)
+        if stored is not None:
+            next_fire_at_ms = first_after(spec, now_ms, stored.last_fire_at_ms)
+            if stored.spec != text:
+                await self._keep_due_tick(stored, now_ms)
+        answer = await self._store.upsert_schedule(
+            schedule_id=schedule.id,
+            workflow_id=workflow.id,
+            workflow_version=workflow.version,
+            spec=text,
+            input=self._codec.encode(schedule.input, "input"),
+            next_fire_at_ms=next_fire_at_ms,
+            now_ms=now_ms,
+            overlap_policy=schedule.overlap,
+            queue=schedule.queue,
+            priority=schedule.priority,
+            enabled=False if schedule.paused and stored is None else None,
+        )
+        assert answer.kind != "conflict"  # no revision was expected
+        assert answer.schedule is not None
+        self._on_change()
+        return answer.kind, await self._mended(answer.schedule)
+
+    async def _keep_due_tick(self, stored: StoredSchedule, now_ms: int) -> None:
+        """Turn a tick that is due into a requested one: the change of the timing would swallow it."""
+        due_ms = stored.next_fire_at_ms
+        if not stored.enabled or due_ms is None or due_ms > now_ms:
+            return
+        try:
+            grace_ms = self._spec(stored).grace_ms
+        except CorruptRecordError:
+            return  # what is about to be written mends it; whether this tick is late, nobody can say
+        if now_ms - due_ms <= grace_ms:
+            await self._request(stored.schedule_id, [due_ms], now_ms)
+
+    async def _mended(self, stored: StoredSchedule) -> StoredSchedule:
+        """Set a schedule going whose next tick has been fired by a worker with a clock a little ahead of ours.
+
+        Such a tick never fires again, and nothing else would move the schedule on.
+        """
+        next_ms, last_ms = stored.next_fire_at_ms, stored.last_fire_at_ms
+        if not stored.enabled or next_ms is None or last_ms is None or next_ms > last_ms:
+            return stored
+        await self._set_enabled(stored.schedule_id, enabled=False)
+        return await self._set_enabled(stored.schedule_id, enabled=True)
+
+    async def _set_enabled(self, schedule_id: str, *, enabled: bool) -> StoredSchedule:
+        for _ in range(_CONFLICTS):
+            stored = await self._store.get_schedule(schedule_id=schedule_id)
+            now_ms = await self._now_ms()
+            next_fire_at_ms = stored.next_fire_at_ms
+            if enabled:
+                next_fire_at_ms = first_after(self._spec(stored), now_ms, stored.last_fire_at_ms)
+            answer = await self._store.upsert_schedule(
+                **_definition_of(stored),
+                next_fire_at_ms=next_fire_at_ms,
+                now_ms=now_ms,
+                enabled=enabled,
+                expected_revision=stored.revision,
+            )
+            if answer.kind != "conflict" and answer.schedule is not None:
+                self._on_change()
+                return answer.schedule
+        raise ScheduleConflictError(schedule_id)
+
+    async def _request(self, schedule_id: str, fire_times_ms: Sequence[int], now_ms: int) -> int:
+        answer = await self._store.request_schedule_buckets(
+            schedule_id=schedule_id, fire_times_ms=fire_times_ms, now_ms=now_ms
+        )
+        if answer.kind == "not-found":
+            raise ScheduleNotFoundError(schedule_id)
+        return answer.count
+
+    async def _find(self, schedule_id: str) -> StoredSchedule | None:
+        try:
+            return await self._store.get_schedule(schedule_id=schedule_id)
+        except ScheduleNotFoundError:
+            return None
+
+    def _spec(self, stored: StoredSchedule) -> Spec:
+        return decode_spec(stored.schedule_id, stored.spec)
+
+    def _record(self, stored: StoredSchedule) -> ScheduleRecord:
+        return ScheduleRecord(stored, self._codec)
+
+
+def _definition_of(stored: StoredSchedule) -> dict[str, Any]:
+    return {
+        "schedule_id": stored.schedule_id,
+        "workflow_id": stored.workflow_id,
+        "workflow_version": stored.workflow_version,
+        "spec": stored.spec,
+        "input": stored.input,
+        "overlap_policy": stored.overlap_policy,
+        "queue": stored.queue,
+        "priority": stored.priority,
+    }
+
+
+def _checked(declared: Sequence[Schedule], registry: Registry) -> tuple[Schedule, ...]:
+    """Refuse what could not be brought into the store later, when the program starts."""
+    ids: set[str] = set()
+    for schedule in declared:
+        if not isinstance(schedule, Schedule):
+            raise ConfigurationError(f"{schedule!r} is no Schedule")
+        if schedule.id in ids:
+            raise ConfigurationError(f"schedule {schedule.id!r} is declared twice")
+        registry.current(schedule.workflow)
+        ids.add(schedule.id)
+    return tuple(declared)

@@ -1,0 +1,227 @@
+"""Firing: claim the ticks that are due and settle each of them.
+
+Every call may be the last one before a crash. A tick that is claimed and not settled is claimed again when its claim
+has run out, and nothing that was done for it by then does harm when it is done again: a run is started under the
+tick's own id, a run is cancelled or terminated once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..clock import Clock
+from ..errors import LeaseLostError, StoreError
+from ..ids import new_id
+from ..store import BucketAction, BucketClaims, BucketResult, ClaimedBucket, WorkflowExecutionStore
+from ..tries import until_answered
+from .decisions import Decision, decide, tick_run_id
+from .spec import decode_spec
+
+__all__ = ["TickFailure", "TickFirer", "TickOutcome", "TickRound"]
+
+logger = logging.getLogger("workflow_runtime")
+
+TickOutcome = Literal["started", "skipped", "missed", "buffered", "changed", "lost"]
+"""`skipped` for its predecessor's sake, `missed` because it was too late; `changed` when the schedule was, meanwhile;
+`lost` when another worker took it over."""
+
+_AT_ONCE = 20
+"""Ticks in one claim: they are settled side by side, each with a call or a few."""
+_TERMINATIONS = 3
+"""How often a tick may find yet another run of its schedule live before it waits for its turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TickFailure:
+    """A tick that could not be settled this time. Its claim runs out, and it is tried again."""
+
+    schedule_id: str
+    fire_at_ms: int
+    error: Exception
+
+
+@dataclass(slots=True, kw_only=True)
+class TickRound:
+    """What firing once did."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failures: list[TickFailure] = field(default_factory=list)
+    unclaimable: set[str] = field(default_factory=set)
+    """Schedules with a tick waiting whose workflow this process does not know; some of them."""
+    next_due_ms: int | None = None
+
+
+class TickFirer:
+    """Fires the ticks of the schedules whose workflows this process knows."""
+
+    def __init__(
+        self,
+        *,
+        store: WorkflowExecutionStore,
+        clock: Clock,
+        owner: str,
+        lease_ms: int,
+        workflow_ids: Sequence[str],
+        on_delivery: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._owner = owner
+        self._lease_ms = lease_ms
+        self._workflow_ids = tuple(workflow_ids)
+        self._on_delivery = on_delivery
+        self._told: set[str] = set()
+
+    async def fire(self, limit: int) -> TickRound:
+        """Claim and settle up to `limit` ticks.
+
+        Two ticks of one schedule are fired in one go only if their runs may overlap. Otherwise the first one's run gets
+        its chance to be driven before the second one asks whether it has ended.
+
+        Raises:
+            StoreError: The store is away.
+        """
+        done = TickRound()
+        while limit > 0:
+            claims = await self._claim(min(limit, _AT_ONCE))
+            await asyncio.gather(*(self._fire(bucket, done) for bucket in claims.buckets))
+            self._note(claims, done)
+            limit -= len(claims.buckets)
+            if not claims.buckets or any(b.schedule.overlap_policy != "allow" for b in claims.buckets):
+                break
+        return done
+
+    async def _claim(self, limit: int) -> BucketClaims:
+        return await self._store.claim_due_schedule_buckets(
+            owner=self._owner,
+            lease_ms=self._lease_ms,
+            now_ms=self._clock.now_ms(),
+            limit=limit,
+            workflow_ids=self._workflow_ids,
+        )
+
+    def _note(self, claims: BucketClaims, done: TickRound) -> None:
+        done.next_due_ms = claims.next_due_ms
+        done.unclaimable.update(claims.unclaimable)
+        for schedule_id in claims.unclaimable:
+            if schedule_id not in self._told:
+                self._told.add(schedule_id)
+                logger.warning("schedule %r waits for a worker that knows its workflow", schedule_id)
+
+    async def _fire(self, bucket: ClaimedBucket, done: TickRound) -> None:
+        tick = _Tick(store=self._store, clock=self._clock, bucket=bucket, on_delivery=self._on_delivery)
+        try:
+            outcome = await tick.settle()
+        except LeaseLostError:
+            outcome = "lost"
+        except Exception as error:  # reported, with the tick, instead of holding up the others
+            schedule_id, fire_at_ms = bucket.schedule.schedule_id, bucket.fire_at_ms
+            level = logging.WARNING if isinstance(error, StoreError) and error.retryable else logging.ERROR
+            logger.log(
+                level, "tick %s of schedule %r could not be settled: %s", fire_at_ms, schedule_id, error, exc_info=error
+            )
+            done.failures.append(TickFailure(schedule_id=schedule_id, fire_at_ms=fire_at_ms, error=error))
+            return
+        done.outcomes[outcome] += 1
+
+
+class _Tick:
+    """One claimed tick on its way to being settled."""
+
+    def __init__(
+        self,
+        *,
+        store: WorkflowExecutionStore,
+        clock: Clock,
+        bucket: ClaimedBucket,
+        on_delivery: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._bucket = bucket
+        self._policy = bucket.schedule.overlap_policy
+        self._run_id = tick_run_id(bucket.schedule.schedule_id, bucket.fire_at_ms)
+        self._on_delivery = on_delivery
+
+    async def settle(self) -> TickOutcome:
+        schedule = self._bucket.schedule
+        decision = decide(
+            spec=decode_spec(schedule.schedule_id, schedule.spec),
+            schedule_id=schedule.schedule_id,
+            fire_at_ms=self._bucket.fire_at_ms,
+            source=self._bucket.source,
+            now_ms=self._clock.now_ms(),
+        )
+        if not decision.start:
+            return _outcome(await self._mark("skip", decision), skipped="missed")
+        for _ in range(_TERMINATIONS):
+            answer = await self._mark("start", decision)
+            if answer.kind != "overlapping":
+                return _outcome(answer)
+            if self._policy == "skip" or await self._has_run():
+                return _outcome(await self._mark("skip", decision))
+            if self._policy != "terminate-previous":
+                return await self._put_back(decision, answer.run_id)
+            await self._terminate(answer.run_id)
+        return _outcome(await self._mark("buffer", decision))
+
+    async def _has_run(self) -> bool:
+        """Tell whether the tick was fired before, by itself or by a backfill: then nobody has to make way for it."""
+        return await self._store.load_run(run_id=self._run_id) is not None
+
+    async def _put_back(self, decision: Decision, previous_run_id: str) -> TickOutcome:
+        if self._policy == "cancel-previous":
+            await until_answered(
+                lambda: self._store.cancel_run(
+                    run_id=previous_run_id, now_ms=self._clock.now_ms(), reason=self._reason()
+                )
+            )
+            self._on_delivery(previous_run_id)
+        return _outcome(await self._mark("buffer", decision))
+
+    async def _terminate(self, previous_run_id: str) -> None:
+        await until_answered(
+            lambda: self._store.terminate_run(
+                run_id=previous_run_id, now_ms=self._clock.now_ms(), reason=self._reason()
+            )
+        )
+        self._on_delivery(previous_run_id)
+
+    def _reason(self) -> str:
+        return f"{self._policy}: {self._run_id}"[:1_000]
+
+    async def _mark(self, action: BucketAction, decision: Decision) -> BucketResult:
+        bucket = self._bucket
+        run: dict[str, Any] = {}
+        if action == "start":
+            run = {"run_id": self._run_id, "available_at_ms": decision.available_at_ms}
+        # One operation id for all tries: a try whose answer was lost after the commit is not done twice.
+        operation_id = new_id()
+        return await until_answered(
+            lambda: self._store.mark_schedule_bucket_started(
+                schedule_id=bucket.schedule.schedule_id,
+                fire_at_ms=bucket.fire_at_ms,
+                lease_token=bucket.lease.token,
+                operation_id=operation_id,
+                expected_revision=bucket.schedule.revision,
+                action=action,
+                next_fire_at_ms=decision.next_fire_at_ms,
+                now_ms=self._clock.now_ms(),
+                **run,
+            )
+        )
+
+
+def _outcome(answer: BucketResult, *, skipped: TickOutcome = "skipped") -> TickOutcome:
+    match answer.kind:
+        case "started" | "buffered":
+            return answer.kind
+        case "schedule-changed":
+            return "changed"
+        case "skipped" | "overlapping":
+            return skipped
