@@ -1,0 +1,118 @@
+"""Schedules on the stores that outlive a process: several workers at once, each policy, each request."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import get_args
+
+import asyncpg
+import pytest
+from postgres_server import postgres_dsn
+from workflow_runtime import Context, Cron, Every, RunStatus, Schedule, TestClock, WorkflowRuntime, workflow
+from workflow_runtime.store import OverlapPolicy, RunSummary, WorkflowExecutionStore
+from workflow_runtime.testing import run_until_blocked
+from workflow_store_d1 import SQLiteWorkflowStore
+from workflow_store_postgres import PostgresWorkflowStore
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+schemas = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def dsn() -> Iterator[str]:
+    with postgres_dsn() as dsn:
+        yield dsn
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WorkflowExecutionStore]:
+    if request.param == "sqlite":
+        async with SQLiteWorkflowStore.open(tmp_path / "app.db") as opened:
+            await opened.ensure_schema()
+            yield opened
+        return
+    dsn, schema = request.getfixturevalue("dsn"), f"schedules_{os.getpid()}_{next(schemas)}"
+    async with PostgresWorkflowStore.connect(dsn, schema=schema) as connected:
+        await connected.ensure_schema()
+        yield connected
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+    await connection.close()
+
+
+@workflow()
+async def works(ctx: Context, minutes: float) -> None:
+    await ctx.sleep(timedelta(minutes=minutes))
+
+
+def runtime_on(store: WorkflowExecutionStore, clock: TestClock, *schedules: Schedule) -> WorkflowRuntime:
+    return WorkflowRuntime(store=store, workflows=[works], clock=clock, schedules=schedules)
+
+
+async def all_runs(store: WorkflowExecutionStore) -> list[RunSummary]:
+    page = await store.list_runs(limit=1_000)
+    assert page.next_cursor is None
+    return list(page.runs)
+
+
+@pytest.mark.parametrize("policy", get_args(OverlapPolicy))
+async def test_overlap_with_several_workers(store: WorkflowExecutionStore, policy: OverlapPolicy) -> None:
+    """Four workers, a tick a minute, runs of two and a half minutes: the times of the runs tell whether two met."""
+    clock = TestClock(START + MINUTE / 2)
+    declared = Schedule(id="s", workflow=works, when=Every(MINUTE), input=2.4, overlap=policy)
+    workers = [runtime_on(store, clock, declared) for _ in range(4)]
+    changes = await asyncio.gather(*(worker.materialize_schedules() for worker in workers))
+    assert sum((Counter(change.values()) for change in changes), Counter()) == {"created": 1}
+    ticks: Counter[str] = Counter()
+    for _ in range(60):
+        clock.advance(MINUTE / 5)
+        for report in await asyncio.gather(*(worker.sweep() for worker in workers)):
+            ticks += report.ticks
+    runs = await all_runs(store)
+    assert len({run.run_id for run in runs}) == len(runs) == ticks["started"]
+    assert ticks["started"] + ticks["skipped"] + ticks["missed"] <= 12 + ticks["buffered"]
+    assert not ticks["failed"]
+    lives = sorted((run.created_at_ms, run.finished_at_ms or 2**53) for run in runs)
+    meetings = sum(before[1] > after[0] for before, after in itertools.pairwise(lives))
+    expected = {"skip": 4, "buffer-one": 5, "allow": 12, "cancel-previous": 12, "terminate-previous": 12}
+    assert (meetings > 0) == (policy == "allow")
+    assert abs(len(runs) - expected[policy]) <= 1
+
+
+async def test_missed_requested_and_paused_ticks(store: WorkflowExecutionStore) -> None:
+    """The whole life of a schedule, through the runtime."""
+    clock = TestClock(START + timedelta(hours=3, minutes=30))
+    declared = Schedule(
+        id="s", workflow=works, when=Cron("0 * * * *", "Europe/Warsaw"), input=0, missed="all", missed_limit=2
+    )
+    runtime = runtime_on(store, clock, declared)
+    assert await runtime.materialize_schedules() == {"s": "created"}
+    assert await runtime.materialize_schedules() == {}
+    clock.advance(timedelta(hours=5))
+    report = await runtime.sweep()
+    assert (report.ticks, report.outcomes["finished"]) == ({"missed": 1, "started": 2}, 2)
+
+    await runtime.schedules.pause("s")
+    clock.advance(timedelta(hours=5))
+    assert await run_until_blocked(runtime) is None
+    handle = await runtime.schedules.trigger("s")
+    assert await runtime.schedules.backfill("s", START, START + timedelta(hours=3)) == 3
+    await run_until_blocked(runtime)
+    assert await handle.status() == RunStatus.FINISHED
+    record = await runtime.schedules.resume("s")
+    assert record.next_fire_at == START + timedelta(hours=14)
+    assert record.definition() == Schedule(
+        **{name: getattr(declared, name) for name in declared.__slots__} | {"workflow": "works"}
+    )
+    assert len(await all_runs(store)) == 6
+    assert [listed.id async for listed in runtime.schedules.list()] == ["s"]
+    assert (await runtime.schedules.delete("s")).kind == "deleted"
+    clock.advance(timedelta(hours=5))
+    assert await run_until_blocked(runtime) is None
