@@ -1,0 +1,83 @@
+"""`python -m workflow_runtime`: sweep once, or work until told to stop, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import operator
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigurationError, WorkflowError
+from .hosting import RuntimeSource, open_runtime, render_summary, sweep_summary
+from .sweep import SweepReport
+
+_FAILED = 1
+_MISUSED = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Sweep once, or work.
+
+    Exits with 0 when all went well, with 1 when a run could not be driven or read or the store is away, with 2 when
+    the runtime cannot be opened as asked.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        report = asyncio.run(_run(load(options.runtime), options))
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return _MISUSED
+    except WorkflowError as error:
+        sys.stderr.write(f"{error}\n")
+        return _FAILED
+    sys.stdout.write(render_summary(sweep_summary(report)) + "\n")
+    return _FAILED if report.failures or report.corrupt else 0
+
+
+async def _run(source: RuntimeSource, options: argparse.Namespace) -> SweepReport:
+    async with open_runtime(source) as runtime:
+        if options.command == "sweep":
+            budget = None if options.budget is None else timedelta(seconds=options.budget)
+            return await runtime.sweep(limit=options.limit, deadline=budget, concurrency=options.concurrency)
+        return await runtime.work(concurrency=options.concurrency)
+
+
+def load(path: str) -> Any:
+    """Import `module:name`.
+
+    Raises:
+        ConfigurationError: There is no such thing.
+    """
+    module_name, colon, name = path.partition(":")
+    if not colon or not name:
+        raise ConfigurationError(f"{path!r} is not of the form module:name")
+    try:
+        return operator.attrgetter(name)(importlib.import_module(module_name))
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"cannot load {path!r}: {error}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workflow_runtime", description="Drive workflows.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    sweep = commands.add_parser("sweep", help="do one bounded pass over due work, print what was done, and exit")
+    work = commands.add_parser("work", help="work until SIGTERM or SIGINT, then drain")
+    sweep.add_argument("--budget", type=float, metavar="SECONDS", help="stop claiming after this time")
+    sweep.add_argument("--limit", type=int, default=100, help="claim at most so many runs (default: 100)")
+    for command in (sweep, work):
+        command.add_argument("--concurrency", type=int, default=10, help="drive at most so many at once (default: 10)")
+        command.add_argument(
+            "runtime", metavar="module:name", help="a WorkflowRuntime, or an @asynccontextmanager that yields one"
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
