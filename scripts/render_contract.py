@@ -15,7 +15,13 @@ from workflow_runtime.store import CONTRACT_VERSION, protocol, render_status_tab
 
 PAGE = Path(__file__).parents[1] / "docs" / "store-contract.md"
 
-_OPTIONAL = (protocol.SupportsSubscribe, protocol.SupportsNotify, protocol.Listening, protocol.SupportsTransactions)
+_OPTIONAL = (
+    protocol.SupportsSubscribe,
+    protocol.SupportsNotify,
+    protocol.Listening,
+    protocol.SupportsTransactions,
+    protocol.SupportsHeartbeats,
+)
 ROLES = [*protocol.WorkflowExecutionStore.__bases__[:-1], *_OPTIONAL]  # without Protocol itself
 _SECTION = re.compile(r"^(Args|Contract|Raises):$")
 _ENTRY = re.compile(r"^    (?P<name>[\w-]+): (?P<text>.*)$")

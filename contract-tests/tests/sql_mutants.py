@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mutant_catalogue import Mutant
 from workflow_contract_tests import StoreHarness
-from workflow_runtime.errors import StoreOperationError
+from workflow_runtime.errors import LeaseLostError, StoreOperationError
 from workflow_runtime.ids import new_id
+from workflow_runtime.store import LeaseRenewal
 from workflow_store_d1 import D1Transaction, D1WorkflowStore
 
 __all__ = ["SQL_MUTANTS", "d1_harness", "open_broken"]
@@ -32,6 +35,8 @@ class Fault:
     database: Callable[[Any], Any] | None = None
     transaction: Callable[[Any, Verb], Verb] | None = None
     """Makes another `append_in_transaction` of the store and its right one."""
+    heartbeats: Callable[[Any, Any], AbstractAsyncContextManager[Any]] | None = None
+    """Stands in for `open_heartbeats`, given the store and what its right one gives."""
 
 
 class _SingleStatements:
@@ -110,6 +115,44 @@ def _begin_without_looking(store: Any, verb: Verb) -> Verb:
         return await verb(**arguments)
 
     return call
+
+
+class _Beats:
+    """Renews as a function says."""
+
+    def __init__(self, renew: Verb) -> None:
+        self.heartbeat_run_lease = renew
+
+
+@contextlib.asynccontextmanager
+async def _beat_on_the_loop_of_the_store(store: Any, right: Any) -> AsyncIterator[Any]:
+    async def renew(**arguments: Any) -> Any:
+        call = asyncio.run_coroutine_threadsafe(store.heartbeat_run_lease(**arguments), store.loop)
+        return await asyncio.wrap_future(call)
+
+    yield store if asyncio.get_running_loop() is store.loop else _Beats(renew)
+
+
+@contextlib.asynccontextmanager
+async def _beat_whoever_has_the_run(store: Any, right: Any) -> AsyncIterator[Any]:
+    async def renew(**arguments: Any) -> Any:
+        try:
+            return await renewer.heartbeat_run_lease(**arguments)
+        except LeaseLostError:
+            expires_at_ms = arguments["now_ms"] + arguments["lease_ms"]
+            return LeaseRenewal(
+                lease_expires_at_ms=expires_at_ms, inbox_seq=0, cancel_requested=False, store_clock_ms=0
+            )
+
+    async with right as renewer:
+        yield _Beats(renew)
+
+
+@contextlib.asynccontextmanager
+async def _beat_and_close(store: Any, right: Any) -> AsyncIterator[Any]:
+    async with right as renewer:
+        yield renewer
+    await store.close()
 
 
 class _LateLock(_SingleStatements):
@@ -335,6 +378,21 @@ FAULTS = {
         story="The function is called twice, and the writes of both calls stay.",
         transaction=_working(_write_twice),
     ),
+    "heartbeats-need-the-event-loop": Fault(
+        clause="HEARTBEAT-1",
+        story="Heartbeats from a thread are handed to the store's event loop, which may be blocked.",
+        heartbeats=_beat_on_the_loop_of_the_store,
+    ),
+    "heartbeats-never-tell-a-loss": Fault(
+        clause="HEARTBEAT-2",
+        story="A heartbeat on the connection of its own says that all is well, whoever has the run.",
+        heartbeats=_beat_whoever_has_the_run,
+    ),
+    "heartbeats-close-the-store": Fault(
+        clause="HEARTBEAT-3",
+        story="The store is closed together with its heartbeats.",
+        heartbeats=_beat_and_close,
+    ),
     "changed-tick-stays-claimed": Fault(
         clause="SCHEDULE-2",
         story="A change leaves the claimed tick with its claimer.",
@@ -420,7 +478,15 @@ async def open_broken(path: str, fault: str) -> D1WorkflowStore:
     if what.transaction is not None:
         faulty: Any = what.transaction(store, store.append_in_transaction)
         store.append_in_transaction = faulty  # type: ignore[method-assign]  # that is the fault
+    if what.heartbeats is not None:
+        _break_heartbeats(store, what.heartbeats)
     return store
+
+
+def _break_heartbeats(store: Any, heartbeats: Callable[[Any, Any], AbstractAsyncContextManager[Any]]) -> None:
+    right = store.open_heartbeats
+    store.loop = asyncio.get_running_loop()
+    store.open_heartbeats = lambda: heartbeats(store, right())
 
 
 async def _write_business(tx: D1Transaction, key: str) -> None:

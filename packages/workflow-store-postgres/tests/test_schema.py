@@ -147,6 +147,7 @@ async def test_file_as_it_is_gives_the_same_tables(
     """The database of `dsn` was made by the script."""
     await store.ensure_schema()
     by_hand = await asyncpg.connect(dsn)
+    await by_hand.execute("DROP TABLE business")  # the tests' own
     assert await read(by_hand, CATALOGUE) == await read(empty, CATALOGUE)
     assert await read(by_hand, RECORDS) == [("0000_workflow_store", "workflow-store-postgres", None)]
     await by_hand.close()

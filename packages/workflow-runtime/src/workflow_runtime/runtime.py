@@ -17,6 +17,7 @@ from .engine.definition import Registry, Workflow
 from .engine.driver import Driver, DriverSettings
 from .errors import InvalidArgumentError, RunConflictError
 from .handles import RunHandle
+from .heartbeats import HeartbeatThread
 from .ids import check_id, new_id
 from .payloads import JsonCodec, PayloadCodec
 from .schedules.client import Schedules
@@ -30,6 +31,7 @@ from .store import (
     DeliverSignalResult,
     Existing,
     Listening,
+    SupportsHeartbeats,
     SupportsNotify,
     WorkflowExecutionStore,
     WorkNotice,
@@ -59,6 +61,7 @@ class WorkflowRuntime:
         lease: timedelta = timedelta(seconds=30),
         max_crashes: int = 5,
         queues: Sequence[str] | None = None,
+        max_block: timedelta = timedelta(minutes=5),
         owner: str | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -74,6 +77,8 @@ class WorkflowRuntime:
                 crash and more heartbeats; at least 100 ms.
             max_crashes: After so many crashes in a row without progress a run is parked as `dead`.
             queues: Only drive runs of these queues; all when absent.
+            max_block: How long an event loop that a step or a handler blocks keeps its leases, where the store can
+                renew them from a thread (`capabilities.heartbeats`); after that they run out. Nothing turns it off.
             owner: Names this process in leases; must be unique. Host, process and a random part when absent.
             rng: For the jitter of retries.
 
@@ -90,7 +95,11 @@ class WorkflowRuntime:
             raise InvalidArgumentError("lease", f"must be at least {_MIN_LEASE_MS} ms, not {self._lease_ms}")
         if max_crashes < 1:
             raise InvalidArgumentError("max_crashes", f"must be at least 1, not {max_crashes}")
+        if max_block < timedelta(0):
+            raise InvalidArgumentError("max_block", "must not be negative")
         self._max_crashes = max_crashes
+        self._max_block = max_block
+        self._heartbeats: HeartbeatThread | None = None
         self._queues = None if queues is None else _checked_queues(queues)
         self._owner = owner or f"{socket.gethostname()}:{os.getpid()}:{new_id()[:8]}"[-200:]
         check_id("owner", self._owner)
@@ -340,6 +349,8 @@ class WorkflowRuntime:
                 return await worker.work(stop or asyncio.Event(), handle_signals=handle_signals)
         finally:
             self._wakes.discard(wake)
+            if self._heartbeats is not None and not self._wakes and not self._drivers:
+                await self._heartbeats.ended()
 
     # Within.
 
@@ -380,13 +391,28 @@ class WorkflowRuntime:
         return RunHandle(run_id, store=self._store, codec=self._codec, created=created)
 
     async def _settings(self) -> DriverSettings:
+        clock = await self._ready_clock()
         return DriverSettings(
             store=self._store,
-            clock=await self._ready_clock(),
+            clock=clock,
             codec=self._codec,
             lease_ms=self._lease_ms,
             rng=self._rng,
+            heartbeats=self._heartbeats_by(clock),
         )
+
+    def _heartbeats_by(self, clock: Clock) -> HeartbeatThread | None:
+        # A thread cannot wait for a clock that a test moves.
+        if not (self._max_block and self._store.capabilities.heartbeats and isinstance(clock, StoreClock)):
+            return None
+        if self._heartbeats is None:
+            self._heartbeats = HeartbeatThread(
+                cast("SupportsHeartbeats", self._store).open_heartbeats,
+                clock=clock,
+                lease_ms=self._lease_ms,
+                max_block_s=self._max_block.total_seconds(),
+            )
+        return self._heartbeats
 
     async def _ready_clock(self) -> Clock:
         if self._clock is None:

@@ -16,8 +16,14 @@ _RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Between the tries of one call. After the last one it is given up."""
 
 
-async def until_answered(call: Callable[[], Awaitable[T]]) -> T:
+async def until_answered(
+    call: Callable[[], Awaitable[T]], *, is_final: Callable[[StoreError], bool] = lambda error: False
+) -> T:
     """Repeat a call that may be repeated, some seconds long.
+
+    Args:
+        call: Makes one try.
+        is_final: Whether an error is none to try again, though it looks like one.
 
     Raises:
         StoreError: The store refuses, or is still away.
@@ -26,7 +32,7 @@ async def until_answered(call: Callable[[], Awaitable[T]]) -> T:
         try:
             return await call()
         except StoreError as error:
-            if not error.retryable:
+            if not error.retryable or is_final(error):
                 raise
             await asyncio.sleep(delay_s)
     return await call()

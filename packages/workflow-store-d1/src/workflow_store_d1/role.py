@@ -18,8 +18,9 @@ class Role:
 
     _session: Session
     _read: RowReader
+    _capabilities: StoreCapabilities
 
     @property
     def capabilities(self) -> StoreCapabilities:
         """What this store declares."""
-        return CAPABILITIES
+        return self._capabilities

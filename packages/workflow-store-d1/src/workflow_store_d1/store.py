@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from workflow_migrations import Migration
+from workflow_runtime.errors import CapabilityNotSupportedError
 from workflow_runtime.ids import new_id
+from workflow_runtime.store import LeaseRenewer
 
 from . import schema
 from .database import D1Database, D1DatabaseError
 from .events import EventLog
 from .leases import Leases
 from .queries import Queries
+from .role import CAPABILITIES
 from .rows import RowReader
 from .runs import RunLifecycle
 from .schedules import Schedules
@@ -49,6 +55,8 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
         self._session = Session(db, names, new_token=new_token)
         self._read = RowReader(names)
         self._own_database: LocalD1Database | None = None
+        self._capabilities = CAPABILITIES
+        self._open_heartbeats: Callable[[], StoreOpening] | None = None
 
     @classmethod
     def open(
@@ -72,6 +80,7 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
             ConfigurationError: aiosqlite is not installed, SQLite is too old, or table names that cannot work.
             StoreOperationError: The file cannot be opened, or is no database.
         """
+        again = partial(cls.open, path, tables=tables, synchronous=synchronous, busy_timeout=busy_timeout)
 
         async def open_store() -> D1WorkflowStore:
             from .local import LocalD1Database  # noqa: PLC0415  # brings sqlite3, which Workers do not have
@@ -83,6 +92,8 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
                 raise store_error(error) from error
             store = cls(database, tables)
             store._own_database = database
+            store._open_heartbeats = again
+            store._capabilities = replace(CAPABILITIES, heartbeats=True)
             return store
 
         return StoreOpening(open_store)
@@ -109,6 +120,12 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    def open_heartbeats(self) -> AbstractAsyncContextManager[LeaseRenewer]:
+        """Open the file once more, for nothing but heartbeats, on the event loop that runs."""
+        if self._open_heartbeats is None:
+            raise CapabilityNotSupportedError("heartbeats")
+        return self._open_heartbeats()
 
     async def ensure_schema(self) -> None:
         """Create or upgrade the tables.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import asyncpg
 from workflow_migrations import Migration
 from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, StoreUnavailableError
 from workflow_runtime.ids import new_id
-from workflow_runtime.store import Listening, WorkNotice
+from workflow_runtime.store import LeaseRenewer, Listening, WorkNotice
 
 from . import schema as schema_module
 from .events import EventLog
@@ -35,6 +36,8 @@ from .transactions import Transactions
 
 __all__ = ["PostgresWorkflowStore", "StoreOpening"]
 
+OpenHeartbeats: TypeAlias = Callable[[], AbstractAsyncContextManager[LeaseRenewer]]
+
 logger = logging.getLogger("workflow_store_postgres")
 
 _CLOSE_TIMEOUT_S = 10.0
@@ -50,6 +53,8 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
         listen: Whether workers on this store hear of new work by LISTEN: while one works, a connection of the pool is
             kept for that. False behind a pooler in transaction mode: they then poll. Telling others of new work by
             NOTIFY works everywhere.
+        heartbeat_connect: Makes a new connection to the same database, on whatever event loop runs: with it a worker
+            renews leases from a thread, and a step that blocks the event loop does not lose its run.
         acquire_timeout: How long a call waits for a free connection before it raises `StoreUnavailableError`.
         new_token: Makes a lease token that was never used before; for tests.
 
@@ -64,6 +69,7 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
         tables: Mapping[str, str] | None = None,
         *,
         listen: bool = True,
+        heartbeat_connect: Callable[[], Awaitable[asyncpg.Connection]] | None = None,
         acquire_timeout: timedelta = timedelta(seconds=30),
         new_token: Callable[[], str] = new_id,
     ) -> None:
@@ -78,7 +84,13 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
         self._read = RowReader(names)
         self._notices = Notices(self._session)
         self._own_pool: asyncpg.Pool | None = None
-        self._listen_on(_spare_connection(pool, acquire_timeout.total_seconds()) if listen else None)
+        self._open_listening: OpenConnection | None = (
+            _spare_connection(pool, acquire_timeout.total_seconds()) if listen else None
+        )
+        self._open_heartbeats: OpenHeartbeats | None = (
+            None if heartbeat_connect is None else self._beating_by(heartbeat_connect)
+        )
+        self._declare()
 
     @classmethod
     def connect(
@@ -116,8 +128,10 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
                 await pool.close()
                 raise
             store._own_pool = pool
-            if listen:
-                store._listen_on(connected_to(dsn, options))
+            store._open_listening = connected_to(dsn, options) if listen else None
+            alone = {**pool_options, "min_size": 0, "max_size": 1}
+            store._open_heartbeats = partial(cls.connect, dsn, schema=schema, tables=tables, listen=False, **alone)
+            store._declare()
             return store
 
         return StoreOpening(open_store)
@@ -189,9 +203,31 @@ class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Sch
             yield listener
         await self._notices.flush()  # what a worker that stops has handed over is told before its program ends
 
-    def _listen_on(self, open_connection: OpenConnection | None) -> None:
-        self._open_listening = open_connection
-        self._capabilities = replace(CAPABILITIES, notify=open_connection is not None)
+    def open_heartbeats(self) -> AbstractAsyncContextManager[LeaseRenewer]:
+        """Open a connection for nothing but heartbeats, on the event loop that runs."""
+        if self._open_heartbeats is None:
+            raise CapabilityNotSupportedError("heartbeats")
+        return self._open_heartbeats()
+
+    def _declare(self) -> None:
+        self._capabilities = replace(
+            CAPABILITIES,
+            notify=self._open_listening is not None,
+            heartbeats=self._open_heartbeats is not None,
+        )
+
+    def _beating_by(self, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> OpenHeartbeats:
+        async def connect_anew(*_: object, **__: object) -> asyncpg.Connection:
+            return await connect()
+
+        @asynccontextmanager
+        async def open_heartbeats() -> AsyncGenerator[LeaseRenewer, None]:
+            # A pool of one makes the connection anew when it breaks.
+            async with asyncpg.create_pool(connect=connect_anew, min_size=0, max_size=1) as pool:
+                tables = self._session.tables.by_key()
+                yield PostgresWorkflowStore(pool, self._session.schema, tables, listen=False)
+
+        return open_heartbeats
 
 
 def _spare_connection(pool: asyncpg.Pool, timeout_s: float) -> OpenConnection | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -18,12 +19,14 @@ from ..errors import (
     NonDeterminismError,
     PayloadTooLargeError,
 )
+from ..heartbeats import HeartbeatThread
 from ..payloads import JsonText, PayloadCodec, encode_json
 from ..store import Awaited, ClaimedRun, Event, RunStatus, WorkflowExecutionStore
 from .context import Context
 from .definition import Workflow
 from .history import EventKind, OperationKind, Recorded, describe_error, from_event, run_event
 from .inbox import Inbox
+from .lease import HeldLease
 from .machine import Aborted, Errored, Finished, Machine
 from .operations import Operation
 from .pending import PendingUnit, TimerBook
@@ -69,6 +72,8 @@ class DriverSettings:
     codec: PayloadCodec
     lease_ms: int
     rng: random.Random
+    heartbeats: HeartbeatThread | None
+    """Renews leases beside the event loop, where the store and the clock allow it."""
 
 
 class Driver:
@@ -82,12 +87,9 @@ class Driver:
         self._claim = claim
         self._workflow = workflow
         self._wake = asyncio.Event()
+        self._lease = HeldLease(claim=claim, clock=settings.clock, lease_ms=settings.lease_ms, on_news=self._wake.set)
         self._writer = RunWriter(
-            store=settings.store,
-            claim=claim,
-            clock=settings.clock,
-            lease_ms=settings.lease_ms,
-            on_news=self._wake.set,
+            store=settings.store, lease=self._lease, next_index=claim.run.next_index, clock=settings.clock
         )
         self._machine = Machine(claim.run.run_id)
         self._unit = PendingUnit()
@@ -141,16 +143,20 @@ class Driver:
             StoreError: The store is away for longer than a write waits, or the run cannot be read. The lease runs
                 out, and another worker takes the run.
         """
-        heartbeat = asyncio.create_task(self._writer.keep_alive())
-        try:
-            return await self._drive()
-        except LeaseLostError:
-            return DriveOutcome.LOST
-        finally:
+        thread = self._settings.heartbeats
+        with thread.keep(self._lease) if thread is not None else nullcontext():
+            # Beside a thread this is the second line, in case that the thread cannot connect.
+            patience_ms = 0 if thread is None else self._lease.lease_ms // 6
+            heartbeat = asyncio.create_task(self._lease.keep(self._store, patience_ms=patience_ms))
             try:
-                await self._stop_tasks(heartbeat)
+                return await self._drive()
+            except LeaseLostError:
+                return DriveOutcome.LOST
             finally:
-                await self._in_callback(self._machine.suspend)
+                try:
+                    await self._stop_tasks(heartbeat)
+                finally:
+                    await self._in_callback(self._machine.suspend)
 
     async def _drive(self) -> DriveOutcome:
         try:
@@ -162,7 +168,7 @@ class Driver:
             self._steps.cancel_abandoned()
             if fatal := self._steps.fatal or self._transactions.broken:
                 raise fatal
-            if self._writer.lost:
+            if self._lease.lost:
                 return DriveOutcome.LOST
             if self._unit.full and not self._steps.transaction_open:
                 await self._flush()
@@ -252,7 +258,7 @@ class Driver:
             raise CorruptRecordError("events", f"{self.run_id}/{index}", problem) from error
 
     async def _read_inbox(self) -> None:
-        known = self._writer.inbox_seq
+        known = self._lease.inbox_seq
         while True:
             entries = await self._store.read_inbox(run_id=self.run_id, after_seq=self._inbox.seen_seq, limit=_PAGE)
             self._inbox.add(entries)
@@ -321,12 +327,12 @@ class Driver:
         await self._read_news()
 
     async def _read_news(self) -> None:
-        if self._has_news() and not self._writer.lost:
+        if self._has_news() and not self._lease.lost:
             self._nudged = False
             await self._read_inbox()
 
     def _has_news(self) -> bool:
-        return self._nudged or self._writer.inbox_seq > self._inbox.seen_seq
+        return self._nudged or self._lease.inbox_seq > self._inbox.seen_seq
 
     async def _pause(self) -> DriveOutcome:
         to_set, to_remove = self._timers.changes()

@@ -99,7 +99,7 @@ class Transactions:
 
     def _close_gate(self, operation: Operation, text: JsonText) -> tuple[Recorded, TransactionWrite]:
         """Stop the driver from deciding, and give what is to be written."""
-        if self._closed or self._writer.lost or not operation.pending or self._machine.outcome is not None:
+        if self._closed or self._writer.lease.lost or not operation.pending or self._machine.outcome is not None:
             raise _NotWantedError
         self._gate.clear()
         recorded = Recorded(EventKind.STEP_COMPLETED, operation.step_id, text)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -15,7 +13,6 @@ from ..payloads import JsonText
 from ..store import (
     Appended,
     Awaited,
-    ClaimedRun,
     Event,
     NewEvent,
     Paused,
@@ -25,38 +22,30 @@ from ..store import (
     TransactionWrite,
     WorkflowExecutionStore,
 )
+from ..tries import until_answered
+from .lease import HeldLease
 
 __all__ = ["RunWriter"]
 
 T = TypeVar("T")
-logger = logging.getLogger("workflow_runtime")
-
-_RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Between the tries of one write while the store is away. After the last one the driver gives the run up."""
 
 
 class RunWriter:
-    """Holds a lease and the position in the log, and writes with both."""
+    """Writes under a lease, from the position in the log that the last write left."""
 
     def __init__(
         self,
         *,
         store: WorkflowExecutionStore,
-        claim: ClaimedRun,
+        lease: HeldLease,
+        next_index: int,
         clock: Clock,
-        lease_ms: int,
-        on_news: Callable[[], None],
     ) -> None:
-        self.run_id = claim.run.run_id
-        self.next_index = claim.run.next_index
-        self.inbox_seq = claim.run.inbox_seq
-        self.lost = False
+        self.run_id = lease.run_id
+        self.next_index = next_index
         self._store = store
+        self.lease = lease
         self._clock = clock
-        self._token = claim.lease.token
-        self._lease_ms = lease_ms
-        self._renew_at_ms = clock.now_ms() + lease_ms // 3
-        self._on_news = on_news
 
     async def append(
         self,
@@ -71,7 +60,7 @@ class RunWriter:
             self._store.append_events,
             expected_next_index=self.next_index,
             events=events,
-            lease_ms=self._lease_ms,
+            lease_ms=self.lease.lease_ms,
             taken_inbox=taken_inbox,
             set_timers=set_timers,
             removed_timers=removed_timers,
@@ -86,7 +75,7 @@ class RunWriter:
             is_own: Whether an error was raised by `work` itself: that says nothing about the store or the lease.
         """
         store = cast("SupportsTransactions", self._store)
-        verb = partial(store.append_in_transaction, run_id=self.run_id, lease_token=self._token, work=work)
+        verb = partial(store.append_in_transaction, run_id=self.run_id, lease_token=self.lease.token, work=work)
         self._appended(await self._repeat(partial(verb, operation_id=new_id()), is_own))
 
     def transaction_write(
@@ -102,7 +91,7 @@ class RunWriter:
             expected_next_index=self.next_index,
             events=events,
             now_ms=self._clock.now_ms(),
-            lease_ms=self._lease_ms,
+            lease_ms=self.lease.lease_ms,
             taken_inbox=taken_inbox,
             set_timers=set_timers,
             removed_timers=removed_timers,
@@ -121,8 +110,8 @@ class RunWriter:
 
     def _appended(self, appended: Appended) -> None:
         self.next_index = appended.next_index
-        self.inbox_seq = max(self.inbox_seq, appended.inbox_seq)
-        self._renew_at_ms = self._clock.now_ms() + self._lease_ms // 3
+        self.lease.inbox_seq = max(self.lease.inbox_seq, appended.inbox_seq)
+        self.lease.extended(appended.lease_expires_at_ms)
 
     async def pause(
         self,
@@ -180,47 +169,14 @@ class RunWriter:
         """Hand the run over to any worker."""
         await self._write(self._store.release_run_lease)
 
-    async def keep_alive(self) -> None:
-        """Renew the lease whenever a third of it has passed without a write, until cancelled or lost."""
-        never = asyncio.Event()
-        while not self.lost:
-            await self._clock.wait(never, self._renew_at_ms)
-            if self._clock.now_ms() >= self._renew_at_ms:
-                await self._renew()
-
-    async def _renew(self) -> None:
-        now_ms = self._clock.now_ms()
-        self._renew_at_ms = now_ms + self._lease_ms // 3
-        try:
-            renewal = await self._store.heartbeat_run_lease(
-                run_id=self.run_id, lease_token=self._token, lease_ms=self._lease_ms, now_ms=now_ms
-            )
-        except LeaseLostError:
-            self.lost = True
-            self._on_news()
-        except StoreError as error:
-            # Not lost yet: an expired holder whom nobody replaced may go on. The next beat tells.
-            logger.warning("run %s: heartbeat failed: %s", self.run_id, error)
-        else:
-            self._clock.correct(renewal.store_clock_ms)
-            if renewal.inbox_seq > self.inbox_seq:
-                self.inbox_seq = renewal.inbox_seq
-                self._on_news()
-
     async def _write(self, verb: Callable[..., Awaitable[T]], **arguments: Any) -> T:
-        named = partial(verb, run_id=self.run_id, lease_token=self._token, operation_id=new_id(), **arguments)
+        named = partial(verb, run_id=self.run_id, lease_token=self.lease.token, operation_id=new_id(), **arguments)
         return await self._repeat(lambda: named(now_ms=self._clock.now_ms()), lambda error: False)
 
     async def _repeat(self, call: Callable[[], Awaitable[T]], is_own: Callable[[StoreError], bool]) -> T:
         # One operation id for all tries: a try whose answer was lost after the commit is not done twice.
-        for delay_s in (*_RETRY_DELAYS_S, None):
-            try:
-                return await call()
-            except StoreError as error:
-                if is_own(error):
-                    raise
-                self.lost = self.lost or isinstance(error, LeaseLostError)
-                if not error.retryable or delay_s is None:
-                    raise
-                await asyncio.sleep(delay_s)
-        raise AssertionError("unreachable: the last try returns or raises")
+        try:
+            return await until_answered(call, is_final=is_own)
+        except LeaseLostError as error:
+            self.lease.lost = self.lease.lost or not is_own(error)
+            raise

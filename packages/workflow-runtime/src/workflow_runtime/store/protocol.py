@@ -62,6 +62,7 @@ from .values import (
 __all__ = [
     "CONTRACT_VERSION",
     "EventLogStore",
+    "LeaseRenewer",
     "LeaseStore",
     "Listening",
     "QueryStore",
@@ -69,6 +70,7 @@ __all__ = [
     "ScheduleStore",
     "SignalStore",
     "StoreAdmin",
+    "SupportsHeartbeats",
     "SupportsNotify",
     "SupportsSubscribe",
     "SupportsTransactions",
@@ -918,6 +920,29 @@ class Listening(Protocol):
     @property
     def live(self) -> bool:
         """Whether notices are coming at present, as far as is known."""
+        ...
+
+
+class LeaseRenewer(Protocol):
+    """What renews leases and does nothing else."""
+
+    async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
+        """See `LeaseStore`."""
+        ...
+
+
+class SupportsHeartbeats(Protocol):
+    """A store that can renew leases beside its own event loop; declared by `capabilities.heartbeats`."""
+
+    def open_heartbeats(self) -> AbstractAsyncContextManager[LeaseRenewer]:
+        """Open a connection for nothing but heartbeats, for as long as the block lasts.
+
+        Contract:
+            HEARTBEAT-1: May be called, entered and used on the event loop of any thread, while the store's own event
+                loop is blocked and while all its connections are taken.
+            HEARTBEAT-2: What it gives renews, and refuses, as `heartbeat_run_lease` of the store does.
+            HEARTBEAT-3: The store lives on when the block is left.
+        """
         ...
 
 

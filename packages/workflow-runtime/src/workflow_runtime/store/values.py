@@ -116,6 +116,8 @@ class StoreCapabilities(Value):
     """It keeps `SupportsTransactions`: a step and a business write can commit together."""
     notify: bool = False
     """It keeps `SupportsNotify`: waiting workers are told of work."""
+    heartbeats: bool = False
+    """It keeps `SupportsHeartbeats`: a blocked event loop need not lose its leases."""
 
 
 @value

@@ -1,0 +1,81 @@
+"""A lease as the driver of its run holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from ..clock import Clock
+from ..errors import LeaseLostError, StoreError
+from ..store import ClaimedRun, LeaseRenewal, LeaseRenewer
+
+__all__ = ["HeldLease"]
+
+logger = logging.getLogger("workflow_runtime")
+
+
+class HeldLease:
+    """When the lease must be renewed, whether it was lost, and what its renewals bring.
+
+    Args:
+        claim: The claim that gave it.
+        clock: The runtime's.
+        lease_ms: How long each renewal lasts.
+        on_news: Called when the lease is lost or something has come into the run's inbox.
+    """
+
+    def __init__(self, *, claim: ClaimedRun, clock: Clock, lease_ms: int, on_news: Callable[[], None]) -> None:
+        self.run_id = claim.run.run_id
+        self.token = claim.lease.token
+        self.lease_ms = lease_ms
+        self.inbox_seq = claim.run.inbox_seq
+        self.lost = False
+        self.renew_at_ms = clock.now_ms() + lease_ms // 3
+        self._clock = clock
+        self._on_news = on_news
+
+    def extended(self, lease_expires_at_ms: int) -> None:
+        """Hear that a write has renewed the lease along the way."""
+        self.renew_at_ms = max(self.renew_at_ms, lease_expires_at_ms - self.lease_ms + self.lease_ms // 3)
+
+    def renewed(self, renewal: LeaseRenewal) -> None:
+        """Hear what a heartbeat was answered."""
+        self.extended(renewal.lease_expires_at_ms)
+        self._clock.correct(renewal.store_clock_ms)
+        if renewal.inbox_seq > self.inbox_seq:
+            self.inbox_seq = renewal.inbox_seq
+            self._on_news()
+
+    def lose(self) -> None:
+        """Hear that somebody else has the run."""
+        self.lost = True
+        self._on_news()
+
+    async def keep(self, renewer: LeaseRenewer, *, patience_ms: int) -> None:
+        """Renew the lease whenever a third of it has passed without a write, until cancelled or lost.
+
+        Args:
+            renewer: The store.
+            patience_ms: Leave so much time to whoever else renews it.
+        """
+        never = asyncio.Event()
+        while not self.lost:
+            await self._clock.wait(never, self.renew_at_ms + patience_ms)
+            if self._clock.now_ms() >= self.renew_at_ms + patience_ms:
+                await self._renew(renewer)
+
+    async def _renew(self, renewer: LeaseRenewer) -> None:
+        now_ms = self._clock.now_ms()
+        self.renew_at_ms = now_ms + self.lease_ms // 3  # also when it fails: the next beat comes in its time
+        try:
+            renewal = await renewer.heartbeat_run_lease(
+                run_id=self.run_id, lease_token=self.token, lease_ms=self.lease_ms, now_ms=now_ms
+            )
+        except LeaseLostError:
+            self.lose()
+        except StoreError as error:
+            # Not lost yet: an expired holder whom nobody replaced may go on. The next beat tells.
+            logger.warning("run %s: heartbeat failed: %s", self.run_id, error)
+        else:
+            self.renewed(renewal)

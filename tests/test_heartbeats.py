@@ -1,0 +1,250 @@
+"""Heartbeats come from a thread: a blocked event loop keeps its leases for a while, a stopped process does not.
+
+Real time is the subject: leases are short, and everything is waited for with a deadline.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import heartbeat_process
+import pytest
+from heartbeat_process import LEASE, open_store
+from postgres_server import postgres_dsn
+from workflow_runtime import Context, TestClock, WorkflowRuntime, workflow
+from workflow_store_postgres import PostgresWorkflowStore
+
+LEASE_S = LEASE.total_seconds()
+THREE_LEASES_S = 3 * LEASE_S
+PATIENCE_S = 30.0
+
+
+@workflow(id="slow")
+async def slow(ctx: Context, _: None) -> str:
+    return await ctx.step.options(id="step")(answer)
+
+
+async def answer() -> str:
+    return "parent"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    with postgres_dsn() as dsn:
+        yield dsn
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def location(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    if request.param == "sqlite":
+        yield str(tmp_path / "beats.db")
+        return
+    server_dsn = request.getfixturevalue("server")
+    connection = await asyncpg.connect(server_dsn)
+    name = f"beats_{os.getpid()}_{time.monotonic_ns()}"
+    await connection.execute(f"CREATE DATABASE {name}")
+    yield urlsplit(server_dsn)._replace(path=f"/{name}").geturl()
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()
+
+
+@pytest.fixture
+async def store(location: str) -> AsyncIterator[Any]:
+    async with open_store(location) as opened, asyncio.timeout(PATIENCE_S):
+        await opened.ensure_schema()
+        yield opened
+
+
+@contextmanager
+def child(location: str, step_s: float, max_block_s: float, how: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker that takes the run; the block begins when its step has begun."""
+    script = Path(heartbeat_process.__file__)
+    arguments = [sys.executable, str(script), location, str(step_s), str(max_block_s), how]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def taken_over(runtime: WorkflowRuntime, seconds: float) -> float | None:
+    """Sweep until the run is taken over, and tell when; `None` when it never was."""
+    begin = time.monotonic()
+    while time.monotonic() < begin + seconds:
+        if (await runtime.sweep()).total:
+            return time.monotonic() - begin
+        await asyncio.sleep(0.05)
+    return None
+
+
+async def test_blocked_event_loop_keeps_its_lease(location: str, store: Any) -> None:
+    runtime = WorkflowRuntime(store=store, workflows=[slow], lease=LEASE)
+    handle = await runtime.start_run(slow)
+    with child(location, THREE_LEASES_S, 60, "block") as process:
+        assert await taken_over(runtime, THREE_LEASES_S - LEASE_S / 2) is None
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert output == "finished\n"
+    assert await handle.result() == "child"
+    assert "the event loop has been blocked" in errors
+    assert "time.sleep(step_s)" in errors, "the log says where"
+
+
+async def test_event_loop_that_is_blocked_for_too_long_loses_its_lease(location: str, store: Any) -> None:
+    runtime = WorkflowRuntime(store=store, workflows=[slow], lease=LEASE)
+    handle = await runtime.start_run(slow)
+    with child(location, 8 * LEASE_S, 2 * LEASE_S, "block") as process:
+        after_s = await taken_over(runtime, 6 * LEASE_S)
+        assert after_s is not None
+        assert after_s > 2 * LEASE_S, "it was taken before the cap"
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert output == "lost\n"
+    assert await handle.result() == "parent"
+    assert "its lease is left to run out" in errors
+
+
+async def test_without_a_thread_a_blocked_event_loop_loses_its_lease(location: str, store: Any) -> None:
+    runtime = WorkflowRuntime(store=store, workflows=[slow], lease=LEASE)
+    await runtime.start_run(slow)
+    with child(location, THREE_LEASES_S, 0, "block") as process:
+        assert await taken_over(runtime, THREE_LEASES_S) is not None
+        assert process.communicate(timeout=PATIENCE_S)[0] == "lost\n"
+
+
+async def test_stopped_process_loses_its_lease_and_can_write_nothing(location: str, store: Any) -> None:
+    runtime = WorkflowRuntime(store=store, workflows=[slow], lease=LEASE)
+    handle = await runtime.start_run(slow)
+    with child(location, LEASE_S, 60, "await") as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        assert await taken_over(runtime, THREE_LEASES_S) is not None
+        log = await store.read_events(run_id=handle.run_id, limit=100)
+        os.kill(process.pid, signal.SIGCONT)
+        assert process.communicate(timeout=PATIENCE_S)[0] == "lost\n"
+    assert await handle.result() == "parent"
+    assert await store.read_events(run_id=handle.run_id, limit=100) == log
+
+
+def beating() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "workflow heartbeats"]
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_thread_lives_while_there_are_leases_and_connects_when_one_is_due(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    open_heartbeats = type(store).open_heartbeats
+
+    def open_and_count(self: Any) -> Any:
+        opened.append(1)
+        return open_heartbeats(self)
+
+    monkeypatch.setattr(type(store), "open_heartbeats", open_and_count)
+    going_on, seen = asyncio.Event(), []
+
+    async def wait() -> None:
+        seen.extend(beating())
+        await going_on.wait()
+
+    @workflow(id="waits")
+    async def waits(ctx: Context, _: None) -> None:
+        await ctx.step(wait)
+
+    runtime = WorkflowRuntime(store=store, workflows=[waits], lease=LEASE)
+    going_on.set()
+    await runtime.run_here(waits)
+    assert len(seen) == 1
+    assert opened == [], "a short run needs no connection"
+    await until(lambda: not beating())
+    going_on.clear()
+    drives = [asyncio.create_task(runtime.run_here(waits)) for _ in range(3)]
+    await until(lambda: opened)
+    assert len(beating()) == 1
+    going_on.set()
+    await asyncio.gather(*drives)
+    await until(lambda: not beating())
+    assert opened == [1]
+
+
+async def test_thread_that_cannot_connect_is_stood_in_for(
+    store: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: Any) -> Any:
+        raise ConnectionRefusedError("no way")
+
+    monkeypatch.setattr(type(store), "open_heartbeats", refuse)
+    caplog.set_level(logging.WARNING)
+
+    async def take_time() -> str:
+        await asyncio.sleep(THREE_LEASES_S)
+        return "kept"
+
+    @workflow(id="takes-time")
+    async def takes_time(ctx: Context, _: None) -> str:
+        return await ctx.step(take_time)
+
+    runtime = WorkflowRuntime(store=store, workflows=[takes_time], lease=LEASE)
+    drive = asyncio.create_task(runtime.run_here(takes_time))
+    assert await taken_over(WorkflowRuntime(store=store, workflows=[takes_time], lease=LEASE), THREE_LEASES_S) is None
+    assert await (await drive).result() == "kept"
+    assert "no way" in caplog.text
+
+
+async def test_clock_of_a_test_needs_no_thread(store: Any) -> None:
+    seen = []
+
+    async def look() -> None:
+        seen.append(beating())
+
+    @workflow(id="looks")
+    async def looks(ctx: Context, _: None) -> None:
+        await ctx.step(look)
+
+    await WorkflowRuntime(store=store, workflows=[looks], clock=TestClock()).run_here(looks)
+    assert seen == [[]]
+
+
+@pytest.mark.parametrize("location", ["postgres"], indirect=True)
+async def test_pool_of_the_users_needs_to_be_told_how_to_connect(location: str, store: Any) -> None:
+    made = []
+
+    async def connect() -> Any:
+        made.append(await asyncpg.connect(location))
+        return made[-1]
+
+    async with asyncpg.create_pool(location, min_size=1, max_size=1) as pool:
+        assert not PostgresWorkflowStore(pool).capabilities.heartbeats
+        theirs = PostgresWorkflowStore(pool, heartbeat_connect=connect)
+        assert theirs.capabilities.heartbeats
+
+        async def block() -> str:
+            time.sleep(THREE_LEASES_S)  # the subject
+            return "kept"
+
+        @workflow(id="blocks")
+        async def blocks(ctx: Context, _: None) -> str:
+            return await ctx.step(block)
+
+        runtime = WorkflowRuntime(store=theirs, workflows=[blocks], lease=LEASE)
+        handle = await runtime.run_here(blocks)
+        assert await handle.result() == "kept"
+        assert made
+        await until(lambda: all(connection.is_closed() for connection in made))
