@@ -188,6 +188,29 @@ async def test_heartbeats_correct_the_clock(lab: Lab, gate: Gate, monotonic: Mon
     assert second - first >= timedelta(seconds=59)
 
 
+async def test_idle_worker_asks_for_the_time_once_a_minute(lab: Lab, monotonic: Monotonic) -> None:
+    """It sends no heartbeats, and its machine may have slept: what is due by the store's clock is due."""
+    store_ms = 1_000_000
+    store = lab.tapped(clock=lambda: store_ms)
+
+    @workflow()
+    async def works(ctx: Context, _: Any) -> str:
+        return "done"
+
+    runtime = WorkflowRuntime(store=cast("WorkflowExecutionStore", store), workflows=[works])
+    handle = await runtime.start_run(works, start_at=datetime.fromtimestamp(1_000 + 3_600, UTC))
+    stop = asyncio.Event()
+    worker = asyncio.create_task(runtime.work(stop=stop, handle_signals=False, poll_interval=timedelta(milliseconds=5)))
+    await lab.until(lambda: store.calls.count("claim_pending_runs") >= 3)
+    assert store.calls.count("read_clock") == 1
+    store_ms += 3_600_000
+    monotonic.now_ms += 60_000
+    assert await handle.result(timeout=timedelta(seconds=5)) == "done"
+    assert store.calls.count("read_clock") == 2
+    stop.set()
+    await worker
+
+
 async def test_week_of_sleep_takes_milliseconds(lab: Lab) -> None:
     """The helper moves the clock from one due time to the next, and no further than allowed."""
 

@@ -137,10 +137,41 @@ async def _pause_with_timer(h: StoreHarness) -> tuple[str, Unit]:
     return driver.run_id, lambda: driver.pause(timers={"t": h.now_ms + NOTICE_HORIZON_MS - 1})
 
 
+async def _new_schedule(h: StoreHarness) -> tuple[str, Unit]:
+    return "anything", lambda: _upsert(h, 1)
+
+
+async def _changed_schedule(h: StoreHarness) -> tuple[str, Unit]:
+    await _upsert(h, 1)
+    return "anything", lambda: _upsert(h, 2)
+
+
+async def _requested_tick(h: StoreHarness) -> tuple[str, Unit]:
+    await _upsert(h, 1)
+    return "anything", lambda: h.store.request_schedule_buckets(
+        schedule_id="s", fire_times_ms=[h.now_ms], now_ms=h.now_ms
+    )
+
+
+async def _upsert(h: StoreHarness, spec: int) -> None:
+    await h.store.upsert_schedule(
+        schedule_id="s",
+        workflow_id="w",
+        workflow_version="1",
+        spec=encode_json(spec),
+        input=encode_json(None),
+        next_fire_at_ms=h.now_ms + 10**9,
+        now_ms=h.now_ms,
+    )
+
+
 TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, Unit]]]] = {
     "creation": _new_run,
     "creation for later": lambda h: _new_run(h, 10**9),
     "tick": _tick,
+    "new schedule": _new_schedule,
+    "changed schedule": _changed_schedule,
+    "requested tick": _requested_tick,
     "signal to a paused run": lambda h: _then(start_waiting(h), _signal, h),
     "signal to a running run": lambda h: _then(start(h), _signal, h),
     "approval to a paused run": lambda h: _then(start_waiting(h, approvals=["yes"]), _approval, h),

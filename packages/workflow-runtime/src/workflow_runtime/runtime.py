@@ -341,6 +341,7 @@ class WorkflowRuntime:
                     make_driver=lambda claim: self._driver(claim, settings),
                     drive=self._drive,
                     clock=settings.clock,
+                    read_clock=self._store.read_clock,
                     concurrency=concurrency,
                     polling=Polling(poll_interval, listening, lease_ms=self._lease_ms),
                     drain_s=drain_timeout.total_seconds(),

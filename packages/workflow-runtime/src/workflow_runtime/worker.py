@@ -24,6 +24,9 @@ _LIVE_POLL_MS = 30_000
 """While the store tells of work, polls only find what a lost notice would have told."""
 _TICKS = 100
 """So many ticks are fired in one turn; then the runs have theirs."""
+_CLOCK_MS = 60_000
+"""Heartbeats correct the clock, and a worker without long steps sends none. A monotonic clock drifts, and may stand
+still while the machine sleeps."""
 _CUT_S = 5.0
 """How long cancelled steps may take at the end of a drain."""
 
@@ -74,6 +77,7 @@ class Worker:
         make_driver: Callable[[ClaimedRun], Driver],
         drive: Callable[[Driver, SweepReport], Awaitable[None]],
         clock: Clock,
+        read_clock: Callable[[], Awaitable[int]],
         concurrency: int,
         polling: Polling,
         drain_s: float,
@@ -83,6 +87,8 @@ class Worker:
         self._make_driver = make_driver
         self._drive = drive
         self._clock = clock
+        self._read_clock = read_clock
+        self._read_clock_at_ms = clock.now_ms() + _CLOCK_MS
         self._concurrency = concurrency
         self._polling = polling
         self._drain_s = drain_s
@@ -118,6 +124,7 @@ class Worker:
         wait_until_ms = now_ms + self._polling.idle_ms()
         fired = self._report.ticks.total()
         try:
+            await self._correct_clock()
             claims = await self._claimer.claim(room, self._report, ticks=_TICKS)
         except StoreError as error:
             if not error.retryable:
@@ -135,6 +142,11 @@ class Worker:
                 again_ms = due_ms if due_ms > now_ms else now_ms + self._polling.again_ms()
                 wait_until_ms = min(wait_until_ms, again_ms)
         await self._clock.wait(self._wake, wait_until_ms)
+
+    async def _correct_clock(self) -> None:
+        if self._clock.now_ms() >= self._read_clock_at_ms:
+            self._clock.correct(await self._read_clock())
+            self._read_clock_at_ms = self._clock.now_ms() + _CLOCK_MS
 
     def _spawn(self, claim: ClaimedRun) -> None:
         driver = self._make_driver(claim)

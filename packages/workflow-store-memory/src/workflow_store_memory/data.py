@@ -329,7 +329,7 @@ class InMemoryData:
         self.schedules: dict[str, ScheduleRow] = {}
         self.listeners: set[Listener] = set()
 
-    def tell(self, run_id: str) -> None:
+    def tell(self, run_id: str | None) -> None:
         """Tell all who listen that there may be work for this run."""
         for listener in self.listeners:
             listener.tell(run_id)

@@ -79,11 +79,13 @@ class Schedules(Role):
         )
         if row is None:
             self._data.schedules[schedule_id] = ScheduleRow(value=asked, generation=self._data.new_generation())
+            self._data.tell(None)
             return ScheduleUpserted(kind="created", schedule=asked)
         if _with_state_of(row.value, asked) == row.value:
             return ScheduleUpserted(kind="unchanged", schedule=row.value)
         row.value = _changed(row.value, asked)
         row.end_lease()
+        self._data.tell(None)
         return ScheduleUpserted(kind="updated", schedule=row.value)
 
     @unit
@@ -122,6 +124,7 @@ class Schedules(Role):
             return NotFound()
         new = set(fire_times_ms) - row.requested
         row.requested |= new
+        self._data.tell(None)
         return BucketsRequested(count=len(new))
 
     @unit

@@ -81,6 +81,10 @@ class Notices:
             elif window is not None and window is self._window and not telling.wakes:
                 self._end_window()
 
+    def tell_of_anything(self) -> None:
+        """Tell, by a statement of its own, that everybody should look: for what happens seldom."""
+        self._tell_later(ANYTHING)
+
     async def flush(self) -> None:
         """Tell what is left to be told, now. Gives up soon when the server is away."""
         await self._end_sending()

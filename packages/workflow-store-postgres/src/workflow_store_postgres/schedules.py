@@ -63,6 +63,8 @@ class Schedules(Role):
         (row,) = await self._session.settled("upsert_schedule", schedule_id, *definition, *values)
         if row["kind"] is None:
             return ScheduleUpserted(kind="conflict", schedule=None)
+        if row["kind"] in {"created", "updated"}:
+            self._notices.tell_of_anything()
         return ScheduleUpserted(kind=row["kind"], schedule=self._read.schedule(row))
 
     @checked
@@ -93,7 +95,10 @@ class Schedules(Role):
         self, *, schedule_id: str, fire_times_ms: Sequence[int], now_ms: int
     ) -> RequestBucketsResult:
         rows = await self._session.settled("request_schedule_buckets", schedule_id, list(fire_times_ms), now_ms)
-        return BucketsRequested(count=rows[0]["requested"]) if rows else NotFound()
+        if not rows:
+            return NotFound()
+        self._notices.tell_of_anything()
+        return BucketsRequested(count=rows[0]["requested"])
 
     @checked
     async def claim_due_schedule_buckets(

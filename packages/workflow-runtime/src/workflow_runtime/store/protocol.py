@@ -964,7 +964,8 @@ class SupportsNotify(Protocol):
                 with `None`, soon after a unit that may leave a worker something to do: a run is created without a
                 claim, whenever it is due; a tick starts one; a delivery queues a run; a delivery reaches a `running`
                 one; a request to cancel is accepted; a run is released or requeued; a pause ends as `queued`, or
-                with a timer that is due within `NOTICE_HORIZON_MS`.
+                with a timer that is due within `NOTICE_HORIZON_MS`. With `None` when a schedule is created or
+                changed, or ticks of it are requested.
             NOTIFY-2: What a notice tells of can be read when it comes.
             NOTIFY-3: Listening begins at once, live or not, whatever the state of the store. Each change of `live` is
                 followed by a notice with `None`: what happened meanwhile was not told.
