@@ -313,3 +313,26 @@ async def test_terminated_run_is_fenced_off_at_the_next_write(lab: Lab, gate: Ga
         gate.opened.set()
     assert (await sweep).outcomes == {"lost": 1}
     assert await lab.log("run") == []
+
+
+async def test_terminated_run_gets_no_chance_to_clean_up(lab: Lab) -> None:
+    async def clean_up() -> None:
+        lab.ran["cleanup"] += 1
+
+    @workflow()
+    async def stubborn(ctx: Context, _: Any) -> None:
+        try:
+            await ctx.sleep(timedelta(days=1))
+        finally:
+            await ctx.step(clean_up)
+
+    runtime = lab.runtime(stubborn)
+    handle = await runtime.start_run(stubborn, run_id="run")
+    await runtime.sweep()
+    assert (await runtime.terminate_run("run", reason="enough")).kind == "terminated"
+    with pytest.raises(RunAbortedError, match="enough"):
+        await handle.result()
+    lab.advance(days=2)
+    assert (await runtime.sweep()).total == 0
+    assert (await runtime.terminate_run("run")).kind == "finished"
+    assert lab.ran == {}

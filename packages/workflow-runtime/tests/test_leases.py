@@ -328,7 +328,7 @@ async def test_run_that_crashes_its_workers_is_parked_and_can_be_requeued(lab: L
     assert (await runtime.sweep()).total == 0
 
     broken = False
-    assert (await runtime.store.requeue_run(run_id="run", now_ms=lab.clock.now_ms())).kind == "requeued"
+    assert (await runtime.requeue_run("run")).kind == "requeued"
     assert await run_to_completion(runtime, handle, lab.clock) == "cured"
 
 

@@ -31,8 +31,10 @@ from .store import (
     DeliverSignalResult,
     Existing,
     Listening,
+    RequeueResult,
     SupportsHeartbeats,
     SupportsNotify,
+    TerminateResult,
     WorkflowExecutionStore,
     WorkNotice,
 )
@@ -261,6 +263,21 @@ class WorkflowRuntime:
         """
         answer = await self._store.cancel_run(run_id=run_id, reason=reason, now_ms=await self._now_ms())
         self._delivered(run_id)
+        return answer
+
+    async def terminate_run(self, run_id: str, *, reason: str | None = None) -> TerminateResult:
+        """End a run at once: its handler gets no chance to clean up, and its worker can write nothing any more.
+
+        Args:
+            run_id: Which run.
+            reason: For whoever looks at it later.
+        """
+        return await self._store.terminate_run(run_id=run_id, reason=reason, now_ms=await self._now_ms())
+
+    async def requeue_run(self, run_id: str) -> RequeueResult:
+        """Give a run that is `dead` back to the workers, when what crashed them is mended."""
+        answer = await self._store.requeue_run(run_id=run_id, now_ms=await self._now_ms())
+        self._wake_workers()
         return answer
 
     async def materialize_schedules(self) -> dict[str, Literal["created", "updated"]]:
