@@ -536,6 +536,41 @@ async def test_abandoned_transaction_is_undone(shop: Shop, store: Any, swallow: 
     assert await replayed(store, sale, "a") == "sold a-again, later"
 
 
+async def test_abandoned_transaction_does_not_open_the_gate_of_another(
+    shop: Shop, store: Any, slow_commit: asyncio.Event
+) -> None:
+    """It ends while another one is being committed: still nothing is decided before that has ended."""
+    begun = asyncio.Event()
+
+    async def clean_up_slowly(tx: Any, key: str) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(PATIENCE_S)
+        finally:
+            await slow_commit.wait()
+
+    async def wait_for_the_other() -> None:
+        await begun.wait()
+
+    async def end_during_the_commit() -> str:
+        await slow_commit.wait()
+        await asyncio.sleep(0.05)
+        return "ended"
+
+    @workflow(id="sale")
+    async def sale(ctx: Context, key: str) -> list[str]:
+        given_up = asyncio.ensure_future(ctx.transaction("give-up", clean_up_slowly, key))
+        await ctx.step(wait_for_the_other)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        return list(await asyncio.gather(ctx.transaction("pay", add_sale, key), ctx.step(end_during_the_commit)))
+
+    handle = await runtime_on(store, sale).run_here(sale, "a", run_id="a")
+    assert await handle.result() == ["sold a", "ended"]
+    assert await replayed(store, sale, "a") == ["sold a", "ended"]
+    assert await shop.sales() == ["a"]
+
+
 @pytest.mark.parametrize("swallow", [False, True])
 async def test_handler_that_ends_first_undoes_the_sale(shop: Shop, swallow: bool) -> None:
     """With the only connection in the hands of the transaction the run can end all the same."""

@@ -42,6 +42,8 @@ class Transactions:
         self._timers = timers
         self._gate = asyncio.Event()
         self._gate.set()
+        self._committing: _Commit | None = None
+        """Who has closed the gate. One that was given up, and still cleans up, must not open it for another."""
         self._closed = False
         self._committed: Recorded | None = None
 
@@ -84,7 +86,7 @@ class Transactions:
             self._timers.written()
             self._committed = commit.recorded
         finally:
-            self._gate.set()
+            self._open_gate(commit)
 
     async def _check_recorded(self, commit: _Commit) -> None:
         """Make sure that the last result is the one in the log, where an earlier one may have come there after all."""
@@ -94,13 +96,16 @@ class Transactions:
             if len(written) != commit.length or written[-1].payload != (recorded and recorded.payload):
                 raise StoreUnavailableError("an earlier try of a transaction was committed late")
 
-    def _open_gate(self) -> None:
-        self._gate.set()
+    def _open_gate(self, commit: _Commit) -> None:
+        if self._committing is commit:
+            self._committing = None
+            self._gate.set()
 
-    def _close_gate(self, operation: Operation, text: JsonText) -> tuple[Recorded, TransactionWrite]:
+    def _close_gate(self, commit: _Commit, operation: Operation, text: JsonText) -> tuple[Recorded, TransactionWrite]:
         """Stop the driver from deciding, and give what is to be written."""
         if self._closed or self._writer.lease.lost or not operation.pending or self._machine.outcome is not None:
             raise _NotWantedError
+        self._committing = commit
         self._gate.clear()
         recorded = Recorded(EventKind.STEP_COMPLETED, operation.step_id, text)
         to_set, to_remove = self._timers.changes()
@@ -133,10 +138,10 @@ class _Commit:
 
     async def work(self, tx: Any) -> TransactionWrite:
         """Run the function with what the store gives it, and say what the log gets."""
-        self._transactions._open_gate()  # noqa: SLF001  # one module, one thing
+        self._transactions._open_gate(self)  # noqa: SLF001  # one module, one thing
         try:
             text = await self._attempt(tx)
-            self.recorded, write = self._transactions._close_gate(self._operation, text)  # noqa: SLF001
+            self.recorded, write = self._transactions._close_gate(self, self._operation, text)  # noqa: SLF001
         except BaseException as error:
             self._failure = error
             raise
