@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -219,3 +220,34 @@ async def test_cancelled_statement_lets_the_others_go_on(scenes: "Scenes", datab
         assert call.cancelled()
         assert await rows(database) == []
     await scenes.append("a", lease, 0, [None])
+
+
+async def test_statement_that_outlives_its_transaction_holds_nobody_up(
+    scenes: "Scenes", database: LocalD1Database
+) -> None:
+    """As a branch of a `gather` does whose other branch failed. It gets its turn when its transaction is over."""
+    mine, begun, over = scenes.store.database, asyncio.Event(), asyncio.Event()
+    assert isinstance(mine, LocalD1Database)
+
+    async def be_in_the_way() -> None:
+        async with mine.interactive() as unit:
+            await unit.run([mine.prepare("SELECT 1")])
+            begun.set()
+            await over.wait()
+
+    others: list[asyncio.Task[Any]] = []
+
+    async def leave(tx: SQLiteTransaction) -> None:
+        others.append(asyncio.create_task(be_in_the_way(), context=Context()))
+        await begun.wait()
+        others.append(asyncio.create_task(tx.execute(INSERT, "left")))
+        await asyncio.sleep(0)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await transact(scenes.store, await scenes.running("a"), leave)
+    over.set()
+    with pytest.raises(D1DatabaseError, match="has ended"):
+        await others[1]
+    await scenes.queued("b")
+    assert await rows(database) == []

@@ -229,6 +229,7 @@ class LocalUnit:
             begin = None if self._begun else "BEGIN IMMEDIATE"
             if begin:
                 await self._database._wait_for_turn()  # noqa: SLF001  # one module, one thing
+                self._check_going_on()  # or nobody would ever give the turn back
                 self._database._open, self._begun = self, True  # noqa: SLF001
             return await self._hop(statements, begin=begin)
 
@@ -251,10 +252,13 @@ class LocalUnit:
     async def _hop(
         self, statements: Sequence[D1PreparedStatement], *, begin: str | None = None, commit: bool = False
     ) -> list[LocalResult]:
-        if self.ended.is_set():
-            raise D1DatabaseError("the transaction has ended")
+        self._check_going_on()
         unit = _Unit(_own(statements), begin=begin, commit=commit, inside=begin is None)
         return await self._database._hop(unit)  # noqa: SLF001
+
+    def _check_going_on(self) -> None:
+        if self.ended.is_set():
+            raise D1DatabaseError("the transaction has ended")
 
     async def _roll_back(self) -> None:
         try:
