@@ -541,6 +541,19 @@ async def test_pool_of_one_tells_and_does_not_listen(
         await until(lambda: "alone" in heard.run_ids)
 
 
+async def test_workers_leave_a_connection_of_a_small_pool_for_their_statements(dsn: str) -> None:
+    """Two workers on one store: one listens, the other polls until its turn comes."""
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=2) as pool:
+        store = PostgresWorkflowStore(pool)
+        async with hearing(store, live=False) as waiting:
+            async with hearing(store, live=False) as other:
+                await until(lambda: waiting.live.live or other.live.live)
+                async with asyncio.timeout(_PATIENCE_S):
+                    await store.read_clock()
+                assert not (waiting.live.live and other.live.live)
+            await until(lambda: waiting.live.live)
+
+
 async def test_listening_connection_is_made_as_those_of_the_pool(dsn: str, database: asyncpg.Connection) -> None:
     sessions = "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND pid <> $1"
 

@@ -66,10 +66,12 @@ def connected_to(dsn: str | None, options: Mapping[str, Any]) -> OpenConnection:
 
 def borrowed_from(pool: asyncpg.Pool, timeout_s: float) -> OpenConnection:
     """Listen on a connection of a user's pool, which is kept for as long as somebody listens."""
+    # The last connection is for the statements. Whoever finds none to spare waits, and its worker polls meanwhile.
+    spare = asyncio.Semaphore(pool.get_max_size() - 1)
 
     @asynccontextmanager
     async def open_connection() -> AsyncGenerator[asyncpg.Connection, None]:
-        async with pool.acquire(timeout=timeout_s) as connection:
+        async with spare, pool.acquire(timeout=timeout_s) as connection:
             yield connection
 
     return open_connection
