@@ -56,6 +56,28 @@ async def test_signal_through_another_runtime_wakes_a_paused_run(lab: Lab) -> No
         await lab.until(ended, lab, "run")
 
 
+async def test_notice_of_a_pause_that_comes_before_its_answer_wakes_the_worker(lab: Lab) -> None:
+    """A run that was driven outside the worker's loop: only the notice tells the worker of its timer."""
+
+    @workflow()
+    async def naps(ctx: Context, _: Any) -> None:
+        await ctx.sleep(timedelta(seconds=1))
+
+    store = lab.tapped()
+
+    async def answer_late(verb: str, arguments: dict[str, Any]) -> None:
+        if verb == "mark_run_paused":
+            await asyncio.sleep(0.01)
+
+    store.after = answer_late
+    runtime = lab.runtime(naps, store=store)
+    async with lab.working(runtime):
+        await runtime.run_here(naps, run_id="run")
+        await asyncio.sleep(0.01)
+        lab.advance(seconds=1)
+        await lab.until(ended, lab, "run")
+
+
 async def test_signal_through_another_runtime_reaches_the_driver(lab: Lab, gate: Gate) -> None:
     """A run that is being driven takes it without a heartbeat, and without another claim."""
 

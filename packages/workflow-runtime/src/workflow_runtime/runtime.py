@@ -469,6 +469,8 @@ class WorkflowRuntime:
         finally:
             if self._drivers.get(driver.run_id) is driver:
                 del self._drivers[driver.run_id]
+            if driver.nudged:
+                self._wake_workers()  # what it was told came after its end, or was told of its end
 
     def _listen(self) -> AbstractAsyncContextManager[Listening]:
         if not self._store.capabilities.notify:
@@ -480,7 +482,7 @@ class WorkflowRuntime:
             for driver in self._drivers.values():
                 driver.nudge()
         elif notice.run_id in self._drivers:
-            # If the drive has ended by now, its worker claims again anyway.
+            # If its drive is over and only the answer is on the way, the workers are woken then.
             self._drivers[notice.run_id].nudge()
             return
         self._wake_workers()

@@ -120,6 +120,11 @@ class Driver:
         """Which run."""
         return self._writer.run_id
 
+    @property
+    def nudged(self) -> bool:
+        """Whether it was asked to look at the inbox, and has not done so."""
+        return self._nudged
+
     def stop(self, *, cancel_steps: bool = False) -> None:
         """Ask to hand the run over: no new step starts.
 
