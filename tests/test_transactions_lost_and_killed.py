@@ -244,6 +244,24 @@ async def test_function_must_not_go_on_after_a_failed_statement(shop: Shop) -> N
         assert await shop.sales() == ["b"]
 
 
+@pytest.mark.parametrize(
+    "setting",
+    ["SET LOCAL search_path = pg_catalog", "SET LOCAL ROLE pg_monitor", "SET LOCAL transaction_read_only = on"],
+)
+async def test_function_must_not_take_the_tables_away(shop: Shop, setting: str) -> None:
+    """It is the function that cannot go on, not the store: no other worker would fare better."""
+
+    async def take_away(tx: Any, key: str) -> str:
+        sold = await sell(tx, key)
+        await tx.execute(setting)
+        return sold
+
+    async with shop.open() as store:
+        assert "changed its search_path, its role or transaction_read_only" in await failure(store, selling(take_away))
+        assert await shop.sales() == []
+        assert (await kinds(store, "a"))[-1] == "run-errored"
+
+
 async def test_function_must_not_leave_a_statement_running(shop: Shop) -> None:
     left: list[asyncio.Task[Any]] = []
 

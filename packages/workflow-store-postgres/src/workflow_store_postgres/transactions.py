@@ -34,6 +34,8 @@ _BUSINESS_CLASSES = ("22", "23", "44", "P0")
 
 _LOST_CLASSES = ("08", "57P")
 _FAILED_TRANSACTION = "25P02"
+_CHANGED_SESSION = frozenset({"25006", "3F000", "42501", "42P01"})
+"""The head could be written before the function ran: the function took that away from the rest of its transaction."""
 _HELD_TOO_LONG = frozenset({"25P03", "25P04"})
 """The server closed the connection because the function took its time. That is no failure of the server."""
 
@@ -132,7 +134,13 @@ class _Unit:
 
     def _left_behind(self, cause: BaseException | None) -> str | None:
         """Say what the function left in the way of its record."""
-        if getattr(cause, "sqlstate", None) == _FAILED_TRANSACTION:
+        state = getattr(cause, "sqlstate", None)
+        if state in _CHANGED_SESSION:
+            return (
+                f"changed its search_path, its role or transaction_read_only, and not back ({cause}); a store that is "
+                "given its `schema` does without search_path"
+            )
+        if state == _FAILED_TRANSACTION:
             return (
                 "went on after a statement had failed, which no transaction can; let the error pass, or put the "
                 "statement into a savepoint: `async with tx.transaction()`"
