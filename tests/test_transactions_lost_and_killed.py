@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 from postgres_server import postgres_dsn
 from postgres_wire import wire_to
@@ -144,6 +145,39 @@ async def test_terminated_backend_inside_the_function(shop: Shop) -> None:
     async with shop.open() as store:
         assert await run(store, selling(die)) == "sold a"
         assert (calls, await shop.sales()) == (2, ["a"])
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_connection_that_breaks_while_the_function_does_something_else(shop: Shop, goes_on: bool) -> None:
+    """No statement of the function met it, and the pool has taken the connection back by then."""
+    calls = 0
+
+    async def think(tx: Any, key: str) -> str:
+        nonlocal calls
+        calls += 1
+        sold = await sell(tx, key)
+        if calls == 1:
+            other = await asyncpg.connect(shop.dsn)
+            await other.execute("SELECT pg_terminate_backend($1)", tx.get_server_pid())
+            await other.close()
+            await asyncio.sleep(0.1)
+            if goes_on:
+                await tx.execute("SELECT 1")
+        return sold
+
+    async with shop.open() as store:
+        assert await run(store, selling(think)) == "sold a"
+        assert (calls, await shop.sales()) == (2, ["a"])
+
+
+async def test_statement_that_outlasts_the_server_s_patience_fails_the_attempt(shop: Shop) -> None:
+    async def dawdle(tx: Any, key: str) -> None:
+        await sell(tx, key)
+        await tx.execute("SELECT pg_sleep(5)")
+
+    async with shop.open(server_settings={"transaction_timeout": "100"}) as store:
+        assert "transaction timeout" in await failure(store, selling(dawdle))
+        assert await shop.sales() == []
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])

@@ -37,7 +37,7 @@ _FAILED_TRANSACTION = "25P02"
 _CHANGED_SESSION = frozenset({"25006", "3F000", "42501", "42P01"})
 """The head could be written before the function ran: the function took that away from the rest of its transaction."""
 _HELD_TOO_LONG = frozenset({"25P03", "25P04"})
-"""The server closed the connection because the function took its time. That is no failure of the server."""
+"""The server closed the connection because the function's statement took its time. That is no failure of the server."""
 
 
 class Transactions(Role):
@@ -104,7 +104,7 @@ class _Unit:
             if self._is_lost(error):
                 raise StoreUnavailableError("the connection was lost inside a transaction") from error
             raise
-        if self.connection.is_closed():
+        if self._is_closed():
             raise StoreUnavailableError("the connection was lost inside a transaction")
         if not self.connection.is_in_transaction():
             raise TransactionEndedError(self.write.run_id)
@@ -112,8 +112,17 @@ class _Unit:
         return write
 
     def _is_lost(self, error: Exception) -> bool:
+        # asyncpg says 08003 when the server ended the connection in a statement; the reason is the cause.
+        if _states(error) & _HELD_TOO_LONG:
+            return False
         state = getattr(error, "sqlstate", None) or ""
-        return state not in _HELD_TOO_LONG and (state.startswith(_LOST_CLASSES) or self.connection.is_closed())
+        return state.startswith(_LOST_CLASSES) or self._is_closed()
+
+    def _is_closed(self) -> bool:
+        try:
+            return bool(self.connection.is_closed())
+        except asyncpg.InterfaceError:
+            return True  # it broke while nothing was sent, and the pool has taken it back
 
     async def _append(self, write: TransactionWrite) -> Outcome:
         try:
@@ -145,7 +154,7 @@ class _Unit:
                 "went on after a statement had failed, which no transaction can; let the error pass, or put the "
                 "statement into a savepoint: `async with tx.transaction()`"
             )
-        if isinstance(cause, asyncpg.InterfaceError) and not self.connection.is_closed():
+        if isinstance(cause, asyncpg.InterfaceError) and not self._is_closed():
             return f"left a statement running on its connection ({cause})"
         return None
 
@@ -161,10 +170,15 @@ async def _commit(transaction: Any) -> None:
         raise
 
 
-def _asks_for_repeat(error: BaseException | None) -> bool:
+def _asks_for_repeat(error: BaseException) -> bool:
     """Whether the server rolled back because of another transaction, however the function put it."""
+    return bool(_states(error) & SERIALIZATION_STATES)
+
+
+def _states(error: BaseException | None) -> set[str]:
+    """Give what the server said, of the error and of its causes."""
+    states = set()
     while error is not None:
-        if getattr(error, "sqlstate", None) in SERIALIZATION_STATES:
-            return True
+        states.add(getattr(error, "sqlstate", None) or "")
         error = error.__cause__
-    return False
+    return states
