@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from workflow_runtime import Context, workflow
+from workflow_runtime import Context, StoreUnavailableError, workflow
 from workflow_runtime.worker import NotListening, Polling
 
 if TYPE_CHECKING:
@@ -76,6 +76,35 @@ async def test_notice_of_a_pause_that_comes_before_its_answer_wakes_the_worker(l
         await asyncio.sleep(0.01)
         lab.advance(seconds=1)
         await lab.until(ended, lab, "run")
+
+
+async def test_notice_while_the_store_is_away_costs_no_step(lab: Lab, gate: Gate) -> None:
+    """As when a server restarts: the lost connection nudges every driver, and none can read its inbox."""
+
+    @workflow()
+    async def both(ctx: Context, _: Any) -> Any:
+        return await asyncio.gather(ctx.step(gate.pass_through), ctx.wait_for_event("go"))
+
+    store = lab.tapped()
+
+    async def be_away(verb: str, arguments: dict[str, Any]) -> None:
+        raise StoreUnavailableError("restarting")
+
+    runtime = lab.runtime(both, store=store)
+    async with lab.working(runtime):
+        await runtime.start_run(both, run_id="run")
+        await gate.reached.wait()
+        store.calls.clear()
+        there, store.before = store.before, be_away
+        for listener in lab.data.listeners:
+            listener.tell(None)
+        await asyncio.sleep(0.3)
+        assert 0 < store.calls.count("read_inbox") < 10
+        store.before = there
+        await lab.runtime(both).deliver_signal("run", "go", "now")
+        gate.opened.set()
+        assert await runtime.attach("run").result(timeout=timedelta(seconds=10)) == ["passed", "now"]
+    assert not gate.cancelled
 
 
 async def test_signal_through_another_runtime_reaches_the_driver(lab: Lab, gate: Gate) -> None:

@@ -447,6 +447,39 @@ async def test_restart_of_the_server_is_survived() -> None:
                 await until(lambda: "after the restart" in ran)
 
 
+async def test_restart_of_the_server_costs_no_running_step() -> None:
+    """The lost connection makes every driver look, and there is nobody to answer."""
+    with LocalServer() as server:
+        async with PostgresWorkflowStore.connect(server.dsn) as store:
+            await store.ensure_schema()
+            stop, begun, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+            calls = 0
+
+            async def last() -> str:
+                nonlocal calls
+                calls += 1
+                begun.set()
+                await end.wait()
+                return "lasted"
+
+            @workflow()
+            async def lasts(ctx: Context, _: Any) -> str:
+                return await ctx.step(last)
+
+            runtime = WorkflowRuntime(store=store, workflows=[lasts], lease=LONG_LEASE)
+            working = asyncio.create_task(runtime.work(stop=stop, handle_signals=False))
+            handle = await runtime.start_run(lasts)
+            await asyncio.wait_for(begun.wait(), _PATIENCE_S)
+            await asyncio.to_thread(server.stop)
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(server.start)
+            end.set()
+            assert await handle.result(timeout=timedelta(seconds=_PATIENCE_S)) == "lasted"
+            assert calls == 1
+            stop.set()
+            await working
+
+
 async def test_change_of_liveness_is_told(connect: Connect, database: asyncpg.Connection) -> None:
     async with hearing(await connect()) as heard:
         await kill_listeners(database)

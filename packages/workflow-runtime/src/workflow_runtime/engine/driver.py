@@ -18,6 +18,7 @@ from ..errors import (
     LeaseLostError,
     NonDeterminismError,
     PayloadTooLargeError,
+    StoreError,
 )
 from ..heartbeats import HeartbeatThread
 from ..payloads import JsonText, PayloadCodec, encode_json
@@ -44,6 +45,8 @@ logger = logging.getLogger("workflow_runtime")
 _REPLAY_CHUNK = 200
 """Events applied before other tasks of the application get a turn."""
 _PAGE = 1_000
+_LOOK_AGAIN_S = 1.0
+"""After the inbox could not be read."""
 _CLEANUP_GRACE_S = 5.0
 """How long cancelled steps may take to clean up before the driver stops waiting for them."""
 
@@ -114,6 +117,8 @@ class Driver:
         )
         self._stopping = False
         self._nudged = False
+        self._looks_later = False
+        """Whether the inbox could not be read a moment ago."""
 
     @property
     def run_id(self) -> str:
@@ -332,12 +337,25 @@ class Driver:
         await self._read_news()
 
     async def _read_news(self) -> None:
-        if self._has_news() and not self._lease.lost:
-            self._nudged = False
+        if not self._has_news() or self._lease.lost:
+            return
+        self._nudged = False
+        try:
             await self._read_inbox()
+        except StoreError as error:
+            if not error.retryable:
+                raise
+            # Not worth the steps that are running: nothing is lost, and a pause would be told of what was not seen.
+            logger.warning("run %s: cannot read the inbox: %s", self.run_id, error)
+            self._looks_later = True
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looks_later = False
+        self.nudge()
 
     def _has_news(self) -> bool:
-        return self._nudged or self._lease.inbox_seq > self._inbox.seen_seq
+        return not self._looks_later and (self._nudged or self._lease.inbox_seq > self._inbox.seen_seq)
 
     async def _pause(self) -> DriveOutcome:
         to_set, to_remove = self._timers.changes()
