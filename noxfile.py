@@ -46,6 +46,7 @@ RELEASE_CONTRACTS = {
 MUTANTS = "contract-tests/tests/test_mutants.py"
 CRASH = "tests/crash"
 CHAOS = "tests/chaos"
+CONTENTION = "tests/contention"
 WHEELS = "tests/test_wheels.py"
 DOCS = ("tests/test_docs.py", "tests/test_store_contract_page.py")
 
@@ -100,7 +101,7 @@ def check_types(session: nox.Session) -> None:
 
 def run_unit_tests(session: nox.Session) -> None:
     """Everything with a `tests` folder, without what the other parts run."""
-    elsewhere = [*CONTRACTS.values(), POOLER_CONTRACT, MUTANTS, CRASH, CHAOS, WHEELS, *DOCS]
+    elsewhere = [*CONTRACTS.values(), POOLER_CONTRACT, MUTANTS, CRASH, CHAOS, CONTENTION, WHEELS, *DOCS]
     pytest(
         session,
         *(f"{folder}/tests" for folder in (*DISTRIBUTIONS, AUDIT)),
@@ -134,6 +135,11 @@ def run_chaos(session: nox.Session) -> None:
     pytest(session, CHAOS, "-rP", processes=0)  # with the figures that it prints
 
 
+def run_contention(session: nox.Session) -> None:
+    """Workers that contend for ticks; `WORKFLOW_CONTENTION_TICKS=10000` is the full count."""
+    pytest(session, CONTENTION, "-rP", processes=0)  # with the figures that it prints
+
+
 def run_example_store(session: nox.Session) -> None:
     """A stranger's store, from its own folder, as a stranger would run it."""
     session.install("--no-build-isolation", "--editable", f"./{EXAMPLE_STORE}")
@@ -162,6 +168,7 @@ PARTS: dict[str, Callable[[nox.Session], None]] = {
     "mutants": run_mutants,
     "crash": run_crashes,
     "chaos": run_chaos,
+    "contention": run_contention,
     "third-party store": run_example_store,
     "docs": run_docs,
     "wheels": run_wheels,
@@ -253,6 +260,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def contention(session: nox.Session) -> None:
+    """Let several workers fire the same schedules under every overlap policy; the database's history is the judge."""
+    install(session, "test")
+    run_contention(session)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Run the examples of the documentation; `scripts/render_contract.py` mends a stale contract page."""
     install(session, "test")
@@ -279,12 +293,14 @@ def matrix(session: nox.Session) -> None:
 @nox.session
 def release(session: nox.Session) -> None:
     """Run everything at full counts, on every Python, and build what would be published into dist/."""
-    session.env.update({"WORKFLOW_CRASH_POINTS": "all", "WORKFLOW_CHAOS_RUNS": "200", "PYTEST_TIMEOUT": "3600"})
+    counts = {"WORKFLOW_CRASH_POINTS": "all", "WORKFLOW_CHAOS_RUNS": "200", "WORKFLOW_CONTENTION_TICKS": "10000"}
+    session.env.update({**counts, "PYTEST_TIMEOUT": "3600"})
     install(session, "test")
     run_mutants(session)
     run_example_store(session)
     run_crashes(session)
     run_chaos(session)
+    run_contention(session)
     run_docs(session)
     run_wheels(session)
     session.run("python", "benchmarks/postgres_scale.py", "--check")

@@ -69,7 +69,7 @@ async def _work_while_it_lasts(options: argparse.Namespace, stop: asyncio.Event)
         await runtime.work(concurrency=10, poll_interval=timedelta(milliseconds=100), handle_signals=False, stop=stop)
 
 
-def _stop_with_parent() -> None:
+def stop_with_parent() -> None:
     # The parent holds the other end of standard input: it closes when the parent is gone, however it went.
     while os.read(0, 1):
         pass
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--journal", required=True, type=Path)
     parser.add_argument("--lease", required=True, type=float)
     options = parser.parse_args()
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    threading.Thread(target=stop_with_parent, daemon=True).start()
     errand.open_journal(options.journal)
     asyncio.run(_work(options))
 

@@ -22,10 +22,11 @@ class Workforce:
         arguments: For each worker's command line.
         size: How many work at a time.
         logs: The folder for what they write to their standard error.
+        program: What each of them runs.
     """
 
-    def __init__(self, arguments: list[str], size: int, logs: Path) -> None:
-        self._command = [sys.executable, str(_WORKER), *arguments]
+    def __init__(self, arguments: list[str], size: int, logs: Path, *, program: Path = _WORKER) -> None:
+        self._command = [sys.executable, str(program), *arguments]
         self._size = size
         self._logs = logs
         self._workers: list[subprocess.Popen[bytes]] = []
