@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from workflow_runtime import Context, StoreUnavailableError, workflow
-from workflow_runtime.worker import NotListening, Polling
+from workflow_runtime import Context, RunStatus, StoreUnavailableError, workflow
+from workflow_runtime.worker import NotListening, Patience, Polling
 
 if TYPE_CHECKING:
-    from conftest import Gate, Lab
+    from conftest import Gate, Lab, TappedStore
 
 NEVER = timedelta(days=365)
 
@@ -34,8 +35,17 @@ class Live:
     live = True
 
 
-def ended(lab: Lab, run_id: str) -> bool:
-    return lab.data.runs[run_id].status.is_terminal
+def ended(lab: Lab, *run_ids: str) -> bool:
+    return all(lab.data.runs[run_id].status.is_terminal for run_id in run_ids)
+
+
+async def until_idle(store: TappedStore) -> None:
+    """Wait until a worker has looked and calls nothing any more."""
+    seen = -1
+    while not store.calls or seen != len(store.calls):
+        seen = len(store.calls)
+        await asyncio.sleep(0.03)
+    store.calls.clear()
 
 
 async def test_notice_wakes_the_worker_of_another_runtime(lab: Lab) -> None:
@@ -157,6 +167,110 @@ async def test_many_notices_are_one_claim_more(lab: Lab) -> None:
             lab.data.tell("nobody")
         await asyncio.sleep(0.05)
         assert store.calls.count("claim_pending_runs") <= 2
+
+
+async def test_notice_of_a_run_makes_workers_look_for_runs_only(lab: Lab) -> None:
+    """All of them hear of it, and one gets it: what the others spend on it counts."""
+    store = lab.tapped()
+    async with lab.working(lab.runtime(quick, store=store)):
+        await until_idle(store)
+        lab.data.tell("nobody")
+        await lab.until(lambda: len(store.calls) >= 2)
+        await asyncio.sleep(0.05)
+        assert store.calls == ["claim_pending_runs", "claim_due_timers"]
+
+
+async def test_worker_looks_once_for_the_run_that_a_notice_told_of(lab: Lab, gate: Gate) -> None:
+    """The claim says that nothing more is due, so there is no second one."""
+
+    @workflow()
+    async def works(ctx: Context, _: Any) -> Any:
+        await ctx.step(gate.pass_through)
+
+    store = lab.tapped()
+    async with lab.working(lab.runtime(works, store=store)):
+        await until_idle(store)
+        await lab.runtime(works).start_run(works, run_id="run")
+        await gate.reached.wait()
+        await asyncio.sleep(0.05)
+        assert store.calls == ["claim_pending_runs"]
+        gate.opened.set()
+        await lab.until(ended, lab, "run")
+
+
+async def test_what_a_notice_does_not_tell_of_is_found_however_many_come(lab: Lab) -> None:
+    """An expired lease is told by nobody: it is looked for at its time, between all the notices."""
+
+    @workflow()
+    async def crashes(ctx: Context, _: Any) -> Any:
+        return "done"
+
+    await lab.runtime(crashes).start_run(crashes, run_id="run")
+    await lab.claim("run")
+    async with lab.working(lab.runtime(crashes)):
+        for _ in range(40):
+            lab.data.tell("nobody")
+            await asyncio.sleep(0.002)
+            lab.advance(seconds=1)
+        await lab.until(ended, lab, "run")
+
+
+async def test_short_sleep_that_a_notice_told_of_is_kept_to(lab: Lab) -> None:
+    """Whoever paused the run may be gone when it is due."""
+
+    @workflow()
+    async def sleeps(ctx: Context, _: Any) -> Any:
+        await ctx.sleep(timedelta(seconds=3))
+
+    async with lab.working(lab.runtime(sleeps)):
+        await asyncio.sleep(0.01)
+        await lab.runtime(sleeps).run_here(sleeps, run_id="run")
+        await asyncio.sleep(0.05)
+        lab.advance(seconds=2.9)
+        await asyncio.sleep(0.02)
+        assert not ended(lab, "run")
+        lab.advance(seconds=0.1)
+        await lab.until(ended, lab, "run")
+
+
+async def test_whoever_gets_less_than_is_due_claims_again_at_once(lab: Lab, gate: Gate) -> None:
+    """As when others hold some of it. No run ends, no notice comes, and the clock stands still."""
+    store = lab.tapped()
+
+    async def give_one(verb: str, arguments: dict[str, Any]) -> None:
+        if verb == "claim_pending_runs":
+            arguments["limit"] = min(1, arguments["limit"])
+
+    @workflow()
+    async def works(ctx: Context, _: Any) -> Any:
+        await ctx.step(gate.pass_through)
+
+    for number in range(9):
+        await lab.runtime(works).start_run(works, run_id=f"run-{number}")
+    store.before = give_one
+    async with lab.working(lab.runtime(works, store=store)):
+        await lab.until(lambda: all(run.status is RunStatus.RUNNING for run in lab.data.runs.values()))
+        gate.opened.set()
+
+
+async def test_who_found_nothing_lets_others_go_first(lab: Lab) -> None:
+    """The wait grows to its limit, and whoever finds something waits no more, unless it is at work."""
+    waits: list[float] = []
+
+    class Longest(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            waits.append(b)
+            return 0.0
+
+    patience = Patience(Longest())
+    for found in (False, False, False, False, False, True):
+        await patience.wait(busy=False)
+        patience.looked(found=found)
+    assert waits == [0.001, 0.002, 0.004, 0.008, 0.01]
+    await patience.wait(busy=False)
+    assert len(waits) == 5
+    await patience.wait(busy=True)
+    assert waits[5:] == [0.001]
 
 
 async def test_nobody_listens_once_the_worker_has_ended(lab: Lab) -> None:

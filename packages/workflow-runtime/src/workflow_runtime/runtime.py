@@ -39,7 +39,7 @@ from .store import (
     WorkNotice,
 )
 from .sweep import Claimer, Sweep, SweepReport, drive_claim
-from .worker import NotListening, Polling, Worker
+from .worker import NotListening, Polling, WakeUp, Worker
 
 __all__ = ["WorkflowRuntime"]
 
@@ -107,7 +107,7 @@ class WorkflowRuntime:
         check_id("owner", self._owner)
         self._rng = rng or random.Random()  # noqa: S311  # jitter
         self._drivers: dict[str, Driver] = {}
-        self._wakes: set[asyncio.Event] = set()
+        self._wake_ups: set[WakeUp] = set()
         """One for each worker of this runtime that is at work."""
         self._claimer: Claimer | None = None
         self.schedules = Schedules(
@@ -349,8 +349,8 @@ class WorkflowRuntime:
         _check_positive(concurrency=concurrency)
         await self._store.check_schema()
         settings = await self._settings()
-        wake = asyncio.Event()
-        self._wakes.add(wake)
+        wake_up = WakeUp()
+        self._wake_ups.add(wake_up)
         try:
             async with self._listen() as listening:
                 worker = Worker(
@@ -362,12 +362,13 @@ class WorkflowRuntime:
                     concurrency=concurrency,
                     polling=Polling(poll_interval, listening, lease_ms=self._lease_ms),
                     drain_s=drain_timeout.total_seconds(),
-                    work_arrived=wake,
+                    wake_up=wake_up,
+                    rng=self._rng,
                 )
                 return await worker.work(stop or asyncio.Event(), handle_signals=handle_signals)
         finally:
-            self._wakes.discard(wake)
-            if self._heartbeats is not None and not self._wakes and not self._drivers:
+            self._wake_ups.discard(wake_up)
+            if self._heartbeats is not None and not self._wake_ups and not self._drivers:
                 await self._heartbeats.ended()
 
     # Within.
@@ -481,11 +482,13 @@ class WorkflowRuntime:
         if notice.run_id is None:
             for driver in self._drivers.values():
                 driver.nudge()
+            self._wake_workers()
         elif notice.run_id in self._drivers:
             # If its drive is over and only the answer is on the way, the workers are woken then.
             self._drivers[notice.run_id].nudge()
-            return
-        self._wake_workers()
+        else:
+            for wake_up in self._wake_ups:
+                wake_up.look_for_runs()
 
     def _delivered(self, run_id: str) -> None:
         # A worker of this very process need not wait for its next heartbeat or poll.
@@ -495,8 +498,8 @@ class WorkflowRuntime:
         self._wake_workers()
 
     def _wake_workers(self) -> None:
-        for wake in self._wakes:
-            wake.set()
+        for wake_up in self._wake_ups:
+            wake_up.look()
 
 
 _MIN_LEASE_MS = 100

@@ -118,6 +118,7 @@ class Claimer:
             ("timers", timers),
             ("pending", pending),
         ]
+        self._told = [("pending", pending), ("timers", timers)]
 
     async def claim(self, limit: int, report: SweepReport, *, ticks: int) -> list[ClaimedRun]:
         """Fire up to `ticks` ticks, then claim up to `limit` runs.
@@ -138,7 +139,24 @@ class Claimer:
             if not claims:
                 raise
             logger.warning("cannot claim: %s", error)
+            report.next_due_ms = self._clock.now_ms()
         return claims
+
+    async def claim_told(self, limit: int, report: SweepReport) -> tuple[list[ClaimedRun], int | None]:
+        """Claim where a notice of a run may have its cause: it is queued, or else it sleeps for a short time.
+
+        Returns:
+            The runs, and when the next one of these two kinds is due.
+
+        Raises:
+            StoreError: Nothing could be claimed because the store is away.
+        """
+        claims: list[ClaimedRun] = []
+        due: list[int | None] = []
+        for source, claim in self._told:
+            if limit and not claims:
+                due.append(await self._claim_from(source, claim, limit, claims, report))
+        return claims, _earliest(*due)
 
     async def _fire(self, limit: int, report: SweepReport) -> int | None:
         """Fire ticks, and say when the next one is due."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -15,7 +16,7 @@ from .errors import StoreError
 from .store import ClaimedRun, Listening
 from .sweep import Claimer, SweepReport
 
-__all__ = ["NotListening", "Polling", "Worker"]
+__all__ = ["NotListening", "Patience", "Polling", "WakeUp", "Worker"]
 
 logger = logging.getLogger("workflow_runtime")
 
@@ -29,6 +30,8 @@ _CLOCK_MS = 60_000
 still while the machine sleeps."""
 _CUT_S = 5.0
 """How long cancelled steps may take at the end of a drain."""
+_FIRST_PATIENCE_S = 0.001
+_LAST_PATIENCE_S = 0.01
 
 
 class NotListening:
@@ -67,6 +70,56 @@ class Polling:
         return max(_POLL_MS, self._chosen_ms or 0)
 
 
+class WakeUp:
+    """What a worker is woken for: to look at everything, or only for the run that a notice told of."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self._everything = True
+
+    def look(self) -> None:
+        """Have the worker look at everything that may be due."""
+        self._everything = True
+        self.event.set()
+
+    def look_for_runs(self) -> None:
+        """Have the worker look for queued runs and due timers. All workers of the store hear of them at once."""
+        self.event.set()
+
+    @property
+    def told(self) -> bool:
+        """Whether nothing but a notice has come."""
+        return self.event.is_set() and not self._everything
+
+    def take(self) -> bool:
+        """Begin to look; tell whether at everything."""
+        everything, self._everything = self._everything, False
+        self.event.clear()
+        return everything
+
+
+class Patience:
+    """How long a worker lets others go first when all of them are told of the same run.
+
+    Who got the last one goes at once, and the others look one after the other: where all would look in the same
+    moment, they would keep the rows, and the processors, from the one who gets it.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._longest_s = 0.0
+
+    async def wait(self, *, busy: bool) -> None:
+        """Let others go first, if need be: who drives a run already leaves a new one to the idle."""
+        longest_s = max(self._longest_s, _FIRST_PATIENCE_S) if busy else self._longest_s
+        if longest_s:
+            await asyncio.sleep(self._rng.uniform(0, longest_s))
+
+    def looked(self, *, found: bool) -> None:
+        """Hear whether there was something to be had."""
+        self._longest_s = 0.0 if found else min(_LAST_PATIENCE_S, max(_FIRST_PATIENCE_S, 2 * self._longest_s))
+
+
 class Worker:
     """Claims as much as it has room for, drives it, and waits for more."""
 
@@ -81,7 +134,8 @@ class Worker:
         concurrency: int,
         polling: Polling,
         drain_s: float,
-        work_arrived: asyncio.Event,
+        wake_up: WakeUp,
+        rng: random.Random,
     ) -> None:
         self._claimer = claimer
         self._make_driver = make_driver
@@ -92,7 +146,10 @@ class Worker:
         self._concurrency = concurrency
         self._polling = polling
         self._drain_s = drain_s
-        self._wake = work_arrived
+        self._wake_up = wake_up
+        self._patience = Patience(rng)
+        self._look_at_all_ms = 0
+        """When everything must be looked at again, however many notices come before."""
         self._report = SweepReport()
         self._driving: dict[asyncio.Task[None], Driver] = {}
 
@@ -114,41 +171,68 @@ class Worker:
 
     async def _wake_on(self, stop: asyncio.Event) -> None:
         await stop.wait()
-        self._wake.set()
+        self._wake_up.look()
 
     async def _turn(self) -> None:
         """Fire ticks, claim what there is room for, then wait until there may be more to do."""
-        self._wake.clear()
-        room = self._concurrency - len(self._driving)
-        now_ms = self._clock.now_ms()
-        wait_until_ms = now_ms + self._polling.idle_ms()
-        fired = self._report.ticks.total()
+        everything = self._wake_up.take() or self._clock.now_ms() >= self._look_at_all_ms
         try:
             await self._correct_clock()
-            claims = await self._claimer.claim(room, self._report, ticks=_TICKS)
+            wait_until_ms = await (self._look_at_all() if everything else self._look_for_runs())
         except StoreError as error:
             if not error.retryable:
                 raise
             logger.warning("cannot claim: %s", error)
-            wait_until_ms = self._clock.now_ms() + self._polling.away_ms()
-        else:
-            for claim in claims:
-                self._spawn(claim)
-            if claims or self._report.ticks.total() > fired:
-                return  # there may be more; the loop ends when nothing is left or there is no room
-            due_ms = self._report.next_due_ms
-            if due_ms is not None:
-                # What is due but was not given (somebody else is at it, or it cannot be read) has to wait a little.
-                again_ms = due_ms if due_ms > now_ms else now_ms + self._polling.again_ms()
-                wait_until_ms = min(wait_until_ms, again_ms)
-        await self._clock.wait(self._wake, wait_until_ms)
+            self._look_at_all_ms = wait_until_ms = self._clock.now_ms() + self._polling.away_ms()
+        await self._clock.wait(self._wake_up.event, wait_until_ms)
+        if self._wake_up.told and self._clock.now_ms() < self._look_at_all_ms:
+            await self._patience.wait(busy=bool(self._driving))
 
     async def _correct_clock(self) -> None:
         if self._clock.now_ms() >= self._read_clock_at_ms:
             self._clock.correct(await self._read_clock())
             self._read_clock_at_ms = self._clock.now_ms() + _CLOCK_MS
 
-    def _spawn(self, claim: ClaimedRun) -> None:
+    async def _look_at_all(self) -> int:
+        """Fire and claim whatever is due; say when to look again, at the latest."""
+        now_ms, fired = self._clock.now_ms(), self._report.ticks.total()
+        claims = await self._claimer.claim(self._room(), self._report, ticks=_TICKS)
+        self._spawn(claims)
+        due_ms = self._report.next_due_ms
+        again = self._report.ticks.total() > fired or (bool(claims) and due_ms is not None and due_ms <= now_ms)
+        # What was fired or claimed may have left more behind; this ends when nothing is left or there is no room.
+        self._look_at_all_ms = now_ms if again else self._next_look_ms(now_ms, due_ms)
+        return self._look_at_all_ms
+
+    async def _look_for_runs(self) -> int:
+        """Claim the run that a notice told of, unless others were sooner, and any that comes with it."""
+        now_ms = self._clock.now_ms()
+        room = self._room()
+        claims, due_ms = await self._claimer.claim_told(room, self._report)
+        if room:
+            self._patience.looked(found=bool(claims))
+        self._spawn(claims)
+        if claims and due_ms is not None and due_ms <= now_ms:
+            self._look_at_all_ms = now_ms
+        else:
+            self._look_at_all_ms = min(self._look_at_all_ms, self._next_look_ms(now_ms, due_ms))
+        return self._look_at_all_ms
+
+    def _next_look_ms(self, now_ms: int, due_ms: int | None) -> int:
+        idle_until_ms = now_ms + self._polling.idle_ms()
+        if due_ms is None:
+            return idle_until_ms
+        # What is due but was not given (somebody else is at it, or it cannot be read) has to wait a little.
+        return min(idle_until_ms, due_ms if due_ms > now_ms else now_ms + self._polling.again_ms())
+
+    def _room(self) -> int:
+        return self._concurrency - len(self._driving)
+
+    def _spawn(self, claims: Sequence[ClaimedRun]) -> None:
+        for claim in claims:
+            self._spawn_one(claim)
+
+    def _spawn_one(self, claim: ClaimedRun) -> None:
         driver = self._make_driver(claim)
 
         async def drive() -> None:
@@ -160,7 +244,7 @@ class Worker:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._driving[task]
-        self._wake.set()  # there is room again, and a paused run may be due at once
+        self._wake_up.look()  # there is room again, and a paused run may be due at once
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         """Let running steps end, hand the runs over, and cancel what takes too long."""
