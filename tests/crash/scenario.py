@@ -48,18 +48,18 @@ def note(what: str, **facts: Any) -> None:
     os.write(_journal[0], line.encode())
 
 
-def _note_step() -> None:
+def note_step() -> None:
     info = step_info()
     note("step", run=info.run_id, step=info.step_id, attempt=info.attempt, key=info.idempotency_key)
 
 
 def reserve(item: str) -> dict[str, Any]:
-    _note_step()
+    note_step()
     return {"reserved": item}
 
 
 async def charge(amount: int) -> int:
-    _note_step()
+    note_step()
     if step_info().attempt == 1:
         raise ConnectionError("the bank does not answer")
     return amount
@@ -84,22 +84,22 @@ def read_ledger(path: Path) -> list[list[Any]]:
 
 
 async def pack(item: str) -> str:
-    _note_step()
+    note_step()
     return f"packed {item}"
 
 
 async def label(item: str) -> str:
-    _note_step()
+    note_step()
     return f"label for {item}"
 
 
 async def undo() -> str:
-    _note_step()
+    note_step()
     return "undone"
 
 
 async def break_down() -> None:
-    _note_step()
+    note_step()
     raise ValueError("this never works")
 
 
@@ -160,16 +160,16 @@ async def play(store: WorkflowExecutionStore, process: int) -> None:
     far = _BEGIN + timedelta(days=200)
     await runtime.start_run(cancellable, "b", run_id="cancelled-queued", start_at=far)
     await runtime.start_run(failing, "c", run_id="failing")
-    await _drive(runtime, clock, timedelta(minutes=10))
+    await drive(runtime, clock, timedelta(minutes=10))
     await _acknowledged(runtime.cancel_run("cancelled-asleep", reason="changed my mind"), "cancelled-asleep", "cancel")
     await _acknowledged(runtime.cancel_run("cancelled-queued"), "cancelled-queued", "cancel")
     await _signal(runtime, "paid", "first", {"by": "card", "\x00": None})
     await _signal(runtime, "paid", "second", None)
     await _signal(runtime, "paid", "first", {"by": "card", "\x00": None})
-    await _drive(runtime, clock, timedelta(hours=2))
+    await drive(runtime, clock, timedelta(hours=2))
     approval = runtime.deliver_approval("order", "ship", approved=True, decided_by="ann")
     await _acknowledged(approval, "order", "ship")
-    await _drive(runtime, clock, timedelta(hours=4))
+    await drive(runtime, clock, timedelta(hours=4))
     note("played", process=process)
 
 
@@ -182,12 +182,13 @@ async def _acknowledged(call: Any, run_id: str, delivery_id: str) -> None:
     note("acknowledged", run=run_id, delivery=delivery_id, kind=answer.kind)
 
 
-async def _drive(runtime: WorkflowRuntime, clock: TestClock, duration: timedelta) -> None:
+async def drive(runtime: WorkflowRuntime, clock: TestClock, duration: timedelta) -> None:
     """Sweep for that long, moving the clock from one due time to the next."""
     ends_ms = clock.now_ms() + duration // timedelta(milliseconds=1)
     for _ in range(200):
         report = await runtime.sweep()
         assert not report.failures, report.failures
+        assert not report.tick_failures, report.tick_failures
         if report.total:
             continue
         if report.next_due_ms is None or report.next_due_ms > ends_ms:
@@ -205,7 +206,11 @@ async def note_recorded_steps(store: WorkflowExecutionStore) -> None:
                 note("recorded", run=run_id, step=event.step_id)
 
 
-async def outcome(store: WorkflowExecutionStore) -> dict[str, Any]:
+async def prepare(path: Path) -> None:
+    ensure_ledger(path)
+
+
+async def outcome(store: WorkflowExecutionStore, path: Path) -> dict[str, Any]:
     """Describe how the story ended, in what every telling must share."""
     ended: dict[str, Any] = {}
     for run_id in RUNS:
@@ -223,7 +228,17 @@ async def outcome(store: WorkflowExecutionStore) -> dict[str, Any]:
             "reason": run.reason,
             "results": sorted(results, key=str),
         }
-    return ended
+    return ended | {"ledger": read_ledger(path)}
+
+
+def find_problems(ended: Any, expected: Any, journal: list[dict[str, Any]]) -> list[str]:
+    """Whoever was killed where, the story ends the same, and what was acknowledged has arrived."""
+    problems = [] if ended == expected else [f"another outcome: {ended}"]
+    received = sum(kind == "signal-received" for kind, _, _ in expected["order"]["results"])
+    signals = {line["delivery"] for line in journal if line["what"] == "acknowledged" and line["run"] == "order"}
+    if received != len(signals - {"ship"}):
+        problems.append(f"acknowledged {signals}, but {received} were received")
+    return problems
 
 
 _ONCE = {"step-completed", "step-failed", "signal-received", "approval-received", "cancel-requested", "emitted"}
