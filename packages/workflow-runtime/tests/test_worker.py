@@ -255,6 +255,36 @@ async def test_stop_lets_the_running_step_end_and_hands_the_run_over(lab: Lab, g
     assert (await lab.load("run")).crashes == 0
 
 
+async def test_no_step_starts_after_the_stop_though_a_claim_is_under_way(lab: Lab, gate: Gate) -> None:
+    """The worker looks for more while the store is slow; the runs that it drives hear of the stop all the same."""
+    claiming, answering = asyncio.Event(), asyncio.Event()
+
+    @workflow()
+    async def works(ctx: Context, _: Any) -> Any:
+        first = await ctx.step(gate.pass_through)
+        return [first, await ctx.step(echo, lab.ran.update(["second"]))]
+
+    async def be_slow(verb: str, arguments: dict[str, Any]) -> None:
+        if verb.startswith("claim_") and gate.reached.is_set():
+            claiming.set()
+            await answering.wait()
+
+    store = lab.tapped()
+    store.before = be_slow
+    runtime = lab.runtime(works, store=store)
+    await runtime.start_run(works, run_id="run")
+    async with lab.working(runtime) as stop:
+        await gate.reached.wait()
+        runtime._wake_workers()
+        await claiming.wait()
+        stop.set()
+        await asyncio.sleep(0.01)
+        gate.opened.set()
+        await lab.until(lambda: lab.data.runs["run"].status is RunStatus.QUEUED)
+        answering.set()
+    assert await lab.log("run") == ["step-completed pass_through"]
+
+
 async def test_stopping_worker_claims_nothing_more(lab: Lab, gate: Gate) -> None:
     """Neither while it drains nor afterwards."""
 

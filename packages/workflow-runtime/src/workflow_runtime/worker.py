@@ -171,6 +171,8 @@ class Worker:
 
     async def _wake_on(self, stop: asyncio.Event) -> None:
         await stop.wait()
+        # At once, also while a claim is under way: no new step starts from now on.
+        self._stop_drivers(cancel_steps=False)
         self._wake_up.look()
 
     async def _turn(self) -> None:
