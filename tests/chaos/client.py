@@ -11,7 +11,7 @@ from typing import TypeVar
 from errand import SIGNAL, SIGNALS, errand
 from workflow_runtime import StoreUnavailableError, WorkflowRuntime
 
-__all__ = ["Client"]
+__all__ = ["Client", "until_acknowledged"]
 
 T = TypeVar("T")
 
@@ -27,12 +27,16 @@ class Client:
         runtime: Without a worker.
         runs: How many to start.
         rng: For its pauses.
+        between_starts_s: The pause between two starts.
     """
 
-    def __init__(self, runtime: WorkflowRuntime, runs: int, rng: random.Random) -> None:
+    def __init__(
+        self, runtime: WorkflowRuntime, runs: int, rng: random.Random, *, between_starts_s: float = _BETWEEN_STARTS_S
+    ) -> None:
         self._runtime = runtime
         self._runs = runs
         self._rng = rng
+        self._between_starts_s = between_starts_s
         self.inputs: dict[str, int] = {}
         """The input of each run whose start was acknowledged."""
         self.signals: Counter[str] = Counter()
@@ -46,7 +50,7 @@ class Client:
         async with asyncio.TaskGroup() as group:
             for number in range(self._runs):
                 group.create_task(self._serve_one(f"errand-{number}", number))
-                await asyncio.sleep(_BETWEEN_STARTS_S)
+                await asyncio.sleep(self._between_starts_s)
 
     async def _serve_one(self, run_id: str, number: int) -> None:
         await self._until_acknowledged(lambda: self._runtime.start_run(errand, number, run_id=run_id))
@@ -65,9 +69,17 @@ class Client:
         self.answers[answer.kind] += 1
 
     async def _until_acknowledged(self, call: Callable[[], Awaitable[T]]) -> T:
-        while True:
-            try:
-                return await call()
-            except StoreUnavailableError:
-                self.repeats += 1
-                await asyncio.sleep(_AGAIN_S)
+        answer, repeats = await until_acknowledged(call)
+        self.repeats += repeats
+        return answer
+
+
+async def until_acknowledged(call: Callable[[], Awaitable[T]]) -> tuple[T, int]:
+    """Make a call until the store acknowledges it; say how often it had to be made again."""
+    repeats = 0
+    while True:
+        try:
+            return await call(), repeats
+        except StoreUnavailableError:
+            repeats += 1
+            await asyncio.sleep(_AGAIN_S)

@@ -1,4 +1,4 @@
-"""Chaos: kills of workers, terminated sessions, restarts or a failover of the server, all along the way of the work.
+"""Chaos: workers killed, drained and frozen, sessions terminated, servers restarted, all along the way of the work.
 
 When to do what is planned by how many steps have begun, never by time, so every deed hits workers at work.
 """
@@ -42,6 +42,10 @@ class Deeds:
     """Of a single server; of a pair there is one failover."""
     away_s: float
     """How long the server stays away at its last restart."""
+    drains: int = 0
+    freezes: int = 0
+    frozen_s: float = 0.0
+    """How long a freeze takes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,6 +92,7 @@ class Chaos:
     def _plan(self) -> list[tuple[float, Deed]]:
         """Say at how many begun steps to do what."""
         small = [self._kill] * self.deeds.kills + [self._terminate] * self.deeds.terminations
+        small += [self._drain] * self.deeds.drains + [self._freeze] * self.deeds.freezes
         planned: list[tuple[float, Deed]] = [(self.rng.uniform(_FIRST, _LAST), deed) for deed in small]
         great = self._great_deeds()
         planned += [((number + 1) / (len(great) + 1), deed) for number, deed in enumerate(great)]
@@ -103,6 +108,12 @@ class Chaos:
 
     async def _kill(self) -> None:
         self.workforce.kill_one(self.rng)
+
+    async def _drain(self) -> None:
+        await self.workforce.drain_one(self.rng)
+
+    async def _freeze(self) -> None:
+        await self.workforce.freeze_one(self.rng, self.deeds.frozen_s)
 
     async def _terminate(self) -> None:
         """End the session of one of the workers, or of the client, whatever it is doing."""

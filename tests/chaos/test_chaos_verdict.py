@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from errand import SIGNALS, STEPS, expected_output
 from verdict import Evidence, find_problems
+from workforce import Freeze
 
 Facts = dict[str, Any]
 KILLED, LIVING = 7, 8
@@ -112,6 +113,17 @@ def test_what_an_outage_cut_off_is_excused() -> None:
     evidence = Evidence(**facts)
     assert find_problems(evidence) == []
     assert sorted(str(cause) for _, _, cause in evidence.unrecorded) == ["kill", "outage"]
+
+
+def test_what_a_freeze_cut_off_is_excused() -> None:
+    facts = good()
+    executed_in_vain(facts)
+    facts["journal"].append(begun("step-4", "8-78", LIVING, at=20.5))
+    assert len(find_problems(Evidence(**facts))) == 3
+    facts["frozen"] = [Freeze(LIVING, 9.5, 20.0)]
+    assert find_problems(Evidence(**facts)) == []
+    facts["frozen"] = [Freeze(KILLED, 9.5, 20.0)]
+    assert len(find_problems(Evidence(**facts))) == 3
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from errand import SIGNALS, STEPS, expected_output
+from workforce import Freeze
 
 __all__ = ["Evidence", "Execution", "find_problems"]
 
@@ -18,6 +19,8 @@ Step = tuple[str, str]
 
 PATIENCE_S = 5.0
 """How long a worker may hold a result that it cannot write: its repeats take 3.2 s, then it gives the run up."""
+THAWED_S = 1.0
+"""How long a worker that was frozen may take to learn that its runs are in other hands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Evidence:
     journal: Sequence[Mapping[str, Any]]
     killed: Mapping[int, float]
     outages: Sequence[tuple[float, float]]
+    frozen: Sequence[Freeze] = ()
 
     @cached_property
     def executions(self) -> Mapping[Step, Sequence[Execution]]:
@@ -66,7 +70,7 @@ class Evidence:
 
     @cached_property
     def unrecorded(self) -> Sequence[tuple[Step, Execution, str | None]]:
-        """The executions that are in no log, each with what cut it off: a kill, an outage, or nothing known."""
+        """The executions that are in no log, each with what cut it off: a kill, an outage, a freeze or nothing."""
         return [
             (step, execution, self._cause(execution))
             for step, executions in self.executions.items()
@@ -80,7 +84,17 @@ class Evidence:
             return "kill"
         if any(execution.at <= end and begun <= execution.at + PATIENCE_S for begun, end in self.outages):
             return "outage"
-        return None
+        return "freeze" if self.is_frozen(execution) else None
+
+    def is_frozen(self, execution: Execution) -> bool:
+        """Tell whether its worker was frozen at the time: then the run may have gone on without it.
+
+        Also shortly after: the answer to a write of before may lie there already, and the next step begins.
+        """
+        return any(
+            freeze.pid == execution.pid and freeze.begun - PATIENCE_S <= execution.at <= freeze.ended + THAWED_S
+            for freeze in self.frozen
+        )
 
 
 def find_problems(evidence: Evidence) -> list[str]:
@@ -146,9 +160,13 @@ def _lost_acknowledgements(evidence: Evidence) -> Iterator[str]:
 
 
 def _executed_again_after_record(evidence: Evidence) -> Iterator[str]:
-    """The recorded execution is the last one that began."""
+    """The recorded execution is the last one that began, but for those of a worker that was frozen."""
     for step, names in evidence.recorded.items():
-        executions = evidence.executions.get(step, ())
+        executions = [
+            execution
+            for execution in evidence.executions.get(step, ())
+            if execution.name in names or not evidence.is_frozen(execution)
+        ]
         if executions and executions[-1].name != names[-1]:
             yield f"{step}: {names[-1]} is recorded, yet {executions[-1].name} began after it"
 
