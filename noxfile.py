@@ -47,6 +47,7 @@ MUTANTS = "contract-tests/tests/test_mutants.py"
 CRASH = "tests/crash"
 CHAOS = "tests/chaos"
 CONTENTION = "tests/contention"
+SOAK = "tests/soak"
 WHEELS = "tests/test_wheels.py"
 DOCS = ("tests/test_docs.py", "tests/test_store_contract_page.py")
 
@@ -101,7 +102,7 @@ def check_types(session: nox.Session) -> None:
 
 def run_unit_tests(session: nox.Session) -> None:
     """Everything with a `tests` folder, without what the other parts run."""
-    elsewhere = [*CONTRACTS.values(), POOLER_CONTRACT, MUTANTS, CRASH, CHAOS, CONTENTION, WHEELS, *DOCS]
+    elsewhere = [*CONTRACTS.values(), POOLER_CONTRACT, MUTANTS, CRASH, CHAOS, CONTENTION, SOAK, WHEELS, *DOCS]
     pytest(
         session,
         *(f"{folder}/tests" for folder in (*DISTRIBUTIONS, AUDIT)),
@@ -140,6 +141,11 @@ def run_contention(session: nox.Session) -> None:
     pytest(session, CONTENTION, "-rP", processes=0)  # with the figures that it prints
 
 
+def run_small_soak(session: nox.Session) -> None:
+    """A soak of a few seconds, and what its verdict is worth."""
+    pytest(session, SOAK, "-rP", processes=0)  # with the tables that it prints
+
+
 def run_example_store(session: nox.Session) -> None:
     """A stranger's store, from its own folder, as a stranger would run it."""
     session.install("--no-build-isolation", "--editable", f"./{EXAMPLE_STORE}")
@@ -169,6 +175,7 @@ PARTS: dict[str, Callable[[nox.Session], None]] = {
     "crash": run_crashes,
     "chaos": run_chaos,
     "contention": run_contention,
+    "soak": run_small_soak,
     "third-party store": run_example_store,
     "docs": run_docs,
     "wheels": run_wheels,
@@ -264,6 +271,14 @@ def contention(session: nox.Session) -> None:
     """Let several workers fire the same schedules under every overlap policy; the database's history is the judge."""
     install(session, "test")
     run_contention(session)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Let everything happen at once on a real Postgres for a quarter of an hour; `-- --minutes 60` for longer."""
+    install(session, "test")
+    session.env["PYTHONPATH"] = "test-support"
+    session.run("python", f"{SOAK}/run_soak.py", *session.posargs)
 
 
 @nox.session

@@ -37,7 +37,9 @@ class Workforce:
         spared: So many of them are never replaced.
     """
 
-    def __init__(self, arguments: list[str], size: int, logs: Path, *, program: Path = _WORKER, spared: int = 0) -> None:
+    def __init__(
+        self, arguments: list[str], size: int, logs: Path, *, program: Path = _WORKER, spared: int = 0
+    ) -> None:
         self._command = [sys.executable, str(program), *arguments]
         self._size = size
         self._spared = spared

@@ -11,7 +11,7 @@ from statistics import median
 
 from sampling import Sample
 
-__all__ = ["Course", "find_health_problems", "percentile", "read_levels", "unexplained_errors"]
+__all__ = ["Course", "errors_in", "find_health_problems", "percentile", "read_levels"]
 
 WARM_UP_S = 120.0
 """When a process or a table has taken its shape."""
@@ -59,7 +59,7 @@ def find_health_problems(course: Course) -> list[str]:
         *_growing_tables(course),
         *_too_many_sessions(course),
         *_slowing_runs(course),
-        *(f"logged: {line}" for line in unexplained_errors(course.log)),
+        *(f"logged: {line}" for line in errors_in(course.log)),
     ]
 
 
@@ -68,8 +68,8 @@ def read_levels(log: Sequence[str]) -> Counter[str]:
     return Counter(match[1] for match in map(_LINE.match, log) if match)
 
 
-def unexplained_errors(log: Sequence[str]) -> list[str]:
-    """Give the lines that no disturbance explains: whatever a soak does to workers, it is nothing that they call an error."""
+def errors_in(log: Sequence[str]) -> list[str]:
+    """Give the errors: whatever a soak does to workers, it is nothing that they may call an error."""
     return [line for line in log if (match := _LINE.match(line)) and match[1] in {"ERROR", "CRITICAL"}]
 
 

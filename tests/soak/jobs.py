@@ -83,8 +83,8 @@ SCHEDULES = [
     Schedule(id="jitter", workflow=job, when=Every(_SECOND), input=0, overlap="allow", jitter=3 * _SECOND),
     Schedule(id="skip", workflow=job, when=Every(_SECOND), input=1_600, overlap="skip"),
     Schedule(id="buffer", workflow=job, when=Every(_SECOND), input=1_600, overlap="buffer-one"),
-    Schedule(id="cancel", workflow=job, when=Every(_SECOND), input=1_100, overlap="cancel-previous"),
-    Schedule(id="terminate", workflow=job, when=Every(_SECOND), input=950, overlap="terminate-previous"),
+    Schedule(id="cancel", workflow=job, when=Every(_SECOND), input=2_500, overlap="cancel-previous"),
+    Schedule(id="terminate", workflow=job, when=Every(_SECOND), input=2_500, overlap="terminate-previous"),
     Schedule(id="zoned", workflow=job, when=Cron("* * * * *", "Australia/Lord_Howe"), input=0, overlap="allow"),
 ]
 """Each overlap policy every second, jitter, and a cron expression in a zone."""

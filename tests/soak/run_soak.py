@@ -1,9 +1,9 @@
 """A quarter of an hour of everything at once on a real Postgres, under disturbance, and a verdict from the database.
 
-Four workers fire schedules every second (each overlap policy, jitter, a zone), drive errands and orders; a client starts
-them, sends signals and decides approvals. Meanwhile workers are killed, drained and frozen, and their sessions are
-terminated. At the end the database must show that no tick, signal, decision or payment was lost or doubled, and the
-samples that nothing grows or slows down.
+Four workers fire schedules every second (each overlap policy, jitter, a zone) and drive errands and orders; a client
+starts these, sends signals and decides approvals. Meanwhile workers are killed, drained and frozen, and their sessions
+are terminated. At the end the database must show that no tick, signal, decision or payment was lost or doubled, and
+the samples that nothing grows or slows down.
 
     PYTHONPATH=test-support python tests/soak/run_soak.py --minutes 15
 """
@@ -28,9 +28,9 @@ from chronicle import install, read_chronicle
 from client import Client
 from customer import Customer
 from disturbance import Chaos, Deeds
-from errand import STEPS, errand, open_journal, read_journal
+from errand import STEPS, open_journal, read_journal
 from health import Course, find_health_problems
-from jobs import SCHEDULES, order
+from jobs import SCHEDULES, WORKFLOWS
 from postgres_server import LocalServer
 from sampling import Sampler
 from soak_report import print_report
@@ -45,23 +45,25 @@ _SESSIONS_PER_WORKER = 6
 """Four of its pool, one that listens, one for heartbeats."""
 _SESSIONS_OF_CLIENT = 5
 _LOOK_S = 0.5
+_GOODBYE_S = 10.0
 _NOW = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _UNFINISHED = """
 SELECT
     (SELECT count(*) FROM workflow_event_locks WHERE status IN ('queued', 'running', 'paused'))
     + (SELECT count(*) FROM workflow_schedules WHERE buffered_fire_at IS NOT NULL OR lease_token IS NOT NULL)
 """
+_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'chaos-%'"
 _LEFTOVERS = {
     "timers": "SELECT count(*) FROM workflow_timers",
     "leases of runs": "SELECT count(*) FROM workflow_event_locks WHERE lease_token IS NOT NULL",
     "claims of ticks": "SELECT count(*) FROM workflow_schedules WHERE lease_token IS NOT NULL",
     "ticks put back": "SELECT count(*) FROM workflow_schedules WHERE buffered_fire_at IS NOT NULL",
     "schedule buckets": "SELECT count(*) FROM workflow_schedule_buckets",
-    "untaken signals": (
-        "SELECT count(*) FROM workflow_signal_deliveries JOIN workflow_event_locks USING (run_id) "
-        "WHERE NOT taken AND status = 'finished'"
+    # A cancellation may come when a run has nothing more to do; signals and decisions are only sent to who waits.
+    "untaken signals and approvals": (
+        "SELECT count(*) FROM workflow_signal_deliveries WHERE NOT taken AND kind <> 'cancel'"
     ),
-    "sessions": "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'chaos-%'",
+    "sessions": _SESSIONS,
 }
 _HEADS = """
 SELECT run_id, status, next_index, output::text AS output, reason, created_at, finished_at
@@ -85,7 +87,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--errands", type=float, default=0.5, help="runs of twenty steps begun per second")
-    parser.add_argument("--orders", type=float, default=1.0, help="runs with an approval and a payment begun per second")
+    parser.add_argument("--orders", type=float, default=1.0, help="runs with an approval begun per second")
     parser.add_argument("--kills", type=int, help="default: one a minute")
     parser.add_argument("--terminations", type=int, help="default: three a minute")
     parser.add_argument("--drains", type=int, help="default: one in two minutes")
@@ -107,22 +109,21 @@ class Soak:
         self._rng = random.Random(options.seed)
         self._journal = folder / "journal"
         self._paused_at_ms = 0
+        self._problems: list[str] = []
 
     async def perform(self) -> int:
         """Let it all happen, and judge."""
         dsn, options = self._server.dsn, self._options
         arguments = ["--dsn", dsn, "--journal", str(self._journal), "--lease", str(options.lease)]
-        script = Path(__file__).with_name("soak_worker.py")
+        program = Path(__file__).with_name("soak_worker.py")
         async with PostgresWorkflowStore.connect(
             dsn, max_size=_SESSIONS_OF_CLIENT, server_settings={"application_name": "chaos-client"}
         ) as store:
             await store.ensure_schema()
             await install(dsn)
-            self._runtime = WorkflowRuntime(
-                store=store, workflows=[errand, order, *{s.workflow for s in SCHEDULES}], schedules=SCHEDULES
-            )
+            self._runtime = WorkflowRuntime(store=store, workflows=WORKFLOWS, schedules=SCHEDULES)
             self._make_clients()
-            with Workforce(arguments, options.workers, self._folder, script=script, spared=1) as self._workforce:
+            with Workforce(arguments, options.workers, self._folder, program=program, spared=1) as self._workforce:
                 self._sampler = Sampler(dsn, lambda: self._workforce.pids, min(5.0, self._seconds / 10))
                 self._chaos = self._make_chaos()
                 left = await self._work()
@@ -161,19 +162,22 @@ class Soak:
         await self._runtime.materialize_schedules()
         watching = asyncio.create_task(self._sampler.watch())
         try:
-            async with asyncio.timeout(self._seconds + self._options.patience), asyncio.TaskGroup() as group:
-                group.create_task(self._client.serve())
-                group.create_task(self._customer.serve())
-                group.create_task(self._chaos.wreak())
+            await self._disturb()
             await self._pause()
             return await self._until_all_ended()
-        except TimeoutError:
-            print(f"still at work: {self._chaos.progress}", file=sys.stderr)
-            raise
         finally:
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching
+
+    async def _disturb(self) -> None:
+        try:
+            async with asyncio.timeout(self._seconds + self._options.patience), asyncio.TaskGroup() as group:
+                group.create_task(self._client.serve())
+                group.create_task(self._customer.serve())
+                group.create_task(self._chaos.wreak())
+        except TimeoutError:
+            self._problems.append(f"clients or chaos were still at work: {self._chaos.progress}")
 
     async def _pause(self) -> None:
         connection = await asyncpg.connect(self._server.dsn)
@@ -201,13 +205,17 @@ class Soak:
     async def _judge(self, left: int) -> int:
         connection = await asyncpg.connect(self._server.dsn)
         try:
+            await _until_sessions_are_gone(connection)
             deposition = await self._depose(connection)
         finally:
             await connection.close()
         evidence, course = self._errands(deposition), self._course(deposition)
-        problems = find_soak_problems(deposition) + find_problems(evidence) + find_health_problems(course)
         if left:
-            problems.insert(0, f"{left} runs or ticks had not ended {self._options.patience:g} s after the last start")
+            self._problems.append(
+                f"{left} runs or ticks had not ended {self._options.patience:g} s after the last start"
+            )
+        problems = self._problems + find_soak_problems(deposition)
+        problems += find_problems(evidence) + find_health_problems(course)
         print_report(deposition, evidence, course, self._chaos, self._customer, self._client)
         for problem in problems[:_SHOWN_PROBLEMS]:
             print(f"PROBLEM: {problem}")
@@ -258,6 +266,13 @@ class Soak:
             latencies_ms=latencies,
             log=self._workforce.log.read_text(encoding="utf-8", errors="replace").splitlines(),
         )
+
+
+async def _until_sessions_are_gone(connection: asyncpg.Connection) -> None:
+    """Give the server a moment to notice who has left; whatever is still there then is left over."""
+    deadline = time.monotonic() + _GOODBYE_S
+    while await connection.fetchval(_SESSIONS) and time.monotonic() < deadline:
+        await asyncio.sleep(_LOOK_S)
 
 
 def _count(given: int | None, usual: float) -> int:
