@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -182,6 +182,36 @@ async def test_thread_lives_while_there_are_leases_and_connects_when_one_is_due(
     await asyncio.gather(*drives)
     await until(lambda: not beating())
     assert opened == [1]
+
+
+async def test_worker_that_has_ended_leaves_no_connection_behind(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when closing takes a while: whoever waited for the worker may take the database away."""
+    opened, closed, stop = asyncio.Event(), [], asyncio.Event()
+    here = asyncio.get_running_loop()
+    open_heartbeats = type(store).open_heartbeats
+
+    @asynccontextmanager
+    async def open_and_close_slowly(self: Any) -> AsyncIterator[Any]:
+        async with open_heartbeats(self) as renewer:
+            here.call_soon_threadsafe(opened.set)
+            yield renewer
+            await asyncio.sleep(0.3)
+        closed.append(1)
+
+    monkeypatch.setattr(type(store), "open_heartbeats", open_and_close_slowly)
+
+    @workflow(id="waits-for-the-connection")
+    async def waits(ctx: Context, _: None) -> None:
+        await ctx.step(opened.wait)
+
+    runtime = WorkflowRuntime(store=store, workflows=[waits], lease=LEASE)
+    handle = await runtime.start_run(waits)
+    working = asyncio.create_task(runtime.work(stop=stop, handle_signals=False))
+    await handle.result()
+    stop.set()
+    await working
+    assert closed == [1]
+    assert not beating()
 
 
 async def test_thread_that_cannot_connect_is_stood_in_for(

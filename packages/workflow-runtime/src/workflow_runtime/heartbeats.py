@@ -21,6 +21,8 @@ __all__ = ["HeartbeatThread", "RenewableLease"]
 logger = logging.getLogger("workflow_runtime")
 
 _PATS_PER_LEASE = 6
+_END_S = 10.0
+"""How long a connection may take to close, when the server does not answer."""
 
 
 class RenewableLease(Protocol):
@@ -106,6 +108,9 @@ class HeartbeatThread:
         self._changed = threading.Condition()
         self._entries: set[_Entry] = set()
         self._thread: threading.Thread | None = None
+        """Who looks after the leases; `None` when there are none."""
+        self._latest: threading.Thread | None = None
+        """The last one that was started: it may still be closing its connection."""
 
     @contextmanager
     def keep(self, lease: RenewableLease) -> Iterator[None]:
@@ -115,6 +120,7 @@ class HeartbeatThread:
             self._entries.add(entry)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="workflow heartbeats", daemon=True)
+                self._latest = self._thread
                 self._thread.start()
             self._changed.notify()
         try:
@@ -127,9 +133,9 @@ class HeartbeatThread:
                     self._changed.notify()
 
     async def ended(self) -> None:
-        """Wait until the thread is gone, with its connection. Nothing must be kept any more."""
-        thread = self._thread
-        while thread is not None and thread.is_alive():  # noqa: ASYNC110  # a thread that ends tells no Event
+        """Wait until the thread is gone, with its connection, but not for ever. Nothing must be kept any more."""
+        thread, end = self._latest, time.monotonic() + _END_S
+        while thread is not None and thread.is_alive() and time.monotonic() < end:  # noqa: ASYNC110  # it tells no Event
             await asyncio.sleep(0.001)
 
     # On the thread.
