@@ -28,7 +28,7 @@ DISTRIBUTIONS = (
     "packages/workflow-store-d1",
     "packages/workflow-store-postgres",
 )
-EXTRAS = {"packages/workflow-store-d1": "[local,sqlalchemy]", "packages/workflow-store-postgres": "[sqlalchemy]"}
+EXTRAS = {"packages/workflow-store-d1": "[http,local,sqlalchemy]", "packages/workflow-store-postgres": "[sqlalchemy]"}
 EXAMPLE_STORE = "examples/third-party-store"
 AUDIT = "examples/audit_packages"
 

@@ -28,17 +28,19 @@ Row: TypeAlias = Mapping[str, Any]
 
 
 class D1DatabaseError(Exception):
-    """The database could not do what it was asked; nothing of the batch was done.
+    """The database could not do what it was asked; nothing of the batch was done, unless its outcome is unknown.
 
     Args:
         problem: What it said.
         unavailable: Whether the same call may succeed later (busy, restarting, away).
+        outcome_unknown: Whether the batch may have been done as a whole: only the answer is missing.
     """
 
-    def __init__(self, problem: str, *, unavailable: bool = False) -> None:
+    def __init__(self, problem: str, *, unavailable: bool = False, outcome_unknown: bool = False) -> None:
         super().__init__(problem)
         self.problem = problem
         self.unavailable = unavailable
+        self.outcome_unknown = outcome_unknown
 
 
 class D1Result(Protocol):

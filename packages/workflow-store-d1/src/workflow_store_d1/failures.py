@@ -1,0 +1,43 @@
+"""What D1 says when something is wrong. It gives no codes: the text has to tell.
+
+The texts are those of D1's list of errors (https://developers.cloudflare.com/d1/observability/debug-d1/).
+"""
+
+from __future__ import annotations
+
+import re
+
+from .database import D1DatabaseError
+
+__all__ = ["failure"]
+
+_PREFIX = re.compile(r"^(?:Error: )?(?:D1_(?:[A-Z]+_)?ERROR: )?")
+
+_NOT_STARTED = (
+    "D1 DB is overloaded",
+    "Cannot resolve D1 DB due to transient issue on remote node",
+    "Exceeded maximum DB size",  # passes too: somebody frees space
+)
+"""The batch never began. It may be sent again as it is."""
+
+_CUT_OFF = (
+    "Network connection lost",
+    "storage caused object to be reset",
+    "which caused object to be reset",
+    "reset because its code was updated",
+)
+"""The batch was under way. Whether it was committed before is not known."""
+
+
+def failure(text: str) -> D1DatabaseError:
+    """Give the error that D1's words stand for.
+
+    Args:
+        text: The message of its error, with or without the prefixes that D1 and JavaScript put before it.
+    """
+    problem = _PREFIX.sub("", text, count=1)
+    if any(words in problem for words in _NOT_STARTED):
+        return D1DatabaseError(problem, unavailable=True)
+    if any(words in problem for words in _CUT_OFF):
+        return D1DatabaseError(problem, unavailable=True, outcome_unknown=True)
+    return D1DatabaseError(problem)
