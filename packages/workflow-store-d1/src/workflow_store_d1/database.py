@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 __all__ = [
@@ -34,13 +35,22 @@ class D1DatabaseError(Exception):
         problem: What it said.
         unavailable: Whether the same call may succeed later (busy, restarting, away).
         outcome_unknown: Whether the batch may have been done as a whole: only the answer is missing.
+        retry_after: How long the database asks to be left alone.
     """
 
-    def __init__(self, problem: str, *, unavailable: bool = False, outcome_unknown: bool = False) -> None:
+    def __init__(
+        self,
+        problem: str,
+        *,
+        unavailable: bool = False,
+        outcome_unknown: bool = False,
+        retry_after: timedelta | None = None,
+    ) -> None:
         super().__init__(problem)
         self.problem = problem
         self.unavailable = unavailable
         self.outcome_unknown = outcome_unknown
+        self.retry_after = retry_after
 
 
 class D1Result(Protocol):

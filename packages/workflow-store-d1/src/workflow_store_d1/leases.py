@@ -54,14 +54,14 @@ class Leases(Role):
         )
         if not before:
             return NotFound()
-        if not taken:
-            return self._not_claimable(run_id, before[0])
-        if taken[0]["status"] == RunStatus.DEAD:
-            return NotClaimable(status=RunStatus.DEAD, claimable_at_ms=None)
         claims, corrupt = claim.claimed(results)
         for error in corrupt:
             raise error
-        return Claimed(claim=claims[0])
+        if claims:  # by this try, or by one before whose answer was lost
+            return Claimed(claim=claims[0])
+        if taken:
+            return NotClaimable(status=RunStatus.DEAD, claimable_at_ms=None)
+        return self._not_claimable(run_id, before[0])
 
     @checked
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:

@@ -263,7 +263,8 @@ class RunLifecycle(Role):
     async def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
         statement = self._session.statement
         before, _ = await self._session.batch(
-            [statement("requeue_run.before", run_id), statement("requeue_run.head", run_id, now_ms)]
+            [statement("requeue_run.before", run_id), statement("requeue_run.head", run_id, now_ms)],
+            recognised=False,
         )
         if not before:
             return NotFound()
@@ -280,7 +281,8 @@ class RunLifecycle(Role):
                     statement(f"delete_run.{part}", run_id, now_ms, bool(force))
                     for part in ("events", "timers", "inbox", "state", "run", "head")
                 ),
-            ]
+            ],
+            recognised=False,
         )
         if not before:
             return NotFound()
@@ -303,7 +305,8 @@ class RunLifecycle(Role):
             [
                 self._session.statement(f"prune_runs.{part}", *values)
                 for part in ("events", "timers", "inbox", "states", "runs", "heads")
-            ]
+            ],
+            recognised=False,
         )
         return len(deleted)
 

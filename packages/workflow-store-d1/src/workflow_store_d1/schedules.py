@@ -70,7 +70,8 @@ class Schedules(Role):
                 statement("upsert_schedule.created", *values),
                 statement("upsert_schedule.changed", *values),
                 statement("upsert_schedule.after", schedule_id),
-            ]
+            ],
+            recognised=expected_revision is None,
         )
         if not after:
             return ScheduleUpserted(kind="conflict", schedule=None)
@@ -102,7 +103,8 @@ class Schedules(Role):
             [
                 statement("delete_schedule.buckets", schedule_id),
                 statement("delete_schedule.schedule", schedule_id),
-            ]
+            ],
+            recognised=False,
         )
         return Deleted() if deleted else NotFound()
 
@@ -116,7 +118,8 @@ class Schedules(Role):
                 statement("request_schedule_buckets.before", schedule_id),
                 statement("request_schedule_buckets.buckets", schedule_id, json_list(fire_times_ms), now_ms),
                 statement("request_schedule_buckets.schedule", schedule_id),
-            ]
+            ],
+            recognised=False,
         )
         return BucketsRequested(count=len(requested)) if before else NotFound()
 

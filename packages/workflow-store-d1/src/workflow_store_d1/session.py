@@ -1,10 +1,34 @@
-"""Sends named SQL to a database. The one place where a database's errors become the contract's."""
+"""Sends named SQL to a database. The one place where a database's errors become the contract's.
+
+The answer to a unit may be lost on its way: whether the unit was done is unknown then. A session repeats such a unit,
+because the store recognises it. What the second try answers when the first one was done:
+
+- reads: what is there.
+- a driver's writes (`append_events`, `append_in_transaction`, `schedule_timer`, `release_run_lease`, `mark_run_paused`,
+  `mark_run_finished`, `mark_run_errored`): the first answer, by the operation id in the head. `LeaseLostError` if the
+  lease was gone and somebody else has written since.
+- `heartbeat_run_lease`: the lease as it is; it does not get shorter.
+- `create_run`: the first answer, by the operation id; `existing` if a driver has written since.
+- claims: what the first try took, by the lease token, which each call makes anew; nothing more is taken then. Runs that
+  the first try parked as dead are not named again.
+- `mark_schedule_bucket_started`: the first answer, by tick and operation id.
+- `deliver_signal`, `deliver_approval`, `cancel_run`: `duplicate` or `already-decided`, by the id of the delivery; with
+  `only_if_waiting` too.
+- `terminate_run`: `finished`, as `aborted`.
+- `upsert_schedule` without `expected_revision`: `unchanged`.
+- migrations: the table is there already, which sends `ensure_schema` to look again.
+
+Not repeated, because a second try would do more or answer wrongly: `upsert_schedule` with `expected_revision` (it would
+conflict with itself), `request_schedule_buckets` (a tick that was settled meanwhile would fire again), `requeue_run` (a
+run that died again would get more crashes), `delete_run` and `delete_schedule` (`not-found`, or one that was created
+again), `prune_runs` (another batch). These raise `StoreUnavailableError`, which says that the outcome is unknown.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 from workflow_migrations import DEFAULT_TABLES, TableNames, load_queries, render_sql
@@ -18,6 +42,7 @@ from workflow_runtime.errors import (
 from workflow_runtime.ids import new_id
 
 from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Result, D1Value, Row
+from .retries import Retries, is_unknown
 
 __all__ = ["REMEDY", "SendBatch", "Session", "json_list", "store_error"]
 
@@ -33,11 +58,20 @@ class Session:
         database: Where the statements go.
         tables: The names to use.
         new_token: Makes a lease token that was never used before.
+        retries: How a unit is repeated whose outcome is unknown.
     """
 
-    def __init__(self, database: D1Database, tables: TableNames, *, new_token: Callable[[], str] = new_id) -> None:
+    def __init__(
+        self,
+        database: D1Database,
+        tables: TableNames,
+        *,
+        new_token: Callable[[], str] = new_id,
+        retries: Retries | None = None,
+    ) -> None:
         self.tables = tables
         self.new_token = new_token
+        self._retries = retries or Retries()
         self._database = database
         self._sql = _queries(tables)
         self._closed = False
@@ -68,21 +102,24 @@ class Session:
         """Run one named statement as a unit of its own."""
         statement = self.statement(name, *values)
         try:
-            return (await statement.all()).results
+            return (await self._retries.run(statement.all, is_unknown)).results
         except D1DatabaseError as error:
             raise store_error(error) from error
 
     async def batch(
-        self, statements: Sequence[D1PreparedStatement], send: SendBatch | None = None
+        self, statements: Sequence[D1PreparedStatement], send: SendBatch | None = None, *, recognised: bool = True
     ) -> list[Sequence[Row]]:
         """Run statements in order as one unit and give the rows of each.
 
         Args:
             statements: What to run.
             send: How; as the database's batch when absent.
+            recognised: Whether the unit does nothing when it was done before, so that it may be repeated.
         """
+        call = partial(send or self._database.batch, statements)
         try:
-            return [result.results for result in await (send or self._database.batch)(statements)]
+            results = await (self._retries.run(call, is_unknown) if recognised else call())
+            return [result.results for result in results]
         except D1DatabaseError as error:
             raise store_error(error) from error
 
@@ -98,6 +135,8 @@ def json_list(items: Iterable[object] | None) -> str | None:
 
 def store_error(error: D1DatabaseError) -> StoreError:
     """Say a database's error in the contract's words."""
+    if error.outcome_unknown:
+        return StoreUnavailableError(f"{error.problem}; the outcome is unknown: the call may have taken effect")
     if error.unavailable:
         return StoreUnavailableError(error.problem)
     if "no such table" in error.problem:

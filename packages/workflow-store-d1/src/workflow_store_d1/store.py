@@ -21,6 +21,7 @@ from .database import D1Database, D1DatabaseError
 from .events import EventLog
 from .leases import Leases
 from .queries import Queries
+from .retries import Retries
 from .role import CAPABILITIES
 from .rows import RowReader
 from .runs import RunLifecycle
@@ -43,16 +44,22 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
         db: The database. The store does not close it.
         tables: Table names by key, where they are not the defaults.
         new_token: Makes a lease token that was never used before; for tests.
+        retries: How a unit is repeated whose answer was lost.
 
     Raises:
         ConfigurationError: Table names that cannot work.
     """
 
     def __init__(
-        self, db: D1Database, tables: Mapping[str, str] | None = None, *, new_token: Callable[[], str] = new_id
+        self,
+        db: D1Database,
+        tables: Mapping[str, str] | None = None,
+        *,
+        new_token: Callable[[], str] = new_id,
+        retries: Retries | None = None,
     ) -> None:
         names = schema.table_names(tables)
-        self._session = Session(db, names, new_token=new_token)
+        self._session = Session(db, names, new_token=new_token, retries=retries)
         self._read = RowReader(names)
         self._own_database: LocalD1Database | None = None
         self._capabilities = CAPABILITIES

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from workflow_runtime.errors import ConfigurationError, StoreError, StoreUnavailableError
+from workflow_runtime.errors import ConfigurationError, StoreError
 from workflow_runtime.store import Appended, TransactionWork, TransactionWrite, check_transaction_write, checked
 
 from .database import (
@@ -26,6 +26,7 @@ from .driver import DriverUnit, Outcome
 from .events import add_append, appended
 from .limits import check_statement, check_values
 from .role import Role
+from .session import store_error
 
 __all__ = ["D1Transaction", "SQLiteTransaction", "Transactions"]
 
@@ -153,7 +154,7 @@ async def _run(work: TransactionWork, tx: D1Transaction) -> TransactionWrite:
         return await work(tx)
     except D1DatabaseError as error:
         if error.unavailable:
-            raise StoreUnavailableError(error.problem) from error
+            raise store_error(error) from error
         raise
     finally:
         tx.end()

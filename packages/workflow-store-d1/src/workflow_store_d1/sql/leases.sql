@@ -1,6 +1,7 @@
 -- Claiming runs and keeping the claim.
 --
 -- A claim is one batch: an UPDATE takes the runs under a fresh token, then `claimed.*` reads what has that token.
+-- It takes nothing where something has the token already: the batch was sent twice, and brings what the first one took.
 -- due_at stays while a run is running (as the time since when it had been claimable), so that the answer keeps the
 -- order in which the runs were chosen.
 --
@@ -70,6 +71,11 @@ WHERE run_id IN (
             )
         )
         AND (?7 IS NULL OR stale.queue IN (SELECT wanted.value FROM json_each(?7) AS wanted))
+        AND NOT EXISTS (
+            SELECT 1
+            FROM workflow_event_locks AS mine
+            WHERE mine.status = 'running' AND mine.lease_token = ?2
+        )
     ORDER BY stale.priority DESC, stale.lease_expires_at, stale.run_id
     LIMIT ?5
 )
@@ -102,7 +108,13 @@ WHERE
 WITH RECURSIVE lane (name) AS (
     SELECT min(head.lane)
     FROM workflow_event_locks AS head
-    WHERE head.status = 'queued'
+    WHERE
+        head.status = 'queued'
+        AND NOT EXISTS (
+            SELECT 1
+            FROM workflow_event_locks AS mine
+            WHERE mine.status = 'running' AND mine.lease_token = ?2
+        )
     UNION ALL
     SELECT (
         SELECT min(head.lane)

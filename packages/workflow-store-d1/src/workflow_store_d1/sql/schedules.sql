@@ -173,7 +173,8 @@ WHERE
 
 -- name: claim_due_schedule_buckets
 -- Claims the tick of each schedule that comes first, unless one is claimed already.
--- `lane` hops from one workflow to the next, so that what is due of others, or later, costs nothing.
+-- `lane` hops from one workflow to the next, so that what is due of others, or later, costs nothing. Nothing is taken
+-- where something has the token already: the batch was sent twice.
 -- statement: schedules
 -- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms  ?5 limit  ?6 workflow_ids
 WITH RECURSIVE lane (workflow_id) AS (
@@ -260,6 +261,7 @@ chosen AS (
             ELSE waiting.requested_fire_at
         END AS fire_at
     FROM waiting
+    WHERE NOT EXISTS (SELECT 1 FROM workflow_schedules AS mine WHERE mine.lease_token = ?2)
     ORDER BY fire_at, waiting.schedule_id
     LIMIT ?5
 )

@@ -1,4 +1,4 @@
--- Waking runs by time. See leases.sql for `lane`.
+-- Waking runs by time. See leases.sql for `lane`, and for what a claim does that is sent twice.
 
 -- name: schedule_timer
 -- Adds a timer to a run, or moves it.
@@ -42,7 +42,13 @@ ORDER BY timer.fire_at, timer.timer_id;
 WITH RECURSIVE lane (name) AS (
     SELECT min(head.lane)
     FROM workflow_event_locks AS head
-    WHERE head.status = 'paused'
+    WHERE
+        head.status = 'paused'
+        AND NOT EXISTS (
+            SELECT 1
+            FROM workflow_event_locks AS mine
+            WHERE mine.status = 'running' AND mine.lease_token = ?2
+        )
     UNION ALL
     SELECT (
         SELECT min(head.lane)

@@ -1,0 +1,77 @@
+"""How often and how patiently a call to the database is repeated; which errors allow it is for the caller to say.
+
+A database repeats what certainly was not done (`was_not_done`) and what only reads. A unit of the store is repeated
+also when its outcome is unknown (`is_unknown`), because the store recognises its own units: see `session`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from .database import D1DatabaseError
+
+__all__ = ["Retries", "is_unknown", "was_not_done"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """Exponential backoff with full jitter: each wait is a random part of a bound that doubles."""
+
+    attempts: int = 5
+    """How often a call is made at most; 1 repeats nothing."""
+    first_wait: timedelta = timedelta(milliseconds=200)
+    """The bound of the first wait."""
+    longest_wait: timedelta = timedelta(seconds=5)
+    """What the bound does not grow beyond."""
+    longest_told_wait: timedelta = timedelta(seconds=60)
+    """What is kept of a wait that the database asks for."""
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    """Waits so many seconds."""
+    random: Callable[[], float] = random.random
+    """Gives a number from 0 to 1."""
+
+    async def run(self, call: Callable[[], Awaitable[T]], may_repeat: Callable[[D1DatabaseError], bool]) -> T:
+        """Make a call until it is answered, cannot be repeated, or was made often enough.
+
+        Args:
+            call: Makes one attempt.
+            may_repeat: Whether this error allows another.
+
+        Raises:
+            D1DatabaseError: That of the last attempt. Its outcome is unknown if that of any attempt is.
+        """
+        unknown = False
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return await call()
+            except D1DatabaseError as error:
+                unknown = unknown or error.outcome_unknown
+                if attempt == self.attempts or not may_repeat(error):
+                    error.outcome_unknown = unknown and error.unavailable
+                    raise
+                wait_s = self._wait_s(attempt, error.retry_after)
+            await self.sleep(wait_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _wait_s(self, attempt: int, told: timedelta | None) -> float:
+        bound: timedelta = min(self.first_wait * (1 << attempt - 1), self.longest_wait)
+        least = timedelta(0) if told is None else min(told, self.longest_told_wait)
+        # The jitter goes on top: whoever was told to wait was told so together with others.
+        return (least + bound * self.random()).total_seconds()
+
+
+def was_not_done(error: D1DatabaseError) -> bool:
+    """Whether the call had no effect and may succeed later."""
+    return error.unavailable and not error.outcome_unknown
+
+
+def is_unknown(error: D1DatabaseError) -> bool:
+    """Whether the call may have had its effect."""
+    return error.outcome_unknown
