@@ -106,15 +106,16 @@ WHERE
 -- statement: heads
 -- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms  ?5 limit  ?6 workflows  ?7 queues
 WITH RECURSIVE lane (name) AS (
-    SELECT min(head.lane)
-    FROM workflow_event_locks AS head
-    WHERE
-        head.status = 'queued'
-        AND NOT EXISTS (
-            SELECT 1
-            FROM workflow_event_locks AS mine
-            WHERE mine.status = 'running' AND mine.lease_token = ?2
-        )
+    SELECT (
+        SELECT min(head.lane)
+        FROM workflow_event_locks AS head
+        WHERE head.status = 'queued'
+    )
+    WHERE NOT EXISTS (
+        SELECT 1
+        FROM workflow_event_locks AS mine
+        WHERE mine.status = 'running' AND mine.lease_token = ?2
+    )
     UNION ALL
     SELECT (
         SELECT min(head.lane)
