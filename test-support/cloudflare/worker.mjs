@@ -19,12 +19,18 @@ export default {
 
 async function throughBinding(db, { mode, statements }) {
   try {
-    const prepared = statements.map(({ sql, values }) => db.prepare(sql).bind(...values));
+    const prepared = statements.map(({ sql, values }) => db.prepare(sql).bind(...values.map(asJavaScript)));
     const results = mode === "batch" ? await db.batch(prepared) : [await prepared[0][mode]()];
     return Response.json({ results });
   } catch (error) {
     return Response.json({ error: error.message });
   }
+}
+
+// JSON has no NaN and no infinity: { number: "nan" } stands for them.
+function asJavaScript(value) {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return value;
+  return { nan: NaN, inf: Infinity, "-inf": -Infinity }[value.number];
 }
 
 async function throughRest(request, env, account, id, form) {

@@ -1,12 +1,17 @@
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from d1_server import D1Server, d1_server
+from worker_database import WorkerD1Database, open_empty
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, Lease, NewEvent
 from workflow_store_d1 import D1WorkflowStore
 from workflow_store_d1.local import LocalD1Database
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules next to the tests
 
 NOW_MS = 1_000_000
 LEASE_MS = 10_000
@@ -113,3 +118,30 @@ async def store(path: Path) -> AsyncIterator[D1WorkflowStore]:
 @pytest.fixture
 def scenes(store: D1WorkflowStore) -> Scenes:
     return Scenes(store)
+
+
+@pytest.fixture(scope="session")
+def d1() -> Iterator[D1Server]:
+    """Real D1, in workerd."""
+    with d1_server() as server:
+        yield server
+
+
+@pytest.fixture
+def unguarded() -> Callable[[LocalD1Database, str], Awaitable[Any]]:
+    """Ask a local file's connection what the database refuses to be asked; gives the first value."""
+
+    async def ask(database: LocalD1Database, sql: str) -> Any:
+        connection = database._connection
+        await connection._execute(connection._conn.set_authorizer, None)  # type: ignore[no-untyped-call]  # not public in 0.20
+        ((value, *_),) = await connection.execute_fetchall(sql)
+        return value
+
+    return ask
+
+
+@pytest.fixture
+async def worker_database(d1: D1Server) -> AsyncIterator[WorkerD1Database]:
+    """A database of workerd's without tables."""
+    async with open_empty(d1.url) as database:
+        yield database

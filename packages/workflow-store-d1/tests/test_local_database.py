@@ -17,6 +17,7 @@ from workflow_store_d1 import D1DatabaseError
 from workflow_store_d1.local import LocalD1Database
 
 OpenDatabase = Callable[..., Awaitable[LocalD1Database]]
+Ask = Callable[[LocalD1Database, str], Awaitable[Any]]
 
 
 @pytest.fixture
@@ -30,11 +31,6 @@ async def numbers(database: LocalD1Database) -> list[int]:
     return [row["n"] for row in (await database.prepare("SELECT n FROM t ORDER BY n").all()).results]
 
 
-async def pragma(database: LocalD1Database, name: str) -> object:
-    (row,) = (await database.prepare(f"PRAGMA {name}").all()).results
-    return row[name]
-
-
 async def test_rows_are_mappings_and_changes_are_counted(database: LocalD1Database) -> None:
     written = await database.prepare("INSERT INTO t VALUES (?1, ?2), (?1 + 1, ?2)").bind(1, "é\0").run()
     assert written.meta["changes"] == 2
@@ -43,7 +39,7 @@ async def test_rows_are_mappings_and_changes_are_counted(database: LocalD1Databa
 
 
 async def test_values_come_back_as_they_went_in(database: LocalD1Database) -> None:
-    values = (None, 2**63 - 1, -(2**63), 0.5, "text", b"bytes", True)
+    values = (None, 2**53, -(2**53), 0.5, "text", b"bytes", True)
     sql = "SELECT " + ", ".join(f"?{number} AS v{number}" for number in range(1, len(values) + 1))
     (row,) = (await database.prepare(sql).bind(*values).all()).results
     assert tuple(row.values()) == values
@@ -96,11 +92,13 @@ async def test_batches_of_many_tasks_do_not_mix(database: LocalD1Database) -> No
     assert all(await asyncio.gather(*(increment() for _ in range(50))))
 
 
-async def test_settings_are_durable_by_default(database: LocalD1Database, open_database: OpenDatabase) -> None:
-    assert await pragma(database, "journal_mode") == "wal"
-    assert await pragma(database, "synchronous") == 2
+async def test_settings_are_durable_by_default(
+    database: LocalD1Database, open_database: OpenDatabase, unguarded: Ask
+) -> None:
+    assert await unguarded(database, "PRAGMA journal_mode") == "wal"
+    assert await unguarded(database, "PRAGMA synchronous") == 2
     relaxed = await open_database(synchronous="NORMAL")
-    assert await pragma(relaxed, "synchronous") == 1
+    assert await unguarded(relaxed, "PRAGMA synchronous") == 1
 
 
 @pytest.mark.parametrize(
@@ -123,32 +121,12 @@ async def test_transactions_from_outside_are_refused(database: LocalD1Database, 
         database.prepare(sql)
 
 
-async def test_limits_of_d1_are_kept(database: LocalD1Database) -> None:
-    names = ", ".join(f"?{number}" for number in range(1, 101))
-    most = database.prepare(f"SELECT {names}")
-    assert len((await most.bind(*range(100)).all()).results[0]) == 100
-    with pytest.raises(D1DatabaseError, match="101 values are bound"):
-        most.bind(*range(101))
-    with pytest.raises(D1DatabaseError, match="variable number"):
-        await database.prepare("SELECT ?101").bind(*range(100)).all()
-    database.prepare("SELECT 1 --" + "x" * (100_000 - 11))
-    with pytest.raises(D1DatabaseError, match="100001 bytes is too long"):
-        database.prepare("SELECT 1 --" + "x" * (100_001 - 11))
-    with pytest.raises(D1DatabaseError, match="compound SELECT"):
-        await database.prepare(" UNION ALL ".join(["SELECT 1"] * 6)).all()
-
-
 @pytest.mark.parametrize("text", ["x" * 2_000_000, "é" * 1_000_000, b"x" * 2_000_000])
 async def test_largest_value_is_carried_and_a_larger_one_refused(database: LocalD1Database, text: Any) -> None:
     length = database.prepare("SELECT length(CAST(?1 AS BLOB)) AS size")
     assert (await length.bind(text).all()).results == [{"size": 2_000_000}]
     with pytest.raises(D1DatabaseError, match="at most 2000000 are allowed"):
         length.bind(text + text[:1])
-
-
-async def test_larger_row_is_refused_like_on_d1(database: LocalD1Database) -> None:
-    with pytest.raises(D1DatabaseError, match="too big"):
-        await database.prepare("INSERT INTO t (n, v) VALUES (1, ?1 || ?2)").bind("x" * 1_500_000, "x" * 1_500_000).run()
 
 
 @pytest.mark.parametrize(
@@ -165,17 +143,6 @@ async def test_larger_row_is_refused_like_on_d1(database: LocalD1Database) -> No
 async def test_values_that_d1_does_not_know_are_refused(database: LocalD1Database, value: Any, problem: str) -> None:
     with pytest.raises(D1DatabaseError, match=problem):
         database.prepare("SELECT ?1").bind(value)
-
-
-@pytest.mark.parametrize("values", [(), (1, 2)])
-async def test_wrong_number_of_values_is_refused(database: LocalD1Database, values: tuple[int, ...]) -> None:
-    with pytest.raises(D1DatabaseError):
-        await database.prepare("INSERT INTO t (n) VALUES (?1)").bind(*values).run()
-
-
-async def test_one_text_is_one_statement(database: LocalD1Database) -> None:
-    with pytest.raises(D1DatabaseError, match="one statement at a time"):
-        await database.prepare("DELETE FROM t; DELETE FROM t").run()
 
 
 async def test_batch_takes_only_its_own_statements(database: LocalD1Database) -> None:

@@ -145,15 +145,17 @@ async def test_busy_database_is_unavailable(store: D1WorkflowStore, path: Path, 
     assert isinstance(refused.value.__cause__.__cause__, sqlite3.OperationalError)
 
 
-async def test_full_disk_passes_when_there_is_room_again(open_database: OpenDatabase) -> None:
+async def test_full_disk_passes_when_there_is_room_again(
+    open_database: OpenDatabase, unguarded: Callable[[LocalD1Database, str], Awaitable[Any]]
+) -> None:
     database = await open_database()
     store = D1WorkflowStore(database)
     await store.ensure_schema()
-    (pages,) = (await database.prepare("PRAGMA page_count").all()).results
-    await database.prepare(f"PRAGMA max_page_count = {pages['page_count']}").all()
+    pages = await unguarded(database, "PRAGMA page_count")
+    await unguarded(database, f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreUnavailableError, match="full"):
         await store.create_run(**{**NEW_RUN, "input": encode_json("x" * 500_000)})
-    await database.prepare("PRAGMA max_page_count = 100000").all()
+    await unguarded(database, "PRAGMA max_page_count = 100000")
     assert (await store.create_run(**NEW_RUN)).kind == "created"
 
 
@@ -216,3 +218,17 @@ def test_import_brings_no_driver() -> None:
     before = "import sys; before = set(sys.modules); import asyncio; before |= set(sys.modules)\n"
     ran = subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+async def test_idle_polls_write_nothing(scenes: "Scenes", path: Path) -> None:
+    await scenes.waiting("a", "go")
+    wal = path.with_name(path.name + "-wal")
+    before = wal.stat()
+    idle: dict[str, Any] = {"owner": "w", "lease_ms": 10, "now_ms": 2, "limit": 10}
+    for _ in range(3):
+        await scenes.store.claim_pending_runs(**idle)
+        await scenes.store.claim_stale_runs(**idle, max_crashes=3)
+        await scenes.store.claim_due_timers(**idle)
+        await scenes.store.claim_due_schedule_buckets(**idle)
+    after = wal.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)

@@ -40,12 +40,14 @@ def check_statement(sql: str) -> None:
     """Refuse text that D1 refuses.
 
     Raises:
-        D1DatabaseError: Too long, or a statement about transactions: `batch` is the only transaction.
+        D1DatabaseError: Empty, too long, or a statement about transactions: `batch` is the only transaction.
     """
     size = len(sql.encode("utf-8"))
     if size > MAX_STATEMENT_BYTES:
         raise D1DatabaseError(f"a statement of {size} bytes is too long: at most {MAX_STATEMENT_BYTES} are allowed")
     keyword = first_keyword(sql)
+    if not keyword:
+        raise D1DatabaseError("there is no statement in the text")
     if keyword in _REFUSED:
         raise D1DatabaseError(f"{keyword} is not allowed: batch() is the only transaction")
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
 from workflow_runtime.errors import ConfigurationError, InvalidArgumentError
 
 from .database import D1DatabaseError, D1PreparedStatement, D1Value
+from .javascript import as_bound, as_read
 from .limits import MAX_BOUND_VALUES, MAX_STATEMENT_BYTES, MAX_VALUE_BYTES, check_statement, check_values, first_keyword
 
 if TYPE_CHECKING:
@@ -54,6 +55,29 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 50,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
 }
+
+_PRAGMAS = frozenset(
+    {
+        "case_sensitive_like", "data_version", "defer_foreign_keys", "foreign_key_check", "foreign_key_list",
+        "foreign_keys", "ignore_check_constraints", "index_info", "index_list", "index_xinfo", "legacy_alter_table",
+        "optimize", "quick_check", "recursive_triggers", "reverse_unordered_selects", "table_info", "table_list",
+        "table_xinfo",
+    }
+)  # fmt: skip
+
+_REFUSED_FUNCTIONS = frozenset(
+    {
+        "ceiling", "fts5_source_id", "load_extension", "log10", "power", "sqlite_compileoption_get",
+        "sqlite_compileoption_used", "sqlite_log", "sqlite_source_id", "sqlite_version", "subtype",
+    }
+)  # fmt: skip
+
+_REFUSED_ACTIONS = frozenset(
+    {
+        sqlite3.SQLITE_CREATE_TEMP_INDEX, sqlite3.SQLITE_CREATE_TEMP_TABLE, sqlite3.SQLITE_CREATE_TEMP_TRIGGER,
+        sqlite3.SQLITE_CREATE_TEMP_VIEW,
+    }
+)  # fmt: skip
 
 _JOURNAL_MODES = frozenset({"wal", "memory"})
 """`memory` is all that a database in memory can do, and it has no other users."""
@@ -90,7 +114,7 @@ class LocalStatement:
     def bind(self, *values: D1Value) -> Self:
         """Give a statement of the same text with these values for `?1`, `?2` and so on."""
         check_values(values)
-        return type(self)(self._database, self.sql, values)
+        return type(self)(self._database, self.sql, tuple(map(as_bound, values)))
 
     async def all(self) -> LocalResult:
         """Run it as a transaction of its own and give its rows."""
@@ -324,6 +348,7 @@ class _Connection(sqlite3.Connection):
             super().execute(f"PRAGMA synchronous = {synchronous}")
             # The claims' small intermediate tables would each cost a temporary file.
             super().execute("PRAGMA temp_store = MEMORY")
+            self.set_authorizer(_authorize)
         except BaseException:
             self.close()
             raise
@@ -360,7 +385,7 @@ class _Connection(sqlite3.Connection):
     def _run_one(self, sql: str, values: tuple[D1Value, ...]) -> LocalResult:
         cursor = super().execute(sql, _by_name(sql, values) if _NUMBERED_NEED_NAMES else values)
         names = [column[0] for column in cursor.description or ()]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        rows = [dict(zip(names, map(as_read, row), strict=True)) for row in cursor.fetchall()]
         return LocalResult(rows, {"changes": max(cursor.rowcount, 0), "last_row_id": cursor.lastrowid})
 
     def _use_wal(self, deadline: float) -> None:
@@ -456,6 +481,17 @@ def _by_name(sql: str, values: tuple[D1Value, ...]) -> tuple[D1Value, ...] | dic
     names = set(_NUMBERED.findall(sql))
     # A wrong number of values is left as it is, for the driver to refuse.
     return {name: values[int(name) - 1] for name in names} if len(names) == len(values) else values
+
+
+def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _by: str | None) -> int:
+    """Refuse what D1 refuses. SQLite asks whenever it compiles a statement."""
+    if action == sqlite3.SQLITE_PRAGMA:
+        allowed = (first or "").lower() in _PRAGMAS
+    elif action == sqlite3.SQLITE_FUNCTION:
+        allowed = (second or "").lower() not in _REFUSED_FUNCTIONS
+    else:
+        allowed = action not in _REFUSED_ACTIONS
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
 def _database_error(error: Exception) -> D1DatabaseError:
