@@ -19,6 +19,9 @@ from .session import SendBatch, Session, json_list
 
 __all__ = ["DriverUnit", "Outcome"]
 
+_EVENTS_AT_ONCE = 16
+"""As many payloads as `driver.events` has parameters for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -76,11 +79,20 @@ class DriverUnit:
     def append(self, events: Sequence[NewEvent], taken_inbox: Sequence[int], now_ms: int) -> None:
         """Add new events and mark the inbox entries that they account for."""
         first = self._expected_next_index or 0
-        for index, event in enumerate(events, start=first):
-            size = 0 if event.payload is None else len(event.payload)
-            self.add("driver.event", index, event.kind, event.step_id, now_ms, size, event.payload)
+        for start in range(0, len(events), _EVENTS_AT_ONCE):
+            self._add_events(events[start : start + _EVENTS_AT_ONCE], first + start, now_ms)
         if taken_inbox:
             self.add("driver.taken", json_list(taken_inbox))
+
+    def _add_events(self, events: Sequence[NewEvent], first_index: int, now_ms: int) -> None:
+        facts = [(event.kind, event.step_id, len(event.payload or "")) for event in events]
+        payloads = [event.payload for event in events]
+        if len(events) == 1:
+            [(kind, step_id, size)] = facts
+            self.add("driver.event", first_index, kind, step_id, now_ms, size, *payloads)
+        else:
+            padding = [None] * (_EVENTS_AT_ONCE - len(events))
+            self.add("driver.events", first_index, now_ms, json_list(facts), *payloads, *padding)
 
     def change_timers(self, set_timers: Sequence[Timer], removed_timers: Sequence[str]) -> None:
         """Remove timers, then add or move others."""

@@ -35,7 +35,7 @@ CREATE TABLE workflow_run_states (
     error TEXT,
     output TEXT,
     input TEXT NOT NULL
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 -- The head of a run: the one row that every unit decides by.
 -- due_at: queued, claimable from then on; paused, the earliest timer; running, since when it had been claimable.

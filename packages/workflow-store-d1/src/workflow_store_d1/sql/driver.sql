@@ -51,6 +51,48 @@ WHERE
     AND head.next_index = ?3
     AND head.operation_id <> ?4;
 
+-- statement: events
+-- 2 to 16 events; for one this would read a row more. facts: [[kind, step_id, payload_bytes], ...]. Each payload is bound by itself, because a list
+-- of them could be too large for one value.
+-- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id
+-- ?5 first_index  ?6 now_ms  ?7 facts
+-- ?8 payload_0  ?9 payload_1  ?10 payload_2  ?11 payload_3  ?12 payload_4  ?13 payload_5  ?14 payload_6  ?15 payload_7
+-- ?16 payload_8  ?17 payload_9  ?18 payload_10  ?19 payload_11  ?20 payload_12  ?21 payload_13  ?22 payload_14  ?23 payload_15
+INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
+SELECT
+    head.run_id,
+    ?5 + fact.key,
+    json_extract(fact.value, '$[0]'),
+    json_extract(fact.value, '$[1]'),
+    ?6,
+    json_extract(fact.value, '$[2]'),
+    CASE fact.key
+        WHEN 0 THEN ?8
+        WHEN 1 THEN ?9
+        WHEN 2 THEN ?10
+        WHEN 3 THEN ?11
+        WHEN 4 THEN ?12
+        WHEN 5 THEN ?13
+        WHEN 6 THEN ?14
+        WHEN 7 THEN ?15
+        WHEN 8 THEN ?16
+        WHEN 9 THEN ?17
+        WHEN 10 THEN ?18
+        WHEN 11 THEN ?19
+        WHEN 12 THEN ?20
+        WHEN 13 THEN ?21
+        WHEN 14 THEN ?22
+        WHEN 15 THEN ?23
+    END
+FROM workflow_event_locks AS head
+CROSS JOIN json_each(?7) AS fact
+WHERE
+    head.run_id = ?1
+    AND head.status = 'running'
+    AND head.lease_token = ?2
+    AND head.next_index = ?3
+    AND head.operation_id <> ?4;
+
 -- statement: taken
 -- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id  ?5 inbox_numbers
 UPDATE workflow_signal_deliveries

@@ -274,7 +274,10 @@ SET
     lease_number = workflow_schedules.lease_number + 1,
     lease_expires_at = ?3
 FROM chosen
-WHERE workflow_schedules.schedule_id = chosen.schedule_id;
+WHERE
+    workflow_schedules.schedule_id = chosen.schedule_id
+    -- Without this line every schedule would be read for it.
+    AND workflow_schedules.schedule_id IN (SELECT chosen.schedule_id FROM chosen);
 
 -- statement: claimed
 -- ?1 lease_token

@@ -1,0 +1,104 @@
+"""What each verb costs on D1, by its own count: bounded, and the same among many other runs as among few."""
+
+import asyncio
+
+import pytest
+from d1_server import D1Server
+from verb_costs import FEW, MANY, VerbCost, verb_costs
+from worker_database import open_empty
+
+BUDGETS = {
+    # statements, rows read, rows written
+    "start": (4, 1, 6),
+    "start and claim": (4, 1, 6),
+    "start again": (4, 6, 0),
+    "load": (1, 2, 0),
+    "load with history": (4, 11, 0),
+    "claim": (6, 20, 2),
+    "claim in vain": (6, 7, 0),
+    "claim pending": (6, 52, 2),
+    "claim stale": (6, 21, 2),
+    "claim timers": (6, 54, 2),
+    "find nothing pending": (6, 38, 0),
+    "find nothing stale": (6, 14, 0),
+    "find no timers": (6, 38, 0),
+    "find no ticks": (3, 38, 0),
+    "list pending": (1, 15, 0),
+    "signal": (4, 7, 6),
+    "signal nobody": (4, 1, 0),
+    "approval": (4, 6, 4),
+    "inbox": (1, 2, 0),
+    "cancel": (3, 5, 5),
+    "terminate": (4, 5, 3),
+    "requeue": (2, 2, 0),
+    "delete": (7, 10, 3),
+    "prune": (6, 19, 0),
+    "events": (1, 5, 0),
+    "list": (1, 22, 0),
+    "timeline": (4, 9, 0),
+    "clock": (1, 0, 0),
+    "upsert schedule": (4, 2, 3),
+    "request ticks": (3, 2, 0),
+    "list schedules": (1, 11, 0),
+    "delete schedule": (2, 1, 0),
+    "claim ticks": (3, 39, 0),
+    "claim ticks of some workflows": (4, 54, 0),
+    "append one": (3, 3, 2),
+    "append with everything": (12, 418, 203),
+    "pause": (4, 6, 4),
+    "finish": (4, 5, 3),
+    "fail": (4, 5, 3),
+    "release": (2, 2, 2),
+    "timer": (3, 3, 2),
+    "heartbeat": (1, 2, 1),
+    "start a tick": (6, 8, 7),
+    "repeat an append": (3, 3, 0),
+    "refuse an append": (4, 6, 0),
+}
+COUNTED_ONE_BY_ONE = {"count": 3}
+"""What reads every run by its nature, and how many rows for each."""
+
+Costs = dict[str, VerbCost]
+
+
+@pytest.fixture(scope="module")
+def costs(d1: D1Server) -> tuple[Costs, Costs]:
+    """The costs among few other runs and among many."""
+
+    async def both() -> tuple[Costs, Costs]:
+        async with open_empty(d1.url) as database:
+            few = await verb_costs(database, FEW)
+            await database.empty()
+            return few, await verb_costs(database, MANY)
+
+    return asyncio.run(both())
+
+
+def test_verbs_stay_within_their_budgets(costs: tuple[Costs, Costs]) -> None:
+    for among in costs:
+        assert among.keys() == BUDGETS.keys() | COUNTED_ONE_BY_ONE.keys()
+        found = {work: (cost.statements, cost.rows_read, cost.rows_written) for work, cost in among.items()}
+        beyond = {
+            work: (found[work], budget)
+            for work, budget in BUDGETS.items()
+            if any(cost > most for cost, most in zip(found[work], budget, strict=True))
+        }
+        assert beyond == {}
+
+
+def test_no_verb_looks_at_the_runs_of_others(costs: tuple[Costs, Costs]) -> None:
+    few, many = costs
+    for work in BUDGETS:
+        assert many[work].rows_read <= few[work].rows_read * 1.2 + 2, work
+        assert many[work].rows_written == few[work].rows_written, work
+
+
+def test_counting_reads_so_many_rows_for_each_run(costs: tuple[Costs, Costs]) -> None:
+    for others, among in zip((FEW, MANY), costs, strict=True):
+        for work, rows in COUNTED_ONE_BY_ONE.items():
+            assert among[work].rows_read <= rows * (others + 3), work
+
+
+def test_no_verb_comes_near_the_statements_of_an_invocation(costs: tuple[Costs, Costs]) -> None:
+    """The free plan gives 50 queries to one: a claim of each kind and then a few steps, at least."""
+    assert max(cost.statements for cost in costs[1].values()) <= 12
