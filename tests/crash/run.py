@@ -4,6 +4,7 @@ before the answer, and after the answer. Then let a new process recover, and com
     python tests/crash/run.py --points 24 --seed 1       (a sample)
     python tests/crash/run.py --points all
     python tests/crash/run.py --story ticks --points all
+    python tests/crash/run.py --story d1 --points all      (around every batch that real D1 gets)
 """
 
 from __future__ import annotations
@@ -19,18 +20,29 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1] / "contention"))
+sys.path.extend(str(Path(__file__).parents[up] / name) for up, name in ((1, "contention"), (2, "test-support")))
+import on_d1
 import scenario
 import ticking
-from workflow_store_d1 import SQLiteWorkflowStore
+from killing import MODES, Killer
+from workflow_store_d1 import D1WorkflowStore, SQLiteWorkflowStore
 
-STORIES: dict[str, ModuleType] = {"everything": scenario, "ticks": ticking}
-MODES = ("before-call", "lost-answer", "after-answer")
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """A story, and how the store of one process is opened: plainly, and so that its calls may kill."""
+
+    story: ModuleType
+    opened: Callable[[Path, Killer], AbstractAsyncContextManager[tuple[D1WorkflowStore, Any]]]
+
+
 _VERBS = {
     "create_run", "append_events", "append_in_transaction", "mark_run_paused", "mark_run_finished",
     "mark_run_errored", "cancel_run", "deliver_signal", "deliver_approval", "claim_stale_runs", "claim_pending_runs",
@@ -41,13 +53,11 @@ _VERBS = {
 
 
 class KillingStore:
-    """A store that counts its calls and kills its own process at one of them."""
+    """A store whose calls may kill the process."""
 
-    def __init__(self, inner: SQLiteWorkflowStore, kill_at: int | None, mode: str) -> None:
+    def __init__(self, inner: SQLiteWorkflowStore, killer: Killer) -> None:
         self._inner = inner
-        self._kill_at = kill_at
-        self._mode = mode
-        self.calls: list[str] = []
+        self._killer = killer
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._inner, name)
@@ -55,43 +65,36 @@ class KillingStore:
 
     def _counted(self, name: str, verb: Callable[..., Any]) -> Callable[..., Any]:
         async def call(**arguments: Any) -> Any:
-            self.calls.append(name)
-            now = len(self.calls) == self._kill_at
-            if now and self._mode == "before-call":
-                _die()
-            answer = await verb(**arguments)
-            if now and self._mode == "lost-answer":
-                _die()
-            if now:
-                asyncio.get_running_loop().call_soon(_die)
-            return answer
+            return await self._killer.around(name, verb(**arguments))
 
         return call
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-async def _process(story: ModuleType, folder: Path, process: int, kill_at: int | None, mode: str) -> None:
-    scenario.open_journal(folder / "journal")
+@asynccontextmanager
+async def _on_file(folder: Path, killer: Killer) -> AsyncIterator[tuple[SQLiteWorkflowStore, Any]]:
     async with SQLiteWorkflowStore.open(folder / "app.db") as inner:
+        yield inner, KillingStore(inner, killer)
+
+
+async def _process(telling: Telling, folder: Path, process: int, killer: Killer) -> None:
+    story = telling.story
+    scenario.open_journal(folder / "journal")
+    async with telling.opened(folder, killer) as (inner, killing):
         await inner.ensure_schema()
         await story.prepare(folder / "app.db")
         await story.note_recorded_steps(inner)
-        store = KillingStore(inner, kill_at, mode)
-        await story.play(store, process)
-        (folder / f"calls-{process}").write_text(json.dumps(store.calls))
+        await story.play(killing, process)
+        (folder / f"calls-{process}").write_text(json.dumps(killer.calls))
         ended = await story.outcome(inner, folder / "app.db")
         (folder / "outcome").write_text(json.dumps(ended))
 
 
-def _fork(story: ModuleType, folder: Path, process: int, kill_at: int | None = None, mode: str = "") -> int:
+def _fork(telling: Telling, folder: Path, process: int, kill_at: int | None = None, mode: str = "") -> int:
     """Run one process of the story; give its wait status."""
     child = os.fork()
     if child == 0:
         try:
-            asyncio.run(_process(story, folder, process, kill_at, mode))
+            asyncio.run(_process(telling, folder, process, Killer(kill_at, mode)))
         except BaseException as error:  # noqa: BLE001  # the child must never go on as its parent
             print(f"process {process}: {error!r}", file=sys.stderr, flush=True)
             os._exit(1)
@@ -99,24 +102,24 @@ def _fork(story: ModuleType, folder: Path, process: int, kill_at: int | None = N
     return os.waitpid(child, 0)[1]
 
 
-def _undisturbed(story: ModuleType, folder: Path) -> tuple[list[str], Any]:
+def _undisturbed(telling: Telling, folder: Path) -> tuple[list[str], Any]:
     folder.mkdir()
-    assert _fork(story, folder, 0) == 0, "the undisturbed story failed"
+    assert _fork(telling, folder, 0) == 0, "the undisturbed story failed"
     calls: list[str] = json.loads((folder / "calls-0").read_text())
     return calls, json.loads((folder / "outcome").read_text())
 
 
-def _disturbed(story: ModuleType, folder: Path, kill_at: int, mode: str, expected: Any) -> list[str]:
+def _disturbed(telling: Telling, folder: Path, kill_at: int, mode: str, expected: Any) -> list[str]:
     """Kill at one point, recover, and list what is wrong."""
     folder.mkdir()
-    status = _fork(story, folder, 0, kill_at, mode)
+    status = _fork(telling, folder, 0, kill_at, mode)
     if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
         return [f"the process was not killed (wait status {status})"]
-    if _fork(story, folder, 1) != 0:
+    if _fork(telling, folder, 1) != 0:
         return ["the recovering process failed"]
     journal = [json.loads(line) for line in (folder / "journal").read_text().splitlines()]
     ended = json.loads((folder / "outcome").read_text())
-    problems = [*story.find_problems(ended, expected, journal), *_check_steps(journal)]
+    problems = [*telling.story.find_problems(ended, expected, journal), *_check_steps(journal)]
     shutil.rmtree(folder)
     return problems
 
@@ -135,30 +138,38 @@ def _check_steps(lines: list[dict[str, Any]]) -> list[str]:
     return problems
 
 
+STORIES = {
+    "everything": Telling(scenario, _on_file),
+    "ticks": Telling(ticking, _on_file),
+    "d1": Telling(on_d1, on_d1.opened),
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--story", choices=STORIES, default="everything")
     parser.add_argument("--points", default="24", help="how many points to sample, or `all`")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    started, story = time.monotonic(), STORIES[options.story]
-    with tempfile.TemporaryDirectory(prefix="crash-runs-") as temporary:
+    started, telling = time.monotonic(), STORIES[options.story]
+    place = on_d1.server() if telling.story is on_d1 else nullcontext()
+    with place, tempfile.TemporaryDirectory(prefix="crash-runs-") as temporary:
         root = Path(temporary)
-        calls, expected = _undisturbed(story, root / "undisturbed")
+        calls, expected = _undisturbed(telling, root / "undisturbed")
         points = [(k, mode) for k in range(1, len(calls) + 1) for mode in MODES]
         chosen = points
         if options.points != "all":
             chosen = sorted(random.Random(options.seed).sample(points, min(int(options.points), len(points))))
         bad = 0
         for k, mode in chosen:
-            problems = _disturbed(story, root / f"{k}-{mode}", k, mode, expected)
+            problems = _disturbed(telling, root / f"{k}-{mode}", k, mode, expected)
             bad += bool(problems)
             for problem in problems:
                 print(f"call {k} ({calls[k - 1]}), {mode}: {problem}")
     took = time.monotonic() - started
     print(
         f"crash runs of {options.story}: {len(chosen)} of {len(points)} points "
-        f"({len(calls)} store calls x {len(MODES)}), {bad} bad, {took:.1f} s"
+        f"({len(calls)} calls x {len(MODES)}), {bad} bad, {took:.1f} s"
     )
     return 1 if bad else 0
 

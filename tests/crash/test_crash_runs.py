@@ -33,3 +33,9 @@ def test_killed_at_store_calls_the_story_ends_the_same() -> None:
 def test_killed_while_it_fires_or_drains_no_tick_is_lost_or_doubled() -> None:
     """Nor do two runs of a schedule live at once, and a drained run needs no lease to run out."""
     run_story("ticks")
+
+
+@pytest.mark.timeout(3_600)
+def test_killed_around_batches_on_real_d1_the_story_ends_the_same() -> None:
+    """D1 commits a batch as a whole, and only then answers: a process killed before or behind it changes nothing."""
+    run_story("d1")
