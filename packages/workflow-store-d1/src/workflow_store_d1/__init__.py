@@ -2,6 +2,8 @@
 
 from ._version import __version__
 from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Result
+from .http import D1HttpDatabase
+from .retries import Retries
 from .schema import get_migration_sql, get_migrations
 from .store import D1WorkflowStore
 from .tables import get_sqlalchemy_tables, get_table_definitions
@@ -13,10 +15,12 @@ SQLiteWorkflowStore = D1WorkflowStore
 __all__ = [
     "D1Database",
     "D1DatabaseError",
+    "D1HttpDatabase",
     "D1PreparedStatement",
     "D1Result",
     "D1Transaction",
     "D1WorkflowStore",
+    "Retries",
     "SQLiteTransaction",
     "SQLiteWorkflowStore",
     "__version__",

@@ -25,6 +25,7 @@ _CUT_OFF = (
     "storage caused object to be reset",
     "which caused object to be reset",
     "reset because its code was updated",
+    "internal error",
 )
 """The batch was under way. Whether it was committed before is not known."""
 

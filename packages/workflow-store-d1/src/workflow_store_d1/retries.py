@@ -24,7 +24,7 @@ T = TypeVar("T")
 class Retries:
     """Exponential backoff with full jitter: each wait is a random part of a bound that doubles."""
 
-    attempts: int = 5
+    attempts: int = 4
     """How often a call is made at most; 1 repeats nothing."""
     first_wait: timedelta = timedelta(milliseconds=200)
     """The bound of the first wait."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from workflow_migrations import Migration
 from workflow_runtime.errors import CapabilityNotSupportedError
@@ -19,6 +19,7 @@ from workflow_runtime.store import LeaseRenewer
 from . import schema
 from .database import D1Database, D1DatabaseError
 from .events import EventLog
+from .http import API_URL, D1HttpDatabase
 from .leases import Leases
 from .queries import Queries
 from .retries import Retries
@@ -32,7 +33,7 @@ from .timers import Timers
 from .transactions import Transactions
 
 if TYPE_CHECKING:
-    from .local import LocalD1Database, Synchronous
+    from .local import Synchronous
 
 __all__ = ["D1WorkflowStore", "StoreOpening"]
 
@@ -61,7 +62,7 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
         names = schema.table_names(tables)
         self._session = Session(db, names, new_token=new_token, retries=retries)
         self._read = RowReader(names)
-        self._own_database: LocalD1Database | None = None
+        self._own_database: _Closeable | None = None
         self._capabilities = CAPABILITIES
         self._open_heartbeats: Callable[[], StoreOpening] | None = None
 
@@ -98,12 +99,62 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
             except D1DatabaseError as error:
                 raise store_error(error) from error
             store = cls(database, tables)
-            store._own_database = database
-            store._open_heartbeats = again
-            store._capabilities = replace(CAPABILITIES, heartbeats=True)
+            store._own(database, again)
             return store
 
         return StoreOpening(open_store)
+
+    @classmethod
+    def connect_http(
+        cls,
+        account_id: str,
+        database_id: str,
+        token: str,
+        *,
+        tables: Mapping[str, str] | None = None,
+        base_url: str = API_URL,
+        timeout: timedelta = timedelta(seconds=30),
+        max_connections: int = 6,
+        retries: Retries | None = None,
+    ) -> StoreOpening:
+        """Open a store on D1 over Cloudflare's HTTP API: `await` it and close it yourself, or use `async with`.
+
+        Args:
+            account_id: Of the Cloudflare account.
+            database_id: Of the database; a UUID, not its name.
+            token: An API token with the permission D1:Edit.
+            tables: Table names by key, where they are not the defaults.
+            base_url: Where the API is.
+            timeout: For each step of a request: connecting, sending, waiting for the answer.
+            max_connections: At most so many requests at once; further calls wait.
+            retries: How a call is repeated that had no effect, or that is recognised when it had.
+
+        Raises:
+            ConfigurationError: httpx is not installed, or table names that cannot work.
+            InvalidArgumentError: An unusable argument.
+        """
+        options: Any = {
+            "base_url": base_url,
+            "timeout": timeout,
+            "max_connections": max_connections,
+            "retries": retries,
+        }
+        again = partial(cls.connect_http, account_id, database_id, token, tables=tables, **options)
+
+        async def open_store() -> D1WorkflowStore:
+            schema.table_names(tables)
+            database = D1HttpDatabase(account_id, database_id, token, **options)
+            store = cls(database, tables, retries=retries)
+            store._own(database, again)
+            return store
+
+        return StoreOpening(open_store)
+
+    def _own(self, database: _Closeable, again: Callable[[], StoreOpening]) -> None:
+        """Take a database that ends with the store and can be opened again."""
+        self._own_database = database
+        self._open_heartbeats = again
+        self._capabilities = replace(CAPABILITIES, heartbeats=True)
 
     @property
     def database(self) -> D1Database:
@@ -111,7 +162,7 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
         return self._session.database
 
     async def close(self) -> None:
-        """End the store. One that was made by `open` closes its file; a second call does nothing."""
+        """End the store. One that opened its database closes it; a second call does nothing."""
         self._session.close()
         database, self._own_database = self._own_database, None
         if database is not None:
@@ -129,7 +180,7 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
         await self.close()
 
     def open_heartbeats(self) -> AbstractAsyncContextManager[LeaseRenewer]:
-        """Open the file once more, for nothing but heartbeats, on the event loop that runs."""
+        """Open the database once more, for nothing but heartbeats, on the event loop that runs."""
         if self._open_heartbeats is None:
             raise CapabilityNotSupportedError("heartbeats")
         return self._open_heartbeats()
@@ -162,8 +213,12 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
         return clock
 
 
+class _Closeable(Protocol):
+    async def close(self) -> None: ...
+
+
 class StoreOpening:
-    """What `D1WorkflowStore.open` gives: to be awaited, or to be entered with `async with`."""
+    """What `open` and `connect_http` give: to be awaited, or to be entered with `async with`."""
 
     def __init__(self, open_store: Callable[[], Coroutine[Any, Any, D1WorkflowStore]]) -> None:
         self._open_store = open_store
