@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from d1_rest import RestDatabase, rest_database
 from d1_server import D1Server, d1_server
 from worker_database import WorkerD1Database, open_empty
 from workflow_runtime.payloads import JsonText, encode_json
@@ -73,6 +74,20 @@ class Scenes:
             "now_ms": NOW_MS,
         }
         return {"run_id": run_id, **facts, **options}
+
+
+@pytest.fixture(scope="session")
+def rest_server() -> Iterator[RestDatabase]:
+    """The REST API of D1, one for each process of pytest's."""
+    with rest_database() as database:
+        yield database
+
+
+@pytest.fixture
+def rest(rest_server: RestDatabase) -> RestDatabase:
+    """The same with an empty database."""
+    rest_server.drop_everything()
+    return rest_server
 
 
 @pytest.fixture
