@@ -1,6 +1,7 @@
 """D1 over HTTP: values, errors, repeats, and what must never be said."""
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from http_relay import Fault, Relay, cut_before, gateway, hang, lose_answer, rel
 from workflow_runtime.errors import ConfigurationError, InvalidArgumentError
 from workflow_store_d1 import D1Database, D1DatabaseError, D1HttpDatabase, Retries
 from workflow_store_d1.database import D1Value
+from workflow_store_d1.rest import request_body
 
 OPEN: dict[str, Any] = {"account_id": "0account0", "database_id": "0database0", "token": "0token0"}
 REFUSED = "http://127.0.0.1:9/client/v4"
@@ -88,6 +90,17 @@ async def test_values_come_back(connect: Callable[..., D1HttpDatabase], rest: Re
     assert got.meta["rows_read"] == 4
 
 
+def test_what_is_sent() -> None:
+    body = request_body([("SELECT ?1", (None, True, False, 2**53, 2**53 + 1, 0.5, "\x00é")), ("SELECT 1", ())])
+    assert json.loads(body) == {
+        "batch": [
+            {"sql": "SELECT ?1", "params": [None, 1, 0, 2**53, str(2**53 + 1), 0.5, "\x00é"]},
+            {"sql": "SELECT 1", "params": []},
+        ]
+    }
+    assert b"true" not in body
+
+
 @pytest.mark.parametrize("whole", [2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63)])
 async def test_large_integers_are_kept_exactly(database: D1HttpDatabase, rest: RestDatabase, whole: int) -> None:
     """JSON's numbers end at 2^53: what is beyond goes out as text, and comes back exactly as text."""
@@ -95,6 +108,13 @@ async def test_large_integers_are_kept_exactly(database: D1HttpDatabase, rest: R
     await database.prepare("INSERT INTO kept VALUES (?1)").bind(whole).run()
     [row] = rest.run("SELECT CAST(whole AS TEXT) AS whole, typeof(whole) AS type FROM kept")
     assert row == {"whole": str(whole), "type": "integer"}
+
+
+async def test_bytes_travel_as_hex(database: D1HttpDatabase, rest: RestDatabase) -> None:
+    """The way round that the refusal of bytes names."""
+    rest.run("CREATE TABLE kept (data BLOB) STRICT")
+    await database.prepare("INSERT INTO kept VALUES (unhex(?1))").bind(b"\x00\xff".hex()).run()
+    assert (await database.prepare("SELECT hex(data) AS data FROM kept").all()).results == [{"data": "00FF"}]
 
 
 async def test_statement_without_rows(database: D1HttpDatabase, rest: RestDatabase) -> None:

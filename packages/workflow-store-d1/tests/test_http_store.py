@@ -15,7 +15,7 @@ from workflow_store_d1 import D1WorkflowStore, Retries
 ONE = JsonText("1")
 HELD: dict[str, Any] = {"owner": "x", "lease_ms": 1_000}
 BATCH: dict[str, Any] = {**HELD, "now_ms": 5_000, "limit": 2}
-QUICK = Retries(first_wait=timedelta(milliseconds=1))
+QUICK = Retries(attempts=5, first_wait=timedelta(milliseconds=1))
 
 
 @pytest.fixture
