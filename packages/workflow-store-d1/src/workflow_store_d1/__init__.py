@@ -1,6 +1,7 @@
 """The D1 store of workflow-runtime: durable runs in Cloudflare D1, or in a local SQLite file."""
 
 from ._version import __version__
+from .binding import BindingD1Database
 from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Result
 from .http import D1HttpDatabase
 from .retries import Retries
@@ -13,6 +14,7 @@ SQLiteWorkflowStore = D1WorkflowStore
 """The same class, under the name that one looks for when the database is a local file."""
 
 __all__ = [
+    "BindingD1Database",
     "D1Database",
     "D1DatabaseError",
     "D1HttpDatabase",

@@ -17,6 +17,7 @@ from workflow_runtime.ids import new_id
 from workflow_runtime.store import LeaseRenewer
 
 from . import schema
+from .binding import as_database
 from .database import D1Database, D1DatabaseError
 from .events import EventLog
 from .http import API_URL, D1HttpDatabase
@@ -42,7 +43,7 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
     """Keeps the contract in a D1 database, or in a local SQLite file that behaves like one.
 
     Args:
-        db: The database. The store does not close it.
+        db: The database, or the D1 binding of a Python Worker (`env.DB`). The store does not close it.
         tables: Table names by key, where they are not the defaults.
         new_token: Makes a lease token that was never used before; for tests.
         retries: How a unit is repeated whose answer was lost.
@@ -60,7 +61,7 @@ class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules
         retries: Retries | None = None,
     ) -> None:
         names = schema.table_names(tables)
-        self._session = Session(db, names, new_token=new_token, retries=retries)
+        self._session = Session(as_database(db), names, new_token=new_token, retries=retries)
         self._read = RowReader(names)
         self._own_database: _Closeable | None = None
         self._capabilities = CAPABILITIES

@@ -1,0 +1,174 @@
+"""A `D1Database` on the binding of a Python Worker: `env.DB`.
+
+A Worker gets its binding in one of two forms: the object of JavaScript as Pyodide shows it (`JsProxy`), or that same
+object inside a wrapper of Cloudflare's SDK, which converts what goes in and comes out. Both are taken.
+
+One call is one promise. A task that is cancelled while it waits for it leaves nothing half done: the batch is done as
+a whole or not at all, and nobody hears of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Self
+
+from workflow_runtime.errors import ConfigurationError
+
+from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Value
+from .failures import failure
+from .limits import check_statement, check_values
+
+__all__ = ["BindingD1Database", "BindingResult", "BindingStatement", "as_database"]
+
+_FIRST_INEXACT = 2**53
+"""JavaScript's numbers hold every integer below, and not every one from here on."""
+
+_GIVERS_OF_BINDINGS = frozenset({"pyodide", "workers"})
+"""Pyodide shows the bare object, Cloudflare's SDK the wrapped one."""
+
+
+def as_database(db: Any) -> D1Database:
+    """Give a database as it is, and a Worker's binding as a database."""
+    kind = type(db)
+    # Whatever a binding can do is done by JavaScript: its class has no method of that name.
+    if kind.__module__.partition(".")[0] in _GIVERS_OF_BINDINGS and not hasattr(kind, "prepare"):
+        return BindingD1Database(db)
+    database: D1Database = db
+    return database
+
+
+@dataclass(frozen=True, slots=True)
+class BindingResult:
+    """The outcome of one statement."""
+
+    results: list[dict[str, Any]]
+    meta: Mapping[str, Any]
+
+
+class BindingStatement:
+    """One statement with its values."""
+
+    __slots__ = ("_border", "prepared")
+
+    def __init__(self, border: _Border, prepared: Any) -> None:
+        self._border = border
+        self.prepared = prepared
+        """The statement of JavaScript."""
+
+    def bind(self, *values: D1Value) -> Self:
+        """Give a statement of the same text with these values for `?1`, `?2` and so on."""
+        check_values(values)
+        border = self._border
+        return type(self)(border, border.call(self.prepared.bind, *(border.value_out(value) for value in values)))
+
+    async def all(self) -> BindingResult:
+        """Run it as a transaction of its own and give its rows."""
+        return _result(await self._border.answer(self.prepared.all))
+
+    async def run(self) -> BindingResult:
+        """Run it as a transaction of its own."""
+        return _result(await self._border.answer(self.prepared.run))
+
+
+class BindingD1Database:
+    """A Worker's D1 binding.
+
+    Args:
+        binding: `env.DB`, bare or wrapped; or what its `withSession` gives.
+
+    Raises:
+        ConfigurationError: This Python is not that of a Worker, or too old a one.
+    """
+
+    def __init__(self, binding: Any) -> None:
+        self._binding = binding
+        self._border = _Border(binding)
+
+    def prepare(self, sql: str) -> BindingStatement:
+        """Make a statement of SQL text."""
+        check_statement(sql)
+        return BindingStatement(self._border, self._border.call(self._binding.prepare, sql))
+
+    async def batch(self, statements: Sequence[D1PreparedStatement]) -> list[BindingResult]:
+        """Run statements in order as one transaction: all or none."""
+        mine = [statement.prepared for statement in statements if isinstance(statement, BindingStatement)]
+        if len(mine) != len(statements):
+            raise TypeError("a batch takes the statements that prepare() of the same kind of database gave")
+        if not mine:
+            raise D1DatabaseError("a batch without statements")
+        answers = await self._border.answer(self._binding.batch, self._border.list_out(mine))
+        return [_result(answer) for answer in answers]
+
+
+class _Border:
+    """What Python and JavaScript have to change about values that pass between them."""
+
+    def __init__(self, binding: Any) -> None:
+        self._ffi = _ffi()
+        self._bare = isinstance(binding, self._ffi.JsProxy)
+
+    def value_out(self, value: D1Value) -> Any:
+        """Turn a checked value into one that the binding takes."""
+        match value:
+            case None:
+                # A bare None arrives as `undefined`, which D1 refuses.
+                return self._ffi.jsnull if self._bare else None
+            case bool():
+                return int(value)
+            case int() if not -_FIRST_INEXACT < value < _FIRST_INEXACT:
+                return str(value)  # a column of integers makes a number of it again, exactly
+            case bytes() if self._bare:
+                return self._ffi.to_js(value)
+        return value
+
+    def list_out(self, items: list[Any]) -> Any:
+        """Turn a list into one that the binding takes."""
+        return self._ffi.to_js(items) if self._bare else items
+
+    def call(self, function: Any, *arguments: Any) -> Any:
+        """Call a function of JavaScript, whose errors become ours."""
+        try:
+            return function(*arguments)
+        except self._ffi.JsException as error:
+            raise failure(str(error)) from error
+
+    async def answer(self, function: Any, *arguments: Any) -> Any:
+        """Call a function of JavaScript that gives a promise, and wait for what it brings."""
+        promise: Awaitable[Any] = self.call(function, *arguments)
+        try:
+            answer = await promise
+        except self._ffi.JsException as error:
+            raise failure(str(error)) from error
+        return self._value_in(answer.to_py() if isinstance(answer, self._ffi.JsProxy) else answer)
+
+    def _value_in(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: self._value_in(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._value_in(item) for item in value]
+        return None if value is self._ffi.jsnull else value
+
+
+def _result(answer: Mapping[str, Any]) -> BindingResult:
+    return BindingResult([_row(row) for row in answer.get("results", ())], answer["meta"])
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    # The only lists among D1's values are the bytes of a BLOB.
+    return {name: bytes(value) if isinstance(value, list | memoryview) else value for name, value in row.items()}
+
+
+def _ffi() -> ModuleType:
+    try:
+        # Pyodide brings it along; nobody can install it elsewhere.
+        from pyodide import ffi  # type: ignore[import-not-found]  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigurationError("a D1 binding exists in a Python Worker only") from error
+    if not hasattr(ffi, "jsnull"):
+        raise ConfigurationError(
+            "Pyodide 0.28 or newer is needed: the Worker's compatibility_date must be 2025-09-29 or later"
+        )
+    module: ModuleType = ffi
+    return module
