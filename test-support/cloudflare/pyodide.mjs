@@ -1,0 +1,69 @@
+// Runs a Python program in Pyodide, the Python of Cloudflare's Workers, with a real D1 database behind `env.DB`.
+// Argument: a file of JSON, which `pyodide_run.py` writes. Lines of JSON on standard output say what the program emits
+// and, at last, how it ended; what it prints goes to standard error. Waits then to be killed, with workerd; without its
+// standard input it ends itself.
+import fs from "node:fs";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+
+import { D1Database } from "./d1_binding.mjs";
+
+const order = JSON.parse(fs.readFileSync(process.argv[2], "utf8"));
+const { Log, LogLevel, Miniflare } = await load(order.miniflare, "miniflare");
+const { loadPyodide } = await load(order.pyodide, "pyodide/pyodide.mjs");
+
+process.stdin.resume().on("end", stop);
+const server = new Miniflare({
+  host: "127.0.0.1",
+  port: 0,
+  modules: true,
+  script: fs.readFileSync(new URL("worker.mjs", import.meta.url), "utf8"),
+  d1Databases: ["DB"],
+  log: new Log(LogLevel.ERROR),
+});
+const [url, python] = await Promise.all([server.ready, start()]);
+const env = { DB: new D1Database(new URL("binding/DB", url)), ...order.variables };
+if (order.proxy) env.PROXY = await server.getD1Database("DB");
+await run();
+
+async function load(folder, name) {
+  return import(pathToFileURL(createRequire(path.join(folder, "package.json")).resolve(name)));
+}
+
+async function start() {
+  const python = await loadPyodide({
+    // The sources are mounted as they are: nothing may be written among them.
+    env: { PYTHONDONTWRITEBYTECODE: "1", HOME: "/home/pyodide" },
+    stdout: (line) => process.stderr.write(`${line}\n`),
+    stderr: (line) => process.stderr.write(`${line}\n`),
+  });
+  order.path.forEach((folder, index) => {
+    const mounted = `/mounted/${index}`;
+    python.FS.mkdirTree(mounted);
+    python.FS.mount(python.FS.filesystems.NODEFS, { root: folder }, mounted);
+    python.runPython(`import sys; sys.path.append("${mounted}")`);
+  });
+  // What Cloudflare's SDK imports from its host.
+  python.registerJsModule("_pyodide_entrypoint_helper", {});
+  python.registerJsModule("_cloudflare_compat_flags", {});
+  return python;
+}
+
+async function run() {
+  const say = (line) => fs.writeSync(1, `${line}\n`);
+  const emit = (json) => say(`{"emitted": ${json}}`);
+  python.registerJsModule("_pyodide_run", { env, emit, argument: JSON.stringify(order.argument) });
+  try {
+    await python.runPythonAsync(order.prelude);
+    await python.runPythonAsync(order.program, { filename: "program.py" });
+    say(`{"failed": null}`);
+  } catch (error) {
+    say(JSON.stringify({ failed: error.message }));
+  }
+}
+
+async function stop() {
+  await server.dispose();
+  process.exit(1);
+}
