@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
@@ -12,41 +11,38 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from downloads import fetch_once, run
 from node_tools import MINIFLARE, PYODIDES, install, node
 
-__all__ = ["DEFAULT_VERSION", "OUR_SOURCES", "PyodideError", "run_in_pyodide"]
+__all__ = ["OUR_SOURCES", "Pyodide", "PyodideError", "Setting", "open_pyodide", "run_in_pyodide"]
 
-DEFAULT_VERSION = "314.0.6"
-"""What a Worker with today's compatibility date gets."""
-
+_ROOT = Path(__file__).parents[1]
 OUR_SOURCES = tuple(
-    Path(__file__).parents[1] / folder
-    for folder in (
-        "packages/workflow-runtime/src",
-        "migrations-shared/src",
-        "packages/workflow-store-d1/src",
-    )
+    _ROOT / folder
+    for folder in ("packages/workflow-runtime/src", "migrations-shared/src", "packages/workflow-store-d1/src")
 )
 """The packages that a Worker installs."""
 
 _WHEELS = ("cronsim==2.8", "tzdata==2026.6", "workers-runtime-sdk==1.9.5")
-"""What pip gives a Worker besides; all of it is pure Python."""
+"""What it installs besides; all of it is pure Python."""
 
 _PROGRAM_OF_NODE = Path(__file__).parent / "cloudflare" / "pyodide.mjs"
-_TIMEOUT_S = 120
 
 _PRELUDE = """
-import json, sys
+import json
 import _pyodide_run
 
 def emit(value):
     _pyodide_run.emit(json.dumps(value))
+
+async def receive():
+    return json.loads(await _pyodide_run.receive())
 
 argument = json.loads(_pyodide_run.argument)
 env = _pyodide_run.env
@@ -56,37 +52,129 @@ _WRAP = """
 from workers.rpc import _EnvWrapper
 env = _EnvWrapper(env)
 """
+"""What the SDK does to `env` before an entrypoint gets it."""
 
 
 class PyodideError(Exception):
     """The program failed, or took too long; the text is what it wrote to its standard error."""
 
 
-def run_in_pyodide(
-    program: str,
-    *,
-    version: str = DEFAULT_VERSION,
-    wrapped: bool = True,
-    argument: object = None,
-    path: Sequence[Path] = (),
-    variables: dict[str, str] | None = None,
-    proxy: bool = False,
-    timeout_s: float = _TIMEOUT_S,
-    each: Callable[[Any], None] | None = None,
-) -> list[Any]:
-    """Run a Python program in a fresh Pyodide and give what it emitted.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a program runs in."""
 
-    The program may `await` at its top level. It finds `env`, with an empty D1 database at `env.DB`; `argument`; and
-    `emit(value)`, which sends a value that JSON can carry.
+    version: str = "314.0.6"
+    """One of `PYODIDES`. By default what a Worker with today's compatibility date gets."""
+    wrapped: bool = True
+    """Whether `env` is what Cloudflare's SDK hands to an entrypoint, or the bare object of JavaScript."""
+    path: Sequence[Path] = ()
+    """Folders to import from, besides those of our packages."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What `env` holds besides the database `DB`."""
+    proxy: bool = False
+    """Whether `env.PROXY` gives the same database through miniflare's own binding, which is slower."""
+
+
+class Pyodide:
+    """A program that runs in Pyodide."""
+
+    def __init__(self, process: subprocess.Popen[str], written: Path) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._stdin: IO[str] = process.stdin
+        self._written = written
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=_read, args=(process.stdout, self._lines), daemon=True).start()
+
+    def ask(self, value: object, *, timeout_s: float) -> Any:
+        """Tell the program a value, which its `receive()` gives, and wait for what it emits next.
+
+        Raises:
+            PyodideError: It has ended, or emits nothing in time.
+        """
+        try:
+            self._stdin.write(json.dumps(value) + "\n")
+            self._stdin.flush()
+        except BrokenPipeError:
+            raise self._error("it has ended") from None
+        for answer in self.emitted(timeout_s=timeout_s):
+            return answer
+        raise self._error("it has ended")
+
+    def emitted(self, *, timeout_s: float) -> Iterator[Any]:
+        """Give what the program emits, until it ends.
+
+        Raises:
+            PyodideError: It failed, or had not ended in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            match self._hear(deadline):
+                case {"emitted": value}:
+                    yield value
+                case {"failed": None}:
+                    return
+                case {"failed": problem}:
+                    raise self._error(problem)
+
+    def _hear(self, deadline: float) -> Any:
+        try:
+            line = self._lines.get(timeout=max(0, deadline - time.monotonic()))  # real time: another program's work
+        except queue.Empty:
+            raise self._error("it is too late") from None
+        if line is None:
+            raise self._error("Node has ended")
+        return json.loads(line)
+
+    def _error(self, problem: str) -> PyodideError:
+        return PyodideError(f"{self._written.read_text(encoding='utf-8', errors='replace')}\n{problem}")
+
+
+@contextmanager
+def open_pyodide(program: str, setting: Setting = Setting(), *, argument: object = None) -> Iterator[Pyodide]:
+    """Start a Python program in a fresh Pyodide; at the end it is killed.
+
+    The program may `await` at its top level. It finds `env`, with an empty D1 database at `env.DB`; `argument`;
+    `emit(value)`, which sends a value that JSON can carry; and `await receive()`, which gives what it is told.
 
     Args:
         program: Its source.
-        version: One of `PYODIDES`.
-        wrapped: Whether `env` is what Cloudflare's SDK hands to an entrypoint, or the bare object of JavaScript.
-        argument: A value for the program, which JSON can carry.
-        path: Folders to import from, besides those of our packages.
-        variables: What `env` holds besides.
-        proxy: Whether `env.PROXY` gives the same database through miniflare's own, slower, binding.
+        setting: What it runs in.
+        argument: A value for it, which JSON can carry.
+
+    Raises:
+        OSError: There is no Node, or its packages cannot be fetched.
+    """
+    order = {
+        "miniflare": str(install(MINIFLARE)),
+        "pyodide": str(install(PYODIDES[setting.version])),
+        "path": [str(folder.resolve()) for folder in (*OUR_SOURCES, _wheels(), *setting.path)],
+        "prelude": _PRELUDE + (_WRAP if setting.wrapped else ""),
+        "program": program,
+        "argument": argument,
+        "variables": dict(setting.variables),
+        "proxy": setting.proxy,
+    }
+    with tempfile.TemporaryDirectory(prefix="pyodide-", ignore_cleanup_errors=True) as scratch:
+        written = Path(scratch) / "written.txt"
+        with _process(order, Path(scratch), written) as process:
+            yield Pyodide(process, written)
+
+
+def run_in_pyodide(
+    program: str,
+    setting: Setting = Setting(),
+    *,
+    argument: object = None,
+    timeout_s: float = 100,
+    each: Callable[[Any], object] = lambda value: None,
+) -> list[Any]:
+    """Run a Python program in a fresh Pyodide to its end and give what it emitted.
+
+    Args:
+        program: Its source; `open_pyodide` says what it finds.
+        setting: What it runs in.
+        argument: A value for it, which JSON can carry.
         timeout_s: When to give up.
         each: Called with each emitted value as soon as it is there.
 
@@ -94,22 +182,11 @@ def run_in_pyodide(
         PyodideError: The program raised, or took too long.
         OSError: There is no Node, or its packages cannot be fetched.
     """
-    order = {
-        "miniflare": str(install(MINIFLARE)),
-        "pyodide": str(install(PYODIDES[version])),
-        "path": [str(folder.resolve()) for folder in (*OUR_SOURCES, _wheels(), *path)],
-        "prelude": _PRELUDE + (_WRAP if wrapped else ""),
-        "program": program,
-        "argument": argument,
-        "variables": variables or {},
-        "proxy": proxy,
-    }
     emitted = []
-    with tempfile.TemporaryDirectory(prefix="pyodide-", ignore_cleanup_errors=True) as scratch:
-        for value in _emitted(order, Path(scratch), time.monotonic() + timeout_s):
+    with open_pyodide(program, setting, argument=argument) as running:
+        for value in running.emitted(timeout_s=timeout_s):
             emitted.append(value)
-            if each is not None:
-                each(value)
+            each(value)
     return emitted
 
 
@@ -121,22 +198,8 @@ def _wheels() -> Path:
     return fetch_once("-".join(("pyodide-wheels", *(wheel.rpartition("=")[2] for wheel in _WHEELS))), fetch)
 
 
-def _emitted(order: dict[str, Any], scratch: Path, deadline: float) -> Iterator[Any]:
-    written = scratch / "written.txt"
-    with _process(order, scratch, written) as process:
-        for line in _lines(process, deadline):
-            match json.loads(line):
-                case {"emitted": value}:
-                    yield value
-                case {"failed": None}:
-                    return
-                case {"failed": problem}:
-                    raise PyodideError(f"{_text(written)}\n{problem}")
-        raise PyodideError(f"no end, or none in time; it wrote:\n{_text(written)}")
-
-
 @contextmanager
-def _process(order: dict[str, Any], scratch: Path, written: Path) -> Iterator[subprocess.Popen[str]]:
+def _process(order: Mapping[str, Any], scratch: Path, written: Path) -> Iterator[subprocess.Popen[str]]:
     (scratch / "order.json").write_text(json.dumps(order), encoding="utf-8")
     with written.open("wb") as stderr:
         process = subprocess.Popen(
@@ -151,30 +214,12 @@ def _process(order: dict[str, Any], scratch: Path, written: Path) -> Iterator[su
     try:
         yield process
     finally:
-        assert process.stdin is not None
-        assert process.stdout is not None
         # Nobody has waited for the leader yet, so that this number is still that of its group.
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
-
-
-def _lines(process: subprocess.Popen[str], deadline: float) -> Iterator[str]:
-    """Give each line of its standard output, until that ends or it is too late."""
-    assert process.stdout is not None
-    lines: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-    with contextlib.suppress(queue.Empty):
-        while (line := lines.get(timeout=max(0, deadline - time.monotonic()))) is not None:
-            yield line
+        process.communicate()
 
 
 def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:
     for line in stream:
         lines.put(line)
     lines.put(None)
-
-
-def _text(written: Path) -> str:
-    return written.read_text(encoding="utf-8", errors="replace")

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-HOST = {"pyodide"}
+HOST = {"pyodide", "workers"}
 """What the Python of Cloudflare's Workers brings along: it cannot be required, nor imported before it is needed."""
 
 

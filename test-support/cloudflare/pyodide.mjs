@@ -1,10 +1,11 @@
 // Runs a Python program in Pyodide, the Python of Cloudflare's Workers, with a real D1 database behind `env.DB`.
-// Argument: a file of JSON, which `pyodide_run.py` writes. Lines of JSON on standard output say what the program emits
-// and, at last, how it ended; what it prints goes to standard error. Waits then to be killed, with workerd; without its
-// standard input it ends itself.
+// Argument: a file of JSON, which `pyodide_run.py` writes. Lines of JSON go both ways: what the program emits and, at
+// last, how it ended comes on standard output; what it is told, on standard input. What it prints goes to standard
+// error. Waits at the end to be killed, with workerd; without its standard input it ends itself.
 import fs from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
+import readline from "node:readline";
 import { pathToFileURL } from "node:url";
 
 import { D1Database } from "./d1_binding.mjs";
@@ -13,7 +14,7 @@ const order = JSON.parse(fs.readFileSync(process.argv[2], "utf8"));
 const { Log, LogLevel, Miniflare } = await load(order.miniflare, "miniflare");
 const { loadPyodide } = await load(order.pyodide, "pyodide/pyodide.mjs");
 
-process.stdin.resume().on("end", stop);
+const told = readline.createInterface({ input: process.stdin }).on("close", stop)[Symbol.asyncIterator]();
 const server = new Miniflare({
   host: "127.0.0.1",
   port: 0,
@@ -53,7 +54,8 @@ async function start() {
 async function run() {
   const say = (line) => fs.writeSync(1, `${line}\n`);
   const emit = (json) => say(`{"emitted": ${json}}`);
-  python.registerJsModule("_pyodide_run", { env, emit, argument: JSON.stringify(order.argument) });
+  const receive = async () => (await told.next()).value;
+  python.registerJsModule("_pyodide_run", { env, emit, receive, argument: JSON.stringify(order.argument) });
   try {
     await python.runPythonAsync(order.prelude);
     await python.runPythonAsync(order.program, { filename: "program.py" });

@@ -1,7 +1,8 @@
 """A `D1Database` on the binding of a Python Worker: `env.DB`.
 
 A Worker gets its binding in one of two forms: the object of JavaScript as Pyodide shows it (`JsProxy`), or that same
-object inside a wrapper of Cloudflare's SDK, which converts what goes in and comes out. Both are taken.
+object inside a wrapper of Cloudflare's SDK, which converts what goes in and comes out. Both are taken; of the second
+the bare object is used, for the conversions cost more than the calls.
 
 One call is one promise. A task that is cancelled while it waits for it leaves nothing half done: the batch is done as
 a whole or not at all, and nobody hears of it.
@@ -83,8 +84,8 @@ class BindingD1Database:
     """
 
     def __init__(self, binding: Any) -> None:
-        self._binding = binding
-        self._border = _Border(binding)
+        self._border = _Border(_ffi())
+        self._binding = self._border.bare(binding)
 
     def prepare(self, sql: str) -> BindingStatement:
         """Make a statement of SQL text."""
@@ -105,27 +106,36 @@ class BindingD1Database:
 class _Border:
     """What Python and JavaScript have to change about values that pass between them."""
 
-    def __init__(self, binding: Any) -> None:
-        self._ffi = _ffi()
-        self._bare = isinstance(binding, self._ffi.JsProxy)
+    def __init__(self, ffi: ModuleType) -> None:
+        self._ffi = ffi
+
+    def bare(self, binding: Any) -> Any:
+        """Give the object of JavaScript."""
+        if not isinstance(binding, self._ffi.JsProxy):
+            # Of the same package as the wrapper; it gives what a wrapped object is to JavaScript.
+            from workers import python_to_rpc  # type: ignore[import-not-found]  # noqa: PLC0415
+
+            binding = python_to_rpc(binding)
+        return binding
 
     def value_out(self, value: D1Value) -> Any:
         """Turn a checked value into one that the binding takes."""
         match value:
             case None:
-                # A bare None arrives as `undefined`, which D1 refuses.
-                return self._ffi.jsnull if self._bare else None
-            case bool():
-                return int(value)
-            case int() if not -_FIRST_INEXACT < value < _FIRST_INEXACT:
+                return self._ffi.jsnull  # a None would arrive as `undefined`, which D1 refuses
+            case int() if -_FIRST_INEXACT < value < _FIRST_INEXACT:
+                return float(
+                    value
+                )  # the same number to JavaScript; a large int would come as a BigInt, which D1 refuses
+            case int():
                 return str(value)  # a column of integers makes a number of it again, exactly
-            case bytes() if self._bare:
+            case bytes():
                 return self._ffi.to_js(value)
         return value
 
     def list_out(self, items: list[Any]) -> Any:
         """Turn a list into one that the binding takes."""
-        return self._ffi.to_js(items) if self._bare else items
+        return self._ffi.to_js(items)
 
     def call(self, function: Any, *arguments: Any) -> Any:
         """Call a function of JavaScript, whose errors become ours."""
@@ -141,7 +151,7 @@ class _Border:
             answer = await promise
         except self._ffi.JsException as error:
             raise failure(str(error)) from error
-        return self._value_in(answer.to_py() if isinstance(answer, self._ffi.JsProxy) else answer)
+        return self._value_in(answer.to_py())
 
     def _value_in(self, value: Any) -> Any:
         if isinstance(value, dict):

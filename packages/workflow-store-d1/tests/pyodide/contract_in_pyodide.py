@@ -1,0 +1,57 @@
+"""Runs inside Pyodide: holds the store on a Worker's binding to the cases of the contract that it is told."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from workflow_contract_tests import StoreHarness, catalogue, certify_async
+from workflow_store_d1 import BindingD1Database, D1Transaction, D1WorkflowStore
+
+NO_PROCESSES = "Python in a Worker cannot start processes"
+
+TABLES = """
+SELECT name
+FROM sqlite_master
+WHERE type = 'table' AND substr(name, 1, 4) <> '_cf_' AND substr(name, 1, 7) <> 'sqlite_'
+"""
+DAMAGE = "UPDATE workflow_run_states SET input = '{\"cut' WHERE run_id = ?1"
+
+
+async def serve(binding: Any, emit: Callable[[Any], None], receive: Callable[[], Awaitable[str]]) -> None:
+    """Run one case after the other, each on fresh data, and tell what it found."""
+    cases = {case.id: case for case in catalogue()}
+    database = BindingD1Database(binding)
+    while True:
+        case = cases[await receive()]
+        await afresh(database)
+        report = await certify_async(lambda: harness(binding, database), [case])
+        emit({"store": report.store} | asdict(report.results[0]))
+
+
+async def afresh(database: BindingD1Database) -> None:
+    """Leave a table of the business in the database, and nothing else."""
+    found = await database.prepare(TABLES).all()
+    drops = [database.prepare(f'DROP TABLE "{row["name"]}"') for row in found.results]
+    await database.batch([*drops, database.prepare("CREATE TABLE business (key TEXT NOT NULL)")])
+
+
+def harness(binding: Any, database: BindingD1Database) -> StoreHarness:
+    """Give the store to the kit: each handle takes the binding for itself, as each Worker would."""
+
+    async def corrupt(run_id: str) -> None:
+        await database.prepare(DAMAGE).bind(run_id).run()
+
+    async def write_business(tx: D1Transaction, key: str) -> None:
+        tx.add("INSERT INTO business VALUES (?1)", key)
+
+    async def read_business() -> list[str]:
+        return [row["key"] for row in (await database.prepare("SELECT key FROM business").all()).results]
+
+    return StoreHarness(
+        lambda: D1WorkflowStore(binding),
+        contract_version="0.1",
+        corrupt=corrupt,
+        write_business=write_business,
+        read_business=read_business,
+        not_applicable={"processes": NO_PROCESSES},
+    )
