@@ -12,11 +12,9 @@ ALLOWED_BY_RUNTIME = frozenset(
         "dataclasses",
         "datetime",
         "hashlib",
-        "hmac",  # by secrets
         "json",
         "platform",
-        "random",  # by secrets
-        "secrets",
+        "random",
         "time",
         "uuid",
     }

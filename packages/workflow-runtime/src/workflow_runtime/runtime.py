@@ -10,14 +10,13 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .clock import Clock, StoreClock, to_ms
 from .engine.definition import Registry, Workflow
 from .engine.driver import Driver, DriverSettings
 from .errors import InvalidArgumentError, RunConflictError
 from .handles import RunHandle
-from .heartbeats import HeartbeatThread
 from .ids import check_id, new_id
 from .payloads import JsonCodec, PayloadCodec
 from .schedules.client import Schedules
@@ -40,6 +39,9 @@ from .store import (
 )
 from .sweep import Claimer, Sweep, SweepReport, drive_claim
 from .worker import NotListening, Polling, WakeUp, Worker
+
+if TYPE_CHECKING:
+    from .heartbeats import HeartbeatThread
 
 __all__ = ["WorkflowRuntime"]
 
@@ -425,6 +427,8 @@ class WorkflowRuntime:
         if not (self._max_block and self._store.capabilities.heartbeats and isinstance(clock, StoreClock)):
             return None
         if self._heartbeats is None:
+            from .heartbeats import HeartbeatThread  # noqa: PLC0415  # there are Pythons without threads
+
             self._heartbeats = HeartbeatThread(
                 cast("SupportsHeartbeats", self._store).open_heartbeats,
                 clock=clock,

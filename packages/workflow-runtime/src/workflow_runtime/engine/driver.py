@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..clock import Clock
 from ..errors import (
@@ -20,7 +20,6 @@ from ..errors import (
     PayloadTooLargeError,
     StoreError,
 )
-from ..heartbeats import HeartbeatThread
 from ..payloads import JsonText, PayloadCodec, encode_json
 from ..store import Awaited, ClaimedRun, Event, RunStatus, WorkflowExecutionStore
 from .context import Context
@@ -36,6 +35,9 @@ from .step_tasks import StepTasks
 from .steps import make_step_info, run_attempt
 from .transactions import Transactions
 from .writer import RunWriter
+
+if TYPE_CHECKING:
+    from ..heartbeats import HeartbeatThread
 
 __all__ = ["DriveOutcome", "Driver", "DriverSettings"]
 
