@@ -26,15 +26,15 @@ __all__ = ["BindingD1Database", "BindingResult", "BindingStatement", "as_databas
 _FIRST_INEXACT = 2**53
 """JavaScript's numbers hold every integer below, and not every one from here on."""
 
-_GIVERS_OF_BINDINGS = frozenset({"pyodide", "workers"})
-"""Pyodide shows the bare object, Cloudflare's SDK the wrapped one."""
+_PYODIDE, _SDK = "pyodide", "workers"
+"""The packages whose classes bindings have: the first shows the bare object, the second wraps it."""
 
 
 def as_database(db: Any) -> D1Database:
     """Give a database as it is, and a Worker's binding as a database."""
     kind = type(db)
     # Whatever a binding can do is done by JavaScript: its class has no method of that name.
-    if kind.__module__.partition(".")[0] in _GIVERS_OF_BINDINGS and not hasattr(kind, "prepare"):
+    if kind.__module__.partition(".")[0] in {_PYODIDE, _SDK} and not hasattr(kind, "prepare"):
         return BindingD1Database(db)
     database: D1Database = db
     return database
@@ -110,13 +110,15 @@ class _Border:
         self._ffi = ffi
 
     def bare(self, binding: Any) -> Any:
-        """Give the object of JavaScript."""
-        if not isinstance(binding, self._ffi.JsProxy):
-            # Of the same package as the wrapper; it gives what a wrapped object is to JavaScript.
-            from workers import python_to_rpc  # type: ignore[import-not-found]  # noqa: PLC0415
+        """Give the object of JavaScript.
 
-            binding = python_to_rpc(binding)
-        return binding
+        Raises:
+            ConfigurationError: There is none.
+        """
+        found = binding if isinstance(binding, self._ffi.JsProxy) else _unwrapped(binding)
+        if not isinstance(found, self._ffi.JsProxy):
+            raise ConfigurationError(f"{type(binding).__name__} is not the D1 binding of a Worker")
+        return found
 
     def value_out(self, value: D1Value) -> Any:
         """Turn a checked value into one that the binding takes."""
@@ -168,6 +170,15 @@ def _result(answer: Mapping[str, Any]) -> BindingResult:
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     # The only lists among D1's values are the bytes of a BLOB.
     return {name: bytes(value) if isinstance(value, list | memoryview) else value for name, value in row.items()}
+
+
+def _unwrapped(binding: Any) -> Any:
+    """Give what an object of the SDK is to JavaScript."""
+    if type(binding).__module__.partition(".")[0] != _SDK:
+        return None
+    from workers import python_to_rpc  # type: ignore[import-not-found]  # noqa: PLC0415  # the package of the object
+
+    return python_to_rpc(binding)
 
 
 def _ffi() -> ModuleType:
