@@ -2,20 +2,27 @@
 
 import email
 import email.message
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import downloads
 import pytest
+from packaging.requirements import Requirement
 from postgres_server import LocalServer
 
 ROOT = Path(__file__).parents[1]
+WORKER_PACKAGES = ("workflow_runtime", "workflow_migrations", "workflow_store_d1")
+MAX_WORKER_BYTES = 800_000
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -206,6 +213,44 @@ asyncio.run(main())
     with LocalServer() as server:
         assert run(python, "-c", script, server.dsn, cwd=tmp_path).split() == ["created"]
     assert installed(python) == set(ours)
+
+
+def required_by(wheels: Sequence[Path], where: dict[str, str]) -> list[str]:
+    """Name what wheels require of others, without extras, in an environment of these markers."""
+    wanted = [Requirement(text) for wheel in wheels for text in metadata(wheel).get_all("Requires-Dist", [])]
+    foreign = [item for item in wanted if not item.name.startswith("workflow-")]
+    # "" stands for no extra: the marker of an extra's requirement is then false.
+    return sorted(
+        {f"{item.name}{item.specifier}" for item in foreign if not item.marker or item.marker.evaluate(where)}
+    )
+
+
+def pure_wheels(requirements: Sequence[str]) -> list[Path]:
+    """Fetch wheels that run on every machine, with what they require; others do not count."""
+
+    def fetch(folder: Path) -> None:
+        anywhere = ("--implementation", "py", "--abi", "none", "--platform", "any", "--only-binary", ":all:")
+        downloads.run(sys.executable, "-m", "pip", "download", "--quiet", *anywhere, "--dest", folder, *requirements)
+
+    name = hashlib.sha256(" ".join(requirements).encode()).hexdigest()[:12]
+    return sorted(downloads.fetch_once(f"worker-wheels-{name}", fetch).glob("*.whl"))
+
+
+def test_what_a_worker_installs_is_pure_python_and_small(wheelhouse: Path) -> None:
+    """Cloudflare's Workers take no compiled package of ours, and 3 MB in all (10 on the paid plan), compressed."""
+    ours = [next(wheelhouse.glob(f"{name}-*.whl")) for name in WORKER_PACKAGES]
+    foreign = pure_wheels(required_by(ours, {"sys_platform": "emscripten", "extra": ""}))
+    assert [wheel.name.partition("-")[0] for wheel in foreign] == ["cronsim", "tzdata"]
+
+    files = {name: len(data) for wheel in [*ours, *foreign] for name, data in contents(wheel).items()}
+    assert all(re.search(r"-(py2\.)?py3-none-any\.whl$", wheel.name) for wheel in [*ours, *foreign])
+    assert not [name for name in files if Path(name).suffix in {".so", ".pyd", ".dylib", ".wasm", ".a"}]
+
+    sizes = {wheel.name: wheel.stat().st_size for wheel in [*ours, *foreign]}
+    for name, size in sizes.items():
+        print(f"{size / 1000:8.1f} kB  {name}")
+    print(f"{sum(sizes.values()) / 1000:8.1f} kB  together; {sum(files.values()) / 1000:.1f} kB when unpacked")
+    assert sum(sizes.values()) < MAX_WORKER_BYTES
 
 
 def test_tables_for_dashboards_are_an_extra(wheelhouse: Path) -> None:
