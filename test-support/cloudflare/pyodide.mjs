@@ -45,15 +45,16 @@ async function start() {
     python.FS.mount(python.FS.filesystems.NODEFS, { root: folder }, mounted);
     python.runPython(`import sys; sys.path.append("${mounted}")`);
   });
-  // What Cloudflare's SDK imports from its host.
-  python.registerJsModule("_pyodide_entrypoint_helper", {});
-  python.registerJsModule("_cloudflare_compat_flags", {});
   return python;
 }
 
 async function run() {
   const say = (line) => fs.writeSync(1, `${line}\n`);
   const emit = (json) => say(`{"emitted": ${json}}`);
+  // What Cloudflare's SDK imports from its host. `waitUntil` is that of the context which an entrypoint is given.
+  const helper = { cloudflareWorkersModule: { env }, patchWaitUntil() {} };
+  python.registerJsModule("_pyodide_entrypoint_helper", helper);
+  python.registerJsModule("_cloudflare_compat_flags", {});
   const receive = async () => (await told.next()).value;
   python.registerJsModule("_pyodide_run", { env, emit, receive, argument: JSON.stringify(order.argument) });
   try {

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import gc
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import pyodide_js  # type: ignore[import-not-found]  # these three exist in Pyodide only
@@ -11,7 +12,9 @@ from pyodide.code import run_js  # type: ignore[import-not-found]
 from pyodide.ffi import JsProxy  # type: ignore[import-not-found]
 from workers.rpc import _EnvWrapper  # type: ignore[import-not-found]
 from workflow_runtime.errors import ConfigurationError, StoreOperationError, StoreUnavailableError
+from workflow_runtime.payloads import JsonText
 from workflow_store_d1 import BindingD1Database, D1DatabaseError, D1WorkflowStore
+from workflow_store_d1.retries import Retries
 
 E = TypeVar("E", bound=Exception)
 
@@ -28,6 +31,18 @@ FALSE_BINDING = """(text) => ({
   },
   batch() { throw new Error(text); },
 })"""
+LOSSY_BINDING = """(db) => {
+  let lost = false;
+  return {
+    prepare: (sql) => db.prepare(sql),
+    async batch(statements) {
+      const results = await db.batch(statements);
+      lost = !lost;
+      if (lost) throw new Error("D1_ERROR: Network connection lost.");
+      return results;
+    },
+  };
+}"""
 SLOW_BINDING = """(outcomes) => ({
   prepare() { return this; },
   batch() {
@@ -189,8 +204,31 @@ async def test_the_store_says_it_in_the_contracts_words(env: Any, form: str) -> 
         ("D1_ERROR: Network connection lost.", StoreUnavailableError),
         ("D1_ERROR: boom", StoreOperationError),
     ):
-        store = D1WorkflowStore(run_js(FALSE_BINDING)(text))
+        store = D1WorkflowStore(run_js(FALSE_BINDING)(text), retries=Retries(attempts=1))
         assert isinstance((await ended_by(kind, store.load_run(run_id="a"))).__cause__, D1DatabaseError)
+
+
+async def test_a_unit_whose_answer_was_lost_is_repeated(env: Any, form: str) -> None:
+    """The first answer to every batch is lost after the commit: the store finds what it did."""
+    lossy = D1WorkflowStore(run_js(LOSSY_BINDING)(env.DB), retries=Retries(first_wait=timedelta(milliseconds=1)))
+    store = D1WorkflowStore(bound(env, form))
+    await store.ensure_schema()
+    run_id = f"lost-{form}"
+    created = await lossy.create_run(
+        run_id=run_id,
+        workflow_id="w",
+        workflow_version="1",
+        input=JsonText("null"),
+        operation_id="o",
+        now_ms=1,
+        owner="me",
+        lease_ms=1_000,
+    )
+    assert created.kind == "created"
+    for _ in range(2):
+        answer = await lossy.deliver_signal(run_id=run_id, signal_id="s", name="n", payload=None, now_ms=2)
+        assert answer.kind == "duplicate"
+    assert [entry.inbox_seq for entry in await store.read_inbox(run_id=run_id, limit=5)] == [1]
 
 
 async def test_limits_are_those_of_a_local_file(env: Any, form: str) -> None:
