@@ -313,6 +313,14 @@ async def test_store_takes_the_binding(env: Any, form: str) -> None:
     assert (await database.prepare("SELECT 1 AS one").all()).results == [{"one": 1}]
 
 
+async def test_store_takes_a_session_of_the_binding(env: Any, form: str) -> None:
+    """Only the original has sessions."""
+    database = D1WorkflowStore(env.PROXY.withSession("first-primary")).database
+    assert isinstance(database, BindingD1Database)
+    one = database.prepare("SELECT ?1 AS one").bind(1)
+    assert [result.results for result in await database.batch([one, one])] == [[{"one": 1}], [{"one": 1}]]
+
+
 async def test_what_is_no_binding_is_refused(env: Any, form: str) -> None:
     for wrong in (5, "DB", object(), None):
         problem = refused_at_once(ConfigurationError, functools.partial(BindingD1Database, wrong))
