@@ -126,9 +126,8 @@ class _Border:
             case None:
                 return self._ffi.jsnull  # a None would arrive as `undefined`, which D1 refuses
             case int() if -_FIRST_INEXACT < value < _FIRST_INEXACT:
-                return float(
-                    value
-                )  # the same number to JavaScript; a large int would come as a BigInt, which D1 refuses
+                # The same number to JavaScript. A large int would arrive as a BigInt, which D1 refuses.
+                return float(value)
             case int():
                 return str(value)  # a column of integers makes a number of it again, exactly
             case bytes():
