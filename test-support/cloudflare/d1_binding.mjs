@@ -1,16 +1,25 @@
 // The D1 binding for programs in Node. Like the original it is a thin shim: it checks what is bound, at once, and sends
 // the rest to where the database is; here to `worker.mjs`, which hands it to the original.
-import http from "node:http";
 
 const ALLOWED = new Set(["number", "string", "boolean"]);
 
 // The name is what Cloudflare's Python SDK recognises the binding by.
 export class D1Database {
-  #url;
-  #agent = new http.Agent({ keepAlive: true });
+  #socket;
+  #calls = new Map();
+  #number = 0;
 
-  constructor(url) {
-    this.#url = url;
+  // `socket` is open, and leads to the route `/binding/NAME`.
+  constructor(socket) {
+    this.#socket = socket;
+    socket.on("message", (data) => {
+      const { id, answer } = JSON.parse(data);
+      this.#calls.get(id).resolve(answer);
+      this.#calls.delete(id);
+    });
+    socket.on("close", () => {
+      for (const { reject } of this.#calls.values()) reject(new Error("workerd has closed the connection"));
+    });
   }
 
   prepare(sql) {
@@ -22,24 +31,14 @@ export class D1Database {
   }
 
   async send(mode, statements) {
-    const body = JSON.stringify({ mode, statements: statements.map(({ sql, values }) => ({ sql, values })) });
-    const { results, error } = JSON.parse(await this.#post(body));
+    const call = { mode, statements: statements.map(({ sql, values }) => ({ sql, values })) };
+    const id = (this.#number += 1);
+    const { results, error } = await new Promise((resolve, reject) => {
+      this.#calls.set(id, { resolve, reject });
+      this.#socket.send(JSON.stringify({ id, call }));
+    });
     if (error !== undefined) throw failure(error);
     return results;
-  }
-
-  #post(body) {
-    const options = { method: "POST", agent: this.#agent, headers: { "content-length": Buffer.byteLength(body) } };
-    return new Promise((resolve, reject) => {
-      const request = http.request(this.#url, options, (response) => {
-        const parts = [];
-        response.on("data", (part) => parts.push(part));
-        response.on("end", () => resolve(Buffer.concat(parts).toString()));
-        response.on("error", reject);
-      });
-      request.on("error", reject);
-      request.end(body);
-    });
   }
 }
 

@@ -12,6 +12,7 @@ import { D1Database } from "./d1_binding.mjs";
 
 const order = JSON.parse(fs.readFileSync(process.argv[2], "utf8"));
 const { Log, LogLevel, Miniflare } = await load(order.miniflare, "miniflare");
+const { default: WebSocket } = await load(order.miniflare, "ws"); // comes with miniflare; Node has one from 22 on
 const { loadPyodide } = await load(order.pyodide, "pyodide/pyodide.mjs");
 
 const told = readline.createInterface({ input: process.stdin }).on("close", stop)[Symbol.asyncIterator]();
@@ -24,12 +25,18 @@ const server = new Miniflare({
   log: new Log(LogLevel.ERROR),
 });
 const [url, python] = await Promise.all([server.ready, start()]);
-const env = { DB: new D1Database(new URL("binding/DB", url)), ...order.variables };
+const env = { DB: new D1Database(await connect(url)), ...order.variables };
 if (order.proxy) env.PROXY = await server.getD1Database("DB");
 await run();
 
 async function load(folder, name) {
   return import(pathToFileURL(createRequire(path.join(folder, "package.json")).resolve(name)));
+}
+
+async function connect(url) {
+  const socket = new WebSocket(`ws://${url.host}/binding/DB`);
+  await new Promise((resolve, reject) => socket.on("open", resolve).on("error", reject));
+  return socket;
 }
 
 async function start() {

@@ -1,6 +1,7 @@
 // Runs inside workerd, with real D1 databases bound. Two ways to them:
 // - /client/v4/...: the shape of Cloudflare's REST API for D1, as its OpenAPI description has it;
-// - /binding/NAME: the binding itself, a call for a call, for programs that are not Workers.
+// - /binding/NAME: the binding itself, a call for a call, for programs that are not Workers; or, over a WebSocket, a
+//   message for a call, with a number that the answer repeats.
 
 const RUN_QUERY = /^\/client\/v4\/accounts\/([^/]+)\/d1\/database\/([^/]+)\/(query|raw)$/;
 const BINDING = /^\/binding\/([^/]+)$/;
@@ -10,12 +11,24 @@ export default {
   async fetch(request, env) {
     const path = new URL(request.url).pathname;
     const binding = path.match(BINDING);
+    if (binding && request.headers.has("upgrade")) return overSocket(env[binding[1]]);
     if (binding) return throughBinding(env[binding[1]], await request.json());
     const query = path.match(RUN_QUERY);
     if (query && request.method === "POST") return throughRest(request, env, ...query.slice(1));
     return refuse(404, 7003, `Could not route to ${path}`);
   },
 };
+
+function overSocket(db) {
+  const [client, server] = Object.values(new WebSocketPair());
+  server.accept();
+  server.addEventListener("message", async ({ data }) => {
+    const { id, call } = JSON.parse(data);
+    const answer = await throughBinding(db, call);
+    server.send(`{"id":${id},"answer":${await answer.text()}}`);
+  });
+  return new Response(null, { status: 101, webSocket: client });
+}
 
 async function throughBinding(db, { mode, statements }) {
   try {
