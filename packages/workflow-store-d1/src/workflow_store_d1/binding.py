@@ -19,12 +19,10 @@ from workflow_runtime.errors import ConfigurationError
 
 from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Value
 from .failures import failure
+from .javascript import as_bound, as_read
 from .limits import check_statement, check_values
 
 __all__ = ["BindingD1Database", "BindingResult", "BindingStatement", "as_database"]
-
-_FIRST_INEXACT = 2**53
-"""JavaScript's numbers hold every integer below, and not every one from here on."""
 
 _PYODIDE, _SDK = "pyodide", "workers"
 """The packages whose classes bindings have: the first shows the bare object, the second wraps it."""
@@ -122,17 +120,13 @@ class _Border:
 
     def value_out(self, value: D1Value) -> Any:
         """Turn a checked value into one that the binding takes."""
-        match value:
+        match as_bound(value):
             case None:
                 return self._ffi.jsnull  # a None would arrive as `undefined`, which D1 refuses
-            case int() if -_FIRST_INEXACT < value < _FIRST_INEXACT:
-                # The same number to JavaScript. A large int would arrive as a BigInt, which D1 refuses.
-                return float(value)
-            case int():
-                return str(value)  # a column of integers makes a number of it again, exactly
-            case bytes():
-                return self._ffi.to_js(value)
-        return value
+            case bytes() as data:
+                return self._ffi.to_js(data)
+            case plain:
+                return plain
 
     def list_out(self, items: list[Any]) -> Any:
         """Turn a list into one that the binding takes."""
@@ -167,8 +161,12 @@ def _result(answer: Mapping[str, Any]) -> BindingResult:
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _cell(value) for name, value in row.items()}
+
+
+def _cell(value: Any) -> Any:
     # The only lists among D1's values are the bytes of a BLOB.
-    return {name: bytes(value) if isinstance(value, list | memoryview) else value for name, value in row.items()}
+    return bytes(value) if isinstance(value, list | memoryview) else as_read(value)
 
 
 def _unwrapped(binding: Any) -> Any:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import gc
+import math
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from workers.rpc import _EnvWrapper  # type: ignore[import-not-found]
 from workflow_runtime.errors import ConfigurationError, StoreOperationError, StoreUnavailableError
 from workflow_runtime.payloads import JsonText
 from workflow_store_d1 import BindingD1Database, D1DatabaseError, D1WorkflowStore
+from workflow_store_d1.javascript import as_read
 from workflow_store_d1.retries import Retries
 
 E = TypeVar("E", bound=Exception)
@@ -122,10 +124,13 @@ async def test_values_come_back_as_they_went(env: Any, form: str) -> None:
     assert [[type(value) for value in row] for row in came_back] == [[type(value) for value in row] for row in rows]
 
 
-async def test_truth_is_a_number(env: Any, form: str) -> None:
+async def test_truth_is_a_number_and_nan_is_none(env: Any, form: str) -> None:
     row = (await database_of(env, form).prepare("SELECT ?1 AS yes, ?2 AS no").bind(True, False).all()).results[0]
     assert row == {"yes": 1, "no": 0}
     assert {type(value) for value in row.values()} == {int}
+    endless = database_of(env, form).prepare("SELECT ?1 AS nan, ?2 AS inf, 1e999 AS read")
+    row = (await endless.bind(math.nan, -math.inf).all()).results[0]
+    assert row == {"nan": None, "inf": None, "read": None}
 
 
 async def test_integers_that_javascript_lacks_are_stored_exactly(env: Any, form: str) -> None:
@@ -138,12 +143,14 @@ async def test_integers_that_javascript_lacks_are_stored_exactly(env: Any, form:
     rows = (await read.all()).results
     assert [int(row["text"]) for row in rows] == numbers
     assert {row["type"] for row in rows} == {"integer"}
+    as_numbers = (await database.prepare("SELECT n FROM things ORDER BY id").all()).results
+    assert [repr(row["n"]) for row in as_numbers] == [repr(as_read(number)) for number in numbers]
 
 
 async def test_what_is_sent_is_never_undefined(env: Any, form: str) -> None:
     seen = run_js("[]")
     database = BindingD1Database(run_js(SPY)(seen))
-    database.prepare("x").bind(None, True, 1, 2**53 - 1, 2**53, 1.5, "a", b"a", -(2**53) + 1)
+    database.prepare("x").bind(None, True, 1, 2**53, 2**53 + 1, 1.5, "a", b"a", -(2**53))
     sent = ["null", "number", "number", "number", "string", "number", "string", "object", "number"]
     assert seen.to_py() == sent
 
