@@ -51,7 +51,7 @@ SLOW_BINDING = """(outcomes) => ({
     return new Promise((resolve, reject) => setTimeout(() => {
       outcomes.push("over");
       reject(new Error("D1_ERROR: it came to nothing"));
-    }, 30));
+    }, 200));
   },
 })"""
 SPY = """(seen) => ({
@@ -287,14 +287,14 @@ async def test_a_call_that_nobody_waits_for_ends_by_itself(env: Any, form: str) 
     """Its promise is rejected later, which would end the program if nobody had looked after it."""
     outcomes = run_js("[]")
     database = BindingD1Database(run_js(SLOW_BINDING)(outcomes))
-    await ended_by(TimeoutError, asyncio.wait_for(database.batch([database.prepare("x")]), 0.001))
+    await ended_by(TimeoutError, asyncio.wait_for(database.batch([database.prepare("x")]), 0.05))
     assert outcomes.length == 0
     task = asyncio.ensure_future(database.batch([database.prepare("x")]))
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.3)
     assert outcomes.to_py() == ["over", "over"]
 
 

@@ -61,7 +61,7 @@ async def trip(ctx: Context, start: int) -> dict[str, Any]:
     parts = await asyncio.gather(*(ctx.step.options(id=f"part-{n}")(slowly, n) for n in range(3)))
     retried = await ctx.step.options(retry=RetryPolicy(max_attempts=3, backoff=fixed_backoff(DAY)))(in_the_second_try)
     try:
-        await ctx.step.options(timeout=timedelta(milliseconds=5), retry=NO_RETRY)(for_ever)
+        await ctx.step.options(timeout=timedelta(milliseconds=50), retry=NO_RETRY)(for_ever)
     except StepFailedError:
         total += 100
     await ctx.sleep(DAY)
