@@ -82,7 +82,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
 def metadata(wheel: Path) -> email.message.Message:
     """Read a wheel's metadata."""
     [text] = [data for name, data in contents(wheel).items() if name.endswith(".dist-info/METADATA")]
-    return email.message_from_bytes(text)
+    return email.message_from_string(text.decode("utf-8"))
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path, package: Path) -> None:
