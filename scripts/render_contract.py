@@ -21,6 +21,7 @@ _OPTIONAL = (
     protocol.Listening,
     protocol.SupportsTransactions,
     protocol.SupportsHeartbeats,
+    protocol.SupportsMetering,
 )
 ROLES = [*protocol.WorkflowExecutionStore.__bases__[:-1], *_OPTIONAL]  # without Protocol itself
 _SECTION = re.compile(r"^(Args|Contract|Raises):$")

@@ -12,6 +12,7 @@ from .engine.steps import StepInfo, step_info
 from .errors import *  # noqa: F403  # the whole tree is public
 from .errors import __all__ as _errors_all
 from .handles import RunHandle
+from .metering import QueryMeter, meter_queries
 from .payloads import JsonCodec, JsonText, JsonValue, PayloadCodec, decode_json, encode_json
 from .retry import NO_RETRY, RetryPolicy, exponential_backoff, fixed_backoff
 from .runtime import WorkflowRuntime
@@ -36,6 +37,7 @@ __all__ = [  # noqa: PLE0604
     "JsonValue",
     "MissedPolicy",
     "PayloadCodec",
+    "QueryMeter",
     "RetryPolicy",
     "RunFailure",
     "RunHandle",
@@ -56,6 +58,7 @@ __all__ = [  # noqa: PLE0604
     "encode_json",
     "exponential_backoff",
     "fixed_backoff",
+    "meter_queries",
     "step_info",
     "workflow",
     *_errors_all,

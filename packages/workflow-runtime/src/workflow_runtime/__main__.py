@@ -45,7 +45,12 @@ async def _run(source: RuntimeSource, options: argparse.Namespace) -> SweepRepor
     async with open_runtime(source) as runtime:
         if options.command == "sweep":
             budget = None if options.budget is None else timedelta(seconds=options.budget)
-            return await runtime.sweep(limit=options.limit, deadline=budget, concurrency=options.concurrency)
+            return await runtime.sweep(
+                limit=options.limit,
+                deadline=budget,
+                concurrency=options.concurrency,
+                max_queries=options.max_queries,
+            )
         return await runtime.work(concurrency=options.concurrency)
 
 
@@ -71,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     work = commands.add_parser("work", help="work until SIGTERM or SIGINT, then drain")
     sweep.add_argument("--budget", type=float, metavar="SECONDS", help="stop claiming after this time")
     sweep.add_argument("--limit", type=int, default=100, help="claim at most so many runs (default: 100)")
+    sweep.add_argument("--max-queries", type=int, metavar="N", help="send at most so many queries to the database")
     for command in (sweep, work):
         command.add_argument("--concurrency", type=int, default=10, help="drive at most so many at once (default: 10)")
         command.add_argument(

@@ -20,6 +20,7 @@ WorkflowError
 |  |- LogConflictError           the log is not where the writer believed it to be     -> stop driving it
 |  |- CorruptRecordError         a stored row cannot be read; names table and key      -> repair or delete it
 |  |- CapabilityNotSupportedError
+|  |- QueryLimitReachedError     no queries are left in a `meter_queries(max_queries)`    -> go on in the next one
 |  `- SchemaError
 |     |- SchemaMissingError      no tables                                             -> apply the migrations
 |     |- SchemaBehindError       older than the code                                   -> apply the migrations
@@ -54,6 +55,7 @@ __all__ = [
     "LogConflictError",
     "NonDeterminismError",
     "PayloadTooLargeError",
+    "QueryLimitReachedError",
     "RunAbortedError",
     "RunConflictError",
     "RunFailedError",
@@ -253,6 +255,19 @@ class CapabilityNotSupportedError(StoreError):
     def __init__(self, capability: str) -> None:
         self.capability = capability
         super().__init__(f"this store does not declare the capability {capability!r}")
+
+
+class QueryLimitReachedError(StoreError):
+    """A `meter_queries(max_queries)` has not as many queries left as the call needs. It was not sent.
+
+    Within the same block it will not succeed either.
+    """
+
+    def __init__(self, max_queries: int, queries: int, wanted: int) -> None:
+        self.max_queries = max_queries
+        self.queries = queries
+        self.wanted = wanted
+        super().__init__(f"{wanted} more queries are too many: of {max_queries} allowed, {queries} are used")
 
 
 class SchemaError(StoreError):

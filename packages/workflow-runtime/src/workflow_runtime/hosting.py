@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from .clock import from_ms
 from .errors import ConfigurationError
+from .metering import meter_queries
 from .runtime import WorkflowRuntime
 from .sweep import SweepReport
 
@@ -20,7 +21,12 @@ RuntimeSource: TypeAlias = WorkflowRuntime | Callable[[], AbstractAsyncContextMa
 
 
 def sweep_handler(
-    runtime: RuntimeSource, budget: timedelta, *, limit: int = 100, concurrency: int = 10
+    runtime: RuntimeSource,
+    budget: timedelta,
+    *,
+    limit: int = 100,
+    concurrency: int = 10,
+    max_queries: int | None = None,
 ) -> Callable[..., Coroutine[Any, Any, dict[str, Any]]]:
     """Make the function that a host calls each time its cron fires.
 
@@ -31,6 +37,8 @@ def sweep_handler(
             then are waited for, so no step should take longer than the rest.
         limit: Claim at most so many runs in one call.
         concurrency: Drive at most so many at once.
+        max_queries: Send at most so many queries in one call, on a store that can count them. What `runtime` sends
+            while it opens counts too.
 
     Returns:
         An async function that takes whatever the host passes (and ignores it), sweeps once, and gives a summary that
@@ -38,8 +46,12 @@ def sweep_handler(
     """
 
     async def handle(*event: object, **context: object) -> dict[str, Any]:
-        async with open_runtime(runtime) as opened:
-            return sweep_summary(await opened.sweep(limit=limit, deadline=budget, concurrency=concurrency))
+        with meter_queries(max_queries):
+            async with open_runtime(runtime) as opened:
+                report = await opened.sweep(
+                    limit=limit, deadline=budget, concurrency=concurrency, max_queries=max_queries
+                )
+        return sweep_summary(report)
 
     return handle
 
@@ -73,6 +85,9 @@ def sweep_summary(report: SweepReport) -> dict[str, Any]:
         "failures": {failure.run_id: str(failure.error) for failure in report.failures},
         "corrupt": [str(error) for error in report.corrupt],
         "dead": list(report.dead),
+        "queries": report.queries,
+        "rows_read": report.rows_read,
+        "rows_written": report.rows_written,
         "next_due": None if report.next_due_ms is None else from_ms(report.next_due_ms).isoformat(),
     }
 

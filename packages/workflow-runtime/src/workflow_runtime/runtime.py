@@ -13,12 +13,15 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .clock import Clock, StoreClock, to_ms
+from .engine.allowance import Allowance
 from .engine.definition import Registry, Workflow
 from .engine.driver import Driver, DriverSettings
-from .errors import InvalidArgumentError, RunConflictError
+from .errors import CapabilityNotSupportedError, InvalidArgumentError, RunConflictError
 from .handles import RunHandle
 from .ids import check_id, new_id
+from .metering import QueryMeter, meter_queries
 from .payloads import JsonCodec, PayloadCodec
+from .planning import QueryPlan
 from .schedules.client import Schedules
 from .schedules.definition import Schedule
 from .store import (
@@ -37,7 +40,7 @@ from .store import (
     WorkflowExecutionStore,
     WorkNotice,
 )
-from .sweep import Claimer, Sweep, SweepReport, drive_claim
+from .sweep import Claimer, PlannedSweep, Sweep, SweepReport, drive_claim
 from .worker import NotListening, Polling, WakeUp, Worker
 
 if TYPE_CHECKING:
@@ -295,7 +298,14 @@ class WorkflowRuntime:
 
     # Driving.
 
-    async def sweep(self, *, limit: int = 100, deadline: timedelta | None = None, concurrency: int = 10) -> SweepReport:
+    async def sweep(
+        self,
+        *,
+        limit: int = 100,
+        deadline: timedelta | None = None,
+        concurrency: int = 10,
+        max_queries: int | None = None,
+    ) -> SweepReport:
         """Do one bounded pass over due work: ticks of schedules, runs to recover, due timers, queued runs.
 
         Args:
@@ -303,21 +313,26 @@ class WorkflowRuntime:
             deadline: Stop claiming after this real time, and hand over what is then still running: each run
                 finishes the steps that it is in.
             concurrency: Drive at most so many at once.
+            max_queries: Send at most so many queries to the database, each statement counted. The sweep begins nothing
+                that this would not let it hand over in good order, so it drives fewer runs at once and takes turns
+                with what it looks for. Steps that call the runtime or the store are counted too, and no thread renews
+                leases. Not every store can count.
 
         Returns:
             What was done, what could not be done, and when there will be work again.
+
+        Raises:
+            CapabilityNotSupportedError: `max_queries` on a store that does not count its queries.
+            ConfigurationError: So few queries that nothing could be done with them; says how many it takes.
         """
         _check_positive(concurrency=concurrency)
         if limit < 0:
             raise InvalidArgumentError("limit", f"must not be negative, not {limit}")
-        settings = await self._settings()
-        sweep = Sweep(
-            claimer=self._claimer_for(settings),
-            make_driver=lambda claim: self._driver(claim, settings),
-            drive=self._drive,
-            clock=settings.clock,
-        )
-        return await sweep.run(limit=limit, deadline=deadline, concurrency=concurrency)
+        if max_queries is not None and self._store.capabilities.metered is None:
+            raise CapabilityNotSupportedError("metered")
+        with meter_queries(max_queries) as meter:
+            report = await self._sweep_for(meter, limit, deadline, concurrency)
+        return self._counted(report, meter)
 
     async def work(
         self,
@@ -349,6 +364,37 @@ class WorkflowRuntime:
             SchemaError: The database's tables do not fit this package; says what mends it.
         """
         _check_positive(concurrency=concurrency)
+        with meter_queries() as meter:
+            report = await self._work(
+                concurrency, poll_interval, drain_timeout, handle_signals, stop or asyncio.Event()
+            )
+        return self._counted(report, meter)
+
+    # Within.
+
+    async def _sweep_for(
+        self, meter: QueryMeter, limit: int, deadline: timedelta | None, concurrency: int
+    ) -> SweepReport:
+        costs = self._store.capabilities.metered
+        plan = QueryPlan(meter, costs) if costs is not None and meter.max_queries is not None else None
+        settings = await self._settings(heartbeats=plan is None)
+        options: dict[str, Any] = {
+            "claimer": self._claimer_for(settings),
+            "make_driver": lambda claim, allowance: self._driver(claim, settings, allowance),
+            "drive": self._drive,
+            "clock": settings.clock,
+        }
+        sweep = Sweep(**options) if plan is None else PlannedSweep(plan, meter, **options)
+        return await sweep.run(limit=limit, deadline=deadline, concurrency=concurrency)
+
+    async def _work(
+        self,
+        concurrency: int,
+        poll_interval: timedelta | None,
+        drain_timeout: timedelta,
+        handle_signals: bool,
+        stop: asyncio.Event,
+    ) -> SweepReport:
         await self._store.check_schema()
         settings = await self._settings()
         wake_up = WakeUp()
@@ -367,13 +413,16 @@ class WorkflowRuntime:
                     wake_up=wake_up,
                     rng=self._rng,
                 )
-                return await worker.work(stop or asyncio.Event(), handle_signals=handle_signals)
+                return await worker.work(stop, handle_signals=handle_signals)
         finally:
             self._wake_ups.discard(wake_up)
             if self._heartbeats is not None and not self._wake_ups and not self._drivers:
                 await self._heartbeats.ended()
 
-    # Within.
+    def _counted(self, report: SweepReport, meter: QueryMeter) -> SweepReport:
+        if self._store.capabilities.metered is not None:
+            report.count(meter)
+        return report
 
     async def _create(
         self,
@@ -411,7 +460,7 @@ class WorkflowRuntime:
     def _handle(self, run_id: str, *, created: bool) -> RunHandle:
         return RunHandle(run_id, store=self._store, codec=self._codec, created=created)
 
-    async def _settings(self) -> DriverSettings:
+    async def _settings(self, *, heartbeats: bool = True) -> DriverSettings:
         clock = await self._ready_clock()
         return DriverSettings(
             store=self._store,
@@ -419,7 +468,7 @@ class WorkflowRuntime:
             codec=self._codec,
             lease_ms=self._lease_ms,
             rng=self._rng,
-            heartbeats=self._heartbeats_by(clock),
+            heartbeats=self._heartbeats_by(clock) if heartbeats else None,
         )
 
     def _heartbeats_by(self, clock: Clock) -> HeartbeatThread | None:
@@ -463,9 +512,9 @@ class WorkflowRuntime:
             )
         return self._claimer
 
-    def _driver(self, claim: ClaimedRun, settings: DriverSettings) -> Driver:
+    def _driver(self, claim: ClaimedRun, settings: DriverSettings, allowance: Allowance | None = None) -> Driver:
         workflow = self._registry.find(claim.run.workflow_id, claim.run.workflow_version)
-        return Driver(settings=settings, claim=claim, workflow=workflow)
+        return Driver(settings=settings, claim=claim, workflow=workflow, allowance=allowance)
 
     async def _drive(self, driver: Driver, report: SweepReport) -> None:
         self._drivers[driver.run_id] = driver

@@ -12,13 +12,16 @@ from datetime import timedelta
 from typing import Any
 
 from .clock import Clock
+from .engine.allowance import Allowance
 from .engine.definition import Registry
 from .engine.driver import DriveOutcome, Driver, DriverSettings
-from .errors import CorruptRecordError, StoreError
+from .errors import CorruptRecordError, QueryLimitReachedError, StoreError
+from .metering import QueryMeter
+from .planning import QueryPlan
 from .schedules.firing import TickFailure, TickFirer
 from .store import ClaimBatch, ClaimedRun, RunStatus
 
-__all__ = ["Claimer", "RunFailure", "Sweep", "SweepReport", "drive_claim"]
+__all__ = ["Claimer", "PlannedSweep", "RunFailure", "Sweep", "SweepReport", "drive_claim"]
 
 logger = logging.getLogger("workflow_runtime")
 
@@ -28,7 +31,7 @@ _KEPT = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFailure:
-    """A run that could not be driven this time. Its lease runs out, and it is tried again."""
+    """A run that could not be driven this time. It is tried again: its lease runs out, or it was handed over."""
 
     run_id: str
     error: Exception
@@ -58,6 +61,16 @@ class SweepReport:
     next_due_ms: int | None = None
     """When there will be work again, as far as is known; milliseconds since the Unix epoch. Not later than the
     present when more is waiting already."""
+    queries: int | None = None
+    """What was sent to the database, each statement counted; `None` where the store does not count
+    (`capabilities.metered`). Heartbeats from a thread are left out."""
+    rows_read: int | None = None
+    """As far as the database tells, like `rows_written`; `None` where the store does not count."""
+    rows_written: int | None = None
+
+    def count(self, meter: QueryMeter) -> None:
+        """Take over what was counted."""
+        self.queries, self.rows_read, self.rows_written = meter.queries, meter.rows_read, meter.rows_written
 
     @property
     def total(self) -> int:
@@ -119,6 +132,10 @@ class Claimer:
             ("pending", pending),
         ]
         self._told = [("pending", pending), ("timers", timers)]
+        self._turns = deque([None, *self._phases])
+        """Who may not look everywhere takes turns; `None` stands for ticks. Where a host begins anew each time, chance
+        makes sure that each source is the first one now and then."""
+        self._turns.rotate(settings.rng.randrange(len(self._turns)))
 
     async def claim(self, limit: int, report: SweepReport, *, ticks: int) -> list[ClaimedRun]:
         """Fire up to `ticks` ticks, then claim up to `limit` runs.
@@ -158,10 +175,41 @@ class Claimer:
                 due.append(await self._claim_from(source, claim, limit, claims, report))
         return claims, _earliest(*due)
 
-    async def _fire(self, limit: int, report: SweepReport) -> int | None:
+    async def claim_in_plan(self, plan: QueryPlan, report: SweepReport, *, runs: int, ticks: int) -> list[ClaimedRun]:
+        """Fire ticks or claim runs: what the next source gives that has something.
+
+        It begins behind the source that gave something last, in whatever sweep. What cannot be paid for has to wait,
+        and nothing goes before it: it is the first thing of the next sweep.
+
+        Raises:
+            StoreError: The store is away.
+        """
+        handled = report.handled
+        due: list[int | None] = []
+        for _ in range(len(self._turns)):
+            phase = self._turns[0]
+            wanted = ticks if phase is None else runs
+            room = plan.ticks(wanted) if phase is None else plan.runs(wanted)
+            if wanted and not room:
+                due.append(self._clock.now_ms())
+                break
+            self._turns.rotate(-1)
+            claims: list[ClaimedRun] = []
+            if not wanted:
+                due.append(self._clock.now_ms())
+            elif phase is None:
+                due.append(await self._fire(room, report, once=True))
+            else:
+                due.append(await self._claim_from(*phase, room, claims, report))
+            if report.handled > handled:
+                return claims
+        report.next_due_ms = _earliest(*due)
+        return []
+
+    async def _fire(self, limit: int, report: SweepReport, *, once: bool = False) -> int | None:
         """Fire ticks, and say when the next one is due."""
         try:
-            done = await self._ticks.fire(limit)
+            done = await self._ticks.fire(limit, once=once)
         except CorruptRecordError as error:
             # What is wrong with a schedule holds up no run.
             logger.error("%s", error)  # noqa: TRY400  # as for the runs: the row is named, the stack says nothing
@@ -219,7 +267,7 @@ class Sweep:
         self,
         *,
         claimer: Claimer,
-        make_driver: Callable[[ClaimedRun], Driver],
+        make_driver: Callable[[ClaimedRun, Allowance | None], Driver],
         drive: Callable[[Driver, SweepReport], Coroutine[Any, Any, None]],
         clock: Clock,
     ) -> None:
@@ -235,15 +283,17 @@ class Sweep:
         ends_at = None if deadline is None else time.monotonic() + deadline.total_seconds()
         while self._room(limit) > 0 and (ends_at is None or time.monotonic() < ends_at):
             before = report.handled
-            claims = await self._claimer.claim(
-                min(concurrency, limit - report.total), report, ticks=limit - report.ticks.total()
-            )
+            drivers = await self._begin(runs=min(concurrency, limit - report.total), ticks=limit - report.ticks.total())
             if report.handled == before:
                 break
-            await self._drive_all([self._make_driver(claim) for claim in claims], ends_at)
+            await self._drive_all(drivers, ends_at)
         else:
             report.next_due_ms = self._clock.now_ms()  # a bound was reached: there may be more at once
         return report
+
+    async def _begin(self, *, runs: int, ticks: int) -> list[Driver]:
+        claims = await self._claimer.claim(runs, self._report, ticks=ticks)
+        return [self._make_driver(claim, None) for claim in claims]
 
     def _room(self, limit: int) -> int:
         return limit - max(self._report.total, self._report.ticks.total())
@@ -258,6 +308,24 @@ class Sweep:
                         driver.stop()
 
 
+class PlannedSweep(Sweep):
+    """A sweep that sends no more than so many queries, and leaves nothing half done for want of them."""
+
+    def __init__(self, plan: QueryPlan, meter: QueryMeter, **options: Any) -> None:
+        super().__init__(**options)
+        self._plan = plan
+        self._meter = meter
+
+    async def _begin(self, *, runs: int, ticks: int) -> list[Driver]:
+        claims = await self._claimer.claim_in_plan(self._plan, self._report, runs=runs, ticks=ticks)
+        return [self._make_driver(claim, self._plan.allowance(len(claims))) for claim in claims]
+
+    async def _drive_all(self, drivers: list[Driver], ends_at: float | None) -> None:
+        before = self._meter.queries
+        await super()._drive_all(drivers, ends_at)
+        self._plan.learn(len(drivers), self._meter.queries - before)
+
+
 async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | None:
     """Drive a claimed run and note how it went; a run that cannot be driven does not hurt the others."""
     try:
@@ -265,7 +333,8 @@ async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | Non
     except asyncio.CancelledError:
         raise
     except Exception as error:  # reported, with the run's id, instead of ending the whole sweep
-        level = logging.WARNING if isinstance(error, StoreError) and error.retryable else logging.ERROR
+        passes = isinstance(error, QueryLimitReachedError) or (isinstance(error, StoreError) and error.retryable)
+        level = logging.WARNING if passes else logging.ERROR
         logger.log(level, "run %s could not be driven: %s", driver.run_id, error, exc_info=error)
         report.failures.append(RunFailure(run_id=driver.run_id, error=error))
         return None

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from workflow_runtime.store import StoreCapabilities
+from workflow_runtime.store import QueryCosts, StoreCapabilities
 
 from .rows import RowReader
 from .session import Session
 
-__all__ = ["CAPABILITIES", "Role"]
+__all__ = ["CAPABILITIES", "COSTS", "Role"]
 
-CAPABILITIES = StoreCapabilities(max_payload_bytes=900_000, durable=True, subscribe=True, transactions=True)
+COSTS = QueryCosts(read=1, claim=6, tick=6, write=5, events_per_query=1, call=7)
+"""The statements of the longest batch of each kind."""
+
+CAPABILITIES = StoreCapabilities(
+    max_payload_bytes=900_000, durable=True, subscribe=True, transactions=True, metered=COSTS
+)
 """A run's input and output lie in one row, and D1 carries rows of up to 2,000,000 bytes."""
 
 

@@ -27,9 +27,8 @@ again), `prune_runs` (another batch). These raise `StoreUnavailableError`, which
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from workflow_migrations import DEFAULT_TABLES, TableNames, load_queries, render_sql
 from workflow_runtime.errors import (
@@ -41,14 +40,13 @@ from workflow_runtime.errors import (
 )
 from workflow_runtime.ids import new_id
 
-from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Result, D1Value, Row
+from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Value, Row
+from .metering import MeteredUnit, SendBatch
 from .retries import Retries, is_unknown
 
 __all__ = ["REMEDY", "SendBatch", "Session", "json_list", "store_error"]
 
 REMEDY = "run `await store.ensure_schema()`, or apply the .sql files in the package's folder `migrations`"
-
-SendBatch: TypeAlias = Callable[[Sequence[D1PreparedStatement]], Awaitable[Sequence[D1Result]]]
 
 
 class Session:
@@ -102,7 +100,8 @@ class Session:
         """Run one named statement as a unit of its own."""
         statement = self.statement(name, *values)
         try:
-            return (await self._retries.run(statement.all, is_unknown)).results
+            [result] = await self._retries.run(MeteredUnit([statement]).send, is_unknown)
+            return result.results
         except D1DatabaseError as error:
             raise store_error(error) from error
 
@@ -116,9 +115,9 @@ class Session:
             send: How; as the database's batch when absent.
             recognised: Whether the unit does nothing when it was done before, so that it may be repeated.
         """
-        call = partial(send or self._database.batch, statements)
+        unit = MeteredUnit(statements, send or self._database.batch)
         try:
-            results = await (self._retries.run(call, is_unknown) if recognised else call())
+            results = await (self._retries.run(unit.send, is_unknown) if recognised else unit.send())
             return [result.results for result in results]
         except D1DatabaseError as error:
             raise store_error(error) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from workflow_runtime.errors import ConfigurationError, StoreError
+from workflow_runtime.errors import ConfigurationError, QueryLimitReachedError, StoreError
 from workflow_runtime.store import Appended, TransactionWork, TransactionWrite, check_transaction_write, checked
 
 from .database import (
@@ -25,6 +25,7 @@ from .database import (
 from .driver import DriverUnit, Outcome
 from .events import add_append, appended
 from .limits import check_statement, check_values
+from .metering import MeteredUnit
 from .role import Role
 from .session import store_error
 
@@ -105,7 +106,7 @@ class SQLiteTransaction(D1Transaction):
 
     async def _run(self, sql: str, values: tuple[D1Value, ...]) -> D1Result:
         statement = self._statement(sql, values)
-        return (await self._unit.run([*self.take(), statement]))[-1]
+        return (await MeteredUnit([*self.take(), statement], self._unit.run).send())[-1]
 
 
 class Transactions(Role):
@@ -183,7 +184,7 @@ async def _try(whole: DriverUnit, tx: D1Transaction) -> Outcome | StoreError:
 
 async def _explain(whole: DriverUnit, refusal: StoreError) -> Outcome:
     """Say which statement refused: the guard, or one of the business's."""
-    if refusal.retryable:
+    if refusal.retryable or isinstance(refusal, QueryLimitReachedError):
         raise refusal
     done = await whole.look()
     if done.repeated is not None:

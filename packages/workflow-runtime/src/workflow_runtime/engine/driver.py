@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..clock import Clock
@@ -18,10 +19,12 @@ from ..errors import (
     LeaseLostError,
     NonDeterminismError,
     PayloadTooLargeError,
+    QueryLimitReachedError,
     StoreError,
 )
 from ..payloads import JsonText, PayloadCodec, encode_json
 from ..store import Awaited, ClaimedRun, Event, RunStatus, WorkflowExecutionStore
+from .allowance import Allowance
 from .context import Context
 from .definition import Workflow
 from .history import EventKind, OperationKind, Recorded, describe_error, from_event, run_event
@@ -82,10 +85,25 @@ class DriverSettings:
 
 
 class Driver:
-    """Drives one run until it ends, pauses, or must be let go. Used once."""
+    """Drives one run until it ends, pauses, or must be let go. Used once.
 
-    def __init__(self, *, settings: DriverSettings, claim: ClaimedRun, workflow: Workflow[Any, Any]) -> None:
+    Args:
+        settings: What it shares with others.
+        claim: The run.
+        workflow: What the run is a run of.
+        allowance: How many queries it may send; any number when absent.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: DriverSettings,
+        claim: ClaimedRun,
+        workflow: Workflow[Any, Any],
+        allowance: Allowance | None = None,
+    ) -> None:
         self._settings = settings
+        self._allowance = allowance or Allowance()
         self._store = settings.store
         self._clock = settings.clock
         self._max_payload_bytes = settings.store.capabilities.max_payload_bytes
@@ -94,10 +112,14 @@ class Driver:
         self._wake = asyncio.Event()
         self._lease = HeldLease(claim=claim, clock=settings.clock, lease_ms=settings.lease_ms, on_news=self._wake.set)
         self._writer = RunWriter(
-            store=settings.store, lease=self._lease, next_index=claim.run.next_index, clock=settings.clock
+            store=settings.store,
+            lease=self._lease,
+            next_index=claim.run.next_index,
+            clock=settings.clock,
+            allowance=self._allowance,
         )
         self._machine = Machine(claim.run.run_id)
-        self._unit = PendingUnit()
+        self._unit = PendingUnit(self._allowance.max_events)
         self._timers = TimerBook()
         self._inbox = Inbox()
         self._transactions = Transactions(
@@ -107,6 +129,7 @@ class Driver:
             run=self._run_attempt,
             on_change=self._wake.set,
             is_committing=lambda: self._transactions.committing,
+            cuts_short=self._cut_short,
         )
         self._settlement = Settlement(
             machine=self._machine,
@@ -118,6 +141,10 @@ class Driver:
             rng=settings.rng,
         )
         self._stopping = False
+        self._closing = False
+        """Whether so few queries are left that nothing new is begun, for the time being."""
+        self._refusal: QueryLimitReachedError | None = None
+        """Why a step was cut short."""
         self._nudged = False
         self._looks_later = False
         """Whether the inbox could not be read a moment ago."""
@@ -152,16 +179,18 @@ class Driver:
         """Drive the run.
 
         Raises:
+            QueryLimitReachedError: A step, or reading the run, takes more queries than there are. The run was handed
+                over, unless there were too few left even for that.
             StoreError: The store is away for longer than a write waits, or the run cannot be read. The lease runs
                 out, and another worker takes the run.
         """
         thread = self._settings.heartbeats
-        with thread.keep(self._lease) if thread is not None else nullcontext():
+        with self._allowance.opened(), thread.keep(self._lease) if thread is not None else nullcontext():
             # Beside a thread this is the second line, in case that the thread cannot connect.
             patience_ms = 0 if thread is None else self._lease.lease_ms // 6
             heartbeat = asyncio.create_task(self._lease.keep(self._store, patience_ms=patience_ms))
             try:
-                return await self._drive()
+                return await self._drive_as_far_as_allowed()
             except LeaseLostError:
                 return DriveOutcome.LOST
             finally:
@@ -169,6 +198,19 @@ class Driver:
                     await self._stop_tasks(heartbeat)
                 finally:
                     await self._in_callback(self._machine.suspend)
+
+    async def _drive_as_far_as_allowed(self) -> DriveOutcome:
+        self._keep_back()
+        try:
+            outcome = await self._drive()
+        except QueryLimitReachedError:
+            # With a step still running somebody else would run it a second time beside it: let the lease run out.
+            if not self._steps.running:
+                await self._writer.release()
+            raise
+        if outcome is DriveOutcome.RELEASED and self._refusal is not None:
+            raise self._refusal
+        return outcome
 
     async def _drive(self) -> DriveOutcome:
         try:
@@ -189,10 +231,8 @@ class Driver:
                 return await self._end()
             elif self._steps.ended and not self._unit.full:
                 continue  # a step ended after the settling: it may have woken the handler
-            elif not self._steps.running and not self._steps.has_runnable:
-                return await (self._pause() if self._can_be_woken() else self._end_with_error(_deadlock()))
-            elif not self._steps.running and self._stopping:
-                return await self._release()
+            elif not self._steps.running and (let_go := self._way_to_let_go()):
+                return await let_go()
             else:
                 await self._run_steps()
 
@@ -209,10 +249,24 @@ class Driver:
             return
         if committed := self._transactions.take_committed():
             self._machine.apply(committed)
-        self._settlement.settle()
+        self._closing = not self._allowance.covers_unit(self._steps.unrecorded)
+        self._settlement.settle(only_attempts=self._closing)
+        self._keep_back()
 
-    def _can_be_woken(self) -> bool:
-        return bool(self._inbox.waiting()) or self._timers.next_due() is not None
+    def _keep_back(self) -> None:
+        self._allowance.keep_back(
+            unrecorded_steps=self._steps.unrecorded,
+            unwritten_events=len(self._unit.events) if self._has_unwritten() else None,
+        )
+
+    def _way_to_let_go(self) -> Callable[[], Awaitable[DriveOutcome]] | None:
+        """Tell how the drive ends when no step runs; `None` when one is to be started."""
+        if self._closing:
+            return self._release
+        if not self._steps.has_runnable:
+            can_be_woken = bool(self._inbox.waiting()) or self._timers.next_due() is not None
+            return self._pause if can_be_woken else partial(self._end_with_error, _deadlock())
+        return self._release if self._stopping else None
 
     # Replaying.
 
@@ -287,8 +341,18 @@ class Driver:
             await self._flush()
         # Nothing runs before its cause is durable.
         if not self._stopping and not self._has_unwritten():
-            self._steps.start()
-        await self._wait()
+            self._steps.start(self._allowance.startable_steps(self._steps.unrecorded))
+            self._keep_back()
+        if self._steps.running or not self._steps.has_runnable:
+            await self._wait()
+
+    def _cut_short(self, error: QueryLimitReachedError) -> bool:
+        """Tell whether a step's attempt ended because this drive may send no more; then it hands the run over."""
+        if not self._allowance.exceeded:
+            return False  # a meter of the step's own
+        self._refusal = error
+        self.stop()
+        return True
 
     def _run_attempt(self, operation: Operation, attempt: int) -> Awaitable[JsonText | None]:
         assert operation.step is not None
@@ -328,12 +392,13 @@ class Driver:
         )
         self._unit.clear()
         self._timers.written()
+        self._keep_back()
 
     async def _wait(self) -> None:
         """Wait for a step to end, a timer, news from outside, or a request to stop."""
         if not self._has_news():
             # A unit that is full takes nothing, and so no timer either, before it is written.
-            due = None if self._unit.full else self._timers.next_due()
+            due = None if self._unit.full or self._closing else self._timers.next_due()
             await self._clock.wait(self._wake, None if due is None else due.until_ms)
         self._wake.clear()
         await self._read_news()
@@ -344,6 +409,9 @@ class Driver:
         self._nudged = False
         try:
             await self._read_inbox()
+        except QueryLimitReachedError:
+            self._looks_later = True  # whoever drives the run next is brought it
+            self.stop()
         except StoreError as error:
             if not error.retryable:
                 raise
@@ -373,6 +441,8 @@ class Driver:
 
     async def _release(self) -> DriveOutcome:
         await self._flush()
+        if self._closing and self._writer.next_index == self._claim.run.next_index:
+            self._allowance.require_unit()  # or nobody would hear that the run never gets on
         await self._writer.release()
         return DriveOutcome.RELEASED
 

@@ -9,9 +9,9 @@ from ..store import NewEvent, Timer
 from .history import Recorded, new_event
 from .operations import Operation
 
-__all__ = ["PendingUnit"]
+__all__ = ["MAX_EVENTS", "PendingUnit", "TimerBook"]
 
-_MAX_EVENTS = 50
+MAX_EVENTS = 50
 _MAX_BYTES = 500_000
 
 
@@ -19,6 +19,7 @@ _MAX_BYTES = 500_000
 class PendingUnit:
     """Collects events, taken inbox entries and changes of timers until they are written together."""
 
+    max_events: int = MAX_EVENTS
     events: list[NewEvent] = field(default_factory=list)
     taken_inbox: list[int] = field(default_factory=list)
     size: int = 0
@@ -33,7 +34,7 @@ class PendingUnit:
     @property
     def full(self) -> bool:
         """Whether it should be written before more is added: a unit is bounded."""
-        return len(self.events) >= _MAX_EVENTS or self.size >= _MAX_BYTES
+        return len(self.events) >= self.max_events or self.size >= _MAX_BYTES
 
     def clear(self) -> None:
         """Forget what was written."""

@@ -50,10 +50,15 @@ class Settlement:
         self._rng = rng
         self._fresh: deque[Operation] = deque()
 
-    def settle(self) -> None:
-        """Let everything that has happened take effect, until the handler waits or the unit is full."""
+    def settle(self, *, only_attempts: bool = False) -> None:
+        """Let everything that has happened take effect, until the handler waits or the unit is full.
+
+        Args:
+            only_attempts: Record what steps have done, and begin nothing that the handler asks for.
+        """
+        advance = self._take_attempt if only_attempts else self._advance
         self._machine.run()
-        while not self._unit.full and self._machine.outcome is None and self._advance():
+        while not self._unit.full and self._machine.outcome is None and advance():
             self._machine.run()
 
     def _advance(self) -> bool:

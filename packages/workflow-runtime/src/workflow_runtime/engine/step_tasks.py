@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from ..errors import QueryLimitReachedError
 from ..payloads import JsonText
 from .operations import Operation
 
@@ -27,6 +28,7 @@ class _RunningStep:
     operation: Operation
     task: asyncio.Task[None]
     cancelled: bool = False
+    cut_short: bool = False
 
     def cancel(self) -> None:
         # Once: a second cancellation would hit the step while it cleans up.
@@ -44,6 +46,7 @@ class StepTasks:
         run: Callable[[Operation, int], Awaitable[JsonText | None]],
         on_change: Callable[[], None],
         is_committing: Callable[[], bool],
+        cuts_short: Callable[[QueryLimitReachedError], bool],
     ) -> None:
         """Begin without steps.
 
@@ -51,6 +54,8 @@ class StepTasks:
             run: Runs one attempt, given its number; `None` when there is nothing left to record.
             on_change: Called when a step has ended, whatever way.
             is_committing: Whether the transactional step that is running must not be cancelled now.
+            cuts_short: Whether an attempt that ended with such an error has not failed, but is to be made again by
+                somebody who may send more.
         """
         self.ended: deque[EndedAttempt] = deque()
         """Attempts that nobody has recorded yet."""
@@ -59,6 +64,7 @@ class StepTasks:
         self._run = run
         self._on_change = on_change
         self._is_committing = is_committing
+        self._cuts_short = cuts_short
         self._idle: list[Operation] = []
         self._running: dict[str, _RunningStep] = {}
 
@@ -66,6 +72,11 @@ class StepTasks:
     def running(self) -> list[asyncio.Task[None]]:
         """The tasks of the steps that run now."""
         return [step.task for step in self._running.values()]
+
+    @property
+    def unrecorded(self) -> int:
+        """How many steps run, or have ended and are not recorded."""
+        return len(self._running) + len(self.ended)
 
     @property
     def has_runnable(self) -> bool:
@@ -81,13 +92,19 @@ class StepTasks:
         """Take in a step that is to run, now or when the pause before its next attempt is over."""
         self._idle.append(operation)
 
-    def start(self) -> None:
-        """Start what is runnable, transactional steps one after the other; forget what nobody waits for any more."""
+    def start(self, limit: int | None = None) -> None:
+        """Start what is runnable, transactional steps one after the other; forget what nobody waits for any more.
+
+        Args:
+            limit: Start no more than so many.
+        """
         idle, self._idle = self._idle, []
+        most = None if limit is None else len(self._running) + limit
         for operation in idle:
             if not operation.pending:
                 continue
-            if operation.until_ms is None and not (operation.transactional and self.transaction_open):
+            room = most is None or len(self._running) < most
+            if room and operation.until_ms is None and not (operation.transactional and self.transaction_open):
                 self._start(operation)
             else:
                 self._idle.append(operation)
@@ -117,7 +134,7 @@ class StepTasks:
 
     def _step_ended(self, step: _RunningStep) -> None:
         del self._running[step.operation.step_id]
-        if step.task.cancelled():
+        if step.task.cancelled() or step.cut_short:
             self._idle.append(step.operation)  # cut short, not failed: if it is still wanted, it runs again
         self._on_change()
 
@@ -131,6 +148,9 @@ class StepTasks:
             raise
         except Exception as error:  # noqa: BLE001  # whatever a user's code raises is a failed attempt
             result = error
+            if isinstance(error, QueryLimitReachedError) and self._cuts_short(error):
+                self._running[operation.step_id].cut_short = True
+                return
         except BaseException as error:
             if self._running[operation.step_id].cancelled:
                 raise

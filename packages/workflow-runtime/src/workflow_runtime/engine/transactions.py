@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..errors import StoreError, StoreUnavailableError
+from ..errors import QueryLimitReachedError, StoreError, StoreUnavailableError
 from ..payloads import JsonText
 from ..store import TransactionWrite
 from .history import EventKind, Recorded, new_event
@@ -70,15 +70,18 @@ class Transactions:
 
         Raises:
             Exception: What the function raised, or what the database had against its writes.
+            QueryLimitReachedError: It was not sent.
         """
         commit = _Commit(self, operation, attempt)
+        answered = False
         try:
             await self._writer.transact(commit.work, is_own=commit.is_own)
+            answered = True
             await self._check_recorded(commit)
         except _NotWantedError:
             return
         except StoreError as error:
-            if commit.is_own(error):
+            if commit.is_own(error) or (isinstance(error, QueryLimitReachedError) and not answered):
                 raise
             self.broken = error
         else:

@@ -23,6 +23,7 @@ from ..store import (
     WorkflowExecutionStore,
 )
 from ..tries import until_answered
+from .allowance import Allowance
 from .lease import HeldLease
 
 __all__ = ["RunWriter"]
@@ -40,12 +41,14 @@ class RunWriter:
         lease: HeldLease,
         next_index: int,
         clock: Clock,
+        allowance: Allowance,
     ) -> None:
         self.run_id = lease.run_id
         self.next_index = next_index
         self._store = store
         self.lease = lease
         self._clock = clock
+        self._allowance = allowance
 
     async def append(
         self,
@@ -171,7 +174,8 @@ class RunWriter:
 
     async def _write(self, verb: Callable[..., Awaitable[T]], **arguments: Any) -> T:
         named = partial(verb, run_id=self.run_id, lease_token=self.lease.token, operation_id=new_id(), **arguments)
-        return await self._repeat(lambda: named(now_ms=self._clock.now_ms()), lambda error: False)
+        with self._allowance.use_all():
+            return await self._repeat(lambda: named(now_ms=self._clock.now_ms()), lambda error: False)
 
     async def _repeat(self, call: Callable[[], Awaitable[T]], is_own: Callable[[StoreError], bool]) -> T:
         # One operation id for all tries: a try whose answer was lost after the commit is not done twice.

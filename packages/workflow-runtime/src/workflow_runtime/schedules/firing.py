@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..clock import Clock
-from ..errors import LeaseLostError, StoreError
+from ..errors import LeaseLostError, QueryLimitReachedError, StoreError
 from ..ids import new_id
 from ..store import BucketAction, BucketClaims, BucketResult, ClaimedBucket, WorkflowExecutionStore
 from ..tries import until_answered
@@ -77,11 +77,15 @@ class TickFirer:
         self._on_delivery = on_delivery
         self._told: set[str] = set()
 
-    async def fire(self, limit: int) -> TickRound:
+    async def fire(self, limit: int, *, once: bool = False) -> TickRound:
         """Claim and settle up to `limit` ticks.
 
         Two ticks of one schedule are fired in one go only if their runs may overlap. Otherwise the first one's run gets
         its chance to be driven before the second one asks whether it has ended.
+
+        Args:
+            limit: At most so many.
+            once: Claim only once.
 
         Raises:
             StoreError: The store is away.
@@ -92,7 +96,7 @@ class TickFirer:
             await asyncio.gather(*(self._fire(bucket, done) for bucket in claims.buckets))
             self._note(claims, done)
             limit -= len(claims.buckets)
-            if not claims.buckets or any(b.schedule.overlap_policy != "allow" for b in claims.buckets):
+            if once or not claims.buckets or any(b.schedule.overlap_policy != "allow" for b in claims.buckets):
                 break
         return done
 
@@ -121,7 +125,8 @@ class TickFirer:
             outcome = "lost"
         except Exception as error:  # reported, with the tick, instead of holding up the others
             schedule_id, fire_at_ms = bucket.schedule.schedule_id, bucket.fire_at_ms
-            level = logging.WARNING if isinstance(error, StoreError) and error.retryable else logging.ERROR
+            passes = isinstance(error, QueryLimitReachedError) or (isinstance(error, StoreError) and error.retryable)
+            level = logging.WARNING if passes else logging.ERROR
             logger.log(
                 level, "tick %s of schedule %r could not be settled: %s", fire_at_ms, schedule_id, error, exc_info=error
             )

@@ -71,6 +71,7 @@ __all__ = [
     "SignalStore",
     "StoreAdmin",
     "SupportsHeartbeats",
+    "SupportsMetering",
     "SupportsNotify",
     "SupportsSubscribe",
     "SupportsTransactions",
@@ -944,6 +945,24 @@ class SupportsHeartbeats(Protocol):
             HEARTBEAT-3: The store lives on when the block is left.
         """
         ...
+
+
+class SupportsMetering(Protocol):
+    """A store that counts its queries; declared by `capabilities.metered`, which says what calls cost.
+
+    `workflow_runtime.metering` holds what it counts with. What is counted while a thread renews leases
+    (`SupportsHeartbeats`) is nobody's.
+
+    Contract:
+        METER-1: Before anything is sent it is spent with `spend_queries`, each statement as one query, each try
+            anew: no call that asks the database takes less than one. So too what the function of a transaction sends.
+        METER-2: A call for which the meter has not enough left raises `QueryLimitReachedError` and changes nothing; it
+            may be made again later, a driver's write with the same `operation_id`.
+        METER-3: The rows that the database says it has read and written are noted once, with `note_rows`. Where it says
+            nothing, nothing is noted.
+        METER-4: No call takes more queries than `capabilities.metered` says, whatever its arguments, unless it is tried
+            again because the database was away.
+    """
 
 
 class SupportsNotify(Protocol):

@@ -34,6 +34,7 @@ __all__ = [
     "NewEvent",
     "OverlapPolicy",
     "Paused",
+    "QueryCosts",
     "RunPage",
     "RunRecord",
     "RunStatus",
@@ -103,6 +104,29 @@ InboxKind = Literal["signal", "approval", "cancel"]
 
 
 @value
+class QueryCosts(Value):
+    """The most queries that a call takes, by kinds of calls; a batch of statements is as many queries."""
+
+    read: int
+    """`load_run`, `read_events`, `read_inbox`, `read_clock`, `heartbeat_run_lease`."""
+    claim: int
+    """A claim of runs or of ticks, however many it takes."""
+    tick: int
+    """`mark_schedule_bucket_started`."""
+    write: int
+    """A driver's write, besides its events."""
+    events_per_query: int
+    """Events of one write that go into one query; what is left over takes another."""
+    call: int
+    """Every other call but those about the schema. Also what `append_in_transaction` takes beyond a write, besides
+    the statements of its function."""
+
+    def write_of(self, events: int) -> int:
+        """Give the most that a driver's write of so many events takes."""
+        return self.write + -(-events // self.events_per_query)
+
+
+@value
 class StoreCapabilities(Value):
     """What a store declares about itself. Declared, never sniffed."""
 
@@ -118,6 +142,8 @@ class StoreCapabilities(Value):
     """It keeps `SupportsNotify`: waiting workers are told of work."""
     heartbeats: bool = False
     """It keeps `SupportsHeartbeats`: a blocked event loop need not lose its leases."""
+    metered: QueryCosts | None = None
+    """It keeps `SupportsMetering`: its queries are counted, and no call takes more of them than this says."""
 
 
 @value

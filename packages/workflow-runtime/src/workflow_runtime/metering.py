@@ -1,0 +1,135 @@
+"""Counting what a store sends to its database, and bounding it.
+
+Some hosts allow a program so many database queries each time that they call it. A store that counts its queries (it
+declares `capabilities.metered`) counts them on the meters of the task that calls it, before it sends anything. So a
+limit is a promise and no estimate: what would go over it is not sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from .errors import InvalidArgumentError, QueryLimitReachedError
+
+__all__ = ["QueryMeter", "meter_queries", "note_rows", "spend_queries"]
+
+
+class QueryMeter:
+    """What was sent while its block lasted. Made by `meter_queries`."""
+
+    def __init__(self, max_queries: int | None = None, outer: QueryMeter | None = None) -> None:
+        self.max_queries = max_queries
+        self.queries = 0
+        """Statements; each one of a batch counts."""
+        self.requests = 0
+        """Round trips: a batch is one."""
+        self.rows_read = 0
+        """As far as the database tells, like `rows_written`."""
+        self.rows_written = 0
+        self.limit_reached = False
+        """Whether something was refused here, or by a meter around this one."""
+        self._outer = outer
+        self._kept_back = 0
+
+    @property
+    def remaining(self) -> int | None:
+        """How many queries may still be sent, here and by the meters around; `None` without any limit."""
+        rooms = [meter.max_queries - meter.queries for meter in self._chain() if meter.max_queries is not None]
+        return min(rooms, default=None)
+
+    def spend(self, statements: int) -> None:
+        """Count statements that are about to be sent together, here and on the meters around.
+
+        Raises:
+            QueryLimitReachedError: One of the meters has not so many left. Nothing is counted.
+        """
+        for meter in self._chain():
+            left = meter._room()  # noqa: SLF001  # one class
+            if left is not None and statements > left:
+                self._mark_refused(meter)
+                raise QueryLimitReachedError(meter.max_queries or 0, meter.queries, statements)
+        for meter in self._chain():
+            meter.queries += statements
+            meter.requests += 1
+
+    def note(self, *, rows_read: int, rows_written: int) -> None:
+        """Count rows, here and on the meters around."""
+        for meter in self._chain():
+            meter.rows_read += rows_read
+            meter.rows_written += rows_written
+
+    def keep_back(self, queries: int) -> None:
+        """Refuse, from now on, what would leave less than this, unless it is sent inside `use_all`."""
+        self._kept_back = queries
+
+    @contextmanager
+    def use_all(self) -> Iterator[None]:
+        """Let the present task use what is kept back too."""
+        token = _using_all.set(self)
+        try:
+            yield
+        finally:
+            _using_all.reset(token)
+
+    def _chain(self) -> Iterator[QueryMeter]:
+        meter: QueryMeter | None = self
+        while meter is not None:
+            yield meter
+            meter = meter._outer  # noqa: SLF001
+
+    def _room(self) -> int | None:
+        if self.max_queries is None:
+            return None
+        kept_back = 0 if _using_all.get() is self else self._kept_back
+        return self.max_queries - self.queries - kept_back
+
+    def _mark_refused(self, by: QueryMeter) -> None:
+        for meter in self._chain():
+            meter.limit_reached = True
+            if meter is by:
+                return
+
+
+_current: ContextVar[QueryMeter | None] = ContextVar("workflow_runtime_meter", default=None)
+_using_all: ContextVar[QueryMeter | None] = ContextVar("workflow_runtime_meter_used_up", default=None)
+
+
+@contextmanager
+def meter_queries(max_queries: int | None = None) -> Iterator[QueryMeter]:
+    """Count the queries of everything that is called in the block, also by the tasks that are started there.
+
+    Blocks may be nested: each counts, and the tightest limit holds. Stores that do not declare `capabilities.metered`
+    count nothing. Neither does a thread: what renews leases beside a blocked event loop is not counted.
+
+    Args:
+        max_queries: Send no more than so many. A call that would go over raises `QueryLimitReachedError`, and nothing
+            of it is sent.
+    """
+    if max_queries is not None and max_queries < 0:
+        raise InvalidArgumentError("max_queries", f"must not be negative, not {max_queries}")
+    meter = QueryMeter(max_queries, _current.get())
+    token = _current.set(meter)
+    try:
+        yield meter
+    finally:
+        _current.reset(token)
+
+
+def spend_queries(statements: int = 1) -> None:
+    """Count statements that a store is about to send together; for stores.
+
+    Raises:
+        QueryLimitReachedError: So many are not left. Nothing must be sent.
+    """
+    meter = _current.get()
+    if meter is not None:
+        meter.spend(statements)
+
+
+def note_rows(*, rows_read: int, rows_written: int) -> None:
+    """Count the rows that a database says a call has read and written; for stores."""
+    meter = _current.get()
+    if meter is not None:
+        meter.note(rows_read=rows_read, rows_written=rows_written)

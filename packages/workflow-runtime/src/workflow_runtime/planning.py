@@ -1,0 +1,72 @@
+"""Dividing the queries that a sweep may send: what it may begin, and how much each drive gets."""
+
+from __future__ import annotations
+
+from .engine.allowance import QueryAllowance
+from .engine.pending import MAX_EVENTS
+from .errors import ConfigurationError
+from .metering import QueryMeter
+from .store import QueryCosts
+
+__all__ = ["QueryPlan"]
+
+_UNIT_SHARE = 5
+"""A write of many events takes at most the fifth part of what a sweep has beyond the least."""
+
+
+class QueryPlan:
+    """Begins nothing that what is left could not bring to an orderly end.
+
+    Args:
+        meter: What counts the sweep. It must have a limit.
+        costs: What the store's calls cost.
+
+    Raises:
+        ConfigurationError: So few queries that a sweep could do nothing.
+    """
+
+    def __init__(self, meter: QueryMeter, costs: QueryCosts) -> None:
+        self._meter = meter
+        self._costs = costs
+        self._tick = 2 * costs.tick + costs.read + costs.call  # started, or refused, looked after and put back
+        per_query = costs.events_per_query
+        least = costs.claim + max(QueryAllowance.least(costs, per_query), self._tick)
+        minimum = least + costs.read  # the store's clock
+        if self._left < minimum:
+            raise ConfigurationError(
+                f"max_queries: a sweep of this store needs at least {minimum} queries, and {self._left} are left"
+            )
+        self._max_events = min(MAX_EVENTS, per_query * max(1, (self._left - minimum) // _UNIT_SHARE))
+        self._least = QueryAllowance.least(costs, self._max_events)
+        self._driven = 0
+        self._spent = 0
+
+    @property
+    def _left(self) -> int:
+        return self._meter.remaining or 0
+
+    def ticks(self, wanted: int) -> int:
+        """Tell how many ticks may be claimed: 0 when not even one."""
+        return max(0, min(wanted, (self._left - self._costs.claim) // self._tick))
+
+    def runs(self, wanted: int) -> int:
+        """Tell how many runs may be claimed at once: 0 when not even one.
+
+        Few queries are better spent on a few runs that get on than on claims of many that hardly do.
+        """
+        left = self._left - self._costs.claim
+        return min(wanted, max(1, left // self._expected())) if left >= self._least else 0
+
+    def allowance(self, runs: int) -> QueryAllowance:
+        """Give each of so many drives its part of what is left."""
+        return QueryAllowance(self._costs, self._left // runs, self._max_events)
+
+    def learn(self, runs: int, queries: int) -> None:
+        """Hear what drives took."""
+        self._driven += runs
+        self._spent += queries
+
+    def _expected(self) -> int:
+        if not self._driven:
+            return 2 * self._least
+        return max(self._least, -(-self._spent // self._driven))
