@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import metering_faults
 from mutant_catalogue import Mutant
 from workflow_contract_tests import StoreHarness
 from workflow_runtime.errors import LeaseLostError, StoreOperationError
@@ -37,6 +38,8 @@ class Fault:
     """Makes another `append_in_transaction` of the store and its right one."""
     heartbeats: Callable[[Any, Any], AbstractAsyncContextManager[Any]] | None = None
     """Stands in for `open_heartbeats`, given the store and what its right one gives."""
+    metering: Callable[[Any], None] | None = None
+    """Changes how the store counts, or what it declares."""
 
 
 class _SingleStatements:
@@ -393,6 +396,36 @@ FAULTS = {
         story="The store is closed together with its heartbeats.",
         heartbeats=_beat_and_close,
     ),
+    "single-statements-are-free": Fault(
+        clause="METER-1",
+        story="Only batches count; a statement on its own does not.",
+        metering=metering_faults.look_for_nothing,
+    ),
+    "counted-when-it-is-done": Fault(
+        clause="METER-2",
+        story="A batch is counted, and refused, when it has been sent.",
+        metering=metering_faults.count_afterwards,
+    ),
+    "refused-in-the-middle": Fault(
+        clause="METER-2",
+        story="The statements of a batch are counted and sent one by one, until one is too many.",
+        metering=metering_faults.send_one_by_one,
+    ),
+    "rows-read-are-rows-written": Fault(
+        clause="METER-3",
+        story="The rows that were read count as written, and the other way round.",
+        database=metering_faults.MixedUpRows,
+    ),
+    "claims-declared-too-cheap": Fault(
+        clause="METER-4",
+        story="A claim takes a statement more than is declared.",
+        metering=metering_faults.declaring(claim=5),
+    ),
+    "events-declared-too-cheap": Fault(
+        clause="METER-4",
+        story="Fewer events go into one statement than is declared.",
+        metering=metering_faults.declaring(events_per_query=50),
+    ),
     "changed-tick-stays-claimed": Fault(
         clause="SCHEDULE-2",
         story="A change leaves the claimed tick with its claimer.",
@@ -478,6 +511,8 @@ async def open_broken(path: str, fault: str) -> D1WorkflowStore:
     if what.transaction is not None:
         faulty: Any = what.transaction(store, store.append_in_transaction)
         store.append_in_transaction = faulty  # type: ignore[method-assign]  # that is the fault
+    if what.metering is not None:
+        what.metering(store)
     if what.heartbeats is not None:
         _break_heartbeats(store, what.heartbeats)
     return store

@@ -20,7 +20,7 @@ Need = Literal["processes", "corrupt"]
 NEEDS: tuple[Need, ...] = ("processes", "corrupt")
 """What a harness may lack: opening the store in a child process, and damaging a stored row."""
 
-Capability = Literal["heartbeats", "notify", "subscribe", "transactions"]
+Capability = Literal["heartbeats", "metered", "notify", "subscribe", "transactions"]
 """What a store may leave undeclared in its `capabilities`; cases of one that is not declared do not apply."""
 
 Body: TypeAlias = "Callable[[StoreHarness], Awaitable[None]]"

@@ -133,9 +133,9 @@ class Claimer:
         ]
         self._told = [("pending", pending), ("timers", timers)]
         self._turns = deque([None, *self._phases])
-        """Who may not look everywhere takes turns; `None` stands for ticks. Where a host begins anew each time, chance
-        makes sure that each source is the first one now and then."""
-        self._turns.rotate(settings.rng.randrange(len(self._turns)))
+        """Who may not look everywhere takes turns; `None` stands for ticks."""
+        self._rng = settings.rng
+        self.begin_anywhere()  # where a host begins anew each time, each source is to be the first one now and then
 
     async def claim(self, limit: int, report: SweepReport, *, ticks: int) -> list[ClaimedRun]:
         """Fire up to `ticks` ticks, then claim up to `limit` runs.
@@ -205,6 +205,10 @@ class Claimer:
                 return claims
         report.next_due_ms = _earliest(*due)
         return []
+
+    def begin_anywhere(self) -> None:
+        """Let chance say which source is the next: what could not be paid for behind others may come first then."""
+        self._turns.rotate(self._rng.randrange(len(self._turns)))
 
     async def _fire(self, limit: int, report: SweepReport, *, once: bool = False) -> int | None:
         """Fire ticks, and say when the next one is due."""
@@ -324,6 +328,8 @@ class PlannedSweep(Sweep):
         before = self._meter.queries
         await super()._drive_all(drivers, ends_at)
         self._plan.learn(len(drivers), self._meter.queries - before)
+        if any(isinstance(failure.error, QueryLimitReachedError) for failure in self._report.failures):
+            self._claimer.begin_anywhere()
 
 
 async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | None:

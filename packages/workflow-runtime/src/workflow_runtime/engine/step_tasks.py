@@ -75,8 +75,8 @@ class StepTasks:
 
     @property
     def unrecorded(self) -> int:
-        """How many steps run, or have ended and are not recorded."""
-        return len(self._running) + len(self.ended)
+        """How many steps run, or have ended and are not recorded, but for one that brings its record along."""
+        return len(self._running) + len(self.ended) - self.transaction_open
 
     @property
     def has_runnable(self) -> bool:
