@@ -124,6 +124,23 @@ def test_command_says_what_is_wrong_with_the_name(app: Path, wrong: str) -> None
     assert wrong.partition(":")[0] in done.stderr or "5" in done.stderr
 
 
+def test_command_sends_no_more_queries_than_it_may(app: Path) -> None:
+    in_app(app, "import asyncio, app; asyncio.run(app.start('Ada', 'Alan', 'Grace', 'Edsger'))")
+    outcomes, sweeps = 0, 0
+    while outcomes < 4:
+        done = command(app, "sweep", "app:open_runtime", "--max-queries", "50")
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout)
+        assert 0 < summary["queries"] <= 50
+        outcomes += summary["outcomes"].get("finished", 0)
+        sweeps += 1
+        assert sweeps < 20
+    assert sweeps > 1
+    done = command(app, "sweep", "app:open_runtime", "--max-queries", "5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "at least 27 queries" in done.stderr
+
+
 def test_worker_command_drains_on_sigterm(app: Path) -> None:
     worker = subprocess.Popen(
         [sys.executable, "-m", "workflow_runtime", "work", "app:open_runtime"],

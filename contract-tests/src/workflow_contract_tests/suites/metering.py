@@ -128,8 +128,8 @@ async def small_writes_cost_what_is_declared(h: StoreHarness) -> None:
     """A heartbeat, a timer and a release take no more than is declared."""
     driver, costs = await start(h), _costs(h)
     await _metered(driver.heartbeat, "heartbeat_run_lease", at_most=costs.read)
-    for verb in ("schedule_timer", "release_run_lease"):
-        await _metered(partial(driver.call, verb), verb, at_most=costs.write)
+    for verb, bound in (("schedule_timer", costs.write), ("release_run_lease", costs.release)):
+        await _metered(partial(driver.call, verb), verb, at_most=bound)
 
 
 @clause("METER-1", "METER-4", capability="metered")

@@ -68,5 +68,5 @@ class QueryPlan:
 
     def _expected(self) -> int:
         if not self._driven:
-            return 2 * self._least
+            return self._least
         return max(self._least, -(-self._spent // self._driven))

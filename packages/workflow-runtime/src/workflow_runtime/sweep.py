@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from .clock import Clock
 from .engine.allowance import Allowance
@@ -24,6 +24,10 @@ from .store import ClaimBatch, ClaimedRun, RunStatus
 __all__ = ["Claimer", "PlannedSweep", "RunFailure", "Sweep", "SweepReport", "drive_claim"]
 
 logger = logging.getLogger("workflow_runtime")
+
+Phase: TypeAlias = tuple[str, Callable[[int], Awaitable[ClaimBatch]]]
+Turns: TypeAlias = deque[Phase | None]
+"""Sources of work in the order in which they are asked; `None` stands for the ticks of schedules."""
 
 _KEPT = 1_000
 """A worker reports over months; what it keeps for its report must not grow with them."""
@@ -126,16 +130,15 @@ class Claimer:
         async def pending(limit: int) -> ClaimBatch:
             return await store.claim_pending_runs(limit=limit, now_ms=self._clock.now_ms(), **common)
 
-        self._phases: list[tuple[str, Callable[[int], Awaitable[ClaimBatch]]]] = [
+        self._phases: list[Phase] = [
             ("stale", stale),
             ("timers", timers),
             ("pending", pending),
         ]
         self._told = [("pending", pending), ("timers", timers)]
-        self._turns = deque([None, *self._phases])
-        """Who may not look everywhere takes turns; `None` stands for ticks."""
-        self._rng = settings.rng
-        self.begin_anywhere()  # where a host begins anew each time, each source is to be the first one now and then
+        self._turns: Turns = deque([None, *self._phases])
+        # Where a host begins anew each time, each source is to be the first one now and then.
+        self._turns.rotate(settings.rng.randrange(len(self._turns)))
 
     async def claim(self, limit: int, report: SweepReport, *, ticks: int) -> list[ClaimedRun]:
         """Fire up to `ticks` ticks, then claim up to `limit` runs.
@@ -175,25 +178,30 @@ class Claimer:
                 due.append(await self._claim_from(source, claim, limit, claims, report))
         return claims, _earliest(*due)
 
-    async def claim_in_plan(self, plan: QueryPlan, report: SweepReport, *, runs: int, ticks: int) -> list[ClaimedRun]:
+    def turns(self) -> Turns:
+        """Give the order in which one sweep looks into the sources, beginning with another one each time."""
+        self._turns.rotate(-1)
+        return self._turns.copy()
+
+    async def claim_in_plan(
+        self, plan: QueryPlan, turns: Turns, report: SweepReport, *, runs: int, ticks: int
+    ) -> list[ClaimedRun]:
         """Fire ticks or claim runs: what the next source gives that has something.
 
-        It begins behind the source that gave something last, in whatever sweep. What cannot be paid for has to wait,
-        and nothing goes before it: it is the first thing of the next sweep.
+        What cannot be paid for ends the sweep. Something cheaper behind it may be the first of another one.
 
         Raises:
             StoreError: The store is away.
         """
         handled = report.handled
         due: list[int | None] = []
-        for _ in range(len(self._turns)):
-            phase = self._turns[0]
+        for phase in tuple(turns):
             wanted = ticks if phase is None else runs
             room = plan.ticks(wanted) if phase is None else plan.runs(wanted)
             if wanted and not room:
                 due.append(self._clock.now_ms())
                 break
-            self._turns.rotate(-1)
+            turns.rotate(-1)
             claims: list[ClaimedRun] = []
             if not wanted:
                 due.append(self._clock.now_ms())
@@ -205,10 +213,6 @@ class Claimer:
                 return claims
         report.next_due_ms = _earliest(*due)
         return []
-
-    def begin_anywhere(self) -> None:
-        """Let chance say which source is the next: what could not be paid for behind others may come first then."""
-        self._turns.rotate(self._rng.randrange(len(self._turns)))
 
     async def _fire(self, limit: int, report: SweepReport, *, once: bool = False) -> int | None:
         """Fire ticks, and say when the next one is due."""
@@ -319,17 +323,16 @@ class PlannedSweep(Sweep):
         super().__init__(**options)
         self._plan = plan
         self._meter = meter
+        self._turns = self._claimer.turns()
 
     async def _begin(self, *, runs: int, ticks: int) -> list[Driver]:
-        claims = await self._claimer.claim_in_plan(self._plan, self._report, runs=runs, ticks=ticks)
+        claims = await self._claimer.claim_in_plan(self._plan, self._turns, self._report, runs=runs, ticks=ticks)
         return [self._make_driver(claim, self._plan.allowance(len(claims))) for claim in claims]
 
     async def _drive_all(self, drivers: list[Driver], ends_at: float | None) -> None:
         before = self._meter.queries
         await super()._drive_all(drivers, ends_at)
         self._plan.learn(len(drivers), self._meter.queries - before)
-        if any(isinstance(failure.error, QueryLimitReachedError) for failure in self._report.failures):
-            self._claimer.begin_anywhere()
 
 
 async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | None:

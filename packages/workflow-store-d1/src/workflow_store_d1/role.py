@@ -9,7 +9,7 @@ from .session import Session
 
 __all__ = ["CAPABILITIES", "COSTS", "Role"]
 
-COSTS = QueryCosts(read=1, claim=6, tick=6, write=5, events_per_query=1, call=7)
+COSTS = QueryCosts(read=1, claim=6, tick=6, write=5, release=2, events_per_query=1, call=7)
 """The statements of the longest batch of each kind."""
 
 CAPABILITIES = StoreCapabilities(

@@ -35,6 +35,10 @@ class Allowance:
         """Whether a full unit can be written, and after it the results of so many steps."""
         return True
 
+    def covers_write(self, events: int) -> bool:
+        """Whether a write of so many events that ends the drive can be paid for."""
+        return True
+
     def require_unit(self) -> None:
         """Complain when a full unit cannot be written.
 
@@ -78,7 +82,7 @@ class QueryAllowance(Allowance):
     @staticmethod
     def least(costs: QueryCosts, max_events: int) -> int:
         """Tell with how many queries a drive gets on: it writes what it decides, runs a step, and hands over."""
-        return costs.write_of(max_events) + costs.write_of(1) + costs.write_of(0)
+        return costs.write_of(max_events) + costs.write_of(1) + costs.release
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -93,6 +97,10 @@ class QueryAllowance(Allowance):
     def covers_unit(self, unrecorded_steps: int) -> bool:
         """See `Allowance`."""
         return self._beyond(unrecorded_steps) >= self._costs.write_of(self.max_events)
+
+    def covers_write(self, events: int) -> bool:
+        """See `Allowance`."""
+        return (self._meter.remaining or 0) >= self._costs.write_of(events)
 
     def require_unit(self) -> None:
         """See `Allowance`."""
@@ -119,4 +127,4 @@ class QueryAllowance(Allowance):
 
     def _floor(self, unrecorded_steps: int) -> int:
         # Each step may end on its own, so each of them is a write.
-        return self._costs.write_of(0) + unrecorded_steps * self._costs.write_of(1)
+        return self._costs.release + unrecorded_steps * self._costs.write_of(1)

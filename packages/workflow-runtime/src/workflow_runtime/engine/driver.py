@@ -260,9 +260,10 @@ class Driver:
         )
 
     def _way_to_let_go(self) -> Callable[[], Awaitable[DriveOutcome]] | None:
-        """Tell how the drive ends when no step runs; `None` when one is to be started."""
+        """Tell how the drive ends when no step runs; `None` when one is to be started, or is yet to be recorded."""
         if self._closing:
-            return self._release
+            # What was kept back for a record is more than it takes: the rest may do for another step.
+            return None if self._has_unwritten() else self._release
         if not self._steps.has_runnable:
             can_be_woken = bool(self._inbox.waiting()) or self._timers.next_due() is not None
             return self._pause if can_be_woken else partial(self._end_with_error, _deadlock())
@@ -343,7 +344,7 @@ class Driver:
         if not self._stopping and not self._has_unwritten():
             self._steps.start(self._allowance.startable_steps(self._steps.unrecorded))
             self._keep_back()
-        if self._steps.running or not self._steps.has_runnable:
+        if self._steps.running:
             await self._wait()
 
     def _cut_short(self, error: QueryLimitReachedError) -> bool:
@@ -449,6 +450,8 @@ class Driver:
     async def _end(self) -> DriveOutcome:
         self._transactions.close()
         self._steps.cancel()  # nobody waits for them, and a transaction may hold the only connection
+        if not self._allowance.covers_write(len(self._unit.events) + 1):
+            return await self._release()
         match self._machine.outcome:
             case Finished(output):
                 try:

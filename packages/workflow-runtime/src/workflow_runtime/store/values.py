@@ -115,6 +115,8 @@ class QueryCosts(Value):
     """`mark_schedule_bucket_started`."""
     write: int
     """A driver's write, besides its events."""
+    release: int
+    """`release_run_lease`."""
     events_per_query: int
     """Events of one write that go into one query; what is left over takes another."""
     call: int
