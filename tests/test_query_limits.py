@@ -20,11 +20,13 @@ from workflow_runtime import (
     Every,
     QueryLimitReachedError,
     RetryPolicy,
+    RunFailure,
     RunStatus,
     Schedule,
     StoreUnavailableError,
     SweepReport,
     TestClock,
+    Workflow,
     WorkflowRuntime,
     meter_queries,
     workflow,
@@ -93,7 +95,7 @@ class Bench:
         self.clock = TestClock()
         self.ran: Counter[Any] = Counter()
         """How often the bodies of steps ran."""
-        self.workflows = [
+        self.workflows: list[Workflow[Any, Any]] = [
             workflow(id="steps")(self.steps),
             workflow(id="naps")(self.naps),
             workflow(id="gathers")(self.gathers),
@@ -290,6 +292,7 @@ async def test_backlog_of_every_kind_is_worked_off(bench: Bench, max_queries: in
     runs = await fill(bench, 10)
     runtime = bench.runtime()
     firsts: dict[str, int] = {}
+    report = SweepReport()
     for number in range(200):
         before = await bench.progress()
         report = await bench.sweep(bench.runtime(seed=number) if fresh else runtime, max_queries)
@@ -356,7 +359,7 @@ async def test_history_that_is_too_long_for_the_limit_is_told_of(bench: Bench) -
     await bench.recorded_run("long", 25_000)
     await bench.start("steps", 2, run_id="other")
     runtime = bench.runtime()
-    failures = []
+    failures: list[RunFailure] = []
     for _ in range(16):
         failures += (await bench.sweep(runtime, 30)).failures
         bench.clock.advance(timedelta(seconds=1))  # who was handed over waits behind the others

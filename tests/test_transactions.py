@@ -436,10 +436,10 @@ async def test_unit_that_fills_up_meanwhile_waits_quietly(shop: Shop, store: Any
 
     settle = Settlement.settle
 
-    def counted(self: Settlement) -> None:
+    def counted(self: Settlement, **options: Any) -> None:
         nonlocal settled
         settled += 1
-        settle(self)
+        settle(self, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Settlement, "settle", counted)
