@@ -38,9 +38,11 @@ from workflow_runtime.testing import run_until_blocked
 from workflow_store_d1 import D1PreparedStatement, D1Result, D1Transaction, D1WorkflowStore
 from workflow_store_d1.database import D1DatabaseError, D1Value
 from workflow_store_d1.local import LocalD1Database
+from workflow_store_d1.retries import Retries
 from workflow_store_memory import InMemoryWorkflowStore
 
 T = TypeVar("T")
+HALF = JsonText("0.5")
 LEAST = 27
 """With fewer queries a sweep of the D1 store could do nothing."""
 
@@ -146,7 +148,7 @@ class Bench:
             lease_ms=1_000,
         )
 
-    async def recorded_run(self, run_id: str, count: int) -> None:
+    async def recorded_run(self, run_id: str, count: int, payload: JsonText = HALF) -> None:
         """Leave a run with a log of so many events, to which it adds a few."""
         created = await self.store.create_run(
             run_id=run_id,
@@ -169,7 +171,7 @@ class Bench:
                 operation_id=f"append-{first}",
                 expected_next_index=first,
                 events=[
-                    NewEvent(kind="value-recorded", step_id=name, payload=JsonText("0.5"))
+                    NewEvent(kind="value-recorded", step_id=name, payload=payload)
                     for name in names[first : first + 5_000]
                 ],
                 now_ms=now_ms,
@@ -266,6 +268,10 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         yield opened
 
 
+async def no_time(seconds: float) -> None:
+    """Do not wait."""
+
+
 async def fill(bench: Bench, each: int) -> int:
     """Leave work of every kind; give the number of runs that end by it."""
     for number in range(each):
@@ -356,7 +362,7 @@ async def test_long_history_is_read_within_the_limit(bench: Bench) -> None:
 
 async def test_history_that_is_too_long_for_the_limit_is_told_of(bench: Bench) -> None:
     """The run cannot get on here, and says so each time; it is not taken for crashed, and the others get on."""
-    await bench.recorded_run("long", 25_000)
+    await bench.recorded_run("long", 80, JsonText("0." + "5" * 250_000))  # three of them are a page
     await bench.start("steps", 2, run_id="other")
     runtime = bench.runtime()
     failures: list[RunFailure] = []
@@ -479,6 +485,25 @@ async def test_heartbeats_come_out_of_the_same_queries(bench: Bench) -> None:
     assert await bench.crashes() == 0
 
 
+async def test_no_thread_renews_what_must_be_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of a file that could renew leases beside the event loop would send what no meter sees."""
+
+    @workflow(id="lasts")
+    async def lasts(ctx: Context, _: None) -> None:
+        await ctx.step(asyncio.sleep, 0.5)
+
+    def open_heartbeats(store: D1WorkflowStore) -> Any:
+        raise AssertionError("a thread was to renew")
+
+    monkeypatch.setattr(D1WorkflowStore, "open_heartbeats", open_heartbeats)
+    async with D1WorkflowStore.open(tmp_path / "thread.db") as store:
+        await store.ensure_schema()
+        runtime = WorkflowRuntime(store=store, workflows=[lasts], lease=timedelta(milliseconds=300))
+        await runtime.start_run(lasts)
+        report = await runtime.sweep(max_queries=60)
+    assert report.outcomes == {"finished": 1}
+
+
 async def test_two_sweeps_at_once_keep_to_their_own_limits(bench: Bench) -> None:
     runs = await fill(bench, 5)
     both = [bench.runtime(seed=seed) for seed in (1, 2)]
@@ -497,6 +522,8 @@ async def test_lost_answers_cost_queries_and_no_work(bench: Bench, seed: int) ->
     """Repeats may use up what was kept back. Then a lease runs out: still nothing more is sent, and all of it ends."""
     rng = random.Random(seed)
     await fill(bench, 3)
+    # Repeated by the store, or by the runtime.
+    bench.store = D1WorkflowStore(bench.database, retries=Retries(attempts=1 + 4 * (seed % 2), sleep=no_time))
     runtime = bench.runtime(seed)
     bench.database.loses_answer = lambda: rng.random() < 0.15
     for _ in range(300):

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import pytest
-from workflow_runtime import QueryLimitReachedError, meter_queries
+from workflow_runtime import QueryLimitReachedError, StoreUnavailableError, meter_queries
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import NewEvent, TransactionWrite
-from workflow_store_d1 import D1WorkflowStore, SQLiteTransaction
+from workflow_store_d1 import D1DatabaseError, D1WorkflowStore, SQLiteTransaction
 from workflow_store_d1.local import LocalD1Database, LocalStatement
+from workflow_store_d1.retries import Retries
 
 ONE = JsonText("1")
 NEW: dict[str, Any] = {"workflow_id": "w", "workflow_version": "1", "input": ONE, "operation_id": "create", "now_ms": 1}
@@ -46,6 +47,7 @@ class TellingDatabase:
         self._inner = inner
         self._meta = meta
         self.reached = 0
+        self.loses_answers = False
 
     def prepare(self, sql: str) -> ToldStatement:
         return ToldStatement(self._inner.prepare(sql), self._meta)
@@ -53,7 +55,13 @@ class TellingDatabase:
     async def batch(self, statements: Sequence[Any]) -> list[ToldResult]:
         self.reached += len(statements)
         results = await self._inner.batch([statement.inner for statement in statements])
+        if self.loses_answers:
+            raise D1DatabaseError("Network connection lost.", unavailable=True, outcome_unknown=True)
         return [ToldResult(result.results, self._meta) for result in results]
+
+
+async def no_time(seconds: float) -> None:
+    """Do not wait."""
 
 
 OpenDatabase = Callable[[], Awaitable[LocalD1Database]]
@@ -86,6 +94,29 @@ async def test_migration_that_is_too_long_for_the_limit_is_not_sent(open_databas
     assert database.reached == 2
     await store.ensure_schema()
     await store.check_schema()
+
+
+async def test_repeat_that_may_not_be_sent_leaves_the_outcome_unknown(open_database: OpenDatabase) -> None:
+    """To say that nothing was sent would be wrong: the first try was, and it was done."""
+    database = TellingDatabase(await open_database(), {})
+    store = D1WorkflowStore(database)
+    await store.ensure_schema()
+    database.loses_answers = True
+    with meter_queries(7) as meter, pytest.raises(StoreUnavailableError, match="outcome is unknown"):
+        await store.create_run(run_id="a", **NEW)
+    assert meter.queries == 4
+    database.loses_answers = False
+    assert await store.load_run(run_id="a") is not None
+
+
+async def test_each_try_counts(open_database: OpenDatabase) -> None:
+    database = TellingDatabase(await open_database(), {"rows_read": 1})
+    store = D1WorkflowStore(database, retries=Retries(attempts=3, sleep=no_time))
+    await store.ensure_schema()
+    database.loses_answers = True
+    with meter_queries() as meter, pytest.raises(StoreUnavailableError):
+        await store.create_run(run_id="a", **NEW)
+    assert (meter.queries, meter.requests, meter.rows_read) == (12, 3, 0)
 
 
 async def test_statements_of_an_open_transaction_count_as_they_are_sent(store: D1WorkflowStore) -> None:

@@ -100,8 +100,7 @@ class Session:
         """Run one named statement as a unit of its own."""
         statement = self.statement(name, *values)
         try:
-            [result] = await self._retries.run(MeteredUnit([statement]).send, is_unknown)
-            return result.results
+            return (await self._retries.run(MeteredUnit([statement]).send, is_unknown))[0].results
         except D1DatabaseError as error:
             raise store_error(error) from error
 
