@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import timedelta
@@ -105,6 +105,7 @@ class Bench:
             workflow(id="starts")(self.starts),
             workflow(id="writes")(self.writes),
             workflow(id="guesses")(self.guesses),
+            workflow(id="listens")(self.listens),
         ]
         self.by_id = {each.id: each for each in self.workflows}
         self.schedules = [
@@ -232,6 +233,10 @@ class Bench:
         for _ in range(count):
             await ctx.random()
 
+    async def listens(self, ctx: Context, count: int) -> None:
+        for _ in range(count):
+            await ctx.wait_for_event("go")
+
     async def starts(self, ctx: Context, count: int) -> int:
         return int(await ctx.step.options(retry=RetryPolicy(max_attempts=1))(self.start_runs, ctx.run_id, count))
 
@@ -351,6 +356,7 @@ async def test_run_that_takes_more_than_a_sweep_gets_on_in_each(
         assert sweeps < 1_000
     assert await runtime.attach(run_id).result() == count
     assert sweeps == 1 or max_queries < 1_000
+    assert sweeps <= 8 or max_queries < 50 or workflow_id != "gathers", "too much was kept back for too long"
     await check_nothing_lost(bench, 1)
 
 
@@ -374,6 +380,66 @@ async def test_history_that_is_too_long_for_the_limit_is_told_of(bench: Bench) -
     assert await bench.statuses() == {RunStatus.QUEUED: 1, RunStatus.FINISHED: 1}
     assert await bench.crashes() == 0
     assert (await bench.sweep(runtime, 200)).outcomes == {"finished": 1}
+
+
+@pytest.mark.parametrize("pages", range(5, 25))
+async def test_run_gets_on_or_is_told_of(bench: Bench, pages: int) -> None:
+    """However little its history leaves: no sweep drives a run in vain and is silent about it."""
+    await bench.recorded_run("long", 3 * pages, JsonText("0." + "5" * 250_000))
+    runtime = bench.runtime()
+    for _ in range(8):
+        report = await bench.sweep(runtime, 30)
+        if report.claimed.total():
+            got_on = (await runtime.attach("long").load()).next_index > 3 * pages
+            assert got_on != bool(report.failures)
+            return
+    raise AssertionError("the run was never claimed")
+
+
+@pytest.mark.parametrize("workflow_id", ["guesses", "listens"])
+@pytest.mark.parametrize("max_queries", range(LEAST, LEAST + 20))
+async def test_handler_that_only_decides_ends_without_a_failure(
+    bench: Bench, max_queries: int, workflow_id: str
+) -> None:
+    """However few queries are left when it ends, it is handed over in time."""
+    runtime = bench.runtime()
+    for count in range(1, 16):
+        run_id = await bench.start(workflow_id, count)
+        for _ in range(count):
+            await runtime.deliver_signal(run_id, "go")
+    for _ in range(200):
+        report = await bench.sweep(runtime, max_queries)
+        assert not report.failures
+        if await bench.statuses() == {RunStatus.FINISHED: 15}:
+            return
+    raise AssertionError("the runs did not end")
+
+
+async def test_source_of_work_is_found_by_hosts_that_begin_anew_each_time(bench: Bench) -> None:
+    """With so few queries that a sweep looks into one source only, chance says into which."""
+    runs = await fill(bench, 2)
+    for seed in range(200):
+        await bench.sweep(bench.runtime(seed), LEAST)
+    await check_nothing_lost(bench, runs)
+
+
+async def test_transaction_that_is_too_long_does_not_hurt_the_step_beside_it(bench: Bench) -> None:
+    async def take_long() -> None:
+        bench.ran["beside"] += 1
+        await asyncio.sleep(0.1)
+
+    @workflow(id="both")
+    async def both(ctx: Context, _: None) -> None:
+        await asyncio.gather(ctx.transaction("pay", bench.pay, "both", 60), ctx.step(take_long))
+
+    runtime = bench.runtime(workflows=[both], schedules=[])
+    handle = await runtime.start_run(both)
+    report = await bench.sweep(runtime, 50)
+    assert [type(failure.error) for failure in report.failures] == [QueryLimitReachedError]
+    run = await handle.load()
+    assert (run.status, run.next_index) == (RunStatus.QUEUED, 1)
+    assert (await bench.sweep(runtime, 200)).outcomes == {"finished": 1}
+    assert bench.ran["beside"] == 1
 
 
 async def test_step_that_starts_runs_pays_from_the_same_queries(bench: Bench) -> None:
@@ -432,29 +498,35 @@ async def test_step_with_a_meter_of_its_own_fails_by_itself(bench: Bench) -> Non
     assert "QueryLimitReachedError" in str((await handle.load()).error)
 
 
-async def test_news_that_cannot_be_read_waits_for_the_next_drive(bench: Bench) -> None:
-    """A delivery to a run that has no query left for its inbox is not lost."""
+@pytest.mark.parametrize("max_queries", range(LEAST + 17, LEAST + 29))
+async def test_news_that_cannot_be_read_waits_for_the_next_drive(bench: Bench, max_queries: int) -> None:
+    """A delivery to a run that has no query left for its inbox is not lost, and no step is."""
     told = asyncio.Event()
 
     async def wait_until_told() -> None:
+        bench.ran["waits"] += 1
         await told.wait()
 
     @workflow(id="hears")
     async def hears(ctx: Context, _: None) -> Any:
-        await asyncio.gather(*(ctx.step(wait_until_told) for _ in range(40)))
+        await asyncio.gather(*(ctx.step(wait_until_told) for _ in range(20)))
         return await ctx.wait_for_event("go")
 
     runtime = bench.runtime(workflows=[hears], schedules=[])
     handle = await runtime.start_run(hears)
-    sweeping = asyncio.create_task(bench.runtime(workflows=[hears], schedules=[]).sweep(max_queries=LEAST + 20))
-    while (await handle.load()).status is RunStatus.QUEUED:
+    sweeping = asyncio.create_task(runtime.sweep(max_queries=max_queries))
+    while not bench.ran["waits"]:
         await asyncio.sleep(0)
     await runtime.deliver_signal(handle.run_id, "go", "now")
+    for _ in range(20):
+        await asyncio.sleep(0.001)
     told.set()
-    assert (await sweeping).outcomes == {"released": 1}
+    report = await sweeping
+    assert (report.outcomes, report.failures) == ({"released": 1}, deque())
     for _ in range(100):
-        await bench.sweep(runtime, LEAST + 20)
+        await bench.sweep(runtime, max_queries)
     assert await handle.result() == "now"
+    assert bench.ran["waits"] == 20
     assert await bench.crashes() == 0
 
 
@@ -492,16 +564,23 @@ async def test_no_thread_renews_what_must_be_counted(tmp_path: Path, monkeypatch
     async def lasts(ctx: Context, _: None) -> None:
         await ctx.step(asyncio.sleep, 0.5)
 
-    def open_heartbeats(store: D1WorkflowStore) -> Any:
-        raise AssertionError("a thread was to renew")
+    opened = []
+    open_heartbeats = D1WorkflowStore.open_heartbeats
 
-    monkeypatch.setattr(D1WorkflowStore, "open_heartbeats", open_heartbeats)
+    def open_and_tell(store: D1WorkflowStore) -> Any:
+        opened.append(store)
+        return open_heartbeats(store)
+
+    monkeypatch.setattr(D1WorkflowStore, "open_heartbeats", open_and_tell)
     async with D1WorkflowStore.open(tmp_path / "thread.db") as store:
         await store.ensure_schema()
         runtime = WorkflowRuntime(store=store, workflows=[lasts], lease=timedelta(milliseconds=300))
         await runtime.start_run(lasts)
         report = await runtime.sweep(max_queries=60)
-    assert report.outcomes == {"finished": 1}
+        assert (report.outcomes, opened) == ({"finished": 1}, [])
+        await runtime.start_run(lasts)
+        await runtime.sweep()
+    assert opened, "without a limit the thread renews"
 
 
 async def test_two_sweeps_at_once_keep_to_their_own_limits(bench: Bench) -> None:
@@ -581,3 +660,5 @@ async def test_handler_of_a_host_counts_what_opening_takes(bench: Bench) -> None
         assert bench.database.sent - before <= 50
         assert summary["queries"] <= 50
     assert await bench.statuses() == {RunStatus.FINISHED: 20}
+    with pytest.raises(ConfigurationError, match=f"and {LEAST - 1} are left"):
+        await sweep_handler(open_runtime, timedelta(seconds=20), max_queries=LEAST + 2)()

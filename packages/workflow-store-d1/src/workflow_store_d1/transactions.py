@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from workflow_runtime.errors import ConfigurationError, QueryLimitReachedError, StoreError
+from workflow_runtime.errors import ConfigurationError, StoreError
 from workflow_runtime.store import Appended, TransactionWork, TransactionWrite, check_transaction_write, checked
 
 from .database import (
@@ -184,7 +184,7 @@ async def _try(whole: DriverUnit, tx: D1Transaction) -> Outcome | StoreError:
 
 async def _explain(whole: DriverUnit, refusal: StoreError) -> Outcome:
     """Say which statement refused: the guard, or one of the business's."""
-    if refusal.retryable or isinstance(refusal, QueryLimitReachedError):
+    if refusal.retryable:
         raise refusal
     done = await whole.look()
     if done.repeated is not None:
