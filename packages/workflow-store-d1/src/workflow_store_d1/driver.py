@@ -17,9 +17,9 @@ from workflow_runtime.store import NewEvent, RunStatus, Timer
 from .database import D1PreparedStatement, D1Value, Row
 from .session import SendBatch, Session, json_list
 
-__all__ = ["DriverUnit", "Outcome"]
+__all__ = ["EVENTS_AT_ONCE", "DriverUnit", "Outcome"]
 
-_EVENTS_AT_ONCE = 16
+EVENTS_AT_ONCE = 16
 """As many payloads as `driver.events` has parameters for."""
 
 
@@ -79,8 +79,8 @@ class DriverUnit:
     def append(self, events: Sequence[NewEvent], taken_inbox: Sequence[int], now_ms: int) -> None:
         """Add new events and mark the inbox entries that they account for."""
         first = self._expected_next_index or 0
-        for start in range(0, len(events), _EVENTS_AT_ONCE):
-            self._add_events(events[start : start + _EVENTS_AT_ONCE], first + start, now_ms)
+        for start in range(0, len(events), EVENTS_AT_ONCE):
+            self._add_events(events[start : start + EVENTS_AT_ONCE], first + start, now_ms)
         if taken_inbox:
             self.add("driver.taken", json_list(taken_inbox))
 
@@ -91,7 +91,7 @@ class DriverUnit:
             [(kind, step_id, size)] = facts
             self.add("driver.event", first_index, kind, step_id, now_ms, size, *payloads)
         else:
-            padding = [None] * (_EVENTS_AT_ONCE - len(events))
+            padding = [None] * (EVENTS_AT_ONCE - len(events))
             self.add("driver.events", first_index, now_ms, json_list(facts), *payloads, *padding)
 
     def change_timers(self, set_timers: Sequence[Timer], removed_timers: Sequence[str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from workflow_runtime.store import QueryCosts, StoreCapabilities
 
+from .driver import EVENTS_AT_ONCE
 from .rows import RowReader
 from .session import Session
 
 __all__ = ["CAPABILITIES", "COSTS", "Role"]
 
-COSTS = QueryCosts(read=1, claim=6, tick=6, write=5, release=2, events_per_query=1, call=7)
+COSTS = QueryCosts(read=1, claim=6, tick=6, write=5, release=2, events_per_query=EVENTS_AT_ONCE, call=7)
 """The statements of the longest batch of each kind."""
 
 CAPABILITIES = StoreCapabilities(
