@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import pytest
-from workflow_runtime import QueryLimitReachedError, StoreUnavailableError, meter_queries
+from d1_server import D1Server
+from worker_database import open_empty
+from workflow_runtime import (
+    Context,
+    QueryLimitReachedError,
+    StoreUnavailableError,
+    WorkflowRuntime,
+    meter_queries,
+    workflow,
+)
+from workflow_runtime.hosting import sweep_summary
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import NewEvent, TransactionWrite
 from workflow_store_d1 import D1DatabaseError, D1WorkflowStore, SQLiteTransaction
@@ -143,3 +153,31 @@ async def test_statements_of_an_open_transaction_count_as_they_are_sent(store: D
         await store.append_in_transaction(**facts, work=work)
     # A look at the head, three of the function, and the head, the guard, the event and the head again.
     assert (meter.queries, meter.requests) == (8, 4)
+
+
+async def test_sweep_on_real_d1_tells_the_rows_that_are_billed(d1: D1Server) -> None:
+    """They come out of the meta of each statement; a sweep that finds nothing writes nothing."""
+
+    async def shout(text: str) -> str:
+        return text.upper()
+
+    @workflow(id="shouts")
+    async def shouts(ctx: Context, text: str) -> str:
+        return str(await ctx.step(shout, text))
+
+    async with open_empty(d1.url) as database:
+        store = D1WorkflowStore(database)
+        await store.ensure_schema()
+        runtime = WorkflowRuntime(store=store, workflows=[shouts])
+        await runtime.start_run(shouts, "hello")
+        report = await runtime.sweep(max_queries=50)
+        assert report.outcomes == {"finished": 1}
+        assert report.queries is not None
+        assert report.queries <= 50
+        assert report.rows_read
+        assert report.rows_written
+        told = sweep_summary(report)
+        assert (told["rows_read"], told["rows_written"]) == (report.rows_read, report.rows_written)
+        with meter_queries() as idle:
+            assert (await runtime.sweep(max_queries=50)).rows_written == 0
+        assert idle.rows_written == 0
