@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from workflow_runtime import ConfigurationError, Context, WorkflowRuntime, workflow
+from workflow_runtime import ConfigurationError, Context, Every, Schedule, TestClock, WorkflowRuntime, workflow
 from workflow_runtime.hosting import sweep_handler
 from workflow_store_d1 import SQLiteWorkflowStore
 
@@ -75,6 +75,27 @@ def test_handler_sweeps_once_in_each_event_loop(tmp_path: Path) -> None:
     assert second["outcomes"] == {"finished": 1}
     assert third["outcomes"] == {}
     assert json.loads(json.dumps(first)) == first
+
+
+async def test_summary_tells_of_ticks(tmp_path: Path) -> None:
+    @workflow(id="unknown")
+    async def unknown(ctx: Context, _: None) -> None:
+        """Known to the deployment, and not to the one that sweeps."""
+
+    clock = TestClock(datetime(2030, 1, 1, 0, 30, tzinfo=UTC))
+    schedules = [
+        Schedule(id=workflow.id, workflow=workflow, when=Every(timedelta(hours=1))) for workflow in (greet, unknown)
+    ]
+    async with SQLiteWorkflowStore.open(tmp_path / "app.db") as store:
+        await store.ensure_schema()
+        deployed = WorkflowRuntime(store=store, workflows=[greet, unknown], schedules=schedules, clock=clock)
+        await deployed.materialize_schedules()
+        clock.advance(timedelta(minutes=30))
+        runtime = WorkflowRuntime(store=store, workflows=[greet], clock=clock)
+        summary = await sweep_handler(runtime, timedelta(seconds=20))()
+    assert summary["ticks"] == {"started": 1}
+    assert summary["unclaimable"] == ["unknown"]
+    assert summary["tick_failures"] == {}
 
 
 async def test_handler_takes_a_runtime_that_is_open(tmp_path: Path) -> None:

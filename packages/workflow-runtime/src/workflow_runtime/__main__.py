@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return _FAILED
     sys.stdout.write(render_summary(sweep_summary(report)) + "\n")
-    return _FAILED if report.failures or report.corrupt else 0
+    return _FAILED if report.failures or report.tick_failures or report.corrupt else 0
 
 
 async def _run(source: RuntimeSource, options: argparse.Namespace) -> SweepReport:

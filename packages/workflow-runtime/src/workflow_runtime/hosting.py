@@ -82,7 +82,10 @@ def sweep_summary(report: SweepReport) -> dict[str, Any]:
     return {
         "claimed": dict(report.claimed),
         "outcomes": dict(report.outcomes),
+        "ticks": dict(report.ticks),
         "failures": {failure.run_id: str(failure.error) for failure in report.failures},
+        "tick_failures": {failure.schedule_id: str(failure.error) for failure in report.tick_failures},
+        "unclaimable": sorted(report.unclaimable),
         "corrupt": [str(error) for error in report.corrupt],
         "dead": list(report.dead),
         "queries": report.queries,

@@ -173,7 +173,7 @@ def _unwrapped(binding: Any) -> Any:
     """Give what an object of the SDK is to JavaScript."""
     if type(binding).__module__.partition(".")[0] != _SDK:
         return None
-    from workers import python_to_rpc  # type: ignore[import-not-found]  # noqa: PLC0415  # the package of the object
+    from workers import python_to_rpc  # noqa: PLC0415  # the package of the object
 
     return python_to_rpc(binding)
 
@@ -181,7 +181,7 @@ def _unwrapped(binding: Any) -> Any:
 def _ffi() -> ModuleType:
     try:
         # Pyodide brings it along; nobody can install it elsewhere.
-        from pyodide import ffi  # type: ignore[import-not-found]  # noqa: PLC0415
+        from pyodide import ffi  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError("a D1 binding exists in a Python Worker only") from error
     if not hasattr(ffi, "jsnull"):

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import pyodide_js  # type: ignore[import-not-found]  # these three exist in Pyodide only
-from pyodide.code import run_js  # type: ignore[import-not-found]
-from pyodide.ffi import JsProxy  # type: ignore[import-not-found]
-from workers.rpc import _EnvWrapper  # type: ignore[import-not-found]
+import pyodide_js  # these three exist in Pyodide only
+from pyodide.code import run_js
+from pyodide.ffi import JsProxy
+from workers.rpc import _EnvWrapper
 from workflow_runtime.errors import ConfigurationError, StoreOperationError, StoreUnavailableError
 from workflow_runtime.payloads import JsonText
 from workflow_store_d1 import BindingD1Database, D1DatabaseError, D1WorkflowStore
