@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from node_tools import MINIFLARE, install, node
+from node_tools import WRANGLER, install, node
 
 __all__ = ["D1Server", "d1_server"]
 
@@ -44,7 +44,7 @@ def d1_server(names: Sequence[str] = ("DB",)) -> Iterator[D1Server]:
     program = Path(__file__).parent / "cloudflare" / "serve.mjs"
     with tempfile.TemporaryDirectory(prefix="d1-", ignore_cleanup_errors=True) as scratch:
         process = subprocess.Popen(
-            [node(), program, install(MINIFLARE), *names],
+            [node(), program, install(WRANGLER), *names],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

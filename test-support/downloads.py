@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 __all__ = ["fetch_once", "run"]
@@ -32,15 +33,27 @@ def fetch_once(name: str, fetch: Callable[[Path], None]) -> Path:
     return target
 
 
-def run(*command: str | Path, cwd: Path | None = None) -> str:
+def run(*command: str | Path, cwd: Path | None = None, variables: Mapping[str, str] | None = None) -> str:
     """Run a command and give what it writes.
+
+    Args:
+        command: The program and its arguments.
+        cwd: Where; here when absent.
+        variables: What its environment holds besides.
 
     Raises:
         OSError: The program is not there, failed, or took too long; the text says what it wrote.
     """
     try:
         done = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False
+            command,
+            cwd=cwd,
+            env={**os.environ, **(variables or {})},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(str(error)) from error

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from downloads import fetch_once, run
-from node_tools import MINIFLARE, PYODIDES, install, node
+from node_tools import PYODIDES, WRANGLER, install, node
 
 __all__ = ["OUR_SOURCES", "Pyodide", "PyodideError", "Setting", "open_pyodide", "run_in_pyodide"]
 
@@ -73,6 +73,12 @@ class Setting:
     """What `env` holds besides the database `DB`."""
     proxy: bool = False
     """Whether `env.PROXY` gives the same database through miniflare's own binding, which is slower."""
+    own_binding: bool = False
+    """Whether `env.DB` too is miniflare's own binding."""
+    persist: Path | None = None
+    """The folder where Wrangler keeps its local databases; when absent, the database is empty and not kept."""
+    database_id: str = "DB"
+    """By what id Wrangler knows the database."""
 
 
 class Pyodide:
@@ -134,7 +140,7 @@ class Pyodide:
 def open_pyodide(program: str, setting: Setting = Setting(), *, argument: object = None) -> Iterator[Pyodide]:
     """Start a Python program in a fresh Pyodide; at the end it is killed.
 
-    The program may `await` at its top level. It finds `env`, with an empty D1 database at `env.DB`; `argument`;
+    The program may `await` at its top level. It finds `env`, with a D1 database at `env.DB`; `argument`;
     `emit(value)`, which sends a value that JSON can carry; and `await receive()`, which gives what it is told.
 
     Args:
@@ -146,7 +152,7 @@ def open_pyodide(program: str, setting: Setting = Setting(), *, argument: object
         OSError: There is no Node, or its packages cannot be fetched.
     """
     order = {
-        "miniflare": str(install(MINIFLARE)),
+        "miniflare": str(install(WRANGLER)),
         "pyodide": str(install(PYODIDES[setting.version])),
         "path": [str(folder.resolve()) for folder in (*OUR_SOURCES, _wheels(), *setting.path)],
         "prelude": _PRELUDE + (_WRAP if setting.wrapped else ""),
@@ -154,6 +160,9 @@ def open_pyodide(program: str, setting: Setting = Setting(), *, argument: object
         "argument": argument,
         "variables": dict(setting.variables),
         "proxy": setting.proxy,
+        "ownBinding": setting.own_binding,
+        "persist": None if setting.persist is None else str(setting.persist.resolve()),
+        "databaseId": setting.database_id,
     }
     with tempfile.TemporaryDirectory(prefix="pyodide-", ignore_cleanup_errors=True) as scratch:
         written = Path(scratch) / "written.txt"

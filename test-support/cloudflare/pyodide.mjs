@@ -21,11 +21,13 @@ const server = new Miniflare({
   port: 0,
   modules: true,
   script: fs.readFileSync(new URL("worker.mjs", import.meta.url), "utf8"),
-  d1Databases: ["DB"],
+  d1Databases: { DB: order.databaseId },
+  d1Persist: order.persist ?? false,
   log: new Log(LogLevel.ERROR),
 });
 const [url, python] = await Promise.all([server.ready, start()]);
 const env = { DB: new D1Database(await connect(url)), ...order.variables };
+if (order.ownBinding) env.DB = await server.getD1Database("DB");
 if (order.proxy) env.PROXY = await server.getD1Database("DB");
 await run();
 
