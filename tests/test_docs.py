@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from d1_rest import RestDatabase, rest_database
 from postgres_server import postgres_dsn
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
+from workflow_store_d1 import D1WorkflowStore
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".", "docs", "docs/*", "packages/*", "migrations-shared", "contract-tests", "examples/*", "benchmarks")
@@ -22,6 +24,13 @@ def database_url() -> Iterator[str]:
         yield dsn
 
 
+@pytest.fixture(scope="session")
+def rest() -> Iterator[RestDatabase]:
+    """D1 behind the shape of Cloudflare's API."""
+    with rest_database() as database:
+        yield database
+
+
 @each_page
 def test_examples_of_page_run(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The blocks of a page run in order, in an empty folder, and share their names as one script would."""
@@ -29,6 +38,13 @@ def test_examples_of_page_run(page: Path, tmp_path: Path, request: pytest.Fixtur
     monkeypatch.chdir(tmp_path)
     if "DATABASE_URL" in page.read_text(encoding="utf-8"):
         monkeypatch.setenv("DATABASE_URL", request.getfixturevalue("database_url"))
+    if "CLOUDFLARE_API_TOKEN" in page.read_text(encoding="utf-8"):
+        rest: RestDatabase = request.getfixturevalue("rest")
+        defaults = D1WorkflowStore.connect_http.__func__.__kwdefaults__  # type: ignore[attr-defined]  # of a classmethod
+        monkeypatch.setitem(defaults, "base_url", rest.base_url)
+        monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", rest.account_id)
+        monkeypatch.setenv("CLOUDFLARE_D1_DATABASE_ID", rest.database_id)
+        monkeypatch.setenv("CLOUDFLARE_API_TOKEN", rest.token)
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
     document.namespace["__name__"] = "__main__"
 
