@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from .database import D1DatabaseError, D1Value
@@ -152,6 +151,8 @@ def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
 
 
 def _date(text: str) -> datetime | None:
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415  # slow to load, and seldom needed
+
     try:
         date = parsedate_to_datetime(text)
     except ValueError:
