@@ -229,6 +229,7 @@ SYNTAX = "near x: syntax error: SQLITE_ERROR"
         (gateway(503, body=said(BUSY)), True, False),
         (gateway(400, body=said(LOST)), True, True),
         (gateway(500, body=said("internal error")), True, True),
+        (gateway(500, body=said("unknown error")), True, True),
         (gateway(502, body=said("bad gateway")), True, True),
         (gateway(500), True, True),
         (gateway(503, body=b"<html>"), True, True),

@@ -1,6 +1,8 @@
 """What D1 says when something is wrong. It gives no codes: the text has to tell.
 
-The texts are those of D1's list of errors (https://developers.cloudflare.com/d1/observability/debug-d1/).
+The texts are those of D1's list of errors (https://developers.cloudflare.com/d1/observability/debug-d1/), and two that
+the list lacks: the one that a database gives while it is exported or imported, and the binding's own about an answer that
+is none of D1's, but the page of an error on the way.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ _PREFIX = re.compile(r"^(?:Error: )?(?:D1_(?:[A-Z]+_)?ERROR: )?")
 _NOT_STARTED = (
     "D1 DB is overloaded",
     "Cannot resolve D1 DB due to transient issue on remote node",
+    "Currently processing a long-running",  # export or import
     "Exceeded maximum DB size",  # passes too: somebody frees space
 )
 """The batch never began. It may be sent again as it is."""
 
 _CUT_OFF = (
     "Network connection lost",
+    "Replica disconnected from primary",
+    "Failed to parse body as JSON",
     "storage caused object to be reset",
     "which caused object to be reset",
     "reset because its code was updated",

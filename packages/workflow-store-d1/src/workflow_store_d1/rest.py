@@ -126,12 +126,12 @@ def _refusal(status: int, headers: Mapping[str, str], verdict: str | None) -> D1
             )
     if verdict is not None:
         said = failure(verdict)
-        if status <= 500 or said.unavailable or _VERDICT_OF_SQLITE.search(verdict):
+        if status < 500 or said.unavailable or _VERDICT_OF_SQLITE.search(verdict):
             return said
     if status >= 500 or status == 408:
         # Somebody between us and the database: it may have the batch all the same.
         return D1DatabaseError(
-            f"the API is not there (HTTP {status})",
+            f"the API is not there (HTTP {status}{'' if verdict is None else f': {verdict}'})",
             unavailable=True,
             outcome_unknown=True,
             retry_after=_retry_after(headers),
