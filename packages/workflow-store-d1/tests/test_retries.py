@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from workflow_runtime.errors import InvalidArgumentError
 from workflow_store_d1 import D1DatabaseError
 from workflow_store_d1.retries import Retries, is_unknown, was_not_done
 
@@ -92,3 +93,19 @@ async def test_one_unknown_outcome_makes_the_whole_unknown() -> None:
     with pytest.raises(D1DatabaseError, match="busy") as failed:
         await patient(Waits()).run(call, is_unknown)
     assert failed.value.outcome_unknown
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attempts": 0},
+        {"attempts": -1},
+        {"first_wait": timedelta(seconds=-1)},
+        {"longest_wait": timedelta(seconds=-1)},
+        {"longest_told_wait": timedelta(seconds=-1)},
+    ],
+)
+def test_unusable_numbers(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        Retries(**wrong)
+    assert refused.value.argument == next(iter(wrong))

@@ -229,10 +229,15 @@ def _own(statements: Sequence[D1PreparedStatement]) -> list[HttpStatement]:
 
 def _check_ids(account_id: str, database_id: str, token: str) -> None:
     for name, value in (("account_id", account_id), ("database_id", database_id)):
-        if not _ID.fullmatch(value):
+        if not _is_made_of(_ID, value):
             raise InvalidArgumentError(name, "must be an id as the dashboard shows it: letters, digits and hyphens")
-    if not _TOKEN.fullmatch(token):
+    if not _is_made_of(_TOKEN, token):
         raise InvalidArgumentError("token", "must be an API token: visible ASCII characters only")
+
+
+def _is_made_of(pattern: re.Pattern[str], value: object) -> bool:
+    # A variable of the environment that is not set gives None.
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 def _check_options(base_url: str, timeout: timedelta, max_connections: int, form: Form) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+from workflow_runtime.errors import InvalidArgumentError
+
 from .database import D1DatabaseError
 
 __all__ = ["Retries", "is_unknown", "was_not_done"]
@@ -27,7 +29,11 @@ def _draw() -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """Exponential backoff with full jitter: each wait is a random part of a bound that doubles."""
+    """Exponential backoff with full jitter: each wait is a random part of a bound that doubles.
+
+    Raises:
+        InvalidArgumentError: No attempt at all, or a wait that is negative.
+    """
 
     attempts: int = 4
     """How often a call is made at most; 1 repeats nothing."""
@@ -41,6 +47,13 @@ class Retries:
     """Waits so many seconds."""
     random: Callable[[], float] = _draw
     """Gives a number from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise InvalidArgumentError("attempts", f"must be at least 1, not {self.attempts}")
+        for name in ("first_wait", "longest_wait", "longest_told_wait"):
+            if getattr(self, name) < timedelta(0):
+                raise InvalidArgumentError(name, "must not be negative")
 
     async def run(self, call: Callable[[], Awaitable[T]], may_repeat: Callable[[D1DatabaseError], bool]) -> T:
         """Make a call until it is answered, cannot be repeated, or was made often enough.
