@@ -1,8 +1,8 @@
 """What D1 says when something is wrong. It gives no codes: the text has to tell.
 
 The texts are those of D1's list of errors (https://developers.cloudflare.com/d1/observability/debug-d1/), and two that
-the list lacks: the one that a database gives while it is exported or imported, and the binding's own about an answer that
-is none of D1's, but the page of an error on the way.
+the list lacks: what a database says while it is exported or imported, and the binding's own words about an answer that
+is none of D1's, but a page of somebody on the way.
 """
 
 from __future__ import annotations
