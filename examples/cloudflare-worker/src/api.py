@@ -23,6 +23,9 @@ __all__ = ["Answer", "handle"]
 
 Answer: TypeAlias = tuple[HTTPStatus, dict[str, Any]]
 
+LARGEST = 10**15 - 1
+"""The largest number that a path can name; D1 keeps it exactly."""
+
 
 async def handle(runtime: WorkflowRuntime, method: str, path: str, body: str) -> Answer:
     """Answer a request; whatever is wrong with it is an answer too."""
@@ -37,7 +40,7 @@ async def handle(runtime: WorkflowRuntime, method: str, path: str, body: str) ->
         return refuse(HTTPStatus.CONFLICT, "this order was placed before, with another amount")
     except StoreUnavailableError as error:
         return refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"ask again: {error}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         return refuse(HTTPStatus.BAD_REQUEST, f"the body does not fit: {error!r}")
     return refuse(HTTPStatus.NOT_FOUND, f"{method} {path} means nothing here")
 
@@ -49,7 +52,7 @@ def refuse(status: HTTPStatus, problem: str) -> Answer:
 
 async def start(runtime: WorkflowRuntime, body: dict[str, Any]) -> Answer:
     """Start the run of an order, unless it was started before."""
-    order: workflows.Order = {"order_id": int(body["order_id"]), "amount": int(body["amount"])}
+    order: workflows.Order = {"order_id": number(body, "order_id"), "amount": number(body, "amount")}
     run = await runtime.start_run(workflows.order, order, run_id=run_id(order["order_id"]))
     return HTTPStatus.ACCEPTED if run.created else HTTPStatus.OK, {"run_id": run.run_id}
 
@@ -63,15 +66,33 @@ async def tell(runtime: WorkflowRuntime, order_id: int) -> Answer:
 
 async def pay(runtime: WorkflowRuntime, order_id: int, body: dict[str, Any]) -> Answer:
     """Deliver a payment."""
-    answer = await runtime.deliver_signal(run_id(order_id), "paid", signal_id=str(body["payment_id"]))
+    answer = await runtime.deliver_signal(run_id(order_id), "paid", signal_id=words(body, "payment_id"))
     return delivered("payment", answer.kind)
 
 
 async def decide(runtime: WorkflowRuntime, order_id: int, body: dict[str, Any]) -> Answer:
     """Deliver a person's decision."""
-    approved, who = bool(body["approved"]), str(body["by"])
+    approved, who = body["approved"], words(body, "by")
+    if not isinstance(approved, bool):
+        raise TypeError("approved must be true or false")  # to Python the text "false" would be a yes
     answer = await runtime.deliver_approval(run_id(order_id), "ship", approved=approved, decided_by=who)
     return delivered("approval", answer.kind)
+
+
+def number(body: dict[str, Any], name: str) -> int:
+    """Give a number of the body; to Python `true` and 7.5 would do as well."""
+    value = body[name]
+    if type(value) is not int or not 0 <= value <= LARGEST:
+        raise ValueError(f"{name} must be a whole number from 0 to {LARGEST}")
+    return value
+
+
+def words(body: dict[str, Any], name: str) -> str:
+    """Give a text of the body."""
+    value = body[name]
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be a text that is not empty")
+    return value
 
 
 def run_id(order_id: int) -> str:

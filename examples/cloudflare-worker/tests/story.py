@@ -18,6 +18,16 @@ from workers import Request
 from workflow_runtime import QueryMeter, TestClock, WorkflowRuntime, meter_queries
 from workflow_store_d1 import D1WorkflowStore
 
+WRONG_ORDERS = [
+    ("endless number", "Infinity", "1"),
+    ("broken number", "7.5", "1"),
+    ("number in words", "7", '"much"'),
+    ("truth for a number", "true", "1"),
+    ("number below zero", "-7", "1"),
+    ("number beyond all orders", "1000000000000000", "1"),
+    ("amount below zero", "7", "-1"),
+]
+
 
 class Teller:
     """Calls the handlers as Cloudflare does, with an object of their own for each call.
@@ -102,6 +112,8 @@ async def say_wrong_things(teller: Teller) -> None:
     await teller.post("wrong body", "/orders", {"order_id": 7})
     await teller.post("no body", "/orders", "")
     await teller.post("no json", "/orders", "{")
+    for name, order_id, amount in WRONG_ORDERS:
+        await teller.post(name, "/orders", f'{{"order_id": {order_id}, "amount": {amount}}}')
     await teller.post("wrong path", "/order", {})
     await teller.get("unknown order", "/orders/7")
     await teller.post("payment of an unknown order", "/orders/7/payment", {"payment_id": "p-1"})
@@ -123,6 +135,9 @@ async def place_and_pay(teller: Teller) -> None:
 
 async def decide(teller: Teller) -> None:
     """An approval."""
+    await teller.post("vague approval", "/orders/7/approval", {"approved": "false", "by": "ann"})
+    await teller.post("nobody's approval", "/orders/7/approval", {"approved": True, "by": None})
+    await teller.get("still undecided", "/orders/7")
     await teller.post("approve", "/orders/7/approval", {"approved": True, "by": "ann"})
     await teller.post("refuse", "/orders/7/approval", {"approved": False, "by": "bob"})
     await teller.cron("take approval")

@@ -80,6 +80,15 @@ def test_repeats_change_nothing(told: dict[str, dict[str, Any]]) -> None:
         ("wrong body", 400),
         ("no body", 400),
         ("no json", 400),
+        ("endless number", 400),
+        ("broken number", 400),
+        ("number in words", 400),
+        ("truth for a number", 400),
+        ("number below zero", 400),
+        ("number beyond all orders", 400),
+        ("amount below zero", 400),
+        ("vague approval", 400),
+        ("nobody's approval", 400),
         ("wrong path", 404),
         ("unknown order", 404),
         ("payment of an unknown order", 404),
@@ -89,6 +98,11 @@ def test_wrong_requests_are_answered(told: dict[str, dict[str, Any]], phase: str
     """Whatever is wrong with a request is said, and costs no exception."""
     assert told[phase]["status"] == status
     assert told[phase]["answer"]["error"]
+
+
+def test_nothing_but_a_clear_yes_approves(told: dict[str, dict[str, Any]]) -> None:
+    """What is not `true` or `false` decides nothing, least of all the text "false"."""
+    assert told["still undecided"]["answer"] == {"status": "paused", "waits_for": ["ship"]}
 
 
 def test_every_call_stays_within_the_free_plan(told: dict[str, dict[str, Any]]) -> None:
