@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections import Counter
@@ -14,7 +15,19 @@ from typing import get_args
 import asyncpg
 import pytest
 from postgres_server import postgres_dsn
-from workflow_runtime import Context, Cron, Every, RunStatus, Schedule, TestClock, WorkflowRuntime, workflow
+from workflow_runtime import (
+    ConfigurationError,
+    Context,
+    Cron,
+    Every,
+    QueryLimitReachedError,
+    RunStatus,
+    Schedule,
+    TestClock,
+    WorkflowRuntime,
+    meter_queries,
+    workflow,
+)
 from workflow_runtime.store import OverlapPolicy, RunSummary, WorkflowExecutionStore
 from workflow_runtime.testing import run_until_blocked
 from workflow_store_d1 import SQLiteWorkflowStore
@@ -116,3 +129,28 @@ async def test_missed_requested_and_paused_ticks(store: WorkflowExecutionStore) 
     assert (await runtime.schedules.delete("s")).kind == "deleted"
     clock.advance(timedelta(hours=5))
     assert await run_until_blocked(runtime) is None
+
+
+async def test_many_schedules_leave_a_host_of_few_queries_enough_to_sweep(tmp_path: Path) -> None:
+    """A host that declares its schedules in each call pays one query for each; a deployment may take several calls."""
+    clock = TestClock(START)
+    declared = [Schedule(id=f"s{number}", workflow=works, when=Every(MINUTE), input=0) for number in range(20)]
+    async with SQLiteWorkflowStore.open(tmp_path / "app.db") as store:
+        await store.ensure_schema()
+
+        async def call() -> Counter[str]:
+            with meter_queries(50):
+                runtime = runtime_on(store, clock, *declared)
+                await runtime.materialize_schedules()
+                return (await runtime.sweep(max_queries=50)).ticks
+
+        for _ in range(5):
+            with contextlib.suppress(QueryLimitReachedError, ConfigurationError):  # these calls are spent on deploying
+                await call()
+        clock.advance(MINUTE)
+        started = 0
+        for _ in range(400):  # chance says which source of work a call looks into first
+            started += (await call())["started"]
+            if started == 20:
+                break
+        assert started == 20

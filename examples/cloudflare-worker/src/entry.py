@@ -37,7 +37,7 @@ class Default(WorkerEntrypoint):
         async with self._runtime() as runtime:
             sweep = sweep_handler(runtime, timedelta(seconds=20), max_queries=max_queries)
             with meter_queries(max_queries):
-                await runtime.materialize_schedules()  # reads, unless a deployment has changed a schedule
+                await runtime.materialize_schedules()  # a query for each, unless a deployment has changed it
                 print(json.dumps(await sweep()))
 
     def _is_allowed(self, request: Request) -> bool:

@@ -198,33 +198,41 @@ class Schedules:
     # Within.
 
     async def _put(self, schedule: Schedule) -> tuple[Literal["created", "updated", "unchanged"], StoredSchedule]:
-        workflow = self._registry.current(schedule.workflow)
         spec = spec_of(schedule)
-        text = encode_spec(spec)
+        definition = self._definition(schedule, spec)
         stored = await self._find(schedule.id)
+        if stored is not None and _definition_of(stored) == definition:
+            # Hosts that live for one call ask this each time, and may have few queries for it.
+            return "unchanged", await self._mended(stored)
         now_ms = await self._now_ms()
         next_fire_at_ms = spec.next_after(now_ms - 1)
         if stored is not None:
             next_fire_at_ms = first_after(spec, now_ms, stored.last_fire_at_ms)
-            if stored.spec != text:
+            if stored.spec != definition["spec"]:
                 await self._keep_due_tick(stored, now_ms)
         answer = await self._store.upsert_schedule(
-            schedule_id=schedule.id,
-            workflow_id=workflow.id,
-            workflow_version=workflow.version,
-            spec=text,
-            input=self._codec.encode(schedule.input, "input"),
+            **definition,
             next_fire_at_ms=next_fire_at_ms,
             now_ms=now_ms,
-            overlap_policy=schedule.overlap,
-            queue=schedule.queue,
-            priority=schedule.priority,
             enabled=False if schedule.paused and stored is None else None,
         )
         assert answer.kind != "conflict"  # no revision was expected
         assert answer.schedule is not None
         self._on_change()
         return answer.kind, await self._mended(answer.schedule)
+
+    def _definition(self, schedule: Schedule, spec: Spec) -> dict[str, Any]:
+        workflow = self._registry.current(schedule.workflow)
+        return {
+            "schedule_id": schedule.id,
+            "workflow_id": workflow.id,
+            "workflow_version": workflow.version,
+            "spec": encode_spec(spec),
+            "input": self._codec.encode(schedule.input, "input"),
+            "overlap_policy": schedule.overlap,
+            "queue": schedule.queue,
+            "priority": schedule.priority,
+        }
 
     async def _keep_due_tick(self, stored: StoredSchedule, now_ms: int) -> None:
         """Turn a tick that is due into a requested one: the change of the timing would swallow it."""
