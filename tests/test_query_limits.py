@@ -107,6 +107,7 @@ class Bench:
             workflow(id="writes")(self.writes),
             workflow(id="guesses")(self.guesses),
             workflow(id="listens")(self.listens),
+            workflow(id="rests")(self.rests),
         ]
         self.by_id = {each.id: each for each in self.workflows}
         self.schedules = [
@@ -238,6 +239,9 @@ class Bench:
         for _ in range(count):
             await ctx.wait_for_event("go")
 
+    async def rests(self, ctx: Context, count: int) -> int:
+        return len(await asyncio.gather(*(ctx.sleep(timedelta(minutes=1)) for _ in range(count))))
+
     async def starts(self, ctx: Context, count: int) -> int:
         return int(await ctx.step.options(retry=RetryPolicy(max_attempts=1))(self.start_runs, ctx.run_id, count))
 
@@ -359,6 +363,21 @@ async def test_run_that_takes_more_than_a_sweep_gets_on_in_each(
     assert sweeps == 1 or max_queries < 1_000
     assert sweeps <= 8 or max_queries < 50 or workflow_id != "gathers", "too much was kept back for too long"
     await check_nothing_lost(bench, 1)
+
+
+@pytest.mark.parametrize("max_queries", [LEAST, 50])
+async def test_run_that_waits_for_many_things_at_once_gets_on(bench: Bench, max_queries: int) -> None:
+    """What the waits begin with does not go into one write, however many they are."""
+    for _ in range(2):
+        await bench.start("rests", 600)
+    runtime = bench.runtime()
+    for _ in range(200):
+        assert not (await bench.sweep(runtime, max_queries)).failures
+        bench.clock.advance(timedelta(minutes=1))
+        if await bench.statuses() == {RunStatus.FINISHED: 2}:
+            break
+    assert await bench.statuses() == {RunStatus.FINISHED: 2}
+    assert await bench.crashes() == 0
 
 
 async def test_long_history_is_read_within_the_limit(bench: Bench) -> None:

@@ -67,6 +67,9 @@ class Settlement:
             return True
         self._fresh.extend(self._machine.take_new())
         while self._fresh:
+            # The begin of a wait resolves nothing: a handler may ask for any number of them at once.
+            if self._unit.full:
+                return False
             operation = self._fresh.popleft()
             if operation.pending and self._begin(operation):
                 return True
