@@ -380,6 +380,49 @@ async def test_run_that_waits_for_many_things_at_once_gets_on(bench: Bench, max_
     assert await bench.crashes() == 0
 
 
+@pytest.mark.parametrize("max_queries", range(30, 70, 3))
+async def test_run_that_a_step_drives_keeps_to_what_the_step_may_send(bench: Bench, max_queries: int) -> None:
+    """It hands the inner run over in time, and leaves what the outer one needs."""
+
+    async def drive_inner(run_id: str) -> str:
+        return (await runtime.run_here("steps", 10, run_id=f"{run_id}/inner")).run_id
+
+    @workflow(id="drives")
+    async def drives(ctx: Context, _: None) -> str:
+        return str(await ctx.step(drive_inner, ctx.run_id))
+
+    runtime = bench.runtime(workflows=[drives, bench.by_id["steps"]], schedules=[])
+    await runtime.start_run(drives, run_id="outer")
+    for _ in range(20):
+        assert not (await bench.sweep(runtime, max_queries)).failures
+    await check_nothing_lost(bench, 2)
+
+
+@pytest.mark.parametrize("max_queries", range(20, 70, 3))
+async def test_run_here_keeps_to_a_meter_around_it(bench: Bench, max_queries: int) -> None:
+    """With too little left the run is only created."""
+    runtime = bench.runtime()
+    before = bench.database.sent
+    with meter_queries(max_queries):
+        handle = await runtime.run_here(bench.by_id["steps"], 10)
+    assert bench.database.sent - before <= max_queries
+    assert await handle.status() in {RunStatus.QUEUED, RunStatus.FINISHED}
+    await bench.sweep(runtime, 1_000)
+    await check_nothing_lost(bench, 1)
+
+
+async def test_sweep_keeps_to_a_meter_around_it(bench: Bench) -> None:
+    """Also one that was not told a limit of its own."""
+    runs = await fill(bench, 3)
+    runtime = bench.runtime()
+    for _ in range(100):
+        before = bench.database.sent
+        with meter_queries(50):
+            assert not (await runtime.sweep()).failures
+        assert bench.database.sent - before <= 50
+    await check_nothing_lost(bench, runs)
+
+
 async def test_long_history_is_read_within_the_limit(bench: Bench) -> None:
     await bench.recorded_run("long", 20_000)
     report = await bench.sweep(bench.runtime(), 60)

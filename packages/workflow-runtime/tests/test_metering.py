@@ -8,7 +8,7 @@ import pickle
 import pytest
 from workflow_runtime import InvalidArgumentError, QueryLimitReachedError, meter_queries
 from workflow_runtime.engine.allowance import Allowance, QueryAllowance
-from workflow_runtime.metering import note_rows, spend_queries
+from workflow_runtime.metering import note_rows, queries_left, spend_queries
 from workflow_runtime.planning import QueryPlan
 from workflow_runtime.store import QueryCosts
 
@@ -92,6 +92,19 @@ async def test_what_is_kept_back_is_for_the_task_that_may_use_all() -> None:
         meter.keep_back(4)
         spend_queries()
     assert meter.queries == 6
+
+
+def test_what_a_meter_around_keeps_back_is_not_left() -> None:
+    with meter_queries(10) as outer:
+        outer.keep_back(4)
+        assert (outer.remaining, queries_left()) == (10, 6)
+        with meter_queries() as inner:
+            spend_queries(2)
+            assert (outer.remaining, inner.remaining, queries_left()) == (8, 4, 4)
+        outer.keep_back(20)
+        with meter_queries(3) as inner:
+            assert inner.remaining == 0
+    assert queries_left() is None
 
 
 def test_error_survives_pickling() -> None:

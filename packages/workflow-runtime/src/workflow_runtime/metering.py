@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 from .errors import InvalidArgumentError, QueryLimitReachedError
 
-__all__ = ["QueryMeter", "meter_queries", "note_rows", "spend_queries"]
+__all__ = ["QueryMeter", "meter_queries", "note_rows", "queries_left", "spend_queries"]
 
 
 class QueryMeter:
@@ -35,9 +35,13 @@ class QueryMeter:
 
     @property
     def remaining(self) -> int | None:
-        """How many queries may still be sent, here and by the meters around; `None` without any limit."""
-        rooms = [meter.max_queries - meter.queries for meter in self._chain() if meter.max_queries is not None]
-        return min(rooms, default=None)
+        """How many queries may still be sent; `None` without any limit.
+
+        What is kept back here counts, as it is for whoever asks. What a meter around keeps back does not.
+        """
+        here = None if self.max_queries is None else self.max_queries - self.queries
+        rooms = (here, *(meter._room() for meter in self._around()))  # noqa: SLF001  # one class
+        return min((max(0, room) for room in rooms if room is not None), default=None)
 
     def spend(self, statements: int) -> None:
         """Count statements that are about to be sent together, here and on the meters around.
@@ -74,7 +78,11 @@ class QueryMeter:
             _using_all.reset(token)
 
     def _chain(self) -> Iterator[QueryMeter]:
-        meter: QueryMeter | None = self
+        yield self
+        yield from self._around()
+
+    def _around(self) -> Iterator[QueryMeter]:
+        meter = self._outer
         while meter is not None:
             yield meter
             meter = meter._outer  # noqa: SLF001
@@ -115,6 +123,11 @@ def meter_queries(max_queries: int | None = None) -> Iterator[QueryMeter]:
         yield meter
     finally:
         _current.reset(token)
+
+
+def queries_left() -> int | None:
+    """Tell how many queries the present task may still send; `None` without any limit."""
+    return QueryMeter(outer=_current.get()).remaining
 
 
 def spend_queries(statements: int = 1) -> None:

@@ -5,13 +5,31 @@ from __future__ import annotations
 from .engine.allowance import QueryAllowance
 from .engine.pending import MAX_EVENTS
 from .errors import ConfigurationError
-from .metering import QueryMeter
+from .metering import QueryMeter, queries_left
 from .store import QueryCosts
 
-__all__ = ["QueryPlan"]
+__all__ = ["QueryPlan", "can_start_and_drive", "lone_allowance"]
 
 _UNIT_SHARE = 5
 """A write of many events takes at most the fifth part of what a sweep has beyond the least."""
+
+
+def can_start_and_drive(costs: QueryCosts) -> bool:
+    """Whether what is left pays for a new run, and for driving it as well."""
+    least = QueryAllowance.least(costs, costs.events_per_query)
+    return (queries_left() or 0) >= costs.read + costs.call + least
+
+
+def lone_allowance(costs: QueryCosts) -> QueryAllowance:
+    """Give one drive everything that is left."""
+    left = queries_left() or 0
+    beyond = left - QueryAllowance.least(costs, costs.events_per_query)
+    return QueryAllowance(costs, left, _max_events(costs, beyond))
+
+
+def _max_events(costs: QueryCosts, beyond: int) -> int:
+    """Tell how many events go into one write, given what there is beyond the least."""
+    return min(MAX_EVENTS, costs.events_per_query * max(1, beyond // _UNIT_SHARE))
 
 
 class QueryPlan:
@@ -36,7 +54,7 @@ class QueryPlan:
             raise ConfigurationError(
                 f"max_queries: a sweep of this store needs at least {minimum} queries, and {self._left} are left"
             )
-        self._max_events = min(MAX_EVENTS, per_query * max(1, (self._left - minimum) // _UNIT_SHARE))
+        self._max_events = _max_events(costs, self._left - minimum)
         self._least = QueryAllowance.least(costs, self._max_events)
         self._driven = 0
         self._spent = 0

@@ -19,9 +19,9 @@ from .engine.driver import Driver, DriverSettings
 from .errors import CapabilityNotSupportedError, InvalidArgumentError, RunConflictError
 from .handles import RunHandle
 from .ids import check_id, new_id
-from .metering import QueryMeter, meter_queries
+from .metering import QueryMeter, meter_queries, queries_left
 from .payloads import JsonCodec, PayloadCodec
-from .planning import QueryPlan
+from .planning import QueryPlan, can_start_and_drive, lone_allowance
 from .schedules.client import Schedules
 from .schedules.definition import Schedule
 from .store import (
@@ -33,6 +33,7 @@ from .store import (
     DeliverSignalResult,
     Existing,
     Listening,
+    QueryCosts,
     RequeueResult,
     SupportsHeartbeats,
     SupportsNotify,
@@ -177,7 +178,8 @@ class WorkflowRuntime:
     ) -> RunHandle:
         """Create a run and drive it in this very task until it ends or waits. Saves the way through a worker.
 
-        A run that waits is picked up by any worker later. A run id that exists already is not driven.
+        A run that waits is picked up by any worker later. A run id that exists already is not driven. Where a
+        `meter_queries(max_queries)` has too few queries left for more, the run is only created, or handed over.
 
         Args:
             workflow: As for `start_run`.
@@ -186,9 +188,13 @@ class WorkflowRuntime:
             queue: Where it waits after its first pause.
             priority: As for `start_run`.
         """
-        answer, claimed = await self._create(workflow, input, run_id, queue, priority, None, claim=True)
+        costs = self._bounded_costs()
+        claim = costs is None or can_start_and_drive(costs)
+        answer, claimed = await self._create(workflow, input, run_id, queue, priority, None, claim=claim)
         if claimed is not None:
-            await self._drive(self._driver(claimed, await self._settings()), SweepReport())
+            settings = await self._settings(heartbeats=costs is None)
+            allowance = None if costs is None else lone_allowance(costs)
+            await self._drive(self._driver(claimed, settings, allowance), SweepReport())
         return self._handle(answer.run.run_id, created=isinstance(answer, Created))
 
     def attach(self, run_id: str) -> RunHandle:
@@ -316,7 +322,7 @@ class WorkflowRuntime:
             max_queries: Send at most so many queries to the database, each statement counted. The sweep begins nothing
                 that this would not let it hand over in good order, so it drives fewer runs at once and takes turns
                 with what it looks for. Steps that call the runtime or the store are counted too, and no thread renews
-                leases. Not every store can count.
+                leases. Not every store can count. When absent, a `meter_queries(max_queries)` around the call holds.
 
         Returns:
             What was done, what could not be done, and when there will be work again.
@@ -375,8 +381,8 @@ class WorkflowRuntime:
     async def _sweep_for(
         self, meter: QueryMeter, limit: int, deadline: timedelta | None, concurrency: int
     ) -> SweepReport:
-        costs = self._store.capabilities.metered
-        plan = QueryPlan(meter, costs) if costs is not None and meter.max_queries is not None else None
+        costs = self._bounded_costs()
+        plan = None if costs is None else QueryPlan(meter, costs)
         settings = await self._settings(heartbeats=plan is None)
         options: dict[str, Any] = {
             "claimer": self._claimer_for(settings),
@@ -418,6 +424,10 @@ class WorkflowRuntime:
             self._wake_ups.discard(wake_up)
             if self._heartbeats is not None and not self._wake_ups and not self._drivers:
                 await self._heartbeats.ended()
+
+    def _bounded_costs(self) -> QueryCosts | None:
+        """Tell what the store's calls cost; `None` where no meter bounds them."""
+        return None if queries_left() is None else self._store.capabilities.metered
 
     def _counted(self, report: SweepReport, meter: QueryMeter) -> SweepReport:
         if self._store.capabilities.metered is not None:
