@@ -548,6 +548,32 @@ async def test_transaction_is_sent_as_a_whole_or_not_at_all(bench: Bench, count:
     assert await bench.statuses() == {RunStatus.FINISHED: 1}
 
 
+@pytest.mark.parametrize("fresh", [False, True], ids=["one-runtime", "a-runtime-for-each-sweep"])
+@pytest.mark.parametrize(("runs", "count", "max_queries"), [(2, 30, 50), (12, 150, 1_000)])
+async def test_runs_that_take_most_of_a_sweep_get_on_though_they_are_many(
+    bench: Bench, runs: int, count: int, max_queries: int, fresh: bool
+) -> None:
+    """None of them can do with its part, where several are driven at once."""
+    for number in range(runs):
+        await bench.start("writes", count, run_id=f"run-{number}")
+    runtime = bench.runtime()
+    for seed in range(60):
+        await bench.sweep(bench.runtime(seed) if fresh else runtime, max_queries)
+        bench.clock.advance(timedelta(seconds=1))
+    assert await bench.statuses() == {RunStatus.FINISHED: runs}
+    assert await bench.paid() == runs * count
+
+
+async def test_run_that_takes_too_much_is_not_driven_again_and_again(bench: Bench) -> None:
+    """What is refused is cheap, so that a sweep could go on with it for long."""
+    await bench.start("writes", 2_000)
+    await bench.start("steps", 3)
+    report = await bench.sweep(bench.runtime(), 1_000)
+    assert len(report.failures) == 2
+    assert report.outcomes == {"finished": 1}
+    assert report.next_due_ms == bench.clock.now_ms()
+
+
 async def test_step_with_a_meter_of_its_own_fails_by_itself(bench: Bench) -> None:
     """What a step may not send because it says so is its own failure, and its handler hears of it."""
 

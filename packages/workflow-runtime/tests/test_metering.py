@@ -162,4 +162,4 @@ def test_plan_never_gives_more_than_there_is(max_queries: int) -> None:
                     meter.queries -= COSTS.claim
                 ticks = plan.ticks(100)
                 assert COSTS.claim * (ticks > 0) + ticks * 2 * COSTS.tick <= max_queries - spent
-                plan.learn(1, learned)
+                plan.learn(1, learned, refused=False)

@@ -38,13 +38,15 @@ class QueryPlan:
     Args:
         meter: What counts the sweep. It must have a limit.
         costs: What the store's calls cost.
+        one_first: Whether the first run to be driven gets all there is, for those that need as much.
 
     Raises:
         ConfigurationError: So few queries that a sweep could do nothing.
     """
 
-    def __init__(self, meter: QueryMeter, costs: QueryCosts) -> None:
+    def __init__(self, meter: QueryMeter, costs: QueryCosts, *, one_first: bool = False) -> None:
         self._meter = meter
+        self._one_at_a_time = one_first
         self._costs = costs
         self._tick = 2 * costs.tick + costs.read + costs.call  # started, or refused, looked after and put back
         per_query = costs.events_per_query
@@ -58,6 +60,7 @@ class QueryPlan:
         self._least = QueryAllowance.least(costs, self._max_events)
         self._driven = 0
         self._spent = 0
+        self._refused = False
 
     @property
     def _left(self) -> int:
@@ -73,16 +76,21 @@ class QueryPlan:
         Few queries are better spent on a few runs that get on than on claims of many that hardly do.
         """
         left = self._left - self._costs.claim
-        return min(wanted, max(1, left // self._expected())) if left >= self._least else 0
+        if left < self._least:
+            return 0
+        return min(wanted, 1 if self._one_at_a_time else max(1, left // self._expected()))
 
     def allowance(self, runs: int) -> QueryAllowance:
         """Give each of so many drives its part of what is left."""
         return QueryAllowance(self._costs, self._left // runs, self._max_events)
 
-    def learn(self, runs: int, queries: int) -> None:
-        """Hear what drives took."""
+    def learn(self, runs: int, queries: int, *, refused: bool) -> None:
+        """Hear what drives took, and whether one of them would have taken more."""
         self._driven += runs
         self._spent += queries
+        self._refused = self._refused or refused
+        if runs:
+            self._one_at_a_time = self._refused  # what was too much for a part may not be for all that is left
 
     def _expected(self) -> int:
         if not self._driven:

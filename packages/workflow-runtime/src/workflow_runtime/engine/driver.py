@@ -144,7 +144,7 @@ class Driver:
         self._closing = False
         """Whether so few queries are left that nothing new is begun, for the time being."""
         self._refusal: QueryLimitReachedError | None = None
-        """Why a step was cut short."""
+        """Why a step, or the drive, was cut short."""
         self._nudged = False
         self._looks_later = False
         """Whether the inbox could not be read a moment ago."""
@@ -158,6 +158,11 @@ class Driver:
     def nudged(self) -> bool:
         """Whether it was asked to look at the inbox, and has not done so."""
         return self._nudged
+
+    @property
+    def refused(self) -> bool:
+        """Whether it would have taken more queries than it had."""
+        return self._refusal is not None
 
     def stop(self, *, cancel_steps: bool = False) -> None:
         """Ask to hand the run over: no new step starts.
@@ -203,7 +208,8 @@ class Driver:
         self._keep_back()
         try:
             outcome = await self._drive()
-        except QueryLimitReachedError:
+        except QueryLimitReachedError as error:
+            self._refusal = error
             # With a step still running somebody else would run it a second time beside it: let the lease run out.
             if not self._steps.running:
                 await self._writer.release()
