@@ -532,6 +532,44 @@ async def test_step_that_wants_too_much_is_cut_short_and_told_of(bench: Bench) -
     assert await bench.crashes() == 0
 
 
+@pytest.mark.parametrize("how", ["group", "cause", "context", "nested"])
+async def test_step_that_wraps_a_refusal_is_cut_short_too(bench: Bench, how: str) -> None:
+    """What a step makes of the error does not turn want of queries into a failure that is recorded."""
+
+    async def read_often() -> int:
+        for _ in range(60):
+            await bench.store.read_clock()
+        return 60
+
+    async def read_in_its_way() -> int:
+        if how in {"group", "nested"}:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    reading = group.create_task(read_often())
+            except* QueryLimitReachedError as error:
+                if how == "group":
+                    raise
+                raise RuntimeError("cannot read") from error
+            return reading.result()
+        try:
+            return await read_often()
+        except QueryLimitReachedError as error:
+            if how == "cause":
+                raise RuntimeError("cannot read") from error
+            raise RuntimeError("cannot read")  # noqa: B904  # what many write
+
+    @workflow(id="reads")
+    async def reads(ctx: Context, _: None) -> int:
+        return int(await ctx.step.options(retry=RetryPolicy(max_attempts=1))(read_in_its_way))
+
+    runtime = bench.runtime(workflows=[reads], schedules=[])
+    handle = await runtime.start_run(reads)
+    [failure] = (await bench.sweep(runtime, 50, limit=1)).failures
+    assert isinstance(failure.error, QueryLimitReachedError)
+    assert (await bench.sweep(runtime, 200)).outcomes == {"finished": 1}
+    assert await handle.result() == 60
+
+
 @pytest.mark.parametrize("count", [20, 60])
 async def test_transaction_is_sent_as_a_whole_or_not_at_all(bench: Bench, count: int) -> None:
     await bench.start("writes", count, run_id="writes")

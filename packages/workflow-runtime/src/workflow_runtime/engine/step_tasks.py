@@ -54,8 +54,8 @@ class StepTasks:
             run: Runs one attempt, given its number; `None` when there is nothing left to record.
             on_change: Called when a step has ended, whatever way.
             is_committing: Whether the transactional step that is running must not be cancelled now.
-            cuts_short: Whether an attempt that ended with such an error has not failed, but is to be made again by
-                somebody who may send more.
+            cuts_short: Whether an attempt that ended because of such an error has not failed, but is to be made again
+                by somebody who may send more.
         """
         self.ended: deque[EndedAttempt] = deque()
         """Attempts that nobody has recorded yet."""
@@ -148,7 +148,8 @@ class StepTasks:
             raise
         except Exception as error:  # noqa: BLE001  # whatever a user's code raises is a failed attempt
             result = error
-            if isinstance(error, QueryLimitReachedError) and self._cuts_short(error):
+            refusal = _refusal_behind(error)
+            if refusal is not None and self._cuts_short(refusal):
                 self._running[operation.step_id].cut_short = True
                 return
         except BaseException as error:
@@ -157,3 +158,18 @@ class StepTasks:
             result = RuntimeError(f"the step raised {type(error).__qualname__}, which is no Exception")
         if result is not None:
             self.ended.append(EndedAttempt(operation, attempt, result))
+
+
+def _refusal_behind(error: BaseException) -> QueryLimitReachedError | None:
+    """Find what refused a step's call, though the step has raised something else because of it."""
+    seen: set[int] = set()
+    found: list[BaseException | None] = [error]
+    while found:
+        each = found.pop()
+        if isinstance(each, QueryLimitReachedError):
+            return each
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            found += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+            found.append(each.__cause__ or (None if each.__suppress_context__ else each.__context__))
+    return None
