@@ -766,6 +766,12 @@ async def test_refused_where_it_cannot_be_kept(bench: Bench) -> None:
     assert (report.queries, report.rows_read, report.rows_written) == (None, None, None)
 
 
+async def test_worker_is_refused_where_queries_are_few(bench: Bench) -> None:
+    """It would break off in the middle of its runs."""
+    with meter_queries(1_000), pytest.raises(ConfigurationError, match="use sweep"):
+        await bench.runtime().work()
+
+
 async def test_sweep_without_a_limit_counts_too(bench: Bench) -> None:
     await bench.start("steps", 2)
     before = bench.database.sent

@@ -16,7 +16,7 @@ from .clock import Clock, StoreClock, to_ms
 from .engine.allowance import Allowance
 from .engine.definition import Registry, Workflow
 from .engine.driver import Driver, DriverSettings
-from .errors import CapabilityNotSupportedError, InvalidArgumentError, RunConflictError
+from .errors import CapabilityNotSupportedError, ConfigurationError, InvalidArgumentError, RunConflictError
 from .handles import RunHandle
 from .ids import check_id, new_id
 from .metering import QueryMeter, meter_queries, queries_left
@@ -367,9 +367,12 @@ class WorkflowRuntime:
             What was done in all.
 
         Raises:
+            ConfigurationError: Inside a `meter_queries(max_queries)`: a worker has no end of queries to send.
             SchemaError: The database's tables do not fit this package; says what mends it.
         """
         _check_positive(concurrency=concurrency)
+        if self._bounded_costs() is not None:
+            raise ConfigurationError("work() does not end with a number of queries: within meter_queries() use sweep()")
         with meter_queries() as meter:
             report = await self._work(
                 concurrency, poll_interval, drain_timeout, handle_signals, stop or asyncio.Event()
