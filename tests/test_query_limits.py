@@ -612,6 +612,34 @@ async def test_run_that_takes_too_much_is_not_driven_again_and_again(bench: Benc
     assert report.next_due_ms == bench.clock.now_ms()
 
 
+async def test_run_that_gets_on_between_refusals_is_driven_on(bench: Bench) -> None:
+    """What the steps beside it keep back for their records is free when they have ended."""
+    ended = asyncio.Event()
+
+    async def read_often() -> None:
+        ended.clear()
+        try:
+            for _ in range(150):
+                await bench.store.read_clock()
+        finally:
+            ended.set()
+
+    async def step_beside(number: int) -> None:
+        bench.ran[number] += 1
+        await ended.wait()
+
+    @workflow(id="both")
+    async def both(ctx: Context, _: None) -> None:
+        await asyncio.gather(ctx.step(read_often), *(ctx.step(step_beside, number) for number in range(300)))
+
+    runtime = bench.runtime(workflows=[both], schedules=[])
+    await runtime.start_run(both)
+    report = await bench.sweep(runtime, 1_000)
+    assert len(report.failures) == 2
+    assert report.outcomes == {"finished": 1}
+    assert set(bench.ran.values()) == {1}
+
+
 async def test_step_with_a_meter_of_its_own_fails_by_itself(bench: Bench) -> None:
     """What a step may not send because it says so is its own failure, and its handler hears of it."""
 

@@ -324,9 +324,9 @@ class PlannedSweep(Sweep):
         self._plan = plan
         self._meter = meter
         self._turns = self._claimer.turns()
-        self._refused: set[str] = set()
+        self._refused: dict[str, int] = {}
         self._in_vain = False
-        """Whether a run was refused twice: it would be claimed again and again until no query is left."""
+        """Whether a run was refused twice in one place: it would be claimed again and again, with less each time."""
 
     async def _begin(self, *, runs: int, ticks: int) -> list[Driver]:
         claims = await self._claimer.claim_in_plan(self._plan, self._turns, self._report, runs=runs, ticks=ticks)
@@ -335,9 +335,9 @@ class PlannedSweep(Sweep):
     async def _drive_all(self, drivers: list[Driver], ends_at: float | None) -> None:
         before = self._meter.queries
         await super()._drive_all(drivers, ends_at)
-        refused = {driver.run_id for driver in drivers if driver.refused}
+        refused = {driver.run_id: index for driver in drivers if (index := driver.refused_at) is not None}
         self._plan.learn(len(drivers), self._meter.queries - before, refused=bool(refused))
-        self._in_vain = not refused.isdisjoint(self._refused)
+        self._in_vain = not refused.items().isdisjoint(self._refused.items())
         self._refused |= refused
 
     def _room(self, limit: int) -> int:

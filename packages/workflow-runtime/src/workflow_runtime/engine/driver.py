@@ -160,9 +160,9 @@ class Driver:
         return self._nudged
 
     @property
-    def refused(self) -> bool:
-        """Whether it would have taken more queries than it had."""
-        return self._refusal is not None
+    def refused_at(self) -> int | None:
+        """Where in the log it would have taken more queries than it had; `None` when they sufficed."""
+        return None if self._refusal is None else self._writer.next_index
 
     def stop(self, *, cancel_steps: bool = False) -> None:
         """Ask to hand the run over: no new step starts.
