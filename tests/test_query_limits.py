@@ -411,6 +411,20 @@ async def test_run_here_keeps_to_a_meter_around_it(bench: Bench, max_queries: in
     await check_nothing_lost(bench, 1)
 
 
+async def test_run_that_is_only_created_wakes_a_worker(bench: Bench) -> None:
+    runtime = bench.runtime(schedules=[])
+    stop = asyncio.Event()
+    working = asyncio.create_task(
+        runtime.work(stop=stop, handle_signals=False, poll_interval=timedelta(hours=1))  # the clock stands still
+    )
+    await asyncio.sleep(0.05)
+    with meter_queries(10):
+        handle = await runtime.run_here(bench.by_id["steps"], 2)
+    assert await handle.result(timeout=timedelta(seconds=5)) == 2
+    stop.set()
+    await working
+
+
 async def test_sweep_keeps_to_a_meter_around_it(bench: Bench) -> None:
     """Also one that was not told a limit of its own."""
     runs = await fill(bench, 3)

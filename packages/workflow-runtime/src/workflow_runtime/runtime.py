@@ -195,6 +195,8 @@ class WorkflowRuntime:
             settings = await self._settings(heartbeats=costs is None)
             allowance = None if costs is None else lone_allowance(costs)
             await self._drive(self._driver(claimed, settings, allowance), SweepReport())
+        elif not claim:
+            self._wake_workers()
         return self._handle(answer.run.run_id, created=isinstance(answer, Created))
 
     def attach(self, run_id: str) -> RunHandle:
