@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from d1_rest import RestDatabase
 from http_relay import Relay, cut_before, gateway, lose_answer, relay_to
-from workflow_runtime.errors import ConfigurationError, StoreUnavailableError
+from workflow_runtime import meter_queries
+from workflow_runtime.errors import ConfigurationError, QueryLimitReachedError, StoreUnavailableError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import Awaited, NewEvent, TransactionWrite
 from workflow_store_d1 import D1WorkflowStore, Retries
@@ -174,3 +175,34 @@ async def test_heartbeats_have_a_connection_of_their_own(store: D1WorkflowStore)
             run_id="a", lease_token=created.claim.lease.token, lease_ms=5_000, now_ms=2
         )
     assert renewed.lease_expires_at_ms == 5_002
+
+
+async def test_what_the_database_repeats_by_itself_counts_too(store: D1WorkflowStore, relay: Relay) -> None:
+    """No more is sent than the meter allows, whoever sends it again."""
+    with meter_queries() as meter:
+        relay.next(lose_answer, gateway(429))
+        await store.read_clock()
+        assert (meter.queries, meter.requests) == (3, 3)
+        relay.next(gateway(429))
+        await store.create_run(**run("a"))
+    assert (meter.queries, meter.requests) == (3 + 2 * 4, 5)
+    before = relay.requests
+    relay.always = gateway(429)
+    with meter_queries(2) as meter, pytest.raises(QueryLimitReachedError):
+        await store.read_clock()
+    assert (meter.queries, relay.requests - before) == (2, 2)
+
+
+async def test_repeat_that_may_not_be_sent_leaves_open_what_came_before(store: D1WorkflowStore, relay: Relay) -> None:
+    """The first answer was lost, the second try was told to wait, and the third is one too many."""
+    relay.next(lose_answer, gateway(429))
+    with meter_queries(8), pytest.raises(StoreUnavailableError, match="outcome is unknown"):
+        await store.create_run(**run("a"))
+    assert await store.load_run(run_id="a") is not None
+
+
+async def test_statements_of_your_own_are_not_counted(store: D1WorkflowStore, relay: Relay) -> None:
+    with meter_queries(0) as meter:
+        relay.next(gateway(429))
+        await store.database.prepare("SELECT 1").all()
+    assert meter.queries == 0

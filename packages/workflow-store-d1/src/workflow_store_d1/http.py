@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 
@@ -25,6 +25,7 @@ from workflow_runtime.errors import ConfigurationError, InvalidArgumentError
 
 from .database import D1DatabaseError, D1PreparedStatement, D1Value
 from .limits import check_statement, check_values, first_keyword
+from .metering import spend_repeat
 from .rest import HttpResult, check_wire_values, read_answer, request_body
 from .retries import Retries, was_not_done
 
@@ -132,7 +133,16 @@ class D1HttpDatabase:
             raise D1DatabaseError("a batch without statements")
         body = request_body([(statement.sql, statement.values) for statement in mine])
         reads = all(first_keyword(statement.sql) in _READS for statement in mine)
-        return await self._retries.run(partial(self._try, body, len(mine), reads), was_not_done)
+        sent = False
+
+        async def send() -> list[HttpResult]:
+            nonlocal sent
+            if sent:
+                spend_repeat(len(mine))
+            sent = True
+            return await self._try(body, len(mine), reads)
+
+        return await self._retries.run(send, was_not_done)
 
     async def close(self) -> None:
         """End the connections. A second call does nothing."""

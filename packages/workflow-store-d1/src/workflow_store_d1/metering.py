@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import TypeAlias
 
 from workflow_runtime.errors import QueryLimitReachedError
@@ -10,7 +11,7 @@ from workflow_runtime.metering import note_rows, spend_queries
 
 from .database import D1DatabaseError, D1PreparedStatement, D1Result
 
-__all__ = ["MeteredUnit", "SendBatch"]
+__all__ = ["MeteredUnit", "SendBatch", "spend_repeat"]
 
 SendBatch: TypeAlias = Callable[[Sequence[D1PreparedStatement]], Awaitable[Sequence[D1Result]]]
 
@@ -35,19 +36,35 @@ class MeteredUnit:
             QueryLimitReachedError: There are more of them than may be sent. They never were.
             D1DatabaseError: The database refused them, or they may not be sent again to learn what became of them.
         """
+        counting = _counting.set(True)
         try:
             spend_queries(len(self._statements))
+            results = await self._send(self._statements)
         except QueryLimitReachedError as error:
             if self._failure is None:
                 raise
             raise D1DatabaseError(f"{self._failure.problem} ({error})", unavailable=True) from error
-        try:
-            results = await self._send(self._statements)
         except D1DatabaseError as error:
             self._failure = error
             raise
+        finally:
+            _counting.reset(counting)
         _note(results)
         return results
+
+
+_counting: ContextVar[bool] = ContextVar("workflow_store_d1_counting", default=False)
+"""Whether a unit of the store is being sent. What an application sends by itself is not counted."""
+
+
+def spend_repeat(statements: int) -> None:
+    """Count statements that a database is about to send again by itself; for databases.
+
+    Raises:
+        QueryLimitReachedError: They may not be sent again. What was sent before had no effect.
+    """
+    if _counting.get():
+        spend_queries(statements)
 
 
 async def _send_one(statements: Sequence[D1PreparedStatement]) -> Sequence[D1Result]:
