@@ -1,6 +1,6 @@
 """How often and how patiently a call to the database is repeated; which errors allow it is for the caller to say.
 
-A database repeats what certainly was not done (`was_not_done`) and what only reads. A unit of the store is repeated
+D1 over HTTP repeats what certainly was not done (`was_not_done`) and what only reads. A unit of the store is repeated
 also when its outcome is unknown (`is_unknown`), because the store recognises its own units: see `session`.
 """
 
