@@ -336,6 +336,48 @@ async def test_connections_are_limited(connect: Callable[..., D1HttpDatabase], r
     assert (relay.requests, relay.most_connections) == (12, 3)
 
 
+@pytest.mark.parametrize("steps", range(12))
+async def test_cancelled_calls_leave_their_connections(connect: Callable[..., D1HttpDatabase], steps: int) -> None:
+    """Wherever many calls are cancelled, whether they wait, connect or ask: the next one gets its turn."""
+    database = connect(max_connections=2)
+    calls = [asyncio.ensure_future(database.prepare("SELECT 1").all()) for _ in range(8)]
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    for call in calls[:4]:
+        call.cancel()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    for call in calls[4:]:
+        call.cancel()
+    await asyncio.wait(calls)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(database.prepare("SELECT 1").all() for _ in range(4)))
+
+
+async def test_close_does_not_wait_for_calls_that_were_cancelled(
+    connect: Callable[..., D1HttpDatabase], relay: Relay
+) -> None:
+    database, relay.gate = connect(), asyncio.Event()
+    call = asyncio.ensure_future(database.prepare("SELECT 1").all())
+    await reached(lambda: relay.requests == 1)
+    call.cancel()
+    await asyncio.wait([call])
+    async with asyncio.timeout(5):
+        await database.close()
+
+
+async def test_close_finishes_what_somebody_waits_for(connect: Callable[..., D1HttpDatabase], relay: Relay) -> None:
+    database, relay.gate = connect(), asyncio.Event()
+    call = asyncio.ensure_future(database.prepare("SELECT 7 AS n").all())
+    await reached(lambda: relay.requests == 1)
+    closing = asyncio.ensure_future(database.close())
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    relay.gate.set()
+    await closing
+    assert (await call).results == [{"n": 7}]
+
+
 async def reached(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not condition():

@@ -13,6 +13,7 @@ Nothing imports httpx before a database is made.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from datetime import timedelta
@@ -85,7 +86,7 @@ class D1HttpDatabase:
         max_connections: At most so many requests at once; further calls wait.
         form: Which of the API's two calls to use.
         retries: How a call is repeated that certainly had no effect.
-        client: A client of your own, which you close; `max_connections` is its business then.
+        client: A client of your own, which you close. Let it have as many connections as `max_connections` says.
 
     Raises:
         ConfigurationError: httpx is not installed.
@@ -116,6 +117,9 @@ class D1HttpDatabase:
         self._closed = False
         self._own_client = client is None
         self._client: httpx.AsyncClient = client or self._new_client(max_connections)
+        self._turns = asyncio.Semaphore(max_connections)
+        self._under_way: set[asyncio.Task[httpx.Response | D1DatabaseError]] = set()
+        self._abandoned: set[asyncio.Task[httpx.Response | D1DatabaseError]] = set()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name!r})"
@@ -145,8 +149,12 @@ class D1HttpDatabase:
         return await self._retries.run(send, was_not_done)
 
     async def close(self) -> None:
-        """End the connections. A second call does nothing."""
+        """Finish what somebody waits for, and end the connections. A second call does nothing."""
         self._closed = True
+        for exchange in self._abandoned:
+            exchange.cancel()
+        if self._under_way:
+            await asyncio.wait(self._under_way)
         if self._own_client:
             await self._client.aclose()
 
@@ -166,7 +174,7 @@ class D1HttpDatabase:
     async def _try(self, body: bytes, count: int, reads: bool) -> list[HttpResult]:
         if self._closed or self._client.is_closed:
             raise ConfigurationError("the database is closed")
-        answer = await self._exchange(body)
+        answer = await self._in_turn(body)
         try:
             if isinstance(answer, D1DatabaseError):
                 raise answer
@@ -177,6 +185,29 @@ class D1HttpDatabase:
             error.problem = self._secrets.hide(error.problem)
             error.args = (error.problem,)
             raise
+
+    async def _in_turn(self, body: bytes) -> httpx.Response | D1DatabaseError:
+        """Send a request when it is its turn. Whoever is cancelled then leaves it to its end.
+
+        httpx's pool loses a connection for good where a call is cancelled that waits for it or has just got it.
+        """
+        await self._turns.acquire()
+        exchange = asyncio.ensure_future(self._exchange(body))
+        self._under_way.add(exchange)
+        exchange.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(exchange)
+        except asyncio.CancelledError:
+            if not exchange.done():
+                self._abandoned.add(exchange)
+            raise
+
+    def _ended(self, exchange: asyncio.Task[httpx.Response | D1DatabaseError]) -> None:
+        self._turns.release()
+        self._under_way.discard(exchange)
+        self._abandoned.discard(exchange)
+        if not exchange.cancelled():
+            exchange.exception()  # or asyncio complains when nobody waits for it any more
 
     async def _exchange(self, body: bytes) -> httpx.Response | D1DatabaseError:
         """Send a request; an error is given back and not raised, so that it has nothing of httpx in its chain."""
