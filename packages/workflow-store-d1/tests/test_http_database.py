@@ -378,6 +378,22 @@ async def test_close_finishes_what_somebody_waits_for(connect: Callable[..., D1H
     assert (await call).results == [{"n": 7}]
 
 
+async def test_call_that_waits_for_its_turn_hears_of_the_close(
+    connect: Callable[..., D1HttpDatabase], relay: Relay
+) -> None:
+    database, relay.gate = connect(max_connections=1), asyncio.Event()
+    first, second = (asyncio.ensure_future(database.prepare("SELECT 1").all()) for _ in range(2))
+    await reached(lambda: relay.requests == 1)
+    closing = asyncio.ensure_future(database.close())
+    await asyncio.sleep(0.01)
+    relay.gate.set()
+    await closing
+    assert (await first).results
+    with pytest.raises(ConfigurationError, match="closed"):
+        await second
+    assert relay.requests == 1
+
+
 async def reached(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not condition():

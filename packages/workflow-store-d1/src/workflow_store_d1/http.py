@@ -172,8 +172,6 @@ class D1HttpDatabase:
         return client
 
     async def _try(self, body: bytes, count: int, reads: bool) -> list[HttpResult]:
-        if self._closed or self._client.is_closed:
-            raise ConfigurationError("the database is closed")
         answer = await self._in_turn(body)
         try:
             if isinstance(answer, D1DatabaseError):
@@ -192,6 +190,9 @@ class D1HttpDatabase:
         httpx's pool loses a connection for good where a call is cancelled that waits for it or has just got it.
         """
         await self._turns.acquire()
+        if self._closed or self._client.is_closed:
+            self._turns.release()
+            raise ConfigurationError("the database is closed")
         exchange = asyncio.ensure_future(self._exchange(body))
         self._under_way.add(exchange)
         exchange.add_done_callback(self._ended)

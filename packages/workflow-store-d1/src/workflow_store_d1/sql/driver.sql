@@ -52,8 +52,8 @@ WHERE
     AND head.operation_id <> ?4;
 
 -- statement: events
--- 2 to 16 events; for one this would read a row more. facts: [[kind, step_id, payload_bytes], ...]. Each payload is bound by itself, because a list
--- of them could be too large for one value.
+-- 2 to 16 events; for one this would read a row more. facts: [[kind, step_id, payload_bytes], ...].
+-- Each payload is bound by itself, because a list of them could be too large for one value.
 -- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id
 -- ?5 first_index  ?6 now_ms  ?7 facts
 -- ?8 payload_0  ?9 payload_1  ?10 payload_2  ?11 payload_3  ?12 payload_4  ?13 payload_5  ?14 payload_6  ?15 payload_7
