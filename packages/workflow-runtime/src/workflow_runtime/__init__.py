@@ -4,13 +4,13 @@ A workflow is a plain `async def`; what it does through its context is recorded 
 that it outlives crashes, deploys and week-long waits.
 """
 
+from . import errors
 from ._version import __version__
 from .clock import Clock, StoreClock, TestClock
 from .engine.context import Approval, Context
 from .engine.definition import Workflow, workflow
 from .engine.steps import StepInfo, step_info
 from .errors import *  # noqa: F403  # the whole tree is public
-from .errors import __all__ as _errors_all
 from .handles import RunHandle
 from .metering import QueryMeter, meter_queries
 from .payloads import JsonCodec, JsonText, JsonValue, PayloadCodec, decode_json, encode_json
@@ -25,7 +25,7 @@ from .schedules.record import ScheduleRecord
 from .store import RunStatus, WorkflowExecutionStore
 from .sweep import RunFailure, SweepReport
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "NO_RETRY",
     "Approval",
     "Clock",
@@ -61,5 +61,5 @@ __all__ = [  # noqa: PLE0604
     "meter_queries",
     "step_info",
     "workflow",
-    *_errors_all,
 ]
+__all__ += errors.__all__

@@ -1,5 +1,6 @@
 """The store contract: Protocols with numbered clauses, the values that cross it, and help for store authors."""
 
+from . import results, values
 from .arguments import approval_payload, cancel_payload, check_prunable, check_transaction_write, checked
 from .comparison import differing_fields, same_json
 from .cursors import decode_run_cursor, decode_schedule_cursor, encode_run_cursor, encode_schedule_cursor
@@ -24,13 +25,11 @@ from .protocol import (
     WorkflowExecutionStore,
 )
 from .results import *  # noqa: F403  # the answers are many and all public
-from .results import __all__ as _results_all
 from .status_table import DRIVER_VERBS, STATES, STATUS_TABLE, render_status_table
 from .timeline import build_timeline
 from .values import *  # noqa: F403
-from .values import __all__ as _values_all
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "CONTRACT_VERSION",
     "DRIVER_VERBS",
     "STATES",
@@ -61,11 +60,11 @@ __all__ = [  # noqa: PLE0604
     "decode_run_cursor",
     "decode_schedule_cursor",
     "differing_fields",
-    "follow_events",
     "encode_run_cursor",
     "encode_schedule_cursor",
+    "follow_events",
     "render_status_table",
     "same_json",
-    *_results_all,
-    *_values_all,
 ]
+__all__ += results.__all__
+__all__ += values.__all__

@@ -10,11 +10,21 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
-from typing import Any, ParamSpec, Protocol, TypeVar, get_args
+from typing import Any, Protocol, TypeVar, cast, get_args, get_type_hints
 
 from ..errors import InvalidArgumentError, PayloadTooLargeError
 from ..ids import check_id
 from ..payloads import JsonText, check_json_text, encode_json
+from .protocol import (
+    EventLogStore,
+    LeaseStore,
+    QueryStore,
+    RunLifecycleStore,
+    ScheduleStore,
+    SignalStore,
+    SupportsTransactions,
+    TimerStore,
+)
 from .values import (
     TERMINAL_STATUSES,
     BucketAction,
@@ -38,8 +48,17 @@ __all__ = [
 MAX_TIME_MS = 2**53 - 1
 """The greatest time or duration: what a JavaScript number carries exactly."""
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_ROLES = (
+    RunLifecycleStore,
+    EventLogStore,
+    LeaseStore,
+    TimerStore,
+    SignalStore,
+    ScheduleStore,
+    QueryStore,
+    SupportsTransactions,
+)
+VerbT = TypeVar("VerbT", bound=Callable[..., Coroutine[Any, Any, Any]])
 Check = Callable[[str, Any, StoreCapabilities], None]
 
 
@@ -48,8 +67,10 @@ class _HasCapabilities(Protocol):
     def capabilities(self) -> StoreCapabilities: ...
 
 
-def checked(verb: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+def checked(verb: VerbT) -> VerbT:
     """Make a store's verb refuse bad arguments before anything else happens.
+
+    Whether an argument may be `None` is the contract's word, not the store's: how a store annotates it does not matter.
 
     Raises:
         TypeError: When decorating a verb that takes something else than keyword arguments.
@@ -58,21 +79,35 @@ def checked(verb: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[
     if any(parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters):
         raise TypeError(f"{verb.__name__} must take keyword-only arguments")
     checks = {p.name: _CHECKS[p.name] for p in parameters if p.name in _CHECKS}
-    optional = {p.name for p in parameters if "None" in str(p.annotation)}
+    by_default = frozenset(p.name for p in parameters if p.default is None)
     together = [check for names, check in _CHECKS_TOGETHER.items() if names <= {p.name for p in parameters}]
 
     @functools.wraps(verb)
-    async def checked_verb(*args: P.args, **kwargs: P.kwargs) -> R:
+    async def checked_verb(*args: Any, **kwargs: Any) -> Any:
         store: Any = args[0]
         for name, value in kwargs.items():
             check = checks.get(name)
-            if check is not None and (value is not None or name not in optional):
-                check(name, value, store.capabilities)
+            if check is None or (value is None and name in (_optional_by_contract(verb.__name__) or by_default)):
+                continue
+            check(name, value, store.capabilities)
         for check_together in together:
             check_together(kwargs)
         return await verb(*args, **kwargs)
 
-    return checked_verb
+    return cast("VerbT", checked_verb)
+
+
+@functools.cache
+def _optional_by_contract(verb_name: str) -> frozenset[str] | None:
+    """Name the arguments of a verb that may be `None`; `None` for a verb that the contract does not have.
+
+    Resolved when the first `None` comes, because evaluating annotations would make importing a store slow.
+    """
+    verb = next((found for role in _ROLES if (found := vars(role).get(verb_name)) is not None), None)
+    if verb is None:
+        return None
+    hints = get_type_hints(verb)
+    return frozenset(name for name, hint in hints.items() if name != "return" and type(None) in get_args(hint))
 
 
 def _check_claim(arguments: dict[str, Any]) -> None:

@@ -1,0 +1,60 @@
+"""`checked`: which arguments may be absent is the contract's word, whatever a store writes into its annotations."""
+
+from typing import Any, Optional
+
+import pytest
+from workflow_runtime import InvalidArgumentError
+from workflow_runtime.store import StoreCapabilities, checked
+from workflow_runtime.store.arguments import _optional_by_contract
+from workflow_runtime.store.protocol import RunLifecycleStore
+
+
+class Unannotated:
+    """A store whose author annotates in another way, or not at all."""
+
+    capabilities = StoreCapabilities(durable=False, max_payload_bytes=1_000)
+
+    @checked
+    async def cancel_run(self, *, run_id, now_ms, reason):  # type: ignore[no-untyped-def]
+        return reason
+
+    @checked
+    async def create_run(self, *, run_id: Any, owner: Optional[str], lease_ms: "Optional[int]" = None) -> Any:  # noqa: UP045
+        return owner
+
+    @checked
+    async def finish(self, *, run_id: "NoneSuch", reason: Any = None) -> Any:  # type: ignore[name-defined]  # noqa: F821
+        return reason
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [("cancel_run", {"now_ms": 1, "reason": None}), ("create_run", {"owner": None}), ("finish", {})],
+)
+async def test_an_argument_that_the_contract_requires_is_refused_when_it_is_none(
+    verb: str, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="run_id"):
+        await getattr(Unannotated(), verb)(run_id=None, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("cancel_run", {"run_id": "r", "now_ms": 1, "reason": None}),
+        ("create_run", {"run_id": "r", "owner": None, "lease_ms": None}),
+        ("finish", {"run_id": "r", "reason": None}),
+    ],
+)
+async def test_an_argument_that_may_be_absent_may_be_none(verb: str, arguments: dict[str, Any]) -> None:
+    assert await getattr(Unannotated(), verb)(**arguments) is None
+
+
+def test_the_contract_says_which_arguments_may_be_none() -> None:
+    assert _optional_by_contract("deliver_signal") == frozenset({"payload"})
+    assert _optional_by_contract("create_run") == frozenset({"available_at_ms", "owner", "lease_ms"})
+    assert _optional_by_contract("no_verb_of_the_contract") is None
+
+
+def test_a_checked_verb_keeps_its_name_and_documentation() -> None:
+    assert Unannotated.cancel_run.__name__ == RunLifecycleStore.cancel_run.__name__
