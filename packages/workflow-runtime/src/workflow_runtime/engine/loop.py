@@ -46,6 +46,9 @@ class _HandlerTask(asyncio.Task[T]):
 class WorkflowLoop(asyncio.AbstractEventLoop):
     """Runs the tasks of one handler, on demand, inside a callback of the application's loop."""
 
+    refuses_stores = "a workflow handler cannot use a store: it would not be the same in a replay. Use it in a ctx.step"
+    """What `Home` tells who tries."""
+
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
         self._ready: deque[asyncio.Handle] = deque()

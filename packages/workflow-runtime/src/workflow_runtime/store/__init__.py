@@ -5,6 +5,7 @@ from .arguments import approval_payload, cancel_payload, check_prunable, check_t
 from .comparison import differing_fields, same_json
 from .cursors import decode_run_cursor, decode_schedule_cursor, encode_run_cursor, encode_schedule_cursor
 from .following import LogPage, follow_events
+from .home import Home
 from .protocol import (
     CONTRACT_VERSION,
     EventLogStore,
@@ -35,6 +36,7 @@ __all__ = [
     "STATES",
     "STATUS_TABLE",
     "EventLogStore",
+    "Home",
     "LeaseRenewer",
     "LeaseStore",
     "Listening",
