@@ -1,6 +1,8 @@
 """Every distribution has the same shape, and the commands that README gives are those that CI runs."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -32,3 +34,64 @@ def test_changelog_tells_the_version(folder: Path, package: Path) -> None:
     sections = re.findall(r"^## \[?([^\]\s]+)", changelog, flags=re.MULTILINE)
 
     assert {version, "Unreleased"} & set(sections)
+
+
+LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+ESCAPING = {"one_line", "indented"}
+DIRECTIVE = re.compile(r"%(?:\((\w+)\))?[#0 +-]*(?:\*|\d+)?(?:\.(?:\*|\d+))?([a-zA-Z%])")
+
+
+def log_calls(source: str) -> Iterator[ast.Call]:
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in LOG_METHODS
+            and "log" in ast.unparse(node.func.value).lower()
+            and "math" not in ast.unparse(node.func.value)
+        ):
+            yield node
+
+
+def unsafe_parts(call: ast.Call) -> list[str]:
+    """Name what could bring a line of its own into the log: text that is neither `%r` nor escaped, or no template."""
+    assert isinstance(call.func, ast.Attribute)
+    template, *values = call.args[1:] if call.func.attr == "log" else call.args
+    if not isinstance(template, ast.Constant) or not isinstance(template.value, str):
+        return [f"the template {ast.unparse(template)}"]
+    letters = [letter for _, letter in DIRECTIVE.findall(template.value) if letter != "%"]
+    if len(letters) != len(values):
+        return [f"{len(values)} values for {template.value!r}"]
+    return [
+        ast.unparse(value)
+        for letter, value in zip(letters, values, strict=True)
+        if letter not in "rdfgeixX"
+        and not (isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in ESCAPING)
+    ]
+
+
+def test_no_text_from_outside_makes_a_line_of_the_log(package: Path) -> None:
+    """Ids go in with %r, any other text through `one_line` or `indented`; loggers come from `get_logger`."""
+    found = []
+    for path in package.rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        found += [f"{path.name}:{call.lineno} {part}" for call in log_calls(source) for part in unsafe_parts(call)]
+        if path.name != "logs.py" and "logging.getLogger" in source:
+            found.append(f"{path.name} makes a logger of its own")
+    assert found == []
+
+
+def test_the_check_of_log_calls_finds_what_it_is_for() -> None:
+    """Each line here breaks the rule in another way."""
+    bad = """
+logger.error("run %s", run_id)
+logger.warning(f"run {run_id}")
+logger.info("run " + run_id)
+logger.log(level, "%s failed: %r", error, error)
+self._logger.exception("run %r: %s", run_id, str(error))
+logger.error("run %r", run_id, error)
+"""
+    calls = list(log_calls(bad))
+    assert len(calls) == 6
+    assert all(unsafe_parts(call) for call in calls)
+    assert not unsafe_parts(next(log_calls('logger.error("run %r: %s, %d %%", run_id, one_line(error), 3)')))

@@ -134,7 +134,7 @@ def test_error_that_nobody_handles_is_logged_with_the_run(loop: WorkflowLoop, ca
     loop.call_soon(fail)
     with caplog.at_level(logging.ERROR, "workflow_runtime"):
         loop.run_until_blocked()
-    assert "run run: Exception in callback" in caplog.text
+    assert "run 'run': Exception in callback" in caplog.text
     caplog.clear()
     loop.close()
     loop.call_exception_handler({"message": "too late"})

@@ -16,6 +16,7 @@ WorkflowError
 |- StoreError                    `retryable` says whether the same call may be repeated
 |  |- StoreUnavailableError      the database is away, busy, restarting or full        -> repeat it later
 |  |- StoreOperationError        the database refused the operation                    -> read the cause
+|  |  `- StoreAccessError        it lets the program not in, or not do what it needs   -> mend login or grants
 |  |- LeaseLostError             another worker drives the run now                     -> stop driving it
 |  |- LogConflictError           the log is not where the writer believed it to be     -> stop driving it
 |  |- CorruptRecordError         a stored row cannot be read; names table and key      -> repair or delete it
@@ -68,6 +69,7 @@ __all__ = [
     "SchemaMissingError",
     "StepFailedError",
     "StepTimeoutError",
+    "StoreAccessError",
     "StoreError",
     "StoreOperationError",
     "StoreUnavailableError",
@@ -213,6 +215,14 @@ class StoreOperationError(StoreError):
     def __init__(self, problem: str) -> None:
         self.problem = problem
         super().__init__(f"the store refused the operation: {problem}")
+
+
+class StoreAccessError(StoreOperationError):
+    """The database does not let this program in, or not do what it needs (login, grant, token, database).
+
+    Nothing of the call was done. It concerns the program and not what the call was about, and it passes when somebody
+    mends it: a worker that has worked before sits it out.
+    """
 
 
 class LeaseLostError(StoreError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import time
@@ -14,11 +13,12 @@ from typing import Protocol
 
 from .clock import Clock
 from .errors import LeaseLostError
+from .logs import get_logger, indented, one_line
 from .store import LeaseRenewal, LeaseRenewer
 
 __all__ = ["HeartbeatThread", "RenewableLease"]
 
-logger = logging.getLogger("workflow_runtime")
+logger = get_logger("workflow_runtime")
 
 _PATS_PER_LEASE = 6
 _END_S = 10.0
@@ -172,14 +172,14 @@ class HeartbeatThread:
         if blocked_s > self._max_block_s and not entry.given_up:
             entry.given_up = True
             logger.error(
-                "run %s: the event loop has been blocked for %.0f s, its lease is left to run out. It is at:\n%s",
-                entry.lease.run_id, blocked_s, entry.where(),
+                "run %r: the event loop has been blocked for %.0f s, its lease is left to run out. It is at:\n%s",
+                entry.lease.run_id, blocked_s, indented(entry.where()),
             )  # fmt: skip
         elif blocked_s > self._lease_ms / 1000 and not entry.reported_blocked:
             entry.reported_blocked = True
             logger.warning(
-                "run %s: the event loop has been blocked for %.1f s. It is at:\n%s",
-                entry.lease.run_id, blocked_s, entry.where(),
+                "run %r: the event loop has been blocked for %.1f s. It is at:\n%s",
+                entry.lease.run_id, blocked_s, indented(entry.where()),
             )  # fmt: skip
         return not entry.given_up
 
@@ -203,7 +203,7 @@ class _Renewals:
             try:
                 self._runner.run(self._stack.aclose())
             except Exception as problem:  # noqa: BLE001  # it is gone anyway
-                logger.warning("the connection for heartbeats could not be closed: %s", problem)
+                logger.warning("the connection for heartbeats could not be closed: %s", one_line(problem))
 
     def renew(self, due: list[_Entry], *, lease_ms: int, now_ms: int) -> None:
         """Renew leases, one after the other: a heartbeat takes about a millisecond."""
@@ -220,7 +220,7 @@ class _Renewals:
                     await self._renew(self._renewer, entry, lease_ms, now_ms)
         except Exception as error:  # noqa: BLE001  # whatever it is, the thread must live on
             # Not lost yet: an expired holder whom nobody replaced may go on. The next beat tells.
-            logger.warning("heartbeats failed: %s", str(error) or type(error).__name__)
+            logger.warning("heartbeats failed: %s", one_line(error))
 
     async def _renew(self, renewer: LeaseRenewer, entry: _Entry, lease_ms: int, now_ms: int) -> None:
         lease = entry.lease

@@ -16,14 +16,15 @@ from .engine.allowance import Allowance
 from .engine.definition import Registry
 from .engine.driver import DriveOutcome, Driver, DriverSettings
 from .errors import CorruptRecordError, QueryLimitReachedError, StoreError
+from .logs import get_logger, one_line
 from .metering import QueryMeter
 from .planning import QueryPlan
 from .schedules.firing import TickFailure, TickFirer
-from .store import ClaimBatch, ClaimedRun, RunStatus
+from .store import ClaimBatch, ClaimedRun
 
 __all__ = ["Claimer", "PlannedSweep", "RunFailure", "Sweep", "SweepReport", "drive_claim"]
 
-logger = logging.getLogger("workflow_runtime")
+logger = get_logger("workflow_runtime")
 
 Phase: TypeAlias = tuple[str, Callable[[int], Awaitable[ClaimBatch]]]
 Turns: TypeAlias = deque[Phase | None]
@@ -158,7 +159,7 @@ class Claimer:
             # What was claimed before is ours: left alone, it would wait for its lease to run out.
             if not claims:
                 raise
-            logger.warning("cannot claim: %s", error)
+            logger.warning("cannot claim: %s", one_line(error))
             report.next_due_ms = self._clock.now_ms()
         return claims
 
@@ -220,13 +221,14 @@ class Claimer:
             done = await self._ticks.fire(limit, once=once)
         except CorruptRecordError as error:
             # What is wrong with a schedule holds up no run.
-            logger.error("%s", error)  # noqa: TRY400  # as for the runs: the row is named, the stack says nothing
+            logger.error("%s", one_line(error))  # noqa: TRY400  # as for the runs: the row is named, the stack says nothing
             report.corrupt.append(error)
             return None
         except StoreError as error:
             if not error.retryable:
                 raise
-            logger.warning("cannot claim ticks: %s", error)  # whether the store is away, the claims of runs will tell
+            # Whether the store is away, the claims of runs will tell.
+            logger.warning("cannot claim ticks: %s", one_line(error))
             return None
         report.ticks.update(done.outcomes)
         if done.failures:
@@ -262,9 +264,9 @@ class Claimer:
         report.corrupt.extend(batch.corrupt)
         report.dead.extend(batch.dead)
         for error in batch.corrupt:
-            logger.error("%s", error)
+            logger.error("%s", one_line(error))
         for run_id in batch.dead:
-            logger.error("run %s is parked as %s after repeated crashes", run_id, RunStatus.DEAD)
+            logger.error("run %r is parked as dead after repeated crashes", run_id)
         return batch.next_due_ms
 
 
@@ -353,7 +355,7 @@ async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | Non
     except Exception as error:  # reported, with the run's id, instead of ending the whole sweep
         passes = isinstance(error, QueryLimitReachedError) or (isinstance(error, StoreError) and error.retryable)
         level = logging.WARNING if passes else logging.ERROR
-        logger.log(level, "run %s could not be driven: %s", driver.run_id, error, exc_info=error)
+        logger.log(level, "run %r could not be driven: %s", driver.run_id, one_line(error), exc_info=error)
         report.failures.append(RunFailure(run_id=driver.run_id, error=error))
         return None
     report.outcomes[outcome] += 1

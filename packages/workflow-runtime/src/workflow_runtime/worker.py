@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -13,12 +12,13 @@ from datetime import timedelta
 from .clock import Clock
 from .engine.driver import Driver
 from .errors import StoreError
+from .logs import get_logger, one_line
 from .store import ClaimedRun, Listening
 from .sweep import Claimer, SweepReport
 
 __all__ = ["NotListening", "Patience", "Polling", "WakeUp", "Worker"]
 
-logger = logging.getLogger("workflow_runtime")
+logger = get_logger("workflow_runtime")
 
 _POLL_MS = 1_000
 _LIVE_POLL_MS = 30_000
@@ -184,7 +184,7 @@ class Worker:
         except StoreError as error:
             if not error.retryable:
                 raise
-            logger.warning("cannot claim: %s", error)
+            logger.warning("cannot claim: %s", one_line(error))
             self._look_at_all_ms = wait_until_ms = self._clock.now_ms() + self._polling.away_ms()
         await self._clock.wait(self._wake_up.event, wait_until_ms)
         if self._wake_up.told and self._clock.now_ms() < self._look_at_all_ms:

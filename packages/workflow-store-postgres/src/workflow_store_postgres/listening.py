@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import asyncpg
 from workflow_runtime.errors import WorkflowError
 from workflow_runtime.ids import new_id
+from workflow_runtime.logs import get_logger, one_line
 from workflow_runtime.store import WorkNotice
 
 from .failures import driver_errors
@@ -22,7 +23,7 @@ __all__ = ["Listener", "OpenConnection", "borrowed_from", "connected_to"]
 
 OpenConnection: TypeAlias = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
 
-logger = logging.getLogger("workflow_store_postgres")
+logger = get_logger("workflow_store_postgres")
 
 _PROBE_EVERY_S = 30.0
 """A connection can be dead without anybody noticing: it is tried this often."""
@@ -124,7 +125,8 @@ class Listener:
                     async with self._open_connection() as connection:
                         await self._listen_on(connection)
             except WorkflowError as error:
-                logger.log(logging.DEBUG if self._failures else logging.WARNING, "cannot listen for work: %s", error)
+                level = logging.DEBUG if self._failures else logging.WARNING
+                logger.log(level, "cannot listen for work: %s", one_line(error))
             except Exception:  # a pool's or a connection's own code: the worker polls
                 logger.exception("cannot listen for work")
             self._set_live(live=False)

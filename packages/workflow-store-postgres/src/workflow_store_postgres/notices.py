@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from workflow_runtime.errors import StoreUnavailableError, WorkflowError
+from workflow_runtime.logs import get_logger, one_line
 
 from .session import Row, Session
 
 __all__ = ["ANYTHING", "Notices", "Telling"]
 
-logger = logging.getLogger("workflow_store_postgres")
+logger = get_logger("workflow_store_postgres")
 
 ANYTHING = ""
 """What is told instead of a run's id when anything may have happened. No id is empty."""
@@ -134,4 +134,4 @@ class Notices:
         try:
             await self._session.rows("tell", self._session.head_table, told)
         except WorkflowError as error:
-            logger.debug("%d runs were not told of: %s", len(run_ids), error)
+            logger.debug("%d runs were not told of: %s", len(run_ids), one_line(error))

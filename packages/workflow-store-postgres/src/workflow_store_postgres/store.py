@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ import asyncpg
 from workflow_migrations import Migration
 from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, StoreUnavailableError
 from workflow_runtime.ids import new_id
+from workflow_runtime.logs import get_logger
 from workflow_runtime.store import LeaseRenewer, Listening, WorkNotice
 
 from . import schema as schema_module
@@ -38,7 +38,7 @@ __all__ = ["PostgresWorkflowStore", "StoreOpening"]
 
 OpenHeartbeats: TypeAlias = Callable[[], AbstractAsyncContextManager[LeaseRenewer]]
 
-logger = logging.getLogger("workflow_store_postgres")
+logger = get_logger("workflow_store_postgres")
 
 _CLOSE_TIMEOUT_S = 10.0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from ..errors import (
     QueryLimitReachedError,
     StoreError,
 )
+from ..logs import get_logger, one_line
 from ..payloads import JsonText, PayloadCodec, encode_json
 from ..store import Awaited, ClaimedRun, Event, RunStatus, WorkflowExecutionStore
 from .allowance import Allowance
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["DriveOutcome", "Driver", "DriverSettings"]
 
 T = TypeVar("T")
-logger = logging.getLogger("workflow_runtime")
+logger = get_logger("workflow_runtime")
 
 _REPLAY_CHUNK = 200
 """Events applied before other tasks of the application get a turn."""
@@ -380,7 +380,7 @@ class Driver:
         self._steps.cancel()
         _, left = await asyncio.wait([heartbeat, *self._steps.running], timeout=_CLEANUP_GRACE_S)
         if left:
-            logger.warning("run %s: %d cancelled steps are still cleaning up", self.run_id, len(left))
+            logger.warning("run %r: %d cancelled steps are still cleaning up", self.run_id, len(left))
 
     # Writing and waiting.
 
@@ -423,7 +423,7 @@ class Driver:
             if not error.retryable:
                 raise
             # Not worth the steps that are running: nothing is lost, and a pause would be told of what was not seen.
-            logger.warning("run %s: cannot read the inbox: %s", self.run_id, error)
+            logger.warning("run %r: cannot read the inbox: %s", self.run_id, one_line(error))
             self._looks_later = True
             asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._look_again)
 
@@ -479,7 +479,7 @@ class Driver:
     async def _end_with_error(self, error: BaseException) -> DriveOutcome:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise error
-        logger.error("run %s of %r errored", self.run_id, self._workflow.id, exc_info=error)
+        logger.error("run %r of %r errored", self.run_id, self._workflow.id, exc_info=error)
         await self._write_error(describe_error(error), EventKind.RUN_ERRORED, aborted=False)
         return DriveOutcome.ERRORED
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from ..clock import Clock
 from ..errors import LeaseLostError, StoreError
+from ..logs import get_logger, one_line
 from ..store import ClaimedRun, LeaseRenewal, LeaseRenewer
 
 __all__ = ["HeldLease"]
 
-logger = logging.getLogger("workflow_runtime")
+logger = get_logger("workflow_runtime")
 
 
 class HeldLease:
@@ -76,6 +76,6 @@ class HeldLease:
             self.lose()
         except StoreError as error:
             # Not lost yet: an expired holder whom nobody replaced may go on. The next beat tells.
-            logger.warning("run %s: heartbeat failed: %s", self.run_id, error)
+            logger.warning("run %r: heartbeat failed: %s", self.run_id, one_line(error))
         else:
             self.renewed(renewal)

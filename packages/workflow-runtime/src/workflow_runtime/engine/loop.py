@@ -11,7 +11,6 @@ What would make a replay differ (timers, threads, sockets) does not exist here a
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
@@ -21,11 +20,12 @@ from typing import Any, NoReturn, TypeVar
 from weakref import WeakSet
 
 from ..errors import ConfigurationError
+from ..logs import get_logger, one_line
 
 __all__ = ["WorkflowLoop"]
 
 T = TypeVar("T")
-logger = logging.getLogger("workflow_runtime")
+logger = get_logger("workflow_runtime")
 
 
 class _HandlerTask(asyncio.Task[T]):
@@ -135,7 +135,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Log what nobody handled, unless the handler was taken down."""
         if not self._closed:
-            logger.error("run %s: %s", self._run_id, context.get("message"), exc_info=context.get("exception"))
+            message, error = context.get("message"), context.get("exception")
+            logger.error("run %r: %s", self._run_id, one_line(message), exc_info=error)
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """Do the same."""

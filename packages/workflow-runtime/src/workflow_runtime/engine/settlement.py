@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import deque
 from datetime import timedelta
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..clock import Clock
 from ..errors import ConfigurationError
+from ..logs import get_logger, one_line
 from ..payloads import JsonText, encode_json
 from ..store import InboxEntry
 from .history import EventKind, OperationKind, Recorded, describe_error, emitted_payload
@@ -21,7 +21,7 @@ from .step_tasks import EndedAttempt, StepTasks
 
 __all__ = ["Settlement"]
 
-logger = logging.getLogger("workflow_runtime")
+logger = get_logger("workflow_runtime")
 
 
 class Settlement:
@@ -143,7 +143,7 @@ class Settlement:
             return ended.operation.step.retry.delay_after(ended.attempt, error, self._rng), error
         except Exception as broken:  # a policy's functions are the user's code
             what = f"the retry policy raised {type(broken).__qualname__} about {type(error).__qualname__}"
-            logger.exception("run %s, step %r: %s", self._machine.run_id, ended.operation.step_id, what)
+            logger.exception("run %r, step %r: %s", self._machine.run_id, ended.operation.step_id, one_line(what))
             return None, ConfigurationError(what)
 
     def _take_inbox(self) -> bool:

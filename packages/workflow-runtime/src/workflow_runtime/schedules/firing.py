@@ -17,6 +17,7 @@ from typing import Any, Literal
 from ..clock import Clock
 from ..errors import LeaseLostError, QueryLimitReachedError, StoreError
 from ..ids import new_id
+from ..logs import get_logger, one_line
 from ..store import BucketAction, BucketClaims, BucketResult, ClaimedBucket, WorkflowExecutionStore
 from ..tries import until_answered
 from .decisions import Decision, decide, tick_run_id
@@ -24,7 +25,7 @@ from .spec import decode_spec
 
 __all__ = ["TickFailure", "TickFirer", "TickOutcome", "TickRound"]
 
-logger = logging.getLogger("workflow_runtime")
+logger = get_logger("workflow_runtime")
 
 TickOutcome = Literal["started", "skipped", "missed", "buffered", "changed", "lost"]
 """`skipped` for its predecessor's sake, `missed` because it was too late; `changed` when the schedule was, meanwhile;
@@ -128,7 +129,12 @@ class TickFirer:
             passes = isinstance(error, QueryLimitReachedError) or (isinstance(error, StoreError) and error.retryable)
             level = logging.WARNING if passes else logging.ERROR
             logger.log(
-                level, "tick %s of schedule %r could not be settled: %s", fire_at_ms, schedule_id, error, exc_info=error
+                level,
+                "tick %d of schedule %r could not be settled: %s",
+                fire_at_ms,
+                schedule_id,
+                one_line(error),
+                exc_info=error,
             )
             done.failures.append(TickFailure(schedule_id=schedule_id, fire_at_ms=fire_at_ms, error=error))
             return
