@@ -354,7 +354,9 @@ class WorkflowRuntime:
         """Work until told to stop: claim what is due, drive it, wait for more.
 
         On SIGTERM or SIGINT (or when `stop` is set) it drains: it claims nothing more, lets the steps that are
-        running end, and hands the runs over to other workers at once. A second signal cuts that short.
+        running end, and hands the runs over to other workers at once. A second signal cuts that short, a third one
+        does what it would have done without a worker. In a program that handles these signals itself, as a web server
+        does, they stay the program's: it sets `stop`, or cancels the task.
 
         Args:
             concurrency: Drive at most so many runs at once.
@@ -362,7 +364,8 @@ class WorkflowRuntime:
                 every second, or every 30 seconds (but not less often than leases expire) while the store tells
                 of new work.
             drain_timeout: Cancel steps that run longer than this after the stop; they run again elsewhere.
-            handle_signals: Whether to listen to SIGTERM and SIGINT (only possible in the main thread).
+            handle_signals: Whether to listen to SIGTERM and SIGINT where the program does not; only possible in the
+                main thread.
             stop: Set it to make the worker drain.
 
         Returns:

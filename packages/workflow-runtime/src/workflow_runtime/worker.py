@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 
 from .clock import Clock
 from .engine.driver import Driver
 from .errors import StoreError
 from .logs import get_logger, one_line
+from .stop_signals import hear_stop_signals
 from .store import ClaimedRun, Listening
 from .sweep import Claimer, SweepReport
 
@@ -158,7 +159,7 @@ class Worker:
         hurry = asyncio.Event()
         watcher = asyncio.create_task(self._wake_on(stop))
         try:
-            with _signals(stop, hurry) if handle_signals else _no_signals():
+            with hear_stop_signals(partial(_stop_or_hurry, stop, hurry)) if handle_signals else nullcontext():
                 while not stop.is_set():
                     await self._turn()
                 await self._drain(hurry)
@@ -269,32 +270,10 @@ class Worker:
             driver.stop(cancel_steps=cancel_steps)
 
 
-@contextmanager
-def _signals(stop: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
-    """Turn the first SIGTERM or SIGINT into a drain and the second into a quick end."""
-    loop = asyncio.get_running_loop()
-    installed = []
-
-    def received() -> None:
-        if stop.is_set():
-            hurry.set()
-        else:
-            logger.info("draining")
-            stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(number, received)
-        except (NotImplementedError, RuntimeError, ValueError):
-            continue  # Windows, Pyodide, or not the main thread: the process's own handling stays
-        installed.append(number)
-    try:
-        yield
-    finally:
-        for number in installed:
-            loop.remove_signal_handler(number)
-
-
-@contextmanager
-def _no_signals() -> Iterator[None]:
-    yield
+def _stop_or_hurry(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """Turn the first signal into a drain and the second into a quick end."""
+    if stop.is_set():
+        hurry.set()
+    else:
+        logger.info("draining")
+        stop.set()
