@@ -199,3 +199,35 @@ def test_the_clauses_that_a_verb_names_are_those_of_the_contract() -> None:
     named = set(re.findall(r"[A-Z]+-\d+", " ".join(docs)))
     assert named
     assert named <= known
+
+
+class CountedList(list[Any]):
+    """Counts how often an item is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in super().__iter__():
+            self.looks += 1
+            yield item
+
+
+async def test_pages_of_log_and_inbox_do_not_walk_over_what_lies_before() -> None:
+    """What each page costs depends on its own length: a page per item stays linear."""
+    data, count = InMemoryData(), 200
+    store = InMemoryWorkflowStore(data=data)
+    await create(store)
+    run = data.runs["run"]
+    run.append([NewEvent(kind="step", payload=INPUT) for _ in range(count)], [], 1_000)
+    for number in range(count):
+        await store.deliver_signal(run_id="run", signal_id=str(number), name="go", payload=INPUT, now_ms=1_000)
+    run.events, run.inbox = CountedList(run.events), CountedList(run.inbox)
+    for index in range(count):
+        assert [event.index for event in await store.read_events(run_id="run", from_index=index, limit=1)] == [index]
+        assert [e.inbox_seq for e in await store.read_inbox(run_id="run", after_seq=index, limit=1)] == [index + 1]
+    assert run.events.looks <= 3 * count
+    assert run.inbox.looks <= 3 * count

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -114,6 +114,15 @@ class Run:
     def pending_timers(self) -> tuple[Timer, ...]:
         """All timers, earliest first."""
         return tuple(sorted(self.timers.values(), key=lambda timer: (timer.fire_at_ms, timer.timer_id)))
+
+    def events_from(self, index: int) -> Iterator[Event]:
+        """Give the log from an index on, without walking over what lies before."""
+        return (self.events[number] for number in range(index, len(self.events)))
+
+    def untaken_after(self, inbox_seq: int) -> Iterator[InboxEntry]:
+        """Give what no event accounts for yet and arrived later than this number, in order."""
+        newer = (self.inbox[number] for number in range(inbox_seq, len(self.inbox)))  # numbers begin with 1
+        return (entry for entry in newer if entry.inbox_seq in self.untaken)
 
     def waits_for(self, kind: InboxKind, name: str) -> bool:
         """Tell whether the run is paused until this arrives."""

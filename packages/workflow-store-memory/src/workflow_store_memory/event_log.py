@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from itertools import islice
 
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
@@ -64,7 +63,7 @@ class EventLog(Role):
         run = self._data.runs.get(run_id)
         if run is None:
             return ()
-        return first_page(islice(run.events, from_index, None), limit=limit, max_bytes=max_bytes)
+        return first_page(run.events_from(from_index), limit=limit, max_bytes=max_bytes)
 
     def subscribe_events(self, *, run_id: str, from_index: int = 0) -> AsyncGenerator[Event, None]:
         """SUBSCRIBE-1 to SUBSCRIBE-4."""
@@ -75,10 +74,11 @@ class EventLog(Role):
         run = self._data.runs.get(run_id)
         if run is None:
             return None
-        following = islice(run.events, from_index, None)
         return LogPage(
             status=run.status,
             created_at_ms=run.created_at_ms,
             next_index=run.next_index,
-            events=first_page(following, limit=DEFAULT_HISTORY_EVENTS, max_bytes=DEFAULT_HISTORY_BYTES),
+            events=first_page(
+                run.events_from(from_index), limit=DEFAULT_HISTORY_EVENTS, max_bytes=DEFAULT_HISTORY_BYTES
+            ),
         )

@@ -84,8 +84,7 @@ class Signals(Role):
         run = self._data.runs.get(run_id)
         if run is None:
             return ()
-        newer = (entry for entry in run.untaken.values() if entry.inbox_seq > after_seq)
-        return first_page(newer, limit=limit, max_bytes=max_bytes)
+        return first_page(run.untaken_after(after_seq), limit=limit, max_bytes=max_bytes)
 
 
 def _refusal(

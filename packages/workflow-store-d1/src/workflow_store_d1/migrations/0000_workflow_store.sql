@@ -4,7 +4,8 @@
 -- It is meant for a database without these tables and stops at the first one that exists.
 --
 -- Times are integers, milliseconds since the Unix epoch. Payloads are JSON text and stand last in their rows, so that
--- reading the columns before them does not read them.
+-- reading the columns before them does not read them. Tables with payloads have a rowid: without one, SQLite reads a
+-- whole row for each key that it compares.
 
 -- Which migrations were applied.
 CREATE TABLE workflow_schema_migrations (
@@ -35,7 +36,7 @@ CREATE TABLE workflow_run_states (
     error TEXT,
     output TEXT,
     input TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 -- The head of a run: the one row that every unit decides by.
 -- due_at: queued, claimable from then on; paused, the earliest timer; running, since when it had been claimable.
@@ -85,7 +86,7 @@ CREATE TABLE workflow_events (
     payload_bytes INTEGER NOT NULL,
     payload TEXT,
     PRIMARY KEY (run_id, event_index)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 -- The pending timers.
 CREATE TABLE workflow_timers (
@@ -108,7 +109,7 @@ CREATE TABLE workflow_signal_deliveries (
     payload TEXT,
     PRIMARY KEY (run_id, inbox_seq),
     UNIQUE (run_id, kind, delivery_id)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE INDEX workflow_signal_deliveries_untaken
     ON workflow_signal_deliveries (run_id, inbox_seq, payload_bytes)
