@@ -119,7 +119,13 @@ def check_types(session: nox.Session) -> None:
     folders = [f"{folder}/tests" for folder in DISTRIBUTIONS]
     folders += [EXAMPLE_STORE, f"{EXAMPLE_WORKER}/src", f"{EXAMPLE_WORKER}/tests", AUDIT, "tests", "test-support"]
     folders += ["benchmarks"]
-    run_each(session, ("mypy", *sources, "scripts", "tests/typing"), *(("mypy", folder) for folder in folders))
+    run_each(
+        session,
+        ("mypy", *sources, "scripts", "tests/typing"),
+        *(("mypy", folder) for folder in folders),
+        ("pyright",),  # tests/typing: what users write
+        ("python", "scripts/check_public_types.py"),
+    )
 
 
 def run_unit_tests(session: nox.Session) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 HOST = {"pyodide", "workers"}
 """What the Python of Cloudflare's Workers brings along: it cannot be required, nor imported before it is needed."""
+CHECKERS = {"typing_extensions"}
+"""What every type checker knows without an installation; only inside `if TYPE_CHECKING:`."""
 
 
 def declared(folder: Path) -> tuple[set[str], set[str]]:
@@ -50,7 +52,7 @@ def test_imports_are_declared(folder: Path, package: Path) -> None:
     for module in sorted(package.rglob("*.py")):
         tree = ast.parse(module.read_text(encoding="utf-8"))
         for name, at_import in imports(tree):
-            allowed = required | {package.name} | (set() if at_import else optional | HOST)
+            allowed = required | {package.name} | (set() if at_import else optional | HOST | CHECKERS)
             if name not in sys.stdlib_module_names and name not in allowed:
                 wrong.append(f"{module.relative_to(folder)} imports {name}")
 

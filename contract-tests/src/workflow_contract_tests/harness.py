@@ -64,10 +64,10 @@ class StoreHarness:
         self._read_business = read_business
         self.contract_version = contract_version
         self.process_factory = process_factory
-        self.process_arguments = dict(process_arguments or {})
-        self.not_applicable = dict(not_applicable or {})
-        self.now_ms = START_MS
-        self.store_name = "unknown store"
+        self.process_arguments: dict[str, JsonValue] = dict(process_arguments or {})
+        self.not_applicable: dict[str, str] = dict(not_applicable or {})
+        self.now_ms: int = START_MS
+        self.store_name: str = "unknown store"
         """What reports call the store: its class, known when it is open."""
         self._check()
 

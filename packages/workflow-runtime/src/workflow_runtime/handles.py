@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from datetime import timedelta
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from .errors import CapabilityNotSupportedError, RunAbortedError, RunFailedError, RunNotFoundError
+from .errors import CapabilityNotSupportedError, RunAbortedError, RunConflictError, RunFailedError, RunNotFoundError
 from .payloads import PayloadCodec, decode_json
 from .store import Event, RunRecord, RunStatus, SupportsSubscribe, WorkflowExecutionStore
 
@@ -17,8 +17,19 @@ _FIRST_POLL_S = 0.005
 _LAST_POLL_S = 0.5
 
 
-class RunHandle:
-    """Refers to one run. Made by `WorkflowRuntime.start_run` and `WorkflowRuntime.attach`."""
+if TYPE_CHECKING:
+    import typing_extensions  # every type checker knows it; at run time there is no default before Python 3.13
+
+    OutputT_co = typing_extensions.TypeVar("OutputT_co", covariant=True, default=Any)
+else:
+    OutputT_co = TypeVar("OutputT_co", covariant=True)
+
+
+class RunHandle(Generic[OutputT_co]):
+    """Refers to one run, whose result is of the type `OutputT_co`.
+
+    Made by `WorkflowRuntime.start_run` and `WorkflowRuntime.attach`.
+    """
 
     def __init__(
         self,
@@ -27,6 +38,7 @@ class RunHandle:
         store: WorkflowExecutionStore,
         codec: PayloadCodec,
         created: bool,
+        workflow_id: str | None = None,
     ) -> None:
         self.run_id = run_id
         """The id of the run."""
@@ -34,6 +46,7 @@ class RunHandle:
         """Whether this very call created it."""
         self._store = store
         self._codec = codec
+        self._workflow_id = workflow_id
 
     def __repr__(self) -> str:
         return f"<RunHandle {self.run_id!r}>"
@@ -43,10 +56,13 @@ class RunHandle:
 
         Raises:
             RunNotFoundError: It was deleted or pruned, or never was.
+            RunConflictError: It is a run of another workflow than `attach` was told.
         """
         run = await self._store.load_run(run_id=self.run_id)
         if run is None:
             raise RunNotFoundError(self.run_id)
+        if self._workflow_id not in {None, run.workflow_id}:
+            raise RunConflictError(self.run_id, ("workflow_id",))
         return run
 
     async def status(self) -> RunStatus:
@@ -70,7 +86,7 @@ class RunHandle:
             raise CapabilityNotSupportedError("subscribe")
         return cast(SupportsSubscribe, self._store).subscribe_events(run_id=self.run_id, from_index=from_index)
 
-    async def result(self, *, timeout: timedelta | None = None) -> Any:  # noqa: ASYNC109  # the usual word
+    async def result(self, *, timeout: timedelta | None = None) -> OutputT_co:  # noqa: ASYNC109  # the usual word
         """Wait for the run to end and give its output. Some worker must be driving it.
 
         Args:
@@ -89,9 +105,9 @@ class RunHandle:
                 delay_s = min(delay_s * 1.5, _LAST_POLL_S)
         return self._outcome(run)
 
-    def _outcome(self, run: RunRecord) -> Any:
+    def _outcome(self, run: RunRecord) -> OutputT_co:
         if run.status is RunStatus.FINISHED:
-            return None if run.output is None else self._codec.decode(run.output)
+            return cast("OutputT_co", None if run.output is None else self._codec.decode(run.output))
         if run.status is RunStatus.ERRORED:
             facts = decode_json(run.error) if run.error is not None else {}
             raise RunFailedError(run.run_id, facts.get("error_type", "Error"), facts.get("message", ""))

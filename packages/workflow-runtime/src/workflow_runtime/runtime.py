@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from .clock import Clock, StoreClock, to_ms
 from .engine.allowance import Allowance
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkflowRuntime"]
 
+InputT = TypeVar("InputT")
+OutputT = TypeVar("OutputT")
+
 
 class WorkflowRuntime:
     """Runs workflows on a store.
@@ -63,7 +66,7 @@ class WorkflowRuntime:
         *,
         store: WorkflowExecutionStore,
         workflows: Sequence[Workflow[Any, Any]],
-        schedules: Sequence[Schedule] = (),
+        schedules: Sequence[Schedule[Any]] = (),
         clock: Clock | None = None,
         codec: PayloadCodec | None = None,
         lease: timedelta = timedelta(seconds=30),
@@ -116,7 +119,7 @@ class WorkflowRuntime:
         self._wake_ups: set[WakeUp] = set()
         """One for each worker of this runtime that is at work."""
         self._claimer: Claimer | None = None
-        self.schedules = Schedules(
+        self.schedules: Schedules = Schedules(
             store=store,
             registry=self._registry,
             codec=self._codec,
@@ -138,6 +141,39 @@ class WorkflowRuntime:
 
     # Calls from outside.
 
+    @overload
+    async def start_run(
+        self,
+        workflow: Workflow[None, OutputT],
+        input: None = None,
+        *,
+        run_id: str | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+        start_at: datetime | None = None,
+    ) -> RunHandle[OutputT]: ...
+    @overload
+    async def start_run(
+        self,
+        workflow: Workflow[InputT, OutputT],
+        input: InputT,
+        *,
+        run_id: str | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+        start_at: datetime | None = None,
+    ) -> RunHandle[OutputT]: ...
+    @overload
+    async def start_run(
+        self,
+        workflow: str,
+        input: Any = None,
+        *,
+        run_id: str | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+        start_at: datetime | None = None,
+    ) -> RunHandle[Any]: ...
     async def start_run(
         self,
         workflow: Workflow[Any, Any] | str,
@@ -147,7 +183,7 @@ class WorkflowRuntime:
         queue: str = DEFAULT_QUEUE,
         priority: int = 0,
         start_at: datetime | None = None,
-    ) -> RunHandle:
+    ) -> RunHandle[Any]:
         """Create a run; some worker will drive it. Returns once it is durable.
 
         Args:
@@ -167,6 +203,36 @@ class WorkflowRuntime:
         self._wake_workers()
         return self._handle(answer.run.run_id, created=isinstance(answer, Created))
 
+    @overload
+    async def run_here(
+        self,
+        workflow: Workflow[None, OutputT],
+        input: None = None,
+        *,
+        run_id: str | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+    ) -> RunHandle[OutputT]: ...
+    @overload
+    async def run_here(
+        self,
+        workflow: Workflow[InputT, OutputT],
+        input: InputT,
+        *,
+        run_id: str | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+    ) -> RunHandle[OutputT]: ...
+    @overload
+    async def run_here(
+        self,
+        workflow: str,
+        input: Any = None,
+        *,
+        run_id: str | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+    ) -> RunHandle[Any]: ...
     async def run_here(
         self,
         workflow: Workflow[Any, Any] | str,
@@ -175,7 +241,7 @@ class WorkflowRuntime:
         run_id: str | None = None,
         queue: str = DEFAULT_QUEUE,
         priority: int = 0,
-    ) -> RunHandle:
+    ) -> RunHandle[Any]:
         """Create a run and drive it in this very task until it ends or waits. Saves the way through a worker.
 
         A run that waits is picked up by any worker later. A run id that exists already is not driven. Where a
@@ -199,10 +265,20 @@ class WorkflowRuntime:
             self._wake_workers()
         return self._handle(answer.run.run_id, created=isinstance(answer, Created))
 
-    def attach(self, run_id: str) -> RunHandle:
-        """Refer to a run that was started elsewhere or earlier."""
+    @overload
+    def attach(self, run_id: str) -> RunHandle[Any]: ...
+    @overload
+    def attach(self, run_id: str, workflow: Workflow[Any, OutputT]) -> RunHandle[OutputT]: ...
+    def attach(self, run_id: str, workflow: Workflow[Any, Any] | None = None) -> RunHandle[Any]:
+        """Refer to a run that was started elsewhere or earlier.
+
+        Args:
+            run_id: Which run.
+            workflow: What it is a run of, so that a type checker knows the type of its result. A run of another
+                workflow raises `RunConflictError` when it is read.
+        """
         check_id("run_id", run_id)
-        return self._handle(run_id, created=False)
+        return self._handle(run_id, created=False, workflow_id=None if workflow is None else workflow.id)
 
     async def deliver_signal(
         self,
@@ -479,8 +555,8 @@ class WorkflowRuntime:
             return answer, None
         return answer, answer.claim
 
-    def _handle(self, run_id: str, *, created: bool) -> RunHandle:
-        return RunHandle(run_id, store=self._store, codec=self._codec, created=created)
+    def _handle(self, run_id: str, *, created: bool, workflow_id: str | None = None) -> RunHandle[Any]:
+        return RunHandle(run_id, store=self._store, codec=self._codec, created=created, workflow_id=workflow_id)
 
     async def _settings(self, *, heartbeats: bool = True) -> DriverSettings:
         clock = await self._ready_clock()

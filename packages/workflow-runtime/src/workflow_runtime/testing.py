@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 from .clock import TestClock
 from .handles import RunHandle
@@ -11,6 +11,8 @@ from .runtime import WorkflowRuntime
 from .store import RunRecord
 
 __all__ = ["TestClock", "run_to_completion", "run_until_blocked"]
+
+OutputT = TypeVar("OutputT")
 
 
 async def run_until_blocked(runtime: WorkflowRuntime, *, max_sweeps: int = 1_000) -> int | None:
@@ -30,8 +32,8 @@ async def run_until_blocked(runtime: WorkflowRuntime, *, max_sweeps: int = 1_000
 
 
 async def run_to_completion(
-    runtime: WorkflowRuntime, handle: RunHandle, clock: TestClock, *, limit: timedelta = timedelta(days=366)
-) -> Any:
+    runtime: WorkflowRuntime, handle: RunHandle[OutputT], clock: TestClock, *, limit: timedelta = timedelta(days=366)
+) -> OutputT:
     """Drive a run to its end and give its output, moving the clock from one due time to the next.
 
     Other runs that are due are driven too: the run may wait for a signal from one of them.

@@ -75,7 +75,7 @@ class WakeUp:
     """What a worker is woken for: to look at everything, or only for the run that a notice told of."""
 
     def __init__(self) -> None:
-        self.event = asyncio.Event()
+        self.event: asyncio.Event = asyncio.Event()
         self._everything = True
 
     def look(self) -> None:

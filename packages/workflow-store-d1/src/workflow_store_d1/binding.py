@@ -53,7 +53,7 @@ class BindingStatement:
 
     def __init__(self, border: _Border, prepared: Any) -> None:
         self._border = border
-        self.prepared = prepared
+        self.prepared: Any = prepared
         """The statement of JavaScript."""
 
     def bind(self, *values: D1Value) -> Self:

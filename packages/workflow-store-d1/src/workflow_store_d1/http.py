@@ -55,8 +55,8 @@ class HttpStatement:
 
     def __init__(self, database: D1HttpDatabase, sql: str, values: tuple[D1Value, ...]) -> None:
         self._database = database
-        self.sql = sql
-        self.values = values
+        self.sql: str = sql
+        self.values: tuple[D1Value, ...] = values
 
     def bind(self, *values: D1Value) -> Self:
         """Give a statement of the same text with these values for `?1`, `?2` and so on."""

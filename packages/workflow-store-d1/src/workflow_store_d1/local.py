@@ -108,8 +108,8 @@ class LocalStatement:
 
     def __init__(self, database: LocalD1Database, sql: str, values: tuple[D1Value, ...]) -> None:
         self._database = database
-        self.sql = sql
-        self.values = values
+        self.sql: str = sql
+        self.values: tuple[D1Value, ...] = values
 
     def bind(self, *values: D1Value) -> Self:
         """Give a statement of the same text with these values for `?1`, `?2` and so on."""
@@ -236,7 +236,7 @@ class LocalUnit:
     """A transaction that is open for as long as its caller likes."""
 
     def __init__(self, database: LocalD1Database) -> None:
-        self.ended = asyncio.Event()
+        self.ended: asyncio.Event = asyncio.Event()
         self._database = database
         self._turn = asyncio.Lock()
         self._begun = False

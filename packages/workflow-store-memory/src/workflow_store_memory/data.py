@@ -333,7 +333,7 @@ class InMemoryData:
 
     def __init__(self, *, new_generation: Callable[[], str] = new_generation) -> None:
         self.new_generation = new_generation
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self.runs: dict[str, Run] = {}
         self.schedules: dict[str, ScheduleRow] = {}
         self.listeners: set[Listener] = set()

@@ -25,7 +25,7 @@ class EventLog(Role):
     """Keeps `EventLogStore` and `SupportsSubscribe`."""
 
     @unit
-    def append_events(
+    async def append_events(
         self,
         *,
         run_id: str,
@@ -56,7 +56,7 @@ class EventLog(Role):
         return run.record(operation_id, answer)
 
     @unit
-    def read_events(
+    async def read_events(
         self, *, run_id: str, limit: int, from_index: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
     ) -> tuple[Event, ...]:
         """LOG-7."""
@@ -70,7 +70,7 @@ class EventLog(Role):
         return follow_events(self._look_at_log, run_id=run_id, from_index=from_index)
 
     @unit
-    def _look_at_log(self, *, run_id: str, from_index: int) -> LogPage | None:
+    async def _look_at_log(self, *, run_id: str, from_index: int) -> LogPage | None:
         run = self._data.runs.get(run_id)
         if run is None:
             return None

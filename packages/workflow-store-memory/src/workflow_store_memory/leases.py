@@ -30,7 +30,7 @@ class Leases(Role):
     """Keeps `LeaseStore`."""
 
     @unit
-    def claim_run(
+    async def claim_run(
         self,
         *,
         run_id: str,
@@ -62,7 +62,7 @@ class Leases(Role):
         return Claimed(claim=claim)
 
     @unit
-    def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
+    async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
         """LEASE-1, LEASE-2."""
         run = self._driven(run_id, lease_token)
         lease = run.renew_lease(now_ms + lease_ms)
@@ -74,7 +74,7 @@ class Leases(Role):
         )
 
     @unit
-    def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
+    async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
         """LEASE-3."""
         if self._repeated(run_id, operation_id, Done) is not None:
             return
@@ -84,7 +84,7 @@ class Leases(Role):
         run.record(operation_id, Done())
 
     @unit
-    def claim_stale_runs(
+    async def claim_stale_runs(
         self,
         *,
         owner: str,
@@ -110,7 +110,7 @@ class Leases(Role):
         return claim_batch(self._data, running, claimer, limit=limit)
 
     @unit
-    def list_pending_runs(
+    async def list_pending_runs(
         self,
         *,
         now_ms: int,
@@ -123,7 +123,7 @@ class Leases(Role):
         return tuple(run_summary(run) for run in due_runs(self._data, queued, now_ms=now_ms, limit=limit))
 
     @unit
-    def claim_pending_runs(
+    async def claim_pending_runs(
         self,
         *,
         owner: str,

@@ -50,7 +50,7 @@ class Queries(Role):
     """Keeps `QueryStore`."""
 
     @unit
-    def list_runs(
+    async def list_runs(
         self,
         *,
         limit: int,
@@ -83,7 +83,7 @@ class Queries(Role):
         )
 
     @unit
-    def count_runs(
+    async def count_runs(
         self,
         *,
         statuses: Sequence[RunStatus] | None = None,
@@ -105,7 +105,7 @@ class Queries(Role):
         return dict(Counter(run.status for run in self._data.runs.values() if listing.matches(run)))
 
     @unit
-    def get_run_timeline(self, *, run_id: str, limit: int = 1_000) -> RunTimeline:
+    async def get_run_timeline(self, *, run_id: str, limit: int = 1_000) -> RunTimeline:
         """LIST-5."""
         run = self._data.runs.get(run_id)
         if run is None:

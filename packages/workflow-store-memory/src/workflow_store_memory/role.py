@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from workflow_runtime.errors import LeaseLostError, LogConflictError
 from workflow_runtime.store import StoreCapabilities, checked
@@ -14,31 +14,35 @@ from .data import InMemoryData, Run
 
 __all__ = ["Role", "unit"]
 
-P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
-S = TypeVar("S", bound="Role")
+VerbT = TypeVar("VerbT", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
-def unit(body: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Make a verb of the contract out of a plain function: arguments checked, then all of it in one go.
+def unit(verb: VerbT) -> VerbT:
+    """Make all of a verb of the contract happen in one go, after its arguments were checked.
 
-    A body that is not async cannot be interrupted by another task; the lock does the same between threads.
+    The verb is an `async def`, as callers see it, that never waits, so no other task comes in between. The lock does
+    the same between threads.
     """
 
-    @checked
-    @functools.wraps(body)
-    async def run_unit(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    @functools.wraps(verb)
+    async def run_unit(self: Role, **arguments: Any) -> Any:
         # Let other tasks in where a database would: callers then interleave here as they do in production.
         await asyncio.sleep(0)
         with self._data.lock:
-            return body(self, *args, **kwargs)
+            return _at_once(verb(self, **arguments))
 
-    @functools.wraps(body)
-    async def verb(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await run_unit(self, *args, **kwargs)
+    return cast("VerbT", checked(run_unit))
 
-    return verb
+
+def _at_once(verb: Coroutine[Any, Any, R]) -> R:
+    try:
+        verb.send(None)
+    except StopIteration as done:
+        return cast("R", done.value)
+    verb.close()
+    raise RuntimeError("a unit of the store in memory must not wait for anything")
 
 
 class Role:

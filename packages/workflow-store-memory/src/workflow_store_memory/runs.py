@@ -53,7 +53,7 @@ class RunLifecycle(Role):
     """Keeps `RunLifecycleStore`."""
 
     @unit
-    def create_run(
+    async def create_run(
         self,
         *,
         run_id: str,
@@ -96,13 +96,13 @@ class RunLifecycle(Role):
         return run.record(operation_id, Created(run=run_record(run), claim=claim))
 
     @unit
-    def load_run(self, *, run_id: str) -> RunRecord | None:
+    async def load_run(self, *, run_id: str) -> RunRecord | None:
         """RUN-6."""
         run = self._data.runs.get(run_id)
         return None if run is None else run_record(run)
 
     @unit
-    def load_execution(
+    async def load_execution(
         self,
         *,
         run_id: str,
@@ -121,7 +121,7 @@ class RunLifecycle(Role):
         )
 
     @unit
-    def mark_run_paused(
+    async def mark_run_paused(
         self,
         *,
         run_id: str,
@@ -155,7 +155,7 @@ class RunLifecycle(Role):
         return run.record(operation_id, Paused(status=RunStatus.PAUSED, next_index=run.next_index))
 
     @unit
-    def mark_run_finished(
+    async def mark_run_finished(
         self,
         *,
         run_id: str,
@@ -177,7 +177,7 @@ class RunLifecycle(Role):
         run.record(operation_id, Done())
 
     @unit
-    def mark_run_errored(
+    async def mark_run_errored(
         self,
         *,
         run_id: str,
@@ -202,7 +202,7 @@ class RunLifecycle(Role):
         run.record(operation_id, Done())
 
     @unit
-    def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:
+    async def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:
         """CANCEL-1 to CANCEL-3."""
         run = self._data.runs.get(run_id)
         if run is None:
@@ -225,7 +225,7 @@ class RunLifecycle(Role):
         return CancelRequested(inbox_seq=entry.inbox_seq)
 
     @unit
-    def terminate_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> TerminateResult:
+    async def terminate_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> TerminateResult:
         """CANCEL-4."""
         run = self._data.runs.get(run_id)
         if run is None:
@@ -237,7 +237,7 @@ class RunLifecycle(Role):
         return Terminated()
 
     @unit
-    def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
+    async def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
         """DEAD-1."""
         run = self._data.runs.get(run_id)
         if run is None:
@@ -250,7 +250,7 @@ class RunLifecycle(Role):
         return Requeued()
 
     @unit
-    def delete_run(self, *, run_id: str, now_ms: int, force: bool = False) -> DeleteResult:
+    async def delete_run(self, *, run_id: str, now_ms: int, force: bool = False) -> DeleteResult:
         """RETAIN-1, RETAIN-2."""
         run = self._data.runs.get(run_id)
         if run is None:
@@ -261,7 +261,7 @@ class RunLifecycle(Role):
         return Deleted()
 
     @unit
-    def prune_runs(
+    async def prune_runs(
         self,
         *,
         finished_before_ms: int,

@@ -38,7 +38,7 @@ class Schedules(Role):
     """Keeps `ScheduleStore`."""
 
     @unit
-    def upsert_schedule(
+    async def upsert_schedule(
         self,
         *,
         schedule_id: str,
@@ -89,7 +89,7 @@ class Schedules(Role):
         return ScheduleUpserted(kind="updated", schedule=row.value)
 
     @unit
-    def get_schedule(self, *, schedule_id: str) -> Schedule:
+    async def get_schedule(self, *, schedule_id: str) -> Schedule:
         """SCHEDULE-5."""
         row = self._data.schedules.get(schedule_id)
         if row is None:
@@ -97,7 +97,7 @@ class Schedules(Role):
         return row.value
 
     @unit
-    def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
+    async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
         """SCHEDULE-6."""
         after = "" if cursor is None else decode_schedule_cursor(cursor)
         ids = sorted(schedule_id for schedule_id in self._data.schedules if schedule_id > after)
@@ -108,14 +108,14 @@ class Schedules(Role):
         )
 
     @unit
-    def delete_schedule(self, *, schedule_id: str) -> DeleteScheduleResult:
+    async def delete_schedule(self, *, schedule_id: str) -> DeleteScheduleResult:
         """SCHEDULE-7."""
         if self._data.schedules.pop(schedule_id, None) is None:
             return NotFound()
         return Deleted()
 
     @unit
-    def request_schedule_buckets(
+    async def request_schedule_buckets(
         self, *, schedule_id: str, fire_times_ms: Sequence[int], now_ms: int
     ) -> RequestBucketsResult:
         """SCHEDULE-8."""
@@ -128,7 +128,7 @@ class Schedules(Role):
         return BucketsRequested(count=len(new))
 
     @unit
-    def claim_due_schedule_buckets(
+    async def claim_due_schedule_buckets(
         self,
         *,
         owner: str,
@@ -158,7 +158,7 @@ class Schedules(Role):
         )
 
     @unit
-    def mark_schedule_bucket_started(
+    async def mark_schedule_bucket_started(
         self,
         *,
         schedule_id: str,

@@ -33,7 +33,7 @@ class Signals(Role):
     """Keeps `SignalStore`."""
 
     @unit
-    def deliver_signal(
+    async def deliver_signal(
         self,
         *,
         run_id: str,
@@ -54,7 +54,7 @@ class Signals(Role):
         return refusal or _deliver(self._data, run, "signal", name, signal_id, payload, now_ms)
 
     @unit
-    def deliver_approval(
+    async def deliver_approval(
         self,
         *,
         run_id: str,
@@ -77,7 +77,7 @@ class Signals(Role):
         return refusal or _deliver(self._data, run, "approval", approval_id, approval_id, payload, now_ms)
 
     @unit
-    def read_inbox(
+    async def read_inbox(
         self, *, run_id: str, limit: int, after_seq: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
     ) -> tuple[InboxEntry, ...]:
         """SIGNAL-6."""

@@ -24,7 +24,7 @@ class Timers(Role):
     """Keeps `TimerStore`."""
 
     @unit
-    def schedule_timer(
+    async def schedule_timer(
         self,
         *,
         run_id: str,
@@ -43,7 +43,7 @@ class Timers(Role):
         run.record(operation_id, Done())
 
     @unit
-    def claim_due_timers(
+    async def claim_due_timers(
         self,
         *,
         owner: str,

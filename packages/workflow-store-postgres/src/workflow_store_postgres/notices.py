@@ -34,12 +34,12 @@ class Telling:
 
     def __init__(self, *, itself: bool) -> None:
         self.itself = itself
-        self.wakes = False
+        self.wakes: bool = False
         """Whether there was something to tell."""
 
     def hear(self, rows: Sequence[Row]) -> None:
         """Take note of what the statement answered."""
-        self.wakes = bool(rows) and rows[0]["wakes"]
+        self.wakes = bool(rows and rows[0]["wakes"])
 
 
 class Notices:

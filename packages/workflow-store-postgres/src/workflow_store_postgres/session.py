@@ -64,7 +64,7 @@ class Session:
         self.new_token = new_token
         self._pool = pool
         self._acquire_timeout_s = acquire_timeout_s
-        self.head_table = render_sql(DEFAULT_TABLES.event_locks, tables, schema=schema)
+        self.head_table: str = render_sql(DEFAULT_TABLES.event_locks, tables, schema=schema)
         """The head table as SQL names it."""
         self._sql = _queries(tables, schema)
         self._closed = False

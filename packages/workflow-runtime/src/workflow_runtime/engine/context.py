@@ -9,10 +9,11 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
+from types import UnionType
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_origin, is_typeddict, overload
 
 from ..clock import from_ms, to_ms
-from ..errors import ConfigurationError, InvalidArgumentError, PayloadTooLargeError
+from ..errors import ConfigurationError, InvalidArgumentError, InvalidPayloadError, PayloadTooLargeError
 from ..ids import check_id
 from ..payloads import JsonText, PayloadCodec, decode_json, encode_json
 from ..retry import MAX_DELAY, RetryPolicy
@@ -101,22 +102,54 @@ class Context:
         at_ms = max(0, to_ms("moment", moment))
         await self._await(OperationKind.SLEEP, id, "sleep", until=lambda now_ms: at_ms)
 
-    async def wait_for_event(self, name: str, *, timeout: timedelta | None = None, id: str | None = None) -> Any:  # noqa: ASYNC109  # a durable one
+    @overload
+    async def wait_for_event(
+        self,
+        name: str,
+        *,
+        type: type[T],
+        timeout: timedelta | None = None,  # noqa: ASYNC109
+        id: str | None = None,
+    ) -> T: ...
+    @overload
+    async def wait_for_event(
+        self,
+        name: str,
+        *,
+        timeout: timedelta | None = None,  # noqa: ASYNC109
+        id: str | None = None,
+    ) -> Any: ...
+    async def wait_for_event(
+        self,
+        name: str,
+        *,
+        type: Any = None,
+        timeout: timedelta | None = None,  # noqa: ASYNC109  # a durable one
+        id: str | None = None,
+    ) -> Any:
         """Wait for a signal from outside and give its payload.
 
         Signals that came before are kept: the oldest one of this name that nobody has taken is taken.
 
         Args:
             name: The signal's name, as `WorkflowRuntime.deliver_signal` gives it.
+            type: What the payload must be, as the codec gives it (`dict`, `list[str]`, a `TypedDict`, a class): for
+                type checkers, and checked as far as `isinstance` goes.
             timeout: Give up after this time; `None` waits for ever.
             id: The step id; `wait:NAME`, `wait:NAME#2`, … when absent.
 
         Raises:
             WaitTimeoutError: Nothing came in time. A signal that comes later stays in the inbox.
+            InvalidPayloadError: A signal came, and its payload is not of this type. It is taken all the same.
         """
         check_id("name", name)
+        expected = None if type is None else _checkable(type)
         text = await self._await(OperationKind.WAIT, id, f"wait:{name}", name=name, until=_deadline("timeout", timeout))
-        return None if text is None else self._codec.decode(text)
+        payload = None if text is None else self._codec.decode(text)
+        if expected is not None and not isinstance(payload, expected):
+            problem = f"is {payload.__class__.__name__}, not {expected.__name__}"
+            raise InvalidPayloadError(f"payload of signal {name!r}", "$", problem)
+        return payload
 
     async def approve(self, approval_id: str, *, timeout: timedelta | None = None) -> Approval:  # noqa: ASYNC109  # a durable one
         """Wait for a person's decision.
@@ -306,6 +339,22 @@ class TransactionalSteps:
                 f"{type(store).__name__} has no transactions. The stores for Postgres, SQLite and D1 have them; on "
                 "this one use ctx.step, and step_info().idempotency_key where the outside must act once"
             )
+
+
+def _checkable(expected: Any) -> type[Any]:
+    """Give the class that `isinstance` can ask for: `dict` for `dict[str, int]` and for a `TypedDict`.
+
+    Raises:
+        InvalidArgumentError: There is no such class.
+    """
+    found = dict if is_typeddict(expected) else get_origin(expected) or expected
+    try:
+        isinstance(None, found)
+    except TypeError:
+        found = None
+    if not isinstance(found, type) or found is UnionType:
+        raise InvalidArgumentError("type", f"must be a class, not {expected!r}")
+    return found
 
 
 _ENVELOPE_BYTES = 4_096

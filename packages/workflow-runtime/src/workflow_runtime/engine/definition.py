@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from ..errors import ConfigurationError, DuplicateWorkflowError, UnknownWorkflowError
 from ..ids import check_id
@@ -18,15 +18,17 @@ __all__ = ["Registry", "Workflow", "workflow"]
 
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
-Handler = Callable[["Context", InputT], Awaitable[OutputT]]
+InputT_contra = TypeVar("InputT_contra", contravariant=True)
+OutputT_co = TypeVar("OutputT_co", covariant=True)
+Handler: TypeAlias = Callable[["Context", InputT], Awaitable[OutputT]]
 
 
-class Workflow(Generic[InputT, OutputT]):
+class Workflow(Generic[InputT_contra, OutputT_co]):
     """A handler with its identity. Made by `@workflow`."""
 
     def __init__(
         self,
-        handler: Handler[InputT, OutputT],
+        handler: Handler[InputT_contra, OutputT_co],
         *,
         id: str,
         version: str,
@@ -44,10 +46,10 @@ class Workflow(Generic[InputT, OutputT]):
         self.handler = handler
         self.id: str = id
         self.version: str = version
-        self.previous_versions = tuple(previous_versions)
+        self.previous_versions: tuple[Workflow[Any, Any], ...] = tuple(previous_versions)
         self.retry = retry
         self.__doc__ = handler.__doc__
-        self.__name__ = getattr(handler, "__name__", id)  # a functools.partial has none
+        self.__name__: str = getattr(handler, "__name__", id)  # a functools.partial has none
 
     def __repr__(self) -> str:
         return f"<Workflow {self.id!r} version {self.version!r}>"

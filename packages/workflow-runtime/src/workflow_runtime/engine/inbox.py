@@ -21,7 +21,7 @@ class Inbox:
     """Matches entries, in the order of their numbers, with waits, in the order in which they were asked for."""
 
     def __init__(self) -> None:
-        self.seen_seq = 0
+        self.seen_seq: int = 0
         """The newest number that the driver knows everything up to."""
         self._cancel: InboxEntry | None = None
         self._entries: dict[_Key, deque[InboxEntry]] = {}

@@ -26,12 +26,12 @@ class HeldLease:
     """
 
     def __init__(self, *, claim: ClaimedRun, clock: Clock, lease_ms: int, on_news: Callable[[], None]) -> None:
-        self.run_id = claim.run.run_id
-        self.token = claim.lease.token
+        self.run_id: str = claim.run.run_id
+        self.token: str = claim.lease.token
         self.lease_ms = lease_ms
-        self.inbox_seq = claim.run.inbox_seq
-        self.lost = False
-        self.renew_at_ms = clock.now_ms() + lease_ms // 3
+        self.inbox_seq: int = claim.run.inbox_seq
+        self.lost: bool = False
+        self.renew_at_ms: int = clock.now_ms() + lease_ms // 3
         self._clock = clock
         self._on_news = on_news
 

@@ -55,7 +55,7 @@ class Machine:
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
-        self.loop = WorkflowLoop(run_id)  # type: ignore[abstract]  # the rest is set below its class
+        self.loop: WorkflowLoop = WorkflowLoop(run_id)  # type: ignore[abstract]  # the rest is set below its class
         self._operations: dict[str, Operation] = {}
         self._unseen: list[Operation] = []
         self._names: dict[str, int] = {}

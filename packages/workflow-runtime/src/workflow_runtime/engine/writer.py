@@ -43,8 +43,8 @@ class RunWriter:
         clock: Clock,
         allowance: Allowance,
     ) -> None:
-        self.run_id = lease.run_id
-        self.next_index = next_index
+        self.run_id: str = lease.run_id
+        self.next_index: int = next_index
         self._store = store
         self.lease = lease
         self._clock = clock

@@ -45,7 +45,7 @@ class Schedules:
         store: WorkflowExecutionStore,
         registry: Registry,
         codec: PayloadCodec,
-        declared: Sequence[Schedule],
+        declared: Sequence[Schedule[Any]],
         now_ms: Callable[[], Awaitable[int]],
         on_change: Callable[[], None],
     ) -> None:
@@ -65,7 +65,7 @@ class Schedules:
                 changes[schedule.id] = kind
         return changes
 
-    async def create(self, schedule: Schedule) -> ScheduleRecord:
+    async def create(self, schedule: Schedule[Any]) -> ScheduleRecord:
         """Create a schedule, or change the one of that id to this definition. It keeps a pause and its past.
 
         Raises:
@@ -117,7 +117,7 @@ class Schedules:
         """
         return self._record(await self._set_enabled(schedule_id, enabled=True))
 
-    async def trigger(self, schedule_id: str) -> RunHandle:
+    async def trigger(self, schedule_id: str) -> RunHandle[Any]:
         """Fire a schedule once, now, paused or not; some worker will do it.
 
         Returns:
@@ -171,7 +171,7 @@ class Schedules:
         return count
 
     async def next_fire_times(
-        self, schedule: Schedule | str, count: int, *, after: datetime | None = None
+        self, schedule: Schedule[Any] | str, count: int, *, after: datetime | None = None
     ) -> Sequence[datetime]:
         """Say when a schedule will fire, without firing: as if it were not paused.
 
@@ -197,7 +197,7 @@ class Schedules:
 
     # Within.
 
-    async def _put(self, schedule: Schedule) -> tuple[Literal["created", "updated", "unchanged"], StoredSchedule]:
+    async def _put(self, schedule: Schedule[Any]) -> tuple[Literal["created", "updated", "unchanged"], StoredSchedule]:
         spec = spec_of(schedule)
         definition = self._definition(schedule, spec)
         stored = await self._find(schedule.id)
@@ -221,7 +221,7 @@ class Schedules:
         self._on_change()
         return answer.kind, await self._mended(answer.schedule)
 
-    def _definition(self, schedule: Schedule, spec: Spec) -> dict[str, Any]:
+    def _definition(self, schedule: Schedule[Any], spec: Spec) -> dict[str, Any]:
         workflow = self._registry.current(schedule.workflow)
         return {
             "schedule_id": schedule.id,
@@ -310,7 +310,7 @@ def _definition_of(stored: StoredSchedule) -> dict[str, Any]:
     }
 
 
-def _checked(declared: Sequence[Schedule], registry: Registry) -> tuple[Schedule, ...]:
+def _checked(declared: Sequence[Schedule[Any]], registry: Registry) -> tuple[Schedule[Any], ...]:
     """Refuse what could not be brought into the store later, when the program starts."""
     ids: set[str] = set()
     for schedule in declared:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 
 from ..clock import to_ms
 from ..engine.definition import Workflow
@@ -16,6 +16,13 @@ from .every import Every, whole_ms
 
 __all__ = ["MAX_MISSED", "MissedPolicy", "Schedule"]
 
+if TYPE_CHECKING:
+    import typing_extensions  # every type checker knows it; at run time there is no default before Python 3.13
+
+    InputT = typing_extensions.TypeVar("InputT", default=Any)
+else:
+    InputT = TypeVar("InputT")
+
 MissedPolicy = Literal["skip", "one", "all"]
 """What becomes of ticks that nobody fired in time, because no worker was there."""
 
@@ -24,7 +31,7 @@ MAX_MISSED = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
+class Schedule(Generic[InputT]):
     """Starts a run of a workflow again and again. Give it to `WorkflowRuntime(schedules=[...])`.
 
     Raises:
@@ -33,11 +40,11 @@ class Schedule:
 
     id: str
     """Names it in the store, for ever."""
-    workflow: Workflow[Any, Any] | str
+    workflow: Workflow[InputT, Any] | str
     """What each tick starts, in its current version."""
     when: Cron | Every
     """The moments at which it fires."""
-    input: Any = None
+    input: InputT | None = None
     """What each run gets; any value that the codec carries."""
     overlap: OverlapPolicy = "skip"
     """What becomes of a tick while the run of an earlier tick has not ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from ..clock import from_ms
 from ..payloads import PayloadCodec
@@ -17,23 +18,23 @@ class ScheduleRecord:
     """What the store holds of one schedule, at the moment of the reading."""
 
     def __init__(self, stored: StoredSchedule, codec: PayloadCodec) -> None:
-        self.id = stored.schedule_id
+        self.id: str = stored.schedule_id
         """Names it."""
-        self.workflow_id = stored.workflow_id
+        self.workflow_id: str = stored.workflow_id
         """What its ticks start."""
-        self.workflow_version = stored.workflow_version
+        self.workflow_version: str = stored.workflow_version
         """In which version."""
-        self.paused = not stored.enabled
+        self.paused: bool = not stored.enabled
         """Whether it only fires on request."""
-        self.revision = stored.revision
+        self.revision: int = stored.revision
         """Counts the changes of its definition, pauses among them, from 1."""
-        self.next_fire_at = _moment(stored.next_fire_at_ms)
+        self.next_fire_at: datetime | None = _moment(stored.next_fire_at_ms)
         """When it fires next, unless it is paused; `None` when it is over."""
-        self.last_fire_at = _moment(stored.last_fire_at_ms)
+        self.last_fire_at: datetime | None = _moment(stored.last_fire_at_ms)
         """Its newest tick that was dealt with."""
-        self.buffered_fire_at = _moment(stored.buffered_fire_at_ms)
+        self.buffered_fire_at: datetime | None = _moment(stored.buffered_fire_at_ms)
         """The tick that waits for the end of the previous run."""
-        self.previous_run_id = stored.previous_run_id
+        self.previous_run_id: str | None = stored.previous_run_id
         """The last run that a tick started."""
         self._stored = stored
         self._codec = codec
@@ -41,7 +42,7 @@ class ScheduleRecord:
     def __repr__(self) -> str:
         return f"<ScheduleRecord {self.id!r} revision {self.revision}>"
 
-    def definition(self) -> Schedule:
+    def definition(self) -> Schedule[Any]:
         """Read back what was declared; the workflow comes as its id.
 
         Raises:

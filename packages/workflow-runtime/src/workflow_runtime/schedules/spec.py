@@ -55,7 +55,7 @@ class Spec(Value):
         return next(self.ticks_after(after_ms), None)
 
 
-def spec_of(schedule: Schedule) -> Spec:
+def spec_of(schedule: Schedule[Any]) -> Spec:
     """Take the timing of a declared schedule."""
     return Spec(
         when=schedule.when,
