@@ -245,6 +245,9 @@ async def test_helper_notices_a_workflow_that_goes_round_in_circles(lab: Lab) ->
 
     @workflow()
     async def circles(ctx: Context, _: Any) -> None:
+        await ctx.step(start_another)
+
+    async def start_another() -> None:
         await lab.runtime(circles).start_run(circles)
 
     runtime = lab.runtime(circles)

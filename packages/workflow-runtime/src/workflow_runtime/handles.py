@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .errors import CapabilityNotSupportedError, RunAbortedError, RunConflictError, RunFailedError, RunNotFoundError
+from .isolation import outside_handlers, refuse_in_handler
 from .payloads import PayloadCodec, decode_json
 from .store import Event, RunRecord, RunStatus, SupportsSubscribe, WorkflowExecutionStore
 
@@ -25,6 +26,7 @@ else:
     OutputT_co = TypeVar("OutputT_co", covariant=True)
 
 
+@outside_handlers
 class RunHandle(Generic[OutputT_co]):
     """Refers to one run, whose result is of the type `OutputT_co`.
 
@@ -82,6 +84,7 @@ class RunHandle(Generic[OutputT_co]):
             CapabilityNotSupportedError: The store cannot give events as they are appended.
             RunNotFoundError: From the iteration: the run was deleted, or never was.
         """
+        refuse_in_handler("RunHandle.events()")
         if not self._store.capabilities.subscribe:
             raise CapabilityNotSupportedError("subscribe")
         return cast(SupportsSubscribe, self._store).subscribe_events(run_id=self.run_id, from_index=from_index)

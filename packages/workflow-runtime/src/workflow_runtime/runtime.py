@@ -19,6 +19,7 @@ from .engine.driver import Driver, DriverSettings
 from .errors import CapabilityNotSupportedError, ConfigurationError, InvalidArgumentError, RunConflictError
 from .handles import RunHandle
 from .ids import check_id, new_id
+from .isolation import outside_handlers
 from .metering import QueryMeter, meter_queries, queries_left
 from .payloads import JsonCodec, PayloadCodec
 from .planning import QueryPlan, can_start_and_drive, lone_allowance
@@ -53,6 +54,7 @@ InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
 
 
+@outside_handlers
 class WorkflowRuntime:
     """Runs workflows on a store.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from workflow_migrations import Migration
 from workflow_runtime.errors import CapabilityNotSupportedError
 from workflow_runtime.ids import new_id
+from workflow_runtime.isolation import outside_handlers, refuse_in_handler
 from workflow_runtime.store import LeaseRenewer
 
 from . import schema
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["D1WorkflowStore", "StoreOpening"]
 
 
+@outside_handlers
 class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
     """Keeps the contract in a D1 database, or in a local SQLite file that behaves like one.
 
@@ -226,9 +228,11 @@ class StoreOpening:
         self._store: D1WorkflowStore | None = None
 
     def __await__(self) -> Generator[Any, None, D1WorkflowStore]:
+        refuse_in_handler("a store that is opened")
         return self._open_store().__await__()
 
     async def __aenter__(self) -> D1WorkflowStore:
+        refuse_in_handler("a store that is opened")
         self._store = await self._open_store()
         return self._store
 

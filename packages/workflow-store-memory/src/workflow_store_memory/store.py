@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from workflow_runtime.isolation import outside_handlers
 from workflow_runtime.store import StoreCapabilities
 
 from .data import InMemoryData
@@ -22,6 +23,7 @@ from .timers import Timers
 __all__ = ["InMemoryWorkflowStore"]
 
 
+@outside_handlers
 class InMemoryWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries, Notices):
     """Keeps the whole contract in ordinary Python objects. Nothing outlives the process.
 

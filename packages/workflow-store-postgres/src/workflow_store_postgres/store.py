@@ -15,6 +15,7 @@ import asyncpg
 from workflow_migrations import Migration
 from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, StoreUnavailableError
 from workflow_runtime.ids import new_id
+from workflow_runtime.isolation import outside_handlers, refuse_in_handler
 from workflow_runtime.logs import get_logger
 from workflow_runtime.store import LeaseRenewer, Listening, WorkNotice
 
@@ -43,6 +44,7 @@ logger = get_logger("workflow_store_postgres")
 _CLOSE_TIMEOUT_S = 10.0
 
 
+@outside_handlers
 class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
     """Keeps the contract in a PostgreSQL database.
 
@@ -285,9 +287,11 @@ class StoreOpening:
         self._store: PostgresWorkflowStore | None = None
 
     def __await__(self) -> Generator[Any, None, PostgresWorkflowStore]:
+        refuse_in_handler("a store that is opened")
         return self._open_store().__await__()
 
     async def __aenter__(self) -> PostgresWorkflowStore:
+        refuse_in_handler("a store that is opened")
         self._store = await self._open_store()
         return self._store
 

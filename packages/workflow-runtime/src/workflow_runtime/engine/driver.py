@@ -21,6 +21,7 @@ from ..errors import (
     QueryLimitReachedError,
     StoreError,
 )
+from ..isolation import Fence, package_of, refused
 from ..logs import get_logger, one_line
 from ..payloads import JsonText, PayloadCodec, encode_json
 from ..store import Awaited, ClaimedRun, Event, RunStatus, WorkflowExecutionStore
@@ -118,7 +119,8 @@ class Driver:
             clock=settings.clock,
             allowance=self._allowance,
         )
-        self._machine = Machine(claim.run.run_id)
+        self._machine = Machine(claim.run.run_id, package_of(workflow.handler))
+        self._fence = Fence(asyncio.get_running_loop())
         self._unit = PendingUnit(self._allowance.max_events)
         self._timers = TimerBook()
         self._inbox = Inbox()
@@ -230,6 +232,8 @@ class Driver:
                 raise fatal
             if self._lease.lost:
                 return DriveOutcome.LOST
+            if (thread := self._machine.loop.called_from) is not None:
+                return await self._end_with_error(_called_from(thread))
             if self._unit.full and not self._steps.transaction_open:
                 await self._flush()
                 await self._read_news()
@@ -499,7 +503,8 @@ class Driver:
 
         def call() -> None:
             try:
-                result = function()
+                with self._fence:
+                    result = function()
             except BaseException as error:  # noqa: BLE001  # handed on to the driver's task
                 error_ = (
                     error if not isinstance(error, StopIteration) else RuntimeError("a handler raised StopIteration")
@@ -526,5 +531,9 @@ def _awaited(operation: Operation) -> Awaited:
 def _deadlock() -> ConfigurationError:
     return ConfigurationError(
         "every branch of the handler waits for something that is not durable (an asyncio event, queue or future): "
-        "nothing could ever wake it"
+        "nothing could ever wake it. What comes from outside belongs in a step: await ctx.step(function)"
     )
+
+
+def _called_from(thread: str) -> ConfigurationError:
+    return refused(f"a thread: {thread!r} has called back, and would wake the handler at another moment in a replay")

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from asyncio.events import _get_running_loop, _set_running_loop
+from asyncio.mixins import _LoopBoundMixin
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
 from typing import Any, NoReturn, TypeVar
 from weakref import WeakSet
 
-from ..errors import ConfigurationError
+from ..isolation import LoopOfHandler, foreign_module, refused
 from ..logs import get_logger, one_line
 
 __all__ = ["WorkflowLoop"]
@@ -43,17 +45,23 @@ class _HandlerTask(asyncio.Task[T]):
         return self.number
 
 
-class WorkflowLoop(asyncio.AbstractEventLoop):
-    """Runs the tasks of one handler, on demand, inside a callback of the application's loop."""
+class WorkflowLoop(LoopOfHandler):
+    """Runs the tasks of one handler, on demand, inside a callback of the application's loop.
 
-    refuses_stores = "a workflow handler cannot use a store: it would not be the same in a replay. Use it in a ctx.step"
-    """What `Home` tells who tries."""
+    Args:
+        run_id: Whose handler.
+        package: The top-level package of the handler's own code; when absent, all code is.
+    """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, package: str | None = None) -> None:
+        self.called_from: str | None = None
+        """The thread that has called back, as if this loop waited for threads."""
         self._run_id = run_id
+        self._package = package
         self._ready: deque[asyncio.Handle] = deque()
         self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._tasks_made = 0
+        self._bound: list[_LoopBoundMixin] = []
         self._closed = False
 
     def run_until_blocked(self, max_callbacks: int | None = None) -> bool:
@@ -82,6 +90,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         finally:
             sys.set_asyncgen_hooks(*outer_hooks)
             _set_running_loop(outer)
+            if self._bound:
+                self._unbind()
         return not self._ready
 
     def cancel_tasks(self) -> None:
@@ -106,8 +116,41 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:
-        """Make a future that belongs to this loop."""
+        """Make a future that belongs to this loop.
+
+        Raises:
+            ConfigurationError: A library other than asyncio asks: it is about to wait for a thread or a socket.
+        """
+        caller = sys._getframe(1)  # noqa: SLF001  # the documented way
+        package = caller.f_globals.get("__name__", "").partition(".")[0]
+        if self._package is not None and package not in {"asyncio", self._package}:
+            raise refused(f"what waits for threads or I/O ({foreign_module(caller)} does)", "asyncio.Event or Queue")
+        if caller.f_code is asyncio.wrap_future.__code__:
+            raise refused("the result of a thread (asyncio.wrap_future)")
+        if package == "asyncio" and isinstance(bound := caller.f_locals.get("self"), _LoopBoundMixin):
+            self._bound.append(bound)
         return asyncio.Future(loop=self)
+
+    def _unbind(self) -> None:
+        # A lock or a queue belongs for ever to the loop on which somebody first had to wait for it. One that is the
+        # application's (the queue of a pool, say) must not come to belong to this one.
+        for bound in self._bound:
+            if getattr(bound, "_loop", None) is self:
+                bound._loop = None  # type: ignore[attr-defined]  # typeshed hides it  # noqa: SLF001
+        self._bound.clear()
+
+    def call_soon_threadsafe(  # type: ignore[override]  # as above
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Refuse the handler; to a thread, remember that it has called, and do nothing."""
+        if self.is_running():
+            raise refused("a call from another thread (call_soon_threadsafe)")
+        # An error here would end the thread of whoever calls, a client's, and leave all that wait for it hanging.
+        if not self._closed:
+            self.called_from = threading.current_thread().name
+        handle = asyncio.Handle(callback, args, self, context)
+        handle.cancel()
+        return handle
 
     def create_task(self, coro: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:  # type: ignore[override]  # typeshed narrows the coroutine's type
         """Make a task that runs on this loop."""
@@ -143,11 +186,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.call_exception_handler(context)
 
 
-def _refusal(what: str, instead: str) -> Callable[..., NoReturn]:
+def _refusal(what: str, instead: str = "") -> Callable[..., NoReturn]:
     def refuse(self: WorkflowLoop, *args: Any, **options: Any) -> NoReturn:
-        raise ConfigurationError(
-            f"a workflow handler cannot use {what}: it would not be the same in a replay. Use {instead} instead"
-        )
+        raise refused(what, instead)
 
     return refuse
 
@@ -157,8 +198,7 @@ _REFUSED = {
     "time": ("the event loop's clock", _TIME),
     "call_later": ("asyncio.sleep() or a timeout of asyncio", _TIME),
     "call_at": ("asyncio.timeout()", _TIME),
-    "run_in_executor": ("a thread", "ctx.step(function)"),
-    "call_soon_threadsafe": ("a call from another thread", "ctx.step(function)"),
+    "run_in_executor": ("a thread",),
 }
 _IO = ("sock_", "create_", "start_", "connect_", "add_", "remove_", "subprocess_", "getaddrinfo", "getnameinfo")
 
@@ -167,4 +207,4 @@ for _name in dir(asyncio.AbstractEventLoop):
     if _name in _REFUSED:
         setattr(WorkflowLoop, _name, _refusal(*_REFUSED[_name]))
     elif _name.startswith(_IO) and _name not in vars(WorkflowLoop):
-        setattr(WorkflowLoop, _name, _refusal(f"I/O (loop.{_name})", "ctx.step(function)"))
+        setattr(WorkflowLoop, _name, _refusal(f"I/O (loop.{_name})"))

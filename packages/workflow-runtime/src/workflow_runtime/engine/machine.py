@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import ConfigurationError, InvalidArgumentError, NonDeterminismError, StepFailedError, WaitTimeoutError
 from ..ids import MAX_ID_BYTES, check_id
+from ..isolation import with_advice
 from ..payloads import JsonText
 from .history import OPERATION_OF, EventKind, OperationKind, Recorded
 from .loop import WorkflowLoop
@@ -51,11 +52,15 @@ class Machine:
     """Runs one handler and keeps its pending operations.
 
     Everything but the constructor must be called from a plain callback of the application's loop (see `loop.py`).
+
+    Args:
+        run_id: Whose handler.
+        package: The top-level package of the handler's own code; when absent, all code is.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, package: str | None = None) -> None:
         self.run_id = run_id
-        self.loop: WorkflowLoop = WorkflowLoop(run_id)  # type: ignore[abstract]  # the rest is set below its class
+        self.loop: WorkflowLoop = WorkflowLoop(run_id, package)  # type: ignore[abstract]  # the rest is set below its class
         self._operations: dict[str, Operation] = {}
         self._unseen: list[Operation] = []
         self._names: dict[str, int] = {}
@@ -103,7 +108,7 @@ class Machine:
         if main.cancelled():
             return Aborted() if self._cancelled else Errored(asyncio.CancelledError("the handler cancelled itself"))
         error = main.exception()
-        return Errored(error) if error is not None else Finished(main.result())
+        return Errored(with_advice(error)) if error is not None else Finished(main.result())
 
     def suspend(self) -> None:
         """Take the handler down where it waits. Its durable calls do nothing from now on."""
@@ -146,7 +151,7 @@ class Machine:
             ConfigurationError: Something else than the handler asks.
             InvalidArgumentError: The explicit id was used before in this run.
         """
-        future = self.loop.create_future()
+        future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         # Before anything else can be wrong: a handler that catches all errors and tries again must not go on for ever.
         if self._refusals is not None:
             return self._refuse(future)

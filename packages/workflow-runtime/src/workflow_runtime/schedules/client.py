@@ -17,6 +17,7 @@ from ..errors import (
     ScheduleNotFoundError,
 )
 from ..handles import RunHandle
+from ..isolation import outside_handlers
 from ..payloads import PayloadCodec
 from ..store import DeleteScheduleResult, WorkflowExecutionStore
 from ..store import Schedule as StoredSchedule
@@ -36,6 +37,7 @@ _MOMENTS = 100
 _MAX_TIMES = 10_000
 
 
+@outside_handlers
 class Schedules:
     """The schedules of a store: `runtime.schedules`."""
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, cast, get_args, get_type_hints
 
 from ..errors import InvalidArgumentError, PayloadTooLargeError
 from ..ids import check_id
+from ..isolation import refuse_in_handler
 from ..payloads import JsonText, check_json_text, encode_json
 from .protocol import (
     EventLogStore,
@@ -68,7 +69,7 @@ class _HasCapabilities(Protocol):
 
 
 def checked(verb: VerbT) -> VerbT:
-    """Make a store's verb refuse bad arguments before anything else happens.
+    """Make a store's verb refuse bad arguments, and the handlers of workflows, before anything else happens.
 
     Whether an argument may be `None` is the contract's word, not the store's: how a store annotates it does not matter.
 
@@ -81,10 +82,12 @@ def checked(verb: VerbT) -> VerbT:
     checks = {p.name: _CHECKS[p.name] for p in parameters if p.name in _CHECKS}
     by_default = frozenset(p.name for p in parameters if p.default is None)
     together = [check for names, check in _CHECKS_TOGETHER.items() if names <= {p.name for p in parameters}]
+    what = f"a store ({verb.__name__})"
 
     @functools.wraps(verb)
     async def checked_verb(*args: Any, **kwargs: Any) -> Any:
         store: Any = args[0]
+        refuse_in_handler(what)
         for name, value in kwargs.items():
             check = checks.get(name)
             if check is None or (value is None and name in (_optional_by_contract(verb.__name__) or by_default)):

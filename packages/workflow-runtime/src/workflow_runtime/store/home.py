@@ -6,6 +6,7 @@ import asyncio
 import os
 
 from ..errors import ConfigurationError
+from ..isolation import refuse_in_handler
 
 __all__ = ["Home"]
 
@@ -50,9 +51,7 @@ class Home:
             self._settle_on(running)
 
     def _settle_on(self, running: asyncio.AbstractEventLoop | None) -> None:
-        refusal = getattr(running, "refuses_stores", None)
-        if refusal is not None:
-            raise ConfigurationError(refusal)
+        refuse_in_handler(self._what)
         if self._loop is not None:
             where = "an event loop that is closed" if self._loop.is_closed() else "another event loop"
             raise ConfigurationError(
