@@ -116,7 +116,7 @@ async def test_missed_requested_and_paused_ticks(store: WorkflowExecutionStore) 
     clock.advance(timedelta(hours=5))
     assert await run_until_blocked(runtime) is None
     handle = await runtime.schedules.trigger("s")
-    assert await runtime.schedules.backfill("s", START, START + timedelta(hours=3)) == 3
+    assert (await runtime.schedules.backfill("s", START, START + timedelta(hours=3))).requested == 3
     await run_until_blocked(runtime)
     assert await handle.status() == RunStatus.FINISHED
     record = await runtime.schedules.resume("s")

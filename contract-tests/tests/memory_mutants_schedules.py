@@ -7,7 +7,7 @@ from typing import Any
 
 from memory_mutants import Faulty
 from mutant_catalogue import broken
-from workflow_runtime.store import BucketBuffered, Schedule, ScheduleUpserted
+from workflow_runtime.store import BucketBuffered, RequestedBucket, Schedule, ScheduleUpserted
 from workflow_store_memory import ticks
 from workflow_store_memory.data import InMemoryData, ScheduleRow, Tick
 from workflow_store_memory.ticks import Settlement
@@ -162,7 +162,8 @@ class RequestIsHeldByTheHighWaterMark(_OfSchedules):
         answer = await super().request_schedule_buckets(**arguments)
         row = self._row(arguments)
         if row is not None and row.value.last_fire_at_ms is not None:
-            row.requested = {moment for moment in row.requested if moment > row.value.last_fire_at_ms}
+            last_ms = row.value.last_fire_at_ms
+            row.requested = {moment: asked for moment, asked in row.requested.items() if moment > last_ms}
         return answer
 
 
@@ -183,7 +184,8 @@ class RequestIsLostBehindAClaim(_OfSchedules):
         answer = await super().mark_schedule_bucket_started(**arguments)
         row = self._row(arguments)
         if row is not None:
-            row.requested = {moment for moment in row.requested if moment > arguments["fire_at_ms"]}
+            settled_ms = arguments["fire_at_ms"]
+            row.requested = {moment: asked for moment, asked in row.requested.items() if moment > settled_ms}
         return answer
 
 
@@ -284,7 +286,7 @@ class RunIsAvailableAtOnce(_OfSchedules):
         return await super().mark_schedule_bucket_started(**arguments | {"available_at_ms": None})
 
 
-@broken("SCHEDULE-14", (Settlement, "_overlaps", lambda settlement, data, schedule: False))
+@broken("SCHEDULE-14", (Settlement, "_overlaps", lambda settlement, data, schedule, policy: False))
 class RunsOverlap(_OfSchedules):
     """The policy is stored and never looked at."""
 
@@ -306,7 +308,7 @@ class RefusedStartSettles(_OfSchedules):
         return answer
 
 
-@broken("SCHEDULE-15", (Settlement, "_put_back", lambda settlement, row, tick: BucketBuffered()))
+@broken("SCHEDULE-15", (Settlement, "_put_back", lambda settlement, row, tick, policy: BucketBuffered()))
 class BufferKeepsTheLast(_OfSchedules):
     """With `buffer-one` a later tick replaces the buffered one."""
 
@@ -319,7 +321,8 @@ class BufferedTickDoesNotWait(_OfSchedules):
         answer = await super().mark_schedule_bucket_started(**arguments)
         row = self._row(arguments)
         if answer.kind == "buffered" and row is not None:
-            row.requested.add(arguments["fire_at_ms"])
+            moment = arguments["fire_at_ms"]
+            row.requested[moment] = RequestedBucket(fire_at_ms=moment, overlap=None, requested_at_ms=0)
         return answer
 
 
@@ -354,3 +357,73 @@ class SettledTickIsForgotten(_OfSchedules):
         if row is not None:
             row.settled = None
         return answer
+
+
+@broken("SCHEDULE-17", (Settlement, "_goes_first", lambda settlement, schedule, tick, policy: None))
+class LaterTickOvertakes(_OfSchedules):
+    """A tick starts before the one that waits when the run has ended in time for it."""
+
+
+@broken(
+    "SCHEDULE-17",
+    (
+        Settlement,
+        "_goes_first",
+        lambda settlement, schedule, tick, policy: (
+            None if schedule.buffered_fire_at_ms == tick.fire_at_ms else schedule.buffered_fire_at_ms
+        ),
+    ),
+)
+class NewerTickWaitsToo(_OfSchedules):
+    """The buffered tick goes first where it should be replaced, or should hold up nobody."""
+
+
+@broken("SCHEDULE-17", (ticks, "_NEWEST_WAITS", frozenset()))
+class ReplacedTickStartsLater(_OfSchedules):
+    """With `cancel-previous` the one that waits goes before a newer one."""
+
+
+@broken("SCHEDULE-18", (ScheduleRow, "policy_of", lambda row, tick: row.value.overlap_policy))
+class RequestedPolicyIsForgotten(_OfSchedules):
+    """Only the schedule's own policy is looked at."""
+
+
+@broken("SCHEDULE-18")
+class WaitingTickIsDropped(_OfSchedules):
+    """A tick that waits for its turn is no longer requested once it was put back."""
+
+    async def mark_schedule_bucket_started(self, **arguments: Any) -> Any:
+        answer = await super().mark_schedule_bucket_started(**arguments)
+        row = self._row(arguments)
+        if answer.kind == "buffered" and row is not None:
+            row.requested.pop(arguments["fire_at_ms"], None)
+        return answer
+
+
+@broken(
+    "SCHEDULE-18",
+    (
+        ScheduleRow,
+        "_first_requested",
+        lambda row: min(row.requested.values(), key=lambda one: one.fire_at_ms, default=None),
+    ),
+)
+class WaitingTicksHoldUpOthers(_OfSchedules):
+    """A requested tick is not claimed while an earlier one waits for a run."""
+
+
+@broken("SCHEDULE-19")
+class SettledRequestIsListed(_OfSchedules):
+    """What was requested once is listed for ever."""
+
+    async def request_schedule_buckets(self, **arguments: Any) -> Any:
+        answer = await super().request_schedule_buckets(**arguments)
+        row = self._row(arguments)
+        kept = self._data.__dict__.setdefault("kept", {})
+        kept.setdefault(arguments["schedule_id"], {}).update({} if row is None else row.requested)
+        return answer
+
+    async def list_requested_buckets(self, **arguments: Any) -> Any:
+        known = self._data.__dict__.get("kept", {}).get(arguments["schedule_id"], {})
+        moments = sorted(moment for moment in known if moment >= arguments.get("from_ms", 0))
+        return tuple(known[moment] for moment in moments[: arguments["limit"]])

@@ -473,6 +473,19 @@ FAULTS = {
             ("claim_due_schedule_buckets.schedules", "AND previous.run_id IS NULL THEN", "THEN"),
         ],
     ),
+    "later-tick-overtakes": Fault(
+        clause="SCHEDULE-17",
+        story="A tick starts before the one that waits when the run has ended in time for it.",
+        edits=[
+            (f"mark_schedule_bucket_started.{part}", "schedule.buffered_fire_at IS NULL", "?1 = ?1")
+            for part in ("run", "state", "head", "bucket", "schedule")
+        ],
+    ),
+    "waiting-ticks-wake-workers": Fault(
+        clause="SCHEDULE-18",
+        story="Ticks that wait for their turn are announced as due.",
+        edits=[("claim_due_schedule_buckets.next_due", "schedule.requested_waits = 0", "?1 = ?1")],
+    ),
     "settled-request-stays": Fault(
         clause="SCHEDULE-8",
         story="A requested tick waits on after it was settled.",

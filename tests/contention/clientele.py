@@ -75,7 +75,7 @@ class Clientele:
             await request(schedule_id, begun - (number + 1) * _AT_ONCE * _SECOND)
 
     async def _ask_for_period(self, schedule_id: str, begin: datetime) -> None:
-        asked = await self._runtime.schedules.backfill(schedule_id, begin, begin + _AT_ONCE * _SECOND)
+        asked = (await self._runtime.schedules.backfill(schedule_id, begin, begin + _AT_ONCE * _SECOND)).requested
         assert asked == _AT_ONCE
         self._expect(schedule_id, begin, _AT_ONCE)
         self.sources["requested"] += _AT_ONCE

@@ -89,6 +89,8 @@ class History:
             return
         if outcome == "skipped" and not self._may_skip(fire_at):
             self._complain(f"tick {fire_at} was skipped without a reason")
+        if outcome == "started":
+            self._go_before_the_buffered(fire_at)
         self.outcomes[fire_at] = outcome
         if self.buffered == fire_at:
             self.buffered = None
@@ -99,8 +101,19 @@ class History:
                 return any(self._lived)
             case "buffer-one":
                 return self.buffered is not None and self.buffered != fire_at
+            case "cancel-previous" | "terminate-previous":
+                return self.buffered is not None and self.buffered > fire_at
             case _:
                 return False
+
+    def _go_before_the_buffered(self, fire_at: int) -> None:
+        if self.policy == "allow" or self.buffered in {None, fire_at}:
+            return
+        if self.policy in _MAY_ABORT and fire_at > self.buffered:
+            self.outcomes[self.buffered] = "replaced"
+            self.buffered = None
+        else:
+            self._complain(f"tick {fire_at} overtook {self.buffered}, which was waiting")
 
     def _put_back(self, fire_at: int) -> None:
         if self.policy in {"skip", "allow"}:
@@ -108,6 +121,8 @@ class History:
         if self.buffered is not None and self.buffered != fire_at:
             if self.policy == "buffer-one":
                 self._complain(f"tick {self.buffered} had to make way for {fire_at}")
+            if fire_at < self.buffered:
+                self._complain(f"tick {self.buffered} had to make way for the older {fire_at}")
             self.outcomes[self.buffered] = "replaced"
         self.put_back.add(fire_at)
         self.buffered = fire_at

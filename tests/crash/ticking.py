@@ -123,7 +123,7 @@ async def _ask(runtime: WorkflowRuntime) -> None:
         known += _rows("SELECT fire_at FROM ledger WHERE subject = ? AND fire_at <= ?", policy, last)
         if not known:
             moment = datetime.fromtimestamp(first / 1_000, UTC)
-            assert await runtime.schedules.backfill(policy, moment, _BEGIN) == _REQUESTED
+            assert (await runtime.schedules.backfill(policy, moment, _BEGIN)).requested == _REQUESTED
 
 
 def _requested(policy: str) -> list[int]:

@@ -9,6 +9,7 @@ from workflow_runtime.store import (
     BucketsRequested,
     BucketStarted,
     ClaimedBucket,
+    RequestedOverlap,
     Schedule,
     ScheduleUpserted,
     WorkflowExecutionStore,
@@ -58,10 +59,12 @@ async def get_schedule(h: StoreHarness, schedule_id: str = "nightly") -> Schedul
     return await h.second.get_schedule(schedule_id=schedule_id)
 
 
-async def request(h: StoreHarness, *fire_times_ms: int, schedule_id: str = "nightly") -> int:
+async def request(
+    h: StoreHarness, *fire_times_ms: int, schedule_id: str = "nightly", overlap: RequestedOverlap | None = None
+) -> int:
     """Ask for ticks of a schedule that is there and give how many are new."""
     answer = await h.store.request_schedule_buckets(
-        schedule_id=schedule_id, fire_times_ms=fire_times_ms, now_ms=h.now_ms
+        schedule_id=schedule_id, fire_times_ms=fire_times_ms, now_ms=h.now_ms, overlap=overlap
     )
     assert isinstance(answer, BucketsRequested), f"a request to a schedule that is there answered {answer}"
     return answer.count

@@ -118,8 +118,9 @@ CREATE INDEX workflow_signal_deliveries_untaken
 -- A schedule, and what is going on with its ticks.
 -- next_fire_at: the tick by the schedule's own time; it is due when it lies above last_fire_at, the high-water mark.
 -- buffered_fire_at: the tick that waits for the end of previous_run_id, the last run that a tick started.
--- requested_fire_at: the earliest of the ticks in workflow_schedule_buckets.
--- tick_at, tick_source and lease_*: the tick that is claimed. settled_*: the tick that was settled last, for a repeat.
+-- requested_fire_at: of the ticks in workflow_schedule_buckets the earliest that need not wait for the end of a run; if all
+-- must, the earliest of them, and requested_waits says so.
+-- tick_* and lease_*: the tick that is claimed; tick_overlap was requested with it. settled_*: the tick that was settled last, for a repeat.
 CREATE TABLE workflow_schedules (
     schedule_id TEXT NOT NULL PRIMARY KEY,
     workflow_id TEXT NOT NULL,
@@ -132,9 +133,11 @@ CREATE TABLE workflow_schedules (
     last_fire_at INTEGER,
     buffered_fire_at INTEGER,
     requested_fire_at INTEGER,
+    requested_waits INTEGER,
     previous_run_id TEXT,
     tick_at INTEGER,
     tick_source TEXT,
+    tick_overlap TEXT,
     lease_owner TEXT,
     lease_token TEXT,
     lease_number INTEGER NOT NULL,
@@ -161,13 +164,18 @@ CREATE INDEX workflow_schedules_buffered
     WHERE buffered_fire_at IS NOT NULL;
 CREATE INDEX workflow_schedules_claimed ON workflow_schedules (lease_token) WHERE lease_token IS NOT NULL;
 
--- The ticks that were requested and are not settled yet.
+-- The ticks that were requested and are not settled yet. overlap: what holds for them in place of the schedule's policy;
+-- waits: whether it is buffer-all, with which a tick waits for its turn.
 CREATE TABLE workflow_schedule_buckets (
     schedule_id TEXT NOT NULL,
     fire_at INTEGER NOT NULL,
     requested_at INTEGER NOT NULL,
+    waits INTEGER NOT NULL,
+    overlap TEXT,
     PRIMARY KEY (schedule_id, fire_at)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX workflow_schedule_buckets_first ON workflow_schedule_buckets (schedule_id, waits, fire_at);
 
 INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
 VALUES (

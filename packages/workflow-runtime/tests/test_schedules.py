@@ -31,6 +31,7 @@ from workflow_runtime import (
 )
 from workflow_runtime.clock import from_ms
 from workflow_runtime.payloads import JsonText
+from workflow_runtime.store import OverlapPolicy
 from workflow_runtime.testing import run_to_completion, run_until_blocked
 
 if TYPE_CHECKING:
@@ -266,6 +267,57 @@ async def test_buffer_one_keeps_the_first_of_the_ticks_that_wait(lab: Lab) -> No
     assert runs(lab) == {run_id(1): "finished", run_id(2): "paused"}
 
 
+@pytest.mark.parametrize("policy", ["buffer-one", "cancel-previous", "terminate-previous"])
+async def test_no_tick_overtakes_the_one_that_waits(lab: Lab, policy: OverlapPolicy) -> None:
+    """The run ends between a later tick's claim and its start: the one that waits goes first, or never."""
+    store = lab.tapped()
+    await with_schedule(lab, schedule(workflow=waits, overlap="buffer-one"))
+    runtime = lab.runtime(quick, waits, store=store, schedules=[schedule(workflow=waits, overlap=policy)])
+    for hour in (1, 2):
+        at_hour(lab, hour)
+        await runtime.sweep()
+    await runtime.materialize_schedules()
+
+    async def end_in_time(verb: str, arguments: dict[str, Any]) -> None:
+        if verb == "mark_schedule_bucket_started" and arguments.get("run_id") == run_id(3):
+            await lab.store().terminate_run(run_id=run_id(1), now_ms=lab.clock.now_ms())
+
+    untouched, store.before = store.before, end_in_time
+    at_hour(lab, 3)
+    await runtime.sweep()
+    await run_until_blocked(runtime)
+    store.before = untouched
+    expected = {run_id(1): "aborted", run_id(2 if policy == "buffer-one" else 3): "paused"}
+    assert runs(lab) == expected
+    await runtime.terminate_run(list(expected)[1])
+    assert await run_until_blocked(runtime) == (START + 4 * HOUR).timestamp() * 1000
+    assert len(runs(lab)) == 2, "a tick started after a later one"
+
+
+async def test_a_tick_that_was_put_back_is_not_left_out_when_it_finds_a_run(lab: Lab) -> None:
+    """A backfill's own policy put it back; the schedule's would skip it, but it is in time."""
+    store = lab.tapped()
+    await with_schedule(lab, schedule(workflow=waits, overlap="skip"))
+    runtime = lab.runtime(quick, waits, store=store)
+    await runtime.schedules.backfill("s", START - 2 * HOUR, START, overlap="buffer-one")
+    await run_until_blocked(runtime)
+    await runtime.deliver_signal(run_id(-2), "go")
+    await runtime.sweep(limit=0)
+    [claim] = (await lab.store().claim_pending_runs(owner="w", lease_ms=1, now_ms=lab.clock.now_ms(), limit=9)).claims
+    lab.advance(seconds=1)
+    dead = await lab.store().claim_stale_runs(owner="w", lease_ms=1, now_ms=lab.clock.now_ms(), limit=9, max_crashes=1)
+    assert dead.dead == (claim.run.run_id,)
+
+    async def requeue_in_time(verb: str, arguments: dict[str, Any]) -> None:
+        if verb == "mark_schedule_bucket_started" and arguments["action"] == "start":
+            await lab.store().requeue_run(run_id=run_id(-2), now_ms=lab.clock.now_ms())
+
+    store.before = requeue_in_time
+    assert (await runtime.sweep()).ticks["skipped"] == 0
+    await run_until_blocked(runtime)
+    assert runs(lab) == {run_id(-2): "finished", run_id(-1): "paused"}
+
+
 async def test_cancel_previous_starts_when_the_run_before_has_cleaned_up(lab: Lab) -> None:
     """The handler hears of it, and its cleaning up is waited for."""
     cleaned: list[str] = []
@@ -308,7 +360,7 @@ async def test_a_tick_asked_for_twice_does_not_end_its_own_run(lab: Lab) -> None
         runtime = await with_schedule(lab, schedule(policy, waits, overlap=policy))
         at_hour(lab, 1)
         await runtime.sweep()
-        assert await runtime.schedules.backfill(policy, START + HOUR, START + 2 * HOUR) == 1
+        assert (await runtime.schedules.backfill(policy, START + HOUR, START + 2 * HOUR)).requested == 1
         assert (await runtime.sweep()).ticks == {"started": 1}
         assert runs(lab) == {run_id(1, policy): "paused"}
         assert not (await lab.load(run_id(1, policy))).cancel_requested
@@ -555,15 +607,82 @@ async def test_backfill_fires_a_period(lab: Lab) -> None:
     runtime = await with_schedule(lab, schedule())
     at_hour(lab, 3)
     await runtime.sweep()
-    count = await runtime.schedules.backfill("s", START - 2 * HOUR, START + 2 * HOUR)
-    assert count == 4
-    assert await runtime.schedules.backfill("s", START - 2 * HOUR, START) == 0
+    backfill = await runtime.schedules.backfill("s", START - 2 * HOUR, START + 2 * HOUR)
+    assert backfill.requested == 4
+    assert backfill.ticks == tuple(START + hour * HOUR for hour in (-2, -1, 0, 1))
+    assert (await runtime.schedules.backfill("s", START - 2 * HOUR, START)).requested == 0
     report = await runtime.sweep()
     assert report.ticks == {"started": 4}
     assert set(runs(lab)) == {run_id(hour) for hour in (-2, -1, 0, 1, 3)}
-    assert await runtime.schedules.backfill("s", START + 3 * HOUR, START + 4 * HOUR) == 1
+    assert (await runtime.schedules.backfill("s", START + 3 * HOUR, START + 4 * HOUR)).requested == 1
     await runtime.sweep()
     assert len(runs(lab)) == 5
+
+
+async def test_a_backfill_says_what_has_become_of_its_ticks(lab: Lab) -> None:
+    """Waiting, buffered, started with the run's id, or left out; to whoever asks, also from another process."""
+    runtime = await with_schedule(lab, schedule(workflow=waits, overlap="buffer-one"))
+    begin, end = START - 4 * HOUR, START
+    backfill = await runtime.schedules.backfill("s", begin, end)
+    ticks = backfill.ticks
+    assert (await backfill.status()).waiting == ticks
+    await runtime.sweep(limit=3)
+    status = await lab.runtime(quick).schedules.backfill_status("s", begin, end)
+    assert (status.waiting, status.buffered, status.started, status.left_out, status.settled) == (
+        ticks[3:], ticks[1:2], {ticks[0]: run_id(-4)}, ticks[2:3], False
+    )  # fmt: skip
+    await runtime.deliver_signal(run_id(-4), "go")
+    await run_until_blocked(runtime)
+    status = await backfill.status()
+    assert status.settled
+    assert (status.started, status.left_out) == ({ticks[0]: run_id(-4), ticks[1]: run_id(-3)}, ticks[2:])
+    await runtime.schedules.delete("s")
+    with pytest.raises(ScheduleNotFoundError):
+        await backfill.status()
+
+
+async def test_the_status_of_a_large_backfill_is_read_in_pages(lab: Lab) -> None:
+    runtime = await with_schedule(lab, schedule(when=Every(timedelta(seconds=1)), overlap="allow"))
+    await runtime.start_run(quick, run_id="s@2029-strange")
+    backfill = await runtime.schedules.backfill("s", START - timedelta(seconds=2_500), START)
+    await runtime.sweep(limit=1_200)
+    status = await backfill.status()
+    assert len(status.waiting) + len(status.started) == 2_500
+    assert (len(status.started), status.left_out, status.buffered) == (1_200, (), ())
+    assert (await runtime.schedules.backfill_status("s", START, START)).settled
+
+
+async def test_a_backfill_one_after_the_other_leaves_nothing_out(lab: Lab) -> None:
+    """Each tick waits for its turn, in order; the schedule's own ticks and those fired by hand do not wait for them."""
+    runtime = await with_schedule(lab, schedule(workflow=waits))
+    backfill = await runtime.schedules.backfill("s", START - 3 * HOUR, START, overlap="buffer-all")
+    started: list[str] = []
+    for hour in (-3, -2, -1):
+        await run_until_blocked(runtime)
+        assert len(runs(lab)) == len(started) + 1
+        assert runs(lab)[run_id(hour)] == "paused"
+        started.append(run_id(hour))
+        await runtime.deliver_signal(run_id(hour), "go")
+    await run_until_blocked(runtime)
+    status = await backfill.status()
+    assert status.settled
+    assert list(status.started.values()) == started
+    await runtime.schedules.backfill("s", START - 6 * HOUR, START - 3 * HOUR, overlap="buffer-all")
+    await run_until_blocked(runtime)
+    at_hour(lab, 1)
+    assert (await runtime.sweep()).ticks == {"skipped": 1}
+    await runtime.schedules.trigger("s")
+    assert (await runtime.sweep()).ticks == {"skipped": 1}
+
+
+async def test_a_backfill_may_allow_what_the_schedule_does_not(lab: Lab) -> None:
+    runtime = await with_schedule(lab, schedule(workflow=waits, overlap="skip"))
+    backfill = await runtime.schedules.backfill("s", START - 3 * HOUR, START, overlap="allow")
+    await run_until_blocked(runtime)
+    assert list(runs(lab).values()) == ["paused"] * 3
+    assert len((await backfill.status()).started) == 3
+    with pytest.raises(InvalidArgumentError, match="overlap"):
+        await runtime.schedules.backfill("s", START - 3 * HOUR, START, overlap="all")  # type: ignore[arg-type]
 
 
 async def test_backfill_is_written_in_parts_and_bounded(lab: Lab) -> None:
@@ -571,7 +690,7 @@ async def test_backfill_is_written_in_parts_and_bounded(lab: Lab) -> None:
     store = lab.tapped()
     await with_schedule(lab, schedule(when=Every(timedelta(seconds=1))))
     runtime = lab.runtime(quick, store=store)
-    assert await runtime.schedules.backfill("s", START, START + timedelta(seconds=2_500)) == 2_500
+    assert (await runtime.schedules.backfill("s", START, START + timedelta(seconds=2_500))).requested == 2_500
     sizes = [len(a["fire_times_ms"]) for verb, a in store.arguments if verb == "request_schedule_buckets"]
     assert sizes == [1_000, 1_000, 500]
     store.calls.clear()

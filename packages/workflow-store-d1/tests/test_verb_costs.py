@@ -40,6 +40,7 @@ BUDGETS = {
     "upsert schedule": (4, 2, 3),
     "request ticks": (3, 2, 0),
     "list schedules": (1, 11, 0),
+    "list requested ticks": (1, 2, 0),
     "delete schedule": (2, 1, 0),
     "claim ticks": (3, 39, 0),
     "claim ticks of some workflows": (4, 54, 0),

@@ -42,16 +42,17 @@ INSERT INTO workflow_timers (run_id, timer_id, fire_at)
 SELECT run_id, 't', due_at FROM workflow_event_locks WHERE status = 'paused';
 INSERT INTO workflow_schedules (
     schedule_id, workflow_id, workflow_version, overlap_policy, queue, priority, enabled, next_fire_at, last_fire_at,
-    previous_run_id, buffered_fire_at, requested_fire_at, lease_token, lease_expires_at, revision, changes,
-    lease_number, created_at, updated_at, spec, input
+    previous_run_id, buffered_fire_at, requested_fire_at, requested_waits, lease_token, lease_expires_at, revision,
+    changes, lease_number, created_at, updated_at, spec, input
 )
 SELECT
     's' || n, 'w' || n % 3, '1', 'skip', 'default', 0, true, n + {NOW_MS} - 5, 1,
     'run-' || lpad(n::text, 8, '0'), CASE WHEN n % 1000 = 1 THEN 3 END, CASE WHEN n % 1000 = 2 THEN 4 END,
+    CASE WHEN n % 1000 = 2 THEN false END,
     CASE WHEN n % 1000 = 3 THEN 'token' END, CASE WHEN n % 1000 = 3 THEN 7000 END, 1, 0, 1, 1, 1, '1', '1'
 FROM generate_series(1, {RUNS}) AS n;
-INSERT INTO workflow_schedule_buckets (schedule_id, fire_at, requested_at)
-SELECT schedule_id, n, 1 FROM workflow_schedules CROSS JOIN generate_series(4, 1003) AS n
+INSERT INTO workflow_schedule_buckets (schedule_id, fire_at, requested_at, waits)
+SELECT schedule_id, n, 1, false FROM workflow_schedules CROSS JOIN generate_series(4, 1003) AS n
 WHERE requested_fire_at IS NOT NULL;
 """
 
@@ -99,13 +100,14 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "claim_stale_runs": (*CLAIM, 10, *WANTED, 3),
     "claim_pending_runs": (*CLAIM, 10, *WANTED),
     "claim_due_timers": (*CLAIM, 10, *WANTED),
-    "request_schedule_buckets": ("s1", [5, 6], 5),
+    "request_schedule_buckets": ("s1", [5, 6], 5, "buffer-all"),
     "claim_due_schedule_buckets": ("w", "token", 9_000, NOW_MS, 10, ["w1", "w2"]),
     "mark_schedule_bucket_started": ("s1", 5, "token", 1, "r", 9, 5, "o", "start", 5, "create_run:o", "{}", True),
     "upsert_schedule": ("s1", "w", "1", "skip", "default", 0, True, 5, "1", "1", 5, None),
     "delete_schedule": ("s1",),
     "get_schedule": ("s1",),
     "list_schedules": ("s1", 50),
+    "list_requested_buckets": ("s2", 5, 50),
 }
 PLANNED_FOR_VALUES: dict[str, tuple[Any, ...]] = {
     # Without the limit's value a page could be the whole table; the server plans these for their values.
@@ -150,7 +152,7 @@ async def test_claims_walk_the_index_of_their_lanes(filled: asyncpg.Connection, 
         assert plan.count(f"workflow_event_locks_{index}") >= 3, plan
 
 
-HOT = sorted(STATEMENTS.keys() - {"prune_runs", "list_schedules"})
+HOT = sorted(STATEMENTS.keys() - {"prune_runs", "list_schedules", "list_requested_buckets"})
 
 
 async def test_frequent_statements_are_planned_once(filled: asyncpg.Connection) -> None:

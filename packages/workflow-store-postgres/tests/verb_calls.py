@@ -79,6 +79,7 @@ ONE_TRIP: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "list schedules": ("list_schedules", {"limit": 10}),
+    "list requested ticks": ("list_requested_buckets", {"schedule_id": "s", "limit": 10}),
     "delete schedule": ("delete_schedule", {"schedule_id": "s"}),
     "claim ticks": ("claim_due_schedule_buckets", BATCH),
     "claim ticks of some workflows": ("claim_due_schedule_buckets", {**BATCH, "workflow_ids": ["w"]}),

@@ -79,6 +79,7 @@ def _from_outside(h: StoreHarness, run_id: str) -> dict[str, Call]:
         "request_schedule_buckets": lambda: store.request_schedule_buckets(
             schedule_id="metered", fire_times_ms=[now_ms], now_ms=now_ms
         ),
+        "list_requested_buckets": lambda: store.list_requested_buckets(schedule_id="metered", limit=10),
         "get_schedule": lambda: store.get_schedule(schedule_id="metered"),
         "delete_schedule": lambda: store.delete_schedule(schedule_id="metered"),
         "prune_runs": lambda: store.prune_runs(finished_before_ms=now_ms, limit=10),

@@ -11,6 +11,7 @@ from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.store import (
     TERMINAL_STATUSES,
     BucketAction,
+    BucketBehind,
     BucketOverlapping,
     BucketResult,
     BucketStarted,
@@ -39,6 +40,10 @@ class _Rivals:
         self.due = due
         self.left = 0
         self.told: dict[int, list[BucketResult]] = defaultdict(list)
+        self.moments: dict[str, int] = {}
+        """Of the runs that somebody tried to start."""
+        self.ended: list[int] = []
+        """The moments of the runs that were ended here: where no two are live together, the order of their starts."""
 
     async def work(self, store: WorkflowExecutionStore, chosen: random.Random) -> None:
         """Claim and settle until nothing is left that one could settle; sometimes be late, sometimes repeat."""
@@ -60,7 +65,7 @@ class _Rivals:
         # Now and then try it although the claim said no: the store must refuse.
         tries = previous is None or self.policy == "allow" or chosen.random() < 0.5
         answer = await self._mark(store, bucket, "start", chosen) if tries else None
-        if answer is None or isinstance(answer, BucketOverlapping):
+        if answer is None or isinstance(answer, BucketOverlapping | BucketBehind):
             answer = await self._mark(store, bucket, "skip" if self.policy == "skip" else "buffer", chosen)
         if not isinstance(answer, LeaseLostError):
             self.told[bucket.fire_at_ms].append(answer)
@@ -69,17 +74,20 @@ class _Rivals:
         self, store: WorkflowExecutionStore, bucket: ClaimedBucket, action: BucketAction, chosen: random.Random
     ) -> Any:
         moment = bucket.fire_at_ms
+        run_id = self.h.new_id(f"tick-{moment}") if action == "start" else None
+        self.moments |= {} if run_id is None else {run_id: moment}
         arguments = settle_arguments(
             self.h,
             bucket,
             action,
-            self.h.new_id(f"tick-{moment}") if action == "start" else None,
+            run_id,
             next_fire_at_ms=moment + 1 if moment + 1 in self.due else None,
         )
         twins = chosen.choice([1, 1, 2])
         answers = await all_of(*(_answer(store, arguments) for _ in range(twins)))
         # Between twins the previous run may end: then one is refused, and the other settles the tick.
-        settled = [answer for answer in answers if not isinstance(answer, LeaseLostError | BucketOverlapping)]
+        refusals = LeaseLostError | BucketOverlapping | BucketBehind
+        settled = [answer for answer in answers if not isinstance(answer, refusals)]
         return settled[0] if settled else answers[0]
 
     async def end_runs(self, chosen: random.Random) -> None:
@@ -102,6 +110,7 @@ class _Rivals:
         live = await self.look(self.h.store)
         for run_id in live[:1]:
             await self.h.store.terminate_run(run_id=run_id, now_ms=self.h.now_ms)
+            self.ended.append(self.moments[run_id])
         return bool(live)
 
 
@@ -112,9 +121,9 @@ async def _answer(store: WorkflowExecutionStore, arguments: dict[str, Any]) -> A
         return error
 
 
-@clause("SCHEDULE-14", "SCHEDULE-13", "SCHEDULE-9", each=_POLICIES)
+@clause("SCHEDULE-14", "SCHEDULE-13", "SCHEDULE-9", "SCHEDULE-17", each=_POLICIES)
 async def rivals_settle_each_tick_once(h: StoreHarness, policy: str) -> None:
-    """Rivals start each tick at most once, no run beside a live one, and leave no tick behind."""
+    """Rivals start each tick at most once, in their order, no run beside a live one, and leave no tick behind."""
     due = range(h.now_ms - scaled(25), h.now_ms)
     asked = [due[0] - 1 - number for number in range(scaled(10))] + [h.now_ms + 10**6]
     await upsert(h, overlap_policy=policy, next_fire_at_ms=due[0])
@@ -129,6 +138,7 @@ async def rivals_settle_each_tick_once(h: StoreHarness, policy: str) -> None:
     starts = [run.run_id for run in (await h.store.list_runs(limit=MANY)).runs]
     told = [answer.run_id for answers in rivals.told.values() for answer in answers if answer.kind == "started"]
     assert sorted(starts) == sorted(told), "a run was started that nobody was told of, or the other way round"
+    assert rivals.ended == sorted(rivals.ended), "a tick overtook an earlier one"
     _check_ticks(rivals, sorted([*due, *asked]))
     schedule = await get_schedule(h)
     assert (schedule.last_fire_at_ms, schedule.next_fire_at_ms) == (due[-1], None)

@@ -125,6 +125,7 @@ class JsonlWorkflowStore(InMemoryWorkflowStore):
     list_pending_runs = _reads(InMemoryWorkflowStore.list_pending_runs)
     get_schedule = _reads(InMemoryWorkflowStore.get_schedule)
     list_schedules = _reads(InMemoryWorkflowStore.list_schedules)
+    list_requested_buckets = _reads(InMemoryWorkflowStore.list_requested_buckets)
     list_runs = _reads(InMemoryWorkflowStore.list_runs)
     count_runs = _reads(InMemoryWorkflowStore.count_runs)
     get_run_timeline = _reads(InMemoryWorkflowStore.get_run_timeline)

@@ -16,6 +16,7 @@ from .metering import QueryMeter, meter_queries
 from .payloads import JsonCodec, JsonText, JsonValue, PayloadCodec, decode_json, encode_json
 from .retry import NO_RETRY, RetryPolicy, exponential_backoff, fixed_backoff
 from .runtime import WorkflowRuntime
+from .schedules.backfill import Backfill, BackfillStatus
 from .schedules.client import Schedules
 from .schedules.cron import Cron
 from .schedules.definition import MissedPolicy, Schedule
@@ -28,6 +29,8 @@ from .sweep import RunFailure, SweepReport
 __all__ = [
     "NO_RETRY",
     "Approval",
+    "Backfill",
+    "BackfillStatus",
     "Clock",
     "Context",
     "Cron",

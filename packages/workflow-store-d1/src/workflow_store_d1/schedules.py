@@ -10,6 +10,7 @@ from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
     BucketAction,
+    BucketBehind,
     BucketBuffered,
     BucketClaims,
     BucketOverlapping,
@@ -22,6 +23,8 @@ from workflow_runtime.store import (
     NotFound,
     OverlapPolicy,
     RequestBucketsResult,
+    RequestedBucket,
+    RequestedOverlap,
     Schedule,
     ScheduleChanged,
     SchedulePage,
@@ -110,18 +113,30 @@ class Schedules(Role):
 
     @checked
     async def request_schedule_buckets(
-        self, *, schedule_id: str, fire_times_ms: Sequence[int], now_ms: int
+        self,
+        *,
+        schedule_id: str,
+        fire_times_ms: Sequence[int],
+        now_ms: int,
+        overlap: RequestedOverlap | None = None,
     ) -> RequestBucketsResult:
         statement = self._session.statement
         before, requested, _ = await self._session.batch(
             [
                 statement("request_schedule_buckets.before", schedule_id),
-                statement("request_schedule_buckets.buckets", schedule_id, json_list(fire_times_ms), now_ms),
+                statement("request_schedule_buckets.buckets", schedule_id, json_list(fire_times_ms), now_ms, overlap),
                 statement("request_schedule_buckets.schedule", schedule_id),
             ],
             recognised=False,
         )
         return BucketsRequested(count=len(requested)) if before else NotFound()
+
+    @checked
+    async def list_requested_buckets(
+        self, *, schedule_id: str, limit: int, from_ms: int = 0
+    ) -> tuple[RequestedBucket, ...]:
+        rows = await self._session.rows("list_requested_buckets", schedule_id, from_ms, limit)
+        return tuple(self._read.requested_bucket(row) for row in rows)
 
     @checked
     async def claim_due_schedule_buckets(
@@ -179,7 +194,7 @@ class Schedules(Role):
             [
                 statement("mark_schedule_bucket_started.before", schedule_id),
                 *self._start(fence, operation_id, now_ms, due_at_ms),
-                statement("mark_schedule_bucket_started.bucket", *fence),
+                statement("mark_schedule_bucket_started.bucket", *fence, action),
                 statement("mark_schedule_bucket_started.schedule", *fence, *moved),
             ]
         )
@@ -187,7 +202,7 @@ class Schedules(Role):
             return _answer(settled[0]["settled_outcome"], run_id)
         if not before:
             return ScheduleChanged()
-        return _refusal(before[0], schedule_id, fire_at_ms, operation_id, lease_token, expected_revision)
+        return _refusal(before[0], schedule_id, fire_at_ms, operation_id, lease_token, expected_revision, run_id)
 
     def _start(
         self, fence: tuple[str, int, str, int, str | None], operation_id: str, now_ms: int, due_at_ms: int
@@ -214,7 +229,13 @@ def _upserted(
 
 
 def _refusal(
-    before: Row, schedule_id: str, fire_at_ms: int, operation_id: str, lease_token: str, expected_revision: int
+    before: Row,
+    schedule_id: str,
+    fire_at_ms: int,
+    operation_id: str,
+    lease_token: str,
+    expected_revision: int,
+    run_id: str | None,
 ) -> BucketResult:
     """Say why nothing was written."""
     if (before["settled_fire_at"], before["settled_operation_id"]) == (fire_at_ms, operation_id):
@@ -223,6 +244,8 @@ def _refusal(
         return ScheduleChanged()
     if (before["tick_at"], before["lease_token"]) != (fire_at_ms, lease_token):
         raise LeaseLostError(f"tick {fire_at_ms} of schedule {schedule_id!r}")
+    if before["live_run_id"] in (None, run_id):
+        return BucketBehind(fire_at_ms=before["buffered_fire_at"])
     return BucketOverlapping(run_id=before["live_run_id"])
 
 

@@ -17,6 +17,7 @@ from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     TERMINAL_STATUSES,
     Awaited,
+    BucketBuffered,
     BucketResult,
     BucketSource,
     Event,
@@ -24,6 +25,8 @@ from workflow_runtime.store import (
     InboxKind,
     Lease,
     NewEvent,
+    RequestedBucket,
+    RequestedOverlap,
     RunStatus,
     Schedule,
     Timer,
@@ -231,6 +234,8 @@ class Tick:
 
     fire_at_ms: int
     source: BucketSource
+    overlap: RequestedOverlap | None = None
+    """What was requested with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +254,8 @@ class ScheduleRow:
     value: Schedule
     generation: str
     lease_number: int = 0
-    requested: set[int] = field(default_factory=set)
+    requested: dict[int, RequestedBucket] = field(default_factory=dict)
+    """By moment."""
     claimed: Tick | None = None
     lease: Lease | None = None
     """Present exactly while a tick is claimed."""
@@ -268,12 +274,25 @@ class ScheduleRow:
         """Choose the tick that is claimable now, whoever may have claimed one already."""
         buffered, due = self.value.buffered_fire_at_ms, self.due_tick_ms
         if buffered is not None and not previous_is_live:
-            return Tick(fire_at_ms=buffered, source="buffered")
-        ticks = [Tick(fire_at_ms=due, source="due")] if due is not None and due <= now_ms else []
-        if self.requested:
-            ticks.append(Tick(fire_at_ms=min(self.requested), source="requested"))
+            return self._tick(buffered, "buffered")
+        ticks = [self._tick(due, "due")] if due is not None and due <= now_ms else []
+        requested = self._first_requested()
+        if requested is not None and not (requested.overlap == "buffer-all" and previous_is_live):
+            ticks.append(self._tick(requested.fire_at_ms, "requested"))
         # The due one comes first in the list: it is taken where both stand for one moment.
         return min(ticks, key=lambda tick: tick.fire_at_ms, default=None)
+
+    def _first_requested(self) -> RequestedBucket | None:
+        """Choose the earliest of those that wait for no run, or else of those that do."""
+        return min(self.requested.values(), key=lambda one: (one.overlap == "buffer-all", one.fire_at_ms), default=None)
+
+    def _tick(self, fire_at_ms: int, source: BucketSource) -> Tick:
+        requested = self.requested.get(fire_at_ms)
+        return Tick(fire_at_ms=fire_at_ms, source=source, overlap=None if requested is None else requested.overlap)
+
+    def policy_of(self, tick: Tick) -> RequestedOverlap:
+        """Tell what holds for a tick whose predecessor's run is live."""
+        return tick.overlap or self.value.overlap_policy
 
     def is_leased(self, now_ms: int) -> bool:
         """Tell whether a tick is under a live lease."""
@@ -299,7 +318,8 @@ class ScheduleRow:
 
     def settle(self, tick: Tick, operation_id: str, answer: BucketResult) -> BucketResult:
         """End the claim of a tick for good; the answer stays for a repeat."""
-        self.requested.discard(tick.fire_at_ms)
+        if not (isinstance(answer, BucketBuffered) and tick.overlap == "buffer-all"):
+            self.requested.pop(tick.fire_at_ms, None)
         self.end_lease()
         self.settled = SettledTick(fire_at_ms=tick.fire_at_ms, operation_id=operation_id, answer=answer)
         return answer

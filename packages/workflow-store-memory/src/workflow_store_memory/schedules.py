@@ -19,6 +19,8 @@ from workflow_runtime.store import (
     NotFound,
     OverlapPolicy,
     RequestBucketsResult,
+    RequestedBucket,
+    RequestedOverlap,
     Schedule,
     ScheduleChanged,
     SchedulePage,
@@ -116,16 +118,33 @@ class Schedules(Role):
 
     @unit
     async def request_schedule_buckets(
-        self, *, schedule_id: str, fire_times_ms: Sequence[int], now_ms: int
+        self,
+        *,
+        schedule_id: str,
+        fire_times_ms: Sequence[int],
+        now_ms: int,
+        overlap: RequestedOverlap | None = None,
     ) -> RequestBucketsResult:
-        """SCHEDULE-8."""
+        """SCHEDULE-8, SCHEDULE-18."""
         row = self._data.schedules.get(schedule_id)
         if row is None:
             return NotFound()
-        new = set(fire_times_ms) - row.requested
-        row.requested |= new
+        new = set(fire_times_ms) - row.requested.keys()
+        for fire_at_ms in new:
+            row.requested[fire_at_ms] = RequestedBucket(fire_at_ms=fire_at_ms, overlap=overlap, requested_at_ms=now_ms)
         self._data.tell(None)
         return BucketsRequested(count=len(new))
+
+    @unit
+    async def list_requested_buckets(
+        self, *, schedule_id: str, limit: int, from_ms: int = 0
+    ) -> tuple[RequestedBucket, ...]:
+        """SCHEDULE-19."""
+        row = self._data.schedules.get(schedule_id)
+        if row is None:
+            return ()
+        moments = sorted(moment for moment in row.requested if moment >= from_ms)
+        return tuple(row.requested[moment] for moment in moments[:limit])
 
     @unit
     async def claim_due_schedule_buckets(
@@ -146,6 +165,7 @@ class Schedules(Role):
                 schedule=row.value,
                 fire_at_ms=tick.fire_at_ms,
                 source=tick.source,
+                overlap_policy=row.policy_of(tick),
                 overlapping_run_id=previous if self._data.is_live(previous) else None,
                 lease=row.begin_lease(tick, owner=owner, expires_at_ms=now_ms + lease_ms),
             )
@@ -172,7 +192,7 @@ class Schedules(Role):
         next_fire_at_ms: int | None = None,
         available_at_ms: int | None = None,
     ) -> BucketResult:
-        """SCHEDULE-13 to SCHEDULE-16."""
+        """SCHEDULE-13 to SCHEDULE-17."""
         row = self._data.schedules.get(schedule_id)
         if row is None:
             return ScheduleChanged()

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 from workflow_runtime.store import (
     BucketAction,
+    BucketBehind,
     BucketBuffered,
     BucketOverlapping,
     BucketResult,
     BucketSkipped,
     BucketStarted,
     Created,
+    RequestedOverlap,
     Schedule,
 )
 
@@ -22,6 +24,8 @@ from .records import run_record
 __all__ = ["Settlement", "WaitingTicks", "waiting_ticks"]
 
 _MAX_UNCLAIMABLE = 10
+_NEWEST_WAITS = frozenset({"cancel-previous", "terminate-previous"})
+"""With these a tick takes the place of an earlier one that waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,31 +78,42 @@ class Settlement:
     def settle(self, data: InMemoryData, row: ScheduleRow, tick: Tick) -> BucketResult:
         """Settle the claimed tick, unless its run would overlap with the previous one."""
         answer: BucketResult
+        policy = row.policy_of(tick)
         if self.run_id is None:
-            answer = BucketSkipped() if self.action == "skip" else self._put_back(row, tick)
-        elif self._overlaps(data, row.value):
+            answer = BucketSkipped() if self.action == "skip" else self._put_back(row, tick, policy)
+        elif self._overlaps(data, row.value, policy):
             assert row.value.previous_run_id is not None
             return BucketOverlapping(run_id=row.value.previous_run_id)
+        elif (first := self._goes_first(row.value, tick, policy)) is not None:
+            return BucketBehind(fire_at_ms=first)
         else:
             self._start(data, row.value, self.run_id)
             answer = BucketStarted(run_id=self.run_id)
-        row.value = self._moved_on(row.value, tick, answer)
+        row.value = self._moved_on(row.value, tick, policy, answer)
         return row.settle(tick, self.operation_id, answer)
 
-    def _overlaps(self, data: InMemoryData, schedule: Schedule) -> bool:
+    def _overlaps(self, data: InMemoryData, schedule: Schedule, policy: RequestedOverlap) -> bool:
         previous = schedule.previous_run_id
-        return schedule.overlap_policy != "allow" and previous != self.run_id and data.is_live(previous)
+        return policy != "allow" and previous != self.run_id and data.is_live(previous)
 
-    def _put_back(self, row: ScheduleRow, tick: Tick) -> BucketBuffered | BucketSkipped:
-        first = row.value.buffered_fire_at_ms
-        if row.value.overlap_policy == "buffer-one" and first not in (None, tick.fire_at_ms):
-            return BucketSkipped()
-        return BucketBuffered()
+    def _goes_first(self, schedule: Schedule, tick: Tick, policy: RequestedOverlap) -> int | None:
+        """Find the buffered tick that a start would overtake; a later one replaces it where the newest is wanted."""
+        buffered = schedule.buffered_fire_at_ms
+        if policy == "allow" or buffered in (None, tick.fire_at_ms):
+            return None
+        return None if policy in _NEWEST_WAITS and tick.fire_at_ms > buffered else buffered
 
-    def _moved_on(self, schedule: Schedule, tick: Tick, answer: BucketResult) -> Schedule:
+    def _put_back(self, row: ScheduleRow, tick: Tick, policy: RequestedOverlap) -> BucketBuffered | BucketSkipped:
+        buffered = row.value.buffered_fire_at_ms
+        if policy == "buffer-all" or buffered in (None, tick.fire_at_ms):
+            return BucketBuffered()
+        return BucketSkipped() if policy == "buffer-one" or buffered > tick.fire_at_ms else BucketBuffered()
+
+    def _moved_on(self, schedule: Schedule, tick: Tick, policy: RequestedOverlap, answer: BucketResult) -> Schedule:
         if isinstance(answer, BucketBuffered):
-            schedule = replace(schedule, buffered_fire_at_ms=tick.fire_at_ms)
-        elif schedule.buffered_fire_at_ms == tick.fire_at_ms:
+            if policy != "buffer-all":
+                schedule = replace(schedule, buffered_fire_at_ms=tick.fire_at_ms)
+        elif schedule.buffered_fire_at_ms == tick.fire_at_ms or (answer.kind == "started" and policy in _NEWEST_WAITS):
             schedule = replace(schedule, buffered_fire_at_ms=None)
         if isinstance(answer, BucketStarted):
             schedule = replace(schedule, previous_run_id=answer.run_id)

@@ -19,6 +19,7 @@ from workflow_runtime.store import (
     Event,
     InboxEntry,
     Lease,
+    RequestedBucket,
     RunRecord,
     RunStatus,
     RunSummary,
@@ -149,12 +150,17 @@ class RowReader:
             updated_at_ms=row["updated_at"],
         )
 
+    def requested_bucket(self, row: Row) -> RequestedBucket:
+        """Read a tick that was requested."""
+        return RequestedBucket(fire_at_ms=row["fire_at"], overlap=row["overlap"], requested_at_ms=row["requested_at"])
+
     def claimed_bucket(self, row: Row) -> ClaimedBucket:
         """Read a schedule together with its claimed tick."""
         return ClaimedBucket(
             schedule=self.schedule(row),
             fire_at_ms=row["tick_at"],
             source=row["tick_source"],
+            overlap_policy=row["tick_policy"],
             overlapping_run_id=row["overlapping_run_id"],
             lease=self.lease(row),
         )

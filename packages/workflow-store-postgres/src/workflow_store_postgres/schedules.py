@@ -9,6 +9,7 @@ from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
     BucketAction,
+    BucketBehind,
     BucketBuffered,
     BucketClaims,
     BucketOverlapping,
@@ -21,6 +22,8 @@ from workflow_runtime.store import (
     NotFound,
     OverlapPolicy,
     RequestBucketsResult,
+    RequestedBucket,
+    RequestedOverlap,
     Schedule,
     ScheduleChanged,
     SchedulePage,
@@ -92,13 +95,26 @@ class Schedules(Role):
 
     @checked
     async def request_schedule_buckets(
-        self, *, schedule_id: str, fire_times_ms: Sequence[int], now_ms: int
+        self,
+        *,
+        schedule_id: str,
+        fire_times_ms: Sequence[int],
+        now_ms: int,
+        overlap: RequestedOverlap | None = None,
     ) -> RequestBucketsResult:
-        rows = await self._session.settled("request_schedule_buckets", schedule_id, list(fire_times_ms), now_ms)
+        values = (schedule_id, list(fire_times_ms), now_ms, overlap)
+        rows = await self._session.settled("request_schedule_buckets", *values)
         if not rows:
             return NotFound()
         self._notices.tell_of_anything()
         return BucketsRequested(count=rows[0]["requested"])
+
+    @checked
+    async def list_requested_buckets(
+        self, *, schedule_id: str, limit: int, from_ms: int = 0
+    ) -> tuple[RequestedBucket, ...]:
+        rows = await self._session.rows("list_requested_buckets", schedule_id, from_ms, limit)
+        return tuple(self._read.requested_bucket(row) for row in rows)
 
     @checked
     async def claim_due_schedule_buckets(
@@ -163,11 +179,17 @@ class Schedules(Role):
             return ScheduleChanged()
         if rows[0]["outcome"] is not None:
             return _answer(rows[0]["outcome"], run_id)
-        return _refusal(rows[0], schedule_id, fire_at_ms, operation_id, lease_token, expected_revision)
+        return _refusal(rows[0], schedule_id, fire_at_ms, operation_id, lease_token, expected_revision, run_id)
 
 
 def _refusal(
-    before: Row, schedule_id: str, fire_at_ms: int, operation_id: str, lease_token: str, expected_revision: int
+    before: Row,
+    schedule_id: str,
+    fire_at_ms: int,
+    operation_id: str,
+    lease_token: str,
+    expected_revision: int,
+    run_id: str | None,
 ) -> BucketResult:
     """Say why nothing was written."""
     if (before["settled_fire_at"], before["settled_operation_id"]) == (fire_at_ms, operation_id):
@@ -176,6 +198,8 @@ def _refusal(
         return ScheduleChanged()
     if (before["tick_at"], before["lease_token"]) != (fire_at_ms, lease_token):
         raise LeaseLostError(f"tick {fire_at_ms} of schedule {schedule_id!r}")
+    if before["live_run_id"] in (None, run_id):
+        return BucketBehind(fire_at_ms=before["buffered_fire_at"])
     return BucketOverlapping(run_id=before["live_run_id"])
 
 

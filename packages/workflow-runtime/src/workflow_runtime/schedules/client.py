@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import islice, takewhile
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from ..errors import (
 from ..handles import RunHandle
 from ..isolation import outside_handlers
 from ..payloads import PayloadCodec
-from ..store import DeleteScheduleResult, WorkflowExecutionStore
+from ..store import DeleteScheduleResult, RequestedOverlap, WorkflowExecutionStore
 from ..store import Schedule as StoredSchedule
+from .backfill import Backfill, BackfillStatus, read_status
 from .decisions import first_after, tick_run_id
 from .definition import Schedule
 from .record import ScheduleRecord
@@ -141,36 +143,56 @@ class Schedules:
                 return RunHandle(run_id, store=self._store, codec=self._codec, created=False)
         raise ScheduleConflictError(schedule_id)
 
-    async def backfill(self, schedule_id: str, start: datetime, end: datetime) -> int:
+    async def backfill(
+        self, schedule_id: str, start: datetime, end: datetime, *, overlap: RequestedOverlap | None = None
+    ) -> Backfill:
         """Fire the ticks of a period, also of one before the schedule was there; workers will do it, oldest first.
 
-        A tick whose run is still in the store starts none. The overlap policy holds: with `skip`, a tick that comes
-        while the run of the one before is live is skipped.
+        A tick whose run is still in the store starts none.
 
         Args:
             schedule_id: Which schedule.
             start: The first moment of the period (an aware datetime).
             end: The end of the period; a tick at that very moment is not part of it.
+            overlap: What becomes of a tick while the run of another one is live, in place of the schedule's overlap
+                policy. `allow` starts all of them at once; with `buffer-all` each waits for its turn, and none is left
+                out. By default the schedule's policy holds: with `skip`, ticks are left out. A tick that was waiting
+                already keeps what was asked for first.
 
         Returns:
-            How many ticks will be fired; those that were waiting already are not counted.
+            How many ticks will be fired; its `status()` says what has become of them.
 
         Raises:
             ScheduleNotFoundError: There is none of that id.
             InvalidArgumentError: The period has more than 10,000 ticks.
         """
-        start_ms, end_ms = to_ms("start", start), to_ms("end", end)
-        spec = self._spec(await self._store.get_schedule(schedule_id=schedule_id))
-        ticks = takewhile(lambda tick_ms: tick_ms < end_ms, spec.ticks_after(max(0, start_ms) - 1))
-        fire_times_ms = list(islice(ticks, _MAX_TIMES + 1))
-        if len(fire_times_ms) > _MAX_TIMES:
-            raise InvalidArgumentError("end", f"the period has more than {_MAX_TIMES} ticks; take it in parts")
+        ticks_ms = await self._ticks_of(schedule_id, start, end)
         now_ms = await self._now_ms()
         count = 0
-        for first in range(0, len(fire_times_ms), _REQUESTED_AT_ONCE):
-            count += await self._request(schedule_id, fire_times_ms[first : first + _REQUESTED_AT_ONCE], now_ms)
+        for first in range(0, len(ticks_ms), _REQUESTED_AT_ONCE):
+            some_ms = ticks_ms[first : first + _REQUESTED_AT_ONCE]
+            count += await self._request(schedule_id, some_ms, now_ms, overlap)
         self._on_change()
-        return count
+        return Backfill(
+            schedule_id=schedule_id,
+            ticks=[from_ms(tick_ms) for tick_ms in ticks_ms],
+            requested=count,
+            status=partial(read_status, self._store, schedule_id, ticks_ms),
+        )
+
+    async def backfill_status(self, schedule_id: str, start: datetime, end: datetime) -> BackfillStatus:
+        """Say what has become of the ticks of a period, whoever asked for them.
+
+        Args:
+            schedule_id: Which schedule.
+            start: As for `backfill`.
+            end: As for `backfill`.
+
+        Raises:
+            ScheduleNotFoundError: There is none of that id.
+            InvalidArgumentError: The period has more than 10,000 ticks.
+        """
+        return await read_status(self._store, schedule_id, await self._ticks_of(schedule_id, start, end))
 
     async def next_fire_times(
         self, schedule: Schedule[Any] | str, count: int, *, after: datetime | None = None
@@ -278,9 +300,24 @@ class Schedules:
                 return answer.schedule
         raise ScheduleConflictError(schedule_id)
 
-    async def _request(self, schedule_id: str, fire_times_ms: Sequence[int], now_ms: int) -> int:
+    async def _ticks_of(self, schedule_id: str, start: datetime, end: datetime) -> Sequence[int]:
+        start_ms, end_ms = to_ms("start", start), to_ms("end", end)
+        spec = self._spec(await self._store.get_schedule(schedule_id=schedule_id))
+        ticks = takewhile(lambda tick_ms: tick_ms < end_ms, spec.ticks_after(max(0, start_ms) - 1))
+        ticks_ms = list(islice(ticks, _MAX_TIMES + 1))
+        if len(ticks_ms) > _MAX_TIMES:
+            raise InvalidArgumentError("end", f"the period has more than {_MAX_TIMES} ticks; take it in parts")
+        return ticks_ms
+
+    async def _request(
+        self,
+        schedule_id: str,
+        fire_times_ms: Sequence[int],
+        now_ms: int,
+        overlap: RequestedOverlap | None = None,
+    ) -> int:
         answer = await self._store.request_schedule_buckets(
-            schedule_id=schedule_id, fire_times_ms=fire_times_ms, now_ms=now_ms
+            schedule_id=schedule_id, fire_times_ms=fire_times_ms, now_ms=now_ms, overlap=overlap
         )
         if answer.kind == "not-found":
             raise ScheduleNotFoundError(schedule_id)

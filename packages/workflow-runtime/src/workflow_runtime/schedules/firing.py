@@ -155,7 +155,7 @@ class _Tick:
         self._store = store
         self._clock = clock
         self._bucket = bucket
-        self._policy = bucket.schedule.overlap_policy
+        self._policy = bucket.overlap_policy
         self._run_id = tick_run_id(bucket.schedule.schedule_id, bucket.fire_at_ms)
         self._on_delivery = on_delivery
 
@@ -172,14 +172,17 @@ class _Tick:
             return _outcome(await self._mark("skip", decision), skipped="missed")
         for _ in range(_TERMINATIONS):
             answer = await self._mark("start", decision)
+            if answer.kind == "behind":
+                break
             if answer.kind != "overlapping":
                 return _outcome(answer)
-            if self._policy == "skip" or await self._has_run():
+            # What was put back is in time, whatever came in between: it waits on.
+            if (self._policy == "skip" and self._bucket.source != "buffered") or await self._has_run():
                 return _outcome(await self._mark("skip", decision))
             if self._policy != "terminate-previous":
                 return await self._put_back(decision, answer.run_id)
             await self._terminate(answer.run_id)
-        return _outcome(await self._mark("buffer", decision))
+        return _outcome(await self._mark("skip" if self._policy == "skip" else "buffer", decision))
 
     async def _has_run(self) -> bool:
         """Tell whether the tick was fired before, by itself or by a backfill: then nobody has to make way for it."""
@@ -234,5 +237,5 @@ def _outcome(answer: BucketResult, *, skipped: TickOutcome = "skipped") -> TickO
             return answer.kind
         case "schedule-changed":
             return "changed"
-        case "skipped" | "overlapping":
+        case "skipped" | "overlapping" | "behind":
             return skipped

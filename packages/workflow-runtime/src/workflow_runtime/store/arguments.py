@@ -31,6 +31,7 @@ from .values import (
     BucketAction,
     NewEvent,
     OverlapPolicy,
+    RequestedOverlap,
     RunStatus,
     StoreCapabilities,
     Timer,
@@ -205,6 +206,11 @@ def _check_overlap_policy(name: str, value: Any, capabilities: StoreCapabilities
         raise InvalidArgumentError(name, f"must be one of {', '.join(get_args(OverlapPolicy))}")
 
 
+def _check_requested_overlap(name: str, value: Any, capabilities: StoreCapabilities) -> None:
+    if value not in get_args(RequestedOverlap):
+        raise InvalidArgumentError(name, f"must be one of {', '.join(get_args(RequestedOverlap))}")
+
+
 def _check_action(name: str, value: Any, capabilities: StoreCapabilities) -> None:
     if value not in get_args(BucketAction):
         raise InvalidArgumentError(name, f"must be one of {', '.join(get_args(BucketAction))}")
@@ -271,6 +277,7 @@ _CHECKS: dict[str, Check] = {
             "expected_next_index",
             "seen_inbox_seq",
             "from_index",
+            "from_ms",
             "after_seq",
             "limit",
             "history_limit",
@@ -288,6 +295,7 @@ _CHECKS: dict[str, Check] = {
     "set_timers": _check_timers,
     "fire_times_ms": _check_fire_times,
     "overlap_policy": _check_overlap_policy,
+    "overlap": _check_requested_overlap,
     "action": _check_action,
     "statuses": _check_statuses,
 }

@@ -45,6 +45,8 @@ from .values import (
     NewEvent,
     OverlapPolicy,
     Paused,
+    RequestedBucket,
+    RequestedOverlap,
     RunPage,
     RunRecord,
     RunStatus,
@@ -665,7 +667,12 @@ class ScheduleStore(Protocol):
         ...
 
     async def request_schedule_buckets(
-        self, *, schedule_id: str, fire_times_ms: Sequence[int], now_ms: int
+        self,
+        *,
+        schedule_id: str,
+        fire_times_ms: Sequence[int],
+        now_ms: int,
+        overlap: RequestedOverlap | None = None,
     ) -> RequestBucketsResult:
         """Ask for ticks beside those of the schedule's own time: one for now, or those of a period.
 
@@ -673,12 +680,32 @@ class ScheduleStore(Protocol):
             schedule_id: Which schedule.
             fire_times_ms: The moments that they stand for; at most 1,000.
             now_ms: The present.
+            overlap: What holds for these ticks in place of the schedule's overlap policy; by default that one.
 
         Contract:
             SCHEDULE-8: Each is claimable at once, also when the schedule is disabled and when its moment lies before
                 the high-water mark or in the future; all or none are written. One that was requested before and is not
-                settled yet is not requested twice; the answer counts the new ones. One that was settled waits again.
-                An unknown schedule answers `not-found`.
+                settled yet is not requested twice, and keeps its `overlap`; the answer counts the new ones. One that
+                was settled waits again. An unknown schedule answers `not-found`.
+            SCHEDULE-18: A tick that is requested with an `overlap` is claimed and settled by it, also when it is a due
+                one besides. With `buffer-all` it is claimable only while the previous run is not live, after the
+                requested ticks without, and `buffer` leaves it requested: none of these ticks is ever dropped for
+                another one.
+        """
+        ...
+
+    async def list_requested_buckets(
+        self, *, schedule_id: str, limit: int, from_ms: int = 0
+    ) -> tuple[RequestedBucket, ...]:
+        """List the ticks that were requested and are not settled.
+
+        Args:
+            schedule_id: Which schedule.
+            limit: At most so many.
+            from_ms: Only moments at or after.
+
+        Contract:
+            SCHEDULE-19: Ordered by moment, a claimed one too; empty for an unknown schedule.
         """
         ...
 
@@ -752,11 +779,16 @@ class ScheduleStore(Protocol):
                 once. The tick stays claimed.
             SCHEDULE-15: `skip` marks the tick without a run. `buffer` puts it back: it is claimed again when the
                 previous run is not live. One tick is buffered at most: of two, `buffer-one` keeps the one that was
-                there and answers `skipped` for the other, the other policies replace it. For a due tick both actions
-                move the schedule on.
+                there, the other policies the one of the later moment, and the answer is `skipped` when that is not
+                this one. For a due tick both actions move the schedule on.
             SCHEDULE-16: Another revision, or a deleted schedule, answers `schedule-changed`; a token that is not the
                 tick's current one raises `LeaseLostError`; nothing is written. Repeating the call that settled the
                 tick gives its answer again, for as long as that tick is the last one that was settled.
+            SCHEDULE-17: Unless the overlap policy is `allow`, a buffered tick goes first: `start` of another one does
+                nothing, whether or not the previous run has ended meanwhile, and answers `behind` with the buffered
+                one's moment if no run is in its way; the tick stays claimed. With `cancel-previous` and
+                `terminate-previous` only a tick of a later moment starts; it takes the place of the buffered one, which
+                then never starts.
         """
         ...
 

@@ -10,6 +10,7 @@ from .values import ClaimedRun, RunRecord, RunStatus, Schedule
 __all__ = [
     "AlreadyDecided",
     "AlreadyFinished",
+    "BucketBehind",
     "BucketBuffered",
     "BucketOverlapping",
     "BucketResult",
@@ -234,6 +235,15 @@ class BucketOverlapping(Value):
 
 
 @value
+class BucketBehind(Value):
+    """Another tick was put back before this one and goes first, so nothing was started; nothing was written."""
+
+    kind: Literal["behind"] = "behind"
+    fire_at_ms: int
+    """The tick that goes first."""
+
+
+@value
 class ScheduleChanged(Value):
     """The schedule was changed or deleted after the claim; nothing was written."""
 
@@ -250,4 +260,6 @@ RequeueResult: TypeAlias = Requeued | NotRequeueable | NotFound
 DeleteResult: TypeAlias = Deleted | NotDeletable | NotFound
 DeleteScheduleResult: TypeAlias = Deleted | NotFound
 RequestBucketsResult: TypeAlias = BucketsRequested | NotFound
-BucketResult: TypeAlias = BucketStarted | BucketSkipped | BucketBuffered | BucketOverlapping | ScheduleChanged
+BucketResult: TypeAlias = (
+    BucketStarted | BucketSkipped | BucketBuffered | BucketOverlapping | BucketBehind | ScheduleChanged
+)

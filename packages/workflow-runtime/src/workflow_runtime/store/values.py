@@ -35,6 +35,8 @@ __all__ = [
     "OverlapPolicy",
     "Paused",
     "QueryCosts",
+    "RequestedBucket",
+    "RequestedOverlap",
     "RunPage",
     "RunRecord",
     "RunStatus",
@@ -92,6 +94,12 @@ OverlapPolicy = Literal["skip", "allow", "buffer-one", "cancel-previous", "termi
 
 A run that is `dead` has ended. Whoever requeues it brings it to life beside the run that a later tick may have started:
 no policy prevents that.
+"""
+
+RequestedOverlap = Literal[OverlapPolicy, "buffer-all"]
+"""What becomes of a requested tick whose predecessor's run has not ended.
+
+With `buffer-all` it waits for its turn, however many others wait too.
 """
 
 BucketAction = Literal["start", "skip", "buffer"]
@@ -441,12 +449,24 @@ class SchedulePage(Value):
 
 
 @value
+class RequestedBucket(Value):
+    """One tick that was requested and is not settled."""
+
+    fire_at_ms: int
+    overlap: RequestedOverlap | None
+    """What was requested with it; `None` leaves it to the schedule."""
+    requested_at_ms: int
+
+
+@value
 class ClaimedBucket(Value):
     """One tick of a schedule, claimed."""
 
     schedule: Schedule
     fire_at_ms: int
     source: BucketSource
+    overlap_policy: RequestedOverlap
+    """What holds for this tick: what was requested with it, or else what the schedule says."""
     overlapping_run_id: str | None
     """The previous run, if it was live at the claim."""
     lease: Lease

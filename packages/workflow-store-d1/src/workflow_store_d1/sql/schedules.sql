@@ -34,6 +34,7 @@ SET
     next_fire_at = CASE WHEN spec <> ?9 OR coalesce(?7, enabled) > enabled THEN ?8 ELSE next_fire_at END,
     tick_at = NULL,
     tick_source = NULL,
+    tick_overlap = NULL,
     lease_owner = NULL,
     lease_token = NULL,
     lease_expires_at = NULL,
@@ -145,9 +146,9 @@ FROM workflow_schedules AS schedule
 WHERE schedule.schedule_id = ?1;
 
 -- statement: buckets
--- ?1 schedule_id  ?2 fire_times  ?3 now_ms
-INSERT INTO workflow_schedule_buckets (schedule_id, fire_at, requested_at)
-SELECT schedule.schedule_id, asked.value, ?3
+-- ?1 schedule_id  ?2 fire_times  ?3 now_ms  ?4 overlap
+INSERT INTO workflow_schedule_buckets (schedule_id, fire_at, requested_at, waits, overlap)
+SELECT schedule.schedule_id, asked.value, ?3, coalesce(?4, '') = 'buffer-all', ?4
 FROM workflow_schedules AS schedule
 CROSS JOIN json_each(?2) AS asked
 WHERE schedule.schedule_id = ?1
@@ -158,18 +159,31 @@ RETURNING fire_at;
 -- ?1 schedule_id
 UPDATE workflow_schedules
 SET
-    requested_fire_at = (
-        SELECT min(bucket.fire_at)
+    (requested_fire_at, requested_waits) = (
+        SELECT bucket.fire_at, bucket.waits
         FROM workflow_schedule_buckets AS bucket
         WHERE bucket.schedule_id = ?1
+        ORDER BY bucket.waits, bucket.fire_at
+        LIMIT 1
     )
 WHERE
     schedule_id = ?1
     AND requested_fire_at IS NOT (
-        SELECT min(bucket.fire_at)
+        SELECT bucket.fire_at
         FROM workflow_schedule_buckets AS bucket
         WHERE bucket.schedule_id = ?1
+        ORDER BY bucket.waits, bucket.fire_at
+        LIMIT 1
     );
+
+-- name: list_requested_buckets
+-- Lists the ticks that were requested and are not settled.
+-- ?1 schedule_id  ?2 from_ms  ?3 limit
+SELECT bucket.fire_at, bucket.requested_at, bucket.overlap
+FROM workflow_schedule_buckets AS bucket
+WHERE bucket.schedule_id = ?1 AND bucket.fire_at >= ?2
+ORDER BY bucket.fire_at
+LIMIT ?3;
 
 -- name: claim_due_schedule_buckets
 -- Claims the tick of each schedule that comes first, unless one is claimed already.
@@ -217,6 +231,14 @@ found (schedule_id) AS (
         schedule.requested_fire_at >= 0
         AND coalesce(schedule.lease_expires_at, 0) <= ?4
         AND (?6 IS NULL OR schedule.workflow_id IN (SELECT wanted.value FROM json_each(?6) AS wanted))
+        AND (
+            schedule.requested_waits = 0
+            OR NOT EXISTS (
+                SELECT 1
+                FROM workflow_event_locks AS previous
+                WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+            )
+        )
     UNION
     SELECT schedule.schedule_id
     FROM workflow_schedules AS schedule
@@ -242,7 +264,10 @@ waiting AS (
                 schedule.enabled = 1
                 AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
                 AND schedule.next_fire_at <= ?4
-                AND schedule.next_fire_at <= coalesce(schedule.requested_fire_at, ?4)
+                AND (
+                    schedule.next_fire_at <= coalesce(schedule.requested_fire_at, ?4)
+                    OR (schedule.requested_waits = 1 AND previous.run_id IS NOT NULL)
+                )
                 THEN 'due'
             ELSE 'requested'
         END AS source
@@ -269,6 +294,11 @@ UPDATE workflow_schedules
 SET
     tick_at = chosen.fire_at,
     tick_source = chosen.source,
+    tick_overlap = (
+        SELECT bucket.overlap
+        FROM workflow_schedule_buckets AS bucket
+        WHERE bucket.schedule_id = chosen.schedule_id AND bucket.fire_at = chosen.fire_at
+    ),
     lease_owner = ?1,
     lease_token = ?2,
     lease_number = workflow_schedules.lease_number + 1,
@@ -302,6 +332,7 @@ SELECT
     json_valid(schedule.input) AS input_valid,
     schedule.tick_at,
     schedule.tick_source,
+    coalesce(schedule.tick_overlap, schedule.overlap_policy) AS tick_policy,
     schedule.lease_owner,
     schedule.lease_token,
     schedule.lease_number,
@@ -356,6 +387,14 @@ found (schedule_id) AS (
         schedule.requested_fire_at >= 0
         AND coalesce(schedule.lease_expires_at, 0) <= ?2
         AND (?3 IS NULL OR schedule.workflow_id IN (SELECT wanted.value FROM json_each(?3) AS wanted))
+        AND (
+            schedule.requested_waits = 0
+            OR NOT EXISTS (
+                SELECT 1
+                FROM workflow_event_locks AS previous
+                WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+            )
+        )
     UNION
     SELECT schedule.schedule_id
     FROM workflow_schedules AS schedule
@@ -439,6 +478,14 @@ found (schedule_id) AS (
         schedule.requested_fire_at >= 0
         AND coalesce(schedule.lease_expires_at, 0) <= ?1
         AND schedule.workflow_id NOT IN (SELECT wanted.value FROM json_each(?3) AS wanted)
+        AND (
+            schedule.requested_waits = 0
+            OR NOT EXISTS (
+                SELECT 1
+                FROM workflow_event_locks AS previous
+                WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+            )
+        )
     UNION
     SELECT schedule.schedule_id
     FROM workflow_schedules AS schedule
@@ -467,6 +514,7 @@ SELECT
     schedule.settled_fire_at,
     schedule.settled_operation_id,
     schedule.settled_outcome,
+    schedule.buffered_fire_at,
     schedule.previous_run_id,
     previous.run_id AS live_run_id
 FROM workflow_schedules AS schedule
@@ -485,12 +533,21 @@ WHERE
     AND schedule.lease_token = ?3
     AND schedule.revision = ?4
     AND (
-        schedule.overlap_policy = 'allow'
+        coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
         OR schedule.previous_run_id = ?5
         OR NOT EXISTS (
             SELECT 1
             FROM workflow_event_locks AS previous
             WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        )
+    )
+    AND (
+        schedule.buffered_fire_at IS NULL
+        OR schedule.buffered_fire_at = ?2
+        OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
+        OR (
+            schedule.buffered_fire_at < ?2
+            AND coalesce(schedule.tick_overlap, schedule.overlap_policy) IN ('cancel-previous', 'terminate-previous')
         )
     )
     AND NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?5);
@@ -506,12 +563,21 @@ WHERE
     AND schedule.lease_token = ?3
     AND schedule.revision = ?4
     AND (
-        schedule.overlap_policy = 'allow'
+        coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
         OR schedule.previous_run_id = ?5
         OR NOT EXISTS (
             SELECT 1
             FROM workflow_event_locks AS previous
             WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        )
+    )
+    AND (
+        schedule.buffered_fire_at IS NULL
+        OR schedule.buffered_fire_at = ?2
+        OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
+        OR (
+            schedule.buffered_fire_at < ?2
+            AND coalesce(schedule.tick_overlap, schedule.overlap_policy) IN ('cancel-previous', 'terminate-previous')
         )
     )
     AND NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?5);
@@ -533,7 +599,7 @@ WHERE
     AND schedule.lease_token = ?3
     AND schedule.revision = ?4
     AND (
-        schedule.overlap_policy = 'allow'
+        coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
         OR schedule.previous_run_id = ?5
         OR NOT EXISTS (
             SELECT 1
@@ -541,11 +607,20 @@ WHERE
             WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
         )
     )
+    AND (
+        schedule.buffered_fire_at IS NULL
+        OR schedule.buffered_fire_at = ?2
+        OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
+        OR (
+            schedule.buffered_fire_at < ?2
+            AND coalesce(schedule.tick_overlap, schedule.overlap_policy) IN ('cancel-previous', 'terminate-previous')
+        )
+    )
     AND NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?5);
 
 -- statement: bucket
--- The schedule's row says which tick was settled last: the tick's own row has done its work.
--- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 run_id
+-- The schedule's row says which tick was settled last: the tick's own row has done its work, unless it waits on.
+-- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 run_id  ?6 action
 DELETE FROM workflow_schedule_buckets
 WHERE
     schedule_id = ?1
@@ -560,7 +635,7 @@ WHERE
             AND schedule.revision = ?4
             AND (
                 ?5 IS NULL
-                OR schedule.overlap_policy = 'allow'
+                OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
                 OR schedule.previous_run_id = ?5
                 OR NOT EXISTS (
                     SELECT 1
@@ -568,6 +643,17 @@ WHERE
                     WHERE
                         previous.run_id = schedule.previous_run_id
                         AND previous.status IN ('queued', 'running', 'paused')
+                )
+            )
+            AND (?6 <> 'buffer' OR coalesce(schedule.tick_overlap, '') <> 'buffer-all')
+            AND (
+                ?5 IS NULL
+                OR schedule.buffered_fire_at IS NULL
+                OR schedule.buffered_fire_at = ?2
+                OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
+                OR (
+                    schedule.buffered_fire_at < ?2
+                    AND coalesce(schedule.tick_overlap, schedule.overlap_policy) IN ('cancel-previous', 'terminate-previous')
                 )
             )
     );
@@ -580,18 +666,24 @@ SET
     next_fire_at = CASE WHEN tick_source = 'due' THEN ?6 ELSE next_fire_at END,
     last_fire_at = CASE WHEN tick_source = 'due' THEN ?2 ELSE last_fire_at END,
     buffered_fire_at = CASE
-        WHEN ?9 = 'buffer' AND overlap_policy = 'buffer-one' THEN coalesce(buffered_fire_at, ?2)
-        WHEN ?9 = 'buffer' THEN ?2
+        WHEN ?9 = 'buffer' AND tick_overlap = 'buffer-all' THEN buffered_fire_at
+        WHEN ?9 = 'buffer' AND coalesce(tick_overlap, overlap_policy) = 'buffer-one' THEN coalesce(buffered_fire_at, ?2)
+        WHEN ?9 = 'buffer' THEN max(coalesce(buffered_fire_at, ?2), ?2)
+        WHEN ?9 = 'start' AND coalesce(tick_overlap, overlap_policy) IN ('cancel-previous', 'terminate-previous')
+            THEN NULL
         WHEN buffered_fire_at <> ?2 THEN buffered_fire_at
     END,
-    requested_fire_at = (
-        SELECT min(bucket.fire_at)
+    (requested_fire_at, requested_waits) = (
+        SELECT bucket.fire_at, bucket.waits
         FROM workflow_schedule_buckets AS bucket
         WHERE bucket.schedule_id = ?1
+        ORDER BY bucket.waits, bucket.fire_at
+        LIMIT 1
     ),
     previous_run_id = coalesce(?5, previous_run_id),
     tick_at = NULL,
     tick_source = NULL,
+    tick_overlap = NULL,
     lease_owner = NULL,
     lease_token = NULL,
     lease_expires_at = NULL,
@@ -600,7 +692,9 @@ SET
     settled_outcome = CASE
         WHEN ?9 = 'start' THEN 'started'
         WHEN ?9 = 'skip' THEN 'skipped'
-        WHEN overlap_policy = 'buffer-one' AND buffered_fire_at <> ?2 THEN 'skipped'
+        WHEN tick_overlap = 'buffer-all' THEN 'buffered'
+        WHEN buffered_fire_at > ?2 THEN 'skipped'
+        WHEN coalesce(tick_overlap, overlap_policy) = 'buffer-one' AND buffered_fire_at <> ?2 THEN 'skipped'
         ELSE 'buffered'
     END,
     updated_at = ?7
@@ -611,12 +705,22 @@ WHERE
     AND schedule.revision = ?4
     AND (
         ?5 IS NULL
-        OR schedule.overlap_policy = 'allow'
+        OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
         OR schedule.previous_run_id = ?5
         OR NOT EXISTS (
             SELECT 1
             FROM workflow_event_locks AS previous
             WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+        )
+    )
+    AND (
+        ?5 IS NULL
+        OR schedule.buffered_fire_at IS NULL
+        OR schedule.buffered_fire_at = ?2
+        OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
+        OR (
+            schedule.buffered_fire_at < ?2
+            AND coalesce(schedule.tick_overlap, schedule.overlap_policy) IN ('cancel-previous', 'terminate-previous')
         )
     )
 RETURNING settled_outcome;

@@ -120,8 +120,9 @@ CREATE INDEX workflow_signal_deliveries_untaken ON workflow_signal_deliveries (r
 -- A schedule, and what is going on with its ticks.
 -- next_fire_at: the tick by the schedule's own time; it is due when it lies above last_fire_at, the high-water mark.
 -- buffered_fire_at: the tick that waits for the end of previous_run_id, the last run that a tick started.
--- requested_fire_at: the earliest of the ticks in workflow_schedule_buckets.
--- tick_at, tick_source and lease_*: the tick that is claimed. settled_*: the tick that was settled last, for a repeat.
+-- requested_fire_at: of the ticks in workflow_schedule_buckets the earliest that need not wait for the end of a run; if all
+-- must, the earliest of them, and requested_waits says so.
+-- tick_* and lease_*: the tick that is claimed; tick_overlap was requested with it. settled_*: the tick that was settled last, for a repeat.
 -- changes counts the changes of this row: it tells a unit that has waited for the row that what it has read is old.
 CREATE TABLE workflow_schedules (
     next_fire_at bigint,
@@ -138,6 +139,7 @@ CREATE TABLE workflow_schedules (
     updated_at bigint NOT NULL,
     priority smallint NOT NULL,
     enabled boolean NOT NULL,
+    requested_waits boolean,
     schedule_id text COLLATE "C" PRIMARY KEY,
     workflow_id text COLLATE "C" NOT NULL,
     workflow_version text COLLATE "C" NOT NULL,
@@ -145,6 +147,7 @@ CREATE TABLE workflow_schedules (
     queue text COLLATE "C" NOT NULL,
     previous_run_id text COLLATE "C",
     tick_source text COLLATE "C",
+    tick_overlap text COLLATE "C",
     lease_owner text COLLATE "C",
     lease_token text COLLATE "C",
     settled_operation_id text COLLATE "C",
@@ -161,13 +164,18 @@ CREATE INDEX workflow_schedules_requested ON workflow_schedules (schedule_id) WH
 CREATE INDEX workflow_schedules_buffered ON workflow_schedules (schedule_id) WHERE buffered_fire_at IS NOT NULL;
 CREATE INDEX workflow_schedules_claimed ON workflow_schedules (schedule_id) WHERE lease_token IS NOT NULL;
 
--- The ticks that were requested and are not settled yet.
+-- The ticks that were requested and are not settled yet. overlap: what holds for them in place of the schedule's policy;
+-- waits: whether it is buffer-all, with which a tick waits for its turn.
 CREATE TABLE workflow_schedule_buckets (
     fire_at bigint NOT NULL,
     requested_at bigint NOT NULL,
+    waits boolean NOT NULL,
     schedule_id text COLLATE "C" NOT NULL,
+    overlap text COLLATE "C",
     PRIMARY KEY (schedule_id, fire_at)
 );
+
+CREATE INDEX workflow_schedule_buckets_first ON workflow_schedule_buckets (schedule_id, waits, fire_at);
 
 INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
 VALUES (

@@ -41,6 +41,7 @@ changed AS (
         END,
         tick_at = NULL,
         tick_source = NULL,
+        tick_overlap = NULL,
         lease_owner = NULL,
         lease_token = NULL,
         lease_expires_at = NULL,
@@ -178,7 +179,7 @@ FROM before;
 
 -- name: request_schedule_buckets
 -- Writes down the ticks that are asked for, but for those that wait already.
--- $1 schedule_id  $2 fire_times_ms  $3 now_ms
+-- $1 schedule_id  $2 fire_times_ms  $3 now_ms  $4 overlap
 WITH before AS MATERIALIZED (
     SELECT stored.changes
     FROM workflow_schedules AS stored
@@ -197,9 +198,19 @@ news AS MATERIALIZED (
 schedule AS (
     UPDATE workflow_schedules AS stored
     SET
-        requested_fire_at = least(stored.requested_fire_at, (SELECT min(news.fire_at) FROM news)),
+        -- Those that wait for no run come first.
+        requested_fire_at = CASE
+            WHEN stored.requested_waits < news_first.waits THEN stored.requested_fire_at
+            WHEN stored.requested_waits > news_first.waits THEN news_first.fire_at
+            ELSE least(stored.requested_fire_at, news_first.fire_at)
+        END,
+        requested_waits = least(stored.requested_waits, news_first.waits),
         changes = stored.changes + 1
     FROM before
+    CROSS JOIN (
+        SELECT min(news.fire_at) AS fire_at, coalesce($4::text, '') = 'buffer-all' AS waits
+        FROM news
+    ) AS news_first
     WHERE
         stored.schedule_id = $1::text
         AND stored.changes = before.changes
@@ -207,8 +218,8 @@ schedule AS (
     RETURNING stored.schedule_id
 ),
 buckets AS (
-    INSERT INTO workflow_schedule_buckets (schedule_id, fire_at, requested_at)
-    SELECT schedule.schedule_id, news.fire_at, $3::bigint
+    INSERT INTO workflow_schedule_buckets (schedule_id, fire_at, requested_at, waits, overlap)
+    SELECT schedule.schedule_id, news.fire_at, $3::bigint, coalesce($4::text, '') = 'buffer-all', $4::text
     FROM schedule
     CROSS JOIN news
 )
@@ -219,6 +230,15 @@ SELECT
     END IS NOT NULL AS backed,
     (SELECT count(*) FROM news) AS requested
 FROM before;
+
+-- name: list_requested_buckets
+-- Lists the ticks that were requested and are not settled.
+-- $1 schedule_id  $2 from_ms  $3 limit
+SELECT bucket.fire_at, bucket.requested_at, bucket.overlap
+FROM workflow_schedule_buckets AS bucket
+WHERE bucket.schedule_id = $1::text AND bucket.fire_at >= $2::bigint
+ORDER BY bucket.fire_at
+LIMIT $3::bigint;
 
 -- name: claim_due_schedule_buckets
 -- Claims the tick of each schedule that comes first, unless one is claimed already.
@@ -276,6 +296,7 @@ scheduled AS MATERIALIZED (
         schedule.changes,
         schedule.buffered_fire_at,
         schedule.requested_fire_at,
+        schedule.requested_waits,
         CASE
             WHEN
                 schedule.enabled
@@ -308,10 +329,14 @@ waiting AS MATERIALIZED (
         WHERE scheduled.buffered_fire_at IS NOT NULL AND scheduled.live_run_id IS NULL
         UNION ALL
         SELECT scheduled.due_fire_at, 'due', 2
-        WHERE scheduled.due_fire_at <= coalesce(scheduled.requested_fire_at, scheduled.due_fire_at)
+        WHERE
+            scheduled.due_fire_at <= coalesce(scheduled.requested_fire_at, scheduled.due_fire_at)
+            OR (scheduled.due_fire_at IS NOT NULL AND scheduled.requested_waits AND scheduled.live_run_id IS NOT NULL)
         UNION ALL
         SELECT scheduled.requested_fire_at, 'requested', 3
-        WHERE scheduled.requested_fire_at IS NOT NULL
+        WHERE
+            scheduled.requested_fire_at IS NOT NULL
+            AND NOT (scheduled.requested_waits AND scheduled.live_run_id IS NOT NULL)
         ORDER BY place
         LIMIT 1
     ) AS tick
@@ -338,6 +363,11 @@ taken AS (
     SET
         tick_at = locked.fire_at,
         tick_source = locked.source,
+        tick_overlap = (
+            SELECT bucket.overlap
+            FROM workflow_schedule_buckets AS bucket
+            WHERE bucket.schedule_id = locked.schedule_id AND bucket.fire_at = locked.fire_at
+        ),
         lease_owner = $1::text,
         lease_token = $2::text,
         lease_number = stored.lease_number + 1,
@@ -413,6 +443,7 @@ SELECT
     taken.input::text AS input,
     taken.tick_at,
     taken.tick_source,
+    coalesce(taken.tick_overlap, taken.overlap_policy) AS tick_policy,
     taken.lease_owner,
     taken.lease_token,
     taken.lease_number,
@@ -438,7 +469,7 @@ WITH before AS MATERIALIZED (
     WHERE stored.schedule_id = $1::text
 ),
 schedule AS MATERIALIZED (
-    SELECT stored.*
+    SELECT stored.*, coalesce(stored.tick_overlap, stored.overlap_policy) AS tick_policy
     FROM workflow_schedules AS stored
     WHERE stored.schedule_id = $1::text
     FOR NO KEY UPDATE
@@ -449,7 +480,9 @@ fenced AS MATERIALIZED (
         CASE
             WHEN $9::text = 'start' THEN 'started'
             WHEN $9::text = 'skip' THEN 'skipped'
-            WHEN schedule.overlap_policy = 'buffer-one' AND schedule.buffered_fire_at <> $2::bigint THEN 'skipped'
+            WHEN schedule.tick_policy = 'buffer-all' THEN 'buffered'
+            WHEN schedule.buffered_fire_at > $2::bigint THEN 'skipped'
+            WHEN schedule.tick_policy = 'buffer-one' AND schedule.buffered_fire_at <> $2::bigint THEN 'skipped'
             ELSE 'buffered'
         END AS outcome
     FROM schedule
@@ -460,9 +493,18 @@ fenced AS MATERIALIZED (
         AND schedule.revision = $4::bigint
         AND (
             $5::text IS NULL
-            OR schedule.overlap_policy = 'allow'
+            OR schedule.tick_policy = 'allow'
             OR before.live_run_id IS NULL
             OR before.live_run_id = $5::text
+        )
+        AND (
+            $5::text IS NULL
+            OR schedule.tick_policy = 'allow'
+            OR coalesce(schedule.buffered_fire_at, $2::bigint) = $2::bigint
+            OR (
+                schedule.tick_policy IN ('cancel-previous', 'terminate-previous')
+                AND schedule.buffered_fire_at < $2::bigint
+            )
         )
 ),
 head AS (
@@ -493,7 +535,20 @@ state AS (
 bucket AS (
     DELETE FROM workflow_schedule_buckets AS stored
     USING fenced
-    WHERE stored.schedule_id = fenced.schedule_id AND stored.fire_at = $2::bigint
+    WHERE
+        stored.schedule_id = fenced.schedule_id
+        AND stored.fire_at = $2::bigint
+        AND NOT (fenced.outcome = 'buffered' AND fenced.tick_policy = 'buffer-all')
+),
+first AS MATERIALIZED (
+    SELECT bucket.fire_at, bucket.waits
+    FROM workflow_schedule_buckets AS bucket
+    CROSS JOIN fenced
+    WHERE
+        bucket.schedule_id = (SELECT $1::text)
+        AND (bucket.fire_at <> $2::bigint OR (fenced.outcome = 'buffered' AND fenced.tick_policy = 'buffer-all'))
+    ORDER BY bucket.waits, bucket.fire_at
+    LIMIT 1
 ),
 settled AS (
     UPDATE workflow_schedules AS stored
@@ -501,17 +556,17 @@ settled AS (
         next_fire_at = CASE WHEN fenced.tick_source = 'due' THEN $6::bigint ELSE fenced.next_fire_at END,
         last_fire_at = CASE WHEN fenced.tick_source = 'due' THEN $2::bigint ELSE fenced.last_fire_at END,
         buffered_fire_at = CASE
+            WHEN fenced.outcome = 'buffered' AND fenced.tick_policy = 'buffer-all' THEN fenced.buffered_fire_at
             WHEN fenced.outcome = 'buffered' THEN $2::bigint
+            WHEN fenced.outcome = 'started' AND fenced.tick_policy IN ('cancel-previous', 'terminate-previous') THEN NULL
             WHEN fenced.buffered_fire_at <> $2::bigint THEN fenced.buffered_fire_at
         END,
-        requested_fire_at = (
-            SELECT min(bucket.fire_at)
-            FROM workflow_schedule_buckets AS bucket
-            WHERE bucket.schedule_id = $1::text AND bucket.fire_at <> $2::bigint
-        ),
+        requested_fire_at = (SELECT first.fire_at FROM first),
+        requested_waits = (SELECT first.waits FROM first),
         previous_run_id = coalesce($5::text, fenced.previous_run_id),
         tick_at = NULL,
         tick_source = NULL,
+        tick_overlap = NULL,
         lease_owner = NULL,
         lease_token = NULL,
         lease_expires_at = NULL,
@@ -531,6 +586,7 @@ SELECT
     schedule.settled_fire_at,
     schedule.settled_operation_id,
     schedule.settled_outcome,
+    schedule.buffered_fire_at,
     schedule.previous_run_id,
     before.live_run_id,
     fenced.outcome,

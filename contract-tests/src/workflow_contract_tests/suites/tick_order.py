@@ -1,0 +1,279 @@
+"""SCHEDULE: a buffered tick goes first, and requested ticks may bring a policy of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workflow_runtime.errors import InvalidArgumentError
+from workflow_runtime.store import (
+    BucketBehind,
+    BucketBuffered,
+    BucketOverlapping,
+    BucketSkipped,
+    BucketStarted,
+    ClaimedBucket,
+    RequestedBucket,
+)
+
+from ..catalogue import clause
+from ..expectations import refused
+from ..harness import StoreHarness
+from ..ticking import HOUR, claim_tick, claim_ticks, end_run, get_schedule, request, settle, start_tick, upsert
+
+_FIRST_WAITS = ("skip", "buffer-one")
+_NEWEST_WAITS = ("cancel-previous", "terminate-previous")
+
+
+async def _one_buffered(h: StoreHarness, policy: str) -> ClaimedBucket:
+    """A run is live, the tick one after it is buffered, and the one after that is claimed."""
+    await upsert(h, overlap_policy=policy)
+    await start_tick(h, "tick-1", next_fire_at_ms=h.now_ms + 1)
+    h.advance(1)
+    bucket = await claim_tick(h)
+    assert await settle(h, bucket, "buffer", next_fire_at_ms=h.now_ms + 1) == BucketBuffered()
+    h.advance(1)
+    return await claim_tick(h)
+
+
+@clause("SCHEDULE-17", each=_FIRST_WAITS)
+async def buffered_tick_goes_first(h: StoreHarness, policy: str) -> None:
+    """A later tick that was claimed while the run was live does not overtake the buffered one after its end."""
+    late = await _one_buffered(h, policy)
+    buffered = late.fire_at_ms - 1
+    await end_run(h, "tick-1")
+    before = await get_schedule(h)
+    for handle in (h.store, h.second):
+        answer = await settle(h, late, "start", "tick-3")
+        assert answer == BucketBehind(fire_at_ms=buffered), f"over {handle}: {answer}"
+    assert await h.store.load_run(run_id="tick-3") is None, "a later tick overtook the one that waits"
+    assert await get_schedule(h) == before, "a refused start moved the schedule"
+    assert (await claim_ticks(h)).buckets == (), "a refused start freed the tick"
+    assert await settle(h, late, "skip") == BucketSkipped()
+    bucket = await claim_tick(h)
+    assert (bucket.fire_at_ms, bucket.source) == (buffered, "buffered")
+    assert await settle(h, bucket, "start", "tick-2") == BucketStarted(run_id="tick-2")
+
+
+@clause("SCHEDULE-17", "SCHEDULE-14")
+async def live_run_is_named_before_the_buffered_tick(h: StoreHarness) -> None:
+    """While the previous run is live that is what a start is refused for; a claim that ran out overtakes nothing."""
+    late = await _one_buffered(h, "buffer-one")
+    assert await settle(h, late, "start", "tick-3") == BucketOverlapping(run_id="tick-1")
+    h.advance(60_000)
+    await end_run(h, "tick-1")
+    assert await settle(h, late, "start", "tick-3") == BucketBehind(fire_at_ms=late.fire_at_ms - 1)
+    bucket = await claim_tick(h)
+    assert (bucket.fire_at_ms, bucket.source) == (late.fire_at_ms - 1, "buffered")
+
+
+@clause("SCHEDULE-17", "SCHEDULE-15")
+async def behind_the_buffered_tick_another_is_left_out(h: StoreHarness) -> None:
+    """With `buffer-one` a tick that may not start is not put back either: the first one waits."""
+    late = await _one_buffered(h, "buffer-one")
+    await end_run(h, "tick-1")
+    assert await settle(h, late, "start", "tick-3") == BucketBehind(fire_at_ms=late.fire_at_ms - 1)
+    assert await settle(h, late, "buffer") == BucketSkipped()
+    assert (await get_schedule(h)).buffered_fire_at_ms == late.fire_at_ms - 1
+
+
+@clause("SCHEDULE-17", each=_NEWEST_WAITS)
+async def newer_tick_takes_the_place_of_the_buffered_one(h: StoreHarness, policy: str) -> None:
+    """Where the newest waits, a later tick that starts ends the waiting of the earlier one, which never starts."""
+    late = await _one_buffered(h, policy)
+    await end_run(h, "tick-1")
+    assert await settle(h, late, "start", "tick-3", next_fire_at_ms=None) == BucketStarted(run_id="tick-3")
+    assert (await get_schedule(h)).buffered_fire_at_ms is None
+    await end_run(h, "tick-3")
+    assert (await claim_ticks(h)).buckets == (), "a tick started after a later one"
+
+
+@clause("SCHEDULE-17", "SCHEDULE-15", each=_NEWEST_WAITS)
+async def older_tick_gives_way_to_the_buffered_one(h: StoreHarness, policy: str) -> None:
+    """Where the newest waits, an earlier moment that is asked for later neither starts before it nor replaces it."""
+    late = await _one_buffered(h, policy)
+    buffered = late.fire_at_ms - 1
+    await settle(h, late, "skip", next_fire_at_ms=None)
+    await request(h, buffered - HOUR)
+    old = await claim_tick(h)
+    await end_run(h, "tick-1")
+    assert await settle(h, old, "start", "tick-0") == BucketBehind(fire_at_ms=buffered)
+    assert await settle(h, old, "buffer") == BucketSkipped()
+    bucket = await claim_tick(h)
+    assert (bucket.fire_at_ms, bucket.source) == (buffered, "buffered")
+
+
+@clause("SCHEDULE-17")
+async def nothing_goes_first_with_allow(h: StoreHarness) -> None:
+    """With `allow` a tick that was buffered under another policy holds nobody up, and starts in its own time."""
+    late = await _one_buffered(h, "buffer-one")
+    await upsert(h, overlap_policy="allow")
+    late = await claim_tick(h)
+    assert isinstance(await settle(h, late, "start", "tick-3", next_fire_at_ms=None), BucketStarted)
+    assert (await get_schedule(h)).buffered_fire_at_ms == late.fire_at_ms - 1
+    await end_run(h, "tick-1", "tick-3")
+    assert (await claim_tick(h)).source == "buffered"
+
+
+@clause("SCHEDULE-17")
+async def buffered_tick_that_is_requested_is_not_behind_itself(h: StoreHarness) -> None:
+    """A request for the very moment that is buffered starts it, and it waits no more."""
+    late = await _one_buffered(h, "buffer-one")
+    await settle(h, late, "skip", next_fire_at_ms=None)
+    await request(h, late.fire_at_ms - 1)
+    bucket = await claim_tick(h)
+    assert (bucket.fire_at_ms, bucket.source) == (late.fire_at_ms - 1, "requested")
+    await end_run(h, "tick-1")
+    assert isinstance(await settle(h, bucket, "start", "tick-2"), BucketStarted)
+    await end_run(h, "tick-2")
+    assert (await claim_ticks(h)).buckets == ()
+
+
+# A policy of the request's own.
+
+
+@clause("SCHEDULE-18", each=("allow", "skip", "buffer-one", "cancel-previous", "terminate-previous", "buffer-all"))
+async def claim_says_what_was_requested(h: StoreHarness, overlap: Any) -> None:
+    """A requested tick is claimed with what was asked for; those of others with what the schedule says."""
+    policy = "skip" if overlap != "skip" else "allow"
+    await upsert(h, overlap_policy=policy)
+    await request(h, h.now_ms - 2, overlap=overlap)
+    await request(h, h.now_ms - 1)
+    claimed = {}
+    for _ in range(3):
+        bucket = await claim_tick(h)
+        claimed[bucket.fire_at_ms - h.now_ms] = bucket.overlap_policy
+        await settle(h, bucket, "skip", next_fire_at_ms=None)
+    assert claimed == {-2: overlap, -1: policy, 0: policy}
+
+
+@clause("SCHEDULE-18", "SCHEDULE-14")
+async def request_may_allow_what_the_schedule_does_not(h: StoreHarness) -> None:
+    """Requested with `allow`, ticks start beside a live run; requested with less, they do not."""
+    await upsert(h, overlap_policy="skip")
+    await start_tick(h, "tick-1", next_fire_at_ms=None)
+    await request(h, 1, 2, overlap="allow")
+    for number in (1, 2):
+        assert isinstance(await settle(h, await claim_tick(h), "start", f"asked-{number}"), BucketStarted)
+    await upsert(h, overlap_policy="allow")
+    await request(h, 3, overlap="skip")
+    bucket = await claim_tick(h)
+    assert await settle(h, bucket, "start", "asked-3") == BucketOverlapping(run_id="asked-2")
+
+
+@clause("SCHEDULE-18", "SCHEDULE-15")
+async def none_of_those_that_wait_for_their_turn_is_dropped(h: StoreHarness) -> None:
+    """With `buffer-all` each tick waits for the end of the run before, in order."""
+    await upsert(h, overlap_policy="skip", next_fire_at_ms=None)
+    await request(h, 30, 10, 20, overlap="buffer-all")
+    started = []
+    for moment in (10, 20, 30):
+        bucket = await claim_tick(h)
+        assert (bucket.fire_at_ms, bucket.source) == (moment, "requested")
+        await settle(h, bucket, "start", f"tick-{moment}")
+        started.append(f"tick-{moment}")
+        claims = await claim_ticks(h)
+        assert (claims.buckets, claims.next_due_ms) == ((), None), "a tick that waits for its turn wakes workers"
+        await end_run(h, f"tick-{moment}")
+    assert (await claim_ticks(h)).buckets == ()
+
+
+@clause("SCHEDULE-18")
+async def tick_that_is_put_back_for_its_turn_stays_requested(h: StoreHarness) -> None:
+    """A run that comes between the claim and the start: the tick is refused, put back, and claimed again afterwards."""
+    await upsert(h, next_fire_at_ms=h.now_ms + 1)
+    await request(h, 10, 20, overlap="buffer-all")
+    await settle(h, await claim_tick(h), "start", "tick-10")
+    await end_run(h, "tick-10")
+    bucket = await claim_tick(h)
+    h.advance(1)
+    assert (await claim_ticks(h)).buckets == ()
+    answer = await settle(h, bucket, "buffer")
+    assert answer == BucketBuffered()
+    schedule = await get_schedule(h)
+    assert (schedule.buffered_fire_at_ms, schedule.last_fire_at_ms) == (None, None)
+    assert [one.fire_at_ms for one in await _requested(h)] == [20]
+    assert (await claim_tick(h)).fire_at_ms == 20
+
+
+@clause("SCHEDULE-18", "SCHEDULE-9")
+async def those_that_wait_hold_up_no_others(h: StoreHarness) -> None:
+    """While they wait for a run, due ticks and requests without `buffer-all` come, and they are named to nobody."""
+    await upsert(h, overlap_policy="allow", next_fire_at_ms=h.now_ms + 1)
+    await request(h, 10, 20, overlap="buffer-all")
+    await request(h, 30, 40)
+    for moment in (30, 40):
+        bucket = await claim_tick(h)
+        assert bucket.fire_at_ms == moment
+        await settle(h, bucket, "start", f"tick-{moment}")
+    assert (await claim_ticks(h, workflow_ids=["other"])).unclaimable == ()
+    h.advance(1)
+    bucket = await claim_tick(h)
+    assert (bucket.fire_at_ms, bucket.source) == (h.now_ms, "due")
+    await settle(h, bucket, "start", "due", next_fire_at_ms=None)
+    assert (await claim_ticks(h)).buckets == ()
+    await end_run(h, "due")
+    assert (await claim_ticks(h, workflow_ids=["other"])).unclaimable == ("nightly",)
+    assert (await claim_tick(h)).fire_at_ms == 10
+
+
+@clause("SCHEDULE-18", "SCHEDULE-9")
+async def due_moment_keeps_what_was_requested_with_it(h: StoreHarness) -> None:
+    """A due tick that was requested with `buffer-all` moves the schedule on when it is put back, and still waits."""
+    await upsert(h, overlap_policy="skip")
+    await start_tick(h, "tick-1", next_fire_at_ms=h.now_ms + 1)
+    await request(h, h.now_ms + 1, overlap="buffer-all")
+    h.advance(1)
+    bucket = await claim_tick(h)
+    assert (bucket.source, bucket.overlap_policy) == ("due", "buffer-all")
+    assert await settle(h, bucket, "buffer", next_fire_at_ms=None) == BucketBuffered()
+    schedule = await get_schedule(h)
+    assert (schedule.last_fire_at_ms, schedule.next_fire_at_ms) == (h.now_ms, None)
+    assert (await claim_ticks(h)).buckets == ()
+    await end_run(h, "tick-1")
+    bucket = await claim_tick(h)
+    assert (bucket.fire_at_ms, bucket.source) == (h.now_ms, "requested")
+
+
+@clause("SCHEDULE-8", "SCHEDULE-18")
+async def request_that_waits_keeps_its_policy(h: StoreHarness) -> None:
+    """Asked for again while it waits, a tick keeps what was asked for first; unknown words are refused."""
+    await upsert(h, next_fire_at_ms=None)
+    assert await request(h, 5, overlap="allow") == 1
+    assert await request(h, 5, 6, overlap="buffer-all") == 1
+    assert [(one.fire_at_ms, one.overlap) for one in await _requested(h)] == [(5, "allow"), (6, "buffer-all")]
+    for wrong in ("buffer", "", 1):
+        with refused(InvalidArgumentError, f"the overlap {wrong!r}") as refusal:
+            await request(h, 7, overlap=wrong)  # type: ignore[arg-type]  # that is the point
+        assert refusal.error.argument == "overlap"
+
+
+@clause("SCHEDULE-19", "ARG-2")
+async def requested_ticks_are_listed(h: StoreHarness) -> None:
+    """All that wait, in the order of their moments, claimed or not; none that was settled, or of others."""
+    assert await _requested(h) == ()
+    await upsert(h, next_fire_at_ms=None)
+    await upsert(h, "other", next_fire_at_ms=None)
+    begin = h.now_ms
+    await request(h, 30, 10)
+    await request(h, 15, schedule_id="other")
+    h.advance(5)
+    await request(h, 20, 10, overlap="allow")
+    expected = (
+        RequestedBucket(fire_at_ms=10, overlap=None, requested_at_ms=begin),
+        RequestedBucket(fire_at_ms=20, overlap="allow", requested_at_ms=begin + 5),
+        RequestedBucket(fire_at_ms=30, overlap=None, requested_at_ms=begin),
+    )
+    assert await _requested(h) == expected
+    assert await _requested(h, limit=2) == expected[:2]
+    assert await _requested(h, limit=0) == ()
+    assert await _requested(h, from_ms=11) == expected[1:]
+    bucket = (await claim_ticks(h, limit=1)).buckets[0]
+    assert await _requested(h) == expected
+    await settle(h, bucket, "skip")
+    assert await _requested(h) == expected[1:]
+    await h.store.delete_schedule(schedule_id="nightly")
+    assert await _requested(h) == ()
+
+
+async def _requested(h: StoreHarness, **options: Any) -> tuple[RequestedBucket, ...]:
+    return await h.second.list_requested_buckets(schedule_id="nightly", **({"limit": 100} | options))
