@@ -294,15 +294,15 @@ async def test_worker_that_hears_looks_seldom(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("interval", "listening", "lease_ms", "idle_ms", "again_ms", "away_ms"),
     [
-        (None, NotListening(), 30_000, 1_000, 1_000, 1_000),
-        (None, Live(), 30_000, 30_000, 1_000, 1_000),
-        (None, Live(), 600_000, 30_000, 1_000, 1_000),
-        (None, Live(), 5_000, 5_000, 1_000, 1_000),  # or a crash would be found late
-        (None, Live(), 100, 1_000, 1_000, 1_000),
+        (None, NotListening(), 30_000, 1_000, 1_000, 0),
+        (None, Live(), 30_000, 30_000, 1_000, 0),
+        (None, Live(), 600_000, 30_000, 1_000, 0),
+        (None, Live(), 5_000, 5_000, 1_000, 0),  # or a crash would be found late
+        (None, Live(), 100, 1_000, 1_000, 0),
         (timedelta(seconds=7), Live(), 30_000, 7_000, 1_000, 7_000),
         (timedelta(seconds=7), NotListening(), 30_000, 7_000, 1_000, 7_000),
-        (timedelta(milliseconds=50), Live(), 30_000, 50, 50, 1_000),
-        (timedelta(0), NotListening(), 30_000, 1, 1, 1_000),
+        (timedelta(milliseconds=50), Live(), 30_000, 50, 50, 50),
+        (timedelta(0), NotListening(), 30_000, 1, 1, 1),
     ],
 )
 def test_poll_interval(

@@ -20,8 +20,6 @@ from workflow_runtime import (
     Context,
     RunStatus,
     SchemaMissingError,
-    StoreOperationError,
-    StoreUnavailableError,
     workflow,
 )
 
@@ -167,55 +165,6 @@ async def test_paused_runs_take_no_place(lab: Lab) -> None:
             await runtime.start_run(sleeper)
         await runtime.start_run(quick, run_id="run")
         await lab.until(ended, lab, "run")
-
-
-async def test_worker_goes_on_when_the_store_was_away(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
-    """It says so and tries again."""
-    away = True
-
-    async def fail(verb: str, arguments: dict[str, Any]) -> None:
-        if away and verb.startswith("claim"):
-            raise StoreUnavailableError("restarting")
-
-    store = lab.tapped()
-    store.before = fail
-    await lab.runtime(quick).start_run(quick, run_id="run")
-    async with lab.working(lab.runtime(quick, store=store)):
-        for count in (1, 2, 3):
-            await lab.until(lambda expected: len(store.calls) - 1 >= expected, count)
-            lab.advance(seconds=1)
-        assert not ended(lab, "run")
-        away = False
-        await asyncio.sleep(0.01)
-        lab.advance(seconds=1)
-        await lab.until(ended, lab, "run")
-    assert "cannot claim: the store is unavailable: restarting" in caplog.text
-
-
-async def test_worker_ends_when_the_store_refuses_for_good(lab: Lab, gate: Gate) -> None:
-    """An error that no repetition helps is raised; the steps that run are cancelled, and nothing is left behind."""
-    broken = False
-
-    async def fail(verb: str, arguments: dict[str, Any]) -> None:
-        if broken and verb.startswith("claim"):
-            raise StoreOperationError("no permission")
-
-    @workflow()
-    async def works(ctx: Context, _: Any) -> None:
-        await ctx.step(gate.pass_through)
-
-    store = lab.tapped()
-    store.before = fail
-    runtime = lab.runtime(works, store=store)
-    await runtime.start_run(works, run_id="run")
-    working = asyncio.create_task(runtime.work(handle_signals=False, poll_interval=timedelta(seconds=1)))
-    await gate.reached.wait()
-    broken = True
-    lab.advance(seconds=1)
-    with pytest.raises(StoreOperationError):
-        await working
-    assert gate.cancelled
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_schema_is_checked_before_the_first_claim(lab: Lab) -> None:

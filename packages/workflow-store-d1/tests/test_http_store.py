@@ -163,7 +163,7 @@ async def test_wrong_token_is_the_stores_error(rest: RestDatabase) -> None:
     async with D1WorkflowStore.connect_http(**{**rest.arguments, "token": "0wrong0"}) as store:
         with pytest.raises(Exception, match="D1:Edit") as refused:
             await store.ensure_schema()
-    assert type(refused.value).__name__ == "StoreOperationError"
+    assert type(refused.value).__name__ == "StoreAccessError"
     assert "0wrong0" not in str(refused.value)
 
 

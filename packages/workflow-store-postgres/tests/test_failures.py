@@ -15,6 +15,7 @@ from workflow_runtime.errors import (
     ConfigurationError,
     LeaseLostError,
     SchemaMissingError,
+    StoreAccessError,
     StoreError,
     StoreOperationError,
     StoreUnavailableError,
@@ -226,7 +227,7 @@ async def test_command_timeout_of_the_driver(scenes: "Scenes", dsn: str, databas
 async def test_server_that_takes_no_writes(scenes: "Scenes", dsn: str) -> None:
     await scenes.queued("a")
     async with PostgresWorkflowStore.connect(dsn, server_settings={"default_transaction_read_only": "on"}) as store:
-        with pytest.raises(StoreOperationError, match="takes no writes: a standby"):
+        with pytest.raises(StoreUnavailableError, match="takes no writes: a standby"):
             await store.deliver_signal(**SIGNAL)
         assert await store.load_run(run_id="a") is not None
 
@@ -236,7 +237,7 @@ async def test_role_without_rights(scenes: "Scenes", dsn: str, database: asyncpg
     await database.execute("CREATE ROLE nobody_in_particular")
     try:
         async with PostgresWorkflowStore.connect(dsn, server_settings={"role": "nobody_in_particular"}) as store:
-            with pytest.raises(StoreOperationError, match="permission denied"):
+            with pytest.raises(StoreAccessError, match="permission denied"):
                 await store.deliver_signal(**SIGNAL)
     finally:
         await database.execute("DROP ROLE nobody_in_particular")
@@ -363,8 +364,10 @@ def test_every_failure_of_the_driver_is_one_of_the_contract(kind: type[Exception
     assert raised.value.__cause__ is not None
     assert type(raised.value.__cause__) is kind
     state = getattr(kind, "sqlstate", None) or ""
-    if state[:2] in {"08", "40", "53", "57", "58"} or state in {"25P03", "25P04", "55006", "55P03", "72000"}:
+    if state[:2] in {"08", "40", "53", "57", "58"} or state in {"25006", "25P03", "25P04", "55006", "55P03", "72000"}:
         assert isinstance(raised.value, StoreUnavailableError)
+    elif state[:2] == "28" or state in {"3D000", "42501"}:
+        assert isinstance(raised.value, StoreAccessError)
     elif state and kind.__module__.startswith("asyncpg"):
         assert not getattr(raised.value, "retryable", False)
 

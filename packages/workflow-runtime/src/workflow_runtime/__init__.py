@@ -12,6 +12,7 @@ from .engine.definition import Workflow, workflow
 from .engine.steps import StepInfo, step_info
 from .errors import *  # noqa: F403  # the whole tree is public
 from .handles import RunHandle
+from .health import WorkerHealth
 from .metering import QueryMeter, meter_queries
 from .payloads import JsonCodec, JsonText, JsonValue, PayloadCodec, decode_json, encode_json
 from .retry import NO_RETRY, RetryPolicy, exponential_backoff, fixed_backoff
@@ -53,6 +54,7 @@ __all__ = [
     "SweepReport",
     "TestClock",
     "TickFailure",
+    "WorkerHealth",
     "Workflow",
     "WorkflowExecutionStore",
     "WorkflowRuntime",

@@ -119,9 +119,7 @@ class HeartbeatThread:
         with self._changed:
             self._entries.add(entry)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="workflow heartbeats", daemon=True)
-                self._latest = self._thread
-                self._thread.start()
+                self._start()
             self._changed.notify()
         try:
             yield
@@ -131,6 +129,15 @@ class HeartbeatThread:
                 self._entries.discard(entry)
                 if not self._entries:
                     self._changed.notify()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="workflow heartbeats", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # as many threads as the system allows
+            logger.warning("no thread for heartbeats, they come from the event loop: %s", one_line(error))
+            return  # who keeps the next lease tries again
+        self._thread = self._latest = thread
 
     async def ended(self) -> None:
         """Wait until the thread is gone, with its connection, but not for ever. Nothing must be kept any more."""
@@ -207,9 +214,19 @@ class _Renewals:
 
     def renew(self, due: list[_Entry], *, lease_ms: int, now_ms: int) -> None:
         """Renew leases, one after the other: a heartbeat takes about a millisecond."""
+        try:
+            runner = self._open_runner()
+        except Exception as error:  # noqa: BLE001  # no file handles left, say: the thread must live on
+            logger.warning("heartbeats failed: %s", one_line(error))
+            return
+        runner.run(self._renew_all(due, lease_ms, now_ms))
+
+    def _open_runner(self) -> asyncio.Runner:
         if self._runner is None:
-            self._runner = asyncio.Runner()
-        self._runner.run(self._renew_all(due, lease_ms, now_ms))
+            runner = asyncio.Runner()
+            runner.get_loop()  # which is made only now
+            self._runner = runner
+        return self._runner
 
     async def _renew_all(self, due: list[_Entry], lease_ms: int, now_ms: int) -> None:
         try:

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 from .clock import Clock, StoreClock, to_ms
 from .engine.allowance import Allowance
 from .engine.definition import Registry, Workflow
-from .engine.driver import Driver, DriverSettings
+from .engine.driver import DriveOutcome, Driver, DriverSettings
 from .errors import CapabilityNotSupportedError, ConfigurationError, InvalidArgumentError, RunConflictError
 from .handles import RunHandle
+from .health import NOT_WORKING, WorkerHealth
 from .ids import check_id, new_id
 from .isolation import outside_handlers
 from .metering import QueryMeter, meter_queries, queries_left
 from .payloads import JsonCodec, PayloadCodec
 from .planning import QueryPlan, can_start_and_drive, lone_allowance
+from .progress import log_start
 from .schedules.client import Schedules
 from .schedules.definition import Schedule
 from .store import (
@@ -42,7 +44,7 @@ from .store import (
     WorkflowExecutionStore,
     WorkNotice,
 )
-from .sweep import Claimer, PlannedSweep, Sweep, SweepReport, drive_claim
+from .sweep import Claimer, PlannedSweep, RunFailure, Sweep, SweepReport, drive_claim
 from .worker import NotListening, Polling, WakeUp, Worker
 
 if TYPE_CHECKING:
@@ -120,6 +122,7 @@ class WorkflowRuntime:
         self._drivers: dict[str, Driver] = {}
         self._wake_ups: set[WakeUp] = set()
         """One for each worker of this runtime that is at work."""
+        self._workers: set[Worker] = set()
         self._claimer: Claimer | None = None
         self.schedules: Schedules = Schedules(
             store=store,
@@ -462,6 +465,14 @@ class WorkflowRuntime:
             )
         return self._counted(report, meter)
 
+    def health(self) -> WorkerHealth:
+        """Tell how the worker of this runtime is, for liveness and readiness probes. Asks nobody.
+
+        Of several workers that work at once it is the one that is worst off.
+        """
+        found = [worker.health(driving=len(self._drivers)) for worker in self._workers]
+        return min(found, key=lambda health: (health.ready, health.working_since), default=NOT_WORKING)
+
     # Within.
 
     async def _sweep_for(
@@ -509,11 +520,28 @@ class WorkflowRuntime:
                     wake_up=wake_up,
                     rng=self._rng,
                 )
-                return await worker.work(stop, handle_signals=handle_signals)
+                return await self._work_with(worker, concurrency, stop, handle_signals)
         finally:
             self._wake_ups.discard(wake_up)
             if self._heartbeats is not None and not self._wake_ups and not self._drivers:
                 await self._heartbeats.ended()
+
+    async def _work_with(
+        self, worker: Worker, concurrency: int, stop: asyncio.Event, handle_signals: bool
+    ) -> SweepReport:
+        log_start(
+            owner=self._owner,
+            store=self._store,
+            workflows=self._registry.versions(),
+            queues=self._queues,
+            concurrency=concurrency,
+            lease_ms=self._lease_ms,
+        )
+        self._workers.add(worker)
+        try:
+            return await worker.work(stop, handle_signals=handle_signals)
+        finally:
+            self._workers.discard(worker)
 
     def _bounded_costs(self) -> QueryCosts | None:
         """Tell what the store's calls cost; `None` where no meter bounds them."""
@@ -616,10 +644,10 @@ class WorkflowRuntime:
         workflow = self._registry.find(claim.run.workflow_id, claim.run.workflow_version)
         return Driver(settings=settings, claim=claim, workflow=workflow, allowance=allowance)
 
-    async def _drive(self, driver: Driver, report: SweepReport) -> None:
+    async def _drive(self, driver: Driver, report: SweepReport) -> DriveOutcome | RunFailure:
         self._drivers[driver.run_id] = driver
         try:
-            await drive_claim(driver, report)
+            return await drive_claim(driver, report)
         finally:
             if self._drivers.get(driver.run_id) is driver:
                 del self._drivers[driver.run_id]

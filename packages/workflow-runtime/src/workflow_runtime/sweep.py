@@ -21,6 +21,7 @@ from .metering import QueryMeter
 from .planning import QueryPlan
 from .schedules.firing import TickFailure, TickFirer
 from .store import ClaimBatch, ClaimedRun
+from .tries import may_pass
 
 __all__ = ["Claimer", "PlannedSweep", "RunFailure", "Sweep", "SweepReport", "drive_claim"]
 
@@ -50,6 +51,8 @@ class SweepReport:
     """Runs by source: `stale`, `timers`, `pending`."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """Drives by outcome: `finished`, `errored`, `aborted`, `paused`, `queued`, `released`, `lost`."""
+    failed: int = 0
+    """How many drives failed."""
     failures: deque[RunFailure] = field(default_factory=lambda: deque(maxlen=_KEPT))
     """Runs that could not be driven; the last 1,000 of them."""
     corrupt: deque[CorruptRecordError] = field(default_factory=lambda: deque(maxlen=_KEPT))
@@ -61,11 +64,17 @@ class SweepReport:
     `buffered`, `changed` (the schedule was, meanwhile), `lost` (to another worker), `failed`."""
     tick_failures: deque[TickFailure] = field(default_factory=lambda: deque(maxlen=_KEPT))
     """Ticks that could not be settled; the last 1,000."""
+    retried: int = 0
+    """Attempts of steps that failed and will be repeated."""
     unclaimable: set[str] = field(default_factory=set)
     """Schedules with a tick waiting whose workflow this process does not know; some of them."""
     next_due_ms: int | None = None
     """When there will be work again, as far as is known; milliseconds since the Unix epoch. Not later than the
     present when more is waiting already."""
+    oldest_due_ms: int | None = None
+    """Since when, or from when on, the next run can be claimed, as of the last look that had room for one."""
+    next_lease_end_ms: int | None = None
+    """When the first lease ends that somebody else has on a run which this process could drive, as of the last look."""
     queries: int | None = None
     """What was sent to the database, each statement counted; `None` where the store does not count
     (`capabilities.metered`). Heartbeats from a thread are left out."""
@@ -137,6 +146,7 @@ class Claimer:
             ("pending", pending),
         ]
         self._told = [("pending", pending), ("timers", timers)]
+        self._ticks_worked = False
         self._turns: Turns = deque([None, *self._phases])
         # Where a host begins anew each time, each source is to be the first one now and then.
         self._turns.rotate(settings.rng.randrange(len(self._turns)))
@@ -148,18 +158,20 @@ class Claimer:
         for a tick may be the end of the very run that takes the room.
 
         Raises:
-            StoreError: Nothing could be claimed because the store is away.
+            Exception: Nothing could be claimed: the store is away, or refuses.
         """
         claims: list[ClaimedRun] = []
         tick_due_ms = await self._fire(ticks, report)
         try:
             run_due_ms = await self._claim_in_turn(limit, claims, report) if limit else None
+            report.oldest_due_ms = run_due_ms if limit else report.oldest_due_ms
             report.next_due_ms = _earliest(tick_due_ms, run_due_ms)
-        except StoreError as error:
+        except Exception as error:
             # What was claimed before is ours: left alone, it would wait for its lease to run out.
             if not claims:
                 raise
-            logger.warning("cannot claim: %s", one_line(error))
+            level = logging.WARNING if may_pass(error) else logging.ERROR
+            logger.log(level, "cannot claim: %s", one_line(error))
             report.next_due_ms = self._clock.now_ms()
         return claims
 
@@ -225,11 +237,13 @@ class Claimer:
             report.corrupt.append(error)
             return None
         except StoreError as error:
-            if not error.retryable:
+            # Whether the store is away, the claims of runs will tell. What worked before must not hold them up.
+            if not (error.retryable or self._ticks_worked):
                 raise
-            # Whether the store is away, the claims of runs will tell.
-            logger.warning("cannot claim ticks: %s", one_line(error))
+            level = logging.WARNING if error.retryable else logging.ERROR
+            logger.log(level, "cannot claim ticks: %s", one_line(error))
             return None
+        self._ticks_worked = True
         report.ticks.update(done.outcomes)
         if done.failures:
             report.ticks["failed"] += len(done.failures)
@@ -243,6 +257,7 @@ class Claimer:
         due: dict[str, int | None] = {}
         for (source, claim), share in zip(phases, _shares(limit, len(phases)), strict=True):
             due[source] = await self._claim_from(source, claim, share, claims, report)
+        report.next_lease_end_ms = due["stale"]
         now_ms = self._clock.now_ms()
         for source, claim in phases:
             left, next_due_ms = limit - len(claims), due[source]
@@ -278,7 +293,7 @@ class Sweep:
         *,
         claimer: Claimer,
         make_driver: Callable[[ClaimedRun, Allowance | None], Driver],
-        drive: Callable[[Driver, SweepReport], Coroutine[Any, Any, None]],
+        drive: Callable[[Driver, SweepReport], Coroutine[Any, Any, DriveOutcome | RunFailure]],
         clock: Clock,
     ) -> None:
         self._claimer = claimer
@@ -346,7 +361,7 @@ class PlannedSweep(Sweep):
         return 0 if self._in_vain else super()._room(limit)
 
 
-async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | None:
+async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | RunFailure:
     """Drive a claimed run and note how it went; a run that cannot be driven does not hurt the others."""
     try:
         outcome = await driver.drive()
@@ -356,8 +371,12 @@ async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | Non
         passes = isinstance(error, QueryLimitReachedError) or (isinstance(error, StoreError) and error.retryable)
         level = logging.WARNING if passes else logging.ERROR
         logger.log(level, "run %r could not be driven: %s", driver.run_id, one_line(error), exc_info=error)
-        report.failures.append(RunFailure(run_id=driver.run_id, error=error))
-        return None
+        failure = RunFailure(run_id=driver.run_id, error=error)
+        report.failures.append(failure)
+        report.failed += 1
+        return failure
+    finally:
+        report.retried += driver.retried
     report.outcomes[outcome] += 1
     return outcome
 

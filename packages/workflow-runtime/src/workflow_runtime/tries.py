@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from .errors import StoreError
+from .errors import StoreAccessError, StoreError
 
-__all__ = ["until_answered"]
+__all__ = ["may_pass", "until_answered"]
 
 T = TypeVar("T")
 
 _RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Between the tries of one call. After the last one it is given up."""
+"""Between the tries of one call. After the last one it is given up, unless whoever calls has more patience."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tell whether an error is about the database and not about the call: it passes, or somebody mends it."""
+    return isinstance(error, StoreAccessError) or (isinstance(error, StoreError) and error.retryable)
 
 
 async def until_answered(
-    call: Callable[[], Awaitable[T]], *, is_final: Callable[[StoreError], bool] = lambda error: False
+    call: Callable[[], Awaitable[T]],
+    *,
+    is_final: Callable[[StoreError], bool] = lambda error: not error.retryable,
+    patience_s: Callable[[], float] = lambda: 0.0,
 ) -> T:
     """Repeat a call that may be repeated, some seconds long.
 
     Args:
         call: Makes one try.
-        is_final: Whether an error is none to try again, though it looks like one.
+        is_final: Whether an error is none to try again.
+        patience_s: For how long, if that is more than some seconds; asked again before each try.
 
     Raises:
         StoreError: The store refuses, or is still away.
     """
-    for delay_s in _RETRY_DELAYS_S:
+    for delay_s in _delays_s(patience_s):
         try:
             return await call()
         except StoreError as error:
-            if not error.retryable or is_final(error):
+            if is_final(error):
                 raise
             await asyncio.sleep(delay_s)
     return await call()
+
+
+def _delays_s(patience_s: Callable[[], float]) -> Iterator[float]:
+    yield from _RETRY_DELAYS_S
+    last_s, spent_s = _RETRY_DELAYS_S[-1], sum(_RETRY_DELAYS_S)
+    while 0 < last_s <= patience_s() - spent_s:
+        yield last_s
+        spent_s += last_s

@@ -10,12 +10,15 @@ from datetime import timedelta
 from functools import partial
 
 from .clock import Clock
-from .engine.driver import Driver
-from .errors import StoreError
-from .logs import get_logger, one_line
+from .engine.driver import DriveOutcome, Driver
+from .errors import ConfigurationError, StoreAccessError, StoreError
+from .health import Pulse, WorkerHealth
+from .logs import get_logger
+from .progress import Progress
+from .setbacks import Setbacks
 from .stop_signals import hear_stop_signals
 from .store import ClaimedRun, Listening
-from .sweep import Claimer, SweepReport
+from .sweep import Claimer, RunFailure, SweepReport
 
 __all__ = ["NotListening", "Patience", "Polling", "WakeUp", "Worker"]
 
@@ -67,8 +70,8 @@ class Polling:
         return min(_POLL_MS, self.idle_ms())
 
     def away_ms(self) -> int:
-        """Tell how long when the store is away."""
-        return max(_POLL_MS, self._chosen_ms or 0)
+        """Tell how long at least when the store is away."""
+        return self._chosen_ms or 0
 
 
 class WakeUp:
@@ -129,7 +132,7 @@ class Worker:
         *,
         claimer: Claimer,
         make_driver: Callable[[ClaimedRun], Driver],
-        drive: Callable[[Driver, SweepReport], Awaitable[None]],
+        drive: Callable[[Driver, SweepReport], Awaitable[DriveOutcome | RunFailure]],
         clock: Clock,
         read_clock: Callable[[], Awaitable[int]],
         concurrency: int,
@@ -149,22 +152,36 @@ class Worker:
         self._drain_s = drain_s
         self._wake_up = wake_up
         self._patience = Patience(rng)
+        least_ms = polling.away_ms()
+        self._looks = Setbacks("claim", clock=clock, rng=rng, least_ms=least_ms)
+        self._drives = Setbacks("write for the runs that are driven", clock=clock, rng=rng, least_ms=least_ms)
+        self._rest_until_ms = 0
+        """Nothing is claimed before, because it failed."""
+        self._pulse = Pulse(clock)
+        self._draining = False
         self._look_at_all_ms = 0
         """When everything must be looked at again, however many notices come before."""
         self._report = SweepReport()
         self._driving: dict[asyncio.Task[None], Driver] = {}
+        self._progress = Progress(self._report, clock=clock, driving=lambda: len(self._driving))
+
+    def health(self, *, driving: int) -> WorkerHealth:
+        """Tell how it is, while so many runs are driven."""
+        return self._pulse.health(driving=driving, draining=self._draining)
 
     async def work(self, stop: asyncio.Event, *, handle_signals: bool) -> SweepReport:
         """Work until `stop` is set or a signal comes, then drain."""
         hurry = asyncio.Event()
         watcher = asyncio.create_task(self._wake_on(stop))
+        telling = asyncio.create_task(self._progress.tell())
         try:
             with hear_stop_signals(partial(_stop_or_hurry, stop, hurry)) if handle_signals else nullcontext():
                 while not stop.is_set():
                     await self._turn()
+                    await self._rest(stop)
                 await self._drain(hurry)
         finally:
-            left = {watcher, *self._driving}
+            left = {watcher, telling, *self._driving}
             for task in left:
                 task.cancel()
             await asyncio.wait(left)  # nothing of ours may use the store once this has returned
@@ -172,6 +189,7 @@ class Worker:
 
     async def _wake_on(self, stop: asyncio.Event) -> None:
         await stop.wait()
+        self._draining = True
         # At once, also while a claim is under way: no new step starts from now on.
         self._stop_drivers(cancel_steps=False)
         self._wake_up.look()
@@ -182,14 +200,28 @@ class Worker:
         try:
             await self._correct_clock()
             wait_until_ms = await (self._look_at_all() if everything else self._look_for_runs())
-        except StoreError as error:
-            if not error.retryable:
+        except ConfigurationError:
+            raise  # the store was closed, say: nobody mends that while the program runs
+        except Exception as error:
+            # Who once worked sits out whatever it is. What is wrong at the start ends the worker, with the cause.
+            if not (self._pulse.looked or (isinstance(error, StoreError) and error.retryable)):
                 raise
-            logger.warning("cannot claim: %s", one_line(error))
-            self._look_at_all_ms = wait_until_ms = self._clock.now_ms() + self._polling.away_ms()
+            self._pulse.missed(error)
+            self._look_at_all_ms = self._rest_until_ms = self._looks.met(error)
+            return
+        self._pulse.beat()
+        self._looks.over()
+        self._progress.look_was_answered()
         await self._clock.wait(self._wake_up.event, wait_until_ms)
         if self._wake_up.told and self._clock.now_ms() < self._look_at_all_ms:
             await self._patience.wait(busy=bool(self._driving))
+
+    async def _rest(self, stop: asyncio.Event) -> None:
+        """Wait until it is worth another try, whatever it is woken for meanwhile."""
+        while not stop.is_set() and self._clock.now_ms() < self._rest_until_ms:
+            self._wake_up.event.clear()
+            await self._clock.wait(self._wake_up.event, self._rest_until_ms)
+            self._wake_up.look()
 
     async def _correct_clock(self) -> None:
         if self._clock.now_ms() >= self._read_clock_at_ms:
@@ -229,17 +261,31 @@ class Worker:
         return min(idle_until_ms, due_ms if due_ms > now_ms else now_ms + self._polling.again_ms())
 
     def _room(self) -> int:
-        return self._concurrency - len(self._driving)
+        # While what is driven cannot be recorded, one run at a time finds out whether that has passed.
+        most = 1 if self._drives.failing else self._concurrency
+        return max(0, most - len(self._driving))
 
     def _spawn(self, claims: Sequence[ClaimedRun]) -> None:
         for claim in claims:
-            self._spawn_one(claim)
+            try:
+                self._spawn_one(claim)
+            except Exception as error:
+                logger.exception("run %r cannot be driven", claim.run.run_id)
+                self._report.failures.append(RunFailure(run_id=claim.run.run_id, error=error))
+                self._report.failed += 1
 
     def _spawn_one(self, claim: ClaimedRun) -> None:
         driver = self._make_driver(claim)
 
         async def drive() -> None:
-            await self._drive(driver, self._report)
+            ended = await self._drive(driver, self._report)
+            if not isinstance(ended, RunFailure):
+                self._drives.over()
+                self._rest_until_ms = 0  # the store is there again
+            elif isinstance(ended.error, StoreAccessError):
+                # What is claimed next would have its steps made and not recorded again.
+                self._pulse.missed(ended.error)
+                self._rest_until_ms = max(self._rest_until_ms, self._drives.met(ended.error))
 
         task = asyncio.create_task(drive())
         self._driving[task] = driver

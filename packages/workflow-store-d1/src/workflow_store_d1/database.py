@@ -36,6 +36,7 @@ class D1DatabaseError(Exception):
         unavailable: Whether the same call may succeed later (busy, restarting, away).
         outcome_unknown: Whether the batch may have been done as a whole: only the answer is missing.
         retry_after: How long the database asks to be left alone.
+        no_access: Whether it does not let this program in, whatever it asks.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class D1DatabaseError(Exception):
         unavailable: bool = False,
         outcome_unknown: bool = False,
         retry_after: timedelta | None = None,
+        no_access: bool = False,
     ) -> None:
         super().__init__(problem)
         self.problem = problem
         self.unavailable = unavailable
         self.outcome_unknown = outcome_unknown
         self.retry_after = retry_after
+        self.no_access = no_access
 
 
 class D1Result(Protocol):

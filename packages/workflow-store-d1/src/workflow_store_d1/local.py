@@ -84,8 +84,21 @@ _JOURNAL_MODES = frozenset({"wal", "memory"})
 
 _DRIVER_ERRORS = (sqlite3.Error, sqlite3.Warning)
 
-_UNAVAILABLE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
-"""A full disk passes too: somebody frees space, and the work goes on."""
+_LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+_PASSES_AT_THE_START = _LOCKED | {
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL,
+}  # fmt: skip
+"""A full disk passes too: somebody frees space, and the work goes on. So does a limit or quota of the file's size."""
+
+_PASSES = _PASSES_AT_THE_START | {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+"""A file that was opened once: its file system is read-only for a while, or the process has too many files open."""
+
+_FOR_GOOD = frozenset({sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA, sqlite3.SQLITE_READONLY_DBMOVED})
+"""Of those, what does not pass: the file's content is broken, or the file is another one."""
+
+_COMMIT_IN_DOUBT = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
+"""What was written may be on the disk all the same."""
 
 _NUMBERED_NEED_NAMES = (3, 12, 0) <= sys.version_info[:3] < (3, 12, 2)
 """These versions take `?1` for a name and warn when values come as a sequence."""
@@ -169,7 +182,7 @@ class LocalD1Database:
                 await cls(*await opening).close()
             raise
         except _DRIVER_ERRORS as error:
-            raise _database_error(error) from error
+            raise _database_error(error, passes=_PASSES_AT_THE_START) from error
 
     def prepare(self, sql: str) -> LocalStatement:
         """Make a statement of SQL text."""
@@ -398,7 +411,7 @@ class _Connection(sqlite3.Connection):
                     return
                 problem = sqlite3.OperationalError(f"the file stays in journal mode {mode!r} and cannot be shared")
             except sqlite3.OperationalError as error:
-                if not _is_unavailable(error):
+                if _primary_code(error) not in _LOCKED:
                     raise
                 problem = error
             if time.monotonic() > deadline:
@@ -494,11 +507,16 @@ def _authorize(action: int, first: str | None, second: str | None, _database: st
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
-def _database_error(error: Exception) -> D1DatabaseError:
-    return D1DatabaseError(str(error), unavailable=_is_unavailable(error))
-
-
-def _is_unavailable(error: Exception) -> bool:
-    # The low byte is the primary code; the rest of an extended code only says why.
+def _database_error(error: Exception, *, passes: frozenset[int] = _PASSES) -> D1DatabaseError:
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _UNAVAILABLE
+    return D1DatabaseError(
+        str(error),
+        unavailable=_primary_code(error) in passes and code not in _FOR_GOOD,
+        outcome_unknown=code in _COMMIT_IN_DOUBT,
+    )
+
+
+def _primary_code(error: Exception) -> int | None:
+    # The low byte is the primary code; the rest of an extended code only says why.
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF

@@ -116,10 +116,13 @@ def _refusal(status: int, headers: Mapping[str, str], verdict: str | None) -> D1
     match status:
         case 401 | 403:
             return D1DatabaseError(
-                f"the API refuses the token (HTTP {status}): it needs the permission D1:Edit for this account"
+                f"the API refuses the token (HTTP {status}): it needs the permission D1:Edit for this account",
+                no_access=True,
             )
         case 404:
-            return D1DatabaseError("the API knows no such database (HTTP 404): check the ids of account and database")
+            return D1DatabaseError(
+                "the API knows no such database (HTTP 404): check the ids of account and database", no_access=True
+            )
         case 429:
             return D1DatabaseError(
                 "the API has had too many requests (HTTP 429)", unavailable=True, retry_after=_retry_after(headers)

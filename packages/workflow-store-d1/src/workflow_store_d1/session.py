@@ -34,6 +34,7 @@ from workflow_migrations import DEFAULT_TABLES, TableNames, load_queries, render
 from workflow_runtime.errors import (
     ConfigurationError,
     SchemaMissingError,
+    StoreAccessError,
     StoreError,
     StoreOperationError,
     StoreUnavailableError,
@@ -139,7 +140,7 @@ def store_error(error: D1DatabaseError) -> StoreError:
         return StoreUnavailableError(error.problem)
     if "no such table" in error.problem:
         return SchemaMissingError(REMEDY)
-    return StoreOperationError(error.problem)
+    return StoreAccessError(error.problem) if error.no_access else StoreOperationError(error.problem)
 
 
 @lru_cache(maxsize=8)

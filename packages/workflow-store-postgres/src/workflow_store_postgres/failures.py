@@ -9,6 +9,7 @@ import asyncpg
 from workflow_runtime.errors import (
     ConfigurationError,
     SchemaMissingError,
+    StoreAccessError,
     StoreOperationError,
     StoreUnavailableError,
     WorkflowError,
@@ -27,6 +28,7 @@ _UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58")
 and timeouts; the machine below the server. All of it passes, or somebody mends it, and the work goes on."""
 _UNAVAILABLE_STATES = frozenset(
     {
+        "25006",  # read-only: a failover behind a fixed name passes, and an operator's setting is taken back
         "25P03",  # idle in transaction for too long
         "25P04",  # transaction_timeout
         "55006",  # the database is being copied or altered
@@ -34,6 +36,9 @@ _UNAVAILABLE_STATES = frozenset(
         "72000",  # a snapshot is too old
     }
 )
+_ACCESS_CLASSES = ("28",)
+_ACCESS_STATES = frozenset({"3D000", "42501"})
+"""No such database for this program, or a grant is missing: whoever changed it mends it."""
 _STATEMENTS_MIXED_UP = "a pooler has mixed up prepared statements: create the pool with statement_cache_size=0"
 _NOT_LET_IN = "the server does not let this role in: check user, password and pg_hba.conf"
 _HINTS = {
@@ -93,4 +98,6 @@ def _server_error(state: str, text: str) -> WorkflowError:
     told = f"{text} ({state})" + (f"; {hint}" if hint else "")
     if state in _UNAVAILABLE_STATES or state.startswith(_UNAVAILABLE_CLASSES):
         return StoreUnavailableError(told)
+    if state in _ACCESS_STATES or state.startswith(_ACCESS_CLASSES):
+        return StoreAccessError(told)
     return StoreOperationError(told)

@@ -26,6 +26,7 @@ _CLAIMS = ("claim_run", "claim_stale_runs", "claim_pending_runs", "claim_due_tim
 MAX_TRIES = 40
 """How often something is sent that the server rolls back because of others."""
 _LONGEST_WAIT_S = 0.1
+_READ_ONLY = "25006"
 
 
 class Sender(Protocol):
@@ -85,6 +86,9 @@ class Session:
             try:
                 return await self._fetch(sql, values)
             except StoreUnavailableError as error:
+                if getattr(error.__cause__, "sqlstate", None) == _READ_ONLY:
+                    # The server may have become a standby while its successor took over the name: connect anew.
+                    await self._pool.expire_connections()
                 # Rolled back as a whole, so nothing can be done twice. No other failure tells that much.
                 if tries == MAX_TRIES or getattr(error.__cause__, "sqlstate", None) not in SERIALIZATION_STATES:
                     raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -19,12 +19,14 @@ from ..errors import (
     NonDeterminismError,
     PayloadTooLargeError,
     QueryLimitReachedError,
+    StoreAccessError,
     StoreError,
 )
 from ..isolation import Fence, package_of, refused
 from ..logs import get_logger, one_line
 from ..payloads import JsonText, PayloadCodec, encode_json
 from ..store import Awaited, ClaimedRun, Event, RunStatus, WorkflowExecutionStore
+from ..tries import may_pass
 from .allowance import Allowance
 from .context import Context
 from .definition import Workflow
@@ -162,6 +164,11 @@ class Driver:
         return self._nudged
 
     @property
+    def retried(self) -> int:
+        """How many attempts of steps failed and are repeated."""
+        return self._settlement.retried
+
+    @property
     def refused_at(self) -> int | None:
         """Where in the log it would have taken more queries than it had; `None` when they sufficed."""
         return None if self._refusal is None else self._writer.next_index
@@ -172,7 +179,7 @@ class Driver:
         Args:
             cancel_steps: Cancel the steps that are running instead of waiting for them; they run again elsewhere.
         """
-        self._stopping = True
+        self._stopping = self._writer.in_a_hurry = True
         if cancel_steps:
             self._steps.cancel()
         self._wake.set()
@@ -216,9 +223,19 @@ class Driver:
             if not self._steps.running:
                 await self._writer.release()
             raise
+        except StoreAccessError:
+            await self._hand_over()
+            raise
         if outcome is DriveOutcome.RELEASED and self._refusal is not None:
             raise self._refusal
         return outcome
+
+    async def _hand_over(self) -> None:
+        """Let the run go because of an error that is not its own: a lease that runs out would count as a crash."""
+        self._writer.in_a_hurry = True
+        if not self._steps.running:
+            with suppress(StoreError):
+                await self._writer.release()
 
     async def _drive(self) -> DriveOutcome:
         try:
@@ -304,7 +321,7 @@ class Driver:
         await self._replay_history()
         self._inbox.add(self._claim.inbox)
         if self._claim.inbox and self._inbox.seen_seq < run.inbox_seq:
-            await self._read_inbox()  # the claim brought the first page only
+            await self._writer.ask(self._read_inbox)  # the claim brought the first page only
         self._inbox.seen_seq = max(self._inbox.seen_seq, run.inbox_seq)
 
     async def _replay_history(self) -> None:
@@ -316,7 +333,8 @@ class Driver:
             applied += len(page)
             if applied >= self._writer.next_index:
                 return
-            page = await self._store.read_events(run_id=self.run_id, from_index=applied, limit=_PAGE)
+            read = partial(self._store.read_events, run_id=self.run_id, from_index=applied, limit=_PAGE)
+            page = await self._writer.ask(read)
             if not page:
                 problem = f"the log ends at {applied}, the head says {self._writer.next_index}"
                 raise CorruptRecordError("events", self.run_id, problem)
@@ -424,7 +442,7 @@ class Driver:
             self._looks_later = True  # whoever drives the run next is brought it
             self.stop()
         except StoreError as error:
-            if not error.retryable:
+            if not may_pass(error):
                 raise
             # Not worth the steps that are running: nothing is lost, and a pause would be told of what was not seen.
             logger.warning("run %r: cannot read the inbox: %s", self.run_id, one_line(error))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from ..clock import Clock
-from ..errors import LeaseLostError, StoreError
+from ..errors import LeaseLostError
 from ..logs import get_logger, one_line
 from ..store import ClaimedRun, LeaseRenewal, LeaseRenewer
 
@@ -74,7 +74,7 @@ class HeldLease:
             )
         except LeaseLostError:
             self.lose()
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next beat must come
             # Not lost yet: an expired holder whom nobody replaced may go on. The next beat tells.
             logger.warning("run %r: heartbeat failed: %s", self.run_id, one_line(error))
         else:

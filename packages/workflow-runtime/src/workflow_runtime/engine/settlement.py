@@ -49,6 +49,8 @@ class Settlement:
         self._clock = clock
         self._rng = rng
         self._fresh: deque[Operation] = deque()
+        self.retried = 0
+        """How many attempts failed that will be repeated."""
 
     def settle(self, *, only_attempts: bool = False) -> None:
         """Let everything that has happened take effect, until the handler waits or the unit is full.
@@ -131,6 +133,7 @@ class Settlement:
             self._record(EventKind.STEP_FAILED, operation, describe_error(error, attempts=ended.attempt))
             return
         retry_at_ms = self._clock.now_ms() + round(delay.total_seconds() * 1000)
+        self.retried += 1
         payload = describe_error(error, attempt=ended.attempt, retry_at_ms=retry_at_ms)
         self._record(EventKind.STEP_RETRYING, operation, payload)
         operation.timer_set_ms = None

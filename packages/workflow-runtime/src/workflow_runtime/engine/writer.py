@@ -22,13 +22,15 @@ from ..store import (
     TransactionWrite,
     WorkflowExecutionStore,
 )
-from ..tries import until_answered
+from ..tries import may_pass, until_answered
 from .allowance import Allowance
 from .lease import HeldLease
 
 __all__ = ["RunWriter"]
 
 T = TypeVar("T")
+
+_LONGEST_PATIENCE_S = 30.0
 
 
 class RunWriter:
@@ -49,6 +51,8 @@ class RunWriter:
         self.lease = lease
         self._clock = clock
         self._allowance = allowance
+        self.in_a_hurry = False
+        """Whether the drive is to end soon: a store that is away is given up after some seconds then."""
 
     async def append(
         self,
@@ -105,11 +109,16 @@ class RunWriter:
         events: list[Event] = []
         while index + len(events) < self.next_index:
             limit = self.next_index - index - len(events)
-            page = await self._store.read_events(run_id=self.run_id, from_index=index + len(events), limit=limit)
+            first = index + len(events)
+            page = await self.ask(partial(self._store.read_events, run_id=self.run_id, from_index=first, limit=limit))
             if not page:
                 break
             events += page
         return tuple(events)
+
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Read something, as patiently as a write is made."""
+        return await self._repeat(call, lambda error: False)
 
     def _appended(self, appended: Appended) -> None:
         self.next_index = appended.next_index
@@ -180,7 +189,15 @@ class RunWriter:
     async def _repeat(self, call: Callable[[], Awaitable[T]], is_own: Callable[[StoreError], bool]) -> T:
         # One operation id for all tries: a try whose answer was lost after the commit is not done twice.
         try:
-            return await until_answered(call, is_final=is_own)
+            return await until_answered(
+                call,
+                is_final=lambda error: is_own(error) or not may_pass(error),
+                patience_s=self._patience_s,
+            )
         except LeaseLostError as error:
             self.lease.lost = self.lease.lost or not is_own(error)
             raise
+
+    def _patience_s(self) -> float:
+        # For as long as the lease lasts nobody else has the run: what the steps have done need not be done again.
+        return 0.0 if self.in_a_hurry else min(self.lease.lease_ms / 1000, _LONGEST_PATIENCE_S)

@@ -1,0 +1,76 @@
+"""How a worker is, for probes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from .clock import Clock, from_ms
+from .logs import one_line
+
+__all__ = ["NOT_WORKING", "Pulse", "WorkerHealth"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerHealth:
+    """How the worker of a runtime is. All times are the store's, as aware datetimes in UTC."""
+
+    working_since: datetime | None
+    """When it began to work; `None` while none works."""
+    last_look: datetime | None
+    """When it last looked for work and was answered. An idle worker that is told of work looks every 30 seconds."""
+    driving: int
+    """How many runs are being driven here, by sweeps and `run_here` too."""
+    store_reachable: bool
+    """Whether the last look was answered."""
+    last_error: str | None
+    """What went wrong when the store was last asked for work in vain, in one line; kept after it passed."""
+    draining: bool
+    """Whether it was told to stop."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes work: it works, the store answers, and nobody has told it to stop."""
+        return self.working_since is not None and self.store_reachable and not self.draining
+
+
+NOT_WORKING = WorkerHealth(
+    working_since=None, last_look=None, driving=0, store_reachable=False, last_error=None, draining=False
+)
+
+
+class Pulse:
+    """What a worker notes for its health."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since = from_ms(clock.now_ms())
+        self._last_look: datetime | None = None
+        self._reachable = True
+        self._last_error: str | None = None
+
+    @property
+    def looked(self) -> bool:
+        """Whether a look was ever answered."""
+        return self._last_look is not None
+
+    def beat(self) -> None:
+        """Note that a look was answered."""
+        self._last_look = from_ms(self._clock.now_ms())
+        self._reachable = True
+
+    def missed(self, error: Exception) -> None:
+        """Note that the store was asked in vain."""
+        self._reachable = False
+        self._last_error = one_line(error)
+
+    def health(self, *, driving: int, draining: bool) -> WorkerHealth:
+        """Tell how it is."""
+        return WorkerHealth(
+            working_since=self._since,
+            last_look=self._last_look,
+            driving=driving,
+            store_reachable=self._reachable and self.looked,
+            last_error=self._last_error,
+            draining=draining,
+        )
