@@ -141,6 +141,7 @@ for _verb in (
     "deliver_approval",
     "cancel_run",
     "requeue_run",
+    "retry_run",
     "release_run_lease",
     "mark_run_paused",
     "mark_schedule_bucket_started",

@@ -256,6 +256,34 @@ FAULTS = {
         story="The timers of a terminated run are left behind.",
         edits=[("terminate_run.timers", "AND EXISTS", "AND NOT EXISTS")],
     ),
+    "retry-overwrites-the-log": Fault(
+        clause="RETRY-1",
+        story="The head does not move past the event of a retry.",
+        edits=[("retry_runs.heads", "next_index = next_index + 1,", "")],
+    ),
+    "retried-run-keeps-its-reason": Fault(
+        clause="RETRY-1",
+        story="The error and reason of a dead run stay.",
+        edits=[
+            ("retry_runs.states", "error = NULL", "error = error"),
+            ("retry_runs.states", "reason = NULL", "reason = reason"),
+        ],
+    ),
+    "finished-runs-get-events": Fault(
+        clause="RETRY-2",
+        story="A retry that is refused leaves its event in the log.",
+        edits=[("retry_runs.events", "AND head.status IN (SELECT status.value FROM json_each(?2) AS status)", "")],
+    ),
+    "requests-stay-untaken": Fault(
+        clause="RETRY-4",
+        story="A request to end that nobody took ends the next life as well.",
+        edits=[("retry_runs.requests", "taken = 1", "taken = taken")],
+    ),
+    "dead-runs-forget-requests": Fault(
+        clause="RETRY-4",
+        story="A request to end is lost when its run died before.",
+        edits=[("retry_runs.heads", "CASE status WHEN 'aborted' THEN 0 ELSE cancel_requested END", "0")],
+    ),
     "lease-ends-late": Fault(
         clause="CLAIM-1",
         story="The end of a lease is taken for its last moment.",

@@ -5,6 +5,7 @@ import re
 import memory_mutants_claims  # noqa: F401  # these put their mutants on the list
 import memory_mutants_optional  # noqa: F401
 import memory_mutants_outside  # noqa: F401
+import memory_mutants_retry  # noqa: F401
 import memory_mutants_schedules  # noqa: F401
 import pytest
 from memory_mutants import MEMORY_MUTANTS

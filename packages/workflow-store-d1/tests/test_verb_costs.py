@@ -31,6 +31,7 @@ BUDGETS = {
     "cancel": (3, 5, 6),
     "terminate": (4, 5, 3),
     "requeue": (2, 2, 0),
+    "retry": (5, 30, 4),
     "delete": (7, 10, 3),
     "prune": (6, 19, 0),
     "events": (1, 5, 0),

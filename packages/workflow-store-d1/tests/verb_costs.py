@@ -17,9 +17,10 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[3] / "test-support"))
 
 from d1_server import d1_server
-from d1_verbs import BATCH, BY_THE_DRIVER, ONE_TRIP, CountingDatabase, prepare
+from d1_verbs import BATCH, BY_THE_DRIVER, ONE, ONE_TRIP, CountingDatabase, prepare
 from worker_database import WorkerD1Database, open_empty
 from workflow_runtime.errors import LeaseLostError
+from workflow_runtime.store import NewEvent
 from workflow_store_d1 import D1WorkflowStore
 
 __all__ = ["FEW", "MANY", "VerbCost", "verb_costs"]
@@ -80,6 +81,9 @@ _TABLES = {
 }
 
 
+_OTHERS = ("heartbeat", "retry", "start a tick", "repeat an append", "refuse an append")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerbCost:
     """What one call of a verb cost."""
@@ -101,7 +105,7 @@ async def verb_costs(database: WorkerD1Database, others: int) -> dict[str, VerbC
     await store.ensure_schema()
     await database.batch([_crowd(database, sql, others) for sql in _CROWD])
     costs = {}
-    for work in [*ONE_TRIP, *BY_THE_DRIVER, "heartbeat", "start a tick", "repeat an append", "refuse an append"]:
+    for work in [*ONE_TRIP, *BY_THE_DRIVER, *_OTHERS]:
         await database.batch([database.prepare(_own(table, key)) for table, key in _TABLES.items()])
         async with _scene(store, counting, work) as (verb, values):
             with suppress(LeaseLostError):  # one of them is to be refused
@@ -135,6 +139,10 @@ async def _scene(
         call = (verb, held | {"operation_id": "o"} | values)
     elif work == "heartbeat":
         call = ("heartbeat_run_lease", held | {"lease_ms": 10, "now_ms": 5})
+    elif work == "retry":
+        verb, values = BY_THE_DRIVER["fail"]
+        await getattr(store, verb)(**held, operation_id="o", **values)
+        call = ("retry_run", {"run_id": "running", "event": NewEvent(kind="retried", payload=ONE), "now_ms": 6})
     elif work == "start a tick":
         call = await _claimed_tick(store)
     else:

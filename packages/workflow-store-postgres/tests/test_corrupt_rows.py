@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 from workflow_runtime.errors import CorruptRecordError
 from workflow_runtime.payloads import JsonText
+from workflow_runtime.store import NewEvent
 
 if TYPE_CHECKING:
     from conftest import Scenes
@@ -100,6 +101,7 @@ async def test_unknown_status_is_named_by_every_verb_that_decides_by_it(scenes: 
         store.cancel_run(**at),
         store.terminate_run(**at),
         store.requeue_run(**at),
+        store.retry_run(**at, event=NewEvent(kind="retried")),
         store.claim_run(owner="w", lease_ms=1, max_crashes=1, **at),
         store.list_runs(limit=5),
         store.count_runs(),

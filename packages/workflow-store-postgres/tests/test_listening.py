@@ -348,6 +348,7 @@ def test_only_statements_that_make_work_tell() -> None:
         "probe",
         "release_run_lease",
         "requeue_run",
+        "retry_runs",
         "tell",
     }
 

@@ -94,6 +94,7 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "cancel_run": (RUN, 5, "1", True),
     "terminate_run": (RUN, 5, None),
     "requeue_run": (RUN, 5, True),
+    "retry_runs": ([RUN], ["errored", "dead"], 5, "retried", None, "1", True),
     "delete_run": (RUN, 5, False),
     "prune_runs": (4_000, ["finished"], None, 100),
     "claim_run": (*CLAIM, RUN, 3),
@@ -152,7 +153,7 @@ async def test_claims_walk_the_index_of_their_lanes(filled: asyncpg.Connection, 
         assert plan.count(f"workflow_event_locks_{index}") >= 3, plan
 
 
-HOT = sorted(STATEMENTS.keys() - {"prune_runs", "list_schedules", "list_requested_buckets"})
+HOT = sorted(STATEMENTS.keys() - {"prune_runs", "list_schedules", "list_requested_buckets", "retry_runs"})
 
 
 async def test_frequent_statements_are_planned_once(filled: asyncpg.Connection) -> None:

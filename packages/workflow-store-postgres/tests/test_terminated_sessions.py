@@ -148,6 +148,7 @@ VERBS: dict[str, Prepare] = {
     "cancel_run": queued(now_ms=5),
     "terminate_run": queued(now_ms=5),
     "requeue_run": queued(now_ms=5),
+    "retry_run": queued(event=NewEvent(kind="retried"), now_ms=5),
     "delete_run": queued(now_ms=5),
     "prune_runs": just(finished_before_ms=500, limit=10),
     "append_events": held(

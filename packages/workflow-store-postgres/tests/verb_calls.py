@@ -46,6 +46,7 @@ ONE_TRIP: dict[str, tuple[str, dict[str, Any]]] = {
     "cancel": ("cancel_run", {"run_id": "queued", "now_ms": 5}),
     "terminate": ("terminate_run", {"run_id": "queued", "now_ms": 5}),
     "requeue": ("requeue_run", {"run_id": "queued", "now_ms": 5}),
+    "retry": ("retry_run", {"run_id": "ended", "event": NewEvent(kind="retried", payload=ONE), "now_ms": 5}),
     "delete": ("delete_run", {"run_id": "queued", "now_ms": 5}),
     "prune": ("prune_runs", {"finished_before_ms": 500, "limit": 10}),
     "events": ("read_events", {"run_id": "paused", "limit": 10}),
@@ -128,8 +129,10 @@ async def start(store: PostgresWorkflowStore, run_id: str) -> str:
 
 
 async def prepare(store: PostgresWorkflowStore) -> None:
-    """Make a queued and a paused run."""
+    """Make a queued, an ended and a paused run."""
     await store.create_run(**run("queued"))
+    verb, values = BY_THE_DRIVER["fail"]
+    await getattr(store, verb)(run_id="ended", lease_token=await start(store, "ended"), operation_id="e", **values)
     verb, values = BY_THE_DRIVER["pause"]
     await getattr(store, verb)(run_id="paused", lease_token=await start(store, "paused"), operation_id="p", **values)
 

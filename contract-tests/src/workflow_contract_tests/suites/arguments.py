@@ -85,6 +85,7 @@ def _valid_arguments(h: StoreHarness) -> dict[str, Any]:
         "limit": 5,
         "action": "skip",
         "fire_times_ms": (h.now_ms,),
+        "event": NewEvent(kind="retried"),
         "events": (),
     }
 

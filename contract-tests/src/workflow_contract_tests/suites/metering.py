@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from workflow_runtime.errors import QueryLimitReachedError
 from workflow_runtime.metering import QueryMeter, meter_queries
-from workflow_runtime.store import QueryCosts, SupportsTransactions, TransactionWrite
+from workflow_runtime.store import NewEvent, QueryCosts, RunStatus, SupportsTransactions, TransactionWrite
 
 from ..catalogue import clause
 from ..expectations import refused
@@ -75,6 +75,9 @@ def _from_outside(h: StoreHarness, run_id: str) -> dict[str, Call]:
         "claim_run": lambda: store.claim_run(**claim),
         "requeue_run": lambda: store.requeue_run(**timed),
         "terminate_run": lambda: store.terminate_run(**timed),
+        "retry_run": lambda: store.retry_run(
+            **timed, event=NewEvent(kind="retried"), statuses=[RunStatus.ABORTED, RunStatus.ERRORED]
+        ),
         "upsert_schedule": lambda: store.upsert_schedule(**schedule_arguments(h, "metered")),
         "request_schedule_buckets": lambda: store.request_schedule_buckets(
             schedule_id="metered", fire_times_ms=[now_ms], now_ms=now_ms

@@ -8,7 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeAlias, TypeVar, cast
 
 from workflow_runtime.payloads import encode_json
-from workflow_runtime.store import NOTICE_HORIZON_MS, SupportsNotify, Timer, WorkflowExecutionStore, WorkNotice
+from workflow_runtime.store import (
+    NOTICE_HORIZON_MS,
+    NewEvent,
+    SupportsNotify,
+    Timer,
+    WorkflowExecutionStore,
+    WorkNotice,
+)
 
 from ..catalogue import clause
 from ..children import run_children
@@ -121,6 +128,14 @@ async def _requeue(h: StoreHarness) -> tuple[str, Unit]:
     return driver.run_id, lambda: h.store.requeue_run(run_id=driver.run_id, now_ms=h.now_ms)
 
 
+async def _retry(h: StoreHarness) -> tuple[str, Unit]:
+    driver = await start(h)
+    await driver.fail()
+    return driver.run_id, lambda: h.store.retry_run(
+        run_id=driver.run_id, event=NewEvent(kind="retried"), now_ms=h.now_ms
+    )
+
+
 async def _release(h: StoreHarness) -> tuple[str, Unit]:
     driver = await start(h)
     return driver.run_id, driver.release
@@ -180,6 +195,7 @@ TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, Unit]]]] = {
     "cancel of a running run": lambda h: _then(start(h), lambda h, driver: _cancel(h, driver.run_id), h),
     "cancel of a queued run": lambda h: _then(create(h), lambda h, run: _cancel(h, run.run_id), h),
     "requeue": _requeue,
+    "retry": _retry,
     "release": _release,
     "pause with unseen inbox": _pause_with_unseen_inbox,
     "pause with a timer": _pause_with_timer,
@@ -322,6 +338,7 @@ async def _repeat(h: StoreHarness) -> None:
     await ended.signal("go", "too late")
     await h.store.cancel_run(run_id=ended.run_id, now_ms=h.now_ms)
     await h.store.requeue_run(run_id=ended.run_id, now_ms=h.now_ms)
+    await h.store.retry_run(run_id=ended.run_id, event=NewEvent(kind="retried"), now_ms=h.now_ms)
 
 
 NOT_TOLD: dict[str, tuple[Callable[[StoreHarness], Awaitable[None]], int]] = {

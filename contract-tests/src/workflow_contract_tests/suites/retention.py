@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, RunNotFoundError
-from workflow_runtime.store import Buffered, Deleted, NotDeletable, NotFound, RunStatus, Timer
+from workflow_runtime.store import Buffered, Deleted, NewEvent, NotDeletable, NotFound, RunStatus, Timer
 
 from ..catalogue import clause
 from ..expectations import refused
@@ -49,6 +49,7 @@ async def erased_run_is_unknown(h: StoreHarness, how: str) -> None:
         await h.store.cancel_run(run_id=run_id, now_ms=now_ms),
         await h.store.terminate_run(run_id=run_id, now_ms=now_ms),
         await h.store.requeue_run(run_id=run_id, now_ms=now_ms),
+        await h.store.retry_run(run_id=run_id, now_ms=now_ms, event=NewEvent(kind="retried")),
         await h.store.delete_run(run_id=run_id, now_ms=now_ms),
         await h.store.claim_run(run_id=run_id, owner="w", lease_ms=LEASE_MS, now_ms=now_ms, max_crashes=MANY),
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import DRIVER_VERBS, STATES, STATUS_TABLE, TERMINAL_STATUSES
+from workflow_runtime.store import DRIVER_VERBS, STATES, STATUS_TABLE, TERMINAL_STATUSES, NewEvent
 
 from ..catalogue import clause
 from ..harness import StoreHarness
@@ -80,6 +80,11 @@ def _plain(verb: str) -> Callable[[StoreHarness, Driver], Awaitable[str]]:
     return call
 
 
+async def _retry(h: StoreHarness, driver: Driver) -> str:
+    answer = await h.store.retry_run(run_id=driver.run_id, event=NewEvent(kind="retried"), now_ms=h.now_ms)
+    return answer.kind
+
+
 async def _prune(h: StoreHarness, driver: Driver) -> str:
     pruned = await h.store.prune_runs(
         finished_before_ms=h.now_ms + 1,
@@ -108,6 +113,7 @@ _CALLS: dict[str, Callable[[StoreHarness, Driver], Awaitable[Any]]] = {
     "deliver_signal": _signal,
     "deliver_approval": _approve,
     **{verb: _plain(verb) for verb in ("cancel_run", "terminate_run", "requeue_run", "delete_run")},
+    "retry_run": _retry,
     "prune_runs": _prune,
     **{verb: _drive(verb) for verb in DRIVER_VERBS},
 }
@@ -128,6 +134,7 @@ _AFTERWARDS = {
     "delivered": "queued",
     "terminated": "aborted",
     "requeued": "queued",
+    "retried": "queued",
     "deleted": None,
     "pruned": None,
 }

@@ -100,6 +100,7 @@ class JsonlWorkflowStore(InMemoryWorkflowStore):
     cancel_run = _writes(InMemoryWorkflowStore.cancel_run)
     terminate_run = _writes(InMemoryWorkflowStore.terminate_run)
     requeue_run = _writes(InMemoryWorkflowStore.requeue_run)
+    retry_run = _writes(InMemoryWorkflowStore.retry_run)
     delete_run = _writes(InMemoryWorkflowStore.delete_run)
     prune_runs = _writes(InMemoryWorkflowStore.prune_runs)
     append_events = _writes(InMemoryWorkflowStore.append_events)

@@ -16,13 +16,14 @@ from .clock import Clock, StoreClock, to_ms
 from .engine.allowance import Allowance
 from .engine.definition import Registry, Workflow
 from .engine.driver import DriveOutcome, Driver, DriverSettings
+from .engine.history import EventKind, run_event
 from .errors import CapabilityNotSupportedError, ConfigurationError, InvalidArgumentError, RunConflictError
 from .handles import RunHandle
 from .health import NOT_WORKING, WorkerHealth
 from .ids import check_id, new_id
 from .isolation import outside_handlers
 from .metering import QueryMeter, meter_queries, queries_left
-from .payloads import JsonCodec, PayloadCodec
+from .payloads import JsonCodec, PayloadCodec, encode_json
 from .planning import QueryPlan, can_start_and_drive, lone_allowance
 from .progress import log_start
 from .schedules.client import Schedules
@@ -38,6 +39,8 @@ from .store import (
     Listening,
     QueryCosts,
     RequeueResult,
+    RetryResult,
+    RunStatus,
     SupportsHeartbeats,
     SupportsNotify,
     TerminateResult,
@@ -371,6 +374,25 @@ class WorkflowRuntime:
     async def requeue_run(self, run_id: str) -> RequeueResult:
         """Give a run that is `dead` back to the workers, when what crashed them is mended."""
         answer = await self._store.requeue_run(run_id=run_id, now_ms=await self._now_ms())
+        self._wake_workers()
+        return answer
+
+    async def retry_run(self, run_id: str, *, reason: str | None = None, even_aborted: bool = False) -> RetryResult:
+        """Let a run that ended wrongly go on from its log, when what was wrong is mended.
+
+        What was recorded stays recorded. What had failed and made the handler give up (a step that used up its
+        attempts, a wait that timed out) is tried anew, with all attempts and the whole timeout. A failure that the
+        handler has answered with anything durable stays as it is: the handler then ends as it did before, unless its
+        code was changed.
+
+        Args:
+            run_id: Which run; one that is `errored` or `dead`. It stays on its version: mend the handler of that one.
+            reason: For whoever looks at the run's history later.
+            even_aborted: Also one that was cancelled or terminated. It is no longer asked to end.
+        """
+        statuses = (RunStatus.ERRORED, RunStatus.DEAD, *((RunStatus.ABORTED,) if even_aborted else ()))
+        event = run_event(EventKind.RUN_RETRIED, encode_json({"reason": reason}))
+        answer = await self._store.retry_run(run_id=run_id, event=event, now_ms=await self._now_ms(), statuses=statuses)
         self._wake_workers()
         return answer
 

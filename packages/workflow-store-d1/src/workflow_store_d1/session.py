@@ -19,9 +19,10 @@ because the store recognises it. What the second try answers when the first one 
 - migrations: the table is there already, which sends `ensure_schema` to look again.
 
 Not repeated, because a second try would do more or answer wrongly: `upsert_schedule` with `expected_revision` (it would
-conflict with itself), `request_schedule_buckets` (a tick that was settled meanwhile would fire again), `requeue_run` (a
-run that died again would get more crashes), `delete_run` and `delete_schedule` (`not-found`, or one that was created
-again), `prune_runs` (another batch). These raise `StoreUnavailableError`, which says that the outcome is unknown.
+conflict with itself), `request_schedule_buckets` (a tick that was settled meanwhile would fire again), `requeue_run`
+and `retry_run` (a run that ended again would be brought back again), `delete_run` and `delete_schedule` (`not-found`,
+or one that was created again), `prune_runs` (another batch). These raise `StoreUnavailableError`, which says that the
+outcome is unknown.
 """
 
 from __future__ import annotations

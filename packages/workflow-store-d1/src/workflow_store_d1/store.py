@@ -19,6 +19,7 @@ from workflow_runtime.store import LeaseRenewer
 
 from . import schema
 from .binding import as_database
+from .bulk import Bulk
 from .database import D1Database, D1DatabaseError
 from .events import EventLog
 from .http import API_URL, D1HttpDatabase
@@ -41,7 +42,7 @@ __all__ = ["D1WorkflowStore", "StoreOpening"]
 
 
 @outside_handlers
-class D1WorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
+class D1WorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
     """Keeps the contract in a D1 database, or in a local SQLite file that behaves like one.
 
     Args:

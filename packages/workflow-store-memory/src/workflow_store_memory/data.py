@@ -221,6 +221,16 @@ class Run:
         self.updated_at_ms = now_ms
         return entry
 
+    def withdraw_cancel(self) -> None:
+        """Take a request to end back; under another delivery id its entry stays, and a new one is no duplicate."""
+        self.cancel_requested = False
+        known = self.deliveries.pop(("cancel", "cancel"), None)
+        if known is not None:
+            withdrawn = replace(known, delivery_id=f"cancel:{known.inbox_seq}")
+            self.deliveries["cancel", withdrawn.delivery_id] = withdrawn
+            self.inbox[known.inbox_seq - 1] = withdrawn
+            self.untaken.pop(known.inbox_seq, None)
+
     def record(self, operation_id: str, answer: A) -> A:
         """Remember a driver's write and its answer, for a repeat after a lost answer."""
         self.operation_id = operation_id

@@ -26,9 +26,12 @@ from workflow_runtime.store import (
     NotDeletable,
     NotFound,
     NotRequeueable,
+    NotRetryable,
     Paused,
     Requeued,
     RequeueResult,
+    Retried,
+    RetryResult,
     RunRecord,
     RunStatus,
     Terminated,
@@ -36,6 +39,7 @@ from workflow_runtime.store import (
     Timer,
     cancel_payload,
     check_prunable,
+    check_retryable,
     differing_fields,
 )
 
@@ -248,6 +252,30 @@ class RunLifecycle(Role):
         run.make_queued(now_ms)
         self._data.tell(run_id)
         return Requeued()
+
+    @unit
+    async def retry_run(
+        self,
+        *,
+        run_id: str,
+        event: NewEvent,
+        now_ms: int,
+        statuses: Sequence[RunStatus] = (RunStatus.ERRORED, RunStatus.DEAD),
+    ) -> RetryResult:
+        """RETRY-1 to RETRY-4."""
+        check_retryable(statuses)
+        run = self._data.runs.get(run_id)
+        if run is None:
+            return NotFound()
+        if run.status not in statuses:
+            return NotRetryable(status=run.status)
+        if run.status is RunStatus.ABORTED:
+            run.withdraw_cancel()
+        run.append((event,), (), now_ms)
+        run.error = run.reason = None
+        run.make_queued(now_ms)
+        self._data.tell(run_id)
+        return Retried(index=run.next_index - 1)
 
     @unit
     async def delete_run(self, *, run_id: str, now_ms: int, force: bool = False) -> DeleteResult:

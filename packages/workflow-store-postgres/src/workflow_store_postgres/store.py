@@ -20,6 +20,7 @@ from workflow_runtime.logs import get_logger
 from workflow_runtime.store import LeaseRenewer, Listening, WorkNotice
 
 from . import schema as schema_module
+from .bulk import Bulk
 from .events import EventLog
 from .failures import driver_errors
 from .leases import Leases
@@ -45,7 +46,7 @@ _CLOSE_TIMEOUT_S = 10.0
 
 
 @outside_handlers
-class PostgresWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
+class PostgresWorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
     """Keeps the contract in a PostgreSQL database.
 
     Args:

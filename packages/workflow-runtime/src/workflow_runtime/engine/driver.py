@@ -25,7 +25,7 @@ from ..errors import (
 from ..isolation import Fence, package_of, refused
 from ..logs import get_logger, one_line
 from ..payloads import JsonText, PayloadCodec, encode_json
-from ..store import Awaited, ClaimedRun, Event, RunStatus, WorkflowExecutionStore
+from ..store import Awaited, ClaimedRun, Event, NewEvent, RunStatus, WorkflowExecutionStore
 from ..tries import may_pass
 from .allowance import Allowance
 from .context import Context
@@ -36,6 +36,7 @@ from .lease import HeldLease
 from .machine import Aborted, Errored, Finished, Machine
 from .operations import Operation
 from .pending import PendingUnit, TimerBook
+from .retried import MATTERS, RetriedLog, end_facts
 from .settlement import Settlement
 from .step_tasks import StepTasks
 from .steps import make_step_info, run_attempt
@@ -122,6 +123,7 @@ class Driver:
             allowance=self._allowance,
         )
         self._machine = Machine(claim.run.run_id, package_of(workflow.handler))
+        self._retried = RetriedLog()
         self._fence = Fence(asyncio.get_running_loop())
         self._unit = PendingUnit(self._allowance.max_events)
         self._timers = TimerBook()
@@ -317,8 +319,12 @@ class Driver:
             self._machine.start(handler)
             self._machine.run()
 
-        await self._in_callback(start)
-        await self._replay_history()
+        while True:
+            await self._in_callback(start)
+            await self._replay_history()
+            if not self._retried.begin_again():
+                break
+            await self._in_callback(self._machine.restart)
         self._inbox.add(self._claim.inbox)
         if self._claim.inbox and self._inbox.seen_seq < run.inbox_seq:
             await self._writer.ask(self._read_inbox)  # the claim brought the first page only
@@ -342,12 +348,23 @@ class Driver:
     def _apply_recorded(self, events: tuple[Event, ...]) -> None:
         for event in events:
             recorded = from_event(self.run_id, event)
-            self._apply(recorded, event.index)
-            self._machine.run()
+            try:
+                self._apply(recorded, event.index)
+                self._machine.run()
+            except NonDeterminismError as error:
+                self._retried.diverged(event.index, error)
 
     def _apply(self, recorded: Recorded, index: int) -> None:
         try:
-            self._machine.apply(recorded)
+            if recorded.kind in MATTERS:
+                ledger = self._machine.ledger
+                self._retried.read(index, recorded, ledger.step_ids, cancelled=ledger.cancelled)
+            if self._retried.only_reading:
+                return
+            if index in self._retried.undone:
+                self._machine.undo(recorded)
+            else:
+                self._machine.apply(recorded)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             problem = f"the payload of {recorded.kind} cannot be read: {error!r}"
             raise CorruptRecordError("events", f"{self.run_id}/{index}", problem) from error
@@ -494,21 +511,29 @@ class Driver:
             case Errored(error):
                 return await self._end_with_error(error)
             case Aborted() | None:
-                payload = encode_json({"reason": self._machine.cancel_reason})
-                await self._write_error(payload, EventKind.RUN_ABORTED, aborted=True)
+                facts = {"reason": self._machine.cancel_reason}
+                event = run_event(EventKind.RUN_ABORTED, encode_json(facts | self._retry_facts()))
+                await self._write_error(encode_json(facts), event, aborted=True)
                 return DriveOutcome.ABORTED
 
     async def _end_with_error(self, error: BaseException) -> DriveOutcome:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise error
         logger.error("run %r of %r errored", self.run_id, self._workflow.id, exc_info=error)
-        await self._write_error(describe_error(error), EventKind.RUN_ERRORED, aborted=False)
+        event = run_event(EventKind.RUN_ERRORED, describe_error(error, **self._retry_facts()))
+        await self._write_error(describe_error(error), event, aborted=False)
         return DriveOutcome.ERRORED
 
-    async def _write_error(self, error: JsonText, kind: EventKind, *, aborted: bool) -> None:
+    def _retry_facts(self) -> dict[str, Any]:
+        # A handler that returned has come to terms with what failed, whatever is wrong with its result.
+        ledger = self._machine.ledger
+        returned = isinstance(self._machine.outcome, Finished)
+        return end_facts(() if returned else ledger.step_ids, cancelled=ledger.cancelled and not returned)
+
+    async def _write_error(self, error: JsonText, event: NewEvent, *, aborted: bool) -> None:
         await self._writer.error(
             error=error,
-            events=(*self._unit.events, run_event(kind, error)),
+            events=(*self._unit.events, event),
             taken_inbox=tuple(self._unit.taken_inbox),
             aborted=aborted,
             reason=self._machine.cancel_reason if aborted else None,

@@ -16,6 +16,7 @@ from ..payloads import JsonText, decode_json, encode_json
 from ..store import Event, NewEvent
 
 __all__ = [
+    "FAILURES",
     "OPERATION_OF",
     "EventKind",
     "OperationKind",
@@ -69,9 +70,11 @@ class EventKind(StrEnum):
     """`reason`."""
     RUN_FINISHED = "run-finished"
     RUN_ERRORED = "run-errored"
-    """The error."""
+    """The error, and what a retry repeats (`retry_repeats`): see `retried.py`."""
     RUN_ABORTED = "run-aborted"
     """`reason`."""
+    RUN_RETRIED = "run-retried"
+    """`reason`. Written when somebody retries the run; what stands above it belongs to a former life."""
 
 
 OPERATION_OF: dict[EventKind, OperationKind] = {
@@ -89,6 +92,10 @@ OPERATION_OF: dict[EventKind, OperationKind] = {
     EventKind.VALUE_RECORDED: OperationKind.VALUE,
     EventKind.EMITTED: OperationKind.EMIT,
 }
+
+
+FAILURES = frozenset({EventKind.STEP_FAILED, EventKind.WAIT_TIMED_OUT, EventKind.APPROVAL_TIMED_OUT})
+"""What a handler gets as an exception."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,28 +18,42 @@ from asyncio.mixins import _LoopBoundMixin
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from ..isolation import LoopOfHandler, foreign_module, refused
 from ..logs import get_logger, one_line
 
-__all__ = ["WorkflowLoop"]
+__all__ = ["HandlerTask", "WorkflowLoop"]
 
 T = TypeVar("T")
+_Lineage: TypeAlias = "tuple[int, _Lineage | None]"
 logger = get_logger("workflow_runtime")
 
 
-class _HandlerTask(asyncio.Task[T]):
-    """A task that hashes by its number.
+class HandlerTask(asyncio.Task[T]):
+    """A task that hashes by its number, and knows by whose call it came to be.
 
     `TaskGroup` and `asyncio.wait` keep tasks in sets. By default a set of tasks is ordered by their addresses, and
     a group would cancel its tasks in another order in a replay.
     """
 
-    def __init__(self, coro: Coroutine[Any, Any, T], number: int, **options: Any) -> None:
+    def __init__(
+        self, coro: Coroutine[Any, Any, T], number: int, maker: asyncio.Task[Any] | None, **options: Any
+    ) -> None:
         self.number = number
+        # Numbers and not tasks: a task that has ended must not be kept by the ones that it made.
+        self.lineage: _Lineage = (number, maker.lineage if isinstance(maker, HandlerTask) else None)
         super().__init__(coro, **options)
+
+    def descends_from(self, other: HandlerTask[Any]) -> bool:
+        """Tell whether the other one is this task, or has made it, or has made who made it, and so on."""
+        lineage: _Lineage | None = self.lineage
+        while lineage is not None:
+            if lineage[0] == other.number:
+                return True
+            lineage = lineage[1]
+        return False
 
     def __hash__(self) -> int:
         return self.number
@@ -63,6 +77,11 @@ class WorkflowLoop(LoopOfHandler):
         self._tasks_made = 0
         self._bound: list[_LoopBoundMixin] = []
         self._closed = False
+
+    @property
+    def tasks_made(self) -> int:
+        """How many tasks there have been."""
+        return self._tasks_made
 
     def run_until_blocked(self, max_callbacks: int | None = None) -> bool:
         """Run everything that is ready, and what becomes ready by that.
@@ -155,7 +174,8 @@ class WorkflowLoop(LoopOfHandler):
     def create_task(self, coro: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:  # type: ignore[override]  # typeshed narrows the coroutine's type
         """Make a task that runs on this loop."""
         self._tasks_made += 1
-        task = _HandlerTask(coro, self._tasks_made, loop=self, **options)
+        maker = asyncio.current_task(self) if self.is_running() else None
+        task = HandlerTask(coro, self._tasks_made, maker, loop=self, **options)
         self._tasks.add(task)
         return task
 

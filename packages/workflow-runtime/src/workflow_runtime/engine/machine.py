@@ -19,8 +19,9 @@ from ..ids import MAX_ID_BYTES, check_id
 from ..isolation import with_advice
 from ..payloads import JsonText
 from .history import OPERATION_OF, EventKind, OperationKind, Recorded
+from .ledger import FailureLedger
 from .loop import WorkflowLoop
-from .operations import Operation, StepCall
+from .operations import UNKNOWN_TIMER, Operation, StepCall
 from .suspend import Suspended
 
 __all__ = ["Aborted", "Errored", "Finished", "Machine", "Outcome", "derived_id"]
@@ -60,7 +61,12 @@ class Machine:
 
     def __init__(self, run_id: str, package: str | None = None) -> None:
         self.run_id = run_id
-        self.loop: WorkflowLoop = WorkflowLoop(run_id, package)  # type: ignore[abstract]  # the rest is set below its class
+        self._package = package
+        self._begin()
+
+    def _begin(self) -> None:
+        self.loop: WorkflowLoop = WorkflowLoop(self.run_id, self._package)  # type: ignore[abstract]  # the rest is set below its class
+        self.ledger = FailureLedger()
         self._operations: dict[str, Operation] = {}
         self._unseen: list[Operation] = []
         self._names: dict[str, int] = {}
@@ -94,10 +100,22 @@ class Machine:
         Raises:
             NonDeterminismError: The handler has not asked for what the event records, or has given it up.
         """
+        self.ledger.moment += 1
         if event.kind is EventKind.CANCEL_REQUESTED:
             self._cancel(event)
+        elif event.kind is EventKind.RUN_RETRIED:
+            self._doubt_timers()
         elif event.kind in OPERATION_OF:
             _APPLY[event.kind](self, self._find(event), event)
+
+    def undo(self, event: Recorded) -> None:
+        """Take note of a failure that counts no more: whoever waits goes on waiting. `run` need not follow.
+
+        Raises:
+            NonDeterminismError: As `apply`.
+        """
+        if event.kind is not EventKind.CANCEL_REQUESTED:
+            self._find(event).begin_anew()
 
     @property
     def outcome(self) -> Outcome | None:
@@ -121,6 +139,11 @@ class Machine:
         self.loop.cancel_tasks()
         self.loop.run_until_blocked(max_callbacks=_TEARDOWN_CALLBACKS)
         self.loop.close()
+
+    def restart(self) -> None:
+        """Take the handler down and forget it, to start it again from the top."""
+        self.suspend()
+        self._begin()
 
     # What the context does on behalf of the handler.
 
@@ -160,7 +183,11 @@ class Machine:
                 "durable operations are for the handler itself: a step or a thread cannot use them"
             )
         step_id = self._name(id, default)
-        operation = Operation(step_id=step_id, kind=kind, future=future, name=name, value=value, step=step, until=until)
+        task = asyncio.current_task(self.loop)
+        self.ledger.asked(task)
+        operation = Operation(
+            step_id=step_id, kind=kind, future=future, task=task, name=name, value=value, step=step, until=until
+        )
         self._operations[step_id] = operation
         self._unseen.append(operation)
         return future
@@ -187,9 +214,19 @@ class Machine:
 
     def _cancel(self, event: Recorded) -> None:
         self.cancel_reason = event.facts().get("reason")
-        self._cancelled = True
+        self._cancelled = self.ledger.cancelled = True
         if self._main is not None:
             self._main.cancel()
+
+    def _doubt_timers(self) -> None:
+        # The end of the former life took them out of the store; whether they have been set since, the log does not say.
+        for operation in self._operations.values():
+            if operation.pending and operation.until_ms is not None:
+                operation.timer_set_ms = UNKNOWN_TIMER
+
+    def _fail(self, operation: Operation, error: Exception) -> None:
+        self.ledger.failed(operation.step_id, operation.task, self.loop.tasks_made)
+        operation.future.set_exception(error)
 
     def _find(self, event: Recorded) -> Operation:
         operation = self._operations.get(event.step_id)
@@ -223,9 +260,8 @@ class Machine:
 
     def _apply_step_failure(self, operation: Operation, event: Recorded) -> None:
         facts = event.facts()
-        operation.future.set_exception(
-            StepFailedError(operation.step_id, facts["error_type"], facts["message"], facts["attempts"])
-        )
+        error = StepFailedError(operation.step_id, facts["error_type"], facts["message"], facts["attempts"])
+        self._fail(operation, error)
 
     def _apply_start(self, operation: Operation, event: Recorded) -> None:
         facts = event.facts()
@@ -237,7 +273,7 @@ class Machine:
         operation.until_ms = operation.timer_set_ms = facts.get("until_ms")
 
     def _apply_timeout(self, operation: Operation, event: Recorded) -> None:
-        operation.future.set_exception(WaitTimeoutError(operation.step_id))
+        self._fail(operation, WaitTimeoutError(operation.step_id))
 
 
 def derived_id(text: str) -> str:

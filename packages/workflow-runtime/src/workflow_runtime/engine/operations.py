@@ -12,7 +12,10 @@ from ..payloads import JsonText
 from ..retry import RetryPolicy
 from .history import OperationKind
 
-__all__ = ["Operation", "StepCall"]
+__all__ = ["UNKNOWN_TIMER", "Operation", "StepCall"]
+
+UNKNOWN_TIMER = -1
+"""No time that a timer fires at: it is set again, and when nobody waits any more it is removed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +41,8 @@ class Operation:
     kind: OperationKind
     future: asyncio.Future[Any]
     """Belongs to the handler's loop; resolved only by an event."""
+    task: asyncio.Task[Any] | None = None
+    """Who asked for it."""
     # What was asked:
     step: StepCall | None = None
     name: str = ""
@@ -51,13 +56,19 @@ class Operation:
     until_ms: int | None = None
     """The recorded deadline: of a sleep, a wait, or the pause before a step's next attempt."""
     failed_attempts: int = 0
-    # Which of its timers is in the store:
+    # Which of its timers is in the store; `UNKNOWN_TIMER` when one may be:
     timer_set_ms: int | None = field(default=None)
 
     @property
     def pending(self) -> bool:
         """Whether the handler still waits for it. A cancelled branch does not."""
         return not self.future.done()
+
+    def begin_anew(self) -> None:
+        """Be as if it had just been asked for: with all attempts to come, with its whole time to wait."""
+        self.started = False
+        self.until_ms = self.timer_set_ms = None
+        self.failed_attempts = 0
 
     @property
     def transactional(self) -> bool:

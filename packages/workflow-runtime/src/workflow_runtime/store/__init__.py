@@ -1,7 +1,14 @@
 """The store contract: Protocols with numbered clauses, the values that cross it, and help for store authors."""
 
 from . import results, values
-from .arguments import approval_payload, cancel_payload, check_prunable, check_transaction_write, checked
+from .arguments import (
+    approval_payload,
+    cancel_payload,
+    check_prunable,
+    check_retryable,
+    check_transaction_write,
+    checked,
+)
 from .comparison import differing_fields, same_json
 from .cursors import decode_run_cursor, decode_schedule_cursor, encode_run_cursor, encode_schedule_cursor
 from .following import LogPage, follow_events
@@ -57,6 +64,7 @@ __all__ = [
     "build_timeline",
     "cancel_payload",
     "check_prunable",
+    "check_retryable",
     "check_transaction_write",
     "checked",
     "decode_run_cursor",

@@ -43,6 +43,7 @@ __all__ = [
     "approval_payload",
     "cancel_payload",
     "check_prunable",
+    "check_retryable",
     "check_transaction_write",
     "checked",
 ]
@@ -162,6 +163,12 @@ def _check_events(name: str, value: Sequence[NewEvent], capabilities: StoreCapab
             _check_payload(f"{name}.payload", event.payload, capabilities)
 
 
+def _check_event(name: str, value: Any, capabilities: StoreCapabilities) -> None:
+    if not isinstance(value, NewEvent):
+        raise InvalidArgumentError(name, f"must be a NewEvent, not {type(value).__name__}")
+    _check_events(name, (value,), capabilities)
+
+
 def _check_ids(name: str, value: Sequence[str], capabilities: StoreCapabilities) -> None:
     if isinstance(value, str):
         raise InvalidArgumentError(name, "must be a sequence of ids, not one string")
@@ -229,6 +236,13 @@ def check_prunable(statuses: Sequence[RunStatus]) -> None:
             raise InvalidArgumentError("statuses", f"{status} is not terminal and cannot be pruned")
 
 
+def check_retryable(statuses: Sequence[RunStatus]) -> None:
+    """Refuse to retry runs that have not ended, or ended well."""
+    for status in statuses:
+        if status not in TERMINAL_STATUSES or status is RunStatus.FINISHED:
+            raise InvalidArgumentError("statuses", f"{status} is no end that can be retried")
+
+
 def check_transaction_write(write: TransactionWrite, capabilities: StoreCapabilities) -> None:
     """Refuse a write as `append_events` would refuse its arguments."""
     for field in fields(write):
@@ -290,6 +304,7 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("workflow_ids", "queues", "removed_timers"), _check_ids),
     **dict.fromkeys(("reason", "decided_by", "comment", "cursor", "run_id_prefix"), _check_text),
     "priority": _check_priority,
+    "event": _check_event,
     "events": _check_events,
     "taken_inbox": _check_inbox_numbers,
     "set_timers": _check_timers,

@@ -26,6 +26,7 @@ from .results import (
     DeliverSignalResult,
     RequestBucketsResult,
     RequeueResult,
+    RetryResult,
     ScheduleUpserted,
     TerminateResult,
 )
@@ -282,6 +283,35 @@ class RunLifecycleStore(Protocol):
         Contract:
             DEAD-1: Only a `dead` run: it is `queued`, due now, with a crash count of zero. Others answer
                 `not-requeueable`.
+        """
+        ...
+
+    async def retry_run(
+        self,
+        *,
+        run_id: str,
+        event: NewEvent,
+        now_ms: int,
+        statuses: Sequence[RunStatus] = (RunStatus.ERRORED, RunStatus.DEAD),
+    ) -> RetryResult:
+        """Give a run that ended wrongly back to the workers, to go on from its log.
+
+        Args:
+            run_id: Which run.
+            event: Appended to the log: it tells the engine that what comes after belongs to another life.
+            now_ms: The present.
+            statuses: The run must be in one of these, of `errored`, `dead` and `aborted`.
+
+        Contract:
+            RETRY-1: The event is appended and the run is `queued`, due now, with a crash count of zero and without
+                error, reason and end, in one unit; the answer is `retried` with the event's index. It is the one write
+                to a log that needs no lease: nobody else writes to that of a run that has ended.
+            RETRY-2: Only a run in one of `statuses`; others answer `not-retryable` with their status, and nothing
+                changes. Of many simultaneous calls exactly one answers `retried`.
+            RETRY-3: Log, input, timers that are left, and inbox entries that nobody took are as before. A token of its
+                former life is worth nothing.
+            RETRY-4: A run that was `aborted` is no longer asked to end: its cancel flag is cleared, its request counts
+                as taken, and a new request is `requested`. A run that was not keeps both.
         """
         ...
 
@@ -1014,9 +1044,9 @@ class SupportsNotify(Protocol):
             NOTIFY-1: While it is live, every listener of every handle and process gets a notice with the run's id, or
                 with `None`, soon after a unit that may leave a worker something to do: a run is created without a
                 claim, whenever it is due; a tick starts one; a delivery queues a run; a delivery reaches a `running`
-                one; a request to cancel is accepted; a run is released or requeued; a pause ends as `queued`, or
-                with a timer that is due within `NOTICE_HORIZON_MS`. With `None` when a schedule is created or
-                changed, or ticks of it are requested.
+                one; a request to cancel is accepted; a run is released, requeued or retried; a pause ends as
+                `queued`, or with a timer that is due within `NOTICE_HORIZON_MS`. With `None` when a schedule is created
+                or changed, or ticks of it are requested.
             NOTIFY-2: What a notice tells of can be read when it comes.
             NOTIFY-3: Listening begins at once, live or not, whatever the state of the store. Each change of `live` is
                 followed by a notice with `None`: what happened meanwhile was not told.

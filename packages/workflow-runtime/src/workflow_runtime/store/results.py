@@ -36,10 +36,13 @@ __all__ = [
     "NotDeletable",
     "NotFound",
     "NotRequeueable",
+    "NotRetryable",
     "NotWaiting",
     "RequestBucketsResult",
     "RequeueResult",
     "Requeued",
+    "Retried",
+    "RetryResult",
     "ScheduleChanged",
     "ScheduleUpserted",
     "TerminateResult",
@@ -172,6 +175,23 @@ class NotRequeueable(Value):
 
 
 @value
+class Retried(Value):
+    """The run is queued again; its log goes on after the event of the retry."""
+
+    kind: Literal["retried"] = "retried"
+    index: int
+    """Where that event stands in the log."""
+
+
+@value
+class NotRetryable(Value):
+    """The run has not ended in one of the statuses that were asked for."""
+
+    kind: Literal["not-retryable"] = "not-retryable"
+    status: RunStatus
+
+
+@value
 class Deleted(Value):
     """Every trace is gone."""
 
@@ -257,6 +277,7 @@ DeliverApprovalResult: TypeAlias = Delivered | Buffered | AlreadyDecided | NotWa
 CancelResult: TypeAlias = CancelRequested | Duplicate | AlreadyFinished | NotFound
 TerminateResult: TypeAlias = Terminated | AlreadyFinished | NotFound
 RequeueResult: TypeAlias = Requeued | NotRequeueable | NotFound
+RetryResult: TypeAlias = Retried | NotRetryable | NotFound
 DeleteResult: TypeAlias = Deleted | NotDeletable | NotFound
 DeleteScheduleResult: TypeAlias = Deleted | NotFound
 RequestBucketsResult: TypeAlias = BucketsRequested | NotFound

@@ -56,6 +56,7 @@ STATUS_TABLE: Final[Mapping[str, Mapping[str, str]]] = {
     "cancel_run":          _row("requested",      "requested",      "requested",      "requested",      "requested",      "finished",       "finished",       "finished",       "finished"),
     "terminate_run":       _row("terminated",     "terminated",     "terminated",     "terminated",     "terminated",     "finished",       "finished",       "finished",       "terminated"),
     "requeue_run":         _row("not-requeueable", "not-requeueable", "not-requeueable", "not-requeueable", "not-requeueable", "not-requeueable", "not-requeueable", "not-requeueable", "requeued"),
+    "retry_run":           _row("not-retryable",  "not-retryable",  "not-retryable",  "not-retryable",  "not-retryable",  "not-retryable",  "retried",        "not-retryable",  "retried"),
     "delete_run":          _row("deleted",        "not-deletable",  "deleted",        "deleted",        "deleted",        "deleted",        "deleted",        "deleted",        "deleted"),
     "prune_runs":          _row("kept",           "kept",           "kept",           "kept",           "kept",           "pruned",         "pruned",         "pruned",         "pruned"),
 } | dict.fromkeys(DRIVER_VERBS, _DRIVER)

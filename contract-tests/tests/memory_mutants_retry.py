@@ -1,0 +1,109 @@
+"""Stores with one fault each in what operators say to runs that have ended."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from memory_mutants import Faulty
+from mutant_catalogue import broken
+from workflow_runtime.store import NotRetryable, Retried, RunStatus
+
+
+@broken("RETRY-1")
+class RetriedRunKeepsItsError(Faulty):
+    """A run that lives again still shows the error of its former life."""
+
+    async def retry_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        error = None if run is None else run.error
+        answer = await super().retry_run(**arguments)
+        if run is not None:
+            run.error = error
+        return answer
+
+
+@broken("RETRY-1")
+class RetryIsNotWritten(Faulty):
+    """The run is queued again, and nothing in its log says so."""
+
+    async def retry_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        answer = await super().retry_run(**arguments)
+        if run is not None and isinstance(answer, Retried):
+            run.events.pop()
+        return answer
+
+
+@broken("RETRY-1")
+class RetryIsTwoUnits(Faulty):
+    """The run is looked at in one unit and changed in the next: two callers retry one end."""
+
+    async def retry_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        ended = run is not None and run.status in arguments.get("statuses", (RunStatus.ERRORED, RunStatus.DEAD))
+        await asyncio.sleep(0)
+        answer = await super().retry_run(**arguments)
+        if isinstance(answer, NotRetryable) and run is not None and ended:
+            run.append((arguments["event"],), (), arguments["now_ms"])
+            return Retried(index=run.next_index - 1)
+        return answer
+
+
+@broken("RETRY-2")
+class AnyEndIsRetried(Faulty):
+    """`statuses` is ignored."""
+
+    async def retry_run(self, **arguments: Any) -> Any:
+        any_end = (RunStatus.ERRORED, RunStatus.DEAD, RunStatus.ABORTED)
+        return await super().retry_run(**(arguments | {"statuses": any_end}))
+
+
+@broken("RETRY-3")
+class RetryForgetsTheInbox(Faulty):
+    """What nobody took in the former life is thrown away."""
+
+    async def retry_run(self, **arguments: Any) -> Any:
+        answer = await super().retry_run(**arguments)
+        run = self.run(arguments)
+        if run is not None and isinstance(answer, Retried):
+            run.untaken.clear()
+        return answer
+
+
+@broken("RETRY-3")
+class RetryGivesTheOldLeaseBack(Faulty):
+    """The token of the former life works again."""
+
+    async def retry_run(self, **arguments: Any) -> Any:
+        answer = await super().retry_run(**arguments)
+        run = self.run(arguments)
+        if run is not None and isinstance(answer, Retried):
+            run.lease_number -= 1
+        return answer
+
+
+@broken("RETRY-4")
+class RetriedRunIsStillAskedToEnd(Faulty):
+    """A run that was cancelled and is retried is cancelled again."""
+
+    async def retry_run(self, **arguments: Any) -> Any:
+        answer = await super().retry_run(**arguments)
+        run = self.run(arguments)
+        if run is not None and isinstance(answer, Retried) and ("cancel", "cancel:1") in run.deliveries:
+            run.cancel_requested = True
+        return answer
+
+
+@broken("RETRY-4")
+class RetriedRunCannotBeCancelledAgain(Faulty):
+    """The old request makes a new one a duplicate."""
+
+    async def retry_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        known = None if run is None else run.deliveries.get(("cancel", "cancel"))
+        answer = await super().retry_run(**arguments)
+        if run is not None and known is not None:
+            run.deliveries["cancel", "cancel"] = replace(known)
+        return answer
