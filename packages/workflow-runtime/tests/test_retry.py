@@ -299,7 +299,8 @@ async def test_endless_message_is_cut(lab: Lab) -> None:
         await lab.finish(fails, run_id="run")
     failed = (await lab.events("run"))[0]
     assert failed.payload is not None
-    assert len(decode_json(failed.payload)["message"]) == 10_000
+    assert len(failed.payload) < 16_384
+    assert decode_json(failed.payload)["message"].startswith("x" * 3_000)
 
 
 async def test_backoff_ends_while_another_step_is_running(lab: Lab, gate: Gate) -> None:

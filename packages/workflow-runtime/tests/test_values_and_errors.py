@@ -15,6 +15,7 @@ import workflow_runtime
 from workflow_runtime import (
     Approval,
     Context,
+    Failure,
     RunAbortedError,
     RunFailedError,
     StepInfo,
@@ -35,6 +36,7 @@ SAMPLES: dict[str, Any] = {
     "int": 3,
     "float": 0.5,
     "tuple[str, ...]": ("one", "two"),
+    "Failure | None": Failure(error_type="ValueError", message="boom", traceback="  File ..."),
 }
 
 

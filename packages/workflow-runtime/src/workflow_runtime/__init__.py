@@ -11,6 +11,7 @@ from .engine.context import Approval, Context
 from .engine.definition import Workflow, workflow
 from .engine.steps import StepInfo, step_info
 from .errors import *  # noqa: F403  # the whole tree is public
+from .failure import Failure
 from .handles import RunHandle
 from .health import WorkerHealth
 from .metering import QueryMeter, meter_queries
@@ -36,6 +37,7 @@ __all__ = [
     "Context",
     "Cron",
     "Every",
+    "Failure",
     "JsonCodec",
     "JsonText",
     "JsonValue",

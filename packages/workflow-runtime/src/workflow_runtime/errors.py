@@ -41,7 +41,10 @@ Each class takes fields and builds its own message, so that an error survives pi
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any, ClassVar
+
+from .failure import Failure, render_failure
 
 __all__ = [
     "CapabilityNotSupportedError",
@@ -327,15 +330,23 @@ class StepFailedError(ExecutionError):
     """A step used up its attempts or failed in a way that is not retried.
 
     Raised by `ctx.step(...)`. Built from the record, so the first execution and every replay raise the same.
+    `failure` is the record of the last attempt's error: its traceback, causes, notes and members. A traceback of
+    this error shows it too, as a note.
     """
 
-    def __init__(self, step_id: str, error_type: str, message: str, attempts: int) -> None:
+    def __init__(
+        self, step_id: str, error_type: str, message: str, attempts: int, failure: Failure | None = None
+    ) -> None:
         self.step_id = step_id
         self.error_type = error_type
         self.message = message
         self.attempts = attempts
+        self.failure = failure or Failure(error_type=error_type, message=message)
+        self.recorded_note = _note(self.failure)
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         super().__init__(f"step {step_id!r} failed after {times}: {error_type}: {message}")
+        if self.recorded_note is not None:
+            self.add_note(self.recorded_note)
 
 
 class StepTimeoutError(ExecutionError):
@@ -373,13 +384,17 @@ class NonDeterminismError(ExecutionError):
 
 
 class RunFailedError(ExecutionError):
-    """The awaited run ended as `errored`."""
+    """The awaited run ended as `errored`. `failure` is the record of its error, as in `StepFailedError`."""
 
-    def __init__(self, run_id: str, error_type: str, message: str) -> None:
+    def __init__(self, run_id: str, error_type: str, message: str, failure: Failure | None = None) -> None:
         self.run_id = run_id
         self.error_type = error_type
         self.message = message
+        self.failure = failure or Failure(error_type=error_type, message=message)
+        self.recorded_note = _note(self.failure)
         super().__init__(f"run {run_id!r} failed: {error_type}: {message}")
+        if self.recorded_note is not None:
+            self.add_note(self.recorded_note)
 
 
 class RunAbortedError(ExecutionError):
@@ -390,3 +405,9 @@ class RunAbortedError(ExecutionError):
         self.status = status
         self.reason = reason
         super().__init__(f"run {run_id!r} ended as {status}" + (f": {reason}" if reason else ""))
+
+
+def _note(failure: Failure) -> str | None:
+    if failure.is_bare:
+        return None
+    return "As it was recorded:\n" + textwrap.indent(render_failure(failure), "  ")

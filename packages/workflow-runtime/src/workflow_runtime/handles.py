@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .errors import CapabilityNotSupportedError, RunAbortedError, RunConflictError, RunFailedError, RunNotFoundError
+from .failure import Failure
+from .failures import read_failure
 from .isolation import outside_handlers, refuse_in_handler
 from .payloads import PayloadCodec, decode_json
 from .store import Event, RunRecord, RunStatus, SupportsSubscribe, WorkflowExecutionStore
@@ -112,9 +114,14 @@ class RunHandle(Generic[OutputT_co]):
         if run.status is RunStatus.FINISHED:
             return cast("OutputT_co", None if run.output is None else self._codec.decode(run.output))
         if run.status is RunStatus.ERRORED:
-            facts = decode_json(run.error) if run.error is not None else {}
-            raise RunFailedError(run.run_id, facts.get("error_type", "Error"), facts.get("message", ""))
+            failure = _failure(run)
+            raise RunFailedError(run.run_id, failure.error_type, failure.message, failure)
         reason = run.reason
         if run.status is RunStatus.DEAD:
             reason = f"{run.crashes} workers in a row crashed while driving it; requeue_run() gives it another chance"
         raise RunAbortedError(run.run_id, run.status, reason)
+
+
+def _failure(run: RunRecord) -> Failure:
+    facts = decode_json(run.error) if run.error is not None else {}
+    return read_failure({"error_type": "Error", "message": "", **facts})

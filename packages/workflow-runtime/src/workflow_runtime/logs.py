@@ -10,6 +10,9 @@ from __future__ import annotations
 import logging
 import re
 import traceback
+from types import TracebackType
+
+from .escapes import name_of
 
 __all__ = ["get_logger", "indented", "one_line"]
 
@@ -17,6 +20,7 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u206
 """Ends of lines, the beginnings of a terminal's commands, what turns the direction of a text, halves of characters."""
 _CONTROLS_WITHIN_LINES = re.compile(_CONTROLS.pattern.replace(r"\x00-\x1f", r"\x00-\x08\x0b-\x1f"))
 _LONGEST = 2_000
+_LONGEST_TRACEBACK = 50_000
 
 
 def one_line(text: object) -> str:
@@ -46,8 +50,20 @@ def get_logger(name: str) -> logging.Logger:
 def _indent_traceback(record: logging.LogRecord) -> bool:
     # A formatter writes this text where there is one, and makes its own where there is none.
     if record.exc_info and record.exc_info[1] is not None and not record.exc_text:
-        record.exc_text = indented("".join(traceback.format_exception(record.exc_info[1])).rstrip("\n"))
+        record.exc_text = indented(_formatted(*record.exc_info[1:]))
     return True
+
+
+def _formatted(error: BaseException, stack: TracebackType | None) -> str:
+    try:
+        text = "".join(traceback.format_exception(error)).rstrip("\n")
+    except Exception:  # noqa: BLE001  # the class of an exception may be the user's
+        calls = "".join(traceback.format_tb(stack))
+        text = f"Traceback (most recent call last):\n{calls}{name_of(error)}: (it cannot be read)"
+    if len(text) > _LONGEST_TRACEBACK:
+        half = _LONGEST_TRACEBACK // 2
+        text = f"{text[:half]}\n... ({len(text) - 2 * half} characters left out)\n{text[-half:]}"
+    return text
 
 
 def _said(text: object) -> str:

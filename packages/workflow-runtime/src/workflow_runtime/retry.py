@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from .errors import InvalidArgumentError, InvalidPayloadError, PayloadTooLargeError, TransactionEndedError
 
@@ -58,7 +58,7 @@ class RetryPolicy:
         if not timedelta(0) <= self.max_delay <= MAX_DELAY:
             raise InvalidArgumentError("max_delay", f"must be from 0 to {MAX_DELAY.days} days, not {self.max_delay}")
 
-    def delay_after(self, attempt: int, error: Exception, rng: random.Random) -> timedelta | None:
+    def delay_after(self, attempt: int, error: BaseException, rng: random.Random) -> timedelta | None:
         """How long to wait before the next attempt, or `None` when there is none.
 
         Args:
@@ -66,12 +66,17 @@ class RetryPolicy:
             error: What it raised.
             rng: For the jitter.
         """
-        if attempt >= self.max_attempts or isinstance(error, _NEVER_RETRIED):
+        kind = type(error)  # isinstance() asks the error itself, which may raise
+        if attempt >= self.max_attempts or issubclass(kind, _NEVER_RETRIED):
             return None
-        if isinstance(error, self.non_retryable) or (self.retry_if is not None and not self.retry_if(error)):
+        # Seldom it is no Exception (`sys.exit`): a predicate that looks at types or attributes serves that too.
+        if issubclass(kind, self.non_retryable) or not self._wanted(cast("Exception", error)):
             return None
         delay = max(timedelta(0), min(self.backoff(attempt), self.max_delay))
         return min(delay * (1 + self.jitter * (2 * rng.random() - 1)), self.max_delay)
+
+    def _wanted(self, error: Exception) -> bool:
+        return self.retry_if is None or self.retry_if(error)
 
 
 _NEVER_RETRIED = (InvalidPayloadError, PayloadTooLargeError, TransactionEndedError)

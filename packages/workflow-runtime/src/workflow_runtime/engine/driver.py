@@ -22,6 +22,8 @@ from ..errors import (
     StoreAccessError,
     StoreError,
 )
+from ..escapes import exc_info_of, is_interrupt
+from ..failures import failure_of, write_failure
 from ..isolation import Fence, package_of, refused
 from ..logs import get_logger, one_line
 from ..payloads import JsonText, PayloadCodec, encode_json
@@ -30,7 +32,7 @@ from ..tries import may_pass
 from .allowance import Allowance
 from .context import Context
 from .definition import Workflow
-from .history import EventKind, OperationKind, Recorded, describe_error, from_event, run_event
+from .history import EventKind, OperationKind, Recorded, from_event, run_event
 from .inbox import Inbox
 from .lease import HeldLease
 from .machine import Aborted, Errored, Finished, Machine
@@ -503,7 +505,7 @@ class Driver:
                     text = self._settings.codec.encode(output, "output")
                     if len(text) > self._max_payload_bytes:
                         raise PayloadTooLargeError("output", len(text), self._max_payload_bytes)
-                except Exception as error:  # noqa: BLE001  # a codec is the user's code
+                except BaseException as error:  # noqa: BLE001  # a codec is the user's code
                     return await self._end_with_error(error)
                 events = (*self._unit.events, run_event(EventKind.RUN_FINISHED))
                 await self._writer.finish(output=text, events=events, taken_inbox=tuple(self._unit.taken_inbox))
@@ -517,11 +519,12 @@ class Driver:
                 return DriveOutcome.ABORTED
 
     async def _end_with_error(self, error: BaseException) -> DriveOutcome:
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        if is_interrupt(error):
             raise error
-        logger.error("run %r of %r errored", self.run_id, self._workflow.id, exc_info=error)
-        event = run_event(EventKind.RUN_ERRORED, describe_error(error, **self._retry_facts()))
-        await self._write_error(describe_error(error), event, aborted=False)
+        logger.error("run %r of %r errored", self.run_id, self._workflow.id, exc_info=exc_info_of(error))
+        failure = failure_of(error)
+        event = run_event(EventKind.RUN_ERRORED, write_failure(failure, **self._retry_facts()))
+        await self._write_error(write_failure(failure), event, aborted=False)
         return DriveOutcome.ERRORED
 
     def _retry_facts(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 from ..errors import CorruptRecordError
-from ..payloads import JsonText, decode_json, encode_json
+from ..failures import failure_of, write_failure
+from ..payloads import JsonText, decode_json
 from ..store import Event, NewEvent
 
 __all__ = [
@@ -140,15 +141,5 @@ def emitted_payload(name: str, value: JsonText) -> JsonText:
 
 
 def describe_error(error: BaseException, **facts: Any) -> JsonText:
-    """Write an error down as data. What cannot be carried is replaced, never refused."""
-    return encode_json({"error_type": type(error).__qualname__, "message": _message(error), **facts})
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)[:_MAX_MESSAGE]
-    except Exception:  # noqa: BLE001  # a user's class of errors, broken where nobody looks before it is raised
-        return "(its message cannot be read)"
-
-
-_MAX_MESSAGE = 10_000
+    """Write an error down as data. What cannot be carried is replaced or cut, never refused."""
+    return write_failure(failure_of(error), **facts)

@@ -21,6 +21,7 @@ from contextvars import Context
 from typing import Any, NoReturn, TypeAlias, TypeVar
 from weakref import WeakSet
 
+from ..escapes import exc_info_of, is_interrupt
 from ..isolation import LoopOfHandler, foreign_module, refused
 from ..logs import get_logger, one_line
 
@@ -104,7 +105,7 @@ class WorkflowLoop(LoopOfHandler):
             while self._ready and (max_callbacks is None or ran < max_callbacks):
                 handle = self._ready.popleft()
                 if not handle.cancelled():
-                    handle._run()  # noqa: SLF001  # what a loop does with its handles
+                    self._run(handle)
                 ran += 1
         finally:
             sys.set_asyncgen_hooks(*outer_hooks)
@@ -112,6 +113,17 @@ class WorkflowLoop(LoopOfHandler):
             if self._bound:
                 self._unbind()
         return not self._ready
+
+    def _run(self, handle: asyncio.Handle) -> None:
+        """Run a callback. `sys.exit()` in a handler ends the run (its task holds it as its error), not the worker."""
+        try:
+            handle._run()  # noqa: SLF001  # what a loop does with its handles
+        except BaseException as error:
+            # What asyncio lets pass: KeyboardInterrupt and SystemExit.
+            if is_interrupt(error):
+                raise
+            if not isinstance(getattr(handle._callback, "__self__", None), asyncio.Task):  # type: ignore[attr-defined]  # noqa: SLF001
+                self.call_exception_handler({"message": "a callback of the handler asked to exit", "exception": error})
 
     def cancel_tasks(self) -> None:
         """Cancel every task that has not ended."""
@@ -199,7 +211,8 @@ class WorkflowLoop(LoopOfHandler):
         """Log what nobody handled, unless the handler was taken down."""
         if not self._closed:
             message, error = context.get("message"), context.get("exception")
-            logger.error("run %r: %s", self._run_id, one_line(message), exc_info=error)
+            exc_info = None if error is None else exc_info_of(error)
+            logger.error("run %r: %s", self._run_id, one_line(message), exc_info=exc_info)
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """Do the same."""

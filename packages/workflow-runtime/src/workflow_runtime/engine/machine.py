@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigurationError, InvalidArgumentError, NonDeterminismError, StepFailedError, WaitTimeoutError
+from ..failures import read_failure
 from ..ids import MAX_ID_BYTES, check_id
 from ..isolation import with_advice
 from ..payloads import JsonText
@@ -260,7 +261,8 @@ class Machine:
 
     def _apply_step_failure(self, operation: Operation, event: Recorded) -> None:
         facts = event.facts()
-        error = StepFailedError(operation.step_id, facts["error_type"], facts["message"], facts["attempts"])
+        failure = read_failure(facts)
+        error = StepFailedError(operation.step_id, failure.error_type, failure.message, facts["attempts"], failure)
         self._fail(operation, error)
 
     def _apply_start(self, operation: Operation, event: Recorded) -> None:

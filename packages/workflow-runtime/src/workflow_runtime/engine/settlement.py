@@ -9,10 +9,12 @@ from typing import Any
 
 from ..clock import Clock
 from ..errors import ConfigurationError
+from ..escapes import exc_info_of, is_interrupt, name_of
+from ..failures import failure_of, write_failure
 from ..logs import get_logger, one_line
 from ..payloads import JsonText, encode_json
 from ..store import InboxEntry
-from .history import EventKind, OperationKind, Recorded, describe_error, emitted_payload
+from .history import EventKind, OperationKind, Recorded, emitted_payload
 from .inbox import Inbox
 from .machine import Machine
 from .operations import Operation
@@ -124,30 +126,44 @@ class Settlement:
         return False
 
     def _record_attempt(self, ended: EndedAttempt) -> None:
-        operation, result = ended.operation, ended.result
-        if isinstance(result, str):
-            self._record(EventKind.STEP_COMPLETED, operation, result)
+        operation = ended.operation
+        if ended.error is None:
+            self._record(EventKind.STEP_COMPLETED, operation, ended.result)
             return
-        delay, error = self._delay_after(ended, result)
+        delay, error = self._delay_after(ended, ended.error)
+        self._log(ended, delay, error)
+        failure = failure_of(error)
         if delay is None:
-            self._record(EventKind.STEP_FAILED, operation, describe_error(error, attempts=ended.attempt))
+            self._record(EventKind.STEP_FAILED, operation, write_failure(failure, attempts=ended.attempt))
             return
         retry_at_ms = self._clock.now_ms() + round(delay.total_seconds() * 1000)
         self.retried += 1
-        payload = describe_error(error, attempt=ended.attempt, retry_at_ms=retry_at_ms)
+        payload = write_failure(failure, attempt=ended.attempt, retry_at_ms=retry_at_ms)
         self._record(EventKind.STEP_RETRYING, operation, payload)
         operation.timer_set_ms = None
         self._timers.watch(operation)
         self._steps.add(operation)
 
-    def _delay_after(self, ended: EndedAttempt, error: Exception) -> tuple[timedelta | None, Exception]:
+    def _log(self, ended: EndedAttempt, delay: timedelta | None, error: BaseException) -> None:
+        logger.warning(
+            "run %r, step %r: attempt %d failed, %s",
+            self._machine.run_id,
+            ended.operation.step_id,
+            ended.attempt,
+            one_line("and with it the step" if delay is None else f"the next one follows after {delay}"),
+            exc_info=exc_info_of(error),
+        )
+
+    def _delay_after(self, ended: EndedAttempt, error: BaseException) -> tuple[timedelta | None, BaseException]:
         assert ended.operation.step is not None
         try:
             return ended.operation.step.retry.delay_after(ended.attempt, error, self._rng), error
-        except Exception as broken:  # a policy's functions are the user's code
-            what = f"the retry policy raised {type(broken).__qualname__} about {type(error).__qualname__}"
-            logger.exception("run %r, step %r: %s", self._machine.run_id, ended.operation.step_id, one_line(what))
-            return None, ConfigurationError(what)
+        except BaseException as broken:  # a policy's functions are the user's code
+            if is_interrupt(broken):
+                raise
+            told = ConfigurationError(f"the retry policy raised {name_of(broken)} about {name_of(error)}")
+            told.__cause__, broken.__context__ = broken, error
+            return None, told
 
     def _take_inbox(self) -> bool:
         match = self._inbox.take_match()

@@ -6,8 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import cast
 
 from ..errors import QueryLimitReachedError
+from ..escapes import EscapedError, cause_of, members_of
 from ..payloads import JsonText
 from .operations import Operation
 
@@ -20,7 +22,10 @@ class EndedAttempt:
 
     operation: Operation
     attempt: int
-    result: JsonText | Exception
+    result: JsonText | None
+    """What the step gave; `None` when it failed."""
+    error: BaseException | None = None
+    """What it raised."""
 
 
 @dataclass(slots=True)
@@ -60,7 +65,7 @@ class StepTasks:
         self.ended: deque[EndedAttempt] = deque()
         """Attempts that nobody has recorded yet."""
         self.fatal: BaseException | None = None
-        """Set when a step's body asked the process to end."""
+        """Set when Ctrl-C was pressed while a step's body had the thread."""
         self._run = run
         self._on_change = on_change
         self._is_committing = is_committing
@@ -140,36 +145,40 @@ class StepTasks:
 
     async def _attempt(self, operation: Operation) -> None:
         attempt = operation.failed_attempts + 1
-        result: JsonText | Exception | None
+        result: JsonText | None = None
+        error: BaseException | None = None
         try:
             result = await self._run(operation, attempt)
-        except (KeyboardInterrupt, SystemExit) as error:
-            self.fatal = error  # the process is going down, not the step
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever a user's code raises is a failed attempt
-            result = error
-            refusal = _refusal_behind(error)
+        except EscapedError as escaped:
+            error = escaped.error
+        except asyncio.CancelledError as cancellation:
+            if self._running[operation.step_id].cancelled:
+                raise
+            error = cancellation  # the body's own
+        except Exception as raised:  # noqa: BLE001  # whatever a user's code raises is a failed attempt
+            refusal = _refusal_behind(raised)
             if refusal is not None and self._cuts_short(refusal):
                 self._running[operation.step_id].cut_short = True
                 return
-        except BaseException as error:
-            if self._running[operation.step_id].cancelled:
-                raise
-            result = RuntimeError(f"the step raised {type(error).__qualname__}, which is no Exception")
-        if result is not None:
-            self.ended.append(EndedAttempt(operation, attempt, result))
+            error = raised
+        except BaseException as interrupt:
+            self.fatal = interrupt  # the process is going down, not the step
+            raise
+        if result is not None or error is not None:
+            self.ended.append(EndedAttempt(operation, attempt, result, error))
 
 
 def _refusal_behind(error: BaseException) -> QueryLimitReachedError | None:
     """Find what refused a step's call, though the step has raised something else because of it."""
     seen: set[int] = set()
-    found: list[BaseException | None] = [error]
+    found = [error]
     while found:
         each = found.pop()
-        if isinstance(each, QueryLimitReachedError):
-            return each
-        if each is not None and id(each) not in seen:
+        if issubclass(type(each), QueryLimitReachedError):
+            return cast("QueryLimitReachedError", each)
+        if id(each) not in seen:
             seen.add(id(each))
-            found += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
-            found.append(each.__cause__ or (None if each.__suppress_context__ else each.__context__))
+            found += members_of(each)
+            cause = cause_of(each)
+            found += () if cause is None else (cause,)
     return None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigurationError, PayloadTooLargeError, StepTimeoutError
+from ..escapes import EscapedError, is_interrupt
 from ..payloads import JsonText, PayloadCodec
 from .operations import StepCall
 
@@ -58,26 +60,53 @@ async def run_attempt(call: StepCall, info: StepInfo, codec: PayloadCodec, max_p
         StepTimeoutError: The attempt took longer than the step's timeout.
         InvalidPayloadError: The result cannot be carried as JSON.
         PayloadTooLargeError: The result is larger than the store carries.
-        Exception: Whatever the body raises.
+        Exception: Whatever the body or the codec raises.
+        EscapedError: The body or the codec raised something that is no `Exception`.
     """
     _current.set(info)
-    scope = asyncio.timeout(call.timeout_s)
     try:
-        async with scope:
-            result = await _call(call)
-    except TimeoutError:
-        if scope.expired():
-            raise StepTimeoutError(info.step_id, call.timeout_s or 0) from None
+        text = codec.encode(await _result(call, info), f"result of step {info.step_id!r}")
+    except (Exception, asyncio.CancelledError):
         raise
-    text = codec.encode(result, f"result of step {info.step_id!r}")
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        raise EscapedError(error) from error
     if len(text) > max_payload_bytes:
         raise PayloadTooLargeError(f"result of step {info.step_id!r}", len(text), max_payload_bytes)
     return text
 
 
+async def _result(call: StepCall, info: StepInfo) -> Any:
+    scope = asyncio.timeout(call.timeout_s)
+    try:
+        async with scope:
+            return await _call(call)
+    except TimeoutError:
+        if scope.expired():
+            raise StepTimeoutError(info.step_id, call.timeout_s or 0) from None
+        raise
+
+
 async def _call(call: StepCall) -> Any:
     if inspect.iscoroutinefunction(call.function):
         return await call.function(*call.args, **call.kwargs)
-    result = await asyncio.to_thread(call.function, *call.args, **call.kwargs)
+    result, error = await asyncio.to_thread(_call_on_thread, call.function, call.args, call.kwargs)
+    if error is not None:
+        raise error
     # A lambda or a functools.partial around an `async def` only makes the coroutine.
     return await result if inspect.isawaitable(result) else result
+
+
+def _call_on_thread(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, Exception | None]:
+    """Call a plain function; give what it returns, or what it raises in a form that crosses threads."""
+    try:
+        return function(*args, **kwargs), None
+    except StopIteration as error:  # no future carries it: whoever awaits the future would wait for ever
+        return None, EscapedError(error)
+    except Exception as error:  # noqa: BLE001  # raised again in the step's task
+        return None, error
+    except BaseException as error:  # noqa: BLE001  # there is no Ctrl-C on this thread
+        return None, EscapedError(error)

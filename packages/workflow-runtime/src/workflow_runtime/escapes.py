@@ -1,0 +1,88 @@
+"""What user code raises, looked at without trusting it: it ends the attempt or the run that it comes from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+__all__ = [
+    "EscapedError",
+    "attribute",
+    "cause_of",
+    "exc_info_of",
+    "is_interrupt",
+    "members_of",
+    "name_of",
+    "traceback_of",
+]
+
+
+class EscapedError(Exception):
+    """Carries what a step raised where a future, a coroutine or a store's transaction could not carry it as it is.
+
+    `StopIteration` cannot leave a coroutine, `SystemExit` would end the event loop, `GeneratorExit` would look like
+    the end of a generator on the way.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether Python itself may have raised it on Ctrl-C; it does so on the main thread only."""
+    return issubclass(type(error), KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """Give what an error was raised from, or else while what was being handled, as Python would print it."""
+    # Not by attribute access, which a user's class may have redefined.
+    cause: BaseException | None = _CAUSE(error)
+    return cause if cause is not None or _SUPPRESS_CONTEXT(error) else _CONTEXT(error)
+
+
+def members_of(error: BaseException) -> tuple[BaseException, ...]:
+    """Give the exceptions of a group; nothing of any other error."""
+    return _MEMBERS(error) if issubclass(type(error), BaseExceptionGroup) else ()
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Give where an error was raised."""
+    traceback: TracebackType | None = _TRACEBACK(error)
+    return traceback
+
+
+def exc_info_of(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """Give what a logger takes as `exc_info`."""
+    return type(error), error, traceback_of(error)
+
+
+def name_of(error: BaseException) -> str:
+    """Give the name of an error's class."""
+    name: str = _QUALNAME(type(error))
+    return name
+
+
+def attribute(error: BaseException, name: str) -> Any:
+    """Give an attribute if the error has it and lets it be read; else `None`."""
+    try:
+        return object.__getattribute__(error, name)
+    except BaseException as broken:  # a property is the user's code
+        if is_interrupt(broken):
+            raise
+        return None
+
+
+def _reader(kind: type[BaseException], name: str) -> Callable[[BaseException], Any]:
+    read: Callable[[BaseException], Any] = vars(kind)[name].__get__
+    return read
+
+
+_QUALNAME: Callable[[type], Any] = vars(type)["__qualname__"].__get__
+_TRACEBACK = _reader(BaseException, "__traceback__")
+_CAUSE = _reader(BaseException, "__cause__")
+_CONTEXT = _reader(BaseException, "__context__")
+_SUPPRESS_CONTEXT = _reader(BaseException, "__suppress_context__")
+_MEMBERS = _reader(BaseExceptionGroup, "exceptions")
