@@ -242,6 +242,15 @@ class HistoryIsShared(Faulty):
         return execution and replace(execution, history=shared)
 
 
+@broken("PAYLOAD-5")
+class AnyTextIsTakenForJson(Faulty):
+    """Signals carry whatever text comes, as on a database that does not parse it."""
+
+    async def deliver_signal(self, **arguments: Any) -> Any:
+        # The plain body of the verb, without the checks of its arguments.
+        return InMemoryWorkflowStore.deliver_signal.__wrapped__(self, **arguments)  # type: ignore[attr-defined]  # functools.wraps sets it
+
+
 @broken("ARG-1")
 class IdsAreNotChecked(Faulty):
     """`load_run` looks for anything."""

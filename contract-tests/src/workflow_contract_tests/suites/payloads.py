@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from workflow_runtime.errors import PayloadTooLargeError
+from workflow_runtime.errors import InvalidArgumentError, PayloadTooLargeError
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Existing, NewEvent, WorkflowVersion, approval_payload
 
@@ -229,6 +229,58 @@ async def _too_large(h: StoreHarness, verb: str, text: JsonText) -> None:
         for run in (await h.store.list_runs(limit=MANY)).runs:
             sizes = [len(e.payload or "") for e in await h.store.read_events(run_id=run.run_id, limit=9)]
             assert max(sizes, default=0) < len(text), "a refused payload is in the log"
+
+
+_NO_JSON = (
+    "{",
+    "nope",
+    " ",
+    "'a'",
+    "NaN",
+    "[-Infinity]",
+    "[1,]",
+    "{a:1}",
+    '{"a":1}{"b":2}',
+    "null,",
+    "01",
+    ".5",
+    '"a\\x"',
+    '"a\tb"',
+    '"open',
+    '"é"',
+    '"a\0b"',
+    "[" * 251 + "]" * 251,
+)
+
+
+@clause("PAYLOAD-5", each=_CARRIERS)
+async def text_that_is_no_json_is_refused(h: StoreHarness, verb: str) -> None:
+    """By the argument's name, before anything is written: whether the database parses its JSON does not matter."""
+    for text in _NO_JSON:
+        with refused(InvalidArgumentError, f"{verb} with {text[:20]!r}") as refusal:
+            await _no_json(h, verb, JsonText(text))
+        named = refusal.error.argument
+        assert named.split(".")[-1] in {"input", "payload", "output", "error", "spec"}, f"refused as {named!r}"
+    for run in (await h.second.list_runs(limit=MANY)).runs:
+        execution = await h.second.load_execution(run_id=run.run_id)
+        assert execution is not None
+        kept = {event.payload for event in execution.history} | {entry.payload for entry in execution.inbox}
+        kept |= {execution.run.output, execution.run.error}
+        assert kept.isdisjoint(_NO_JSON), f"{verb} kept {kept & set(_NO_JSON)}"
+    assert (await h.second.list_schedules(limit=1)).schedules == ()
+    deepest = JsonText("[" * 250 + "]" * 250)
+    assert all(seen == deepest for seen in await _CARRIERS[verb](h, deepest))
+
+
+async def _no_json(h: StoreHarness, verb: str, text: JsonText) -> None:
+    if not verb.startswith("create_run"):
+        await _CARRIERS[verb](h, text)
+        return
+    claim: dict[str, Any] = {"owner": "worker", "lease_ms": LEASE_MS} if verb.endswith("claimed") else {}
+    try:
+        await h.store.create_run(**create_arguments(h, run_id="no-json", input=text, **claim))
+    finally:
+        assert await h.second.load_run(run_id="no-json") is None, "a refused creation left a run"
 
 
 @clause("PAYLOAD-2", "PAYLOAD-1")

@@ -11,7 +11,7 @@ from .errors import CapabilityNotSupportedError, RunAbortedError, RunConflictErr
 from .failure import Failure
 from .failures import read_failure
 from .isolation import outside_handlers, refuse_in_handler
-from .payloads import PayloadCodec, decode_json
+from .payloads import ExactCodec, decode_json
 from .store import Event, RunRecord, RunStatus, SupportsSubscribe, WorkflowExecutionStore
 
 __all__ = ["RunHandle"]
@@ -40,7 +40,7 @@ class RunHandle(Generic[OutputT_co]):
         run_id: str,
         *,
         store: WorkflowExecutionStore,
-        codec: PayloadCodec,
+        codec: ExactCodec,
         created: bool,
         workflow_id: str | None = None,
     ) -> None:

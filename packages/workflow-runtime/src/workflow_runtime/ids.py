@@ -6,31 +6,44 @@ import os
 
 from .errors import InvalidArgumentError
 
-__all__ = ["MAX_ID_BYTES", "check_id", "new_id"]
+__all__ = ["MAX_ID_BYTES", "check_id", "new_id", "plain_text"]
 
 MAX_ID_BYTES = 512
 """The longest id, in bytes of UTF-8."""
 
 
-def check_id(argument: str, value: object) -> None:
-    """Refuse an id that some store could not carry.
+def check_id(argument: str, value: object) -> str:
+    """Refuse an id that some store could not carry; give it as a plain `str`.
 
     Raises:
         InvalidArgumentError: `value` is not a string, is empty, is longer than 512 bytes in UTF-8, or holds a
             NUL or a lone surrogate.
     """
-    if not isinstance(value, str):
-        raise InvalidArgumentError(argument, f"must be a string, not {type(value).__name__}")
-    if not value:
+    text = plain_text(argument, value)
+    if not text:
         raise InvalidArgumentError(argument, "must not be empty")
-    if "\0" in value:
+    if "\0" in text:
         raise InvalidArgumentError(argument, "must not contain NUL")
     try:
-        size = len(value.encode("utf-8"))
+        size = len(text.encode("utf-8"))
     except UnicodeEncodeError:
         raise InvalidArgumentError(argument, "must not contain a lone surrogate") from None
     if size > MAX_ID_BYTES:
         raise InvalidArgumentError(argument, f"takes {size} bytes in UTF-8, at most {MAX_ID_BYTES} are allowed")
+    return text
+
+
+def plain_text(argument: str, value: object) -> str:
+    """Give the string that a member of an enum, or of another subclass of `str`, holds.
+
+    Raises:
+        InvalidArgumentError: It is no string.
+    """
+    if type(value) is str:
+        return value
+    if not isinstance(value, str):
+        raise InvalidArgumentError(argument, f"must be a string, not {type(value).__name__}")
+    return str.__str__(value)  # str(value) would be what the subclass says, like `Signal.GO`
 
 
 def new_id() -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
-from typing import Any, NewType, Protocol, TypeAlias
+from typing import Any, NewType, NoReturn, Protocol, TypeAlias
 
-from .errors import InvalidArgumentError, InvalidPayloadError
+from .errors import ConfigurationError, InvalidArgumentError, InvalidPayloadError
 
 __all__ = ["JsonCodec", "JsonText", "JsonValue", "PayloadCodec", "decode_json", "encode_json"]
 
@@ -61,6 +62,39 @@ def check_json_text(argument: str, text: object) -> None:
         raise InvalidArgumentError(argument, "must be JSON text from encode_json()")
     if not text.isascii() or "\0" in text:
         raise InvalidArgumentError(argument, "JSON text must be escaped to ASCII; use encode_json()")
+
+
+def check_is_json(argument: str, text: str) -> None:
+    """Refuse text that is not one JSON document, or one that not everybody could read back.
+
+    Some databases parse what they keep and others do not; so it is parsed here.
+    """
+    # Few brackets are not nested deeply: most documents are not looked through for that.
+    if text.count("[") + text.count("{") > _MAX_TEXT_DEPTH and _depth(text) > _MAX_TEXT_DEPTH:
+        raise InvalidArgumentError(argument, f"is JSON text that is nested deeper than {_MAX_TEXT_DEPTH} levels")
+    try:
+        _STRICT.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgumentError(argument, f"is no JSON text: {error}") from None
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_MAX_TEXT_DEPTH = 250
+"""Text from elsewhere may be nested a little deeper than what `encode_json` writes: the log wraps values once."""
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKETS = re.compile(r"[\[\]{}]")
+_STRICT = json.JSONDecoder(parse_constant=_no_constant)
 
 
 class _UncarriableError(Exception):
@@ -122,7 +156,7 @@ def _shorten(path: str) -> str:
 
 
 def _a(kind: type) -> str:
-    return f"{'an' if kind.__name__[0] in 'aeiouAEIOU' else 'a'} {kind.__name__}"
+    return f"{'an' if kind.__name__[:1] in 'aeiouAEIOU' else 'a'} {kind.__name__}"
 
 
 class PayloadCodec(Protocol):
@@ -132,8 +166,12 @@ class PayloadCodec(Protocol):
     decoding gives an equal value, and `decode` must accept everything that an earlier version of it wrote.
     """
 
-    def encode(self, value: Any, argument: str) -> JsonText:
-        """Write a value; raise `InvalidPayloadError` naming `argument` when it cannot be carried."""
+    def encode(self, value: Any, argument: str) -> str | bytes | bytearray:
+        """Write a value as JSON; raise `InvalidPayloadError` naming `argument` when it cannot be carried.
+
+        Text in UTF-8 will do, as `str` or as bytes: what is not ASCII is escaped before it is kept, which does not
+        change the value. Anything but one JSON document is an `InvalidPayloadError`.
+        """
         ...
 
     def decode(self, text: JsonText) -> Any:
@@ -151,3 +189,67 @@ class JsonCodec:
     def decode(self, text: JsonText) -> Any:
         """Read a plain JSON value."""
         return decode_json(text)
+
+
+class ExactCodec(Protocol):
+    """A codec of which the runtime knows that it writes what a store takes. Made by `exact_codec`."""
+
+    def encode(self, value: Any, argument: str) -> JsonText:
+        """Write a value."""
+        ...
+
+    def decode(self, text: JsonText) -> Any:
+        """Read a value."""
+        ...
+
+
+def exact_codec(codec: PayloadCodec | None) -> ExactCodec:
+    """Put a check behind a codec of the user's; the default one needs none.
+
+    Raises:
+        ConfigurationError: It is no codec.
+    """
+    if codec is None or type(codec) is JsonCodec:
+        return JsonCodec()
+    if isinstance(codec, type) or not all(callable(getattr(codec, name, None)) for name in ("encode", "decode")):
+        raise ConfigurationError(f"codec must be an object with encode() and decode(), not {codec!r}")
+    return _CheckedCodec(codec)
+
+
+class _CheckedCodec:
+    """Makes JSON text in ASCII of whatever a user's codec wrote, or says what is wrong with it."""
+
+    def __init__(self, codec: PayloadCodec) -> None:
+        self._codec = codec
+        self.decode = codec.decode
+
+    def encode(self, value: Any, argument: str) -> JsonText:
+        text = self._text(self._codec.encode(value, argument), argument)
+        if not text.isascii():
+            text = _NOT_ASCII.sub(_escaped, text)
+        try:
+            check_is_json(argument, text)
+        except InvalidArgumentError as error:
+            raise self._refusal(argument, f"something that {error.problem}") from None
+        return JsonText(text)
+
+    def _text(self, written: object, argument: str) -> str:
+        if isinstance(written, str):
+            return str.__str__(written)
+        if not isinstance(written, bytes | bytearray | memoryview):
+            raise self._refusal(argument, f"{_a(type(written))} and no JSON text")
+        try:
+            return bytes(written).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._refusal(argument, f"bytes that are not UTF-8: {error}") from None
+
+    def _refusal(self, argument: str, problem: str) -> InvalidPayloadError:
+        return InvalidPayloadError(argument, "$", f"the codec {type(self._codec).__name__} wrote {problem}")
+
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    # Outside of a string such characters are no JSON, and their escapes are none either.
+    return json.dumps(match[0])[1:-1]

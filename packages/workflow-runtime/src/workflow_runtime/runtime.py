@@ -20,10 +20,10 @@ from .engine.history import EventKind, run_event
 from .errors import CapabilityNotSupportedError, ConfigurationError, InvalidArgumentError, RunConflictError
 from .handles import RunHandle
 from .health import NOT_WORKING, WorkerHealth
-from .ids import check_id, new_id
+from .ids import check_id, new_id, plain_text
 from .isolation import outside_handlers
 from .metering import QueryMeter, meter_queries, queries_left
-from .payloads import JsonCodec, PayloadCodec, encode_json
+from .payloads import PayloadCodec, encode_json, exact_codec
 from .planning import QueryPlan, can_start_and_drive, lone_allowance
 from .progress import log_start
 from .schedules.client import Schedules
@@ -107,7 +107,7 @@ class WorkflowRuntime:
         self._store = store
         self._registry = Registry(workflows)
         self._clock = clock
-        self._codec = codec or JsonCodec()
+        self._codec = exact_codec(codec)
         self._lease_ms = lease // timedelta(milliseconds=1)
         if self._lease_ms < _MIN_LEASE_MS:
             raise InvalidArgumentError("lease", f"must be at least {_MIN_LEASE_MS} ms, not {self._lease_ms}")
@@ -119,8 +119,8 @@ class WorkflowRuntime:
         self._max_block = max_block
         self._heartbeats: HeartbeatThread | None = None
         self._queues = None if queues is None else _checked_queues(queues)
-        self._owner = owner or f"{socket.gethostname()}:{os.getpid()}:{new_id()[:8]}"[-200:]
-        check_id("owner", self._owner)
+        own = f"{socket.gethostname()}:{os.getpid()}:{new_id()[:8]}"[-200:]
+        self._owner = check_id("owner", owner or own)
         self._rng = rng or random.Random()  # noqa: S311  # jitter
         self._drivers: dict[str, Driver] = {}
         self._wake_ups: set[WakeUp] = set()
@@ -285,8 +285,9 @@ class WorkflowRuntime:
             workflow: What it is a run of, so that a type checker knows the type of its result. A run of another
                 workflow raises `RunConflictError` when it is read.
         """
-        check_id("run_id", run_id)
-        return self._handle(run_id, created=False, workflow_id=None if workflow is None else workflow.id)
+        return self._handle(
+            check_id("run_id", run_id), created=False, workflow_id=None if workflow is None else workflow.id
+        )
 
     async def deliver_signal(
         self,
@@ -307,9 +308,9 @@ class WorkflowRuntime:
             only_if_waiting: Answer `not-waiting`, and do nothing, unless the run is paused waiting for this name.
         """
         answer = await self._store.deliver_signal(
-            run_id=run_id,
-            signal_id=signal_id if signal_id is not None else new_id(),
-            name=name,
+            run_id=check_id("run_id", run_id),
+            signal_id=new_id() if signal_id is None else check_id("signal_id", signal_id),
+            name=check_id("name", name),
             payload=self._codec.encode(payload, "payload"),
             now_ms=await self._now_ms(),
             only_if_waiting=only_if_waiting,
@@ -338,11 +339,11 @@ class WorkflowRuntime:
             only_if_waiting: Answer `not-waiting`, and do nothing, unless the run is paused waiting for it.
         """
         answer = await self._store.deliver_approval(
-            run_id=run_id,
-            approval_id=approval_id,
+            run_id=check_id("run_id", run_id),
+            approval_id=check_id("approval_id", approval_id),
             approved=approved,
-            decided_by=decided_by,
-            comment=comment,
+            decided_by=None if decided_by is None else plain_text("decided_by", decided_by),
+            comment=None if comment is None else plain_text("comment", comment),
             now_ms=await self._now_ms(),
             only_if_waiting=only_if_waiting,
         )
@@ -358,7 +359,11 @@ class WorkflowRuntime:
             run_id: Which run.
             reason: For whoever looks at it later.
         """
-        answer = await self._store.cancel_run(run_id=run_id, reason=reason, now_ms=await self._now_ms())
+        answer = await self._store.cancel_run(
+            run_id=check_id("run_id", run_id),
+            reason=None if reason is None else plain_text("reason", reason),
+            now_ms=await self._now_ms(),
+        )
         self._delivered(run_id)
         return answer
 
@@ -369,11 +374,15 @@ class WorkflowRuntime:
             run_id: Which run.
             reason: For whoever looks at it later.
         """
-        return await self._store.terminate_run(run_id=run_id, reason=reason, now_ms=await self._now_ms())
+        return await self._store.terminate_run(
+            run_id=check_id("run_id", run_id),
+            reason=None if reason is None else plain_text("reason", reason),
+            now_ms=await self._now_ms(),
+        )
 
     async def requeue_run(self, run_id: str) -> RequeueResult:
         """Give a run that is `dead` back to the workers, when what crashed them is mended."""
-        answer = await self._store.requeue_run(run_id=run_id, now_ms=await self._now_ms())
+        answer = await self._store.requeue_run(run_id=check_id("run_id", run_id), now_ms=await self._now_ms())
         self._wake_workers()
         return answer
 
@@ -589,13 +598,13 @@ class WorkflowRuntime:
         text = self._codec.encode(input, "input")
         available_at_ms = None if start_at is None else to_ms("start_at", start_at)
         answer = await self._store.create_run(
-            run_id=run_id if run_id is not None else new_id(),
+            run_id=new_id() if run_id is None else check_id("run_id", run_id),
             workflow_id=workflow.id,
             workflow_version=workflow.version,
             input=text,
             operation_id=new_id(),
             now_ms=await self._now_ms(),
-            queue=queue,
+            queue=check_id("queue", queue),
             priority=priority,
             available_at_ms=available_at_ms,
             owner=self._owner if claim else None,
@@ -713,9 +722,7 @@ _ONE_FIRST = 0.25
 def _checked_queues(queues: Sequence[str]) -> tuple[str, ...]:
     if isinstance(queues, str):
         raise InvalidArgumentError("queues", "must be a sequence of queues, not one string")
-    for queue in queues:
-        check_id("queues", queue)
-    return tuple(queues)
+    return tuple(check_id("queues", queue) for queue in queues)
 
 
 def _check_positive(**arguments: int) -> None:

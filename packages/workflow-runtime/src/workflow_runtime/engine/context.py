@@ -14,8 +14,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_origin, is_ty
 
 from ..clock import from_ms, to_ms
 from ..errors import ConfigurationError, InvalidArgumentError, InvalidPayloadError, PayloadTooLargeError
-from ..ids import check_id
-from ..payloads import JsonText, PayloadCodec, decode_json, encode_json
+from ..ids import check_id, plain_text
+from ..payloads import ExactCodec, JsonText, decode_json, encode_json
 from ..retry import MAX_DELAY, RetryPolicy
 from ..store import WorkflowExecutionStore
 from .history import OperationKind
@@ -51,7 +51,7 @@ class Context:
         *,
         machine: Machine,
         run_id: str,
-        codec: PayloadCodec,
+        codec: ExactCodec,
         retry: RetryPolicy,
         max_payload_bytes: int,
         now_ms: Callable[[], int],
@@ -142,7 +142,7 @@ class Context:
             WaitTimeoutError: Nothing came in time. A signal that comes later stays in the inbox.
             InvalidPayloadError: A signal came, and its payload is not of this type. It is taken all the same.
         """
-        check_id("name", name)
+        name = check_id("name", name)
         expected = None if type is None else _checkable(type)
         text = await self._await(OperationKind.WAIT, id, f"wait:{name}", name=name, until=_deadline("timeout", timeout))
         payload = None if text is None else self._codec.decode(text)
@@ -161,7 +161,7 @@ class Context:
         Raises:
             WaitTimeoutError: Nobody decided in time.
         """
-        check_id("approval_id", approval_id)
+        approval_id = check_id("approval_id", approval_id)
         text = await self._await(
             OperationKind.APPROVAL,
             derived_id(f"approval:{approval_id}"),
@@ -190,7 +190,7 @@ class Context:
             name: What it is about.
             payload: Any value that the codec can carry.
         """
-        check_id("name", name)
+        name = check_id("name", name)
         await self._await(OperationKind.EMIT, None, f"emit:{name}", name=name, value=self._encode(payload))
 
     async def _record(self, name: str, make: Callable[[], Any]) -> JsonText:
@@ -211,8 +211,7 @@ class Context:
         return await self._machine.request(kind, id, default, name=name, value=value, step=step, until=until)
 
     async def _step(self, call: StepCall, id: str | None) -> Any:
-        name = getattr(call.function, "__name__", "step")
-        return self._codec.decode(await self._await(OperationKind.STEP, id, name, step=call))
+        return self._codec.decode(await self._await(OperationKind.STEP, id, _name_of(call.function), step=call))
 
     def _encode(self, payload: Any) -> JsonText:
         text = self._codec.encode(payload, "payload")
@@ -359,6 +358,15 @@ def _checkable(expected: Any) -> type[Any]:
 
 _ENVELOPE_BYTES = 4_096
 """Room for the small object that an emitted value travels in."""
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """Make the default id of a step; any function has one, however it came by its name."""
+    try:
+        name = plain_text("name", function.__name__).replace("\0", "?")
+    except Exception:  # noqa: BLE001  # a `functools.partial` has none, and __getattr__ may be the user's code
+        return "step"
+    return name.encode("utf-8", "replace").decode() or "step"
 
 
 def _duration_ms(argument: str, duration: timedelta) -> int:

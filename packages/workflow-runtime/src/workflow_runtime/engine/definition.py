@@ -38,8 +38,7 @@ class Workflow(Generic[InputT_contra, OutputT_co]):
         if not inspect.iscoroutinefunction(handler):
             name = getattr(handler, "__qualname__", repr(handler))
             raise ConfigurationError(f"the handler of a workflow must be an `async def`; {name} is not")
-        check_id("id", id)
-        check_id("version", version)
+        id, version = check_id("id", id), check_id("version", version)  # noqa: A001
         for previous in previous_versions:
             if previous.id != id:
                 raise ConfigurationError(f"previous version {previous.version!r} of {id!r} has the id {previous.id!r}")

@@ -26,7 +26,7 @@ from ..escapes import exc_info_of, is_interrupt
 from ..failures import failure_of, write_failure
 from ..isolation import Fence, package_of, refused
 from ..logs import get_logger, one_line
-from ..payloads import JsonText, PayloadCodec, encode_json
+from ..payloads import ExactCodec, JsonText, encode_json
 from ..store import Awaited, ClaimedRun, Event, NewEvent, RunStatus, WorkflowExecutionStore
 from ..tries import may_pass
 from .allowance import Allowance
@@ -83,7 +83,7 @@ class DriverSettings:
 
     store: WorkflowExecutionStore
     clock: Clock
-    codec: PayloadCodec
+    codec: ExactCodec
     lease_ms: int
     rng: random.Random
     heartbeats: HeartbeatThread | None

@@ -12,9 +12,9 @@ from enum import StrEnum
 from typing import Any
 
 from ..errors import CorruptRecordError
-from ..failures import failure_of, write_failure
 from ..payloads import JsonText, decode_json
 from ..store import Event, NewEvent
+from ..store.values import CheckedEvent
 
 __all__ = [
     "FAILURES",
@@ -22,7 +22,6 @@ __all__ = [
     "EventKind",
     "OperationKind",
     "Recorded",
-    "describe_error",
     "emitted_payload",
     "from_event",
     "new_event",
@@ -127,19 +126,14 @@ def from_event(run_id: str, event: Event) -> Recorded:
 
 def new_event(recorded: Recorded) -> NewEvent:
     """Write an event of an operation."""
-    return NewEvent(kind=recorded.kind, step_id=recorded.step_id or None, payload=recorded.payload)
+    return CheckedEvent(kind=recorded.kind.value, step_id=recorded.step_id or None, payload=recorded.payload)
 
 
 def run_event(kind: EventKind, payload: JsonText | None = None) -> NewEvent:
     """Write an event of the run as a whole."""
-    return NewEvent(kind=kind, payload=payload)
+    return CheckedEvent(kind=kind.value, payload=payload)
 
 
 def emitted_payload(name: str, value: JsonText) -> JsonText:
     """Put the user's text into an object as it is, without decoding it."""
     return JsonText(f'{{"name":{json.dumps(name)},"value":{value}}}')
-
-
-def describe_error(error: BaseException, **facts: Any) -> JsonText:
-    """Write an error down as data. What cannot be carried is replaced or cut, never refused."""
-    return write_failure(failure_of(error), **facts)

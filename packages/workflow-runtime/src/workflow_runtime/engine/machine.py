@@ -202,11 +202,10 @@ class Machine:
 
     def _name(self, explicit: str | None, default: str) -> str:
         if explicit is not None:
-            check_id("id", explicit)
+            explicit = check_id("id", explicit)
             if explicit in self._operations:
                 raise InvalidArgumentError("id", f"step id {explicit!r} was used before in this run")
             return explicit
-        check_id("id", derived_id(default))
         count = self._names.get(default, 0) + 1
         while (name := derived_id(default if count == 1 else f"{default}#{count}")) in self._operations:
             count += 1

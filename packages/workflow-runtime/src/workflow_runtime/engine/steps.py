@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import ConfigurationError, PayloadTooLargeError, StepTimeoutError
 from ..escapes import EscapedError, is_interrupt
-from ..payloads import JsonText, PayloadCodec
+from ..payloads import ExactCodec, JsonText
 from .operations import StepCall
 
 __all__ = ["StepInfo", "run_attempt", "step_info"]
@@ -53,7 +53,7 @@ def make_step_info(run_id: str, created_at_ms: int, step_id: str, attempt: int) 
     return StepInfo(run_id=run_id, step_id=step_id, attempt=attempt, idempotency_key=key)
 
 
-async def run_attempt(call: StepCall, info: StepInfo, codec: PayloadCodec, max_payload_bytes: int) -> JsonText:
+async def run_attempt(call: StepCall, info: StepInfo, codec: ExactCodec, max_payload_bytes: int) -> JsonText:
     """Run a step's body once and write its result down.
 
     Raises:

@@ -18,8 +18,9 @@ from ..errors import (
     ScheduleNotFoundError,
 )
 from ..handles import RunHandle
+from ..ids import check_id
 from ..isolation import outside_handlers
-from ..payloads import PayloadCodec
+from ..payloads import ExactCodec
 from ..store import DeleteScheduleResult, RequestedOverlap, WorkflowExecutionStore
 from ..store import Schedule as StoredSchedule
 from .backfill import Backfill, BackfillStatus, read_status
@@ -48,7 +49,7 @@ class Schedules:
         *,
         store: WorkflowExecutionStore,
         registry: Registry,
-        codec: PayloadCodec,
+        codec: ExactCodec,
         declared: Sequence[Schedule[Any]],
         now_ms: Callable[[], Awaitable[int]],
         on_change: Callable[[], None],
@@ -85,7 +86,7 @@ class Schedules:
         Raises:
             ScheduleNotFoundError: There is none of that id.
         """
-        return self._record(await self._store.get_schedule(schedule_id=schedule_id))
+        return self._record(await self._store.get_schedule(schedule_id=check_id("schedule_id", schedule_id)))
 
     async def list(self) -> AsyncIterator[ScheduleRecord]:
         """Go through all schedules, ordered by id."""
@@ -100,7 +101,7 @@ class Schedules:
 
     async def delete(self, schedule_id: str) -> DeleteScheduleResult:
         """Remove a schedule and the ticks that wait. The runs that it started stay."""
-        return await self._store.delete_schedule(schedule_id=schedule_id)
+        return await self._store.delete_schedule(schedule_id=check_id("schedule_id", schedule_id))
 
     async def pause(self, schedule_id: str) -> ScheduleRecord:
         """Let a schedule fire no more until it is resumed; on request it still fires.
@@ -131,6 +132,7 @@ class Schedules:
         Raises:
             ScheduleNotFoundError: There is none of that id.
         """
+        schedule_id = check_id("schedule_id", schedule_id)
         spec = self._spec(await self._store.get_schedule(schedule_id=schedule_id))
         now_ms = await self._now_ms()
         for fire_at_ms in range(now_ms, now_ms + _MOMENTS):
@@ -166,6 +168,7 @@ class Schedules:
             ScheduleNotFoundError: There is none of that id.
             InvalidArgumentError: The period has more than 10,000 ticks.
         """
+        schedule_id = check_id("schedule_id", schedule_id)
         ticks_ms = await self._ticks_of(schedule_id, start, end)
         now_ms = await self._now_ms()
         count = 0
@@ -192,6 +195,7 @@ class Schedules:
             ScheduleNotFoundError: There is none of that id.
             InvalidArgumentError: The period has more than 10,000 ticks.
         """
+        schedule_id = check_id("schedule_id", schedule_id)
         return await read_status(self._store, schedule_id, await self._ticks_of(schedule_id, start, end))
 
     async def next_fire_times(
@@ -216,7 +220,7 @@ class Schedules:
         if isinstance(schedule, Schedule):
             spec = spec_of(schedule)
         else:
-            spec = self._spec(await self._store.get_schedule(schedule_id=schedule))
+            spec = self._spec(await self._store.get_schedule(schedule_id=check_id("schedule", schedule)))
         return [from_ms(tick_ms) for tick_ms in islice(spec.ticks_after(max(-1, after_ms)), count)]
 
     # Within.
@@ -282,6 +286,7 @@ class Schedules:
         return await self._set_enabled(stored.schedule_id, enabled=True)
 
     async def _set_enabled(self, schedule_id: str, *, enabled: bool) -> StoredSchedule:
+        schedule_id = check_id("schedule_id", schedule_id)
         for _ in range(_CONFLICTS):
             stored = await self._store.get_schedule(schedule_id=schedule_id)
             now_ms = await self._now_ms()

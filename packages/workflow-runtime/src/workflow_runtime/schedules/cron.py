@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 from ..clock import from_ms, to_ms
 from ..errors import InvalidArgumentError
+from ..ids import plain_text
 
 __all__ = ["Cron"]
 
@@ -44,6 +45,8 @@ class Cron:
     """An IANA name, as `Europe/Warsaw`."""
 
     def __post_init__(self) -> None:
+        for name in ("expression", "timezone"):
+            object.__setattr__(self, name, plain_text(name, getattr(self, name)))
         _check_expression(self.expression)
         _zone(self.timezone)
         object.__setattr__(self, "expression", " ".join(self.expression.split()))

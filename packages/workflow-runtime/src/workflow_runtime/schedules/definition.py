@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 from ..clock import to_ms
 from ..engine.definition import Workflow
 from ..errors import InvalidArgumentError
-from ..ids import check_id
+from ..ids import check_id, plain_text
 from ..store import DEFAULT_QUEUE, OverlapPolicy
 from .cron import Cron
 from .every import Every, whole_ms
@@ -68,11 +68,14 @@ class Schedule(Generic[InputT]):
     """Whether it is paused when it is created. Later only `pause` and `resume` decide."""
 
     def __post_init__(self) -> None:
-        check_id("id", self.id)
+        for name in ("id", "queue"):
+            object.__setattr__(self, name, check_id(name, getattr(self, name)))
+        if isinstance(self.workflow, str):
+            object.__setattr__(self, "workflow", check_id("workflow", self.workflow))
         if not isinstance(self.when, Cron | Every):
             raise InvalidArgumentError("when", "must be a Cron or an Every")
-        _check_choice("overlap", self.overlap, OverlapPolicy)
-        _check_choice("missed", self.missed, MissedPolicy)
+        object.__setattr__(self, "overlap", _choice("overlap", self.overlap, OverlapPolicy))
+        object.__setattr__(self, "missed", _choice("missed", self.missed, MissedPolicy))
         if type(self.missed_limit) is not int or not 1 <= self.missed_limit <= MAX_MISSED:
             raise InvalidArgumentError("missed_limit", f"must be from 1 to {MAX_MISSED}, not {self.missed_limit}")
         whole_ms("grace", self.grace)
@@ -88,6 +91,7 @@ class Schedule(Generic[InputT]):
         return self.workflow if isinstance(self.workflow, str) else self.workflow.id
 
 
-def _check_choice(argument: str, value: object, choices: Any) -> None:
+def _choice(argument: str, value: object, choices: Any) -> str:
     if value not in get_args(choices):
         raise InvalidArgumentError(argument, f"must be one of {', '.join(get_args(choices))}, not {value!r}")
+    return plain_text(argument, value)

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ..clock import from_ms
-from ..payloads import PayloadCodec
+from ..payloads import ExactCodec
 from ..store import Schedule as StoredSchedule
 from .definition import Schedule
 from .spec import decode_spec
@@ -17,7 +17,7 @@ __all__ = ["ScheduleRecord"]
 class ScheduleRecord:
     """What the store holds of one schedule, at the moment of the reading."""
 
-    def __init__(self, stored: StoredSchedule, codec: PayloadCodec) -> None:
+    def __init__(self, stored: StoredSchedule, codec: ExactCodec) -> None:
         self.id: str = stored.schedule_id
         """Names it."""
         self.workflow_id: str = stored.workflow_id

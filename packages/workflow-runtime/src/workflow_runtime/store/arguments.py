@@ -13,9 +13,9 @@ from dataclasses import fields
 from typing import Any, Protocol, TypeVar, cast, get_args, get_type_hints
 
 from ..errors import InvalidArgumentError, PayloadTooLargeError
-from ..ids import check_id
+from ..ids import check_id, plain_text
 from ..isolation import refuse_in_handler
-from ..payloads import JsonText, check_json_text, encode_json
+from ..payloads import JsonText, check_is_json, check_json_text, encode_json
 from .protocol import (
     EventLogStore,
     LeaseStore,
@@ -29,6 +29,7 @@ from .protocol import (
 from .values import (
     TERMINAL_STATUSES,
     BucketAction,
+    CheckedEvent,
     NewEvent,
     OverlapPolicy,
     RequestedOverlap,
@@ -95,6 +96,8 @@ def checked(verb: VerbT) -> VerbT:
             if check is None or (value is None and name in (_optional_by_contract(verb.__name__) or by_default)):
                 continue
             check(name, value, store.capabilities)
+            if name in _TEXTS and type(value) is not str:
+                kwargs[name] = _plain(name, value)
         for check_together in together:
             check_together(kwargs)
         return await verb(*args, **kwargs)
@@ -113,6 +116,13 @@ def _optional_by_contract(verb_name: str) -> frozenset[str] | None:
         return None
     hints = get_type_hints(verb)
     return frozenset(name for name, hint in hints.items() if name != "return" and type(None) in get_args(hint))
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Give a store nothing but `str`, where a caller's strings are members of an enum, say."""
+    if isinstance(value, str):
+        return plain_text(name, value)
+    return [plain_text(name, item) for item in value]
 
 
 def _check_claim(arguments: dict[str, Any]) -> None:
@@ -155,12 +165,17 @@ def _check_payload(name: str, value: Any, capabilities: StoreCapabilities) -> No
     check_json_text(name, value)
     if len(value) > capabilities.max_payload_bytes:
         raise PayloadTooLargeError(name, len(value), capabilities.max_payload_bytes)
+    check_is_json(name, value)
 
 
 def _check_events(name: str, value: Sequence[NewEvent], capabilities: StoreCapabilities) -> None:
     for event in value:
-        if event.payload is not None:
+        if event.payload is None:
+            continue
+        if type(event) is not CheckedEvent:
             _check_payload(f"{name}.payload", event.payload, capabilities)
+        elif len(event.payload) > capabilities.max_payload_bytes:
+            raise PayloadTooLargeError(f"{name}.payload", len(event.payload), capabilities.max_payload_bytes)
 
 
 def _check_event(name: str, value: Any, capabilities: StoreCapabilities) -> None:
@@ -196,12 +211,11 @@ def _check_timers(name: str, value: Sequence[Timer], capabilities: StoreCapabili
 
 
 def _check_text(name: str, value: Any, capabilities: StoreCapabilities) -> None:
-    if not isinstance(value, str):
-        raise InvalidArgumentError(name, f"must be a string, not {type(value).__name__}")
-    if "\0" in value:
+    text = plain_text(name, value)
+    if "\0" in text:
         raise InvalidArgumentError(name, "must not contain NUL")
     try:
-        size = len(value.encode("utf-8"))
+        size = len(text.encode("utf-8"))
     except UnicodeEncodeError:
         raise InvalidArgumentError(name, "must not contain a lone surrogate") from None
     if size > _MAX_TEXT_BYTES:
@@ -260,25 +274,28 @@ _CHECKS_TOGETHER: dict[frozenset[str], Callable[[dict[str, Any]], None]] = {
 }
 """Arguments that only make sense together, by the names of a verb that takes them."""
 
+_IDS = (
+    "run_id",
+    "workflow_id",
+    "workflow_version",
+    "operation_id",
+    "queue",
+    "owner",
+    "lease_token",
+    "timer_id",
+    "signal_id",
+    "name",
+    "approval_id",
+    "schedule_id",
+)
+_ID_LISTS = ("workflow_ids", "queues", "removed_timers")
+_PAYLOADS = ("input", "output", "error", "payload", "spec")
+_WORDS = ("reason", "decided_by", "comment", "cursor", "run_id_prefix")
+_TEXTS = frozenset({*_IDS, *_ID_LISTS, *_PAYLOADS, *_WORDS, "overlap_policy", "action"})
+
 _CHECKS: dict[str, Check] = {
-    **dict.fromkeys(
-        (
-            "run_id",
-            "workflow_id",
-            "workflow_version",
-            "operation_id",
-            "queue",
-            "owner",
-            "lease_token",
-            "timer_id",
-            "signal_id",
-            "name",
-            "approval_id",
-            "schedule_id",
-        ),
-        _check_id,
-    ),
-    **dict.fromkeys(("input", "output", "error", "payload", "spec"), _check_payload),
+    **dict.fromkeys(_IDS, _check_id),
+    **dict.fromkeys(_PAYLOADS, _check_payload),
     **dict.fromkeys(
         (
             "now_ms",
@@ -301,8 +318,8 @@ _CHECKS: dict[str, Check] = {
         _check_count,
     ),
     **dict.fromkeys(("lease_ms", "max_crashes", "expected_revision"), _check_positive),
-    **dict.fromkeys(("workflow_ids", "queues", "removed_timers"), _check_ids),
-    **dict.fromkeys(("reason", "decided_by", "comment", "cursor", "run_id_prefix"), _check_text),
+    **dict.fromkeys(_ID_LISTS, _check_ids),
+    **dict.fromkeys(_WORDS, _check_text),
     "priority": _check_priority,
     "event": _check_event,
     "events": _check_events,

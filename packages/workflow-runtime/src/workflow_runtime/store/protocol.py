@@ -897,6 +897,8 @@ class StoreAdmin(Protocol):
         PAYLOAD-3: A payload of more than `capabilities.max_payload_bytes` raises `PayloadTooLargeError` before
             anything is written; one of exactly that size is carried.
         PAYLOAD-4: Returned values share no state with the store.
+        PAYLOAD-5: Text that is not one JSON document in ASCII (no `NaN`, nothing behind it), or is nested deeper than
+            250 levels, is refused with `InvalidArgumentError` naming the argument, before anything is written.
         ARG-1: Ids that are no strings, empty, longer than 512 bytes in UTF-8, or hold a NUL or a lone surrogate are
             refused with `InvalidArgumentError` naming the argument, before anything is written.
         ARG-2: A negative limit is refused; a limit of 0 returns, claims and deletes nothing.
