@@ -15,6 +15,7 @@ __all__ = [
     "is_interrupt",
     "members_of",
     "name_of",
+    "text_of",
     "traceback_of",
 ]
 
@@ -63,6 +64,16 @@ def name_of(error: BaseException) -> str:
     """Give the name of an error's class."""
     name: str = _QUALNAME(type(error))
     return name
+
+
+def text_of(error: object) -> str:
+    """Give an error's message, whatever its class does when it is asked."""
+    try:
+        return str.__str__(str(error))
+    except BaseException as broken:  # a user's class, broken where nobody looks before it is raised
+        if is_interrupt(broken):
+            raise
+        return "(its message cannot be read)"
 
 
 def attribute(error: BaseException, name: str) -> Any:

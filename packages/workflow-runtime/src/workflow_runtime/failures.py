@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Any
 
 from .errors import RunFailedError, StepFailedError
-from .escapes import attribute, cause_of, is_interrupt, members_of, name_of, traceback_of
+from .escapes import attribute, cause_of, members_of, name_of, text_of, traceback_of
 from .failure import Failure
 from .payloads import JsonText, encode_json
 
-__all__ = ["MAX_FAILURE_BYTES", "failure_of", "read_failure", "text_of", "write_failure"]
+__all__ = ["MAX_FAILURE_BYTES", "failure_of", "read_failure", "write_failure"]
 
 MAX_FAILURE_BYTES = 16_000
 """What a recorded error takes at most, as JSON, beside the facts that are written with it."""
@@ -29,7 +29,6 @@ _MAX_NOTES = 10
 _FIRST_FRAMES, _LAST_FRAMES = 5, 25
 _LEAST_BYTES = 160
 """Below this an error of the chain or of a group is left out."""
-_SECRETIVE = "(its message cannot be read)"
 _OWN_FILES = str(Path(__file__).parent / "engine")
 
 
@@ -74,16 +73,6 @@ class _Taker:
 
     def _has_room(self, chain: int) -> bool:
         return chain < _MAX_CHAIN and len(self._seen) < _MAX_ERRORS
-
-
-def text_of(error: object) -> str:
-    """Give an error's message, whatever its class does when it is asked."""
-    try:
-        return str.__str__(str(error))
-    except BaseException as broken:  # a user's class, broken where nobody looks before it is raised
-        if is_interrupt(broken):
-            raise
-        return _SECRETIVE
 
 
 def _notes(error: BaseException) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 from .errors import ConfigurationError
+from .escapes import text_of
 
 __all__ = [
     "Fence",
@@ -63,9 +64,10 @@ def refuse_in_handler(what: str) -> None:
 
 def with_advice(error: BaseException) -> BaseException:
     """Give what a handler's error is to be reported as: what asyncio says about foreign loops needs a translation."""
-    if not isinstance(error, RuntimeError) or not any(words in str(error) for words in _WORDS_OF_ASYNCIO):
+    text = text_of(error) if issubclass(type(error), RuntimeError) else ""
+    if not any(words in text for words in _WORDS_OF_ASYNCIO):
         return error
-    advised = refused(f"what belongs to another event loop ({error})")
+    advised = refused(f"what belongs to another event loop ({text})")
     advised.__cause__ = error
     return advised
 
