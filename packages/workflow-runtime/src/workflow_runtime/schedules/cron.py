@@ -45,10 +45,10 @@ class Cron:
     """An IANA name, as `Europe/Warsaw`."""
 
     def __post_init__(self) -> None:
-        for name in ("expression", "timezone"):
-            object.__setattr__(self, name, plain_text(name, getattr(self, name)))
         _check_expression(self.expression)
         _zone(self.timezone)
+        for name in ("expression", "timezone"):
+            object.__setattr__(self, name, plain_text(name, getattr(self, name)))
         object.__setattr__(self, "expression", " ".join(self.expression.split()))
         if next(_labels(self.expression, datetime(2000, 1, 1)), None) is None:  # noqa: DTZ001  # a wall-clock time
             raise InvalidArgumentError("expression", f"no day ever matches {self.expression!r}")
