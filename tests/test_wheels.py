@@ -161,25 +161,25 @@ print(created.kind)
     assert not [path for path in tmp_path.rglob("*") if path.suffix in {".so", ".pyd", ".dylib"}]
 
 
-def test_d1_store_without_extras_says_what_is_missing(wheelhouse: Path, tmp_path: Path) -> None:
-    """Without the extra the package imports, and opening a file names what to install."""
+def test_d1_store_opens_a_file_from_its_wheel_alone(wheelhouse: Path, tmp_path: Path) -> None:
+    """With our own wheels only, a file is opened and a run is created."""
     python = install_alone("workflow-store-d1", wheelhouse, tmp_path)
     script = """
 import asyncio
-from workflow_runtime.errors import ConfigurationError
-from workflow_store_d1 import D1WorkflowStore
+from workflow_store_d1 import SQLiteWorkflowStore
 
-async def open_file():
-    async with D1WorkflowStore.open("app.db"):
-        pass
+async def main():
+    async with SQLiteWorkflowStore.open("app.db") as store:
+        await store.ensure_schema()
+        created = await store.create_run(
+            run_id="r", workflow_id="w", workflow_version="1", input="1", operation_id="o", now_ms=1
+        )
+        print(created.kind)
 
-try:
-    asyncio.run(open_file())
-except ConfigurationError as error:
-    print(error)
+asyncio.run(main())
 """
 
-    assert "workflow-store-d1[local]" in run(python, "-c", script, cwd=tmp_path)
+    assert run(python, "-c", script, cwd=tmp_path).strip() == "created"
     assert installed(python) == {"cronsim", "workflow-migrations", "workflow-runtime", "workflow-store-d1"}
 
 

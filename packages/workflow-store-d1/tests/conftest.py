@@ -147,10 +147,11 @@ def unguarded() -> Callable[[LocalD1Database, str], Awaitable[Any]]:
     """Ask a local file's connection what the database refuses to be asked; gives the first value."""
 
     async def ask(database: LocalD1Database, sql: str) -> Any:
-        connection = database._connection
-        await connection._execute(connection._conn.set_authorizer, None)  # type: ignore[no-untyped-call]  # not public in 0.20
-        ((value, *_),) = await connection.execute_fetchall(sql)
-        return value
+        def on_the_thread(connection: Any) -> Any:
+            connection.set_authorizer(None)
+            return connection.execute(sql).fetchone()[0]
+
+        return await database._thread.call(on_the_thread, within_s=10)
 
     return ask
 

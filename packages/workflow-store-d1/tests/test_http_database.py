@@ -491,6 +491,6 @@ def test_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nothing_is_imported_before_a_database_is_made() -> None:
-    program = "import sys, workflow_store_d1; print({'httpx', 'sqlite3', 'aiosqlite'} & set(sys.modules))"
+    program = "import sys, workflow_store_d1; print({'httpx', 'sqlite3', 'workflow_store_d1.local'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"

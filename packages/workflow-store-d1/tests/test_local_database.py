@@ -1,20 +1,22 @@
 """The local database behaves like D1, and a batch is one transaction whatever happens around it."""
 
 import asyncio
+import contextvars
+import shutil
 import sqlite3
-import sys
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 import pytest
 from workflow_runtime.errors import ConfigurationError, InvalidArgumentError
-from workflow_store_d1 import D1DatabaseError
-from workflow_store_d1.local import LocalD1Database
+from workflow_store_d1 import D1DatabaseError, connection_thread
+from workflow_store_d1.connection_thread import ConnectionThread
+from workflow_store_d1.local import LocalD1Database, LocalStatement, largest_payload_bytes
+from workflow_store_d1.sqlite_connection import SQLiteConnection, greatest_value_bytes
 
 OpenDatabase = Callable[..., Awaitable[LocalD1Database]]
 Ask = Callable[[LocalD1Database, str], Awaitable[Any]]
@@ -256,7 +258,9 @@ async def test_unusable_file_is_an_error_and_leaves_no_thread(path: Path, make: 
         ("path", {"path": ""}),
         ("path", {"path": "a\0b"}),
         ("synchronous", {"synchronous": "OFF"}),
+        ("path", {"path": b"app.db"}),
         ("busy_timeout", {"busy_timeout": timedelta(seconds=-1)}),
+        ("call_timeout", {"call_timeout": timedelta(0)}),
     ],
 )
 async def test_unusable_options_are_refused(path: Path, argument: str, options: dict[str, Any]) -> None:
@@ -266,12 +270,6 @@ async def test_unusable_options_are_refused(path: Path, argument: str, options: 
     assert not path.exists()
 
 
-async def test_missing_driver_says_what_to_install(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "aiosqlite", None)
-    with pytest.raises(ConfigurationError, match=r'pip install "workflow-store-d1\[local\]"'):
-        await LocalD1Database.open(path)
-
-
 async def test_old_sqlite_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
     monkeypatch.setattr(sqlite3, "sqlite_version", "3.36.0")
@@ -279,17 +277,330 @@ async def test_old_sqlite_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch
         await LocalD1Database.open(path)
 
 
-async def test_each_call_is_one_hop_to_the_driver(database: LocalD1Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_call_is_one_hop_to_the_thread(database: LocalD1Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second hop would be a moment at which a cancellation finds a transaction open."""
     hops = []
-    plain = aiosqlite.Connection.execute_fetchall
+    plain = ConnectionThread.call
 
-    def counted(self: aiosqlite.Connection, sql: str, *parameters: Any) -> Any:
-        hops.append(str(sql))
-        return plain(self, sql, *parameters)
+    async def counted(self: ConnectionThread, *arguments: Any, **options: Any) -> Any:
+        hops.append(arguments)
+        return await plain(self, *arguments, **options)
 
-    monkeypatch.setattr(aiosqlite.Connection, "execute_fetchall", counted)
+    monkeypatch.setattr(ConnectionThread, "call", counted)
     insert = database.prepare("INSERT INTO t (n) VALUES (?1)")
     await database.batch([insert.bind(n) for n in range(10)])
     await insert.bind(10).run()
-    assert hops == ["a unit of 10 statements", "a unit of 1 statements"]
+    assert len(hops) == 2
+
+
+COUNT_FOR_EVER = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+
+async def blocked(database: LocalD1Database, until: threading.Event) -> "asyncio.Task[None]":
+    """Keep the thread busy, as a disk does that does not answer; nothing interrupts it."""
+
+    def wait(_: object) -> None:
+        until.wait(10)
+
+    task = asyncio.ensure_future(database._thread.call(wait, within_s=database._longest_s))
+    await asyncio.sleep(0)
+    return task
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    released = threading.Event()
+    yield released
+    released.set()
+
+
+async def test_a_call_that_is_cancelled_before_its_turn_is_not_begun(
+    database: LocalD1Database, released: threading.Event
+) -> None:
+    blocking = await blocked(database, released)
+    writing = asyncio.ensure_future(database.prepare("INSERT INTO t (n) VALUES (1)").run())
+    await asyncio.sleep(0)
+    writing.cancel()
+    released.set()
+    await blocking
+    assert await numbers(database) == []
+
+
+async def test_statement_that_takes_too_long_is_interrupted(open_database: OpenDatabase) -> None:
+    database = await open_database(busy_timeout=timedelta(0), call_timeout=timedelta(seconds=0.2))
+    with pytest.raises(D1DatabaseError, match=r"no answer from the file within 0\.2 s") as refused:
+        await database.prepare(COUNT_FOR_EVER).all()
+    assert (refused.value.unavailable, refused.value.outcome_unknown) == (True, True)
+    await until_it_answers(database)
+
+
+async def until_it_answers(database: LocalD1Database) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(D1DatabaseError):
+                await database.prepare("SELECT 1").all()
+                return
+            await asyncio.sleep(0.001)
+
+
+async def test_file_that_does_not_answer_holds_nobody_up(
+    open_database: OpenDatabase, released: threading.Event
+) -> None:
+    """The first call finds out; those behind it and those that come later are told at once. Closing returns too."""
+    database = await open_database(busy_timeout=timedelta(0), call_timeout=timedelta(seconds=0.1))
+    first = await blocked(database, released)
+    second = asyncio.ensure_future(database.prepare("SELECT 1").all())
+    with pytest.raises(D1DatabaseError, match="no answer") as unknown:
+        await first
+    with pytest.raises(D1DatabaseError, match="busy with other calls") as not_done:
+        await second
+    assert (unknown.value.outcome_unknown, not_done.value.outcome_unknown) == (True, False)
+    with pytest.raises(D1DatabaseError, match="does not answer") as told:
+        await database.prepare("SELECT 1").all()
+    assert (told.value.unavailable, told.value.outcome_unknown) == (True, False)
+    released.set()
+    await until_it_answers(database)
+
+
+async def test_closing_a_file_that_does_not_answer_returns(
+    open_database: OpenDatabase, released: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_thread, "_LAST_WAIT_S", 0.1)
+    database = await open_database(busy_timeout=timedelta(0), call_timeout=timedelta(seconds=0.1))
+    blocking = await blocked(database, released)
+    with pytest.raises(D1DatabaseError, match="could not be closed: it does not answer"):
+        await database.close()
+    await database.close()
+    released.set()
+    with pytest.raises(D1DatabaseError):
+        await blocking
+
+
+async def test_closing_during_a_long_statement_interrupts_it(open_database: OpenDatabase) -> None:
+    database = await open_database(busy_timeout=timedelta(0), call_timeout=timedelta(seconds=0.2))
+    counting = asyncio.ensure_future(database.prepare(COUNT_FOR_EVER).all())
+    await asyncio.sleep(0)
+    await database.close()
+    with pytest.raises(D1DatabaseError):
+        await counting
+
+
+async def test_thread_that_has_ended_is_an_error_and_can_be_closed(open_database: OpenDatabase) -> None:
+    database = await open_database()
+    database._thread.end()
+    assert await database._thread.ended(10)
+    with pytest.raises(D1DatabaseError, match="the connection has ended") as refused:
+        await database.prepare("SELECT 1").all()
+    assert refused.value.unavailable
+    await database.close()
+
+
+async def test_all_calls_together_wait_for_the_busy_timeout_once(open_database: OpenDatabase, path: Path) -> None:
+    database = await open_database(busy_timeout=timedelta(seconds=0.5))
+    await database.prepare("CREATE TABLE t (n)").run()
+    loop = asyncio.get_running_loop()
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        began = loop.time()
+        insert = database.prepare("INSERT INTO t VALUES (1)")
+        answers = await asyncio.gather(*(insert.run() for _ in range(20)), return_exceptions=True)
+        assert loop.time() - began < 5  # and not 20 times half a second
+    assert all(isinstance(answer, D1DatabaseError) and answer.unavailable for answer in answers)
+
+
+async def test_transaction_that_does_not_end_makes_others_wait_for_the_busy_timeout(
+    open_database: OpenDatabase,
+) -> None:
+    database = await open_database(busy_timeout=timedelta(seconds=0.1))
+    select = database.prepare("SELECT 1")
+    async with database.interactive() as unit:
+        await unit.run([select])
+        waiting = asyncio.create_task(select.all(), context=contextvars.Context())
+        with pytest.raises(D1DatabaseError, match="another transaction of this program has held the file") as refused:
+            await waiting
+    assert (refused.value.unavailable, refused.value.outcome_unknown) == (True, False)
+    assert (await select.all()).results == [{"1": 1}]
+
+
+async def test_what_a_function_raises_is_its_callers_and_not_the_threads(database: LocalD1Database) -> None:
+    def fail(error: BaseException) -> Callable[[object], None]:
+        def function(_: object) -> None:
+            raise error
+
+        return function
+
+    for error, raised in ((StopIteration("1"), RuntimeError), (SystemExit(1), SystemExit), (GeneratorExit(), None)):
+        with pytest.raises(raised or type(error)):
+            await database._thread.call(fail(error), within_s=10)
+    assert await numbers(database) == []
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def moved(path: Path) -> None:
+    path.rename(path.with_name("elsewhere.db"))
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other.db")
+    other.write_bytes(path.read_bytes())
+    other.replace(path)
+
+
+def log_deleted(path: Path) -> None:
+    path.with_name(path.name + "-wal").unlink()
+
+
+def index_deleted(path: Path) -> None:
+    path.with_name(path.name + "-shm").unlink()
+
+
+def log_replaced(path: Path) -> None:
+    log = path.with_name(path.name + "-wal")
+    copy = path.with_name("copy")
+    copy.write_bytes(log.read_bytes())
+    copy.replace(log)
+
+
+def folder_deleted(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def folder_moved(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+LOSSES = (deleted, moved, replaced, log_deleted, log_replaced, index_deleted, folder_deleted, folder_moved)
+
+
+@pytest.fixture
+async def in_a_folder(tmp_path: Path) -> AsyncIterator[LocalD1Database]:
+    (tmp_path / "folder").mkdir()
+    database = await LocalD1Database.open(tmp_path / "folder" / "app.db")
+    await database.prepare("CREATE TABLE t (n INTEGER PRIMARY KEY)").run()
+    yield database
+    await database.close()
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+async def test_nothing_is_acknowledged_in_a_file_that_was_lost(
+    in_a_folder: LocalD1Database, lose: Callable[[Path], None]
+) -> None:
+    insert = in_a_folder.prepare("INSERT INTO t (n) VALUES (?1)")
+    await insert.bind(1).run()
+    lose(Path(in_a_folder.path))
+    for call in (insert.bind(2).run, insert.bind(2).all, lambda: in_a_folder.batch([insert.bind(2)])):
+        with pytest.raises(D1DatabaseError, match="was deleted, moved or replaced") as refused:
+            await call()
+        assert not refused.value.unavailable
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("lose", LOSSES)
+async def test_whoever_only_reads_hears_of_it_soon(in_a_folder: LocalD1Database, lose: Callable[[Path], None]) -> None:
+    lose(Path(in_a_folder.path))
+    read = in_a_folder.prepare("SELECT n FROM t")
+    with pytest.raises(D1DatabaseError, match="was deleted, moved or replaced"):
+        async with asyncio.timeout(10):
+            await read_on(read)
+
+
+async def read_on(statement: LocalStatement) -> None:
+    while True:
+        await statement.all()
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+async def test_what_is_under_way_when_the_file_is_lost_is_not_acknowledged(
+    in_a_folder: LocalD1Database, lose: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = SQLiteConnection._run
+
+    def run(self: SQLiteConnection, unit: Any) -> Any:
+        lose(Path(in_a_folder.path))
+        return plain(self, unit)
+
+    monkeypatch.setattr(SQLiteConnection, "_run", run)
+    with pytest.raises(D1DatabaseError, match="was deleted, moved or replaced"):
+        await in_a_folder.prepare("INSERT INTO t (n) VALUES (1)").run()
+
+
+async def test_a_transaction_in_a_file_that_was_lost_is_rolled_back(in_a_folder: LocalD1Database) -> None:
+    insert = in_a_folder.prepare("INSERT INTO t (n) VALUES (1)")
+    async with in_a_folder.interactive() as unit:
+        await unit.run([insert])
+        deleted(Path(in_a_folder.path))
+        with pytest.raises(D1DatabaseError, match="was deleted"):
+            await unit.commit([insert])
+    assert not await in_a_folder._thread.call(lambda connection: connection.in_transaction, within_s=10)
+
+
+async def test_a_link_that_leads_elsewhere_now_is_another_file(tmp_path: Path) -> None:
+    """SQLite follows a link once; whoever opens the file now gets another one."""
+    link = tmp_path / "app.db"
+    link.symlink_to(tmp_path / "one.db")
+    database = await LocalD1Database.open(link)
+    create = database.prepare("CREATE TABLE IF NOT EXISTS t (n)")
+    await create.run()
+    (tmp_path / "two.db").touch()
+    link.unlink()
+    link.symlink_to(tmp_path / "two.db")
+    with pytest.raises(D1DatabaseError, match="is another file now"):
+        await create.run()
+    await database.close()
+
+
+async def test_a_file_stays_the_same_wherever_the_program_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    database = await LocalD1Database.open("app.db")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+    await database.prepare("CREATE TABLE t (n)").run()
+    await database.close()
+    assert (tmp_path / "app.db").exists()
+
+
+async def test_writing_back_and_other_handles_do_not_look_like_a_loss(
+    database: LocalD1Database, path: Path, unguarded: Ask, open_database: OpenDatabase
+) -> None:
+    for number in range(3):
+        other = await open_database()
+        await other.prepare("INSERT INTO t (n) VALUES (?1)").bind(number).run()
+        await unguarded(other, "PRAGMA wal_checkpoint(TRUNCATE)")
+        await other.close()
+        with closing(sqlite3.connect(path, isolation_level=None)) as plain:
+            plain.execute("VACUUM")
+        await database.prepare("UPDATE t SET v = 1").run()
+    assert await numbers(database) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("size", [1, 900_000, 5_000_000])
+async def test_room_for_payloads_follows_what_is_asked_for(open_database: OpenDatabase, size: int) -> None:
+    """Two of them lie in one row; smaller ones leave the limits as D1 has them."""
+    database = await open_database(max_payload_bytes=size)
+    assert database.max_value_bytes == max(2_000_000, 2 * size + 200_000)
+    largest = "x" * database.max_value_bytes
+    length = database.prepare("SELECT length(?1) AS size")
+    assert (await length.bind(largest).all()).results == [{"size": len(largest)}]
+    with pytest.raises(D1DatabaseError, match=f"at most {len(largest)} are allowed"):
+        length.bind(largest + "x")
+    with pytest.raises(D1DatabaseError, match="too big"):
+        await database.prepare("SELECT ?1 || 'x'").bind(largest).all()
+    await database.prepare("CREATE TABLE pairs (a TEXT, b TEXT)").run()
+    await database.prepare("INSERT INTO pairs VALUES (?1, ?1)").bind("x" * size).run()
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 2.0, "900000", largest_payload_bytes() + 1, 10**30])
+async def test_room_that_sqlite_has_not_is_refused(path: Path, size: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"an int from 1 to \d+, which SQLite carries"):
+        await LocalD1Database.open(path, max_payload_bytes=size)
+    assert not path.exists()
+
+
+async def test_largest_room_is_what_sqlite_carries(open_database: OpenDatabase) -> None:
+    database = await open_database(max_payload_bytes=largest_payload_bytes())
+    assert largest_payload_bytes() >= 1_000_000
+    assert database.max_value_bytes <= greatest_value_bytes()

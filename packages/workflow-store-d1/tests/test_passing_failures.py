@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from workflow_runtime import Context, RunStatus, StoreUnavailableError, WorkflowRuntime, workflow
 from workflow_store_d1 import SQLiteWorkflowStore
-from workflow_store_d1.local import _PASSES_AT_THE_START, _database_error
+from workflow_store_d1.sqlite_connection import PASSES_AT_THE_START, database_error
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def codes(*names: str) -> list[int]:
     ),
 )
 def test_failures_that_pass(code: int) -> None:
-    error = _database_error(failed_with(code))
+    error = database_error(failed_with(code))
     assert (error.unavailable, error.outcome_unknown) == (True, False)
 
 
@@ -116,17 +116,17 @@ def test_failures_that_pass(code: int) -> None:
     ),
 )
 def test_failures_that_do_not_pass(code: int) -> None:
-    assert not _database_error(failed_with(code)).unavailable
+    assert not database_error(failed_with(code)).unavailable
 
 
 @pytest.mark.parametrize("code", codes("IOERR_FSYNC", "IOERR_DIR_FSYNC"))
 def test_commit_that_could_not_be_made_safe_is_in_doubt(code: int) -> None:
     """What was written may be there after a crash all the same."""
-    error = _database_error(failed_with(code))
+    error = database_error(failed_with(code))
     assert (error.unavailable, error.outcome_unknown) == (True, True)
 
 
 @pytest.mark.parametrize("code", codes("CANTOPEN", "READONLY"))
 def test_file_that_cannot_be_opened_is_wrong_at_the_start(code: int) -> None:
     """A path that leads nowhere does not mend itself."""
-    assert not _database_error(failed_with(code), passes=_PASSES_AT_THE_START).unavailable
+    assert not database_error(failed_with(code), passes=PASSES_AT_THE_START).unavailable

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from workflow_runtime.errors import (
+    CapabilityNotSupportedError,
     ConfigurationError,
+    LeaseLostError,
     SchemaMissingError,
     StoreOperationError,
     StoreUnavailableError,
@@ -212,7 +214,7 @@ def test_import_brings_no_driver() -> None:
     """The package must import where there is no sqlite3: on Cloudflare."""
     code = (
         "import sys, workflow_store_d1\n"
-        "unwanted = {'sqlite3', '_sqlite3', 'aiosqlite', 'workflow_store_d1.local', 'ssl', 'threading'}\n"
+        "unwanted = {'sqlite3', '_sqlite3', 'workflow_store_d1.local', 'ssl', 'threading'}\n"
         "print(sorted(unwanted & (set(sys.modules) - before)))"
     )
     before = "import sys; before = set(sys.modules); import asyncio; before |= set(sys.modules)\n"
@@ -232,3 +234,41 @@ async def test_idle_polls_write_nothing(scenes: "Scenes", path: Path) -> None:
         await scenes.store.claim_due_schedule_buckets(**idle)
     after = wal.stat()
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+async def test_python_without_sqlite_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pyodide, for one."""
+    monkeypatch.delitem(sys.modules, "workflow_store_d1.local")
+    monkeypatch.setitem(sys.modules, "workflow_store_d1.sqlite_connection", None)
+    with pytest.raises(ConfigurationError, match=r"cannot open a file .* hand the D1 binding over"):
+        await D1WorkflowStore.open(path)
+
+
+async def test_database_in_memory_has_no_second_connection() -> None:
+    """It would be another database."""
+    async with D1WorkflowStore.open(":memory:") as store:
+        assert not store.capabilities.heartbeats
+        with pytest.raises(CapabilityNotSupportedError):
+            store.open_heartbeats()
+
+
+async def test_heartbeats_open_the_same_file_wherever_the_program_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with D1WorkflowStore.open("app.db") as store:
+        await store.ensure_schema()
+        (tmp_path / "folder").mkdir()
+        monkeypatch.chdir(tmp_path / "folder")
+        async with store.open_heartbeats() as renewer:
+            with pytest.raises(LeaseLostError):
+                await renewer.heartbeat_run_lease(run_id="r", lease_token="t", lease_ms=1, now_ms=1)
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+async def test_file_that_was_lost_is_no_passing_fault(path: Path, open_store: Any) -> None:
+    store = await open_store()
+    await store.ensure_schema()
+    path.unlink()
+    with pytest.raises(StoreOperationError, match=r"app\.db is no longer there: it was deleted, moved or replaced"):
+        await store.create_run(**NEW_RUN)

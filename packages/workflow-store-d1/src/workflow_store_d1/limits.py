@@ -52,8 +52,12 @@ def check_statement(sql: str) -> None:
         raise D1DatabaseError(f"{keyword} is not allowed: batch() is the only transaction")
 
 
-def check_values(values: tuple[D1Value, ...]) -> None:
+def check_values(values: tuple[D1Value, ...], max_bytes: int = MAX_VALUE_BYTES) -> None:
     """Refuse values that D1 refuses.
+
+    Args:
+        values: To be bound.
+        max_bytes: The largest one that the database carries; D1 carries 2,000,000 bytes.
 
     Raises:
         D1DatabaseError: Too many, too large, or of a type that D1 does not know.
@@ -61,34 +65,31 @@ def check_values(values: tuple[D1Value, ...]) -> None:
     if len(values) > MAX_BOUND_VALUES:
         raise D1DatabaseError(f"{len(values)} values are bound: at most {MAX_BOUND_VALUES} are allowed")
     for position, value in enumerate(values, start=1):
-        problem = _problem(value)
+        problem = _problem(value, max_bytes)
         if problem is not None:
             raise D1DatabaseError(f"the value bound to ?{position} {problem}")
 
 
-def _problem(value: object) -> str | None:
+def _problem(value: object, max_bytes: int) -> str | None:
     match value:
         case None | float():
             return None
         case int():
             return None if -(2**63) <= value < 2**63 else "does not fit into 64 bits"
         case str():
-            return _text_problem(value)
+            return _text_problem(value, max_bytes)
         case bytes():
-            return _size_problem(len(value))
+            return _size_problem(len(value), max_bytes)
     return f"has a type that cannot be stored: {type(value).__name__}"
 
 
-def _text_problem(value: str) -> str | None:
-    return _size_problem(len(value)) if value.isascii() else _encoding_problem(value)
-
-
-def _encoding_problem(value: str) -> str | None:
+def _text_problem(value: str, max_bytes: int) -> str | None:
     try:
-        return _size_problem(len(value.encode("utf-8")))
+        size = len(value) if value.isascii() else len(value.encode("utf-8"))
     except UnicodeEncodeError:
         return "holds a lone surrogate"
+    return _size_problem(size, max_bytes)
 
 
-def _size_problem(size: int) -> str | None:
-    return None if size <= MAX_VALUE_BYTES else f"takes {size} bytes: at most {MAX_VALUE_BYTES} are allowed"
+def _size_problem(size: int, max_bytes: int) -> str | None:
+    return None if size <= max_bytes else f"takes {size} bytes: at most {max_bytes} are allowed"

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from workflow_migrations import Migration
-from workflow_runtime.errors import CapabilityNotSupportedError
+from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError
 from workflow_runtime.ids import new_id
 from workflow_runtime.isolation import outside_handlers, refuse_in_handler
 from workflow_runtime.store import LeaseRenewer
@@ -36,7 +36,7 @@ from .timers import Timers
 from .transactions import Transactions
 
 if TYPE_CHECKING:
-    from .local import Synchronous
+    from .local import LocalD1Database, Synchronous
 
 __all__ = ["D1WorkflowStore", "StoreOpening"]
 
@@ -78,6 +78,8 @@ class D1WorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signals, Sch
         tables: Mapping[str, str] | None = None,
         synchronous: Synchronous = "FULL",
         busy_timeout: timedelta = timedelta(seconds=10),
+        call_timeout: timedelta = timedelta(seconds=60),
+        max_payload_bytes: int = CAPABILITIES.max_payload_bytes,
     ) -> StoreOpening:
         """Open a store on a local SQLite file: `await` it and close it yourself, or use `async with`.
 
@@ -86,24 +88,32 @@ class D1WorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signals, Sch
             tables: Table names by key, where they are not the defaults.
             synchronous: What SQLite does before a commit returns. `NORMAL` is faster and may lose the last commits
                 when the machine loses power.
-            busy_timeout: How long a call waits for another process's transaction.
+            busy_timeout: How long a call waits for others: another process's transaction, or one of this store.
+            call_timeout: How long SQLite may take for a call beyond that; it is interrupted then.
+            max_payload_bytes: The largest payload that the store accepts. The default is what D1 can carry; a file that
+                will not move to D1 may take up to about 499,000,000.
 
         Raises:
-            ConfigurationError: aiosqlite is not installed, SQLite is too old, or table names that cannot work.
+            ConfigurationError: This Python has no SQLite, or one that is too old; or table names that cannot work.
+            InvalidArgumentError: An unusable argument.
             StoreOperationError: The file cannot be opened, or is no database.
         """
-        again = partial(cls.open, path, tables=tables, synchronous=synchronous, busy_timeout=busy_timeout)
+        options: Any = {
+            "synchronous": synchronous,
+            "busy_timeout": busy_timeout,
+            "call_timeout": call_timeout,
+            "max_payload_bytes": max_payload_bytes,
+        }
 
         async def open_store() -> D1WorkflowStore:
-            from .local import LocalD1Database  # noqa: PLC0415  # brings sqlite3, which Workers do not have
-
             schema.table_names(tables)
             try:
-                database = await LocalD1Database.open(path, synchronous=synchronous, busy_timeout=busy_timeout)
+                database = await _local().open(path, **options)
             except D1DatabaseError as error:
                 raise store_error(error) from error
             store = cls(database, tables)
-            store._own(database, again)
+            again = partial(cls.open, database.path, tables=tables, **options)
+            store._own(database, None if database.is_in_memory else again, max_payload_bytes=max_payload_bytes)
             return store
 
         return StoreOpening(open_store)
@@ -154,11 +164,17 @@ class D1WorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signals, Sch
 
         return StoreOpening(open_store)
 
-    def _own(self, database: _Closeable, again: Callable[[], StoreOpening]) -> None:
-        """Take a database that ends with the store and can be opened again."""
+    def _own(
+        self,
+        database: _Closeable,
+        again: Callable[[], StoreOpening] | None,
+        *,
+        max_payload_bytes: int = CAPABILITIES.max_payload_bytes,
+    ) -> None:
+        """Take a database that ends with the store, and how to open it again if that can be done."""
         self._own_database = database
         self._open_heartbeats = again
-        self._capabilities = replace(CAPABILITIES, heartbeats=True)
+        self._capabilities = replace(CAPABILITIES, heartbeats=again is not None, max_payload_bytes=max_payload_bytes)
 
     @property
     def database(self) -> D1Database:
@@ -215,6 +231,16 @@ class D1WorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signals, Sch
         rows = await self._session.rows("read_clock")
         clock: int = rows[0]["clock"]
         return clock
+
+
+def _local() -> type[LocalD1Database]:
+    try:
+        from .local import LocalD1Database  # noqa: PLC0415  # brings sqlite3 and threads, which Workers do not have
+    except ImportError as error:
+        raise ConfigurationError(
+            f"this Python cannot open a file ({error}); in a Worker hand the D1 binding over: D1WorkflowStore(env.DB)"
+        ) from error
+    return LocalD1Database
 
 
 class _Closeable(Protocol):

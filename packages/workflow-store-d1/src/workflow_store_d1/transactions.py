@@ -24,7 +24,7 @@ from .database import (
 )
 from .driver import DriverUnit, Outcome
 from .events import add_append, appended
-from .limits import check_statement, check_values
+from .limits import check_statement
 from .metering import MeteredUnit
 from .role import Role
 from .session import store_error
@@ -66,7 +66,6 @@ class D1Transaction:
         if self._ended:
             raise ConfigurationError("the function of the transaction has returned: it is too late for a statement")
         check_statement(sql)
-        check_values(values)
         return self._database.prepare(sql).bind(*values)
 
 

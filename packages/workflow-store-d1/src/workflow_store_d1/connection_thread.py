@@ -1,0 +1,237 @@
+"""The thread on which a SQLite connection lives.
+
+A library could lend one. This one is our own for what it does at the edges. Nothing that happens to a caller ends it,
+not even that his event loop is closed. What nobody waits for any more is not begun. Nobody waits for it without a
+bound. And it does not keep a program from ending, because what was acknowledged is in the file already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from typing import Any, Protocol, TypeVar
+
+from .database import D1DatabaseError
+
+__all__ = ["Connection", "ConnectionThread"]
+
+_LAST_WAIT_S = 5.0
+"""For a connection to close once it was interrupted."""
+
+
+class Connection(Protocol):
+    """What lives on the thread. All but `interrupt` is called there."""
+
+    def interrupt(self) -> None:
+        """Let the statement that runs fail; called on any thread."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+C = TypeVar("C", bound=Connection)
+R = TypeVar("R")
+
+
+class _Job:
+    """A call on its way to the thread, and its answer on the way back."""
+
+    __slots__ = ("begun", "done", "function", "future")
+
+    def __init__(self, function: Callable[[Any], Any], future: asyncio.Future[Any]) -> None:
+        self.function = function
+        self.future = future
+        self.begun = False
+        self.done = False
+
+    def run(self, connection: Any) -> None:
+        self.begun = True
+        if self.future.done() or self.future.get_loop().is_closed():
+            self.begun = False  # nobody waits any more
+        else:
+            self._run(connection)
+        self.done = True
+
+    def _run(self, connection: Any) -> None:
+        try:
+            result, error = self.function(connection), None
+        except BaseException as problem:  # noqa: BLE001  # whatever it is, it is the caller's
+            result, error = None, problem
+        self.answer(result, error)
+
+    def answer(self, result: Any, error: BaseException | None) -> None:
+        # The event loop is closed where nobody waits any more.
+        with suppress(RuntimeError):
+            self.future.get_loop().call_soon_threadsafe(_settle, self.future, result, error)
+
+
+class ConnectionThread:
+    """Opens a connection on a thread of its own and makes all calls to it there, one after the other.
+
+    Args:
+        name: Of the thread.
+        connect: Opens the connection; called on the thread. It gets an event that is set when there is no time left:
+            whatever waits on the thread waits for that too.
+    """
+
+    def __init__(self, name: str, connect: Callable[[Event], C]) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._hurry = Event()
+        self._reason: BaseException | None = None
+        """Why the thread takes no calls any more."""
+        self._ending = False
+        self._overdue: _Job | None = None
+        self._connected: list[Connection] = []
+        self._thread = Thread(target=self._serve, args=(connect,), name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread is there, and with it the connection."""
+        return self._thread.is_alive()
+
+    async def connected(self, within_s: float) -> None:
+        """Wait until the connection is open; raise what prevented it.
+
+        Whoever is cancelled meanwhile must `end` the thread. It closes then what it may have opened.
+        """
+        await self.call(lambda connection: None, within_s=within_s)
+
+    async def call(self, function: Callable[[Any], R], *, within_s: float) -> R:
+        """Call a function with the connection, on the thread.
+
+        Args:
+            function: It is not begun when its caller is cancelled before.
+            within_s: How long to wait for it. What is under way then is interrupted.
+
+        Raises:
+            D1DatabaseError: No answer in time, or the thread has ended.
+        """
+        self._check()
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        job = _Job(function, future)
+        self._jobs.put(job)
+        if self._reason is not None:
+            self._refuse_waiting(self._reason)
+        timer = future.get_loop().call_later(within_s, _expire, future)
+        try:
+            return await future
+        except _TooLateError:
+            raise self._give_up(job, within_s) from None
+        finally:
+            timer.cancel()
+
+    def end(self, *, hurry: bool = False) -> None:
+        """Let the thread close the connection and end, behind what was called before.
+
+        Args:
+            hurry: Interrupt what is under way, and begin nothing more.
+        """
+        if hurry:
+            self._hurry.set()
+            self._interrupt()
+        if not self._ending:
+            self._ending = True
+            self._jobs.put(None)
+
+    async def ended(self, within_s: float) -> bool:
+        """Wait for the end of the thread; after that time hurry it, and wait a little longer.
+
+        Returns:
+            Whether it has ended.
+        """
+        if await self._wait(within_s):
+            return True
+        self.end(hurry=True)
+        return await self._wait(_LAST_WAIT_S)
+
+    def join(self, within_s: float) -> None:
+        """Wait for the end of the thread where no event loop runs."""
+        self._thread.join(within_s)
+
+    def _check(self) -> None:
+        if self._overdue is not None:
+            if not self._overdue.done and self.is_alive:
+                raise D1DatabaseError("the file does not answer: a call before is still under way", unavailable=True)
+            self._overdue = None
+
+    def _give_up(self, job: _Job, within_s: float) -> D1DatabaseError:
+        """Say that a call took too long, and whether it may still do what it was to do."""
+        if not job.begun:
+            return D1DatabaseError(f"the file was busy with other calls for {within_s:g} s", unavailable=True)
+        self._overdue = job
+        self._interrupt()
+        return D1DatabaseError(f"no answer from the file within {within_s:g} s", unavailable=True, outcome_unknown=True)
+
+    def _interrupt(self) -> None:
+        for connection in self._connected:
+            with suppress(Exception):  # it has just been closed
+                connection.interrupt()
+
+    async def _wait(self, within_s: float) -> bool:
+        end, pause_s = time.monotonic() + within_s, 0.0005
+        while self.is_alive and time.monotonic() < end:
+            await asyncio.sleep(pause_s)  # a thread that ends tells no Event of asyncio
+            pause_s = min(pause_s * 1.5, 0.02)
+        return not self.is_alive
+
+    # On the thread.
+
+    def _serve(self, connect: Callable[[Event], C]) -> None:
+        try:
+            connection = connect(self._hurry)
+        except BaseException as error:  # noqa: BLE001  # it goes to whoever waits for the connection
+            self._finish(error)
+            return
+        self._connected.append(connection)
+        while (job := self._jobs.get()) is not None:
+            if not self._hurry.is_set():
+                job.run(connection)
+            else:
+                job.answer(None, _gone())
+            del job  # what it holds may have its end now, and not only with the next one
+        self._connected.clear()
+        with suppress(Exception):  # what was acknowledged is in the file already
+            connection.close()
+        self._finish(_gone())
+
+    def _finish(self, error: BaseException) -> None:
+        self._reason = error
+        self._refuse_waiting(error)
+
+    def _refuse_waiting(self, error: BaseException) -> None:
+        # On either thread: a call that comes just now is seen by the one or the other.
+        with suppress(Empty):
+            while True:
+                job = self._jobs.get_nowait()
+                if job is not None:
+                    job.answer(None, error)
+
+
+class _TooLateError(Exception):
+    """The time for a call is up."""
+
+
+def _gone() -> D1DatabaseError:
+    return D1DatabaseError("the connection has ended", unavailable=True)
+
+
+def _expire(future: asyncio.Future[Any]) -> None:
+    _settle(future, None, _TooLateError())
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    elif isinstance(error, StopIteration):  # which a future cannot carry
+        future.set_exception(RuntimeError(f"StopIteration: {error}"))
+    else:
+        future.set_exception(error)
