@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import fnmatch
 import json
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from memory_mutants import Faulty
 from mutant_catalogue import broken
-from workflow_runtime.errors import LeaseLostError, SchemaMissingError
+from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, SchemaMissingError
 from workflow_runtime.store import (
     AlreadyDecided,
     AlreadyFinished,
@@ -187,6 +189,28 @@ class PrefixIsAPattern(Faulty):
         return replace(page, runs=tuple(run for run in page.runs if fnmatch.fnmatch(run.run_id, f"{pattern}*")))
 
 
+@broken("LIST-3")
+class CursorIsParsedAsItComes(Faulty):
+    """A cursor is decoded before anybody has looked at it."""
+
+    async def list_runs(self, **arguments: Any) -> Any:
+        if isinstance(cursor := arguments.get("cursor"), str):
+            with suppress(ValueError):
+                json.loads(base64.b64decode(cursor))
+        return await super().list_runs(**arguments)
+
+
+@broken("LIST-3")
+class CursorThatIsNoneBeginsAnew(Faulty):
+    """A cursor of schedules that cannot be read stands for the first page."""
+
+    async def list_schedules(self, **arguments: Any) -> Any:
+        try:
+            return await super().list_schedules(**arguments)
+        except InvalidArgumentError:
+            return await super().list_schedules(**(arguments | {"cursor": None}))
+
+
 @broken("LIST-4")
 class CountsIgnoreAFilter(Faulty):
     """`count_runs` does not look at queues."""
@@ -275,6 +299,18 @@ class TimesMayBeFractions(Faulty):
     async def claim_run(self, **arguments: Any) -> Any:
         if isinstance(arguments["lease_ms"], float):
             arguments["lease_ms"] = 1
+        return await super().claim_run(**arguments)
+
+
+@broken("ARG-3")
+class LeasesEndBeyondTime(Faulty):
+    """The end of a lease is no time to anybody."""
+
+    async def claim_run(self, **arguments: Any) -> Any:
+        last = arguments["now_ms"] + arguments["lease_ms"]
+        if last > 2**53 - 1:
+            arguments["lease_ms"] = 1
+            arguments["now_ms"] = min(arguments["now_ms"], 2**53 - 2)
         return await super().claim_run(**arguments)
 
 

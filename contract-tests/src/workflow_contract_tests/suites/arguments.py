@@ -18,7 +18,19 @@ from workflow_runtime.store import (
 from ..catalogue import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import CLAIM_VERBS, LEASE_MS, MANY, claim, claim_many, create, observe, record, start, start_waiting
+from ..scenarios import (
+    CLAIM_VERBS,
+    LEASE_MS,
+    MANY,
+    claim,
+    claim_many,
+    create,
+    events,
+    observe,
+    record,
+    start,
+    start_waiting,
+)
 
 _MAX_MS = 2**53 - 1
 _WITHOUT_ARGUMENTS = {"capabilities", "ensure_schema", "check_schema", "read_clock"}
@@ -296,16 +308,48 @@ async def bad_times_of_timers_are_refused(h: StoreHarness, verb: str) -> None:
 async def last_moment_is_carried(h: StoreHarness) -> None:
     """The first and the last moment of time, 0 and 2^53 - 1, are times like any other."""
     late = await create(h, "late", available_at_ms=_MAX_MS)
+    await create(h, "last", available_at_ms=_MAX_MS - 1)
     early = await create(h, "early", now_ms=0)
     assert (late.due_at_ms, early.created_at_ms, early.due_at_ms) == (_MAX_MS, 0, 0)
     batch = await claim_many(h, "claim_pending_runs")
     assert [c.run.run_id for c in batch.claims] == ["early"]
-    assert batch.next_due_ms == _MAX_MS
+    assert batch.next_due_ms == _MAX_MS - 1
     driver = await start_waiting(h, timers={"t": _MAX_MS})
     assert (await record(h, driver.run_id)).due_at_ms == _MAX_MS
     assert (await claim_many(h, "claim_due_timers")).next_due_ms == _MAX_MS
-    taken = await claim(h, "late", now_ms=_MAX_MS, lease_ms=1)
-    assert taken.claim.run.updated_at_ms == _MAX_MS
+    taken = (await claim(h, "last", now_ms=_MAX_MS - 1, lease_ms=1)).claim
+    assert (taken.run.updated_at_ms, taken.lease.expires_at_ms) == (_MAX_MS - 1, _MAX_MS)
+
+
+@clause("ARG-3", "OP-1", "LEASE-1")
+async def leases_end_within_time(h: StoreHarness) -> None:
+    """A lease may end at the last moment of time, and each answer says so exactly, also the second one."""
+    now_ms, lease_ms = _MAX_MS - 1_001, 1_001
+    for run_id in ("a", "b"):
+        driver = await start(h, run_id, now_ms=now_ms, lease_ms=1)
+        moments: dict[str, Any] = {"now_ms": now_ms, "lease_ms": lease_ms}
+        operation: dict[str, Any] = {"operation_id": "o", "expected_next_index": 0, "events": events("1"), **moments}
+        fence: dict[str, Any] = {"run_id": driver.run_id, "lease_token": driver.token}
+        first = await h.store.append_events(**fence, **operation)
+        again = await h.second.append_events(**fence, **operation)
+        renewed = await h.store.heartbeat_run_lease(**fence, **moments)
+        run = await record(h, driver.run_id)
+        ends = (first.lease_expires_at_ms, again.lease_expires_at_ms, renewed.lease_expires_at_ms)
+        assert (*ends, run.lease_expires_at_ms) == (_MAX_MS,) * 4
+        assert all(type(end) is int for end in ends)
+
+
+@clause("ARG-3", each=sorted(verb for verb, found in _SIGNATURES.items() if {"now_ms", "lease_ms"} <= found.keys()))
+async def leases_beyond_time_are_refused(h: StoreHarness, verb: str) -> None:
+    """A lease that would end after the last moment of time is refused, and nothing is written."""
+    await _populate(h)
+    before = await _everything(h)
+    for now_ms, lease_ms in ((_MAX_MS, 1), (_MAX_MS - 9, 10), (1, _MAX_MS), (_MAX_MS, _MAX_MS)):
+        arguments = _arguments(h, verb, now_ms=now_ms, lease_ms=lease_ms)
+        with refused(InvalidArgumentError, f"{verb} at {now_ms} for {lease_ms} ms") as refusal:
+            await getattr(h.store, verb)(**arguments)
+        assert refusal.error.argument == "lease_ms"
+    assert await _everything(h) == before, f"a refused {verb} wrote something"
 
 
 @clause("ARG-2", "CLAIM-2", each=CLAIM_VERBS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import itertools
+import json
 import random
 from collections import Counter
 from typing import Any
@@ -210,6 +212,44 @@ async def filtered_pages_are_stable(h: StoreHarness) -> None:
     assert [run_id for run_id in seen if run_id in lasting] == lasting
 
 
+_BASE64 = (base64.b64encode, base64.urlsafe_b64encode)
+_PLAIN = (
+    "x",
+    "ü",
+    "none",
+    "null",
+    "true",
+    "{}",
+    '["run", true, "x"]',
+    "\0",
+    "\ud800",
+    " ",
+    "../../etc/passwd",
+    "9" * 4_000,
+)
+_NO_TIMES: tuple[Any, ...] = (True, False, None, -1, 0.5, 2**53, 10**40, "1", [1], {})
+_NO_IDS: tuple[Any, ...] = (True, None, 1, "", "\0", "a\0b", "\ud800", "x" * 600, ["run-0"])
+_FIELDS: tuple[Any, ...] = (
+    *(["run", moment, "run-0"] for moment in _NO_TIMES),
+    *(["run", 1, run_id] for run_id in _NO_IDS),
+    *(["schedule", schedule_id] for schedule_id in _NO_IDS),
+    *([], ["run"], ["schedule"], ["run", 1], ["run", 1, "a", "b"], {"run": 1}, None, True, 1, "run"),
+)
+_TEXTS = (
+    *(json.dumps(fields) for fields in _FIELDS),
+    "[" * 3_000,
+    "[" * 1_500 + "]" * 1_500,
+    "\0" * 9,
+    "\xff\xfe",
+    "9" * 3_000,
+)
+_NO_CURSORS: tuple[Any, ...] = (
+    *("", *_PLAIN, "=", "====", "A", "\n", "bm9uZQ==", b"bm9uZQ==", True, 0, 1.5, ["x"], {}),
+    *(encode(text.encode("utf-8")).decode("ascii") for text in _TEXTS for encode in _BASE64),
+)
+"""What a stranger may send for a cursor: no text at all, no base64, and base64 of what nobody encoded."""
+
+
 @clause("LIST-3", "SCHEDULE-6")
 async def foreign_cursors_are_refused(h: StoreHarness) -> None:
     """A cursor that is none, or belongs to another listing, is refused with the argument's name."""
@@ -217,11 +257,11 @@ async def foreign_cursors_are_refused(h: StoreHarness) -> None:
         await create(h, f"run-{number}")
     run_cursor = (await h.store.list_runs(limit=1)).next_cursor
     assert run_cursor is not None
-    for cursor in ("", "x", "ü", "bm9uZQ==", run_cursor[:-2], encode_schedule_cursor("nightly")):
+    for cursor in (*_NO_CURSORS, run_cursor[:-2], encode_schedule_cursor("nightly")):
         with refused(InvalidArgumentError, f"the cursor {cursor!r}") as refusal:
             await h.store.list_runs(limit=1, cursor=cursor)
         assert refusal.error.argument == "cursor"
-    for cursor in ("", "x", run_cursor):
+    for cursor in (*_NO_CURSORS, run_cursor):
         with refused(InvalidArgumentError, f"the cursor {cursor!r} for schedules") as refusal:
             await h.store.list_schedules(limit=1, cursor=cursor)
         assert refusal.error.argument == "cursor"

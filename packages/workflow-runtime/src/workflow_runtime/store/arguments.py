@@ -133,6 +133,13 @@ def _check_claim(arguments: dict[str, Any]) -> None:
         raise InvalidArgumentError("available_at_ms", "a run that is claimed at once is available at once")
 
 
+def _check_lease_end(arguments: dict[str, Any]) -> None:
+    now_ms, lease_ms = arguments.get("now_ms"), arguments.get("lease_ms")
+    # One that is missing is Python's to refuse.
+    if now_ms is not None and lease_ms is not None and now_ms + lease_ms > MAX_TIME_MS:
+        raise InvalidArgumentError("lease_ms", f"ends after {MAX_TIME_MS}, the last moment of time")
+
+
 def _check_settling(arguments: dict[str, Any]) -> None:
     if (arguments.get("run_id") is not None) != (arguments.get("action") == "start"):
         raise InvalidArgumentError("run_id", "goes with the action `start`, and only with it")
@@ -261,6 +268,7 @@ def check_transaction_write(write: TransactionWrite, capabilities: StoreCapabili
     """Refuse a write as `append_events` would refuse its arguments."""
     for field in fields(write):
         _CHECKS[field.name](field.name, getattr(write, field.name), capabilities)
+    _check_lease_end({"now_ms": write.now_ms, "lease_ms": write.lease_ms})
 
 
 _MAX_TEXT_BYTES = 4_096
@@ -271,6 +279,7 @@ _MAX_REQUESTED = 1_000
 _CHECKS_TOGETHER: dict[frozenset[str], Callable[[dict[str, Any]], None]] = {
     frozenset({"owner", "lease_ms", "available_at_ms"}): _check_claim,
     frozenset({"action", "run_id"}): _check_settling,
+    frozenset({"now_ms", "lease_ms"}): _check_lease_end,
 }
 """Arguments that only make sense together, by the names of a verb that takes them."""
 

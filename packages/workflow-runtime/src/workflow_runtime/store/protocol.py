@@ -856,8 +856,8 @@ class QueryStore(Protocol):
             LIST-1: Ordered by `(created_at_ms, run_id)`, ids by code point; filters are ANDed.
             LIST-2: A run that is there from the first page to the last and matches throughout appears exactly once,
                 whatever is created, changed or deleted in between.
-            LIST-3: A cursor that is none is refused with `InvalidArgumentError`; `%`, `_`, `*` and case in a prefix
-                are plain text.
+            LIST-3: A cursor that is none is refused with `InvalidArgumentError`, whatever it is; `%`, `_`, `*` and case
+                in a prefix are plain text.
         """
         ...
 
@@ -902,8 +902,8 @@ class StoreAdmin(Protocol):
         ARG-1: Ids that are no strings, empty, longer than 512 bytes in UTF-8, or hold a NUL or a lone surrogate are
             refused with `InvalidArgumentError` naming the argument, before anything is written.
         ARG-2: A negative limit is refused; a limit of 0 returns, claims and deletes nothing.
-        ARG-3: Times and durations are integers from 0 to 2^53 - 1, a lease lasts at least 1 ms, and `max_crashes` is
-            at least 1; anything else is refused.
+        ARG-3: Times and durations are integers from 0 to 2^53 - 1, and so is the end of a lease, `now_ms + lease_ms`; a
+            lease lasts at least 1 ms, and `max_crashes` is at least 1; anything else is refused.
         TIME-1: Time comes from the arguments: a store never compares with a clock of its own.
         STATUS-1: Each verb answers in each status as `STATUS_TABLE` says, never with an exception.
         ERROR-1: No driver's exception escapes: what goes wrong below raises a `StoreError`.

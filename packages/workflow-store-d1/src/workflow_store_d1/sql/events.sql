@@ -1,7 +1,8 @@
 -- The append-only history of a run.
 
 -- name: append_events
--- Moves the head past the new events and renews the lease.
+-- Moves the head past the new events and renews the lease. A REAL, which a bound number is, would lose its last digits as
+-- JSON.
 -- statement: head
 -- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id  ?5 event_count  ?6 lease_expires_at_ms  ?7 now_ms
 UPDATE workflow_event_locks
@@ -11,8 +12,8 @@ SET
     crashes = CASE WHEN ?5 > 0 THEN 0 ELSE crashes END,
     operation_id = ?4,
     operation_answer = json_object(
-        'next_index', next_index + ?5,
-        'lease_expires_at', max(lease_expires_at, ?6)
+        'next_index', CAST(next_index + ?5 AS INTEGER),
+        'lease_expires_at', CAST(max(lease_expires_at, ?6) AS INTEGER)
     ),
     updated_at = ?7
 WHERE
