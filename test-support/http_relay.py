@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-__all__ = ["Fault", "Relay", "cut_before", "gateway", "hang", "lose_answer", "relay_to"]
+__all__ = ["Fault", "Relay", "cut_before", "gateway", "hang", "lose_answer", "relay_to", "trickle"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,8 @@ class Fault:
     """What the client gets instead of the server's answer; when absent, its connection ends."""
     hang: bool = False
     """Whether the client gets nothing for as long as it waits."""
+    trickle_s: float | None = None
+    """After how long the client gets another byte of an answer that never ends."""
 
 
 cut_before = Fault(forwarded=False)
@@ -29,6 +31,11 @@ lose_answer = Fault(forwarded=True)
 """The server has answered; the connection ends before its answer is through."""
 hang = Fault(forwarded=True, hang=True)
 """The server has answered, and nobody hears of it."""
+
+
+def trickle(every_s: float) -> Fault:
+    """Make a fault whose answer comes a byte at a time, and never whole."""
+    return Fault(forwarded=True, trickle_s=every_s)
 
 
 def gateway(
@@ -95,6 +102,9 @@ class Relay:
         if fault is not None and fault.hang:
             await client.read()  # until the client goes
             return False
+        if fault is not None and fault.trickle_s is not None:
+            await _trickle(to_client, fault.trickle_s)
+            return False
         to_client.write(answer if fault is None else fault.answer or b"")
         await to_client.drain()
         return fault is None
@@ -107,6 +117,14 @@ class Relay:
             return await _read_message(server)
         finally:
             to_server.transport.abort()
+
+
+async def _trickle(to_client: asyncio.StreamWriter, every_s: float) -> None:
+    to_client.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    while not to_client.is_closing():
+        await asyncio.sleep(every_s)
+        to_client.write(b" ")
+        await to_client.drain()
 
 
 async def _read_message(stream: asyncio.StreamReader) -> bytes:

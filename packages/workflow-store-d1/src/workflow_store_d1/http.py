@@ -7,6 +7,9 @@ What certainly was not done is repeated here, and so is what only reads. A write
 here knows whether the SQL may run twice. It raises with `outcome_unknown`, and the store's session, which knows its own
 units, repeats those.
 
+No call waits for ever: `timeout` bounds how long it waits for its turn and for each step of its request, and a request
+ends after four times that, however slowly its answer trickles in.
+
 The token is in the requests only. Errors of httpx are not kept as causes, because their requests carry it.
 Nothing imports httpx before a database is made.
 """
@@ -15,7 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache, lru_cache
 from types import ModuleType, TracebackType
@@ -23,6 +28,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 
 from workflow_migrations import split_statements
 from workflow_runtime.errors import ConfigurationError, InvalidArgumentError
+from workflow_runtime.store import Home
 
 from .database import D1DatabaseError, D1PreparedStatement, D1Value
 from .limits import check_statement, check_values, first_keyword
@@ -44,6 +50,12 @@ Form: TypeAlias = Literal["raw", "query"]
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _TOKEN = re.compile(r"[!-~]+")
+_STEPS_OF_A_REQUEST = 4
+"""Connecting, sending, waiting for the answer, reading it: each may take the timeout, and the whole request no more."""
+
+_LAST_WAIT_S = 5.0
+"""For connections to end that were given up."""
+
 _READS = frozenset({"EXPLAIN", "SELECT", "VALUES"})
 """First words of statements that cannot write. `WITH` can."""
 
@@ -82,7 +94,8 @@ class D1HttpDatabase:
         database_id: Of the database; a UUID, not its name.
         token: An API token with the permission D1:Edit.
         base_url: Where the API is.
-        timeout: For each step of a request: connecting, sending, waiting for the answer.
+        timeout: For each step of a request: connecting, sending, waiting for the answer; and for a call's turn. A whole
+            request ends after four times that.
         max_connections: At most so many requests at once; further calls wait.
         form: Which of the API's two calls to use.
         retries: How a call is repeated that certainly had no effect.
@@ -118,8 +131,14 @@ class D1HttpDatabase:
         self._own_client = client is None
         self._client: httpx.AsyncClient = client or self._new_client(max_connections)
         self._turns = asyncio.Semaphore(max_connections)
+        self._home = Home("this D1 store over HTTP")
+        self._used = False
         self._under_way: set[asyncio.Task[httpx.Response | D1DatabaseError]] = set()
         self._abandoned: set[asyncio.Task[httpx.Response | D1DatabaseError]] = set()
+
+    @property
+    def _longest_s(self) -> float:
+        return _STEPS_OF_A_REQUEST * self._timeout_s
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name!r})"
@@ -132,6 +151,7 @@ class D1HttpDatabase:
 
     async def batch(self, statements: Sequence[D1PreparedStatement]) -> list[HttpResult]:
         """Run statements in order as one transaction: all or none."""
+        self._home.check()
         mine = _own(statements)
         if not mine:
             raise D1DatabaseError("a batch without statements")
@@ -149,14 +169,37 @@ class D1HttpDatabase:
         return await self._retries.run(send, was_not_done)
 
     async def close(self) -> None:
-        """Finish what somebody waits for, and end the connections. A second call does nothing."""
+        """Finish what somebody waits for, and end the connections. A second call does nothing.
+
+        In a forked child it does nothing: the connections are the parent's. On another event loop than that of the
+        connections, which must be closed then, they are dropped.
+        """
         self._closed = True
+        if self._home.is_inherited:
+            return
+        await self._finish_under_way()
+        if self._own_client:
+            # Connections of an event loop that is closed have nobody to tell.
+            with suppress(TimeoutError, RuntimeError):
+                async with asyncio.timeout(_LAST_WAIT_S):
+                    await self._client.aclose()
+
+    async def _finish_under_way(self) -> None:
         for exchange in self._abandoned:
             exchange.cancel()
-        if self._under_way:
-            await asyncio.wait(self._under_way)
-        if self._own_client:
-            await self._client.aclose()
+        here = asyncio.get_running_loop()
+        mine = {exchange for exchange in self._under_way if exchange.get_loop() is here}
+        if mine:
+            _, late = await asyncio.wait(mine, timeout=self._longest_s)
+            for exchange in late:
+                exchange.cancel()
+            if late:
+                await asyncio.wait(late, timeout=_LAST_WAIT_S)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and self._own_client and self._used and not self._home.is_inherited:
+            problem = f"nobody closed the D1 store over HTTP ({self!r}): use `async with`, or `await store.close()`"
+            warnings.warn(problem, ResourceWarning, stacklevel=2, source=self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -189,19 +232,36 @@ class D1HttpDatabase:
 
         httpx's pool loses a connection for good where a call is cancelled that waits for it or has just got it.
         """
-        await self._turns.acquire()
+        await self._wait_for_turn()
         if self._closed or self._client.is_closed:
             self._turns.release()
             raise ConfigurationError("the database is closed")
+        self._used = True
         exchange = asyncio.ensure_future(self._exchange(body))
         self._under_way.add(exchange)
         exchange.add_done_callback(self._ended)
         try:
             return await asyncio.shield(exchange)
         except asyncio.CancelledError:
-            if not exchange.done():
-                self._abandoned.add(exchange)
+            self._abandon(exchange)
             raise
+
+    def _abandon(self, exchange: asyncio.Task[httpx.Response | D1DatabaseError]) -> None:
+        if self._closed:
+            exchange.cancel()
+        elif not exchange.done():
+            self._abandoned.add(exchange)
+
+    async def _wait_for_turn(self) -> None:
+        if not self._turns.locked():
+            await self._turns.acquire()  # at once
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._turns.acquire()
+        except TimeoutError:
+            problem = f"no connection to the API was free for {self._timeout_s:g} s"
+            raise D1DatabaseError(problem, unavailable=True) from None
 
     def _ended(self, exchange: asyncio.Task[httpx.Response | D1DatabaseError]) -> None:
         self._turns.release()
@@ -213,16 +273,20 @@ class D1HttpDatabase:
     async def _exchange(self, body: bytes) -> httpx.Response | D1DatabaseError:
         """Send a request; an error is given back and not raised, so that it has nothing of httpx in its chain."""
         try:
-            return await self._client.post(
-                self._url,
-                content=body,
-                headers={"content-type": "application/json", "accept": "application/json"},
-                auth=self._secrets.sign,
-                timeout=self._timeout_s,
-                follow_redirects=False,
-            )
+            async with asyncio.timeout(self._longest_s):
+                return await self._client.post(
+                    self._url,
+                    content=body,
+                    headers={"content-type": "application/json", "accept": "application/json"},
+                    auth=self._secrets.sign,
+                    timeout=self._timeout_s,
+                    follow_redirects=False,
+                )
         except self._httpx.RequestError as error:
             return self._network_error(error)
+        except TimeoutError:
+            problem = f"no whole answer from the API within {self._longest_s:g} s"
+            return D1DatabaseError(problem, unavailable=True, outcome_unknown=True)
 
     def _network_error(self, error: Exception) -> D1DatabaseError:
         httpx = self._httpx

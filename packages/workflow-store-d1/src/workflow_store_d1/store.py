@@ -139,7 +139,8 @@ class D1WorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signals, Sch
             token: An API token with the permission D1:Edit.
             tables: Table names by key, where they are not the defaults.
             base_url: Where the API is.
-            timeout: For each step of a request: connecting, sending, waiting for the answer.
+            timeout: For each step of a request: connecting, sending, waiting for the answer; and for a call's turn.
+                A whole request ends after four times that.
             max_connections: At most so many requests at once; further calls wait.
             retries: How a call is repeated that had no effect, or that is recognised when it had.
 
