@@ -173,3 +173,26 @@ class CancelOfAnEndedRunIsADuplicate(Faulty):
         run = self.run(arguments)
         known = None if run is None else run.deliveries.get(("cancel", "cancel"))
         return await super().cancel_run(**arguments) if known is None else Duplicate(inbox_seq=known.inbox_seq)
+
+
+@broken("DEAD-4", (memory_claims, "SILENT_CLAIMS_PER_CRASH", 1))
+class LostClaimsCount(Faulty):
+    """A claim whose answer was lost counts as a crash."""
+
+
+@broken("DEAD-4", (memory_claims, "SILENT_CLAIMS_PER_CRASH", 10**9))
+class KillersLiveForEver(Faulty):
+    """A run that kills its workers before they say anything is never parked."""
+
+
+@broken("DEAD-2")
+class AppendIsNoSignOfLife(Faulty):
+    """A driver that writes without an event, and dies, looks like a claim whose answer was lost."""
+
+    async def append_events(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        silent = 0 if run is None else run.silent_claims
+        answer = await super().append_events(**arguments)
+        if run is not None and not arguments["events"]:
+            run.silent_claims = silent
+        return answer

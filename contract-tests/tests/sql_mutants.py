@@ -292,7 +292,27 @@ FAULTS = {
     "one-crash-too-many": Fault(
         clause="DEAD-2",
         story="A run dies one crash late.",
-        edits=[("claim_stale_runs.heads", "crashes + 1 >= ?8", "crashes >= ?8")],
+        edits=[("claim_stale_runs.heads", "crashes + (silent_claims IN (0, 4)) >= ?8", "crashes >= ?8")],
+    ),
+    "lost-claims-count": Fault(
+        clause="DEAD-4",
+        story="A claim whose answer was lost counts as a crash.",
+        edits=[("claim_stale_runs.heads", "silent_claims IN (0, 4)", "silent_claims < 9")],
+    ),
+    "killers-live-for-ever": Fault(
+        clause="DEAD-4",
+        story="A run that kills its workers before they say anything is never parked.",
+        edits=[("claim_run.head", "silent_claims IN (0, 4)", "silent_claims = 0")],
+    ),
+    "signs-of-life-are-lost": Fault(
+        clause="DEAD-2",
+        story="Nobody notes that a driver renewed its lease.",
+        edits=[("heartbeat_run_lease", "silent_claims = 0", "silent_claims = silent_claims")],
+    ),
+    "sign-of-life-counts-for-ever": Fault(
+        clause="DEAD-4",
+        story="A claim of a queued run leaves the sign of life of an earlier driver in place.",
+        edits=[("claim_pending_runs.heads", "silent_claims = 1", "silent_claims = silent_claims")],
     ),
     "priority-is-ignored": Fault(
         clause="CLAIM-5",

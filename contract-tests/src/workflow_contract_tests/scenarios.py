@@ -266,6 +266,18 @@ async def claim_many(
     return answer
 
 
+async def hear_of(*drivers: Driver) -> None:
+    """Give a sign of life under leases, without making them longer: what happens then counts as a crash."""
+    for driver in drivers:
+        await driver.heartbeat(now_ms=0, lease_ms=1)
+
+
+async def park(h: StoreHarness, *drivers: Driver, **overrides: Any) -> ClaimBatch:
+    """Let runs become dead at their first crash; their leases must be over by then."""
+    await hear_of(*drivers)
+    return await claim_many(h, "claim_stale_runs", **({"max_crashes": 1} | overrides))
+
+
 async def observe(h: StoreHarness, *run_ids: str) -> dict[str, Any]:
     """Everything that a store shows of some runs."""
     seen: dict[str, Any] = {}

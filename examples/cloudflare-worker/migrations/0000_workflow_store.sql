@@ -42,6 +42,7 @@ CREATE TABLE workflow_run_states (
 -- due_at: queued, claimable from then on; paused, the earliest timer; running, since when it had been claimable.
 -- awaiting: what a paused run waits for, as [[kind, name, step_id, until], ...]. It is here and not beside the input,
 -- because writing it there would write a large input again with every pause.
+-- silent_claims: claims in a row, up to the last one, under which no driver was heard of; 0 when it was.
 -- operation_id and operation_answer: the last write of a driver.
 CREATE TABLE workflow_event_locks (
     run_id TEXT NOT NULL PRIMARY KEY,
@@ -59,6 +60,7 @@ CREATE TABLE workflow_event_locks (
     inbox_seq INTEGER NOT NULL,
     cancel_requested INTEGER NOT NULL,
     crashes INTEGER NOT NULL,
+    silent_claims INTEGER NOT NULL DEFAULT 1,
     awaiting TEXT NOT NULL,
     operation_id TEXT NOT NULL,
     operation_answer TEXT NOT NULL,

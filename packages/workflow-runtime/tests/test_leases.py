@@ -307,6 +307,8 @@ async def test_run_that_crashes_its_workers_is_parked_and_can_be_requeued(lab: L
 
     async def refuse(verb: str, arguments: dict[str, Any]) -> None:
         if broken and verb.startswith("mark"):
+            token = arguments["lease_token"]
+            await lab.store().heartbeat_run_lease(run_id="run", lease_token=token, lease_ms=1, now_ms=0)
             raise StoreOperationError("the worker dies here")
 
     @workflow()

@@ -495,7 +495,9 @@ async def test_dead_run_is_retried_like_a_requeued_one(lab: Lab, gate: Gate) -> 
 
     runtime = lab.runtime(order, max_crashes=1)
     await runtime.start_run(order, run_id="run")
-    assert await lab.claim("run")
+    claim = await lab.claim("run")
+    assert claim is not None
+    await lab.store().heartbeat_run_lease(run_id="run", lease_token=claim.lease.token, lease_ms=1, now_ms=0)
     lab.advance(seconds=31)
     assert list((await runtime.sweep()).dead) == ["run"]
     gate.opened.set()

@@ -304,6 +304,8 @@ async def test_a_tick_that_was_put_back_is_not_left_out_when_it_finds_a_run(lab:
     await runtime.deliver_signal(run_id(-2), "go")
     await runtime.sweep(limit=0)
     [claim] = (await lab.store().claim_pending_runs(owner="w", lease_ms=1, now_ms=lab.clock.now_ms(), limit=9)).claims
+    token = claim.lease.token
+    await lab.store().heartbeat_run_lease(run_id=claim.run.run_id, lease_token=token, lease_ms=1, now_ms=0)
     lab.advance(seconds=1)
     dead = await lab.store().claim_stale_runs(owner="w", lease_ms=1, now_ms=lab.clock.now_ms(), limit=9, max_crashes=1)
     assert dead.dead == (claim.run.run_id,)

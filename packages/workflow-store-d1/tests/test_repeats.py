@@ -106,6 +106,11 @@ async def start(store: D1WorkflowStore, run_id: str = "a", **options: Any) -> st
     return token
 
 
+async def hear_of(store: D1WorkflowStore, run_id: str, token: str) -> None:
+    """Give a sign of life, so that the end of the lease counts as a crash."""
+    await store.heartbeat_run_lease(run_id=run_id, lease_token=token, lease_ms=1, now_ms=0)
+
+
 async def statuses(store: D1WorkflowStore) -> dict[str, str]:
     return {item.run_id: item.status for item in (await store.list_runs(limit=100)).runs}
 
@@ -166,7 +171,10 @@ async def test_deliveries(store: D1WorkflowStore, database: LosingDatabase) -> N
 
 @pytest.mark.parametrize("stale", [False, True])
 async def test_claim_of_one_run(store: D1WorkflowStore, database: LosingDatabase, stale: bool) -> None:
-    await store.create_run(**run("a", **(HELD if stale else {})))
+    if stale:
+        await hear_of(store, "a", await start(store))
+    else:
+        await store.create_run(**run("a"))
     claim = store.claim_run(run_id="a", **HELD, now_ms=5_000, max_crashes=9)
     claimed = await lost(database, claim)
     assert (claimed.kind, claimed.claim.run.crashes) == ("claimed", int(stale))
@@ -174,7 +182,7 @@ async def test_claim_of_one_run(store: D1WorkflowStore, database: LosingDatabase
 
 
 async def test_claim_of_one_run_that_parks_it(store: D1WorkflowStore, database: LosingDatabase) -> None:
-    await start(store)
+    await hear_of(store, "a", await start(store))
     answer = await lost(database, store.claim_run(run_id="a", **HELD, now_ms=5_000, max_crashes=1))
     assert (answer.kind, answer.status) == ("not-claimable", "dead")
 
@@ -213,7 +221,7 @@ async def test_claim_of_many_runs(
 async def test_claim_whose_lost_try_parked_runs(store: D1WorkflowStore, database: LosingDatabase) -> None:
     """They are dead once and for all, and the repeat takes others; it does not name them again."""
     for run_id in ("a", "b"):
-        await start(store, run_id)
+        await hear_of(store, run_id, await start(store, run_id))
     batch = await lost(database, store.claim_stale_runs(**BATCH, max_crashes=1))
     assert (batch.claims, batch.dead) == ((), ())
     assert set((await statuses(store)).values()) == {"dead"}

@@ -9,7 +9,7 @@ from workflow_runtime.store import AlreadyFinished, CancelRequested, Duplicate, 
 from ..catalogue import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, claim, claim_many, create, record, start, start_waiting, unchanged
+from ..scenarios import LEASE_MS, claim, claim_many, create, park, record, start, start_waiting, unchanged
 
 
 @clause("CANCEL-1")
@@ -133,7 +133,7 @@ async def terminate_ends_at_once(h: StoreHarness) -> None:
 async def terminate_from_every_status(h: StoreHarness) -> None:
     """Queued, paused, running and dead runs are terminated; ended ones answer `finished` and stay as they are."""
     dead = await start(h, lease_ms=1)
-    await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(1))
+    await park(h, dead, now_ms=h.advance(1))
     queued, paused = await create(h), await start_waiting(h, timers={"t": h.now_ms})
     for run_id in (dead.run_id, queued.run_id, paused.run_id):
         assert isinstance(await h.store.terminate_run(run_id=run_id, now_ms=h.now_ms), Terminated)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from workflow_runtime.store import NotClaimable, NotFound, Timer, WorkflowVersion
+from workflow_runtime.store import SILENT_CLAIMS_PER_CRASH, NotClaimable, NotFound, Timer, WorkflowVersion
 
 from ..catalogue import clause
 from ..harness import StoreHarness
@@ -331,11 +331,14 @@ async def corrupt_run_does_not_keep_others_back(h: StoreHarness, verb: str) -> N
     assert (later.claims, later.corrupt) == ((), ()), "a corrupt run is found again and again"
 
 
-@clause("CLAIM-8", "DEAD-2", needs=("corrupt",))
+@clause("CLAIM-8", "DEAD-4", needs=("corrupt",))
 async def corrupt_run_becomes_dead(h: StoreHarness) -> None:
     """The lease of a corrupt run runs out like any other, and in the end the run is parked."""
     await create(h, "bad")
     await h.corrupt("bad")
     assert len((await claim_many(h, "claim_pending_runs")).corrupt) == 1
+    for _ in range(SILENT_CLAIMS_PER_CRASH - 1):
+        batch = await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(LEASE_MS))
+        assert (len(batch.corrupt), batch.dead) == (1, ())
     batch = await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(LEASE_MS))
     assert batch.dead == ("bad",)

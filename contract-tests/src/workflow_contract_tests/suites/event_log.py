@@ -10,7 +10,19 @@ from workflow_runtime.store import NewEvent, Timer
 from ..catalogue import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, WRITES_WITH_EVENTS, claim, create, event, events, record, start, start_full, unchanged
+from ..scenarios import (
+    LEASE_MS,
+    WRITES_WITH_EVENTS,
+    claim,
+    create,
+    event,
+    events,
+    hear_of,
+    record,
+    start,
+    start_full,
+    unchanged,
+)
 
 
 @clause("LOG-1")
@@ -130,6 +142,7 @@ async def refused_append_renews_nothing(h: StoreHarness) -> None:
 async def append_with_events_clears_the_crash_count(h: StoreHarness) -> None:
     """The crash count is zero again after an append of an event, and not after an append of none."""
     first = await start(h, lease_ms=1_000)
+    await hear_of(first)
     h.advance(1_000)
     second = await claim(h, first.run_id, lease_ms=LEASE_MS)
     assert second.claim.run.crashes == 1

@@ -17,6 +17,7 @@ from ..scenarios import (
     claim,
     claim_many,
     create_arguments,
+    park,
     record,
     start,
     start_full,
@@ -62,7 +63,7 @@ async def _terminated(h: StoreHarness, driver: Driver) -> None:
 
 
 async def _dead(h: StoreHarness, driver: Driver) -> None:
-    batch = await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(LEASE_MS))
+    batch = await park(h, driver, now_ms=h.advance(LEASE_MS))
     assert batch.dead == (driver.run_id,)
 
 

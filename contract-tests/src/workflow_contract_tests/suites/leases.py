@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from workflow_runtime.errors import LeaseLostError
-from workflow_runtime.store import NotClaimable, NotFound, NotRequeueable, Requeued
+from workflow_runtime.store import SILENT_CLAIMS_PER_CRASH, NotClaimable, NotFound, NotRequeueable, Requeued
 
 from ..catalogue import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, MANY, Driver, claim, claim_many, record, start, unchanged
+from ..scenarios import LEASE_MS, MANY, Driver, claim, claim_many, hear_of, park, record, start, unchanged
 
 
 @clause("LEASE-1")
@@ -100,14 +100,16 @@ async def _crash(h: StoreHarness, times: int) -> str:
     """Let a run lose its worker so many times, without progress."""
     driver = await start(h)
     for _ in range(times - 1):
-        await claim(h, driver.run_id, now_ms=h.advance(LEASE_MS))
+        await hear_of(driver)
+        driver = await claim(h, driver.run_id, now_ms=h.advance(LEASE_MS))
+    await hear_of(driver)
     h.advance(LEASE_MS)
     return driver.run_id
 
 
 @clause("DEAD-2", each=("claim_stale_runs", "claim_run"))
 async def repeated_crashes_kill(h: StoreHarness, verb: str) -> None:
-    """Each claim from an expired lease counts one crash; the last of `max_crashes` parks the run as dead."""
+    """Each claim from the expired lease of a driver that lived counts a crash; the last one parks the run as dead."""
     run_id = await _crash(h, 3)
     assert (await record(h, run_id)).crashes == 2
     if verb == "claim_stale_runs":
@@ -147,11 +149,94 @@ async def only_expired_leases_count_as_crashes(h: StoreHarness) -> None:
     assert (await claim(h, driver.run_id, max_crashes=1)).claim.run.crashes == 0
 
 
+async def _give_a_sign(driver: Driver, sign: str) -> None:
+    match sign:
+        case "heartbeat":
+            await driver.heartbeat(now_ms=0, lease_ms=1)
+        case "append":
+            await driver.append(events=[], lease_ms=1, now_ms=0)
+        case "timer":
+            await driver.call("schedule_timer", operation_id="timer", timer_id="t", fire_at_ms=1)
+
+
+@clause("DEAD-2", "DEAD-4", each=("heartbeat", "append", "timer"))
+async def driver_that_was_heard_of_counts(h: StoreHarness, sign: str) -> None:
+    """One sign of life under a lease, of whatever kind, makes its end a crash; and the sign is for that lease only."""
+    driver = await start(h)
+    await _give_a_sign(driver, sign)
+    driver = await claim(h, driver.run_id, now_ms=h.advance(LEASE_MS))
+    assert driver.claim.run.crashes == 1
+    driver = await claim(h, driver.run_id, now_ms=h.advance(LEASE_MS))
+    assert driver.claim.run.crashes == 1, "a sign of life under an earlier lease counted again"
+
+
+@clause("DEAD-4", each=("create_run", "claim_pending_runs", "claim_due_timers", "claim_run"))
+async def claims_of_which_nothing_is_heard(h: StoreHarness, first: str) -> None:
+    """Their answers may have been lost: only each fourth in a row counts, whichever verb was the first."""
+    driver = await start(h)
+    if first != "create_run":
+        await hear_of(driver)  # that is the lease before
+    if first == "claim_due_timers":
+        await driver.pause(timers={"t": h.now_ms})
+        await claim_many(h, first)
+    elif first != "create_run":
+        await driver.release()
+        await (claim(h, driver.run_id) if first == "claim_run" else claim_many(h, first))
+    counts = []
+    for turn in range(2 * SILENT_CLAIMS_PER_CRASH):
+        h.advance(LEASE_MS)
+        if turn % 2:
+            driver = await claim(h, driver.run_id)
+        else:
+            driver = Driver.of(h, (await claim_many(h, "claim_stale_runs")).claims[0])
+        counts.append(driver.claim.run.crashes)
+    assert counts == [0, 0, 0, 1, 1, 1, 1, 2]
+
+
+@clause("DEAD-4", each=("claim_stale_runs", "claim_run"))
+async def run_that_kills_at_once_becomes_dead(h: StoreHarness, verb: str) -> None:
+    """Nobody ever hears of its drivers, and it is parked all the same."""
+    driver = await start(h)
+    for _ in range(2 * SILENT_CLAIMS_PER_CRASH - 1):
+        await claim(h, driver.run_id, now_ms=h.advance(LEASE_MS), max_crashes=2)
+    h.advance(LEASE_MS)
+    if verb == "claim_stale_runs":
+        assert (await claim_many(h, verb, max_crashes=2)).dead == (driver.run_id,)
+    else:
+        answer = await h.store.claim_run(
+            run_id=driver.run_id, owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=2
+        )
+        assert answer.kind == "not-claimable"
+    assert (await record(h, driver.run_id)).status == "dead"
+
+
+@clause("DEAD-4", each=("heartbeat", "release"))
+async def row_of_silent_claims_begins_anew(h: StoreHarness, end: str) -> None:
+    """After a sign of life, and after a claim that is not from an expired lease, the count of four begins again."""
+    driver = await start(h)
+    for _ in range(SILENT_CLAIMS_PER_CRASH - 1):
+        driver = await claim(h, driver.run_id, now_ms=h.advance(LEASE_MS))
+    assert driver.claim.run.crashes == 0
+    if end == "heartbeat":
+        await hear_of(driver)
+        driver = await claim(h, driver.run_id, now_ms=h.advance(LEASE_MS))
+    else:
+        await driver.release()
+        driver = await claim(h, driver.run_id)
+    before = driver.claim.run.crashes
+    for _ in range(SILENT_CLAIMS_PER_CRASH - 1):
+        driver = await claim(h, driver.run_id, now_ms=h.advance(LEASE_MS))
+        assert driver.claim.run.crashes == before
+    driver = await claim(h, driver.run_id, now_ms=h.advance(LEASE_MS))
+    assert driver.claim.run.crashes == before + 1
+
+
 @clause("DEAD-3", each=("append", "pause"))
 async def progress_clears_the_count(h: StoreHarness, progress: str) -> None:
     """A run that gets on a little between its crashes never becomes dead."""
     driver = await start(h)
     for _ in range(5):
+        await hear_of(driver)
         h.advance(LEASE_MS)
         batch = await claim_many(h, "claim_stale_runs", max_crashes=2)
         assert batch.dead == (), "a run that made progress between crashes was parked as dead"
@@ -169,6 +254,7 @@ async def progress_clears_the_count(h: StoreHarness, progress: str) -> None:
 async def heartbeats_are_no_progress(h: StoreHarness) -> None:
     """A run whose workers only renew their leases before they crash becomes dead."""
     driver = await start(h)
+    await hear_of(driver)
     h.advance(LEASE_MS)
     driver = Driver.of(h, (await claim_many(h, "claim_stale_runs", max_crashes=2)).claims[0])
     await driver.heartbeat()
@@ -182,7 +268,7 @@ async def requeue_revives(h: StoreHarness) -> None:
     driver = await start(h)
     await driver.append('"kept"')
     await driver.signal("go", "before")
-    await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(LEASE_MS))
+    await park(h, driver, now_ms=h.advance(LEASE_MS))
     await driver.signal("go", "while-dead")
     answer = await h.second.requeue_run(run_id=driver.run_id, now_ms=h.advance(5))
     assert isinstance(answer, Requeued)
@@ -207,9 +293,10 @@ async def only_dead_runs_are_requeued(h: StoreHarness) -> None:
 @clause("DEAD-2", "ARG-2")
 async def parking_respects_the_limit(h: StoreHarness) -> None:
     """A sweep of runs that all become dead touches at most `limit` of them."""
-    ids = {(await start(h)).run_id for _ in range(4)}
+    drivers = [await start(h) for _ in range(4)]
+    ids = {driver.run_id for driver in drivers}
     h.advance(LEASE_MS)
-    assert (await claim_many(h, "claim_stale_runs", max_crashes=1, limit=0)).dead == ()
+    assert (await park(h, *drivers, limit=0)).dead == ()
     first = await claim_many(h, "claim_stale_runs", max_crashes=1, limit=3)
     assert len(first.dead) <= 3
     rest = await claim_many(h, "claim_stale_runs", max_crashes=1, limit=MANY)

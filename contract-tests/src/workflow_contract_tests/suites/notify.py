@@ -20,7 +20,7 @@ from workflow_runtime.store import (
 from ..catalogue import clause
 from ..children import run_children
 from ..harness import StoreHarness
-from ..scenarios import CLAIM_VERBS, Driver, claim_many, create, start, start_waiting
+from ..scenarios import CLAIM_VERBS, Driver, claim_many, create, park, start, start_waiting
 from ..settings import scaled
 from ..tasks import all_of
 
@@ -124,7 +124,7 @@ async def _cancel(h: StoreHarness, run_id: str) -> tuple[str, Unit]:
 async def _requeue(h: StoreHarness) -> tuple[str, Unit]:
     driver = await start(h, lease_ms=1)
     h.advance(1_000_000)
-    assert (await claim_many(h, "claim_stale_runs", max_crashes=1)).dead == (driver.run_id,)
+    assert (await park(h, driver)).dead == (driver.run_id,)
     return driver.run_id, lambda: h.store.requeue_run(run_id=driver.run_id, now_ms=h.now_ms)
 
 

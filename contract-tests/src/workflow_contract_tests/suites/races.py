@@ -36,6 +36,8 @@ from ..scenarios import (
     create,
     create_arguments,
     events,
+    hear_of,
+    park,
     record,
     start,
     start_waiting,
@@ -213,6 +215,7 @@ async def one_claimer_gets_the_run(h: StoreHarness) -> None:
     chosen = random.Random(SEED)
     for _ in range(RACE_ROUNDS // 2):
         driver = await start(h, lease_ms=1_000)
+        await hear_of(driver)
         h.advance(1_000)
         by_id = [
             handle.claim_run(run_id=driver.run_id, owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY)
@@ -364,7 +367,7 @@ async def prune_and_requeue_at_once(h: StoreHarness) -> None:
     chosen = random.Random(SEED)
     for _ in range(RACE_ROUNDS // 2):
         driver = await start(h, lease_ms=1)
-        await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(1))
+        await park(h, driver, now_ms=h.advance(1))
         pruned, requeued = await _together(
             chosen,
             h.store.prune_runs(finished_before_ms=h.now_ms + 1, limit=MANY, statuses=[RunStatus.DEAD]),

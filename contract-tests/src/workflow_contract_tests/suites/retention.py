@@ -10,7 +10,7 @@ from workflow_runtime.store import Buffered, Deleted, NewEvent, NotDeletable, No
 from ..catalogue import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, MANY, Driver, claim_many, create, record, start, start_waiting, unchanged
+from ..scenarios import LEASE_MS, MANY, Driver, claim_many, create, park, record, start, start_waiting, unchanged
 
 
 async def _with_traces(h: StoreHarness, run_id: str) -> Driver:
@@ -121,7 +121,7 @@ async def _ended(h: StoreHarness, run_id: str, status: str, at: int, workflow_id
     elif status == "aborted":
         await driver.fail(aborted=True)
     else:
-        await claim_many(h, "claim_stale_runs", max_crashes=1, queues=[run_id])
+        await park(h, driver, queues=[run_id])
 
 
 @clause("RETAIN-3")

@@ -27,6 +27,7 @@ from ..scenarios import (
     claim,
     claim_many,
     create,
+    park,
     record,
     start,
     start_full,
@@ -51,7 +52,7 @@ async def _end(h: StoreHarness, driver: Driver, status: str) -> None:
         case "aborted":
             await driver.fail(aborted=True, reason="asked to")
         case "dead":
-            await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(LEASE_MS))
+            await park(h, driver, now_ms=h.advance(LEASE_MS))
     assert (await record(h, driver.run_id)).status == status
 
 

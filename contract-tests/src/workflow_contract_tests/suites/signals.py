@@ -9,7 +9,7 @@ from workflow_runtime.store import AlreadyFinished, Buffered, Delivered, Duplica
 
 from ..catalogue import clause
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, Driver, claim, claim_many, create, record, start, start_waiting, unchanged
+from ..scenarios import LEASE_MS, Driver, claim, claim_many, create, park, record, start, start_waiting, unchanged
 
 
 @clause("SIGNAL-1")
@@ -127,7 +127,7 @@ async def ended_and_unknown_runs_take_no_signals(h: StoreHarness) -> None:
     finished, aborted, deleted, pruned = [await start(h) for _ in range(4)]
     dead = await start(h, lease_ms=1, queue="doomed")
     h.advance(1)
-    await claim_many(h, "claim_stale_runs", max_crashes=1, queues=["doomed"])
+    await park(h, dead, queues=["doomed"])
     await pruned.finish()
     await h.store.prune_runs(finished_before_ms=h.now_ms + 1, limit=1)
     await finished.finish()

@@ -11,7 +11,7 @@ from workflow_runtime.store import DRIVER_VERBS, STATES, STATUS_TABLE, TERMINAL_
 
 from ..catalogue import clause
 from ..harness import StoreHarness
-from ..scenarios import CLAIM_VERBS, LEASE_MS, MANY, Driver, claim_many, create_arguments, record, start
+from ..scenarios import CLAIM_VERBS, LEASE_MS, MANY, Driver, claim_many, create_arguments, park, record, start
 
 
 async def _in_state(h: StoreHarness, state: str) -> Driver:
@@ -31,7 +31,7 @@ async def _in_state(h: StoreHarness, state: str) -> Driver:
         case "aborted":
             await driver.fail(aborted=True)
         case "dead":
-            await claim_many(h, "claim_stale_runs", now_ms=h.now_ms + 1, max_crashes=1, queues=[state])
+            await park(h, driver, now_ms=h.now_ms + 1, queues=[state])
         case "running-live" | "running-expired":
             pass
         case _:

@@ -13,7 +13,7 @@ from workflow_runtime.store import Event, SupportsSubscribe, WorkflowExecutionSt
 from ..catalogue import clause
 from ..children import run_children
 from ..harness import StoreHarness
-from ..scenarios import Driver, claim_many, create, start
+from ..scenarios import Driver, create, park, start
 from ..settings import scaled
 from ..tasks import all_of
 
@@ -44,7 +44,7 @@ async def log_of_an_ended_run_is_given(h: StoreHarness, end: str) -> None:
         await h.store.terminate_run(run_id=driver.run_id, now_ms=h.now_ms)
     else:
         h.advance(1_000_000)
-        assert (await claim_many(h, "claim_stale_runs", max_crashes=1)).dead == (driver.run_id,)
+        assert (await park(h, driver)).dead == (driver.run_id,)
     log = list(await h.store.read_events(run_id=driver.run_id, limit=9))
     assert [event.payload for event in log] == ['"a"', "null", '"b"']
     for from_index in (0, 1, 3, 7):

@@ -15,7 +15,7 @@ from workflow_runtime.store import (
 from ..catalogue import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import claim, claim_many, create, record, start, start_waiting, unchanged
+from ..scenarios import claim, claim_many, create, park, record, start, start_waiting, unchanged
 from ..ticking import (
     HOUR,
     claim_tick,
@@ -113,8 +113,7 @@ async def buffered_tick_waits_for_its_predecessor(h: StoreHarness, how: str) -> 
     if how == "deleted":
         await h.store.delete_run(run_id="tick-1", now_ms=h.now_ms)
     elif how == "dead":
-        await claim(h, "tick-1", lease_ms=1)
-        batch = await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.now_ms + 1)
+        batch = await park(h, await claim(h, "tick-1", lease_ms=1), now_ms=h.now_ms + 1)
         assert batch.dead == ("tick-1",)
     else:
         await end_run(h, "tick-1")
@@ -330,7 +329,7 @@ async def ended_run_stands_in_no_way(h: StoreHarness, how: str) -> None:
     elif how == "errored":
         await driver.fail()
     elif how == "dead":
-        assert (await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.now_ms + 1)).dead == ("tick-1",)
+        assert (await park(h, driver, now_ms=h.now_ms + 1)).dead == ("tick-1",)
     elif how == "deleted":
         await h.store.delete_run(run_id="tick-1", now_ms=h.now_ms, force=True)
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
+    SILENT_CLAIMS_PER_CRASH,
     ClaimBatch,
     ClaimedRun,
     RunStatus,
@@ -51,10 +52,14 @@ class Claimer:
     def claim(self, run: Run) -> ClaimedRun | None:
         """Claim a run that is due; `None` when that was one crash too many and the run is `dead` now."""
         if run.status is RunStatus.RUNNING:
-            run.crashes += 1
+            counts = run.silent_claims in {0, SILENT_CLAIMS_PER_CRASH}
+            run.crashes += counts
             if run.crashes >= self.max_crashes:
                 run.make_dead(self.now_ms)
                 return None
+            run.silent_claims = 1 if counts else run.silent_claims + 1
+        else:
+            run.silent_claims = 1
         lease = run.begin_lease(owner=self.owner, expires_at_ms=self.now_ms + self.lease_ms, now_ms=self.now_ms)
         return ClaimedRun(
             run=run_record(run),

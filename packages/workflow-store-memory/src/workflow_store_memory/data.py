@@ -70,6 +70,8 @@ class Run:
     generation: str
     lease_number: int = 0
     crashes: int = 0
+    silent_claims: int = 1
+    """Claims in a row, up to the last one, under which no driver was heard of; 0 when it was."""
     cancel_requested: bool = False
     operation_id: str | None = None
     """The last write of a driver, and in `answer` what it was told."""
@@ -143,8 +145,9 @@ class Run:
         return self.lease
 
     def renew_lease(self, expires_at_ms: int) -> Lease:
-        """Move the end of the lease, never to an earlier time."""
+        """Move the end of the lease, never to an earlier time: its driver is alive."""
         assert self.lease is not None
+        self.silent_claims = 0
         self.lease = replace(self.lease, expires_at_ms=max(self.lease.expires_at_ms, expires_at_ms))
         return self.lease
 

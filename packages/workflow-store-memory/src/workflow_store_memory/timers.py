@@ -38,6 +38,7 @@ class Timers(Role):
         if self._repeated(run_id, operation_id, Done) is not None:
             return
         run = self._driven(run_id, lease_token)
+        run.silent_claims = 0
         run.change_timers([Timer(timer_id=timer_id, fire_at_ms=fire_at_ms)], [])
         run.updated_at_ms = now_ms
         run.record(operation_id, Done())

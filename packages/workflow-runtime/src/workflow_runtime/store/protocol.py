@@ -460,8 +460,12 @@ class LeaseStore(Protocol):
             history_bytes: Bytes of payload in it.
 
         Contract:
-            DEAD-2: Claiming a run from an expired lease counts one crash; when the count reaches `max_crashes` the
-                run becomes `dead` in the same unit and is reported in `dead`. Also by `claim_run`.
+            DEAD-2: Claiming a run from an expired lease counts one crash if a heartbeat or a driver's write was
+                accepted under that lease; when the count reaches `max_crashes` the run becomes `dead` in the same unit
+                and is reported in `dead`. Also by `claim_run`.
+            DEAD-4: A lease under which nothing was heard may be one whose claim's answer was lost: of such claims in a
+                row only each `SILENT_CLAIMS_PER_CRASH`-th counts one crash. The row ends with a sign of life, and with
+                a claim that is not from an expired lease.
             DEAD-3: A recovery with progress does not count: an append of an event, or a pause, sets the count to zero.
         """
         ...

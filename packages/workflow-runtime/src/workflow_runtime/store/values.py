@@ -16,6 +16,7 @@ __all__ = [
     "DEFAULT_HISTORY_EVENTS",
     "DEFAULT_QUEUE",
     "NOTICE_HORIZON_MS",
+    "SILENT_CLAIMS_PER_CRASH",
     "TERMINAL_STATUSES",
     "Appended",
     "Awaited",
@@ -58,6 +59,8 @@ DEFAULT_HISTORY_EVENTS = 1_000
 """Events in the first page of history that a claim brings along."""
 DEFAULT_HISTORY_BYTES = 1_000_000
 """Bytes of payload in that page. The first event comes along whatever its size."""
+SILENT_CLAIMS_PER_CRASH = 4
+"""So many claims in a row that expired without a sign of life count as one crash."""
 NOTICE_HORIZON_MS = 60_000
 """Workers are told of a paused run's timer when it is due sooner; their polls find the others in time."""
 
@@ -287,7 +290,7 @@ class RunSummary(Value):
     """The number of the newest inbox entry; 0 when nothing ever arrived."""
     cancel_requested: bool
     crashes: int
-    """How many workers in a row lost this run by crashing without a new event."""
+    """How many workers in a row lost this run by crashing without a new event, as DEAD-2 counts."""
     lease_owner: str | None
     lease_expires_at_ms: int | None
 

@@ -10,6 +10,7 @@ SET
     next_index = next_index + ?5,
     lease_expires_at = max(lease_expires_at, ?6),
     crashes = CASE WHEN ?5 > 0 THEN 0 ELSE crashes END,
+    silent_claims = 0,
     operation_id = ?4,
     operation_answer = json_object(
         'next_index', CAST(next_index + ?5 AS INTEGER),

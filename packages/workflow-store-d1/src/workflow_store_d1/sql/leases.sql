@@ -2,6 +2,8 @@
 --
 -- A claim is one batch: an UPDATE takes the runs under a fresh token, then `claimed.*` reads what has that token.
 -- It takes nothing where something has the token already: the batch was sent twice, and brings what the first one took.
+-- A claim from an expired lease counts a crash when something was heard under that lease (silent_claims = 0), and else
+-- each fourth time in a row: nobody can tell a claim whose answer was lost from a run that kills its worker at once.
 -- due_at stays while a run is running (as the time since when it had been claimable), so that the answer keeps the
 -- order in which the runs were chosen.
 --
@@ -20,14 +22,15 @@ WHERE head.run_id = ?1;
 -- ?1 run_id  ?2 owner  ?3 lease_token  ?4 lease_expires_at_ms  ?5 now_ms  ?6 max_crashes
 UPDATE workflow_event_locks
 SET
-    status = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN 'dead' ELSE 'running' END,
-    lease_owner = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN NULL ELSE ?2 END,
-    lease_token = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN NULL ELSE ?3 END,
-    lease_number = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN lease_number ELSE lease_number + 1 END,
-    lease_expires_at = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN NULL ELSE ?4 END,
-    finished_at = CASE WHEN status = 'running' AND crashes + 1 >= ?6 THEN ?5 END,
+    status = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN 'dead' ELSE 'running' END,
+    lease_owner = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN NULL ELSE ?2 END,
+    lease_token = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN NULL ELSE ?3 END,
+    lease_number = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN lease_number ELSE lease_number + 1 END,
+    lease_expires_at = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN NULL ELSE ?4 END,
+    finished_at = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN ?5 END,
     due_at = CASE WHEN status = 'running' THEN lease_expires_at ELSE due_at END,
-    crashes = CASE WHEN status = 'running' THEN crashes + 1 ELSE crashes END,
+    crashes = crashes + (status = 'running' AND silent_claims IN (0, 4)),
+    silent_claims = CASE WHEN status = 'running' AND silent_claims IN (1, 2, 3) THEN silent_claims + 1 ELSE 1 END,
     awaiting = '[]',
     updated_at = ?5
 WHERE
@@ -44,14 +47,15 @@ RETURNING run_id, status;
 -- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms  ?5 limit  ?6 workflows  ?7 queues  ?8 max_crashes
 UPDATE workflow_event_locks
 SET
-    status = CASE WHEN crashes + 1 >= ?8 THEN 'dead' ELSE 'running' END,
-    lease_owner = CASE WHEN crashes + 1 >= ?8 THEN NULL ELSE ?1 END,
-    lease_token = CASE WHEN crashes + 1 >= ?8 THEN NULL ELSE ?2 END,
-    lease_number = CASE WHEN crashes + 1 >= ?8 THEN lease_number ELSE lease_number + 1 END,
-    lease_expires_at = CASE WHEN crashes + 1 >= ?8 THEN NULL ELSE ?3 END,
-    finished_at = CASE WHEN crashes + 1 >= ?8 THEN ?4 END,
+    status = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN 'dead' ELSE 'running' END,
+    lease_owner = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN NULL ELSE ?1 END,
+    lease_token = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN NULL ELSE ?2 END,
+    lease_number = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN lease_number ELSE lease_number + 1 END,
+    lease_expires_at = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN NULL ELSE ?3 END,
+    finished_at = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN ?4 END,
     due_at = lease_expires_at,
-    crashes = crashes + 1,
+    crashes = crashes + (silent_claims IN (0, 4)),
+    silent_claims = CASE WHEN silent_claims IN (0, 4) THEN 1 ELSE silent_claims + 1 END,
     updated_at = ?4
 WHERE run_id IN (
     SELECT stale.run_id
@@ -132,6 +136,7 @@ SET
     lease_token = ?2,
     lease_number = lease_number + 1,
     lease_expires_at = ?3,
+    silent_claims = 1,
     awaiting = '[]',
     updated_at = ?4
 WHERE run_id IN (
@@ -368,7 +373,7 @@ ORDER BY timer.run_id, timer.fire_at, timer.timer_id;
 -- Renews a lease; gives no row when it is lost.
 -- ?1 run_id  ?2 lease_token  ?3 lease_expires_at_ms
 UPDATE workflow_event_locks
-SET lease_expires_at = max(lease_expires_at, ?3)
+SET lease_expires_at = max(lease_expires_at, ?3), silent_claims = 0
 WHERE run_id = ?1 AND status = 'running' AND lease_token = ?2
 RETURNING
     lease_expires_at,

@@ -20,6 +20,7 @@ UPDATE workflow_event_locks
 SET
     operation_id = ?3,
     operation_answer = '{}',
+    silent_claims = 0,
     updated_at = ?4
 WHERE
     run_id = ?1
@@ -66,6 +67,7 @@ SET
     lease_token = ?2,
     lease_number = lease_number + 1,
     lease_expires_at = ?3,
+    silent_claims = 1,
     awaiting = '[]',
     updated_at = ?4
 WHERE run_id IN (

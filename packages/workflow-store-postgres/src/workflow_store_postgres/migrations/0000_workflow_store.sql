@@ -43,6 +43,7 @@ CREATE TABLE workflow_run_states (
 -- and what appends and renewals change is in no index: they rewrite neither indexes nor pages.
 -- due_at: queued, claimable from then on; paused, the earliest timer; running, since when it had been claimable.
 -- awaiting: what a paused run waits for, as [[kind, name, step_id, until], ...]; a delivery decides by it.
+-- silent_claims: claims in a row, up to the last one, under which no driver was heard of; 0 when it was.
 -- operation_id and operation_answer: the last write of a driver.
 CREATE TABLE workflow_event_locks (
     next_index bigint NOT NULL,
@@ -55,6 +56,7 @@ CREATE TABLE workflow_event_locks (
     finished_at bigint,
     crashes integer NOT NULL,
     priority smallint NOT NULL,
+    silent_claims smallint NOT NULL DEFAULT 1,
     cancel_requested boolean NOT NULL,
     run_id text COLLATE "C" PRIMARY KEY,
     status text COLLATE "C" NOT NULL,

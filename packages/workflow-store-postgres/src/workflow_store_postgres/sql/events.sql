@@ -11,6 +11,7 @@ WITH head AS (
         next_index = stored.next_index + cardinality($5::text[]),
         lease_expires_at = greatest(stored.lease_expires_at, $12::bigint),
         crashes = CASE WHEN cardinality($5::text[]) > 0 THEN 0 ELSE stored.crashes END,
+        silent_claims = 0,
         operation_id = $4::text,
         operation_answer = json_build_object(
             'next_index', stored.next_index + cardinality($5::text[]),

@@ -13,6 +13,8 @@
 -- no more runs than the claim may take. Runs of others, and runs whose time has not come, cost nothing.
 -- `(SELECT $4::bigint)` hides a value from the server's estimates, so that a plan made for the values looks no cheaper
 -- than the one that holds for all: the statement is then planned once for a connection, which is most of its cost.
+-- A claim from an expired lease counts a crash when something was heard under that lease (silent_claims = 0), and else
+-- each fourth time in a row: nobody can tell a claim whose answer was lost from a run that kills its worker at once.
 -- due_at stays while a run is running (as the time since when it had been claimable), so that the answer keeps the
 -- order in which the runs were chosen.
 
@@ -37,20 +39,24 @@ WITH before AS MATERIALIZED (
 taken AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = CASE WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN 'dead' ELSE 'running' END,
-        lease_owner = CASE WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN NULL ELSE $1::text END,
-        lease_token = CASE WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN NULL ELSE $2::text END,
+        status = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN 'dead' ELSE 'running' END,
+        lease_owner = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN NULL ELSE $1::text END,
+        lease_token = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN NULL ELSE $2::text END,
         lease_number = CASE
-            WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN stored.lease_number
+            WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN stored.lease_number
             ELSE stored.lease_number + 1
         END,
         lease_expires_at = CASE
-            WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN NULL
+            WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN NULL
             ELSE $3::bigint
         END,
-        finished_at = CASE WHEN stored.status = 'running' AND stored.crashes + 1 >= $10::bigint THEN $4::bigint END,
+        finished_at = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN $4::bigint END,
         due_at = CASE WHEN stored.status = 'running' THEN stored.lease_expires_at ELSE stored.due_at END,
-        crashes = CASE WHEN stored.status = 'running' THEN stored.crashes + 1 ELSE stored.crashes END,
+        crashes = stored.crashes + (stored.status = 'running' AND stored.silent_claims IN (0, 4))::int,
+        silent_claims = CASE
+            WHEN stored.status = 'running' AND stored.silent_claims IN (1, 2, 3) THEN stored.silent_claims + 1
+            ELSE 1
+        END,
         awaiting = '[]',
         updated_at = $4::bigint
     FROM before
@@ -122,17 +128,18 @@ locked AS MATERIALIZED (
 taken AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = CASE WHEN stored.crashes + 1 >= $13::bigint THEN 'dead' ELSE 'running' END,
-        lease_owner = CASE WHEN stored.crashes + 1 >= $13::bigint THEN NULL ELSE $1::text END,
-        lease_token = CASE WHEN stored.crashes + 1 >= $13::bigint THEN NULL ELSE $2::text END,
+        status = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN 'dead' ELSE 'running' END,
+        lease_owner = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN NULL ELSE $1::text END,
+        lease_token = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN NULL ELSE $2::text END,
         lease_number = CASE
-            WHEN stored.crashes + 1 >= $13::bigint THEN stored.lease_number
+            WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN stored.lease_number
             ELSE stored.lease_number + 1
         END,
-        lease_expires_at = CASE WHEN stored.crashes + 1 >= $13::bigint THEN NULL ELSE $3::bigint END,
-        finished_at = CASE WHEN stored.crashes + 1 >= $13::bigint THEN $4::bigint END,
+        lease_expires_at = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN NULL ELSE $3::bigint END,
+        finished_at = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN $4::bigint END,
         due_at = stored.lease_expires_at,
-        crashes = stored.crashes + 1,
+        crashes = stored.crashes + (stored.silent_claims IN (0, 4))::int,
+        silent_claims = CASE WHEN stored.silent_claims IN (0, 4) THEN 1 ELSE stored.silent_claims + 1 END,
         updated_at = $4::bigint
     FROM locked
     INNER JOIN candidate
@@ -233,6 +240,7 @@ taken AS (
         lease_token = $2::text,
         lease_number = stored.lease_number + 1,
         lease_expires_at = $3::bigint,
+        silent_claims = 1,
         awaiting = '[]',
         updated_at = $4::bigint
     FROM locked
@@ -450,7 +458,9 @@ ORDER BY brought.priority DESC, brought.due_at, brought.run_id;
 -- Renews a lease; gives no row when it is lost.
 -- $1 run_id  $2 lease_token  $3 lease_expires_at_ms
 UPDATE workflow_event_locks AS head
-SET lease_expires_at = greatest(head.lease_expires_at, $3::bigint)
+SET
+    lease_expires_at = greatest(head.lease_expires_at, $3::bigint),
+    silent_claims = 0
 WHERE head.run_id = $1::text AND head.status = 'running' AND head.lease_token = $2::text
 RETURNING
     head.lease_expires_at,

@@ -8,6 +8,7 @@ WITH head AS (
     SET
         operation_id = $3::text,
         operation_answer = '{}',
+        silent_claims = 0,
         updated_at = $6::bigint
     WHERE
         stored.run_id = $1::text
@@ -103,6 +104,7 @@ taken AS (
         lease_token = $2::text,
         lease_number = stored.lease_number + 1,
         lease_expires_at = $3::bigint,
+        silent_claims = 1,
         awaiting = '[]',
         updated_at = $4::bigint
     FROM locked
