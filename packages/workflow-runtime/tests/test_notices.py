@@ -8,8 +8,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from workflow_runtime import Context, RunStatus, StoreUnavailableError, workflow
+from workflow_runtime import (
+    Context,
+    RunStatus,
+    StoreUnavailableError,
+    TestClock,
+    WorkflowRuntime,
+    workflow,
+)
+from workflow_runtime.store import StoreCapabilities
 from workflow_runtime.worker import NotListening, Patience, Polling
+from workflow_store_memory import InMemoryWorkflowStore
 
 if TYPE_CHECKING:
     from conftest import Gate, Lab, TappedStore
@@ -292,21 +301,56 @@ async def test_worker_that_hears_looks_seldom(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "listening", "lease_ms", "idle_ms", "again_ms", "away_ms"),
+    ("interval", "listening", "idle_ms", "again_ms", "away_ms"),
     [
-        (None, NotListening(), 30_000, 1_000, 1_000, 0),
-        (None, Live(), 30_000, 30_000, 1_000, 0),
-        (None, Live(), 600_000, 30_000, 1_000, 0),
-        (None, Live(), 5_000, 5_000, 1_000, 0),  # or a crash would be found late
-        (None, Live(), 100, 1_000, 1_000, 0),
-        (timedelta(seconds=7), Live(), 30_000, 7_000, 1_000, 7_000),
-        (timedelta(seconds=7), NotListening(), 30_000, 7_000, 1_000, 7_000),
-        (timedelta(milliseconds=50), Live(), 30_000, 50, 50, 50),
-        (timedelta(0), NotListening(), 30_000, 1, 1, 1),
+        (None, NotListening(), 1_000, 1_000, 0),
+        (None, Live(), 30_000, 1_000, 0),
+        (timedelta(seconds=7), Live(), 7_000, 1_000, 7_000),
+        (timedelta(seconds=7), NotListening(), 7_000, 1_000, 7_000),
+        (timedelta(milliseconds=50), Live(), 50, 50, 50),
+        (timedelta(0), NotListening(), 1, 1, 1),
     ],
 )
-def test_poll_interval(
-    interval: timedelta | None, listening: Any, lease_ms: int, idle_ms: int, again_ms: int, away_ms: int
-) -> None:
-    polling = Polling(interval, listening, lease_ms=lease_ms)
+def test_poll_interval(interval: timedelta | None, listening: Any, idle_ms: int, again_ms: int, away_ms: int) -> None:
+    polling = Polling(interval, listening)
     assert (polling.idle_ms(), polling.again_ms(), polling.away_ms()) == (idle_ms, again_ms, away_ms)
+
+
+async def test_run_that_another_worker_took_is_looked_after_within_a_lease(lab: Lab) -> None:
+    """Both were told of it. Should the other one die, its lease is over by the next look at everything."""
+    runtime = lab.runtime(quick, lease=timedelta(seconds=10))
+    async with lab.working(runtime):
+        await lab.until(lambda: runtime.health().ready)
+        await lab.runtime(quick).start_run(quick, run_id="run", start_at=lab.clock.now() + timedelta(days=1))
+        run = lab.data.runs["run"]
+        run.available_at_ms = lab.clock.now_ms()
+        lease = run.begin_lease(owner="dead", expires_at_ms=lab.clock.now_ms() + 10_000, now_ms=lab.clock.now_ms())
+        assert lease.owner == "dead"
+        await asyncio.sleep(0.01)
+        lab.advance(seconds=10)
+        await lab.until(lambda: run.status.is_terminal)
+
+
+class Beating(InMemoryWorkflowStore):
+    """Says that a thread can renew its leases."""
+
+    @property
+    def capabilities(self) -> StoreCapabilities:
+        return StoreCapabilities(max_payload_bytes=9, durable=False, heartbeats=True)
+
+
+@pytest.mark.parametrize(
+    ("store", "options", "lease_ms"),
+    [
+        (Beating, {}, 10_000),
+        (Beating, {"max_block": timedelta(0)}, 30_000),
+        (Beating, {"clock": TestClock()}, 30_000),
+        (InMemoryWorkflowStore, {}, 30_000),
+        (Beating, {"lease": timedelta(seconds=7)}, 7_000),
+    ],
+)
+def test_default_lease_is_as_short_as_its_heartbeats_are_safe(
+    store: type[InMemoryWorkflowStore], options: dict[str, Any], lease_ms: int
+) -> None:
+    """A thread, a blocked event loop does not hold up; without one, a step may block for some time."""
+    assert WorkflowRuntime(store=store(), workflows=[], **options)._lease_ms == lease_ms

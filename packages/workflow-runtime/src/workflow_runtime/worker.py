@@ -50,20 +50,17 @@ class Polling:
     Args:
         interval: What the user chose, if anything.
         listening: Whether the store tells of work.
-        lease_ms: How long a crashed worker's runs stay with it. Whoever polls at least that often knows in time
-            when each lease expires.
     """
 
-    def __init__(self, interval: timedelta | None, listening: Listening, *, lease_ms: int) -> None:
+    def __init__(self, interval: timedelta | None, listening: Listening) -> None:
         self._chosen_ms = None if interval is None else max(1, interval // timedelta(milliseconds=1))
         self._listening = listening
-        self._live_ms = max(_POLL_MS, min(_LIVE_POLL_MS, lease_ms))
 
     def idle_ms(self) -> int:
         """Tell how long when all is well and nothing is known to be due sooner."""
         if self._chosen_ms is not None:
             return self._chosen_ms
-        return self._live_ms if self._listening.live else _POLL_MS
+        return _LIVE_POLL_MS if self._listening.live else _POLL_MS
 
     def again_ms(self) -> int:
         """Tell how long when there is work that could not be claimed: no notice will come for it."""
@@ -136,6 +133,7 @@ class Worker:
         clock: Clock,
         read_clock: Callable[[], Awaitable[int]],
         concurrency: int,
+        lease_ms: int,
         polling: Polling,
         drain_s: float,
         wake_up: WakeUp,
@@ -159,6 +157,7 @@ class Worker:
         """Nothing is claimed before, because it failed."""
         self._pulse = Pulse(clock)
         self._draining = False
+        self._lease_ms = lease_ms
         self._look_at_all_ms = 0
         """When everything must be looked at again, however many notices come before."""
         self._report = SweepReport()
@@ -250,7 +249,9 @@ class Worker:
         if claims and due_ms is not None and due_ms <= now_ms:
             self._look_at_all_ms = now_ms
         else:
-            self._look_at_all_ms = min(self._look_at_all_ms, self._next_look_ms(now_ms, due_ms))
+            # Whoever was sooner may die: then the run's lease is over by then.
+            soon_ms = now_ms + max(_POLL_MS, self._lease_ms)
+            self._look_at_all_ms = min(self._look_at_all_ms, soon_ms, self._next_look_ms(now_ms, due_ms))
         return self._look_at_all_ms
 
     def _next_look_ms(self, now_ms: int, due_ms: int | None) -> int:
