@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import nox
@@ -54,6 +57,16 @@ RELEASE_CONTRACTS = {
 }
 # What production runs, as the compatibility date of a Worker has it, and both forms of a binding.
 PYODIDES = ["0.28.2:bare", "0.28.2:wrapped", "314.0.6:bare", "314.0.6:wrapped"]
+LOWEST_CONTRACTS = ("memory", "d1-local", "d1-http", "postgres")
+# What `release` takes where the environment does not say less: set them lower to run all of it in one go.
+FULL_COUNTS = {
+    "WORKFLOW_BIG_TABLE": "1000000",
+    "WORKFLOW_CHAOS_RUNS": "200",
+    "WORKFLOW_CONTENTION_TICKS": "10000",
+    "WORKFLOW_CONTRACT_SCALE": "10",
+    "WORKFLOW_CRASH_POINTS": "all",
+    "PYTEST_TIMEOUT": "3600",
+}
 MUTANTS = "contract-tests/tests/test_mutants.py"
 CRASH = "tests/crash"
 CHAOS = "tests/chaos"
@@ -234,7 +247,12 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every check once, on the interpreter at hand: what CI runs."""
     install(session, "lint", "types", "test")
-    outcomes = [run_part(session, name, part) for name, part in PARTS.items()]
+    run_parts(session, PARTS)
+
+
+def run_parts(session: nox.Session, parts: Mapping[str, Callable[[nox.Session], None]]) -> None:
+    """Run every part, whatever fails before it, and print a table; fail at the end if one has failed."""
+    outcomes = [run_part(session, name, part) for name, part in parts.items()]
     session.log("part                  result    seconds")
     for name, passed, seconds in outcomes:
         session.log(f"{name:<20}  {'passed' if passed else 'FAILED'}  {seconds:9.1f}")
@@ -339,33 +357,66 @@ def wheels(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def matrix(session: nox.Session) -> None:
     """Run unit tests and contracts at full counts on each supported Python."""
-    session.env.update({"WORKFLOW_CONTRACT_SCALE": "10", "WORKFLOW_BIG_TABLE": "1000000", "PYTEST_TIMEOUT": "3600"})
+    count_fully(session)
     install(session, "test")
-    run_unit_tests(session)
-    for store in CONTRACTS:
-        run_contract(session, store)
+    run_parts(session, {"unit": run_unit_tests, **contract_parts(CONTRACTS)})
+
+
+@nox.session(python=[PYTHONS[0], PYTHONS[-1]])
+def lowest(session: nox.Session) -> None:
+    """Take the stores through the contract with the lowest versions that the distributions allow."""
+    install(session, "test")
+    session.install(*lowest_requirements())
+    run_parts(session, {"unit of the stores": run_store_tests, **contract_parts(LOWEST_CONTRACTS)})
 
 
 @nox.session
 def release(session: nox.Session) -> None:
     """Run everything at full counts, on every Python, and build what would be published into dist/."""
-    counts = {"WORKFLOW_CRASH_POINTS": "all", "WORKFLOW_CHAOS_RUNS": "200", "WORKFLOW_CONTENTION_TICKS": "10000"}
-    session.env.update({**counts, "PYTEST_TIMEOUT": "3600"})
+    count_fully(session)
     install(session, "test")
-    run_mutants(session)
-    run_example_store(session)
-    run_example_worker(session)
-    run_crashes(session)
-    run_chaos(session)
-    run_contention(session)
-    run_docs(session)
-    run_wheels(session)
-    session.run("python", "benchmarks/postgres_scale.py", "--check")
-    for store in RELEASE_CONTRACTS:
-        run_contract(session, store)
+    parts: dict[str, Callable[[nox.Session], None]] = {
+        "mutants": run_mutants,
+        "third-party store": run_example_store,
+        "example worker": run_example_worker,
+        "crash": run_crashes,
+        "chaos": run_chaos,
+        "contention": run_contention,
+        "docs": run_docs,
+        "wheels": run_wheels,
+        "scale": lambda session: session.run("python", "benchmarks/postgres_scale.py", "--check"),
+        "listings": lambda session: session.run("python", "benchmarks/postgres_listings.py", "--check"),
+    }
+    run_parts(session, {**parts, **contract_parts(RELEASE_CONTRACTS)})
     build(session)
-    for python in PYTHONS:
-        session.notify(f"matrix-{python}")
+    for name in (*(f"matrix-{python}" for python in PYTHONS), f"lowest-{PYTHONS[0]}", f"lowest-{PYTHONS[-1]}"):
+        session.notify(name)
+
+
+def count_fully(session: nox.Session) -> None:
+    """Set the counts of a release, but for those that the environment sets."""
+    session.env.update({name: os.environ.get(name, count) for name, count in FULL_COUNTS.items()})
+
+
+def contract_parts(stores: Iterable[str]) -> dict[str, Callable[[nox.Session], None]]:
+    """Make a part of each store's contract."""
+    return {f"contract({store})": partial(run_contract, store=store) for store in stores}
+
+
+def run_store_tests(session: nox.Session) -> None:
+    """The stores' own tests, without the contract."""
+    ignored = [f"--ignore={path}" for path in (*CONTRACTS.values(), POOLER_CONTRACT)]
+    pytest(session, *(f"{folder}/tests" for folder in DISTRIBUTIONS if "store" in folder), *ignored)
+
+
+def lowest_requirements() -> list[str]:
+    """Pin whatever our distributions require of others, extras included, to the lowest version that they allow."""
+    projects = [nox.project.load_toml(f"{folder}/pyproject.toml")["project"] for folder in DISTRIBUTIONS]
+    wanted = [item for project in projects for item in project["dependencies"]]
+    for project in projects:
+        wanted += (item for extra in project.get("optional-dependencies", {}).values() for item in extra)
+    found = [re.match(r"([A-Za-z0-9._-]+)>=([0-9.]+)", item) for item in wanted]
+    return sorted({f"{item[1]}=={item[2]}" for item in found if item and not item[1].startswith("workflow-")})
 
 
 def build(session: nox.Session) -> None:

@@ -52,9 +52,24 @@ def test_examples_of_page_run(page: Path, tmp_path: Path, request: pytest.Fixtur
         example.evaluate()
 
 
+REPOSITORY = "https://github.com/workflow-runtime/workflow-runtime"
+PUBLISHED = {path.parent for pattern in ("packages/*", "*") for path in ROOT.glob(f"{pattern}/pyproject.toml")}
+
+
 @each_page
 def test_links_of_page_lead_to_files(page: Path) -> None:
-    """A relative link names something that is in the repository."""
-    targets = re.findall(r"\]\((?!https?://|mailto:|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    """A relative link, or one into the repository, names something that is there."""
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?://|mailto:|#)([^)#]+)", text)
+    inside = re.findall(rf"\]\({REPOSITORY}/(?:blob|tree)/main/([^)#]+)", text)
 
     assert [target for target in targets if not (page.parent / target).exists()] == []
+    assert [target for target in inside if not (ROOT / target).exists()] == []
+
+
+@pytest.mark.parametrize("folder", sorted(PUBLISHED), ids=lambda folder: folder.name)
+def test_links_of_published_page_lead_somewhere_on_an_index_too(folder: Path) -> None:
+    """The README of a distribution is shown where the files beside it are not."""
+    text = (folder / "README.md").read_text(encoding="utf-8")
+
+    assert re.findall(r"\]\((?!https?://|mailto:|#)([^)]+)", text) == []

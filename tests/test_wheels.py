@@ -111,6 +111,11 @@ def test_wheel_runs_everywhere_and_says_what_it_is(wheel: Path, folder: Path) ->
     assert readme.strip()
     assert str(facts.get_payload()).strip() == readme.strip()
     assert facts["License-Expression"] == "MIT"
+    assert facts["Author"] == "The workflow-runtime authors"
+    links = dict(item.split(", ", 1) for item in facts.get_all("Project-URL", []))
+    assert links.keys() == {"Documentation", "Source", "Changelog", "Issues"}
+    inside = [link.split("/main/")[1] for link in links.values() if "/main/" in link]
+    assert [path for path in inside if not (ROOT / path).exists()] == []
     assert facts["Requires-Python"] == ">=3.11"
     assert all(">=" in item and "<" in item for item in siblings), siblings
 

@@ -1,0 +1,27 @@
+"""CONTRIBUTING.md names whatever can be set or called."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("packages", "migrations-shared", "contract-tests", "tests", "test-support", "benchmarks", "examples")
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_variables_of_the_tests_are_documented() -> None:
+    modules = [ROOT / "noxfile.py", *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
+    texts = [path.read_text(encoding="utf-8") for path in modules if "node_modules" not in path.parts]
+    used = {name for text in texts for name in re.findall(r"[\"'](WORKFLOW_[A-Z_]+)[\"'] *[,:)\]]", text)}
+
+    assert len(used) > 8
+    assert {name for name in used if f"`{name}`" not in PAGE} == set()
+
+
+def test_sessions_are_documented() -> None:
+    text = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    sessions = re.findall(r"@nox\.session.*\n(?:@nox.*\n)?def (\w+)", text)
+
+    assert len(sessions) > 8
+    assert [name for name in sessions if not re.search(rf"`{name}[`(-]", PAGE)] == []
