@@ -53,7 +53,6 @@ def test_examples_of_page_run(page: Path, tmp_path: Path, request: pytest.Fixtur
 
 
 REPOSITORY = "https://github.com/workflow-runtime/workflow-runtime"
-PUBLISHED = {path.parent for pattern in ("packages/*", "*") for path in ROOT.glob(f"{pattern}/pyproject.toml")}
 
 
 @each_page
@@ -67,7 +66,6 @@ def test_links_of_page_lead_to_files(page: Path) -> None:
     assert [target for target in inside if not (ROOT / target).exists()] == []
 
 
-@pytest.mark.parametrize("folder", sorted(PUBLISHED), ids=lambda folder: folder.name)
 def test_links_of_published_page_lead_somewhere_on_an_index_too(folder: Path) -> None:
     """The README of a distribution is shown where the files beside it are not."""
     text = (folder / "README.md").read_text(encoding="utf-8")

@@ -76,7 +76,7 @@ def test_long_index_names_are_cut_to_63_bytes_and_stay_apart() -> None:
     tables = TableNames.of({"runs": "é" * 30, "events": "é" * 29 + "x"})
     names = [
         index_name(tables, name)
-        for name in ("workflow_runs_created", "workflow_runs_workflow", "workflow_events_created")
+        for name in ("workflow_runs_created", "workflow_event_locks_listed", "workflow_events_created")
     ]
     assert len(set(names)) == 3
     assert all(len(name.encode()) <= 63 for name in names)

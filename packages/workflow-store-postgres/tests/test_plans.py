@@ -5,11 +5,12 @@ A claim, and a page of a listing, must also cost the same when there is much mor
 
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import asyncpg
 import pytest
-from workflow_runtime.store import RunStatus, WorkflowVersion
+from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion
 from workflow_store_postgres import PostgresWorkflowStore
 
 RUNS = 20_000
@@ -73,7 +74,9 @@ TIMERS = (["t"], [9], ["u"])
 CLAIM = ("w", "token-2", 9_000, NOW_MS, 1_000, 1_000_000, 1_000, 1_000_000)
 WANTED = (["workflow-1", "workflow-2"], ["1", "1"], ["default"])
 ANY = (None, None, None)
-PAGE = (4_000, "run-00004000", 2**53, ["queued"], None, None, None, 50)
+PAGE = (4_000, "run-00004000", 2**53, 51)
+PAGE_BACKWARDS = (4_000, "run-00004000", 0, 51)
+FILTERED = (["queued", "finished"], ["workflow-1"], None)
 
 STATEMENTS: dict[str, tuple[Any, ...]] = {
     "append_events": (*FENCE, *EVENTS, *TIMERS, 9, 5),
@@ -109,22 +112,44 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "get_schedule": ("s1",),
     "list_schedules": ("s1", 50),
     "list_requested_buckets": ("s2", 5, 50),
+    "list_runs": PAGE,
+    "list_runs_descending": PAGE_BACKWARDS,
+    "list_runs_in_lanes": (*FILTERED, *PAGE),
+    "list_runs_in_lanes_descending": (*FILTERED, *PAGE_BACKWARDS),
+    "count_runs": (["running"], None, None, 0, 2**53),
 }
 PLANNED_FOR_VALUES: dict[str, tuple[Any, ...]] = {
-    # Without the limit's value a page could be the whole table; the server plans these for their values.
-    "list_runs": PAGE,
-    "list_runs_descending": (4_000, "run-00004000", 0, ["queued"], None, None, None, 50),
-    "list_runs_of_workflow": (4_000, "run-00004000", 2**53, None, "workflow-1", None, None, 50),
-    "list_runs_of_workflow_descending": (4_000, "run-00004000", 0, None, "workflow-1", None, None, 50),
+    # How much a prefix matches decides between two indexes; the store has the server plan these for their values.
+    "list_runs_by_prefix": (*FILTERED, *PAGE, "run-"),
+    "list_runs_by_prefix_descending": (*FILTERED, *PAGE_BACKWARDS, "run-"),
+    "count_runs_by_prefix": (None, None, None, 0, 2**53, "run-000001"),
     "list_pending_runs": (NOW_MS, 10, *WANTED),
 }
 
 
-async def plan_of(connection: asyncpg.Connection, name: str, values: tuple[Any, ...], mode: str) -> str:
+async def explain(
+    connection: asyncpg.Connection, name: str, values: tuple[Any, ...], mode: str, options: str = ""
+) -> str:
+    """Give the plan of one of the store's statements, as the server makes it for a prepared one in this mode.
+
+    The server plans what is explained directly for its values, whatever the mode.
+    """
     store = PostgresWorkflowStore(connection, listen=False)  # only for its SQL
     await connection.execute(f"SET plan_cache_mode = {mode}")
-    rows = await connection.fetch(f"EXPLAIN {store._session.sql(name)}", *values)
+    await connection.execute(f"PREPARE explained AS {store._session.sql(name)}")
+    try:
+        rows = await connection.fetch(f"EXPLAIN {options} EXECUTE explained({', '.join(map(literal, values))})")
+    finally:
+        await connection.execute("DEALLOCATE explained")
     return "\n".join(row[0] for row in rows)
+
+
+def literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, list):
+        return f"ARRAY[{', '.join(map(literal, value))}]"
+    return "'" + str(value).replace("'", "''") + "'" if isinstance(value, str) else str(value)
 
 
 def check(plan: str) -> None:
@@ -136,24 +161,25 @@ def check(plan: str) -> None:
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 async def test_statements_use_the_indexes(filled: asyncpg.Connection, mode: str) -> None:
     for name, values in STATEMENTS.items():
-        check(await plan_of(filled, name, values, mode))
+        check(await explain(filled, name, values, mode))
 
 
 async def test_listings_walk_their_index(filled: asyncpg.Connection) -> None:
     for name, values in PLANNED_FOR_VALUES.items():
-        plan = await plan_of(filled, name, values, "force_custom_plan")
+        plan = await explain(filled, name, values, "force_custom_plan")
         check(plan)
-        assert name == "list_pending_runs" or "Sort" not in plan, plan
+        assert name in {"list_pending_runs", "count_runs_by_prefix"} or "Sort" not in plan, plan
 
 
 @pytest.mark.parametrize("values", [WANTED, ANY])
 async def test_claims_walk_the_index_of_their_lanes(filled: asyncpg.Connection, values: tuple[Any, ...]) -> None:
     for name, index in (("claim_pending_runs", "queued"), ("claim_due_timers", "paused")):
-        plan = await plan_of(filled, name, (*CLAIM, 10, *values), "force_custom_plan")
+        plan = await explain(filled, name, (*CLAIM, 10, *values), "force_custom_plan")
         assert plan.count(f"workflow_event_locks_{index}") >= 3, plan
 
 
-HOT = sorted(STATEMENTS.keys() - {"prune_runs", "list_schedules", "list_requested_buckets", "retry_runs"})
+LISTINGS = {name for name in STATEMENTS if name.startswith(("list_", "count_"))}
+HOT = sorted(STATEMENTS.keys() - LISTINGS - {"prune_runs", "retry_runs"})
 
 
 async def test_frequent_statements_are_planned_once(filled: asyncpg.Connection) -> None:
@@ -175,14 +201,15 @@ async def _plans_kept(connection: asyncpg.Connection, name: str) -> int:
     return kept
 
 
-async def pages_read(connection: asyncpg.Connection, name: str, values: tuple[Any, ...]) -> int:
+async def pages_read(
+    connection: asyncpg.Connection, name: str, values: tuple[Any, ...], mode: str = "force_custom_plan"
+) -> int:
     """Run a statement, take it back, and tell how many pages of tables and indexes it looked at."""
-    store = PostgresWorkflowStore(connection, listen=False)
     transaction = connection.transaction()
     await transaction.start()
-    rows = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) {store._session.sql(name)}", *values)
+    plan = await explain(connection, name, values, mode, "(ANALYZE, BUFFERS, TIMING OFF)")
     await transaction.rollback()
-    match = re.search(r"Buffers: shared (?:hit=(\d+))?(?: read=(\d+))?", "\n".join(row[0] for row in rows))
+    match = re.search(r"Buffers: shared (?:hit=(\d+))?(?: read=(\d+))?", plan)
     assert match is not None
     return sum(int(count) for count in match.groups(default="0"))
 
@@ -214,9 +241,97 @@ async def test_claim_of_ticks_does_not_look_at_other_schedules(
 
 
 async def test_late_page_costs_what_the_first_does(filled: asyncpg.Connection) -> None:
-    first = await pages_read(filled, "list_runs", (0, "", 2**53, None, None, None, None, 50))
-    late = await pages_read(filled, "list_runs", (19_000, "run-00019000", 2**53, None, None, None, None, 50))
+    first = await pages_read(filled, "list_runs", (0, "", 2**53, 51))
+    late = await pages_read(filled, "list_runs", (19_000, "run-00019000", 2**53, 51))
     assert late <= 1.2 * first, (late, first)
+
+
+RARE: dict[str, dict[str, Any]] = {
+    "running": {"statuses": [RunStatus.RUNNING]},
+    "dead": {"statuses": [RunStatus.DEAD]},
+    "two statuses": {"statuses": [RunStatus.RUNNING, RunStatus.DEAD]},
+    "a status of a workflow": {"statuses": [RunStatus.RUNNING], "workflow_ids": ["workflow-1"]},
+    "a status of two workflows": {"statuses": [RunStatus.RUNNING], "workflow_ids": ["workflow-1", "rare"]},
+    "a workflow": {"workflow_ids": ["rare"]},
+    "a queue": {"queues": ["rare"]},
+    "a queue of a workflow": {"queues": ["rare"], "workflow_ids": ["rare"]},
+    "a common status of a rare workflow": {"statuses": [RunStatus.FINISHED], "workflow_ids": ["rare"]},
+    "a prefix": {"run_id_prefix": "run-0001999"},
+    "a prefix and a status": {"run_id_prefix": "run-", "statuses": [RunStatus.DEAD]},
+    "a short time": {"created_from_ms": 15_000, "created_before_ms": 15_020},
+    "a short time in a status": {
+        "created_from_ms": 15_000,
+        "created_before_ms": 15_020,
+        "statuses": [RunStatus.FINISHED],
+    },
+}
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("what", RARE)
+async def test_rare_runs_are_found_without_reading_the_others(
+    filled: asyncpg.Connection, dsn: str, what: str, descending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by the one plan for all values that a connection keeps after five calls."""
+    await filled.execute(MAKE_SOME_RARE)
+    await filled.execute("VACUUM ANALYZE")
+    filters = RARE[what]
+    async with PostgresWorkflowStore.connect(dsn, listen=False) as store:
+        expected = {run.run_id for run in await everything(store) if matches(run, filters)}
+        asked = listen_in(store, monkeypatch)
+        page = await store.list_runs(limit=50, descending=descending, **filters)
+        counts = await store.count_runs(**filters)
+
+    assert {run.run_id for run in page.runs} == expected
+    assert sum(counts.values()) == len(expected) > 0
+    table = await filled.fetchval("SELECT relpages FROM pg_class WHERE relname = 'workflow_event_locks'")
+    for mode, name, values in asked:
+        pages = await pages_read(filled, name, values, mode)
+        assert pages < table / 2, f"{name} looks at {pages} pages for {len(expected)} runs; the table has {table}"
+
+
+MAKE_SOME_RARE = """
+UPDATE workflow_event_locks SET status = 'dead', finished_at = 1 WHERE created_at % 4000 = 3999;
+UPDATE workflow_event_locks SET workflow_id = 'rare' WHERE created_at % 2000 IN (1, 7);
+UPDATE workflow_event_locks SET queue = 'rare' WHERE created_at % 4000 IN (5, 7);
+UPDATE workflow_runs AS run SET workflow_id = head.workflow_id, queue = head.queue
+FROM workflow_event_locks AS head WHERE head.run_id = run.run_id;
+"""
+
+
+def listen_in(store: PostgresWorkflowStore, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[Any, ...]]]:
+    """Note what the store asks, and by which kind of plan it is answered at worst."""
+    asked: list[tuple[str, str, tuple[Any, ...]]] = []
+
+    async def ask(send: Any, mode: str, name: str, *values: Any) -> Any:
+        asked.append((mode, name, values))
+        return await send(name, *values)
+
+    session = store._session
+    monkeypatch.setattr(session, "rows", partial(ask, session.rows, "force_generic_plan"))
+    for_values = partial(ask, session.rows_planned_for_values, "force_custom_plan")
+    monkeypatch.setattr(session, "rows_planned_for_values", for_values)
+    return asked
+
+
+async def everything(store: PostgresWorkflowStore) -> list[RunSummary]:
+    runs: list[RunSummary] = []
+    cursor: str | None = None
+    while True:
+        page = await store.list_runs(limit=5_000, cursor=cursor)
+        runs += page.runs
+        if (cursor := page.next_cursor) is None:
+            return runs
+
+
+def matches(run: RunSummary, filters: dict[str, Any]) -> bool:
+    return (
+        run.status in filters.get("statuses", [run.status])
+        and run.workflow_id in filters.get("workflow_ids", [run.workflow_id])
+        and run.queue in filters.get("queues", [run.queue])
+        and run.run_id.startswith(filters.get("run_id_prefix", ""))
+        and filters.get("created_from_ms", 0) <= run.created_at_ms < filters.get("created_before_ms", 2**53)
+    )
 
 
 async def test_claims_and_listings_agree_with_the_fill(filled: asyncpg.Connection, dsn: str) -> None:

@@ -41,16 +41,17 @@ class Queries(Role):
         created_before_ms: int | None = None,
         descending: bool = False,
     ) -> RunPage:
-        bounds = _page_bounds(cursor, created_from_ms or 0, created_before_ms, descending)
-        name = "list_runs_descending" if descending else "list_runs"
-        workflows: list[str] | str | None = _list(workflow_ids)
-        if workflow_ids is not None and len(workflow_ids) == 1:
-            name = name.replace("list_runs", "list_runs_of_workflow")
-            workflows = workflow_ids[0]
+        filters = (_list(statuses), _list(workflow_ids), _list(queues))
         # One more than asked for tells whether there is another page.
-        rows = await self._session.rows(
-            name, *bounds, _list(statuses), workflows, _list(queues), run_id_prefix, limit + 1
-        )
+        page = (*_page_bounds(cursor, created_from_ms or 0, created_before_ms, descending), limit + 1)
+        order = "_descending" if descending else ""
+        if run_id_prefix is not None:
+            name = f"list_runs_by_prefix{order}"
+            rows = await self._session.rows_planned_for_values(name, *filters, *page, run_id_prefix)
+        elif any(wanted is not None for wanted in filters):
+            rows = await self._session.rows(f"list_runs_in_lanes{order}", *filters, *page)
+        else:
+            rows = await self._session.rows(f"list_runs{order}", *page)
         runs = tuple(self._read.summary(row) for row in rows[:limit])
         more = bool(runs) and len(rows) > limit
         return RunPage(
@@ -68,15 +69,13 @@ class Queries(Role):
         created_from_ms: int | None = None,
         created_before_ms: int | None = None,
     ) -> Mapping[RunStatus, int]:
-        rows = await self._session.rows(
-            "count_runs",
-            created_from_ms or 0,
-            _END_OF_TIME_MS if created_before_ms is None else created_before_ms,
-            _list(statuses),
-            _list(workflow_ids),
-            _list(queues),
-            run_id_prefix,
-        )
+        filters = (_list(statuses), _list(workflow_ids), _list(queues))
+        before_ms = _END_OF_TIME_MS if created_before_ms is None else created_before_ms
+        wanted = (*filters, created_from_ms or 0, before_ms)
+        if run_id_prefix is not None:
+            rows = await self._session.rows_planned_for_values("count_runs_by_prefix", *wanted, run_id_prefix)
+        else:
+            rows = await self._session.rows("count_runs", *wanted)
         return {self._read.status(row["status"], "(many)"): row["run_count"] for row in rows}
 
     @checked

@@ -22,6 +22,8 @@ Row: TypeAlias = Mapping[str, Any]
 
 _CLAIMS = ("claim_run", "claim_stale_runs", "claim_pending_runs", "claim_due_timers")
 """These end with the block `claimed`."""
+_IN_LANES = ("list_runs_in_lanes", "list_runs_in_lanes_descending", "count_runs")
+"""These begin with the block `lanes`."""
 
 MAX_TRIES = 40
 """How often something is sent that the server rolls back because of others."""
@@ -94,6 +96,13 @@ class Session:
                     raise
             await wait_a_little(tries)
         raise AssertionError("the last try returns or raises")
+
+    async def rows_planned_for_values(self, name: str, *values: object) -> Sequence[Row]:
+        """Run one named statement that reads, by a plan for just these values: the one plan for all is a bad one."""
+        async with self.transaction() as connection:
+            await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+            rows: Sequence[Row] = await connection.fetch(self._sql[name], *values)
+            return rows
 
     async def settled(self, name: str, *values: object) -> Sequence[Row]:
         """Run a statement until it was not overtaken: until it did not have to wait for one that changed its facts.
@@ -183,6 +192,8 @@ def _queries(tables: TableNames, schema: str | None) -> Mapping[str, str]:
     texts = {name: query.sql for name, query in load_queries("workflow_store_postgres").items()}
     brought = texts.pop("claimed")
     texts.update({name: f"{texts[name]}\n{brought}" for name in _CLAIMS})
+    lanes = texts.pop("lanes")
+    texts.update({name: f"{lanes}{texts[name]}" for name in _IN_LANES})
     if tables == DEFAULT_TABLES and schema is None:
         return texts
     return {name: render_sql(sql, tables, schema=schema) for name, sql in texts.items()}

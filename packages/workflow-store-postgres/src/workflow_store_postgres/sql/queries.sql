@@ -1,9 +1,64 @@
--- Looking at many runs. Listings walk an index of workflow_runs from where the last page ended.
+-- Looking at many runs. A statement must be as good when the server keeps one plan for all values: so each page is cut
+-- out of an index before anything else is read of its runs, whatever the filters.
+
+-- name: lanes
+-- Begins the statements that filter by status, workflow or queue: finds which of them there are, by jumping from one
+-- to the next in workflow_event_locks_listed.
+-- $1 statuses  $2 workflow_ids  $3 queues
+WITH RECURSIVE held AS (
+    (SELECT head.status FROM workflow_event_locks AS head ORDER BY head.status LIMIT 1)
+    UNION ALL
+    SELECT later.status
+    FROM held
+    CROSS JOIN LATERAL (
+        SELECT head.status FROM workflow_event_locks AS head
+        WHERE head.status > held.status
+        ORDER BY head.status
+        LIMIT 1
+    ) AS later
+),
+
+lane AS (
+    SELECT head.status, head.workflow_id, head.queue
+    FROM held
+    CROSS JOIN LATERAL (
+        SELECT first_head.status, first_head.workflow_id, first_head.queue
+        FROM workflow_event_locks AS first_head
+        WHERE first_head.status = held.status
+        ORDER BY first_head.workflow_id, first_head.queue
+        LIMIT 1
+    ) AS head
+    WHERE $1::text[] IS NULL OR held.status = ANY($1::text[])
+    UNION ALL
+    SELECT later.status, later.workflow_id, later.queue
+    FROM lane
+    CROSS JOIN LATERAL (
+        SELECT head.status, head.workflow_id, head.queue FROM workflow_event_locks AS head
+        WHERE head.status = lane.status AND (head.workflow_id, head.queue) > (lane.workflow_id, lane.queue)
+        ORDER BY head.workflow_id, head.queue
+        LIMIT 1
+    ) AS later
+),
+
+wanted AS (
+    SELECT lane.status, lane.workflow_id, lane.queue
+    FROM lane
+    WHERE
+        ($2::text[] IS NULL OR lane.workflow_id = ANY($2::text[]))
+        AND ($3::text[] IS NULL OR lane.queue = ANY($3::text[]))
+)
 
 -- name: list_runs
--- Lists runs, oldest first.
--- $1 after_created_at_ms  $2 after_run_id  $3 created_before_ms
--- $4 statuses  $5 workflow_ids  $6 queues  $7 run_id_prefix  $8 limit
+-- Lists all runs, oldest first.
+-- $1 after_created_at_ms  $2 after_run_id  $3 created_before_ms  $4 limit
+WITH page AS (
+    SELECT run.created_at, run.run_id
+    FROM workflow_runs AS run
+    WHERE (run.created_at, run.run_id) > ($1::bigint, $2::text) AND run.created_at < $3::bigint
+    ORDER BY run.created_at, run.run_id
+    LIMIT $4::bigint
+)
+
 SELECT
     head.run_id,
     head.workflow_id,
@@ -21,55 +76,142 @@ SELECT
     head.created_at,
     head.updated_at,
     head.finished_at
-FROM workflow_runs AS run
-INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
-WHERE
-    (run.created_at, run.run_id) > ($1::bigint, $2::text)
-    AND run.created_at < $3::bigint
-    AND ($4::text[] IS NULL OR head.status = ANY($4::text[]))
-    AND ($5::text[] IS NULL OR run.workflow_id = ANY($5::text[]))
-    AND ($6::text[] IS NULL OR run.queue = ANY($6::text[]))
-    AND ($7::text IS NULL OR starts_with(run.run_id, $7::text))
-ORDER BY run.created_at, run.run_id
-LIMIT $8::bigint;
+FROM page
+CROSS JOIN LATERAL (
+    SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
+) AS head
+ORDER BY page.created_at, page.run_id;
 
 -- name: list_runs_descending
--- Lists runs, newest first.
--- $1 before_created_at_ms  $2 before_run_id  $3 created_from_ms
--- $4 statuses  $5 workflow_ids  $6 queues  $7 run_id_prefix  $8 limit
-SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at
-FROM workflow_runs AS run
-INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
-WHERE
-    (run.created_at, run.run_id) < ($1::bigint, $2::text)
-    AND run.created_at >= $3::bigint
-    AND ($4::text[] IS NULL OR head.status = ANY($4::text[]))
-    AND ($5::text[] IS NULL OR run.workflow_id = ANY($5::text[]))
-    AND ($6::text[] IS NULL OR run.queue = ANY($6::text[]))
-    AND ($7::text IS NULL OR starts_with(run.run_id, $7::text))
-ORDER BY run.created_at DESC, run.run_id DESC
-LIMIT $8::bigint;
+-- Lists all runs, newest first.
+-- $1 before_created_at_ms  $2 before_run_id  $3 created_from_ms  $4 limit
+WITH page AS (
+    SELECT run.created_at, run.run_id
+    FROM workflow_runs AS run
+    WHERE (run.created_at, run.run_id) < ($1::bigint, $2::text) AND run.created_at >= $3::bigint
+    ORDER BY run.created_at DESC, run.run_id DESC
+    LIMIT $4::bigint
+)
 
--- name: list_runs_of_workflow
--- Lists the runs of one workflow, oldest first, by its own index.
--- $1 after_created_at_ms  $2 after_run_id  $3 created_before_ms
--- $4 statuses  $5 workflow_id  $6 queues  $7 run_id_prefix  $8 limit
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at
+FROM page
+CROSS JOIN LATERAL (
+    SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
+) AS head
+ORDER BY page.created_at DESC, page.run_id DESC;
+
+-- name: list_runs_in_lanes
+-- Lists the runs of some statuses, workflows and queues, oldest first.
+-- $1 statuses  $2 workflow_ids  $3 queues  $4 after_created_at_ms  $5 after_run_id  $6 created_before_ms  $7 limit
+,
+page AS (
+    SELECT found.created_at, found.run_id
+    FROM wanted
+    CROSS JOIN LATERAL (
+        SELECT head.created_at, head.run_id
+        FROM workflow_event_locks AS head
+        WHERE
+            head.status = wanted.status
+            AND head.workflow_id = wanted.workflow_id
+            AND head.queue = wanted.queue
+            AND (head.created_at, head.run_id) > ($4::bigint, $5::text)
+            AND head.created_at < $6::bigint
+        ORDER BY head.created_at, head.run_id
+        LIMIT $7::bigint
+    ) AS found
+    ORDER BY found.created_at, found.run_id
+    LIMIT $7::bigint
+)
+
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at
+FROM page
+CROSS JOIN LATERAL (
+    SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
+) AS head
+ORDER BY page.created_at, page.run_id;
+
+-- name: list_runs_in_lanes_descending
+-- Lists the runs of some statuses, workflows and queues, newest first.
+-- $1 statuses  $2 workflow_ids  $3 queues  $4 before_created_at_ms  $5 before_run_id  $6 created_from_ms  $7 limit
+,
+page AS (
+    SELECT found.created_at, found.run_id
+    FROM wanted
+    CROSS JOIN LATERAL (
+        SELECT head.created_at, head.run_id
+        FROM workflow_event_locks AS head
+        WHERE
+            head.status = wanted.status
+            AND head.workflow_id = wanted.workflow_id
+            AND head.queue = wanted.queue
+            AND (head.created_at, head.run_id) < ($4::bigint, $5::text)
+            AND head.created_at >= $6::bigint
+        ORDER BY head.created_at DESC, head.run_id DESC
+        LIMIT $7::bigint
+    ) AS found
+    ORDER BY found.created_at DESC, found.run_id DESC
+    LIMIT $7::bigint
+)
+
+SELECT
+    head.run_id,
+    head.workflow_id,
+    head.workflow_version,
+    head.status,
+    head.queue,
+    head.priority,
+    head.due_at,
+    head.lease_owner,
+    head.lease_expires_at,
+    head.next_index,
+    head.inbox_seq,
+    head.cancel_requested,
+    head.crashes,
+    head.created_at,
+    head.updated_at,
+    head.finished_at
+FROM page
+CROSS JOIN LATERAL (
+    SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
+) AS head
+ORDER BY page.created_at DESC, page.run_id DESC;
+
+-- name: list_runs_by_prefix
+-- Lists the runs whose ids begin alike, oldest first. Only good when planned for its values.
+-- $1 statuses  $2 workflow_ids  $3 queues  $4 after_created_at_ms  $5 after_run_id  $6 created_before_ms  $7 limit
+-- $8 run_id_prefix
 SELECT
     head.run_id,
     head.workflow_id,
@@ -90,19 +232,19 @@ SELECT
 FROM workflow_runs AS run
 INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
-    run.workflow_id = $5::text
-    AND (run.created_at, run.run_id) > ($1::bigint, $2::text)
-    AND run.created_at < $3::bigint
-    AND ($4::text[] IS NULL OR head.status = ANY($4::text[]))
-    AND ($6::text[] IS NULL OR run.queue = ANY($6::text[]))
-    AND ($7::text IS NULL OR starts_with(run.run_id, $7::text))
+    starts_with(run.run_id, $8::text)
+    AND ($1::text[] IS NULL OR head.status = ANY($1::text[]))
+    AND ($2::text[] IS NULL OR head.workflow_id = ANY($2::text[]))
+    AND ($3::text[] IS NULL OR head.queue = ANY($3::text[]))
+    AND (run.created_at, run.run_id) > ($4::bigint, $5::text)
+    AND run.created_at < $6::bigint
 ORDER BY run.created_at, run.run_id
-LIMIT $8::bigint;
+LIMIT $7::bigint;
 
--- name: list_runs_of_workflow_descending
--- Lists the runs of one workflow, newest first, by its own index.
--- $1 before_created_at_ms  $2 before_run_id  $3 created_from_ms
--- $4 statuses  $5 workflow_id  $6 queues  $7 run_id_prefix  $8 limit
+-- name: list_runs_by_prefix_descending
+-- Lists the runs whose ids begin alike, newest first. Only good when planned for its values.
+-- $1 statuses  $2 workflow_ids  $3 queues  $4 before_created_at_ms  $5 before_run_id  $6 created_from_ms  $7 limit
+-- $8 run_id_prefix
 SELECT
     head.run_id,
     head.workflow_id,
@@ -123,26 +265,43 @@ SELECT
 FROM workflow_runs AS run
 INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
-    run.workflow_id = $5::text
-    AND (run.created_at, run.run_id) < ($1::bigint, $2::text)
-    AND run.created_at >= $3::bigint
-    AND ($4::text[] IS NULL OR head.status = ANY($4::text[]))
-    AND ($6::text[] IS NULL OR run.queue = ANY($6::text[]))
-    AND ($7::text IS NULL OR starts_with(run.run_id, $7::text))
+    starts_with(run.run_id, $8::text)
+    AND ($1::text[] IS NULL OR head.status = ANY($1::text[]))
+    AND ($2::text[] IS NULL OR head.workflow_id = ANY($2::text[]))
+    AND ($3::text[] IS NULL OR head.queue = ANY($3::text[]))
+    AND (run.created_at, run.run_id) < ($4::bigint, $5::text)
+    AND run.created_at >= $6::bigint
 ORDER BY run.created_at DESC, run.run_id DESC
-LIMIT $8::bigint;
+LIMIT $7::bigint;
 
 -- name: count_runs
--- Counts runs by status.
--- $1 created_from_ms  $2 created_before_ms  $3 statuses  $4 workflow_ids  $5 queues  $6 run_id_prefix
+-- Counts runs by status, lane by lane.
+-- $1 statuses  $2 workflow_ids  $3 queues  $4 created_from_ms  $5 created_before_ms
+SELECT wanted.status, sum(counted.runs)::bigint AS run_count
+FROM wanted
+CROSS JOIN LATERAL (
+    SELECT count(*) AS runs
+    FROM workflow_event_locks AS head
+    WHERE
+        head.status = wanted.status
+        AND head.workflow_id = wanted.workflow_id
+        AND head.queue = wanted.queue
+        AND head.created_at >= $4::bigint
+        AND head.created_at < $5::bigint
+) AS counted
+GROUP BY wanted.status
+HAVING sum(counted.runs) > 0;
+
+-- name: count_runs_by_prefix
+-- Counts the runs whose ids begin alike. Only good when planned for its values.
+-- $1 statuses  $2 workflow_ids  $3 queues  $4 created_from_ms  $5 created_before_ms  $6 run_id_prefix
 SELECT head.status, count(*) AS run_count
-FROM workflow_runs AS run
-INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+FROM workflow_event_locks AS head
 WHERE
-    run.created_at >= $1::bigint
-    AND run.created_at < $2::bigint
-    AND ($3::text[] IS NULL OR head.status = ANY($3::text[]))
-    AND ($4::text[] IS NULL OR run.workflow_id = ANY($4::text[]))
-    AND ($5::text[] IS NULL OR run.queue = ANY($5::text[]))
-    AND ($6::text IS NULL OR starts_with(run.run_id, $6::text))
+    starts_with(head.run_id, $6::text)
+    AND ($1::text[] IS NULL OR head.status = ANY($1::text[]))
+    AND ($2::text[] IS NULL OR head.workflow_id = ANY($2::text[]))
+    AND ($3::text[] IS NULL OR head.queue = ANY($3::text[]))
+    AND head.created_at >= $4::bigint
+    AND head.created_at < $5::bigint
 GROUP BY head.status;
