@@ -1,4 +1,4 @@
-"""A worker process whose step takes its time: `heartbeat_process.py LOCATION STEP_S MAX_BLOCK_S block|await`.
+"""A worker process whose step takes its time: `heartbeat_process.py LOCATION STEP_S MAX_BLOCK_S block|await [LEASE_S]`.
 
 It says when the step has begun, and how the drive ended.
 """
@@ -28,7 +28,9 @@ def open_store(location: str) -> Any:
     return SQLiteWorkflowStore.open(location)
 
 
-async def work(location: str, step_s: float, max_block_s: float, how: str) -> None:
+async def work(
+    location: str, step_s: float, max_block_s: float, how: str, lease_s: float = LEASE.total_seconds()
+) -> None:
     """Sweep one run."""
 
     async def step() -> str:
@@ -46,7 +48,11 @@ async def work(location: str, step_s: float, max_block_s: float, how: str) -> No
 
     async with open_store(location) as store:
         runtime = WorkflowRuntime(
-            store=store, workflows=[slow], lease=LEASE, max_block=timedelta(seconds=max_block_s), owner="child"
+            store=store,
+            workflows=[slow],
+            lease=timedelta(seconds=lease_s),
+            max_block=timedelta(seconds=max_block_s),
+            owner="child",
         )
         report = await runtime.sweep(limit=1)
         sys.stdout.write(" ".join(report.outcomes) + "\n")
@@ -54,4 +60,4 @@ async def work(location: str, step_s: float, max_block_s: float, how: str) -> No
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    asyncio.run(work(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]))
+    asyncio.run(work(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4], *map(float, sys.argv[5:])))

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ import heartbeat_process
 import pytest
 from heartbeat_process import LEASE, open_store
 from postgres_server import postgres_dsn
+from silent_relay import silent_relay_to
 from workflow_runtime import Context, TestClock, WorkflowRuntime, workflow
 from workflow_store_postgres import PostgresWorkflowStore
 
@@ -67,10 +69,12 @@ async def store(location: str) -> AsyncIterator[Any]:
 
 
 @contextmanager
-def child(location: str, step_s: float, max_block_s: float, how: str) -> Iterator[subprocess.Popen[str]]:
+def child(
+    location: str, step_s: float, max_block_s: float, how: str, lease_s: float = LEASE_S
+) -> Iterator[subprocess.Popen[str]]:
     """A worker that takes the run; the block begins when its step has begun."""
     script = Path(heartbeat_process.__file__)
-    arguments = [sys.executable, str(script), location, str(step_s), str(max_block_s), how]
+    arguments = [sys.executable, str(script), location, str(step_s), str(max_block_s), how, str(lease_s)]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -101,6 +105,26 @@ async def test_blocked_event_loop_keeps_its_lease(location: str, store: Any) -> 
     assert await handle.result() == "child"
     assert "the event loop has been blocked" in errors
     assert "time.sleep(step_s)" in errors, "the log says where"
+
+
+@pytest.mark.parametrize("location", ["postgres"], indirect=True)
+@pytest.mark.parametrize("moment", ["falls_silent_at", "loses_answer_to"])
+async def test_silent_connection_for_heartbeats_gets_a_successor_in_time(
+    location: str, store: Any, moment: str
+) -> None:
+    """It stays open and brings nothing, while the step blocks the event loop: nobody else can renew the lease."""
+    lease_s = 4.0
+    runtime = WorkflowRuntime(store=store, workflows=[slow], lease=timedelta(seconds=lease_s))
+    handle = await runtime.start_run(slow)
+    with silent_relay_to(location) as relay, child(relay.dsn, 2.5 * lease_s, 60, "block", lease_s) as process:
+        setattr(relay, moment, b"lease_expires_at = greatest")
+        await asyncio.to_thread(relay.wait_until_silent)
+        relay.restore()
+        assert await taken_over(runtime, 2 * lease_s) is None
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert output == "finished\n"
+    assert "heartbeats failed: no answer within 1.0 s" in errors
+    assert await handle.result() == "child"
 
 
 async def test_event_loop_that_is_blocked_for_too_long_loses_its_lease(location: str, store: Any) -> None:

@@ -8,10 +8,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from typing import Protocol
 
 from .clock import Clock
+from .engine.lease import beat_patience_s
 from .errors import LeaseLostError
 from .logs import get_logger, indented, one_line
 from .store import LeaseRenewal, LeaseRenewer
@@ -21,7 +22,7 @@ __all__ = ["HeartbeatThread", "RenewableLease"]
 logger = get_logger("workflow_runtime")
 
 _PATS_PER_LEASE = 6
-_END_S = 10.0
+_END_S = 5.0
 """How long a connection may take to close, when the server does not answer."""
 
 
@@ -111,6 +112,8 @@ class HeartbeatThread:
         """Who looks after the leases; `None` when there are none."""
         self._latest: threading.Thread | None = None
         """The last one that was started: it may still be closing its connection."""
+        self._renewals: _Renewals | None = None
+        """What it renews with."""
 
     @contextmanager
     def keep(self, lease: RenewableLease) -> Iterator[None]:
@@ -141,6 +144,8 @@ class HeartbeatThread:
 
     async def ended(self) -> None:
         """Wait until the thread is gone, with its connection, but not for ever. Nothing must be kept any more."""
+        if self._renewals is not None:
+            self._renewals.cut_short()
         thread, end = self._latest, time.monotonic() + _END_S
         while thread is not None and thread.is_alive() and time.monotonic() < end:  # noqa: ASYNC110  # it tells no Event
             await asyncio.sleep(0.001)
@@ -149,6 +154,7 @@ class HeartbeatThread:
 
     def _run(self) -> None:
         with _Renewals(self._open_renewer) as renewals:
+            self._renewals = renewals
             while (due := self._wait_for_due()) is not None:
                 renewals.renew(due, lease_ms=self._lease_ms, now_ms=self._clock.now_ms())
 
@@ -199,6 +205,9 @@ class _Renewals:
         self._runner: asyncio.Runner | None = None
         self._stack = AsyncExitStack()
         self._renewer: LeaseRenewer | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        """What was silent, and is being closed beside its successor."""
 
     def __enter__(self) -> _Renewals:
         return self
@@ -208,7 +217,7 @@ class _Renewals:
             return
         with self._runner:
             try:
-                self._runner.run(self._stack.aclose())
+                self._runner.run(self._close_all())
             except Exception as problem:  # noqa: BLE001  # it is gone anyway
                 logger.warning("the connection for heartbeats could not be closed: %s", one_line(problem))
 
@@ -219,7 +228,18 @@ class _Renewals:
         except Exception as error:  # noqa: BLE001  # no file handles left, say: the thread must live on
             logger.warning("heartbeats failed: %s", one_line(error))
             return
-        runner.run(self._renew_all(due, lease_ms, now_ms))
+        with suppress(asyncio.CancelledError):
+            runner.run(self._renew_all(due, lease_ms, now_ms))
+
+    def cut_short(self) -> None:
+        """Wait for no answer any more: nobody needs the lease. For other threads."""
+        if self._runner is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._runner.get_loop().call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
 
     def _open_runner(self) -> asyncio.Runner:
         if self._runner is None:
@@ -229,15 +249,40 @@ class _Renewals:
         return self._runner
 
     async def _renew_all(self, due: list[_Entry], lease_ms: int, now_ms: int) -> None:
+        self._renewing = asyncio.current_task()
+        patience_s = beat_patience_s(lease_ms)
         try:
-            async with asyncio.timeout(lease_ms / 3000):
-                if self._renewer is None:
+            if self._renewer is None:
+                async with asyncio.timeout(patience_s):
                     self._renewer = await self._stack.enter_async_context(self._open_renewer())
-                for entry in due:
+            for entry in due:
+                async with asyncio.timeout(patience_s):
                     await self._renew(self._renewer, entry, lease_ms, now_ms)
+        except TimeoutError:
+            logger.warning("heartbeats failed: no answer within %.1f s; they get another connection", patience_s)
+            self._replace()
         except Exception as error:  # noqa: BLE001  # whatever it is, the thread must live on
             # Not lost yet: an expired holder whom nobody replaced may go on. The next beat tells.
             logger.warning("heartbeats failed: %s", one_line(error))
+        finally:
+            self._renewing = None
+
+    def _replace(self) -> None:
+        """Have the next beat on another connection: this one is silent, and closing it may take its time."""
+        task = asyncio.get_running_loop().create_task(self._stack.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closed)
+        self._stack, self._renewer = AsyncExitStack(), None
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.debug("a silent connection for heartbeats could not be closed: %s", one_line(task.exception()))
+
+    async def _close_all(self) -> None:
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=_END_S)
+        await self._stack.aclose()
 
     async def _renew(self, renewer: LeaseRenewer, entry: _Entry, lease_ms: int, now_ms: int) -> None:
         lease = entry.lease

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 
 import asyncpg
+from asyncpg import connect_utils
 from workflow_runtime.errors import (
     ConfigurationError,
     SchemaMissingError,
@@ -15,7 +18,7 @@ from workflow_runtime.errors import (
     WorkflowError,
 )
 
-__all__ = ["DRIVER_ERRORS", "REMEDY", "SERIALIZATION_STATES", "driver_errors"]
+__all__ = ["DRIVER_ERRORS", "REMEDY", "SERIALIZATION_STATES", "UNREADABLE_DSN", "driver_errors", "opening_error"]
 
 REMEDY = "run `await store.ensure_schema()`, or apply the .sql files in the package's folder `migrations` with psql"
 
@@ -57,6 +60,15 @@ _HINTS = {
 }
 _REFUSED_SETTING = "unsupported startup parameter"
 """PgBouncer says so under a code that it also uses for what passes."""
+UNREADABLE_DSN = (
+    "the DSN cannot be read; it looks like postgresql://user:password@host:5432/database, and characters of user and "
+    "password such as / @ : # ? % have to be percent-encoded: urllib.parse.quote(password, safe='')"
+)
+_NOT_REACHED: Sequence[tuple[type[Exception], str]] = (
+    (TimeoutError, "the server did not answer to a new connection in time"),
+    (socket.gaierror, "the name of the host is not known; are special characters in the DSN percent-encoded?"),
+    (FileNotFoundError, "there is no such socket, certificate or key file"),
+)
 _REFUSED_SETTING_HINT = "the pooler refuses it: leave it out of server_settings, and use ALTER ROLE ... SET instead"
 _UNUSABLE = (
     asyncpg.ClientConfigurationError,
@@ -73,6 +85,76 @@ def driver_errors() -> Iterator[None]:
         yield
     except DRIVER_ERRORS as error:
         raise _store_error(error) from error
+
+
+def opening_error(error: BaseException, *, is_drivers: bool = False) -> BaseException:
+    """Say what went wrong while a connection was opened in the contract's words, and in nothing but these.
+
+    What the driver and the server say then quotes the DSN: host, port and names, and of a DSN that was misread any part
+    of the password. So neither their words nor their exceptions are in what this gives, not even as its context; raise
+    it where no exception is being handled. What other functions raise that a pool calls is given as it is.
+
+    Args:
+        error: What was raised.
+        is_drivers: Whether nothing but the driver can have raised it.
+    """
+    if isinstance(error, WorkflowError) or not isinstance(error, Exception):
+        return error
+    if _is_about_the_pool(error):
+        return _caused_by(error, _store_error(error))
+    if is_drivers or isinstance(error, DRIVER_ERRORS) or _is_raised_below(error.__traceback__):
+        return _caused_by(_without_words(error), _opening_error(error))
+    return error
+
+
+def _caused_by(cause: Exception | None, error: WorkflowError) -> WorkflowError:
+    error.__cause__ = cause
+    return error
+
+
+def _is_about_the_pool(error: Exception) -> bool:
+    return isinstance(error, asyncpg.InterfaceError) and str(error).startswith("pool is")
+
+
+def _is_raised_below(traceback: TracebackType | None) -> bool:
+    """Whether the driver was reading what it was told to connect to."""
+    while traceback is not None:
+        if traceback.tb_frame.f_globals is vars(connect_utils):
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _opening_error(error: Exception) -> WorkflowError:
+    if isinstance(error, asyncpg.PostgresError):
+        return _server_error(error.sqlstate or "", _REFUSED_SETTING if _refuses_setting(error) else _name(error))
+    for kinds, problem in _NOT_REACHED:
+        if isinstance(error, kinds):
+            return StoreUnavailableError(problem)
+    if isinstance(error, OSError):
+        return StoreUnavailableError(f"the server cannot be reached ({_name(error)})")
+    if isinstance(error, (ValueError, OverflowError)):
+        return ConfigurationError(UNREADABLE_DSN)
+    if isinstance(error, (TypeError, AttributeError)):
+        return ConfigurationError("no connection can be made with a DSN or options of these types")
+    return StoreUnavailableError(f"the connection broke while it was opened ({_name(error)})")
+
+
+def _refuses_setting(error: asyncpg.PostgresError) -> bool:
+    return str(error).startswith(_REFUSED_SETTING)
+
+
+def _name(error: Exception) -> str:
+    return type(error).__name__.removesuffix("Error")
+
+
+def _without_words(error: Exception) -> Exception | None:
+    """Give the server's code for those who decide by it."""
+    if not isinstance(error, asyncpg.PostgresError):
+        return None
+    bare: Exception = type(error)("(what it says may quote the DSN)")
+    bare.sqlstate = error.sqlstate  # type: ignore[attr-defined]  # asyncpg ships no types
+    return bare
 
 
 def _store_error(error: Exception) -> WorkflowError:

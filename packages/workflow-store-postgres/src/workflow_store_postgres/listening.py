@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -15,8 +15,11 @@ from workflow_runtime.ids import new_id
 from workflow_runtime.logs import get_logger, one_line
 from workflow_runtime.store import WorkNotice
 
-from .failures import driver_errors
+from .connections import GRACE_S, Connections, close_or_cut, cut, in_time
+from .deadlines import Deadline
+from .failures import DRIVER_ERRORS, driver_errors
 from .notices import ANYTHING
+from .opening import for_one
 from .session import Session
 
 __all__ = ["Listener", "OpenConnection", "borrowed_from", "connected_to"]
@@ -25,55 +28,52 @@ OpenConnection: TypeAlias = Callable[[], AbstractAsyncContextManager[asyncpg.Con
 
 logger = get_logger("workflow_store_postgres")
 
-_PROBE_EVERY_S = 30.0
-"""A connection can be dead without anybody noticing: it is tried this often."""
-_PROBE_TIMEOUT_S = 5.0
+_PROBE_EVERY_S = 20.0
+"""A connection can be dead without anybody noticing: it is tried this often, and when another one is found silent."""
+_PROBE_TIMEOUT_S = 3.0
 _FIRST_DELAY_S = 0.05
 _LAST_DELAY_S = 30.0
-_CLOSE_TIMEOUT_S = 2.0
-_POOL_OPTIONS = frozenset(
-    {
-        "connect",
-        "init",
-        "loop",
-        "max_inactive_connection_lifetime",
-        "max_queries",
-        "max_size",
-        "min_size",
-        "reset",
-        "setup",
-    }
-)
+_STOP_S = 3 * GRACE_S
+"""It takes as long only where a user's own function, which opens connections, does not let itself be cancelled."""
 
 
-def connected_to(dsn: str | None, options: Mapping[str, Any]) -> OpenConnection:
-    """Listen on a connection of its own, made as those of the store's pool are."""
-    connect = options.get("connect") or asyncpg.connect
-    settings = {name: value for name, value in options.items() if name not in _POOL_OPTIONS}
+def connected_to(dsn: str | None, options: Mapping[str, Any], timeout_s: float) -> OpenConnection:
+    """Listen on a connection of its own.
+
+    Args:
+        dsn: Where the database is.
+        options: Those of the store's pool, as `pool_options` gives them.
+        timeout_s: How long it may take to open one.
+    """
+    connect, settings = options["connect"], for_one(options)
 
     @asynccontextmanager
     async def open_connection() -> AsyncGenerator[asyncpg.Connection, None]:
-        connection = await connect(dsn, **settings)
+        connection = await in_time(
+            connect(dsn, **settings), timeout_s, problem="no connection to listen on", undo=asyncpg.Connection.terminate
+        )
         try:
             yield connection
         finally:
-            try:
-                await connection.close(timeout=_CLOSE_TIMEOUT_S)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                connection.terminate()
+            await close_or_cut(connection)
 
     return open_connection
 
 
-def borrowed_from(pool: asyncpg.Pool, timeout_s: float) -> OpenConnection:
-    """Listen on a connection of a user's pool, which is kept for as long as somebody listens."""
+def borrowed_from(connections: Connections, size: int) -> OpenConnection:
+    """Listen on a connection of a user's pool, which is kept for as long as somebody listens.
+
+    Args:
+        connections: Those of the pool.
+        size: How many it has at most.
+    """
     # The last connection is for the statements. Whoever finds none to spare waits, and its worker polls meanwhile.
-    spare = asyncio.Semaphore(pool.get_max_size() - 1)
+    spare = asyncio.Semaphore(size - 1)
 
     @asynccontextmanager
     async def open_connection() -> AsyncGenerator[asyncpg.Connection, None]:
-        async with spare, pool.acquire(timeout=timeout_s) as connection:
-            yield connection
+        async with spare, connections.lend() as lent:
+            yield lent.raw
 
     return open_connection
 
@@ -96,7 +96,7 @@ class Listener:
         self._probe_channel = f"workflow_probe_{new_id()}"
         self._news = asyncio.Event()
         """Something happened to the connection: an answer to the probe, or its end."""
-        self._answered = self._ended = False
+        self._answered = self._ended = self._suspicious = False
         self._warned = False
         self._failures = 0
         self._live = False
@@ -111,12 +111,14 @@ class Listener:
     async def listening(self) -> AsyncGenerator[Listener, None]:
         """Listen in the background. The first connection is not waited for."""
         task = asyncio.create_task(self._keep_listening())
+        self._session.connections.on_silence.add(self._suspect)
         try:
             yield self
         finally:
+            self._session.connections.on_silence.discard(self._suspect)
             self._left, self._live = True, False
             task.cancel()
-            await asyncio.wait([task])
+            await asyncio.wait([task], timeout=_STOP_S)
 
     async def _keep_listening(self) -> None:
         while True:
@@ -146,27 +148,31 @@ class Listener:
             return  # the tables are not there yet
         connection.add_termination_listener(self._connection_ended)
         try:
-            await connection.add_listener(channel, self._hear)
-            await connection.add_listener(self._probe_channel, self._hear_probe)
+            async with Deadline(_PROBE_TIMEOUT_S):
+                await connection.add_listener(channel, self._hear)
+                await connection.add_listener(self._probe_channel, self._hear_probe)
             while await self._hears(channel):
                 self._failures = 0
                 self._set_live(live=True)
-                await self._until(lambda: self._ended, _PROBE_EVERY_S * random.uniform(0.9, 1))  # noqa: S311  # no secret
+                patience_s = _PROBE_EVERY_S * random.uniform(1, 1.1)  # noqa: S311  # no secret
+                await self._until(lambda: self._ended or self._suspicious, patience_s)
         finally:
             await self._stop_listening_on(connection, channel)
 
     async def _stop_listening_on(self, connection: asyncpg.Connection, channel: str) -> None:
         # A connection that goes back to a pool must not bring notices to whoever gets it next.
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        try:
             connection.remove_termination_listener(self._connection_ended)
             if not connection.is_closed():
-                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                async with asyncio.timeout(GRACE_S):
                     await connection.remove_listener(channel, self._hear)
                     await connection.remove_listener(self._probe_channel, self._hear_probe)
+        except DRIVER_ERRORS:
+            cut(connection)
 
     async def _hears(self, channel: str) -> bool:
         """Find out whether what is told on another connection comes in on this one."""
-        self._answered = False
+        self._answered = self._suspicious = False
         rows = await self._session.rows("probe", self._session.head_table, self._probe_channel)
         if not await self._until(lambda: self._answered or self._ended, _PROBE_TIMEOUT_S):
             self._warn()
@@ -197,6 +203,10 @@ class Listener:
         if live is not self._live:
             self._live = live
             self._tell(None)
+
+    def _suspect(self) -> None:
+        self._suspicious = True
+        self._news.set()
 
     # Called by the driver. An exception would end up in the event loop's handler.
 

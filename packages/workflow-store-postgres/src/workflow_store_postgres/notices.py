@@ -22,7 +22,7 @@ _WINDOW_S = 0.02
 """One commit of this process tells within this time. Commits that tell wait for each other on the whole server."""
 _MOST_RUNS = 100
 """Told one by one; of more at once only that anything may have happened."""
-_FLUSH_S = 2.0
+_FLUSH_S = 1.0
 
 
 class Telling:
@@ -67,6 +67,7 @@ class Notices:
     @contextmanager
     def about(self, run_id: str | None) -> Iterator[Telling]:
         """Accompany one unit; without a run id it makes no work."""
+        self._session.check_open()
         window = self._open_window() if run_id is not None and self._window is None else None
         telling = Telling(itself=window is not None)
         try:
@@ -127,7 +128,7 @@ class Notices:
         if self._sending is not None:
             await asyncio.wait([self._sending], timeout=_FLUSH_S)
             self._sending.cancel()
-            await asyncio.wait([self._sending])
+            await asyncio.wait([self._sending], timeout=_FLUSH_S)
 
     async def _tell(self, run_ids: set[str]) -> None:
         told = sorted(run_ids) if len(run_ids) <= _MOST_RUNS else [ANYTHING]

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-import asyncpg
 from workflow_migrations import (
     AppliedMigration,
     DatabaseAheadError,
@@ -32,8 +31,9 @@ from workflow_runtime.errors import (
     StoreUnavailableError,
 )
 
+from .connections import LentConnection, Row
 from .failures import REMEDY
-from .session import Row, Session
+from .session import Session
 
 __all__ = ["check_schema", "ensure_schema", "get_migration_sql", "get_migrations", "schema_name", "table_names"]
 
@@ -87,8 +87,13 @@ def schema_name(schema: object) -> str | None:
     return schema
 
 
-async def ensure_schema(session: Session, lock_timeout_s: float) -> None:
+async def ensure_schema(session: Session, lock_timeout_s: float, migration_timeout_s: float) -> None:
     """Apply what is missing, all of it in one transaction. Several processes may do this at once.
+
+    Args:
+        session: Where statements go.
+        lock_timeout_s: How long to wait for another process that is migrating.
+        migration_timeout_s: How long one statement of a migration may take.
 
     Raises:
         StoreUnavailableError: Another process has been migrating for too long; the message says who.
@@ -97,7 +102,7 @@ async def ensure_schema(session: Session, lock_timeout_s: float) -> None:
         if not await _Schema(session, connection).missing():
             return
     end = time.monotonic() + lock_timeout_s
-    while not await _apply_locked(session):
+    while not await _apply_locked(session, migration_timeout_s):
         if time.monotonic() > end:
             raise StoreUnavailableError(await _waited_in_vain(session, lock_timeout_s))
         await asyncio.sleep(_LOOK_AGAIN_S)
@@ -114,7 +119,7 @@ async def check_schema(session: Session) -> None:
         raise SchemaBehindError(tuple(step.migration_id for step in missing), REMEDY)
 
 
-async def _apply_locked(session: Session) -> bool:
+async def _apply_locked(session: Session, migration_timeout_s: float) -> bool:
     """Apply what is missing under the lock of those who migrate; say whether the lock was free.
 
     The lock is tried, not waited for: whoever waits would hold a connection, which may be the pool's only one.
@@ -124,7 +129,7 @@ async def _apply_locked(session: Session) -> bool:
         if not await connection.fetchval(session.sql("try_migration_lock"), await database.lock_key()):
             return False
         for migration in await database.missing():
-            await database.apply(migration)
+            await database.apply(migration, migration_timeout_s)
         return True
 
 
@@ -143,7 +148,7 @@ async def _waited_in_vain(session: Session, lock_timeout_s: float) -> str:
 class _Schema:
     """The tables as one transaction sees them."""
 
-    def __init__(self, session: Session, connection: asyncpg.Connection) -> None:
+    def __init__(self, session: Session, connection: LentConnection) -> None:
         self._session = session
         self._connection = connection
         self._tables = session.tables
@@ -163,14 +168,14 @@ class _Schema:
         except MigrationError as error:
             raise SchemaError(str(error)) from error
 
-    async def apply(self, migration: Migration) -> None:
+    async def apply(self, migration: Migration, timeout_s: float) -> None:
         """Run one migration. Its own BEGIN and COMMIT, which psql needs, are left out: a transaction is open."""
         schema = self._session.schema
         if schema is not None and not (await self._find_schema())["present"]:
             await self._connection.execute(f"CREATE SCHEMA {quote_identifier(schema)}")
         for statement in split_statements(render_sql(migration.sql, self._tables, schema=schema)):
             if statement.split()[-1] not in {"BEGIN", "COMMIT"}:
-                await self._connection.execute(statement)
+                await self._connection.execute(statement, timeout_s=timeout_s)
         await self._connection.execute(self._session.sql("record_checksum"), migration.migration_id, migration.checksum)
 
     async def lock_key(self) -> int:
@@ -188,8 +193,7 @@ class _Schema:
         return current
 
     async def _find_schema(self) -> Row:
-        row: Row = await self._connection.fetchrow(self._session.sql("read_schema"), self._session.schema)
-        return row
+        return await self._connection.fetchrow(self._session.sql("read_schema"), self._session.schema)
 
     async def _read_applied(self) -> Sequence[AppliedMigration]:
         place, record_table = await self._place(), self._tables.schema_migrations

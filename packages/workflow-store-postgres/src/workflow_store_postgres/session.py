@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
-import asyncpg
 from workflow_migrations import DEFAULT_TABLES, TableNames, load_queries, render_sql
 from workflow_runtime.errors import ConfigurationError, StoreUnavailableError
 from workflow_runtime.ids import new_id
+from workflow_runtime.store import Home
 
-from .failures import DRIVER_ERRORS, SERIALIZATION_STATES, driver_errors
+from .connections import Connections, LentConnection, Row
+from .failures import SERIALIZATION_STATES, driver_errors
 
 __all__ = ["MAX_TRIES", "HeldConnection", "Row", "Sender", "Session", "wait_a_little"]
-
-Row: TypeAlias = Mapping[str, Any]
 
 _CLAIMS = ("claim_run", "claim_stale_runs", "claim_pending_runs", "claim_due_timers")
 """These end with the block `claimed`."""
@@ -40,33 +39,33 @@ class Sender(Protocol):
 
 
 class Session:
-    """A pool, the names of the tables, and a source of lease tokens.
+    """Connections, the names of the tables, and a source of lease tokens.
 
     A statement is a unit of its own: no connection is held between two of them, so that a pool of one connection
     serves any number of tasks.
 
     Args:
-        pool: Where the connections come from.
+        connections: Where statements go.
+        home: Where the connections can be used.
         tables: The names to use.
         schema: Where the tables are; by default wherever the connection's search_path finds them.
         new_token: Makes a lease token that was never used before.
-        acquire_timeout_s: How long to wait for a free connection.
     """
 
     def __init__(
         self,
-        pool: asyncpg.Pool,
+        connections: Connections,
+        home: Home,
         tables: TableNames,
         schema: str | None,
         *,
         new_token: Callable[[], str] = new_id,
-        acquire_timeout_s: float = 30.0,
     ) -> None:
+        self.connections = connections
+        self.home = home
         self.tables = tables
         self.schema = schema
         self.new_token = new_token
-        self._pool = pool
-        self._acquire_timeout_s = acquire_timeout_s
         self.head_table: str = render_sql(DEFAULT_TABLES.event_locks, tables, schema=schema)
         """The head table as SQL names it."""
         self._sql = _queries(tables, schema)
@@ -90,7 +89,7 @@ class Session:
             except StoreUnavailableError as error:
                 if getattr(error.__cause__, "sqlstate", None) == _READ_ONLY:
                     # The server may have become a standby while its successor took over the name: connect anew.
-                    await self._pool.expire_connections()
+                    await self.connections.expire()
                 # Rolled back as a whole, so nothing can be done twice. No other failure tells that much.
                 if tries == MAX_TRIES or getattr(error.__cause__, "sqlstate", None) not in SERIALIZATION_STATES:
                     raise
@@ -126,59 +125,57 @@ class Session:
         return rows
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
+    async def transaction(self) -> AsyncIterator[LentConnection]:
         """Hold one connection for one transaction."""
-        self._check_open()
+        self.check_open()
         with driver_errors():
-            async with (
-                self._pool.acquire(timeout=self._acquire_timeout_s) as connection,
-                connection.transaction(isolation="read_committed"),
-            ):
+            async with self.connections.lend() as connection:
+                await connection.begin(isolation="read_committed")
                 yield connection
+                await connection.commit()
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[HeldConnection]:
         """Hold one connection for somebody else's statements. What is raised inside passes as it is."""
-        self._check_open()
-        with driver_errors():
-            connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
-        try:
+        self.check_open()
+        async with self.connections.lend() as connection:
             yield HeldConnection(connection, self._sql)
-        except BaseException:
-            with suppress(*DRIVER_ERRORS):
-                await self._pool.release(connection)
-            raise
-        with driver_errors():
-            await self._pool.release(connection)
 
     def close(self) -> None:
         """Send nothing any more."""
         self._closed = True
 
-    async def _fetch(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
-        self._check_open()
-        with driver_errors():
-            async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
-                rows: Sequence[Row] = await connection.fetch(sql, *values)
-                return rows
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise unless statements can be sent, from where this is called.
+
+        Raises:
+            ConfigurationError: The store is closed, or belongs to another event loop or process.
+        """
+        self.home.check()
         if self._closed:
             raise ConfigurationError("the store is closed")
+
+    async def _fetch(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
+        self.check_open()
+        return await self.connections.fetch(sql, values)
 
 
 class HeldConnection:
     """A connection that is held for a while. A statement that fails is not sent again."""
 
-    def __init__(self, connection: Any, sql: Mapping[str, str]) -> None:
+    def __init__(self, connection: LentConnection, sql: Mapping[str, str]) -> None:
         self.connection = connection
         self._sql = sql
 
     async def rows(self, name: str, *values: object) -> Sequence[Row]:
         """Run one named statement, in the transaction that is open."""
         with driver_errors():
-            rows: Sequence[Row] = await self.connection.fetch(self._sql[name], *values)
-            return rows
+            return await self.connection.fetch(self._sql[name], *values)
 
 
 async def wait_a_little(tries: int) -> None:

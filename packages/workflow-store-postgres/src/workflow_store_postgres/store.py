@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import asyncpg
 from workflow_migrations import Migration
-from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, StoreUnavailableError
+from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, WorkflowError
 from workflow_runtime.ids import new_id
 from workflow_runtime.isolation import outside_handlers, refuse_in_handler
 from workflow_runtime.logs import get_logger
-from workflow_runtime.store import LeaseRenewer, Listening, WorkNotice
+from workflow_runtime.store import Home, LeaseRenewer, Listening, WorkNotice
 
 from . import schema as schema_module
 from .bulk import Bulk
+from .connections import Connections, in_time
 from .events import EventLog
-from .failures import driver_errors
 from .leases import Leases
 from .listening import Listener, OpenConnection, borrowed_from, connected_to
 from .notices import Notices
+from .opening import connector, open_pool, pool_options
 from .queries import Queries
 from .role import CAPABILITIES
 from .rows import RowReader
@@ -42,7 +41,11 @@ OpenHeartbeats: TypeAlias = Callable[[], AbstractAsyncContextManager[LeaseRenewe
 
 logger = get_logger("workflow_store_postgres")
 
-_CLOSE_TIMEOUT_S = 10.0
+_ACQUIRE_TIMEOUT = timedelta(seconds=30)
+_STATEMENT_TIMEOUT = timedelta(seconds=5)
+_LOCK_TIMEOUT = timedelta(seconds=60)
+_MIGRATION_TIMEOUT = timedelta(minutes=10)
+_CLOSE_TIMEOUT_S = 2.0
 
 
 @outside_handlers
@@ -59,10 +62,12 @@ class PostgresWorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signal
         heartbeat_connect: Makes a new connection to the same database, on whatever event loop runs: with it a worker
             renews leases from a thread, and a step that blocks the event loop does not lose its run.
         acquire_timeout: How long a call waits for a free connection before it raises `StoreUnavailableError`.
+        statement_timeout: How long the server may take to answer a statement; then it is cancelled, and the call raises
+            `StoreUnavailableError`. A server that does not even confirm that within a second loses the connection.
         new_token: Makes a lease token that was never used before; for tests.
 
     Raises:
-        ConfigurationError: Names that cannot work.
+        ConfigurationError: Names, or times, that cannot work.
     """
 
     def __init__(
@@ -73,25 +78,33 @@ class PostgresWorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signal
         *,
         listen: bool = True,
         heartbeat_connect: Callable[[], Awaitable[asyncpg.Connection]] | None = None,
-        acquire_timeout: timedelta = timedelta(seconds=30),
+        acquire_timeout: timedelta = _ACQUIRE_TIMEOUT,
+        statement_timeout: timedelta = _STATEMENT_TIMEOUT,
         new_token: Callable[[], str] = new_id,
     ) -> None:
+        if isinstance(pool, str):
+            raise ConfigurationError(
+                "PostgresWorkflowStore(pool) takes a pool; with a DSN write `.connect(dsn)` behind it"
+            )
         names = schema_module.table_names(tables)
-        self._session = Session(
+        connections = Connections(
             pool,
-            names,
-            schema_module.schema_name(schema),
-            new_token=new_token,
-            acquire_timeout_s=acquire_timeout.total_seconds(),
+            acquire_timeout_s=_seconds("acquire_timeout", acquire_timeout),
+            statement_timeout_s=_seconds("statement_timeout", statement_timeout),
         )
+        # Nothing public tells where a pool was made.
+        home = Home("this Postgres store", getattr(pool, "_loop", None))
+        self._session = Session(connections, home, names, schema_module.schema_name(schema), new_token=new_token)
         self._read = RowReader(names)
         self._notices = Notices(self._session)
         self._own_pool: asyncpg.Pool | None = None
-        self._open_listening: OpenConnection | None = (
-            _spare_connection(pool, acquire_timeout.total_seconds()) if listen else None
-        )
+        self._open_listening: OpenConnection | None = _spare_connection(pool, connections) if listen else None
         self._open_heartbeats: OpenHeartbeats | None = (
-            None if heartbeat_connect is None else self._beating_by(heartbeat_connect)
+            None
+            if heartbeat_connect is None
+            else self._beating_by(
+                heartbeat_connect, acquire_timeout=acquire_timeout, statement_timeout=statement_timeout
+            )
         )
         self._declare()
 
@@ -103,8 +116,9 @@ class PostgresWorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signal
         schema: str | None = None,
         tables: Mapping[str, str] | None = None,
         listen: bool = True,
-        acquire_timeout: timedelta = timedelta(seconds=30),
-        **pool_options: Any,
+        acquire_timeout: timedelta = _ACQUIRE_TIMEOUT,
+        statement_timeout: timedelta | None = None,
+        **options: Any,
     ) -> StoreOpening:
         """Open a store on a pool of its own: `await` it and close it yourself, or use `async with`.
 
@@ -114,43 +128,62 @@ class PostgresWorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signal
             tables: As for the class.
             listen: As for the class, but a worker listens on a connection of its own beside the pool.
             acquire_timeout: As for the class.
-            pool_options: Whatever `asyncpg.create_pool` takes, such as `max_size` or `statement_cache_size`.
+            statement_timeout: As for the class. By default the `command_timeout` of the options, else 5 seconds. It
+                holds for opening a connection too, unless the options have a `timeout`.
+            options: Whatever `asyncpg.create_pool` takes, such as `max_size` or `statement_cache_size`.
 
         Raises:
-            ConfigurationError: Names, or options of the pool, that cannot work.
+            ConfigurationError: A DSN, names, times, or options of the pool, that cannot work.
             StoreUnavailableError: The server cannot be reached.
             StoreOperationError: The server refuses the connection.
         """
+        if statement_timeout is None:
+            statement_timeout = _command_timeout(options)
+        times: dict[str, Any] = {"acquire_timeout": acquire_timeout, "statement_timeout": statement_timeout}
 
         async def open_store() -> PostgresWorkflowStore:
-            options = _with_defaults(pool_options)
-            pool = await _open_pool(dsn, options)
+            acquire_s = _seconds("acquire_timeout", acquire_timeout)
+            ready = pool_options(options, timeout_s=_seconds("statement_timeout", statement_timeout))
+            pool = await open_pool(dsn, ready, timeout_s=acquire_s)
             try:
-                store = cls(pool, schema, tables, listen=False, acquire_timeout=acquire_timeout)
-            except ConfigurationError:
-                await pool.close()
+                store = cls(pool, schema, tables, listen=False, **times)
+                if "min_size" not in options:
+                    async with store._session.connections.lend():
+                        pass  # what is wrong with the connection is known at once
+            except BaseException:
+                pool.terminate()
                 raise
             store._own_pool = pool
-            store._open_listening = connected_to(dsn, options) if listen else None
-            alone = {**pool_options, "min_size": 0, "max_size": 1}
-            store._open_heartbeats = partial(cls.connect, dsn, schema=schema, tables=tables, listen=False, **alone)
+            store._open_listening = connected_to(dsn, ready, acquire_s) if listen else None
+            store._open_heartbeats = open_heartbeats
             store._declare()
             return store
+
+        def open_heartbeats() -> StoreOpening:
+            alone = {name: value for name, value in options.items() if name != "init_size"}
+            alone |= {"min_size": 0, "max_size": 1}
+            return cls.connect(dsn, schema=schema, tables=tables, listen=False, **times, **alone)
 
         return StoreOpening(open_store)
 
     async def close(self) -> None:
-        """End the store. One that was made by `connect` closes its pool; a second call does nothing."""
+        """End the store. One that was made by `connect` closes its pool; a second call does nothing.
+
+        It takes some seconds at most, also when the server is silent. In a forked child it does nothing: there it is
+        the parent's.
+
+        Raises:
+            ConfigurationError: The store belongs to another event loop.
+        """
+        if self._session.closed or self._session.home.is_inherited:
+            return
+        self._session.check_open()
         await self._notices.flush()
         self._session.close()
+        await self._session.connections.settle()
         pool, self._own_pool = self._own_pool, None
-        if pool is None:
-            return
-        try:
-            with driver_errors():
-                await asyncio.wait_for(pool.close(), _CLOSE_TIMEOUT_S)
-        except StoreUnavailableError:
-            pool.terminate()  # somebody still waits for an answer, or the server is gone: nothing is lost with it
+        if pool is not None:
+            await _close_pool(pool)
 
     async def __aenter__(self) -> Self:
         return self
@@ -160,18 +193,23 @@ class PostgresWorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signal
     ) -> None:
         await self.close()
 
-    async def ensure_schema(self, *, lock_timeout: timedelta = timedelta(seconds=60)) -> None:
+    async def ensure_schema(
+        self, *, lock_timeout: timedelta = _LOCK_TIMEOUT, migration_timeout: timedelta = _MIGRATION_TIMEOUT
+    ) -> None:
         """Create or upgrade the tables.
 
         Args:
             lock_timeout: How long to wait for another process that is migrating.
+            migration_timeout: How long one statement of a migration may take.
 
         Raises:
             ForeignTablesError: Tables of these names belong to something else.
             SchemaAheadError: The database is newer than this package.
             StoreUnavailableError: Another process has been migrating for longer; the message says which.
         """
-        await schema_module.ensure_schema(self._session, lock_timeout.total_seconds())
+        await schema_module.ensure_schema(
+            self._session, lock_timeout.total_seconds(), _seconds("migration_timeout", migration_timeout)
+        )
 
     async def check_schema(self) -> None:
         """Raise unless the tables fit this code."""
@@ -202,6 +240,7 @@ class PostgresWorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signal
     async def _listening(self, on_notice: Callable[[WorkNotice], None]) -> AsyncGenerator[Listening, None]:
         if self._open_listening is None:
             raise CapabilityNotSupportedError("notify")
+        self._session.check_open()
         async with Listener(self._session, self._open_listening, on_notice).listening() as listener:
             yield listener
         await self._notices.flush()  # what a worker that stops has handed over is told before its program ends
@@ -210,6 +249,7 @@ class PostgresWorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signal
         """Open a connection for nothing but heartbeats, on the event loop that runs."""
         if self._open_heartbeats is None:
             raise CapabilityNotSupportedError("heartbeats")
+        self._session.home.check_process()
         return self._open_heartbeats()
 
     def _declare(self) -> None:
@@ -219,65 +259,49 @@ class PostgresWorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signal
             heartbeats=self._open_heartbeats is not None,
         )
 
-    def _beating_by(self, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> OpenHeartbeats:
+    def _beating_by(self, connect: Callable[[], Awaitable[asyncpg.Connection]], **times: Any) -> OpenHeartbeats:
         async def connect_anew(*_: object, **__: object) -> asyncpg.Connection:
             return await connect()
 
         @asynccontextmanager
         async def open_heartbeats() -> AsyncGenerator[LeaseRenewer, None]:
             # A pool of one makes the connection anew when it breaks.
-            async with asyncpg.create_pool(connect=connect_anew, min_size=0, max_size=1) as pool:
-                tables = self._session.tables.by_key()
-                yield PostgresWorkflowStore(pool, self._session.schema, tables, listen=False)
+            pool = await asyncpg.create_pool(connect=connector(connect_anew), min_size=0, max_size=1)
+            tables = self._session.tables.by_key()
+            store = PostgresWorkflowStore(pool, self._session.schema, tables, listen=False, **times)
+            store._own_pool = pool
+            async with store:
+                yield store
 
         return open_heartbeats
 
 
-def _spare_connection(pool: asyncpg.Pool, timeout_s: float) -> OpenConnection | None:
-    if pool.get_max_size() > 1:
-        return borrowed_from(pool, timeout_s)
+async def _close_pool(pool: asyncpg.Pool) -> None:
+    try:
+        await in_time(pool.close(), _CLOSE_TIMEOUT_S, problem="the pool was not closed", undo=lambda _: None)
+    except WorkflowError:
+        pass
+    finally:
+        pool.terminate()  # somebody still waits for an answer, or the server is gone: nothing is lost with it
+
+
+def _command_timeout(options: Mapping[str, Any]) -> timedelta:
+    seconds = options.get("command_timeout")
+    return timedelta(seconds=seconds) if isinstance(seconds, int | float) and seconds > 0 else _STATEMENT_TIMEOUT
+
+
+def _spare_connection(pool: asyncpg.Pool, connections: Connections) -> OpenConnection | None:
+    size = pool.get_max_size()
+    if size > 1:
+        return borrowed_from(connections, size)
     logger.info("a pool of one connection has none to spare for listening: workers on this store poll")
     return None
 
 
-class _UnresetConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
-    """A connection of a pool that nobody but the store uses.
-
-    No statement of the store leaves anything behind, so the round trip that would clean up is spared. A function that
-    ran in a transaction may have left whatever it likes.
-    """
-
-    _was_lent = False
-
-    def transaction(self, **options: Any) -> Any:
-        # The store's own statements are transactions by themselves.
-        self._was_lent = True
-        return super().transaction(**options)
-
-    def get_reset_query(self) -> str:
-        query: str = super().get_reset_query() if self._was_lent else ""
-        self._was_lent = False
-        return query
-
-
-def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {"application_name": "workflow-store-postgres", **options.get("server_settings", {})}
-    defaults = {
-        "min_size": min(1, options.get("max_size", 1)),
-        "connection_class": _UnresetConnection,
-        # The statements are few and always the same: prepared once, they stay.
-        "max_cached_statement_lifetime": 0,
-    }
-    return {**defaults, **options, "server_settings": settings}
-
-
-async def _open_pool(dsn: str | None, options: Mapping[str, Any]) -> asyncpg.Pool:
-    try:
-        with driver_errors():
-            pool: asyncpg.Pool = await asyncpg.create_pool(dsn, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"the pool cannot be made: {error}") from error
-    return pool
+def _seconds(name: str, duration: object) -> float:
+    if not isinstance(duration, timedelta) or duration <= timedelta(0):
+        raise ConfigurationError(f"{name} must be a timedelta above zero, such as timedelta(seconds=5)")
+    return duration.total_seconds()
 
 
 class StoreOpening:

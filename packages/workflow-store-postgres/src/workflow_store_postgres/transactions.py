@@ -6,9 +6,8 @@ the contract's words.
 
 from __future__ import annotations
 
-from contextlib import suppress
+import asyncio
 from dataclasses import dataclass, replace
-from typing import Any
 
 import asyncpg
 from workflow_runtime.errors import ConfigurationError, StoreError, StoreUnavailableError, TransactionEndedError
@@ -21,9 +20,10 @@ from workflow_runtime.store import (
     checked,
 )
 
+from .connections import LentConnection
 from .driver import DriverWrite, Outcome
 from .events import append, appended
-from .failures import DRIVER_ERRORS, SERIALIZATION_STATES, driver_errors
+from .failures import SERIALIZATION_STATES, driver_errors
 from .role import Role
 from .session import MAX_TRIES, wait_a_little
 
@@ -69,8 +69,7 @@ class Transactions(Role):
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    connection: Any
-    """An `asyncpg.Connection`, as its pool lends it."""
+    connection: LentConnection
     write: DriverWrite
     work: TransactionWork
     capabilities: StoreCapabilities
@@ -80,33 +79,33 @@ class _Unit:
         done = await self.write.verdict("driver.settled")
         if done is not None:
             return done
-        transaction = self.connection.transaction()
         with driver_errors():
-            await transaction.start()
+            await self.connection.begin()
         try:
             outcome = await self._append(await self._work())
             if outcome.repeated is None:
-                await _commit(transaction)
+                await _commit(self.connection)
             else:
                 # By a twin, in the meantime. Its answer counts when it is as safe as a write of one's own.
-                await transaction.rollback()
+                await self.connection.roll_back()
                 outcome = await self.write.verdict("driver.settled") or outcome
+        except asyncio.CancelledError:
+            raise  # whoever is cancelled does not wait: the connection is cleaned up behind him
         except BaseException:
-            with suppress(*DRIVER_ERRORS):  # a connection that is gone has rolled back
-                await transaction.rollback()
+            await self.connection.roll_back()
             raise
         return outcome
 
     async def _work(self) -> TransactionWrite:
         try:
-            write = await self.work(self.connection)
+            write = await self.work(self.connection.raw)
         except Exception as error:
             if self._is_lost(error):
                 raise StoreUnavailableError("the connection was lost inside a transaction") from error
             raise
         if self._is_closed():
             raise StoreUnavailableError("the connection was lost inside a transaction")
-        if not self.connection.is_in_transaction():
+        if not self.connection.raw.is_in_transaction():
             raise TransactionEndedError(self.write.run_id)
         check_transaction_write(write, self.capabilities)
         return write
@@ -120,7 +119,7 @@ class _Unit:
 
     def _is_closed(self) -> bool:
         try:
-            return bool(self.connection.is_closed())
+            return bool(self.connection.raw.is_closed())
         except asyncpg.InterfaceError:
             return True  # it broke while nothing was sent, and the pool has taken it back
 
@@ -159,10 +158,10 @@ class _Unit:
         return None
 
 
-async def _commit(transaction: Any) -> None:
+async def _commit(connection: LentConnection) -> None:
     try:
         with driver_errors():
-            await transaction.commit()
+            await connection.commit()
     except StoreError as error:
         cause = error.__cause__
         if isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "").startswith(_BUSINESS_CLASSES):

@@ -10,9 +10,14 @@ from ..errors import LeaseLostError
 from ..logs import get_logger, one_line
 from ..store import ClaimedRun, LeaseRenewal, LeaseRenewer
 
-__all__ = ["HeldLease"]
+__all__ = ["HeldLease", "beat_patience_s"]
 
 logger = get_logger("workflow_runtime")
+
+
+def beat_patience_s(lease_ms: int) -> float:
+    """Say how long a heartbeat may go without an answer: so that several fit in before the lease runs out."""
+    return max(lease_ms / 6, min(lease_ms / 3, 1_000)) / 1_000
 
 
 class HeldLease:
@@ -69,9 +74,10 @@ class HeldLease:
         now_ms = self._clock.now_ms()
         self.renew_at_ms = now_ms + self.lease_ms // 3  # also when it fails: the next beat comes in its time
         try:
-            renewal = await renewer.heartbeat_run_lease(
-                run_id=self.run_id, lease_token=self.token, lease_ms=self.lease_ms, now_ms=now_ms
-            )
+            async with asyncio.timeout(beat_patience_s(self.lease_ms)):
+                renewal = await renewer.heartbeat_run_lease(
+                    run_id=self.run_id, lease_token=self.token, lease_ms=self.lease_ms, now_ms=now_ms
+                )
         except LeaseLostError:
             self.lose()
         except Exception as error:  # noqa: BLE001  # whatever it is, the next beat must come

@@ -41,14 +41,22 @@ class Home:
         Raises:
             ConfigurationError: This is a forked child, another event loop, or a workflow's handler.
         """
+        self.check_process()
         running = _running_loop()
+        if running is not self._loop:
+            self._settle_on(running)
+
+    def check_process(self) -> None:
+        """Raise in a forked child; on which event loop does not matter.
+
+        Raises:
+            ConfigurationError: This is a forked child.
+        """
         if self._pid != os.getpid():
             raise ConfigurationError(
                 f"{self._what} belongs to process {self._pid}, from which this one ({os.getpid()}) was forked: "
                 "connections do not survive a fork. Open a store of its own in the child"
             )
-        if running is not self._loop:
-            self._settle_on(running)
 
     def _settle_on(self, running: asyncio.AbstractEventLoop | None) -> None:
         refuse_in_handler(self._what)

@@ -1,0 +1,270 @@
+"""Lends the connections of a pool, and sees to it that nobody waits for ever for a server that says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeAlias, TypeVar
+
+import asyncpg
+from workflow_runtime.errors import StoreUnavailableError
+
+from .deadlines import Deadline
+from .failures import DRIVER_ERRORS, driver_errors, opening_error
+
+__all__ = ["GRACE_S", "Connections", "LentConnection", "Row", "close_or_cut", "cut", "in_time"]
+
+Row: TypeAlias = Mapping[str, Any]
+T = TypeVar("T")
+
+GRACE_S = 1.0
+"""How long the server may take to confirm that a statement is cancelled, or a session ended. Then the connection is
+cut: the server may go on with the statement, and notices in the end that nobody listens."""
+_MOMENT_S = 0.25
+"""So long whoever is cancelled waits for that, so that nothing of his goes on behind him where the server is well."""
+
+
+class LentConnection:
+    """A connection of a pool, for a while. Each statement on it is answered in time, or is cancelled and fails.
+
+    Args:
+        connection: As its pool lends it.
+        timeout_s: How long an answer may take.
+    """
+
+    def __init__(self, connection: Any, timeout_s: float) -> None:
+        self.raw = connection
+        """The `asyncpg.Connection`, whose own calls may take as long as they like."""
+        self.silent = False
+        """Whether a statement was left without an answer."""
+        self._timeout_s = timeout_s
+        self._transaction: Any = None
+
+    async def fetch(self, sql: str, *values: object) -> Sequence[Row]:
+        """Run a statement and give its rows."""
+        rows: Sequence[Row] = await self.within(self.raw.fetch(sql, *values))
+        return rows
+
+    async def fetchrow(self, sql: str, *values: object) -> Row:
+        """Run a statement and give its first row."""
+        row: Row = await self.within(self.raw.fetchrow(sql, *values))
+        return row
+
+    async def fetchval(self, sql: str, *values: object) -> Any:
+        """Run a statement and give the first value of its first row."""
+        return await self.within(self.raw.fetchval(sql, *values))
+
+    async def execute(self, sql: str, *values: object, timeout_s: float | None = None) -> None:
+        """Run a statement.
+
+        Args:
+            sql: The statement.
+            values: Its parameters.
+            timeout_s: How long its answer may take, where that is to be expected.
+        """
+        await self.within(self.raw.execute(sql, *values), timeout_s)
+
+    async def begin(self, **options: Any) -> None:
+        """Begin a transaction."""
+        self._transaction = transaction = self.raw.transaction(**options)
+        try:
+            await self.within(transaction.start())
+        except BaseException:
+            self._transaction = None
+            cut(self.raw)  # whether a transaction is open is not known
+            raise
+
+    async def commit(self) -> None:
+        """Commit it. When no answer comes, it may be committed all the same."""
+        transaction, self._transaction = self._transaction, None
+        await self.within(transaction.commit())
+
+    async def roll_back(self) -> None:
+        """Undo it, if it is open. A connection that does not even do that in time is cut."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is None:
+            return
+        try:
+            async with asyncio.timeout(GRACE_S):
+                await transaction.rollback()
+        except DRIVER_ERRORS:  # one that is gone has rolled back
+            cut(self.raw)
+
+    async def within(self, answer: Awaitable[T], timeout_s: float | None = None) -> T:
+        """Wait for an answer, but not for ever.
+
+        Raises:
+            StoreUnavailableError: It did not come. Whether the statement was done is not known.
+        """
+        timeout_s = timeout_s or self._timeout_s
+        try:
+            async with Deadline(timeout_s):
+                return await answer
+        except TimeoutError as error:
+            self.silent = True
+            raise StoreUnavailableError(f"the server did not answer in time (at most {timeout_s:g} s)") from error
+
+
+class Connections:
+    """Lends the connections of a pool.
+
+    Whoever is cancelled, or gives a statement up, goes after a moment. What is left to be done with the connection (the
+    driver asks the server to cancel the statement, and waits for its word) goes on behind him, and not for long.
+
+    Args:
+        pool: An `asyncpg.Pool`.
+        acquire_timeout_s: How long to wait for a free connection.
+        statement_timeout_s: How long an answer may take.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, *, acquire_timeout_s: float, statement_timeout_s: float) -> None:
+        self._pool = pool
+        self._acquire_timeout_s = acquire_timeout_s
+        self._statement_timeout_s = statement_timeout_s
+        self._leaving: set[asyncio.Task[None]] = set()
+        self.on_silence: set[Callable[[], None]] = set()
+        """Called when the server has left a statement without an answer: other connections may be dead as well."""
+
+    async def fetch(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
+        """Run one statement on any connection."""
+        lent = await self._take()
+        try:
+            with driver_errors():
+                rows = await lent.fetch(sql, *values)
+        except BaseException as error:
+            await self._take_back_after(lent, error)
+            raise
+        await self._take_back(lent)
+        return rows
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[LentConnection]:
+        """Lend a connection. A transaction that is open at the end is rolled back."""
+        lent = await self._take()
+        try:
+            yield lent
+        except BaseException as error:
+            await self._take_back_after(lent, error)
+            raise
+        await self._take_back(lent)
+
+    async def expire(self) -> None:
+        """Have every connection made anew before it is used again."""
+        await self._pool.expire_connections()
+
+    async def settle(self) -> None:
+        """Wait until nothing goes on any more with the connections that were given up; it takes a second or two."""
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=2 * GRACE_S)
+
+    async def _take(self) -> LentConnection:
+        # Whatever the pool does in there (it may run functions of its user's), nobody waits for it for ever.
+        connection = await in_time(
+            self._pool.acquire(),
+            self._acquire_timeout_s,
+            problem="no free connection",
+            undo=lambda connection: self._leave(self._lent(connection)),
+        )
+        return self._lent(connection)
+
+    def _lent(self, connection: Any) -> LentConnection:
+        return LentConnection(connection, self._statement_timeout_s)
+
+    async def _take_back(self, lent: LentConnection) -> None:
+        with suppress(*DRIVER_ERRORS):  # what was to be done is done; the pool throws away what cannot be cleaned
+            await self._pool.release(lent.raw, timeout=self._statement_timeout_s)
+
+    async def _take_back_after(self, lent: LentConnection, error: BaseException) -> None:
+        if lent.silent:
+            for notice in tuple(self.on_silence):
+                notice()
+        if isinstance(error, asyncpg.PostgresError) or isinstance(error.__cause__, asyncpg.PostgresError):
+            await lent.roll_back()  # the server answers
+            await self._take_back(lent)
+        else:
+            await asyncio.wait([self._leave(lent)], timeout=_MOMENT_S)
+
+    def _leave(self, lent: LentConnection) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._clean_up(lent))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        return task
+
+    async def _clean_up(self, lent: LentConnection) -> None:
+        try:
+            async with asyncio.timeout(3 * GRACE_S):  # asyncpg 0.30 does not always keep to what follows
+                await lent.roll_back()
+                await self._pool.release(lent.raw, timeout=GRACE_S)
+        except DRIVER_ERRORS:
+            pass
+        finally:
+            cut(lent.raw)  # which does nothing to a connection that is back in its pool
+
+
+async def close_or_cut(connection: asyncpg.Connection) -> None:
+    """End a session politely if that is quick, else by force."""
+    try:
+        async with asyncio.timeout(GRACE_S):
+            await connection.close()
+    except DRIVER_ERRORS:
+        cut(connection)
+
+
+def cut(connection: asyncpg.Connection) -> None:
+    """End a connection without waiting for anything."""
+    with suppress(asyncpg.InterfaceError):  # it is back in its pool, where it belongs to somebody else
+        connection.terminate()
+
+
+async def in_time(opening: Awaitable[T], timeout_s: float, *, problem: str, undo: Callable[[T], object]) -> T:
+    """Wait for a connection, or for what opens one, but not for ever, and not for its end when that is too late.
+
+    Args:
+        opening: What may take too long.
+        timeout_s: How long it may take.
+        problem: What is wrong when it does.
+        undo: Called with what it gives when nobody waits for that any more.
+
+    Raises:
+        StoreError: It took too long, or a connection cannot be opened.
+        ConfigurationError: A connection cannot be opened like this.
+    """
+    task = _started(opening)
+    try:
+        if not task.done():
+            await asyncio.wait([task], timeout=timeout_s)
+    except asyncio.CancelledError:
+        _abandon(task, undo)
+        raise
+    if not task.done():
+        _abandon(task, undo)
+        raise StoreUnavailableError(f"{problem} within {timeout_s:g} s")
+    if task.cancelled():
+        raise StoreUnavailableError(f"{problem}: the program is ending")
+    error = task.exception()
+    if error is not None:
+        raise opening_error(error)
+    return task.result()
+
+
+def _abandon(task: asyncio.Task[T], undo: Callable[[T], object]) -> None:
+    def end(ended: asyncio.Task[T]) -> None:
+        if not ended.cancelled() and ended.exception() is None:
+            undo(ended.result())
+
+    task.cancel()
+    task.add_done_callback(end)
+
+
+def _started(opening: Awaitable[T]) -> asyncio.Task[T]:
+    async def open_it() -> T:
+        return await opening
+
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(
+            open_it(), loop=loop, eager_start=True
+        )  # a free connection is had without a turn of the loop
+    return loop.create_task(open_it())
