@@ -137,6 +137,7 @@ def _silent(verb: str) -> type[Faulty]:
 
 for _verb in (
     "create_run",
+    "fork_run",
     "deliver_signal",
     "deliver_approval",
     "cancel_run",

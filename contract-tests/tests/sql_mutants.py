@@ -534,6 +534,11 @@ FAULTS = {
         story="Ticks that wait for their turn are announced as due.",
         edits=[("claim_due_schedule_buckets.next_due", "schedule.requested_waits = 0", "?1 = ?1")],
     ),
+    "refused-fork-leaves-events": Fault(
+        clause="FORK-3",
+        story="A fork of a log that is too short copies the events, and no head.",
+        edits=[("fork_run.events", "AND source.next_index >= ?3", "AND ?3 = ?3")],
+    ),
     "settled-request-stays": Fault(
         clause="SCHEDULE-8",
         story="A requested tick waits on after it was settled.",

@@ -343,6 +343,7 @@ def test_only_statements_that_make_work_tell() -> None:
         "cancel_run",
         "create_run",
         "deliver",
+        "fork_run",
         "mark_run_paused",
         "mark_schedule_bucket_started",
         "probe",

@@ -98,6 +98,7 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "terminate_run": (RUN, 5, None),
     "requeue_run": (RUN, 5, True),
     "retry_runs": ([RUN], ["errored", "dead"], 5, "retried", None, "1", True),
+    "fork_run": (RUN, "new", 0, None, 5, "fork_run:o", "f", None, None, True),
     "delete_run": (RUN, 5, False),
     "prune_runs": (4_000, ["finished"], None, 100),
     "claim_run": (*CLAIM, RUN, 3),

@@ -149,6 +149,7 @@ VERBS: dict[str, Prepare] = {
     "terminate_run": queued(now_ms=5),
     "requeue_run": queued(now_ms=5),
     "retry_run": queued(event=NewEvent(kind="retried"), now_ms=5),
+    "fork_run": queued(new_run_id="f", from_index=0, event=NewEvent(kind="f"), operation_id="o", now_ms=5),
     "delete_run": queued(now_ms=5),
     "prune_runs": just(finished_before_ms=500, limit=10),
     "append_events": held(
@@ -169,6 +170,7 @@ VERBS: dict[str, Prepare] = {
     "upsert_schedule": upsert,
     "get_schedule": drop_schedule,
     "list_schedules": after(Stage.scheduled, limit=10),
+    "list_requested_buckets": just(schedule_id="s", limit=10),
     "delete_schedule": drop_schedule,
     "request_schedule_buckets": Stage.requested_ticks,
     "claim_due_schedule_buckets": after(Stage.scheduled, **CLAIM),

@@ -47,6 +47,17 @@ ONE_TRIP: dict[str, tuple[str, dict[str, Any]]] = {
     "terminate": ("terminate_run", {"run_id": "queued", "now_ms": 5}),
     "requeue": ("requeue_run", {"run_id": "queued", "now_ms": 5}),
     "retry": ("retry_run", {"run_id": "ended", "event": NewEvent(kind="retried", payload=ONE), "now_ms": 5}),
+    "fork": (
+        "fork_run",
+        {
+            "run_id": "queued",
+            "new_run_id": "{new}",
+            "from_index": 0,
+            "event": NewEvent(kind="f"),
+            "operation_id": "o",
+            "now_ms": 5,
+        },
+    ),
     "delete": ("delete_run", {"run_id": "queued", "now_ms": 5}),
     "prune": ("prune_runs", {"finished_before_ms": 500, "limit": 10}),
     "events": ("read_events", {"run_id": "paused", "limit": 10}),

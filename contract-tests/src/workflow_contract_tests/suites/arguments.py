@@ -44,6 +44,7 @@ _SIGNATURES = {
 
 _IDS = {
     "run_id",
+    "new_run_id",
     "workflow_id",
     "workflow_version",
     "operation_id",
@@ -67,6 +68,8 @@ def _valid_arguments(h: StoreHarness) -> dict[str, Any]:
     """A value for every argument of every verb that the contract's checks accept."""
     return {
         "run_id": "subject",
+        "new_run_id": "forked",
+        "from_index": 0,
         "workflow_id": "orders",
         "workflow_version": "1",
         "operation_id": "operation",

@@ -74,6 +74,9 @@ def _from_outside(h: StoreHarness, run_id: str) -> dict[str, Call]:
         "cancel_run": lambda: store.cancel_run(**timed),
         "claim_run": lambda: store.claim_run(**claim),
         "requeue_run": lambda: store.requeue_run(**timed),
+        "fork_run": lambda: store.fork_run(
+            **timed, new_run_id=h.new_id("fork"), from_index=0, event=event("1"), operation_id=h.new_id("op")
+        ),
         "terminate_run": lambda: store.terminate_run(**timed),
         "retry_run": lambda: store.retry_run(
             **timed, event=NewEvent(kind="retried"), statuses=[RunStatus.ABORTED, RunStatus.ERRORED]

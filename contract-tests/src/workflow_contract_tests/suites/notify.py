@@ -20,7 +20,7 @@ from workflow_runtime.store import (
 from ..catalogue import clause
 from ..children import run_children
 from ..harness import StoreHarness
-from ..scenarios import CLAIM_VERBS, Driver, claim_many, create, park, start, start_waiting
+from ..scenarios import CLAIM_VERBS, Driver, claim_many, create, event, park, start, start_waiting
 from ..settings import scaled
 from ..tasks import all_of
 
@@ -136,6 +136,18 @@ async def _retry(h: StoreHarness) -> tuple[str, Unit]:
     )
 
 
+async def _fork(h: StoreHarness) -> tuple[str, Unit]:
+    driver = await start(h)
+    return "forked", lambda: h.store.fork_run(
+        run_id=driver.run_id,
+        new_run_id="forked",
+        from_index=0,
+        event=event(),
+        operation_id=h.new_id("op"),
+        now_ms=h.now_ms,
+    )
+
+
 async def _release(h: StoreHarness) -> tuple[str, Unit]:
     driver = await start(h)
     return driver.run_id, driver.release
@@ -196,6 +208,7 @@ TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, Unit]]]] = {
     "cancel of a queued run": lambda h: _then(create(h), lambda h, run: _cancel(h, run.run_id), h),
     "requeue": _requeue,
     "retry": _retry,
+    "fork": _fork,
     "release": _release,
     "pause with unseen inbox": _pause_with_unseen_inbox,
     "pause with a timer": _pause_with_timer,

@@ -10,7 +10,7 @@ from workflow_runtime.store import Buffered, Deleted, NewEvent, NotDeletable, No
 from ..catalogue import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, MANY, Driver, claim_many, create, park, record, start, start_waiting, unchanged
+from ..scenarios import LEASE_MS, MANY, Driver, claim_many, create, event, park, record, start, start_waiting, unchanged
 
 
 async def _with_traces(h: StoreHarness, run_id: str) -> Driver:
@@ -51,6 +51,9 @@ async def erased_run_is_unknown(h: StoreHarness, how: str) -> None:
         await h.store.requeue_run(run_id=run_id, now_ms=now_ms),
         await h.store.retry_run(run_id=run_id, now_ms=now_ms, event=NewEvent(kind="retried")),
         await h.store.delete_run(run_id=run_id, now_ms=now_ms),
+        await h.store.fork_run(
+            run_id=run_id, new_run_id="f", from_index=0, event=event(), operation_id="o", now_ms=now_ms
+        ),
         await h.store.claim_run(run_id=run_id, owner="w", lease_ms=LEASE_MS, now_ms=now_ms, max_crashes=MANY),
     ]
     assert [type(answer) for answer in answers] == [NotFound] * len(answers), answers

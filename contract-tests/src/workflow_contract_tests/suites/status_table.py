@@ -11,7 +11,7 @@ from workflow_runtime.store import DRIVER_VERBS, STATES, STATUS_TABLE, TERMINAL_
 
 from ..catalogue import clause
 from ..harness import StoreHarness
-from ..scenarios import CLAIM_VERBS, LEASE_MS, MANY, Driver, claim_many, create_arguments, park, record, start
+from ..scenarios import CLAIM_VERBS, LEASE_MS, MANY, Driver, claim_many, create_arguments, event, park, record, start
 
 
 async def _in_state(h: StoreHarness, state: str) -> Driver:
@@ -85,6 +85,18 @@ async def _retry(h: StoreHarness, driver: Driver) -> str:
     return answer.kind
 
 
+async def _fork(h: StoreHarness, driver: Driver) -> str:
+    answer = await h.store.fork_run(
+        run_id=driver.run_id,
+        new_run_id=h.new_id("fork"),
+        from_index=0,
+        event=event(),
+        operation_id=h.new_id("op"),
+        now_ms=h.now_ms,
+    )
+    return answer.kind
+
+
 async def _prune(h: StoreHarness, driver: Driver) -> str:
     pruned = await h.store.prune_runs(
         finished_before_ms=h.now_ms + 1,
@@ -108,6 +120,7 @@ def _drive(verb: str) -> Callable[[StoreHarness, Driver], Awaitable[str]]:
 
 _CALLS: dict[str, Callable[[StoreHarness, Driver], Awaitable[Any]]] = {
     "create_run": _create,
+    "fork_run": _fork,
     "claim_run": _claim,
     **{verb: _claim_by(verb) for verb in CLAIM_VERBS},
     "deliver_signal": _signal,

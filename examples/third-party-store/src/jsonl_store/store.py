@@ -101,6 +101,7 @@ class JsonlWorkflowStore(InMemoryWorkflowStore):
     terminate_run = _writes(InMemoryWorkflowStore.terminate_run)
     requeue_run = _writes(InMemoryWorkflowStore.requeue_run)
     retry_run = _writes(InMemoryWorkflowStore.retry_run)
+    fork_run = _writes(InMemoryWorkflowStore.fork_run)
     delete_run = _writes(InMemoryWorkflowStore.delete_run)
     prune_runs = _writes(InMemoryWorkflowStore.prune_runs)
     append_events = _writes(InMemoryWorkflowStore.append_events)

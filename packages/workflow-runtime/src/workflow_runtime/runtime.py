@@ -36,6 +36,7 @@ from .store import (
     DeliverApprovalResult,
     DeliverSignalResult,
     Existing,
+    ForkResult,
     Listening,
     QueryCosts,
     RequeueResult,
@@ -403,6 +404,38 @@ class WorkflowRuntime:
         statuses = (RunStatus.ERRORED, RunStatus.DEAD, *((RunStatus.ABORTED,) if even_aborted else ()))
         event = run_event(EventKind.RUN_RETRIED, encode_json({"reason": reason}))
         answer = await self._store.retry_run(run_id=run_id, event=event, now_ms=await self._now_ms(), statuses=statuses)
+        self._wake_workers()
+        return answer
+
+    async def fork_run(
+        self, run_id: str, from_index: int, new_run_id: str | None = None, *, version: str | None = None
+    ) -> ForkResult:
+        """Create a run that goes on from the first part of another run's log; the other one stays as it is.
+
+        What was recorded in that part is not done again. What comes after it in the other log is: whether the world
+        outside can bear that is for the caller to know, since `ctx.run_id` and the idempotency keys of steps are the
+        new run's own. A wait in that part that has not ended goes on, with its deadline. Signals that the part has
+        taken are history; those that it has not stay with the other run. A part that holds a request to end makes the
+        new run end as well: choose a shorter one. The whole log of a run that ended wrongly goes on as by `retry_run`.
+
+        Args:
+            run_id: The run whose log it is; it may be running.
+            from_index: How many events are taken over; `read_events` of the store, or a timeline, shows them.
+            new_run_id: Chosen by the caller, so that forking is idempotent; random when absent.
+            version: The workflow's version for the new run; by default that of the other one.
+
+        Returns:
+            `forked`, or `existing` with what differs, or `not-forkable` when the log is shorter, or `not-found`.
+        """
+        answer = await self._store.fork_run(
+            run_id=run_id,
+            new_run_id=new_run_id if new_run_id is not None else new_id(),
+            from_index=from_index,
+            event=run_event(EventKind.RUN_FORKED, encode_json({"run_id": run_id, "from_index": from_index})),
+            operation_id=new_id(),
+            now_ms=await self._now_ms(),
+            workflow_version=version,
+        )
         self._wake_workers()
         return answer
 

@@ -68,6 +68,10 @@ class RowReader:
             error=_payload(table, run_id, row, "error"),
             reason=row["reason"],
             awaited=self._awaited(row) if fields["status"] is RunStatus.PAUSED else (),
+            schedule_id=row["schedule_id"],
+            scheduled_at_ms=row["scheduled_at"],
+            forked_from_run_id=row["forked_from"],
+            forked_from_index=row["forked_from_index"],
         )
 
     def lease(self, row: Row) -> Lease:

@@ -22,6 +22,7 @@ from .binding import as_database
 from .bulk import Bulk
 from .database import D1Database, D1DatabaseError
 from .events import EventLog
+from .forks import Forks
 from .http import API_URL, D1HttpDatabase
 from .leases import Leases
 from .queries import Queries
@@ -42,7 +43,7 @@ __all__ = ["D1WorkflowStore", "StoreOpening"]
 
 
 @outside_handlers
-class D1WorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
+class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
     """Keeps the contract in a D1 database, or in a local SQLite file that behaves like one.
 
     Args:

@@ -61,6 +61,11 @@ class Run:
     created_at_ms: int
 
     status: RunStatus = RunStatus.QUEUED
+    schedule_id: str | None = None
+    scheduled_at_ms: int | None = None
+    forked_from_run_id: str | None = None
+    forked_from_index: int | None = None
+
     available_at_ms: int
     """When it may be claimed; means something only while it is queued."""
     updated_at_ms: int

@@ -65,6 +65,10 @@ def run_record(run: Run) -> RunRecord:
         error=run.error,
         reason=run.reason,
         awaited=run.awaited if run.status is RunStatus.PAUSED else (),
+        schedule_id=run.schedule_id,
+        scheduled_at_ms=run.scheduled_at_ms,
+        forked_from_run_id=run.forked_from_run_id,
+        forked_from_index=run.forked_from_index,
     )
 
 

@@ -12,6 +12,7 @@ from workflow_runtime.store import StoreCapabilities
 
 from .data import InMemoryData
 from .event_log import EventLog
+from .forks import Forks
 from .leases import Leases
 from .notices import Notices
 from .queries import Queries
@@ -24,7 +25,7 @@ __all__ = ["InMemoryWorkflowStore"]
 
 
 @outside_handlers
-class InMemoryWorkflowStore(RunLifecycle, EventLog, Leases, Timers, Signals, Schedules, Queries, Notices):
+class InMemoryWorkflowStore(RunLifecycle, Forks, EventLog, Leases, Timers, Signals, Schedules, Queries, Notices):
     """Keeps the whole contract in ordinary Python objects. Nothing outlives the process.
 
     Args:

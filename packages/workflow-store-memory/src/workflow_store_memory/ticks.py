@@ -87,7 +87,7 @@ class Settlement:
         elif (first := self._goes_first(row.value, tick, policy)) is not None:
             return BucketBehind(fire_at_ms=first)
         else:
-            self._start(data, row.value, self.run_id)
+            self._start(data, row.value, tick, self.run_id)
             answer = BucketStarted(run_id=self.run_id)
         row.value = self._moved_on(row.value, tick, policy, answer)
         return row.settle(tick, self.operation_id, answer)
@@ -121,7 +121,7 @@ class Settlement:
             schedule = replace(schedule, next_fire_at_ms=self.next_fire_at_ms, last_fire_at_ms=tick.fire_at_ms)
         return replace(schedule, updated_at_ms=self.now_ms)
 
-    def _start(self, data: InMemoryData, schedule: Schedule, run_id: str) -> None:
+    def _start(self, data: InMemoryData, schedule: Schedule, tick: Tick, run_id: str) -> None:
         if run_id in data.runs:
             return
         run = Run(
@@ -132,6 +132,8 @@ class Settlement:
             input=schedule.input,
             queue=schedule.queue,
             priority=schedule.priority,
+            schedule_id=schedule.schedule_id,
+            scheduled_at_ms=tick.fire_at_ms,
             created_at_ms=self.now_ms,
             updated_at_ms=self.now_ms,
             available_at_ms=self.now_ms if self.available_at_ms is None else self.available_at_ms,

@@ -21,6 +21,7 @@ from . import schema as schema_module
 from .bulk import Bulk
 from .connections import Connections, in_time
 from .events import EventLog
+from .forks import Forks
 from .leases import Leases
 from .listening import Listener, OpenConnection, borrowed_from, connected_to
 from .notices import Notices
@@ -49,7 +50,9 @@ _CLOSE_TIMEOUT_S = 2.0
 
 
 @outside_handlers
-class PostgresWorkflowStore(RunLifecycle, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
+class PostgresWorkflowStore(
+    RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions
+):
     """Keeps the contract in a PostgreSQL database.
 
     Args:

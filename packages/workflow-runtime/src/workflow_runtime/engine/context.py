@@ -56,9 +56,18 @@ class Context:
         max_payload_bytes: int,
         now_ms: Callable[[], int],
         store: WorkflowExecutionStore,
+        schedule_id: str | None = None,
+        scheduled_at: datetime | None = None,
     ) -> None:
         self.run_id = run_id
         """The id of this run."""
+        self.schedule_id = schedule_id
+        """The schedule whose tick started this run; `None` for other runs."""
+        self.scheduled_at = scheduled_at
+        """The moment that this tick stands for, in UTC, however late the run begins; `None` for other runs.
+
+        It is that of the run's record: the same in every replay, after a retry, and in a fork.
+        """
         self._machine = machine
         self._codec = codec
         self._retry = retry

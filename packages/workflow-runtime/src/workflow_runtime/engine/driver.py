@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..clock import Clock
+from ..clock import Clock, from_ms
 from ..errors import (
     ConfigurationError,
     CorruptRecordError,
@@ -307,6 +307,8 @@ class Driver:
         context = Context(
             machine=self._machine,
             run_id=run.run_id,
+            schedule_id=run.schedule_id,
+            scheduled_at=None if run.scheduled_at_ms is None else from_ms(run.scheduled_at_ms),
             codec=self._settings.codec,
             retry=self._workflow.retry,
             max_payload_bytes=self._max_payload_bytes,

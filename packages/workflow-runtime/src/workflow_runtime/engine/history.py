@@ -75,6 +75,8 @@ class EventKind(StrEnum):
     """`reason`."""
     RUN_RETRIED = "run-retried"
     """`reason`. Written when somebody retries the run; what stands above it belongs to a former life."""
+    RUN_FORKED = "run-forked"
+    """`run_id` and `from_index`: what stands above it was taken over from that run."""
 
 
 OPERATION_OF: dict[EventKind, OperationKind] = {

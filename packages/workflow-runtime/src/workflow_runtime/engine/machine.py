@@ -104,7 +104,7 @@ class Machine:
         self.ledger.moment += 1
         if event.kind is EventKind.CANCEL_REQUESTED:
             self._cancel(event)
-        elif event.kind is EventKind.RUN_RETRIED:
+        elif event.kind in {EventKind.RUN_RETRIED, EventKind.RUN_FORKED}:
             self._doubt_timers()
         elif event.kind in OPERATION_OF:
             _APPLY[event.kind](self, self._find(event), event)
@@ -219,7 +219,8 @@ class Machine:
             self._main.cancel()
 
     def _doubt_timers(self) -> None:
-        # The end of the former life took them out of the store; whether they have been set since, the log does not say.
+        # The end of the former life took them out of the store, and those of another run were never in it; whether they
+        # have been set since, the log does not say.
         for operation in self._operations.values():
             if operation.pending and operation.until_ms is not None:
                 operation.timer_set_ms = UNKNOWN_TIMER

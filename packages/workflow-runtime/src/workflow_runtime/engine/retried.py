@@ -1,9 +1,9 @@
-"""Which events of a log count no more, because the run was retried after them.
+"""Which events of a log count no more, because the run was retried after them, or forked whole.
 
-The end of a run names the operations that had failed and that a retry repeats (see `ledger.py`). When `run-retried`
-follows, those failures are not replayed: to the handler the operations are still pending. A handler cannot be rewound,
-so the log is replayed from the top again when it turns out that something was replayed that counts no more. Only runs
-that were retried pay for that.
+The end of a run names the operations that had failed and that a retry repeats (see `ledger.py`). When `run-retried` or
+`run-forked` follows, those failures are not replayed: to the handler the operations are still pending. A handler cannot
+be rewound, so the log is replayed from the top again when it turns out that something was replayed that counts no more.
+Only runs that were retried pay for that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MATTERS = FAILURES | {
     EventKind.RUN_ERRORED,
     EventKind.RUN_ABORTED,
     EventKind.RUN_RETRIED,
+    EventKind.RUN_FORKED,
 }
 """The events that are to be shown to a `RetriedLog`."""
 
@@ -67,7 +68,7 @@ class RetriedLog:
                 self._ended = _named(recorded)
                 if self._ended is None and not self.only_reading:
                     self._ended = (*unanswered, _CANCEL) if cancelled else unanswered
-            case EventKind.RUN_RETRIED:
+            case EventKind.RUN_RETRIED | EventKind.RUN_FORKED:
                 self._retried(index)
             case _:
                 self._newest[recorded.step_id] = index

@@ -9,7 +9,7 @@ from .arguments import (
     check_transaction_write,
     checked,
 )
-from .comparison import differing_fields, same_json
+from .comparison import differing_fields, differing_fork, same_json
 from .cursors import decode_run_cursor, decode_schedule_cursor, encode_run_cursor, encode_schedule_cursor
 from .following import LogPage, follow_events
 from .home import Home
@@ -70,6 +70,7 @@ __all__ = [
     "decode_run_cursor",
     "decode_schedule_cursor",
     "differing_fields",
+    "differing_fork",
     "encode_run_cursor",
     "encode_schedule_cursor",
     "follow_events",

@@ -285,6 +285,7 @@ _CHECKS_TOGETHER: dict[frozenset[str], Callable[[dict[str, Any]], None]] = {
 
 _IDS = (
     "run_id",
+    "new_run_id",
     "workflow_id",
     "workflow_version",
     "operation_id",
@@ -300,7 +301,7 @@ _IDS = (
 _ID_LISTS = ("workflow_ids", "queues", "removed_timers")
 _PAYLOADS = ("input", "output", "error", "payload", "spec")
 _WORDS = ("reason", "decided_by", "comment", "cursor", "run_id_prefix")
-_TEXTS = frozenset({*_IDS, *_ID_LISTS, *_PAYLOADS, *_WORDS, "overlap_policy", "action"})
+_TEXTS = frozenset({*_IDS, *_ID_LISTS, *_PAYLOADS, *_WORDS, "overlap_policy", "overlap", "action"})
 
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(_IDS, _check_id),

@@ -1,4 +1,4 @@
-"""What `create_run` says about a run id that is taken."""
+"""What `create_run` and `fork_run` say about a run id that is taken."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 from ..payloads import JsonText
+from .values import RunRecord
 
-__all__ = ["differing_fields", "same_json"]
+__all__ = ["differing_fields", "differing_fork", "same_json"]
 
 
 def differing_fields(
@@ -19,6 +20,18 @@ def differing_fields(
         differs.append("workflow_id")
     if not same_json(stored_input, input):
         differs.append("input")
+    return tuple(differs)
+
+
+def differing_fork(stored: RunRecord, *, run_id: str, from_index: int, workflow_version: str | None) -> tuple[str, ...]:
+    """Name what is not as the caller of `fork_run` asked; a version that is not asked for differs from none."""
+    differs = []
+    if stored.forked_from_run_id != run_id:
+        differs.append("run_id")
+    if stored.forked_from_index != from_index:
+        differs.append("from_index")
+    if workflow_version not in {None, stored.workflow_version}:
+        differs.append("workflow_version")
     return tuple(differs)
 
 

@@ -24,6 +24,7 @@ from .results import (
     DeleteScheduleResult,
     DeliverApprovalResult,
     DeliverSignalResult,
+    ForkResult,
     RequestBucketsResult,
     RequeueResult,
     RetryResult,
@@ -147,6 +148,42 @@ class RunLifecycleStore(Protocol):
                 `existing` with the run that was stored.
             RUN-5: Repeating the call with the same `operation_id` before any other write of a driver answers
                 `created` again, with the same lease.
+        """
+        ...
+
+    async def fork_run(
+        self,
+        *,
+        run_id: str,
+        new_run_id: str,
+        from_index: int,
+        event: NewEvent,
+        operation_id: str,
+        now_ms: int,
+        workflow_version: str | None = None,
+    ) -> ForkResult:
+        """Create a run that goes on from the first part of another run's log.
+
+        Args:
+            run_id: The run whose log it is, whatever its status; it stays as it is.
+            new_run_id: The id of the new run, chosen by the caller.
+            from_index: How many events are taken over; the new run's own log goes on there.
+            event: Says where the new run comes from; it stands at `from_index`.
+            operation_id: Random; a repeat of the same call after a lost answer carries the same.
+            now_ms: The present.
+            workflow_version: The version of the new run; by default that of the other one.
+
+        Contract:
+            FORK-1: The new run is `queued`, due now, with the other's workflow, input, queue, priority and tick, its
+                first `from_index` events as they are, and then `event`. It has no inbox, no timers, no crashes and no
+                request to end, and says in its record which run and index it comes from. All of it is one unit; the
+                answer is `forked`. The other run does not change.
+            FORK-2: What is taken over is the log as of one moment, also while a driver is writing it.
+            FORK-3: A log that is shorter than `from_index` answers `not-forkable`, an unknown run `not-found`; nothing
+                is written.
+            FORK-4: A known `new_run_id` changes nothing and answers `existing`, with what differs, also when the other
+                run is gone by then. Of many simultaneous calls exactly one answers `forked`. Repeating the call with
+                the same `operation_id` before any write of a driver answers `forked` again.
         """
         ...
 
@@ -807,7 +844,8 @@ class ScheduleStore(Protocol):
 
         Contract:
             SCHEDULE-13: `start`: the run, the mark on the tick, the previous run, and for a due tick the next fire time
-                and the high-water mark, are one unit. A run id that exists already counts as started.
+                and the high-water mark, are one unit. The run's record, also as a claim brings it, names the schedule
+                and the tick's moment. A run id that exists already counts as started.
             SCHEDULE-14: Unless the overlap policy is `allow`, `start` does nothing while the previous run is live (and
                 is not `run_id` itself), and answers `overlapping` with it: two runs of one schedule are never live at
                 once. The tick stays claimed.
@@ -1049,8 +1087,8 @@ class SupportsNotify(Protocol):
         Contract:
             NOTIFY-1: While it is live, every listener of every handle and process gets a notice with the run's id, or
                 with `None`, soon after a unit that may leave a worker something to do: a run is created without a
-                claim, whenever it is due; a tick starts one; a delivery queues a run; a delivery reaches a `running`
-                one; a request to cancel is accepted; a run is released, requeued or retried; a pause ends as
+                claim, whenever it is due, or forked; a tick starts one; a delivery queues a run; a delivery reaches a
+                `running` one; a request to cancel is accepted; a run is released, requeued or retried; a pause ends as
                 `queued`, or with a timer that is due within `NOTICE_HORIZON_MS`. With `None` when a schedule is created
                 or changed, or ticks of it are requested.
             NOTIFY-2: What a notice tells of can be read when it comes.

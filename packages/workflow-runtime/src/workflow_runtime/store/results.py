@@ -32,8 +32,11 @@ __all__ = [
     "Delivered",
     "Duplicate",
     "Existing",
+    "ForkResult",
+    "Forked",
     "NotClaimable",
     "NotDeletable",
+    "NotForkable",
     "NotFound",
     "NotRequeueable",
     "NotRetryable",
@@ -82,7 +85,26 @@ class Existing(Value):
     kind: Literal["existing"] = "existing"
     run: RunRecord
     differs: tuple[str, ...]
-    """Which of `workflow_id` and `input` are not what the call asked for."""
+    """What of the call is not what is stored: of `workflow_id` and `input`; of a fork's `run_id`, `from_index` and
+    `workflow_version`."""
+
+
+@value
+class Forked(Value):
+    """The new run was created by this operation (or by this operation's lost first try)."""
+
+    kind: Literal["forked"] = "forked"
+    run: RunRecord
+    """The new run."""
+
+
+@value
+class NotForkable(Value):
+    """The log is not as long as the part that was asked for; nothing was written."""
+
+    kind: Literal["not-forkable"] = "not-forkable"
+    next_index: int
+    """The length of the log."""
 
 
 @value
@@ -271,6 +293,7 @@ class ScheduleChanged(Value):
 
 
 CreateResult: TypeAlias = Created | Existing
+ForkResult: TypeAlias = Forked | Existing | NotForkable | NotFound
 ClaimResult: TypeAlias = Claimed | NotClaimable | NotFound
 DeliverSignalResult: TypeAlias = Delivered | Buffered | Duplicate | NotWaiting | AlreadyFinished | NotFound
 DeliverApprovalResult: TypeAlias = Delivered | Buffered | AlreadyDecided | NotWaiting | AlreadyFinished | NotFound

@@ -47,6 +47,7 @@ _DRIVER = _row(
 STATUS_TABLE: Final[Mapping[str, Mapping[str, str]]] = {
     #                           queued            running-live      running-expired   paused            paused-due        finished          errored           aborted           dead
     "create_run":          _row("existing",       "existing",       "existing",       "existing",       "existing",       "existing",       "existing",       "existing",       "existing"),
+    "fork_run":            _row("forked",         "forked",         "forked",         "forked",         "forked",         "forked",         "forked",         "forked",         "forked"),
     "claim_run":           _row("claimed",        "not-claimable",  "claimed",        "not-claimable",  "claimed",        "not-claimable",  "not-claimable",  "not-claimable",  "not-claimable"),
     "claim_pending_runs":  _row("claimed",        "not-claimed",    "not-claimed",    "not-claimed",    "not-claimed",    "not-claimed",    "not-claimed",    "not-claimed",    "not-claimed"),
     "claim_stale_runs":    _row("not-claimed",    "not-claimed",    "claimed",        "not-claimed",    "not-claimed",    "not-claimed",    "not-claimed",    "not-claimed",    "not-claimed"),

@@ -307,6 +307,14 @@ class RunRecord(RunSummary):
     """Why it was aborted."""
     awaited: tuple[Awaited, ...]
     """What it waits for, when paused."""
+    schedule_id: str | None = None
+    """Of the schedule whose tick started it; a fork takes it over, like `scheduled_at_ms`."""
+    scheduled_at_ms: int | None = None
+    """The moment that this tick stands for."""
+    forked_from_run_id: str | None = None
+    """The run whose log it began with."""
+    forked_from_index: int | None = None
+    """How many events of that log it took over. The event at this index says so too."""
 
 
 @value

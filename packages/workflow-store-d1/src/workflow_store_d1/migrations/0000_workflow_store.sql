@@ -29,9 +29,15 @@ CREATE TABLE workflow_runs (
 CREATE INDEX workflow_runs_created ON workflow_runs (created_at, run_id);
 CREATE INDEX workflow_runs_workflow ON workflow_runs (workflow_id, created_at, run_id);
 
--- The payloads of a run that are written once.
+-- The payloads of a run that are written once, and where it comes from.
+-- schedule_id and scheduled_at: the tick that started it. forked_from and forked_from_index: the run whose log it began with,
+-- and how many events of it.
 CREATE TABLE workflow_run_states (
     run_id TEXT NOT NULL PRIMARY KEY,
+    schedule_id TEXT,
+    scheduled_at INTEGER,
+    forked_from TEXT,
+    forked_from_index INTEGER,
     reason TEXT,
     error TEXT,
     output TEXT,

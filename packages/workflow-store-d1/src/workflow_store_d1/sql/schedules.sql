@@ -554,8 +554,8 @@ WHERE
 
 -- statement: state
 -- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 run_id
-INSERT INTO workflow_run_states (run_id, input)
-SELECT ?5, schedule.input
+INSERT INTO workflow_run_states (run_id, schedule_id, scheduled_at, input)
+SELECT ?5, ?1, ?2, schedule.input
 FROM workflow_schedules AS schedule
 WHERE
     schedule.schedule_id = ?1

@@ -29,9 +29,15 @@ CREATE TABLE workflow_runs (
 
 CREATE INDEX workflow_runs_created ON workflow_runs (created_at, run_id);
 
--- The payloads of a run that are written once.
+-- The payloads of a run that are written once, and where it comes from.
+-- schedule_id and scheduled_at: the tick that started it. forked_from and forked_from_index: the run whose log it began with,
+-- and how many events of it.
 CREATE TABLE workflow_run_states (
+    scheduled_at bigint,
+    forked_from_index bigint,
     run_id text COLLATE "C" PRIMARY KEY,
+    schedule_id text COLLATE "C",
+    forked_from text COLLATE "C",
     reason text,
     error json,
     output json,

@@ -527,8 +527,8 @@ run AS (
     FROM head
 ),
 state AS (
-    INSERT INTO workflow_run_states (run_id, input)
-    SELECT head.run_id, fenced.input
+    INSERT INTO workflow_run_states (run_id, schedule_id, scheduled_at, input)
+    SELECT head.run_id, fenced.schedule_id, $2::bigint, fenced.input
     FROM head
     CROSS JOIN fenced
 ),
