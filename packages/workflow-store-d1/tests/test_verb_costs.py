@@ -32,7 +32,7 @@ BUDGETS = {
     "terminate": (4, 5, 3),
     "requeue": (2, 2, 0),
     "retry": (5, 30, 4),
-    "fork": (7, 9, 8),
+    "fork": (7, 13, 9),
     "delete": (7, 10, 3),
     "prune": (6, 19, 0),
     "events": (1, 5, 0),

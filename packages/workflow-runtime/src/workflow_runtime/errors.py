@@ -11,6 +11,7 @@ WorkflowError
 |  `- TransactionEndedError      a function ended the transaction that it ran in
 |- RunNotFoundError              there is no such run                                  -> check the id
 |- ScheduleNotFoundError         there is no such schedule                             -> check the id
+|- OutcomeError                  the answer to a call says that it changed nothing     -> read its `kind`
 |- RunConflictError              the run id is taken by another workflow or input      -> choose another id
 |- ScheduleConflictError         others change the schedule all the time               -> repeat it later
 |- StoreError                    `retryable` says whether the same call may be repeated
@@ -58,6 +59,7 @@ __all__ = [
     "LeaseLostError",
     "LogConflictError",
     "NonDeterminismError",
+    "OutcomeError",
     "PayloadTooLargeError",
     "QueryLimitReachedError",
     "RunAbortedError",
@@ -166,9 +168,9 @@ class TransactionEndedError(ConfigurationError):
 class RunNotFoundError(WorkflowError, LookupError):
     """There is no run of that id: never created, deleted, or pruned."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str | None) -> None:
         self.run_id = run_id
-        super().__init__(f"there is no run {run_id!r}")
+        super().__init__("there is no such run" if run_id is None else f"there is no run {run_id!r}")
 
 
 class ScheduleNotFoundError(WorkflowError, LookupError):
@@ -177,6 +179,17 @@ class ScheduleNotFoundError(WorkflowError, LookupError):
     def __init__(self, schedule_id: str) -> None:
         self.schedule_id = schedule_id
         super().__init__(f"there is no schedule {schedule_id!r}")
+
+
+class OutcomeError(WorkflowError):
+    """The answer to a call says that it changed nothing; its `raise_for_outcome()` raises this, with its `kind`."""
+
+    def __init__(self, kind: str, run_id: str | None, problem: str) -> None:
+        self.kind = kind
+        self.run_id = run_id
+        self.problem = problem
+        run = "the run" if run_id is None else f"run {run_id!r}"
+        super().__init__(f"{run}: {problem}; nothing was changed ({kind})")
 
 
 class RunConflictError(WorkflowError):

@@ -47,6 +47,7 @@ from .store import (
     TerminateResult,
     WorkflowExecutionStore,
     WorkNotice,
+    about,
 )
 from .sweep import Claimer, PlannedSweep, RunFailure, Sweep, SweepReport, drive_claim
 from .worker import NotListening, Polling, WakeUp, Worker
@@ -318,7 +319,7 @@ class WorkflowRuntime:
             only_if_waiting=only_if_waiting,
         )
         self._delivered(run_id)
-        return answer
+        return about(answer, run_id=run_id)
 
     async def deliver_approval(
         self,
@@ -350,7 +351,7 @@ class WorkflowRuntime:
             only_if_waiting=only_if_waiting,
         )
         self._delivered(run_id)
-        return answer
+        return about(answer, run_id=run_id, asked=approved)
 
     async def cancel_run(self, run_id: str, *, reason: str | None = None) -> CancelResult:
         """Ask a run to end: its handler gets `asyncio.CancelledError` at its next durable operation.
@@ -367,7 +368,7 @@ class WorkflowRuntime:
             now_ms=await self._now_ms(),
         )
         self._delivered(run_id)
-        return answer
+        return about(answer, run_id=run_id, wanted=RunStatus.ABORTED)
 
     async def terminate_run(self, run_id: str, *, reason: str | None = None) -> TerminateResult:
         """End a run at once: its handler gets no chance to clean up, and its worker can write nothing any more.
@@ -376,17 +377,18 @@ class WorkflowRuntime:
             run_id: Which run.
             reason: For whoever looks at it later.
         """
-        return await self._store.terminate_run(
+        answer = await self._store.terminate_run(
             run_id=check_id("run_id", run_id),
             reason=None if reason is None else plain_text("reason", reason),
             now_ms=await self._now_ms(),
         )
+        return about(answer, run_id=run_id, wanted=RunStatus.ABORTED)
 
     async def requeue_run(self, run_id: str) -> RequeueResult:
         """Give a run that is `dead` back to the workers, when what crashed them is mended."""
         answer = await self._store.requeue_run(run_id=check_id("run_id", run_id), now_ms=await self._now_ms())
         self._wake_workers()
-        return answer
+        return about(answer, run_id=run_id)
 
     async def retry_run(self, run_id: str, *, reason: str | None = None, even_aborted: bool = False) -> RetryResult:
         """Let a run that ended wrongly go on from its log, when what was wrong is mended.
@@ -405,7 +407,7 @@ class WorkflowRuntime:
         event = run_event(EventKind.RUN_RETRIED, encode_json({"reason": reason}))
         answer = await self._store.retry_run(run_id=run_id, event=event, now_ms=await self._now_ms(), statuses=statuses)
         self._wake_workers()
-        return answer
+        return about(answer, run_id=run_id)
 
     async def fork_run(
         self, run_id: str, from_index: int, new_run_id: str | None = None, *, version: str | None = None
@@ -427,9 +429,10 @@ class WorkflowRuntime:
         Returns:
             `forked`, or `existing` with what differs, or `not-forkable` when the log is shorter, or `not-found`.
         """
+        run_id = check_id("run_id", run_id)
         answer = await self._store.fork_run(
             run_id=run_id,
-            new_run_id=new_run_id if new_run_id is not None else new_id(),
+            new_run_id=check_id("new_run_id", new_run_id) if new_run_id is not None else new_id(),
             from_index=from_index,
             event=run_event(EventKind.RUN_FORKED, encode_json({"run_id": run_id, "from_index": from_index})),
             operation_id=new_id(),
@@ -437,7 +440,7 @@ class WorkflowRuntime:
             workflow_version=version,
         )
         self._wake_workers()
-        return answer
+        return about(answer, run_id=run_id)
 
     async def materialize_schedules(self) -> dict[str, Literal["created", "updated"]]:
         """Bring the store's schedules up to what `schedules` declares; call it when the program is deployed.

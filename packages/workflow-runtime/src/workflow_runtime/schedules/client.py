@@ -21,7 +21,7 @@ from ..handles import RunHandle
 from ..ids import check_id
 from ..isolation import outside_handlers
 from ..payloads import ExactCodec
-from ..store import DeleteScheduleResult, RequestedOverlap, WorkflowExecutionStore
+from ..store import DeleteScheduleResult, RequestedOverlap, WorkflowExecutionStore, about
 from ..store import Schedule as StoredSchedule
 from .backfill import Backfill, BackfillStatus, read_status
 from .decisions import first_after, tick_run_id
@@ -101,7 +101,8 @@ class Schedules:
 
     async def delete(self, schedule_id: str) -> DeleteScheduleResult:
         """Remove a schedule and the ticks that wait. The runs that it started stay."""
-        return await self._store.delete_schedule(schedule_id=check_id("schedule_id", schedule_id))
+        answer = await self._store.delete_schedule(schedule_id=check_id("schedule_id", schedule_id))
+        return about(answer, schedule_id=schedule_id)
 
     async def pause(self, schedule_id: str) -> ScheduleRecord:
         """Let a schedule fire no more until it is resumed; on request it still fires.

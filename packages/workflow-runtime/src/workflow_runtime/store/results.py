@@ -1,9 +1,15 @@
-"""The answers to claims and to calls from outside: unions of values that carry a `kind`."""
+"""The answers to claims and to calls from outside: unions of values that carry a `kind`.
+
+An answer to a call from outside can be ignored, and often is. So each of them has `raise_for_outcome()`, which gives
+the answer back when what was asked for is done or will be, and raises when it never will.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from dataclasses import replace
+from typing import Any, Literal, NoReturn, Self, TypeAlias, TypeVar
 
+from ..errors import OutcomeError, RunConflictError, RunNotFoundError, ScheduleNotFoundError
 from ..frozen import Value, value
 from .values import ClaimedRun, RunRecord, RunStatus, Schedule
 
@@ -50,7 +56,18 @@ __all__ = [
     "ScheduleUpserted",
     "TerminateResult",
     "Terminated",
+    "about",
 ]
+
+
+class Done(Value):
+    """The base of answers that say: it is done, or will be, or was before."""
+
+    __slots__ = ()
+
+    def raise_for_outcome(self) -> Self:
+        """Give this answer back."""
+        return self
 
 
 @value
@@ -58,6 +75,16 @@ class NotFound(Value):
     """There is no such run or schedule."""
 
     kind: Literal["not-found"] = "not-found"
+    run_id: str | None = None
+    """Which run; the runtime writes it here, for the error."""
+    schedule_id: str | None = None
+    """Which schedule, likewise."""
+
+    def raise_for_outcome(self) -> NoReturn:
+        """Raise `RunNotFoundError` or `ScheduleNotFoundError`."""
+        if self.schedule_id is not None:
+            raise ScheduleNotFoundError(self.schedule_id)
+        raise RunNotFoundError(self.run_id)
 
 
 @value
@@ -66,10 +93,20 @@ class AlreadyFinished(Value):
 
     kind: Literal["finished"] = "finished"
     status: RunStatus
+    run_id: str | None = None
+    """Which run; the runtime writes it here, for the error."""
+    wanted: RunStatus | None = None
+    """The status that the call was to bring about, if there is one; the runtime writes it here."""
+
+    def raise_for_outcome(self) -> Self:
+        """Raise `OutcomeError`, unless the run has ended as the call wanted it to."""
+        if self.status is self.wanted:
+            return self
+        raise OutcomeError(self.kind, self.run_id, f"it has ended as {self.status}")
 
 
 @value
-class Created(Value):
+class Created(Done):
     """The run was created by this operation (or by this operation's lost first try)."""
 
     kind: Literal["created"] = "created"
@@ -88,9 +125,15 @@ class Existing(Value):
     """What of the call is not what is stored: of `workflow_id` and `input`; of a fork's `run_id`, `from_index` and
     `workflow_version`."""
 
+    def raise_for_outcome(self) -> Self:
+        """Raise `RunConflictError`, unless the run is what the call asked for."""
+        if self.differs:
+            raise RunConflictError(self.run.run_id, self.differs)
+        return self
+
 
 @value
-class Forked(Value):
+class Forked(Done):
     """The new run was created by this operation (or by this operation's lost first try)."""
 
     kind: Literal["forked"] = "forked"
@@ -105,6 +148,12 @@ class NotForkable(Value):
     kind: Literal["not-forkable"] = "not-forkable"
     next_index: int
     """The length of the log."""
+    run_id: str | None = None
+    """Which run; the runtime writes it here, for the error."""
+
+    def raise_for_outcome(self) -> NoReturn:
+        """Raise `OutcomeError`."""
+        raise OutcomeError(self.kind, self.run_id, f"its log has only {self.next_index} events")
 
 
 @value
@@ -126,7 +175,7 @@ class NotClaimable(Value):
 
 
 @value
-class Delivered(Value):
+class Delivered(Done):
     """Durable, and the run was paused waiting for it: it is queued now."""
 
     kind: Literal["delivered"] = "delivered"
@@ -134,7 +183,7 @@ class Delivered(Value):
 
 
 @value
-class Buffered(Value):
+class Buffered(Done):
     """Durable; the run takes it when it asks for it."""
 
     kind: Literal["buffered"] = "buffered"
@@ -142,7 +191,7 @@ class Buffered(Value):
 
 
 @value
-class Duplicate(Value):
+class Duplicate(Done):
     """That id was delivered to this run before; nothing changed."""
 
     kind: Literal["duplicate"] = "duplicate"
@@ -156,6 +205,16 @@ class AlreadyDecided(Value):
     kind: Literal["already-decided"] = "already-decided"
     approved: bool
     """The decision that stands."""
+    run_id: str | None = None
+    """Which run; the runtime writes it here, for the error."""
+    asked: bool | None = None
+    """The decision that the call brought; the runtime writes it here."""
+
+    def raise_for_outcome(self) -> Self:
+        """Raise `OutcomeError` if the decision that stands is not the one that the call brought."""
+        if self.asked in {None, self.approved}:
+            return self
+        raise OutcomeError(self.kind, self.run_id, f"the approval was {'given' if self.approved else 'refused'} before")
 
 
 @value
@@ -164,10 +223,16 @@ class NotWaiting(Value):
 
     kind: Literal["not-waiting"] = "not-waiting"
     status: RunStatus
+    run_id: str | None = None
+    """Which run; the runtime writes it here, for the error."""
+
+    def raise_for_outcome(self) -> NoReturn:
+        """Raise `OutcomeError`."""
+        raise OutcomeError(self.kind, self.run_id, f"it is {self.status} and does not wait for this")
 
 
 @value
-class CancelRequested(Value):
+class CancelRequested(Done):
     """The request is durable; the run ends when a worker has driven its handler to the end."""
 
     kind: Literal["requested"] = "requested"
@@ -175,14 +240,14 @@ class CancelRequested(Value):
 
 
 @value
-class Terminated(Value):
+class Terminated(Done):
     """The run is `aborted` from now on; whoever drove it is fenced off."""
 
     kind: Literal["terminated"] = "terminated"
 
 
 @value
-class Requeued(Value):
+class Requeued(Done):
     """The run is queued again, with a crash count of zero."""
 
     kind: Literal["requeued"] = "requeued"
@@ -194,10 +259,16 @@ class NotRequeueable(Value):
 
     kind: Literal["not-requeueable"] = "not-requeueable"
     status: RunStatus
+    run_id: str | None = None
+    """Which run; the runtime writes it here, for the error."""
+
+    def raise_for_outcome(self) -> NoReturn:
+        """Raise `OutcomeError`."""
+        raise OutcomeError(self.kind, self.run_id, f"only a dead run can be requeued, it is {self.status}")
 
 
 @value
-class Retried(Value):
+class Retried(Done):
     """The run is queued again; its log goes on after the event of the retry."""
 
     kind: Literal["retried"] = "retried"
@@ -211,10 +282,16 @@ class NotRetryable(Value):
 
     kind: Literal["not-retryable"] = "not-retryable"
     status: RunStatus
+    run_id: str | None = None
+    """Which run; the runtime writes it here, for the error."""
+
+    def raise_for_outcome(self) -> NoReturn:
+        """Raise `OutcomeError`."""
+        raise OutcomeError(self.kind, self.run_id, f"it is {self.status}")
 
 
 @value
-class Deleted(Value):
+class Deleted(Done):
     """Every trace is gone."""
 
     kind: Literal["deleted"] = "deleted"
@@ -226,6 +303,12 @@ class NotDeletable(Value):
 
     kind: Literal["not-deletable"] = "not-deletable"
     status: RunStatus
+    run_id: str | None = None
+    """Which run; the runtime writes it here, for the error."""
+
+    def raise_for_outcome(self) -> NoReturn:
+        """Raise `OutcomeError`."""
+        raise OutcomeError(self.kind, self.run_id, "somebody drives it")
 
 
 @value
@@ -238,7 +321,7 @@ class ScheduleUpserted(Value):
 
 
 @value
-class BucketsRequested(Value):
+class BucketsRequested(Done):
     """The ticks will be claimed."""
 
     kind: Literal["requested"] = "requested"
@@ -290,6 +373,15 @@ class ScheduleChanged(Value):
     """The schedule was changed or deleted after the claim; nothing was written."""
 
     kind: Literal["schedule-changed"] = "schedule-changed"
+
+
+A = TypeVar("A", bound=Value)
+
+
+def about(answer: A, **facts: Any) -> A:
+    """Write into an answer what its error will have to name, as far as it has fields for it."""
+    known = {name: fact for name, fact in facts.items() if name in type(answer).__dataclass_fields__}  # type: ignore[attr-defined]  # every value is a dataclass
+    return replace(answer, **known) if known else answer  # type: ignore[type-var]  # likewise
 
 
 CreateResult: TypeAlias = Created | Existing
