@@ -7,51 +7,79 @@ import asyncio
 import importlib
 import logging
 import operator
+import os
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigurationError, WorkflowError
-from .hosting import RuntimeSource, open_runtime, render_summary, sweep_summary
+from .hosting import RuntimeSource, open_runtime, render_summary, sweep_problems, sweep_summary
+from .runtime import DRAIN_TIMEOUT, WorkflowRuntime
 from .sweep import SweepReport
 
 _FAILED = 1
 _MISUSED = 2
+_CLOSE_S = 4.0
+"""How long the program may take to close what it has opened after it was told to stop and has drained."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Sweep once, or work.
 
-    Exits with 0 when all went well, with 1 when a run could not be driven or read or the store is away, with 2 when
-    the runtime cannot be opened as asked.
+    Exits with 0 when all went well, with 1 when the store is away or a sweep's report names a problem, with 2 when the
+    runtime cannot be opened as asked. What a worker meets in its long life is in the log and does not count.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        report = asyncio.run(_run(load(options.runtime), options))
+        return asyncio.run(_run(load(options.runtime), options))
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return _MISUSED
     except WorkflowError as error:
         sys.stderr.write(f"{error}\n")
         return _FAILED
-    sys.stdout.write(render_summary(sweep_summary(report)) + "\n")
-    return _FAILED if report.failures or report.tick_failures or report.corrupt else 0
 
 
-async def _run(source: RuntimeSource, options: argparse.Namespace) -> SweepReport:
+async def _run(source: RuntimeSource, options: argparse.Namespace) -> int:
+    stop = asyncio.Event()
     async with open_runtime(source) as runtime:
         if options.command == "sweep":
-            budget = None if options.budget is None else timedelta(seconds=options.budget)
-            return await runtime.sweep(
-                limit=options.limit,
-                deadline=budget,
-                concurrency=options.concurrency,
-                max_queries=options.max_queries,
-            )
-        return await runtime.work(concurrency=options.concurrency)
+            report = await _sweep(runtime, options, stop)
+            problems = sweep_problems(report)
+        else:
+            drain_timeout = timedelta(seconds=options.drain_timeout)
+            report = await runtime.work(concurrency=options.concurrency, drain_timeout=drain_timeout, stop=stop)
+            problems = []
+        sys.stdout.write(render_summary(sweep_summary(report)) + "\n")
+        sys.stderr.write("".join(f"{problem}\n" for problem in problems))
+        code = _FAILED if problems else 0
+        if stop.is_set():
+            _end_within(_CLOSE_S, code)
+    return code
+
+
+async def _sweep(runtime: WorkflowRuntime, options: argparse.Namespace, stop: asyncio.Event) -> SweepReport:
+    return await runtime.sweep(
+        limit=options.limit,
+        deadline=None if options.budget is None else timedelta(seconds=options.budget),
+        concurrency=options.concurrency,
+        max_queries=options.max_queries,
+        stop=stop,
+        drain_timeout=timedelta(seconds=options.drain_timeout),
+        handle_signals=True,
+    )
+
+
+def _end_within(seconds: float, code: int) -> None:
+    """Whatever does not end (a step that swallows its cancellation, a pool that does not close): the process does."""
+    sys.stdout.flush()
+    timer = threading.Timer(seconds, os._exit, [code])
+    timer.daemon = True
+    timer.start()
 
 
 def load(path: str) -> Any:
@@ -79,6 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--max-queries", type=int, metavar="N", help="send at most so many queries to the database")
     for command in (sweep, work):
         command.add_argument("--concurrency", type=int, default=10, help="drive at most so many at once (default: 10)")
+        command.add_argument(
+            "--drain-timeout",
+            type=float,
+            default=DRAIN_TIMEOUT.total_seconds(),
+            metavar="SECONDS",
+            help="after SIGTERM or SIGINT, have everything handed over within this time (default: %(default)s)",
+        )
         command.add_argument(
             "runtime", metavar="module:name", help="a WorkflowRuntime, or an @asynccontextmanager that yields one"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -34,7 +34,15 @@ class EscapedError(Exception):
 
 def is_interrupt(error: BaseException) -> bool:
     """Tell whether Python itself may have raised it on Ctrl-C; it does so on the main thread only."""
-    return issubclass(type(error), KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+    return issubclass(type(error), KeyboardInterrupt) and _is_main_thread()
+
+
+def _is_main_thread() -> bool:
+    if sys.platform == "emscripten":
+        return True  # there are no others
+    from threading import current_thread, main_thread  # noqa: PLC0415  # there are Pythons without threads
+
+    return current_thread() is main_thread()
 
 
 def cause_of(error: BaseException) -> BaseException | None:

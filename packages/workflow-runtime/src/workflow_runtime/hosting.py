@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Any, TypeAlias
 
 from .clock import from_ms
 from .errors import ConfigurationError
+from .logs import one_line
 from .metering import meter_queries
-from .runtime import WorkflowRuntime
+from .runtime import DRAIN_TIMEOUT, WorkflowRuntime
 from .sweep import SweepReport
 
-__all__ = ["RuntimeSource", "open_runtime", "sweep_handler", "sweep_summary"]
+__all__ = ["RuntimeSource", "open_runtime", "sweep_handler", "sweep_problems", "sweep_summary", "time_left"]
 
 RuntimeSource: TypeAlias = WorkflowRuntime | Callable[[], AbstractAsyncContextManager[WorkflowRuntime]]
 """A runtime, or a function that opens one and its store (`@asynccontextmanager`)."""
+
+
+_KEPT_BACK = timedelta(seconds=10)
+"""Of the time that a host leaves, for handing over: a fifth, but not more than this."""
+_SHARE_KEPT_BACK = 0.2
+_SHARE_OF_DRAIN = 0.8
+"""What remains of that is for closing the store."""
+
+_ASKED = ("get_remaining_time_in_millis", "getRemainingTimeInMilliSeconds")
+"""How AWS Lambda's context is asked, and those made after it (Yandex, OpenWhisk); how Huawei's FunctionGraph's is."""
+
+
+def time_left(*event: object, **context: object) -> timedelta | None:
+    """Tell how long a call of a function may still take, from what its host has passed; `None` if nothing tells it."""
+    for argument in (*event, *context.values()):
+        for name in _ASKED:
+            ask = getattr(argument, name, None)
+            left_ms = ask() if callable(ask) else None
+            if isinstance(left_ms, (int, float)):
+                return timedelta(milliseconds=left_ms)
+    return None
 
 
 def sweep_handler(
@@ -27,18 +50,25 @@ def sweep_handler(
     limit: int = 100,
     concurrency: int = 10,
     max_queries: int | None = None,
+    time_left: Callable[..., timedelta | None] = time_left,
 ) -> Callable[..., Coroutine[Any, Any, dict[str, Any]]]:
     """Make the function that a host calls each time its cron fires.
+
+    A call keeps to the time that its host has left for it, where the host tells: in the last fifth of it (10 seconds
+    at most) the runs are handed over, and steps that still run are cancelled. SIGTERM and SIGINT are heard as by
+    `WorkflowRuntime.work`, and say that the deadline is now.
 
     Args:
         runtime: What sweeps. Give a function where each call gets an event loop of its own, as under `asyncio.run`:
             connections cannot move from one loop to another.
-        budget: How long one call may take in real time; choose less than what the host allows. Steps that run
-            then are waited for, so no step should take longer than the rest.
+        budget: Claim nothing more after this real time. Steps that run then are waited for, so where the host does not
+            tell how much time it leaves, choose less by as much as your longest step takes.
         limit: Claim at most so many runs in one call.
         concurrency: Drive at most so many at once.
         max_queries: Send at most so many queries in one call, on a store that can count them. What `runtime` sends
             while it opens counts too.
+        time_left: Tells from what the host passes how long this call may still take; `None` when it cannot tell. The
+            default knows the contexts of AWS Lambda and of those who do alike.
 
     Returns:
         An async function that takes whatever the host passes (and ignores it), sweeps once, and gives a summary that
@@ -46,11 +76,28 @@ def sweep_handler(
     """
 
     async def handle(*event: object, **context: object) -> dict[str, Any]:
-        with meter_queries(max_queries):
-            async with open_runtime(runtime) as opened:
-                report = await opened.sweep(
-                    limit=limit, deadline=budget, concurrency=concurrency, max_queries=max_queries
-                )
+        left = time_left(*event, **context)
+        stop, drain_timeout, timer = asyncio.Event(), DRAIN_TIMEOUT, None
+        if left is not None:
+            kept_back = min(_KEPT_BACK, left * _SHARE_KEPT_BACK)
+            drain_timeout = kept_back * _SHARE_OF_DRAIN
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later((left - kept_back).total_seconds(), stop.set)
+        try:
+            with meter_queries(max_queries):
+                async with open_runtime(runtime) as opened:
+                    report = await opened.sweep(
+                        limit=limit,
+                        deadline=budget,
+                        concurrency=concurrency,
+                        max_queries=max_queries,
+                        stop=stop,
+                        drain_timeout=drain_timeout,
+                        handle_signals=True,
+                    )
+        finally:
+            if timer is not None:
+                timer.cancel()
         return sweep_summary(report)
 
     return handle
@@ -77,6 +124,33 @@ async def open_runtime(source: RuntimeSource) -> AsyncIterator[WorkflowRuntime]:
         yield runtime
 
 
+def sweep_problems(report: SweepReport) -> list[str]:
+    """Name what an operator has to look at; each of it is in the log too.
+
+    What a handler has decided (a run that errored, one that was cancelled) and what went to another worker is none of
+    it.
+    """
+    found = [
+        ("runs could not be driven", [repr(failure.run_id) for failure in report.failures]),
+        ("runs are parked as dead", [repr(run_id) for run_id in report.dead]),
+        ("records could not be read", [str(error) for error in report.corrupt]),
+        ("ticks could not be settled, of schedules", [repr(failure.schedule_id) for failure in report.tick_failures]),
+        ("ticks were missed, of schedules", _quoted(report.missed)),
+        ("schedules have a tick waiting and a workflow that is not known here", _quoted(report.unclaimable)),
+        ("claims failed", [str(error) for error in report.claim_failures]),
+    ]
+    return [f"{what}: {_some(which)}" for what, which in found if which]
+
+
+def _quoted(schedule_ids: Iterable[str]) -> list[str]:
+    return [repr(schedule_id) for schedule_id in sorted(schedule_ids)]
+
+
+def _some(named: list[str], most: int = 20) -> str:
+    more = f" and {len(named) - most} more" if len(named) > most else ""
+    return one_line(", ".join(named[:most]) + more)
+
+
 def sweep_summary(report: SweepReport) -> dict[str, Any]:
     """Write a report as plain data, for a log line or a host's answer."""
     return {
@@ -88,6 +162,9 @@ def sweep_summary(report: SweepReport) -> dict[str, Any]:
         "unclaimable": sorted(report.unclaimable),
         "corrupt": [str(error) for error in report.corrupt],
         "dead": list(report.dead),
+        "missed": sorted(report.missed),
+        "claim_failures": [str(error) for error in report.claim_failures],
+        "problems": sweep_problems(report),
         "queries": report.queries,
         "rows_read": report.rows_read,
         "rows_written": report.rows_written,

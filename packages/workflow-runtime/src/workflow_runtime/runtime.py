@@ -6,13 +6,15 @@ import asyncio
 import os
 import random
 import socket
+import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from .clock import Clock, StoreClock, to_ms
+from .drives import Drives, see_through
 from .engine.allowance import Allowance
 from .engine.definition import Registry, Workflow
 from .engine.driver import DriveOutcome, Driver, DriverSettings
@@ -22,12 +24,14 @@ from .handles import RunHandle
 from .health import NOT_WORKING, WorkerHealth
 from .ids import check_id, new_id, plain_text
 from .isolation import outside_handlers
+from .logs import get_logger
 from .metering import QueryMeter, meter_queries, queries_left
 from .payloads import PayloadCodec, encode_json, exact_codec
 from .planning import QueryPlan, can_start_and_drive, lone_allowance
 from .progress import log_start
 from .schedules.client import Schedules
 from .schedules.definition import Schedule
+from .stop_signals import hear_stop_signals
 from .store import (
     DEFAULT_QUEUE,
     CancelResult,
@@ -53,9 +57,15 @@ from .sweep import Claimer, PlannedSweep, RunFailure, Sweep, SweepReport, drive_
 from .worker import NotListening, Polling, WakeUp, Worker
 
 if TYPE_CHECKING:
+    from .engine.step_threads import StepThreads
     from .heartbeats import HeartbeatThread
 
-__all__ = ["WorkflowRuntime"]
+__all__ = ["DRAIN_TIMEOUT", "WorkflowRuntime"]
+
+logger = get_logger("workflow_runtime")
+
+DRAIN_TIMEOUT = timedelta(seconds=25)
+"""How long a stop may take: with some seconds to spare less than the 30 after which Kubernetes kills."""
 
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
@@ -82,6 +92,7 @@ class WorkflowRuntime:
         max_crashes: int = 5,
         queues: Sequence[str] | None = None,
         max_block: timedelta = timedelta(minutes=5),
+        step_threads: int = 32,
         owner: str | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -100,6 +111,8 @@ class WorkflowRuntime:
             queues: Only drive runs of these queues; all when absent.
             max_block: How long an event loop that a step or a handler blocks keeps its leases, where the store can
                 renew them from a thread (`capabilities.heartbeats`); after that they run out. Nothing turns it off.
+            step_threads: So many steps that are plain functions run at once, each on a thread. The threads are this
+                runtime's own, made when they are needed.
             owner: Names this process in leases; must be unique. Host, process and a random part when absent.
             rng: For the jitter of retries.
 
@@ -121,6 +134,9 @@ class WorkflowRuntime:
             raise InvalidArgumentError("max_crashes", f"must be at least 1, not {max_crashes}")
         self._max_crashes = max_crashes
         self._heartbeats: HeartbeatThread | None = None
+        _check_positive(step_threads=step_threads)
+        self._step_threads = step_threads
+        self._threads: StepThreads | None = None
         self._queues = None if queues is None else _checked_queues(queues)
         own = f"{socket.gethostname()}:{os.getpid()}:{new_id()[:8]}"[-200:]
         self._owner = check_id("owner", owner or own)
@@ -253,9 +269,10 @@ class WorkflowRuntime:
         queue: str = DEFAULT_QUEUE,
         priority: int = 0,
     ) -> RunHandle[Any]:
-        """Create a run and drive it in this very task until it ends or waits. Saves the way through a worker.
+        """Create a run and drive it here and now until it ends or waits. Saves the way through a worker.
 
-        A run that waits is picked up by any worker later. A run id that exists already is not driven. Where a
+        A run that waits is picked up by any worker later. A run id that exists already is not driven. When the caller
+        is cancelled, steps that run are cancelled and the run is handed over, in 5 seconds at most. Where a
         `meter_queries(max_queries)` has too few queries left for more, the run is only created, or handed over.
 
         Args:
@@ -267,13 +284,20 @@ class WorkflowRuntime:
         """
         costs = self._bounded_costs()
         claim = costs is None or can_start_and_drive(costs)
-        answer, claimed = await self._create(workflow, input, run_id, queue, priority, None, claim=claim)
-        if claimed is not None:
-            settings = await self._settings(heartbeats=costs is None)
-            allowance = None if costs is None else lone_allowance(costs)
-            await self._drive(self._driver(claimed, settings, allowance), SweepReport())
-        elif not claim:
-            self._wake_workers()
+        drives = Drives()
+
+        async def create_and_drive() -> Created | Existing:
+            answer, claimed = await self._create(workflow, input, run_id, queue, priority, None, claim=claim)
+            if claimed is not None:
+                settings = await self._settings(heartbeats=costs is None)
+                allowance = None if costs is None else lone_allowance(costs)
+                await self._drive(self._driver(claimed, settings, allowance), SweepReport(), drives)
+            elif not claim:
+                self._wake_workers()
+            return answer
+
+        answer = await see_through(create_and_drive(), drives)
+        assert answer is not None  # nobody but a cancellation stops it
         return self._handle(answer.run.run_id, created=isinstance(answer, Created))
 
     @overload
@@ -462,8 +486,13 @@ class WorkflowRuntime:
         deadline: timedelta | None = None,
         concurrency: int = 10,
         max_queries: int | None = None,
+        stop: asyncio.Event | None = None,
+        drain_timeout: timedelta = DRAIN_TIMEOUT,
+        handle_signals: bool = False,
     ) -> SweepReport:
         """Do one bounded pass over due work: ticks of schedules, runs to recover, due timers, queued runs.
+
+        When its task is cancelled, it hands over what it drives; after 5 seconds at most the cancellation goes on.
 
         Args:
             limit: Claim at most so many runs and fire at most so many ticks.
@@ -474,6 +503,9 @@ class WorkflowRuntime:
                 that this would not let it hand over in good order, so it drives fewer runs at once and takes turns
                 with what it looks for. Steps that call the runtime or the store are counted too, and no thread renews
                 leases. Not every store can count. When absent, a `meter_queries(max_queries)` around the call holds.
+            stop: Set it to say that the deadline is now.
+            drain_timeout: How long the sweep may take after a stop, in all; see `work`.
+            handle_signals: Whether SIGTERM and SIGINT stop the sweep too; see `work`.
 
         Returns:
             What was done, what could not be done, and when there will be work again.
@@ -487,8 +519,11 @@ class WorkflowRuntime:
             raise InvalidArgumentError("limit", f"must not be negative, not {limit}")
         if max_queries is not None and self._store.capabilities.metered is None:
             raise CapabilityNotSupportedError("metered")
-        with meter_queries(max_queries) as meter:
-            report = await self._sweep_for(meter, limit, deadline, concurrency)
+        _check_not_negative(drain_timeout=drain_timeout)
+        stop, drives, report = stop or asyncio.Event(), Drives(), SweepReport()
+        with meter_queries(max_queries) as meter, _signals(stop, drives) if handle_signals else nullcontext():
+            work = self._sweep_for(meter, limit, deadline, concurrency, drives, report)
+            await see_through(work, drives, stop=stop, within_s=drain_timeout.total_seconds())
         return self._counted(report, meter)
 
     async def work(
@@ -496,7 +531,7 @@ class WorkflowRuntime:
         *,
         concurrency: int = 10,
         poll_interval: timedelta | None = None,
-        drain_timeout: timedelta = timedelta(seconds=30),
+        drain_timeout: timedelta = DRAIN_TIMEOUT,
         handle_signals: bool = True,
         stop: asyncio.Event | None = None,
     ) -> SweepReport:
@@ -511,10 +546,13 @@ class WorkflowRuntime:
             concurrency: Drive at most so many runs at once.
             poll_interval: Look for work at least this often; due times that are known are kept to anyway. By default
                 every second, or every 30 seconds while the store tells of new work.
-            drain_timeout: Cancel steps that run longer than this after the stop; they run again elsewhere.
+            drain_timeout: How long a stop may take in all, whatever a step or the store does. Steps have time to end
+                until the last fifth of it, 5 seconds at most; then they are cancelled, and run again elsewhere. A plain
+                function cannot be cancelled: a run whose function outlives the stop is not handed over, its lease runs
+                out. Kubernetes kills after 30 seconds by default, so 25 here.
             handle_signals: Whether to listen to SIGTERM and SIGINT where the program does not; only possible in the
                 main thread.
-            stop: Set it to make the worker drain.
+            stop: Set it to make the worker drain. A cancelled worker hands over too, in 5 seconds at most.
 
         Returns:
             What was done in all.
@@ -526,10 +564,12 @@ class WorkflowRuntime:
         _check_positive(concurrency=concurrency)
         if self._bounded_costs() is not None:
             raise ConfigurationError("work() does not end with a number of queries: within meter_queries() use sweep()")
-        with meter_queries() as meter:
-            report = await self._work(
-                concurrency, poll_interval, drain_timeout, handle_signals, stop or asyncio.Event()
-            )
+        _check_not_negative(drain_timeout=drain_timeout)
+        wake_up = WakeUp()
+        stop, drives, report = stop or asyncio.Event(), Drives(on_stop=wake_up.look), SweepReport()
+        with meter_queries() as meter, _signals(stop, drives) if handle_signals else nullcontext():
+            work = self._work(concurrency, poll_interval, wake_up, drives, report)
+            await see_through(work, drives, stop=stop, within_s=drain_timeout.total_seconds())
         return self._counted(report, meter)
 
     def health(self) -> WorkerHealth:
@@ -543,19 +583,27 @@ class WorkflowRuntime:
     # Within.
 
     async def _sweep_for(
-        self, meter: QueryMeter, limit: int, deadline: timedelta | None, concurrency: int
-    ) -> SweepReport:
+        self,
+        meter: QueryMeter,
+        limit: int,
+        deadline: timedelta | None,
+        concurrency: int,
+        drives: Drives,
+        report: SweepReport,
+    ) -> None:
         costs = self._bounded_costs()
         plan = None if costs is None else self._plan(meter, costs)
         settings = await self._settings(heartbeats=plan is None)
         options: dict[str, Any] = {
             "claimer": self._claimer_for(settings),
             "make_driver": lambda claim, allowance: self._driver(claim, settings, allowance),
-            "drive": self._drive,
+            "drive": lambda driver: self._drive(driver, report, drives),
             "clock": settings.clock,
+            "drives": drives,
+            "report": report,
         }
         sweep = Sweep(**options) if plan is None else PlannedSweep(plan, meter, **options)
-        return await sweep.run(limit=limit, deadline=deadline, concurrency=concurrency)
+        await sweep.run(limit=limit, deadline=deadline, concurrency=concurrency)
 
     def _plan(self, meter: QueryMeter, costs: QueryCosts) -> QueryPlan:
         # Now and then, so that a run which takes all that a sweep can give gets on, whoever waits beside it.
@@ -565,38 +613,36 @@ class WorkflowRuntime:
         self,
         concurrency: int,
         poll_interval: timedelta | None,
-        drain_timeout: timedelta,
-        handle_signals: bool,
-        stop: asyncio.Event,
-    ) -> SweepReport:
+        wake_up: WakeUp,
+        drives: Drives,
+        report: SweepReport,
+    ) -> None:
         await self._store.check_schema()
         settings = await self._settings()
-        wake_up = WakeUp()
         self._wake_ups.add(wake_up)
         try:
             async with self._listen() as listening:
                 worker = Worker(
                     claimer=self._claimer_for(settings),
                     make_driver=lambda claim: self._driver(claim, settings),
-                    drive=self._drive,
+                    drive=lambda driver: self._drive(driver, report, drives),
                     clock=settings.clock,
                     read_clock=self._store.read_clock,
                     concurrency=concurrency,
                     lease_ms=self._lease_ms,
                     polling=Polling(poll_interval, listening),
-                    drain_s=drain_timeout.total_seconds(),
+                    drives=drives,
+                    report=report,
                     wake_up=wake_up,
                     rng=self._rng,
                 )
-                return await self._work_with(worker, concurrency, stop, handle_signals)
+                await self._work_with(worker, concurrency)
         finally:
             self._wake_ups.discard(wake_up)
             if self._heartbeats is not None and not self._wake_ups and not self._drivers:
                 await self._heartbeats.ended()
 
-    async def _work_with(
-        self, worker: Worker, concurrency: int, stop: asyncio.Event, handle_signals: bool
-    ) -> SweepReport:
+    async def _work_with(self, worker: Worker, concurrency: int) -> None:
         log_start(
             owner=self._owner,
             store=self._store,
@@ -607,7 +653,7 @@ class WorkflowRuntime:
         )
         self._workers.add(worker)
         try:
-            return await worker.work(stop, handle_signals=handle_signals)
+            await worker.work()
         finally:
             self._workers.discard(worker)
 
@@ -664,8 +710,16 @@ class WorkflowRuntime:
             codec=self._codec,
             lease_ms=self._lease_ms,
             rng=self._rng,
+            threads=self._threads_for_steps(),
             heartbeats=self._heartbeats_by(clock) if heartbeats else None,
         )
+
+    def _threads_for_steps(self) -> StepThreads | None:
+        if self._threads is None and sys.platform != "emscripten":
+            from .engine.step_threads import StepThreads  # noqa: PLC0415  # there are Pythons without threads
+
+            self._threads = StepThreads(self._step_threads)
+        return self._threads
 
     def _heartbeats_by(self, clock: Clock) -> HeartbeatThread | None:
         if not self._can_beat_by_thread(clock):
@@ -719,11 +773,13 @@ class WorkflowRuntime:
         workflow = self._registry.find(claim.run.workflow_id, claim.run.workflow_version)
         return Driver(settings=settings, claim=claim, workflow=workflow, allowance=allowance)
 
-    async def _drive(self, driver: Driver, report: SweepReport) -> DriveOutcome | RunFailure:
+    async def _drive(self, driver: Driver, report: SweepReport, drives: Drives) -> DriveOutcome | RunFailure:
         self._drivers[driver.run_id] = driver
+        drives.add(driver)
         try:
             return await drive_claim(driver, report)
         finally:
+            drives.discard(driver)
             if self._drivers.get(driver.run_id) is driver:
                 del self._drivers[driver.run_id]
             if driver.nudged:
@@ -772,6 +828,25 @@ def _checked_queues(queues: Sequence[str]) -> tuple[str, ...]:
     if isinstance(queues, str):
         raise InvalidArgumentError("queues", "must be a sequence of queues, not one string")
     return tuple(check_id("queues", queue) for queue in queues)
+
+
+def _signals(stop: asyncio.Event, drives: Drives) -> AbstractContextManager[None]:
+    """Turn the first signal into a stop and the second one into haste."""
+
+    def received() -> None:
+        if stop.is_set():
+            drives.stop(hurry=True)
+        else:
+            logger.info("draining")
+            stop.set()
+
+    return hear_stop_signals(received)
+
+
+def _check_not_negative(**arguments: timedelta) -> None:
+    for name, value in arguments.items():
+        if value < timedelta(0):
+            raise InvalidArgumentError(name, "must not be negative")
 
 
 def _check_positive(**arguments: int) -> None:

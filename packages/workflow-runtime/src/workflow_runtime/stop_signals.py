@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -95,19 +94,19 @@ class _Borrowed:
 
 def _borrow(number: signal.Signals) -> _Borrowed | None:
     """Take a signal, or join those who have; `None` where it is not to be had."""
-    if sys.platform == "emscripten" or threading.current_thread() is not threading.main_thread():
+    if sys.platform == "emscripten":
         return None
-    present = signal.getsignal(number)
-    if isinstance(present, _Borrowed):
-        return present
-    if not (present in (signal.SIG_DFL, signal.default_int_handler) or _is_of_asyncio_run(present)):
+    present: Any = signal.getsignal(number)
+    borrowed = present if isinstance(present, _Borrowed) else _Borrowed(number, present)
+    if borrowed is not present and not (
+        present in (signal.SIG_DFL, signal.default_int_handler) or _is_of_asyncio_run(present)
+    ):
         logger.info("%s has a handler of the program's own: it has to stop the work", one_line(number.name))
         return None
-    borrowed = _Borrowed(number, present)
     try:
         signal.signal(number, borrowed)
     except ValueError:
-        return None  # a subinterpreter
+        return None  # not the main thread, or a subinterpreter
     return borrowed
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeAlias
 
 from .clock import Clock
+from .drives import Drives
 from .engine.allowance import Allowance
 from .engine.definition import Registry
 from .engine.driver import DriveOutcome, Driver, DriverSettings
@@ -66,6 +67,10 @@ class SweepReport:
     """Ticks that could not be settled; the last 1,000."""
     retried: int = 0
     """Attempts of steps that failed and will be repeated."""
+    missed: set[str] = field(default_factory=set)
+    """Schedules of which ticks were missed: there was nobody to fire them in time."""
+    claim_failures: deque[Exception] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    """Why something could not be claimed, where there was something else to do; the last 1,000."""
     unclaimable: set[str] = field(default_factory=set)
     """Schedules with a tick waiting whose workflow this process does not know; some of them."""
     next_due_ms: int | None = None
@@ -172,6 +177,7 @@ class Claimer:
                 raise
             level = logging.WARNING if may_pass(error) else logging.ERROR
             logger.log(level, "cannot claim: %s", one_line(error))
+            report.claim_failures.append(error)
             report.next_due_ms = self._clock.now_ms()
         return claims
 
@@ -242,6 +248,7 @@ class Claimer:
                 raise
             level = logging.WARNING if error.retryable else logging.ERROR
             logger.log(level, "cannot claim ticks: %s", one_line(error))
+            report.claim_failures.append(error)
             return None
         self._ticks_worked = True
         report.ticks.update(done.outcomes)
@@ -249,6 +256,7 @@ class Claimer:
             report.ticks["failed"] += len(done.failures)
         report.tick_failures.extend(done.failures)
         report.unclaimable.update(done.unclaimable)
+        report.missed.update(done.missed)
         return done.next_due_ms
 
     async def _claim_in_turn(self, limit: int, claims: list[ClaimedRun], report: SweepReport) -> int | None:
@@ -293,28 +301,46 @@ class Sweep:
         *,
         claimer: Claimer,
         make_driver: Callable[[ClaimedRun, Allowance | None], Driver],
-        drive: Callable[[Driver, SweepReport], Coroutine[Any, Any, DriveOutcome | RunFailure]],
+        drive: Callable[[Driver], Coroutine[Any, Any, DriveOutcome | RunFailure]],
         clock: Clock,
+        drives: Drives,
+        report: SweepReport,
     ) -> None:
         self._claimer = claimer
         self._make_driver = make_driver
         self._drive = drive
         self._clock = clock
-        self._report = SweepReport()
+        self._drives = drives
+        self._report = report
 
-    async def run(self, *, limit: int, deadline: timedelta | None, concurrency: int) -> SweepReport:
+    async def run(self, *, limit: int, deadline: timedelta | None, concurrency: int) -> None:
         """See `WorkflowRuntime.sweep`."""
+        with self._stopped_at(deadline):
+            await self._run(limit, concurrency)
+
+    async def _run(self, limit: int, concurrency: int) -> None:
         report = self._report
-        ends_at = None if deadline is None else time.monotonic() + deadline.total_seconds()
-        while self._room(limit) > 0 and (ends_at is None or time.monotonic() < ends_at):
+        while self._room(limit) > 0 and not self._drives.stopping:
             before = report.handled
             drivers = await self._begin(runs=min(concurrency, limit - report.total), ticks=limit - report.ticks.total())
             if report.handled == before:
                 break
-            await self._drive_all(drivers, ends_at)
+            await self._drive_all(drivers)
         else:
             report.next_due_ms = self._clock.now_ms()  # a bound was reached: there may be more at once
-        return report
+
+    @contextmanager
+    def _stopped_at(self, deadline: timedelta | None) -> Iterator[None]:
+        if deadline is None:
+            yield
+            return
+        if deadline <= timedelta(0):
+            self._drives.stop()
+        timer = asyncio.get_running_loop().call_later(deadline.total_seconds(), self._drives.stop)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _begin(self, *, runs: int, ticks: int) -> list[Driver]:
         claims = await self._claimer.claim(runs, self._report, ticks=ticks)
@@ -323,14 +349,10 @@ class Sweep:
     def _room(self, limit: int) -> int:
         return limit - max(self._report.total, self._report.ticks.total())
 
-    async def _drive_all(self, drivers: list[Driver], ends_at: float | None) -> None:
+    async def _drive_all(self, drivers: list[Driver]) -> None:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._drive(driver, self._report)) for driver in drivers]
-            if tasks and ends_at is not None:
-                _, late = await asyncio.wait(tasks, timeout=max(0.0, ends_at - time.monotonic()))
-                if late:
-                    for driver in drivers:
-                        driver.stop()
+            for driver in drivers:
+                group.create_task(self._drive(driver))
 
 
 class PlannedSweep(Sweep):
@@ -349,9 +371,9 @@ class PlannedSweep(Sweep):
         claims = await self._claimer.claim_in_plan(self._plan, self._turns, self._report, runs=runs, ticks=ticks)
         return [self._make_driver(claim, self._plan.allowance(len(claims))) for claim in claims]
 
-    async def _drive_all(self, drivers: list[Driver], ends_at: float | None) -> None:
+    async def _drive_all(self, drivers: list[Driver]) -> None:
         before = self._meter.queries
-        await super()._drive_all(drivers, ends_at)
+        await super()._drive_all(drivers)
         refused = {driver.run_id: index for driver in drivers if (index := driver.refused_at) is not None}
         self._plan.learn(len(drivers), self._meter.queries - before, refused=bool(refused))
         self._in_vain = not refused.items().isdisjoint(self._refused.items())
@@ -377,6 +399,8 @@ async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | Run
         return failure
     finally:
         report.retried += driver.retried
+    if outcome is DriveOutcome.LOST:
+        logger.warning("run %r: the lease was lost, another worker has the run", driver.run_id)
     report.outcomes[outcome] += 1
     return outcome
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
 from datetime import timedelta
-from functools import partial
 
 from .clock import Clock
+from .drives import Drives
 from .engine.driver import DriveOutcome, Driver
 from .errors import ConfigurationError, StoreAccessError, StoreError
 from .health import Pulse, WorkerHealth
 from .logs import get_logger
 from .progress import Progress
 from .setbacks import Setbacks
-from .stop_signals import hear_stop_signals
 from .store import ClaimedRun, Listening
 from .sweep import Claimer, RunFailure, SweepReport
 
@@ -33,7 +31,7 @@ _CLOCK_MS = 60_000
 """Heartbeats correct the clock, and a worker without long steps sends none. A monotonic clock drifts, and may stand
 still while the machine sleeps."""
 _CUT_S = 5.0
-"""How long cancelled steps may take at the end of a drain."""
+"""How long the runs may take to be handed over when the worker fails."""
 _FIRST_PATIENCE_S = 0.001
 _LAST_PATIENCE_S = 0.01
 
@@ -129,13 +127,14 @@ class Worker:
         *,
         claimer: Claimer,
         make_driver: Callable[[ClaimedRun], Driver],
-        drive: Callable[[Driver, SweepReport], Awaitable[DriveOutcome | RunFailure]],
+        drive: Callable[[Driver], Awaitable[DriveOutcome | RunFailure]],
         clock: Clock,
         read_clock: Callable[[], Awaitable[int]],
         concurrency: int,
         lease_ms: int,
         polling: Polling,
-        drain_s: float,
+        drives: Drives,
+        report: SweepReport,
         wake_up: WakeUp,
         rng: random.Random,
     ) -> None:
@@ -147,51 +146,54 @@ class Worker:
         self._read_clock_at_ms = clock.now_ms() + _CLOCK_MS
         self._concurrency = concurrency
         self._polling = polling
-        self._drain_s = drain_s
+        self._drives = drives
         self._wake_up = wake_up
         self._patience = Patience(rng)
         least_ms = polling.away_ms()
         self._looks = Setbacks("claim", clock=clock, rng=rng, least_ms=least_ms)
-        self._drives = Setbacks("write for the runs that are driven", clock=clock, rng=rng, least_ms=least_ms)
+        self._writes = Setbacks("write for the runs that are driven", clock=clock, rng=rng, least_ms=least_ms)
         self._rest_until_ms = 0
         """Nothing is claimed before, because it failed."""
         self._pulse = Pulse(clock)
-        self._draining = False
         self._lease_ms = lease_ms
         self._look_at_all_ms = 0
         """When everything must be looked at again, however many notices come before."""
-        self._report = SweepReport()
-        self._driving: dict[asyncio.Task[None], Driver] = {}
+        self._report = report
+        self._driving: set[asyncio.Task[None]] = set()
         self._progress = Progress(self._report, clock=clock, driving=lambda: len(self._driving))
 
     def health(self, *, driving: int) -> WorkerHealth:
         """Tell how it is, while so many runs are driven."""
-        return self._pulse.health(driving=driving, draining=self._draining)
+        return self._pulse.health(driving=driving, draining=self._drives.stopping)
 
-    async def work(self, stop: asyncio.Event, *, handle_signals: bool) -> SweepReport:
-        """Work until `stop` is set or a signal comes, then drain."""
-        hurry = asyncio.Event()
-        watcher = asyncio.create_task(self._wake_on(stop))
+    async def work(self) -> None:
+        """Work until the drives are told to stop, then until the last one has ended."""
         telling = asyncio.create_task(self._progress.tell())
         try:
-            with hear_stop_signals(partial(_stop_or_hurry, stop, hurry)) if handle_signals else nullcontext():
-                while not stop.is_set():
-                    await self._turn()
-                    await self._rest(stop)
-                await self._drain(hurry)
+            while not self._drives.stopping:
+                await self._turn()
+                await self._rest()
+            if self._driving:
+                await asyncio.wait(self._driving)  # all at once: their number may be large
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            await self._hand_over()
+            raise
         finally:
-            left = {watcher, telling, *self._driving}
-            for task in left:
-                task.cancel()
-            await asyncio.wait(left)  # nothing of ours may use the store once this has returned
-        return self._report
+            await self._leave(telling)
 
-    async def _wake_on(self, stop: asyncio.Event) -> None:
-        await stop.wait()
-        self._draining = True
-        # At once, also while a claim is under way: no new step starts from now on.
-        self._stop_drivers(cancel_steps=False)
-        self._wake_up.look()
+    async def _hand_over(self) -> None:
+        self._drives.stop(hurry=True)
+        if self._driving:
+            await asyncio.wait(self._driving, timeout=_CUT_S)
+
+    async def _leave(self, telling: asyncio.Task[None]) -> None:
+        """End what is left: nothing of ours may use the store once this has returned."""
+        left = {telling, *self._driving}
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left)
 
     async def _turn(self) -> None:
         """Fire ticks, claim what there is room for, then wait until there may be more to do."""
@@ -215,9 +217,9 @@ class Worker:
         if self._wake_up.told and self._clock.now_ms() < self._look_at_all_ms:
             await self._patience.wait(busy=bool(self._driving))
 
-    async def _rest(self, stop: asyncio.Event) -> None:
+    async def _rest(self) -> None:
         """Wait until it is worth another try, whatever it is woken for meanwhile."""
-        while not stop.is_set() and self._clock.now_ms() < self._rest_until_ms:
+        while not self._drives.stopping and self._clock.now_ms() < self._rest_until_ms:
             self._wake_up.event.clear()
             await self._clock.wait(self._wake_up.event, self._rest_until_ms)
             self._wake_up.look()
@@ -263,7 +265,7 @@ class Worker:
 
     def _room(self) -> int:
         # While what is driven cannot be recorded, one run at a time finds out whether that has passed.
-        most = 1 if self._drives.failing else self._concurrency
+        most = 1 if self._writes.failing else self._concurrency
         return max(0, most - len(self._driving))
 
     def _spawn(self, claims: Sequence[ClaimedRun]) -> None:
@@ -279,48 +281,19 @@ class Worker:
         driver = self._make_driver(claim)
 
         async def drive() -> None:
-            ended = await self._drive(driver, self._report)
+            ended = await self._drive(driver)
             if not isinstance(ended, RunFailure):
-                self._drives.over()
+                self._writes.over()
                 self._rest_until_ms = 0  # the store is there again
             elif isinstance(ended.error, StoreAccessError):
                 # What is claimed next would have its steps made and not recorded again.
                 self._pulse.missed(ended.error)
-                self._rest_until_ms = max(self._rest_until_ms, self._drives.met(ended.error))
+                self._rest_until_ms = max(self._rest_until_ms, self._writes.met(ended.error))
 
         task = asyncio.create_task(drive())
-        self._driving[task] = driver
+        self._driving.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._driving[task]
+        self._driving.discard(task)
         self._wake_up.look()  # there is room again, and a paused run may be due at once
-
-    async def _drain(self, hurry: asyncio.Event) -> None:
-        """Let running steps end, hand the runs over, and cancel what takes too long."""
-        self._stop_drivers(cancel_steps=False)
-        ending = asyncio.create_task(hurry.wait())
-        try:
-            loop = asyncio.get_running_loop()
-            deadline = loop.time() + self._drain_s
-            while self._driving and not hurry.is_set() and loop.time() < deadline:
-                left_s = deadline - loop.time()
-                await asyncio.wait({*self._driving, ending}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ending.cancel()
-        if self._driving:
-            self._stop_drivers(cancel_steps=True)
-            await asyncio.wait(set(self._driving), timeout=_CUT_S)
-
-    def _stop_drivers(self, *, cancel_steps: bool) -> None:
-        for driver in self._driving.values():
-            driver.stop(cancel_steps=cancel_steps)
-
-
-def _stop_or_hurry(stop: asyncio.Event, hurry: asyncio.Event) -> None:
-    """Turn the first signal into a drain and the second into a quick end."""
-    if stop.is_set():
-        hurry.set()
-    else:
-        logger.info("draining")
-        stop.set()

@@ -32,6 +32,7 @@ from ..tries import may_pass
 from .allowance import Allowance
 from .context import Context
 from .definition import Workflow
+from .finishing import to_its_end
 from .history import EventKind, OperationKind, Recorded, from_event, run_event
 from .inbox import Inbox
 from .lease import HeldLease
@@ -47,6 +48,7 @@ from .writer import RunWriter
 
 if TYPE_CHECKING:
     from ..heartbeats import HeartbeatThread
+    from .step_threads import StepThreads
 
 __all__ = ["DriveOutcome", "Driver", "DriverSettings"]
 
@@ -58,6 +60,10 @@ _REPLAY_CHUNK = 200
 _PAGE = 1_000
 _LOOK_AGAIN_S = 1.0
 """After the inbox could not be read."""
+_LET_GO_S = 2.0
+"""How long a drive that is cancelled may take to hand its run over."""
+_LAST_GRACE_S = 0.5
+"""Where the drive was cancelled, and has waited for them before."""
 _CLEANUP_GRACE_S = 5.0
 """How long cancelled steps may take to clean up before the driver stops waiting for them."""
 
@@ -86,6 +92,8 @@ class DriverSettings:
     codec: ExactCodec
     lease_ms: int
     rng: random.Random
+    threads: StepThreads | None
+    """Where plain functions run; `None` in a Python without threads."""
     heartbeats: HeartbeatThread | None
     """Renews leases beside the event loop, where the store and the clock allow it."""
 
@@ -135,6 +143,7 @@ class Driver:
         )
         self._steps = StepTasks(
             run=self._run_attempt,
+            threads=settings.threads,
             on_change=self._wake.set,
             is_committing=lambda: self._transactions.committing,
             cuts_short=self._cut_short,
@@ -182,10 +191,13 @@ class Driver:
 
         Args:
             cancel_steps: Cancel the steps that are running instead of waiting for them; they run again elsewhere.
+                A plain function that has begun cannot be cancelled: it is waited for all the same.
         """
         self._stopping = self._writer.in_a_hurry = True
         if cancel_steps:
-            self._steps.cancel()
+            self._steps.interrupt()
+        else:
+            self._steps.withdraw()
         self._wake.set()
 
     def nudge(self) -> None:
@@ -207,15 +219,45 @@ class Driver:
             # Beside a thread this is the second line, in case that the thread cannot connect.
             patience_ms = 0 if thread is None else self._lease.lease_ms // 6
             heartbeat = asyncio.create_task(self._lease.keep(self._store, patience_ms=patience_ms))
+            grace_s = _CLEANUP_GRACE_S
             try:
                 return await self._drive_as_far_as_allowed()
             except LeaseLostError:
                 return DriveOutcome.LOST
+            except asyncio.CancelledError:
+                grace_s = _LAST_GRACE_S
+                await to_its_end(self._let_go_at_once())
+                raise
+            except Exception:
+                await self._sit_out_threads()
+                raise
             finally:
                 try:
-                    await self._stop_tasks(heartbeat)
+                    await self._stop_tasks(heartbeat, grace_s)
                 finally:
                     await self._in_callback(self._machine.suspend)
+
+    async def _let_go_at_once(self) -> None:
+        """Give the lease back, though nothing more can be recorded; keep it where a step would run twice at once."""
+        self._writer.in_a_hurry = True
+        self._transactions.close()
+        self._steps.cancel()
+        try:
+            async with asyncio.timeout(_LET_GO_S):
+                while self._steps.running:
+                    await asyncio.wait(self._steps.running)
+                    await asyncio.sleep(0)  # the steps hear of their tasks' ends in callbacks
+                if not self._steps.holding and not self._lease.lost:
+                    await self._writer.release()
+        except (StoreError, TimeoutError) as error:
+            logger.warning("run %r: not handed over, its lease runs out: %s", self.run_id, one_line(error))
+
+    async def _sit_out_threads(self) -> None:
+        """Keep the lease while a plain function runs that nobody can interrupt: the next worker would begin it too."""
+        self._steps.cancel()
+        while self._steps.holding and not self._lease.lost:
+            self._wake.clear()
+            await self._wake.wait()
 
     async def _drive_as_far_as_allowed(self) -> DriveOutcome:
         self._keep_back()
@@ -224,7 +266,7 @@ class Driver:
         except QueryLimitReachedError as error:
             self._refusal = error
             # With a step still running somebody else would run it a second time beside it: let the lease run out.
-            if not self._steps.running:
+            if not self._steps.running and not self._steps.holding:
                 await self._writer.release()
             raise
         except StoreAccessError:
@@ -237,7 +279,7 @@ class Driver:
     async def _hand_over(self) -> None:
         """Let the run go because of an error that is not its own: a lease that runs out would count as a crash."""
         self._writer.in_a_hurry = True
-        if not self._steps.running:
+        if not self._steps.running and not self._steps.holding:
             with suppress(StoreError):
                 await self._writer.release()
 
@@ -262,7 +304,7 @@ class Driver:
                 return await self._end()
             elif self._steps.ended and not self._unit.full:
                 continue  # a step ended after the settling: it may have woken the handler
-            elif not self._steps.running and (let_go := self._way_to_let_go()):
+            elif not self._steps.running and not self._steps.holding and (let_go := self._way_to_let_go()):
                 return await let_go()
             else:
                 await self._run_steps()
@@ -393,7 +435,7 @@ class Driver:
         if not self._stopping and not self._has_unwritten():
             self._steps.start(self._allowance.startable_steps(self._steps.unrecorded))
             self._keep_back()
-        if self._steps.running:
+        if self._steps.running or self._steps.holding:
             await self._wait()
 
     def _cut_short(self, error: QueryLimitReachedError) -> bool:
@@ -404,24 +446,30 @@ class Driver:
         self.stop()
         return True
 
-    def _run_attempt(self, operation: Operation, attempt: int) -> Awaitable[JsonText | None]:
+    def _run_attempt(self, operation: Operation, number: int) -> Awaitable[JsonText | None]:
         assert operation.step is not None
         run, call = self._claim.run, operation.step
-        info = make_step_info(run.run_id, run.created_at_ms, operation.step_id, attempt)
+        info = make_step_info(run.run_id, run.created_at_ms, operation.step_id, number)
+        attempt = partial(
+            run_attempt,
+            info=info,
+            codec=self._settings.codec,
+            max_payload_bytes=self._max_payload_bytes,
+            on_thread=partial(self._steps.on_thread, operation, info),
+        )
         if not call.transactional:
-            return run_attempt(call, info, self._settings.codec, self._max_payload_bytes)
+            return attempt(call)
 
         def run_in_transaction(tx: Any) -> Awaitable[JsonText]:
-            with_tx = replace(call, args=(tx, *call.args))
-            return run_attempt(with_tx, info, self._settings.codec, self._max_payload_bytes)
+            return attempt(replace(call, args=(tx, *call.args)))
 
         return self._transactions.run(operation, run_in_transaction)
 
-    async def _stop_tasks(self, heartbeat: asyncio.Task[None]) -> None:
+    async def _stop_tasks(self, heartbeat: asyncio.Task[None], grace_s: float) -> None:
         heartbeat.cancel()
         self._transactions.close()
         self._steps.cancel()
-        _, left = await asyncio.wait([heartbeat, *self._steps.running], timeout=_CLEANUP_GRACE_S)
+        _, left = await asyncio.wait([heartbeat, *self._steps.running], timeout=grace_s)
         if left:
             logger.warning("run %r: %d cancelled steps are still cleaning up", self.run_id, len(left))
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 from asyncio.events import _get_running_loop, _set_running_loop
 from asyncio.mixins import _LoopBoundMixin
 from collections import deque
@@ -178,7 +177,9 @@ class WorkflowLoop(LoopOfHandler):
             raise refused("a call from another thread (call_soon_threadsafe)")
         # An error here would end the thread of whoever calls, a client's, and leave all that wait for it hanging.
         if not self._closed:
-            self.called_from = threading.current_thread().name
+            from threading import current_thread  # noqa: PLC0415  # there are Pythons without threads
+
+            self.called_from = current_thread().name
         handle = asyncio.Handle(callback, args, self, context)
         handle.cancel()
         return handle

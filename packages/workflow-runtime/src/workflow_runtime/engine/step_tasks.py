@@ -6,14 +6,21 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import QueryLimitReachedError
 from ..escapes import EscapedError, cause_of, members_of
+from ..logs import get_logger
 from ..payloads import JsonText
 from .operations import Operation
+from .steps import StepInfo
 
 __all__ = ["EndedAttempt", "StepTasks"]
+
+if TYPE_CHECKING:
+    from .step_threads import StepThreads, ThreadCall
+
+logger = get_logger("workflow_runtime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,10 @@ class EndedAttempt:
 class _RunningStep:
     operation: Operation
     task: asyncio.Task[None]
+    plain: bool = False
+    """Whether it is a plain function: that needs a thread."""
+    call: ThreadCall | None = None
+    """The plain function, once it waits for nothing but a thread."""
     cancelled: bool = False
     cut_short: bool = False
 
@@ -41,6 +52,13 @@ class _RunningStep:
             self.cancelled = True
             self.task.cancel()
 
+    def withdraw(self) -> bool:
+        """Cancel a plain function that has not begun; tell whether it was one."""
+        if self.plain and (self.call is None or self.call.take_back()):
+            self.cancel()
+            return True
+        return False
+
 
 class StepTasks:
     """Starts, watches and cancels the steps of one drive."""
@@ -49,6 +67,7 @@ class StepTasks:
         self,
         *,
         run: Callable[[Operation, int], Awaitable[JsonText | None]],
+        threads: StepThreads | None,
         on_change: Callable[[], None],
         is_committing: Callable[[], bool],
         cuts_short: Callable[[QueryLimitReachedError], bool],
@@ -57,7 +76,8 @@ class StepTasks:
 
         Args:
             run: Runs one attempt, given its number; `None` when there is nothing left to record.
-            on_change: Called when a step has ended, whatever way.
+            threads: Where plain functions run; `None` in a Python without threads.
+            on_change: Called when a step has ended, whatever way, or when a function that outlived its attempt has.
             is_committing: Whether the transactional step that is running must not be cancelled now.
             cuts_short: Whether an attempt that ended because of such an error has not failed, but is to be made again
                 by somebody who may send more.
@@ -67,11 +87,13 @@ class StepTasks:
         self.fatal: BaseException | None = None
         """Set when Ctrl-C was pressed while a step's body had the thread."""
         self._run = run
+        self._threads = threads
         self._on_change = on_change
         self._is_committing = is_committing
         self._cuts_short = cuts_short
         self._idle: list[Operation] = []
         self._running: dict[str, _RunningStep] = {}
+        self._on_threads: dict[str, tuple[Operation, ThreadCall]] = {}
 
     @property
     def running(self) -> list[asyncio.Task[None]]:
@@ -92,6 +114,42 @@ class StepTasks:
     def transaction_open(self) -> bool:
         """Whether a transactional step runs that the handler waits for: one that can still commit."""
         return any(step.operation.transactional and step.operation.pending for step in self._running.values())
+
+    @property
+    def holding(self) -> bool:
+        """Whether a plain function runs whose step is yet to be recorded.
+
+        Nobody can interrupt it, not even after its attempt has ended by a timeout. Whoever else would drive the run
+        might run the step beside it.
+        """
+        return any(operation.pending for operation, _ in self._on_threads.values())
+
+    async def on_thread(self, operation: Operation, info: StepInfo, function: Callable[[], Any]) -> Any:
+        """Call a step's plain function. It waits for its turn, and for the end of an earlier attempt's function."""
+        if self._threads is None:
+            return await asyncio.to_thread(function)  # the event loop there calls it at once
+        step = self._running[operation.step_id]
+        step.plain = True
+        call = step.call = await self._threads.begin(info.idempotency_key, function)
+        self._on_threads[operation.step_id] = operation, call
+        call.when_over(lambda: self._off_thread(operation, call))
+        try:
+            result = await call.result()
+        except asyncio.CancelledError:
+            if call.running:
+                logger.warning(
+                    "run %r, step %r: its plain function cannot be interrupted and goes on, attempt %d is over",
+                    info.run_id, info.step_id, info.attempt,
+                )  # fmt: skip
+            raise
+        step.plain = False  # what it has made may be a coroutine, which can be cancelled
+        return result
+
+    def _off_thread(self, operation: Operation, call: ThreadCall) -> None:
+        _, latest = self._on_threads.get(operation.step_id, (None, None))
+        if latest is call:
+            del self._on_threads[operation.step_id]
+        self._on_change()
 
     def add(self, operation: Operation) -> None:
         """Take in a step that is to run, now or when the pause before its next attempt is over."""
@@ -124,6 +182,17 @@ class StepTasks:
         """Cancel all running steps. A transaction that is being committed ends by itself."""
         for step in self._running.values():
             self._cancel(step)
+
+    def withdraw(self) -> None:
+        """Cancel the plain functions that still wait for a thread."""
+        for step in self._running.values():
+            step.withdraw()
+
+    def interrupt(self) -> None:
+        """Cancel the running steps that end by that: all but plain functions that have begun."""
+        for step in self._running.values():
+            if not step.withdraw() and not step.plain:
+                self._cancel(step)
 
     def _cancel(self, step: _RunningStep) -> None:
         if not (step.operation.transactional and self._is_committing()):

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from ..errors import ConfigurationError, PayloadTooLargeError, StepTimeoutError
 from ..escapes import EscapedError, is_interrupt
 from ..payloads import ExactCodec, JsonText
 from .operations import StepCall
 
-__all__ = ["StepInfo", "run_attempt", "step_info"]
+__all__ = ["OnThread", "StepInfo", "run_attempt", "step_info"]
+
+OnThread: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Calls a plain function where it does not block the event loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +57,9 @@ def make_step_info(run_id: str, created_at_ms: int, step_id: str, attempt: int) 
     return StepInfo(run_id=run_id, step_id=step_id, attempt=attempt, idempotency_key=key)
 
 
-async def run_attempt(call: StepCall, info: StepInfo, codec: ExactCodec, max_payload_bytes: int) -> JsonText:
+async def run_attempt(
+    call: StepCall, info: StepInfo, codec: ExactCodec, max_payload_bytes: int, on_thread: OnThread
+) -> JsonText:
     """Run a step's body once and write its result down.
 
     Raises:
@@ -65,7 +71,7 @@ async def run_attempt(call: StepCall, info: StepInfo, codec: ExactCodec, max_pay
     """
     _current.set(info)
     try:
-        text = codec.encode(await _result(call, info), f"result of step {info.step_id!r}")
+        text = codec.encode(await _result(call, info, on_thread), f"result of step {info.step_id!r}")
     except (Exception, asyncio.CancelledError):
         raise
     except BaseException as error:
@@ -77,21 +83,21 @@ async def run_attempt(call: StepCall, info: StepInfo, codec: ExactCodec, max_pay
     return text
 
 
-async def _result(call: StepCall, info: StepInfo) -> Any:
+async def _result(call: StepCall, info: StepInfo, on_thread: OnThread) -> Any:
     scope = asyncio.timeout(call.timeout_s)
     try:
         async with scope:
-            return await _call(call)
+            return await _call(call, on_thread)
     except TimeoutError:
         if scope.expired():
             raise StepTimeoutError(info.step_id, call.timeout_s or 0) from None
         raise
 
 
-async def _call(call: StepCall) -> Any:
+async def _call(call: StepCall, on_thread: OnThread) -> Any:
     if inspect.iscoroutinefunction(call.function):
         return await call.function(*call.args, **call.kwargs)
-    result, error = await asyncio.to_thread(_call_on_thread, call.function, call.args, call.kwargs)
+    result, error = await on_thread(partial(_call_on_thread, call.function, call.args, call.kwargs))
     if error is not None:
         raise error
     # A lambda or a functools.partial around an `async def` only makes the coroutine.

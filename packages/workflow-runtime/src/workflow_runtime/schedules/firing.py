@@ -52,6 +52,8 @@ class TickRound:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[TickFailure] = field(default_factory=list)
+    missed: Counter[str] = field(default_factory=Counter)
+    """How many ticks were missed, by schedule."""
     unclaimable: set[str] = field(default_factory=set)
     """Schedules with a tick waiting whose workflow this process does not know; some of them."""
     next_due_ms: int | None = None
@@ -99,6 +101,8 @@ class TickFirer:
             limit -= len(claims.buckets)
             if once or not claims.buckets or any(b.schedule.overlap_policy != "allow" for b in claims.buckets):
                 break
+        for schedule_id, count in done.missed.items():
+            logger.warning("schedule %r: %d ticks were missed, nobody was there to fire them", schedule_id, count)
         return done
 
     async def _claim(self, limit: int) -> BucketClaims:
@@ -139,6 +143,8 @@ class TickFirer:
             done.failures.append(TickFailure(schedule_id=schedule_id, fire_at_ms=fire_at_ms, error=error))
             return
         done.outcomes[outcome] += 1
+        if outcome == "missed":
+            done.missed[bucket.schedule.schedule_id] += 1
 
 
 class _Tick:

@@ -1,0 +1,176 @@
+"""Threads for steps that are plain functions: the runtime's own.
+
+On the event loop's threads, long steps would starve whatever else is done there: name resolution, files. These ones are
+made when they are needed and go when they are not. They are daemons, so that a step which never returns does not keep
+the interpreter from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeAlias
+
+__all__ = ["StepThreads", "ThreadCall"]
+
+_Outcome: TypeAlias = tuple[Any, BaseException | None]
+
+_IDLE_S = 10.0
+"""How long a thread waits for another call before it goes."""
+
+
+class ThreadCall:
+    """One call of a plain function on a thread. It cannot be interrupted once it runs."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._context = contextvars.copy_context()
+        self._future: Future[_Outcome] = Future()
+
+    @property
+    def running(self) -> bool:
+        """Whether the function has begun, and not returned."""
+        return self._future.running()
+
+    def when_over(self, tell: Callable[[], None]) -> None:
+        """Have something called, on the running event loop, when it has returned or will never begin."""
+        loop = asyncio.get_running_loop()
+
+        def over(_: object) -> None:
+            try:
+                loop.call_soon_threadsafe(tell)
+            except RuntimeError:
+                return  # the loop is closed
+
+        self._future.add_done_callback(over)
+
+    async def result(self) -> Any:
+        """Wait for what the function gives. Whoever stops waiting while it waits for a thread takes it back.
+
+        Raises:
+            BaseException: Whatever the function raises.
+        """
+        # A future cannot carry every exception (not StopIteration), so it carries none.
+        value, error = await asyncio.wrap_future(self._future)
+        if error is None:
+            return value
+        try:
+            raise error
+        finally:
+            del error  # its traceback leads to this frame
+
+    async def over(self) -> None:
+        """Wait until it has returned."""
+        await asyncio.shield(asyncio.wrap_future(self._future))
+
+    def take_back(self) -> bool:
+        """Do not call the function; tell whether it will never begin."""
+        return self._future.cancel()
+
+    def run(self) -> Callable[[], None]:
+        """Call the function, on a thread, and give what tells of the outcome."""
+        if not self._future.set_running_or_notify_cancel():
+            return lambda: None
+        return partial(self._future.set_result, self._context.run(_outcome, self._function))
+
+
+class StepThreads:
+    """Up to `size` threads.
+
+    Args:
+        size: So many functions run at once; others wait for their turn.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._latest: dict[str, ThreadCall] = {}
+        self._begin_anew()
+
+    async def begin(self, key: str, function: Callable[[], Any]) -> ThreadCall:
+        """Hand a function to a thread, as soon as no earlier one of the same key runs any more.
+
+        Args:
+            key: What must not run twice at once.
+            function: What to call, in a copy of the present context.
+        """
+        while (earlier := self._latest.get(key)) is not None:
+            await earlier.over()
+            self._forget(key, earlier)
+        call = ThreadCall(function)
+        self._latest[key] = call
+        call.when_over(lambda: self._forget(key, call))
+        self._put(call)
+        return call
+
+    def _forget(self, key: str, call: ThreadCall) -> None:
+        if self._latest.get(key) is call:
+            del self._latest[key]
+
+    def _put(self, call: ThreadCall) -> None:
+        if self._pid != os.getpid():
+            self._begin_anew()  # after a fork: the threads are the parent's
+        with self._changed:
+            self._waiting.append(call)
+            if len(self._waiting) <= self._idle:
+                self._changed.notify()
+            elif self._threads < self._size:
+                self._start_thread(call)
+
+    def _start_thread(self, call: ThreadCall) -> None:
+        thread = threading.Thread(target=self._work, name="workflow step", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if self._threads:
+                return  # as many as the system allows: one of them takes the call in its turn
+            self._waiting.remove(call)
+            call.take_back()
+            raise
+        self._threads += 1
+
+    def _begin_anew(self) -> None:
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+        self._waiting: deque[ThreadCall] = deque()
+        self._threads = 0
+        self._idle = 0
+        self._latest.clear()
+
+    # On a thread.
+
+    def _work(self) -> None:
+        tell = None
+        while True:
+            with self._changed:
+                self._idle += 1  # before telling: who is told may have the next call at once
+            if tell is not None:
+                tell()
+                tell = None  # or what was returned would live until the next call comes
+            call = self._next()
+            if call is None:
+                return
+            tell = call.run()
+            del call
+
+    def _next(self) -> ThreadCall | None:
+        """Wait for a call; `None` when none comes for a while."""
+        with self._changed:
+            came = self._changed.wait_for(lambda: self._waiting, _IDLE_S)
+            self._idle -= 1
+            if came:
+                return self._waiting.popleft()
+            self._threads -= 1
+            return None
+
+
+def _outcome(function: Callable[[], Any]) -> _Outcome:
+    try:
+        return function(), None
+    except BaseException as error:  # noqa: BLE001  # whoever waits for the result raises it
+        return None, error
