@@ -32,7 +32,7 @@ _MYPY = """\
 strict = true
 python_version = 3.11
 disable_error_code = no-redef
-[mypy-asyncpg.*]
+[mypy-asyncpg.*,django.*]
 ignore_missing_imports = true
 """
 _PYRIGHT = {
@@ -44,7 +44,7 @@ _PYRIGHT = {
     "reportRedeclaration": False,
 }
 _UNTYPED = "# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false"
-"""asyncpg ships no types, and a page shows it as its users see it."""
+"""asyncpg and Django ship no types, and a page shows them as their users see them."""
 
 
 def main() -> int:
@@ -82,7 +82,7 @@ def write_examples(page: Path, folder: Path) -> None:
     module = examples_of(page.read_text(encoding="utf-8"))
     if not module.strip():
         return
-    if "asyncpg." in module:
+    if any(f"{name}." in module for name in ("asyncpg", "django")):
         module = module.replace("\n", f"{_UNTYPED}\n", 1)
     name = re.sub(r"\W+", "_", str(page.relative_to(ROOT).with_suffix(""))).lower()
     (folder / f"{name}.py").write_text(module, encoding="utf-8")
