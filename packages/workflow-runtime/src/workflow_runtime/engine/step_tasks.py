@@ -132,22 +132,23 @@ class StepTasks:
         step.plain = True
         call = step.call = await self._threads.begin(info.idempotency_key, function)
         self._on_threads[operation.step_id] = operation, call
-        call.when_over(lambda: self._off_thread(operation, call))
         try:
             result = await call.result()
-        except asyncio.CancelledError:
+        finally:
             if call.running:
+                call.when_over(lambda: self._end_of_leftover(operation, call))
                 logger.warning(
                     "run %r, step %r: its plain function cannot be interrupted and goes on, attempt %d is over",
                     info.run_id, info.step_id, info.attempt,
                 )  # fmt: skip
-            raise
+            else:
+                self._on_threads.pop(operation.step_id, None)
         step.plain = False  # what it has made may be a coroutine, which can be cancelled
         return result
 
-    def _off_thread(self, operation: Operation, call: ThreadCall) -> None:
+    def _end_of_leftover(self, operation: Operation, call: ThreadCall) -> None:
         _, latest = self._on_threads.get(operation.step_id, (None, None))
-        if latest is call:
+        if latest is call:  # and not the next attempt's
             del self._on_threads[operation.step_id]
         self._on_change()
 

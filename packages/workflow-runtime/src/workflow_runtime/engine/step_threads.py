@@ -28,7 +28,8 @@ _IDLE_S = 10.0
 class ThreadCall:
     """One call of a plain function on a thread. It cannot be interrupted once it runs."""
 
-    def __init__(self, function: Callable[[], Any]) -> None:
+    def __init__(self, key: str, function: Callable[[], Any]) -> None:
+        self.key = key
         self._function = function
         self._context = contextvars.copy_context()
         self._future: Future[_Outcome] = Future()
@@ -37,6 +38,11 @@ class ThreadCall:
     def running(self) -> bool:
         """Whether the function has begun, and not returned."""
         return self._future.running()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has returned, or will never begin."""
+        return self._future.done()
 
     def when_over(self, tell: Callable[[], None]) -> None:
         """Have something called, on the running event loop, when it has returned or will never begin."""
@@ -66,8 +72,8 @@ class ThreadCall:
             del error  # its traceback leads to this frame
 
     async def over(self) -> None:
-        """Wait until it has returned."""
-        await asyncio.shield(asyncio.wrap_future(self._future))
+        """Wait until it has returned, or will never begin."""
+        await asyncio.wait({asyncio.wrap_future(self._future)})
 
     def take_back(self) -> bool:
         """Do not call the function; tell whether it will never begin."""
@@ -99,23 +105,17 @@ class StepThreads:
             key: What must not run twice at once.
             function: What to call, in a copy of the present context.
         """
-        while (earlier := self._latest.get(key)) is not None:
+        while (earlier := self._latest.get(key)) is not None and not earlier.is_over:
             await earlier.over()
-            self._forget(key, earlier)
-        call = ThreadCall(function)
-        self._latest[key] = call
-        call.when_over(lambda: self._forget(key, call))
+        call = ThreadCall(key, function)
         self._put(call)
         return call
-
-    def _forget(self, key: str, call: ThreadCall) -> None:
-        if self._latest.get(key) is call:
-            del self._latest[key]
 
     def _put(self, call: ThreadCall) -> None:
         if self._pid != os.getpid():
             self._begin_anew()  # after a fork: the threads are the parent's
         with self._changed:
+            self._latest[call.key] = call
             self._waiting.append(call)
             if len(self._waiting) <= self._idle:
                 self._changed.notify()
@@ -145,18 +145,16 @@ class StepThreads:
     # On a thread.
 
     def _work(self) -> None:
-        tell = None
-        while True:
-            with self._changed:
-                self._idle += 1  # before telling: who is told may have the next call at once
-            if tell is not None:
-                tell()
-                tell = None  # or what was returned would live until the next call comes
-            call = self._next()
-            if call is None:
-                return
+        with self._changed:
+            self._idle += 1
+        while (call := self._next()) is not None:
             tell = call.run()
-            del call
+            with self._changed:
+                if self._latest.get(call.key) is call:
+                    del self._latest[call.key]
+                self._idle += 1  # before telling: who is told may have the next call at once
+            tell()
+            del call, tell  # or what was returned would live until the next call comes
 
     def _next(self) -> ThreadCall | None:
         """Wait for a call; `None` when none comes for a while."""
