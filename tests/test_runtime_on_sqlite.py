@@ -1,5 +1,6 @@
 """The runtime on the SQLite store: budgets, a week in no time, and rows that somebody damaged."""
 
+import asyncio
 import sqlite3
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workflow_runtime import Context, CorruptRecordError, TestClock, WorkflowRuntime, workflow
+from workflow_runtime import Context, CorruptRecordError, TestClock, WaitLimitError, WorkflowRuntime, workflow
 from workflow_runtime.testing import run_to_completion, run_until_blocked
 from workflow_store_d1 import SQLiteWorkflowStore
 
@@ -100,6 +101,39 @@ async def test_a_week_passes_in_no_time(store: SQLiteWorkflowStore) -> None:
     started = time.perf_counter()
     assert await run_to_completion(runtime, await runtime.start_run(week), clock) == 7 * 86_400
     assert time.perf_counter() - started < 5
+
+
+@workflow(id="many")
+async def many(ctx: Context, count: int) -> str:
+    tasks = [
+        asyncio.create_task(ctx.wait_for_event("é" * 250 + str(n), timeout=timedelta(days=1))) for n in range(count)
+    ]
+    done, pending = await asyncio.wait(
+        [*tasks, asyncio.create_task(ctx.wait_for_event("stop"))], return_when="FIRST_COMPLETED"
+    )
+    for task in pending:
+        task.cancel()
+    if any(isinstance(task.exception(), WaitLimitError) for task in done):
+        return "heard of the limit"
+    await ctx.sleep(timedelta(days=2))
+    return "stopped"
+
+
+async def test_handler_hears_of_too_many_waits(store: SQLiteWorkflowStore) -> None:
+    """Before SQLite is asked to keep what it could not."""
+    runtime = WorkflowRuntime(store=store, workflows=[many], clock=TestClock())
+    handle = await runtime.run_here(many, 11_000)
+    assert await handle.result() == "heard of the limit"
+
+
+async def test_as_many_waits_as_there_may_be(store: SQLiteWorkflowStore) -> None:
+    """They are kept, given up all at once with their timers, and the run goes on."""
+    clock = TestClock()
+    runtime = WorkflowRuntime(store=store, workflows=[many], clock=clock)
+    handle = await runtime.run_here(many, 320)
+    assert len((await handle.load()).awaited) == 321
+    await runtime.deliver_signal(handle.run_id, "stop")
+    assert await run_to_completion(runtime, handle, clock) == "stopped"
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,30 @@ async def failure_of(runtime: WorkflowRuntime, sale: Workflow[Any, Any]) -> RunF
     return failed.value
 
 
+@pytest.mark.parametrize(
+    "error", [SystemExit(2), GeneratorExit(), StopAsyncIteration(), asyncio.CancelledError()], ids=repr
+)
+async def test_whatever_a_function_raises_rolls_back_and_is_a_failed_attempt(
+    shop: Shop, store: Any, error: BaseException
+) -> None:
+    """Also what would end an event loop, or look like the end of a generator on the way through the store."""
+    attempts: list[str] = []
+
+    async def exits(tx: Any, key: str) -> None:
+        attempts.append(key)
+        await sell(tx, key)
+        raise error
+
+    sale = selling(exits)
+    clock = TestClock()
+    runtime = WorkflowRuntime(store=store, workflows=[sale], clock=clock)
+    handle = await runtime.start_run(sale, "k")
+    with pytest.raises(RunFailedError, match=f"failed after 3 attempts: {type(error).__name__}"):
+        await run_to_completion(runtime, handle, clock)
+    assert attempts == ["k"] * 3
+    assert await shop.sales() == []
+
+
 async def test_row_and_record_are_there_together(shop: Shop, store: Any) -> None:
     sale = selling(sell)
     handle = await runtime_on(store, sale).run_here(sale, "a", run_id="a")

@@ -286,6 +286,24 @@ class ExecutionIsTorn(Faulty):
         return execution if execution is None or run is None else replace(execution, run=run)
 
 
+@broken("PAUSE-5")
+class LongAwaitedListsAreCut(Faulty):
+    """A run waits for the first thousand things only."""
+
+    async def mark_run_paused(self, **arguments: Any) -> Any:
+        awaited = tuple(arguments.get("awaited", ()))
+        return await super().mark_run_paused(**(arguments | {"awaited": awaited[:1_000]}))
+
+
+@broken("LOG-8")
+class ManyTimersAreRemovedInPart(Faulty):
+    """The first hundred of the timers to be removed are."""
+
+    async def append_events(self, **arguments: Any) -> Any:
+        removed = tuple(arguments.get("removed_timers", ()))
+        return await super().append_events(**(arguments | {"removed_timers": removed[:100]}))
+
+
 @broken("PAUSE-1")
 class PauseForgetsTimers(Faulty):
     """A pause does not write the timers that it was given."""

@@ -253,7 +253,7 @@ class LimitIsNotEnforced(Faulty):
 
     async def mark_run_finished(self, **arguments: Any) -> Any:
         # The plain body of the verb, without the checks of its arguments.
-        return InMemoryWorkflowStore.mark_run_finished.__wrapped__(self, **arguments)  # type: ignore[attr-defined]  # functools.wraps sets it
+        return await InMemoryWorkflowStore.mark_run_finished.__wrapped__(self, **arguments)  # type: ignore[attr-defined]  # functools.wraps sets it
 
 
 @broken("PAYLOAD-4")
@@ -272,7 +272,7 @@ class AnyTextIsTakenForJson(Faulty):
 
     async def deliver_signal(self, **arguments: Any) -> Any:
         # The plain body of the verb, without the checks of its arguments.
-        return InMemoryWorkflowStore.deliver_signal.__wrapped__(self, **arguments)  # type: ignore[attr-defined]  # functools.wraps sets it
+        return await InMemoryWorkflowStore.deliver_signal.__wrapped__(self, **arguments)  # type: ignore[attr-defined]  # functools.wraps sets it
 
 
 @broken("ARG-1")

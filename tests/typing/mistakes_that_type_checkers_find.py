@@ -23,7 +23,7 @@ async def checkout(ctx: Context, order: str) -> int:
     return text  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
 
-@workflow  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue, reportUntypedFunctionDecorator]
+@workflow  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 async def without_parentheses(ctx: Context, order: str) -> int:
     return 5
 

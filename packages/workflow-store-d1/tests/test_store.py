@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from workflow_runtime import WorkflowRuntime
 from workflow_runtime.errors import (
     CapabilityNotSupportedError,
     ConfigurationError,
+    InvalidArgumentError,
     LeaseLostError,
     SchemaMissingError,
     StoreOperationError,
@@ -69,6 +71,38 @@ async def test_store_is_opened_by_await_or_by_async_with(path: Path) -> None:
     async with D1WorkflowStore.open(str(path)) as again:
         await as_contract(again).check_schema()
     assert SQLiteWorkflowStore is D1WorkflowStore
+
+
+@pytest.mark.parametrize("db", ["app.db", Path("app.db"), b"app.db", sqlite3.Connection, None, 5])
+def test_store_of_something_else_says_how_to_open_one(db: Any) -> None:
+    """A path, above all."""
+    with pytest.raises(ConfigurationError, match=r"write `async with SQLiteWorkflowStore.open\(path\) as store:`"):
+        SQLiteWorkflowStore(db)
+
+
+async def test_store_that_is_not_open_says_so(path: Path) -> None:
+    """As itself, and as the store of a runtime."""
+    opening: Any = SQLiteWorkflowStore.open(path)
+    with pytest.raises(
+        ConfigurationError, match=r"not open yet, .*`async with SQLiteWorkflowStore.open\(...\) as store:`"
+    ):
+        await opening.ensure_schema()
+    assert not hasattr(opening, "capabilities")
+    with pytest.raises(ConfigurationError, match="the store is not open yet: write `async with"):
+        WorkflowRuntime(store=opening, workflows=[])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: SQLiteWorkflowStore.open("app.db", busy_timeout=cast("Any", 5)).__aenter__(),
+        lambda: D1WorkflowStore.connect_http("a" * 32, "0" * 8, "token", timeout=cast("Any", 5)).__aenter__(),
+    ],
+)
+async def test_number_for_a_duration(call: Callable[[], Awaitable[Any]]) -> None:
+    """Says what to write."""
+    with pytest.raises(InvalidArgumentError, match=r"must be a timedelta, not int: write timedelta\(seconds=5\)"):
+        await call()
 
 
 async def test_closed_store_says_so(path: Path) -> None:

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 import pytest
 from workflow_migrations import load_queries
+from workflow_runtime import WorkflowRuntime
+from workflow_runtime.errors import ConfigurationError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import WorkflowExecutionStore
 from workflow_store_postgres import PostgresWorkflowStore
@@ -90,3 +92,31 @@ def test_import_opens_no_connection_and_brings_no_other_store() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "d1" not in done.stdout
     assert "memory" not in done.stdout
+
+
+SECRET = "postgresql://ann:s3cret@db.example/app"  # an example
+
+
+@pytest.mark.parametrize("pool", [SECRET, SECRET.encode(), None, 5, asyncpg.Connection])
+def test_store_of_something_else_says_how_to_make_one(pool: Any) -> None:
+    """A DSN, above all, of which nothing is repeated."""
+    with pytest.raises(ConfigurationError, match=r"PostgresWorkflowStore\.connect") as refusal:
+        PostgresWorkflowStore(pool)
+    assert not any(part in str(refusal.value) for part in ("s3cret", "ann", "db.example"))
+
+
+async def test_store_that_is_not_open_says_so() -> None:
+    """As itself, and as the store of a runtime; no part of the DSN is told."""
+    opening: Any = PostgresWorkflowStore.connect(SECRET)
+    with pytest.raises(ConfigurationError, match=r"`async with PostgresWorkflowStore\.connect") as refusal:
+        await opening.ensure_schema()
+    assert "example" not in str(refusal.value)
+    with pytest.raises(ConfigurationError, match="the store is not open yet: write `async with"):
+        WorkflowRuntime(store=opening, workflows=[])
+
+
+async def test_number_for_a_duration() -> None:
+    """Says what to write."""
+    pool: Any = asyncpg.create_pool(SECRET)
+    with pytest.raises(ConfigurationError, match=r"acquire_timeout must be a timedelta above zero, such as timedelta"):
+        PostgresWorkflowStore(pool, acquire_timeout=cast("Any", 3))

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from typing import Any
 
-from workflow_runtime.errors import LogConflictError
-from workflow_runtime.store import Created, Existing, RunStatus, Timer
+from workflow_runtime.errors import InvalidArgumentError, LogConflictError
+from workflow_runtime.store import (
+    MAX_AWAITED_BYTES,
+    MAX_TIMER_CHANGES,
+    Awaited,
+    Created,
+    Existing,
+    RunStatus,
+    Timer,
+    awaited_bytes,
+)
 
 from ..catalogue import clause
 from ..expectations import refused
@@ -19,6 +30,7 @@ from ..scenarios import (
     create_arguments,
     event,
     events,
+    observe,
     record,
     start,
     start_full,
@@ -300,6 +312,69 @@ async def delivery_before_or_after_a_pause_queues(h: StoreHarness) -> None:
     batch = await claim_many(h, "claim_pending_runs")
     assert {c.run.run_id for c in batch.claims} == {before.run_id, after.run_id}
     assert all([e.name for e in c.inbox] == ["go"] for c in batch.claims)
+
+
+def _longest_awaited_list() -> list[Awaited]:
+    """Names short and long, of every script, that take exactly what a run carries."""
+    awaited: list[Awaited] = []
+    room = MAX_AWAITED_BYTES
+    for number in itertools.count():
+        long = f"{number}:" + '😀é"\\' * 40
+        name = long if number % 100 == 0 else f"order {number} ☃"
+        size = awaited_bytes(name, f"wait:{name}")
+        if room - size < 1_200:
+            break
+        room -= size
+        awaited.append(Awaited(kind="signal", name=name, step_id=f"wait:{name}", until_ms=2**53 - 1))
+    while room:
+        size = room if room < 600 else 500
+        room -= size
+        name = f"fill {room}"
+        awaited.append(Awaited(kind="approval", name=name, step_id="s" * (size - awaited_bytes(name, ""))))
+    assert sum(awaited_bytes(item.name, item.step_id) for item in awaited) == MAX_AWAITED_BYTES
+    return awaited
+
+
+@clause("PAUSE-5")
+async def longest_awaited_list_is_carried(h: StoreHarness) -> None:
+    """Every name of it wakes the run; with one byte more nothing is written."""
+    awaited = _longest_awaited_list()
+    driver = await start(h)
+    await driver.pause(awaited=awaited)
+    assert (await record(h, driver.run_id)).awaited == tuple(awaited), "the awaited list came back changed"
+    assert (await driver.signal(awaited[0].name)).kind == "delivered"
+    other = await start(h)
+    before = await observe(h, other.run_id)
+    last = awaited.pop()
+    awaited.append(Awaited(kind="approval", name=last.name, step_id=last.step_id + "s"))
+    with refused(InvalidArgumentError, "an awaited list of one byte too many") as refusal:
+        await other.pause(awaited=awaited)
+    assert refusal.error.argument == "awaited"
+    assert await observe(h, other.run_id) == before
+
+
+@clause("LOG-8", "TIMER-1", each=("append_events", "mark_run_paused"))
+async def many_timers_in_one_call(h: StoreHarness, verb: str) -> None:
+    """As many as a call may change are set, and as many removed, with the longest ids; one more is refused."""
+    first, second = ([f"{number:08}" + f"{part}😀" * 100 for number in range(MAX_TIMER_CHANGES)] for part in "ab")
+    driver = await start(h)
+    write: Any = driver.append if verb == "append_events" else driver.pause
+    timers: Any = [Timer(timer_id=timer_id, fire_at_ms=h.now_ms) for timer_id in second]
+    before = await observe(h, driver.run_id)
+    too_many: list[tuple[str, Any]] = [
+        ("set_timers", [*timers, Timer(timer_id="x", fire_at_ms=1)]),
+        ("removed_timers", [*first, "x"]),
+    ]
+    for name, value in too_many:
+        with refused(InvalidArgumentError, f"{verb} with {MAX_TIMER_CHANGES + 1} {name}") as refusal:
+            await write(**{name: value})
+        assert refusal.error.argument == name
+    assert await observe(h, driver.run_id) == before
+    await driver.append(set_timers=[Timer(timer_id=timer_id, fire_at_ms=h.now_ms) for timer_id in first])
+    await write(set_timers=timers, removed_timers=first)
+    execution = await h.second.load_execution(run_id=driver.run_id)
+    assert execution is not None
+    assert {timer.timer_id for timer in execution.timers} == set(second)
 
 
 @clause("PAUSE-4", "FINISH-2", "LOG-1", each=("mark_run_paused", "mark_run_finished", "mark_run_errored"))

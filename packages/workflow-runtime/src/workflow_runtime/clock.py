@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from .durations import check_duration
 from .errors import InvalidArgumentError
 
 __all__ = ["Clock", "StoreClock", "TestClock", "from_ms", "to_ms"]
@@ -86,7 +87,7 @@ class TestClock:
 
     def advance(self, by: timedelta) -> None:
         """Move forward."""
-        self.advance_to_ms(self._now_ms + round(by.total_seconds() * 1000))
+        self.advance_to_ms(self._now_ms + round(check_duration("by", by).total_seconds() * 1000))
 
     def advance_to_ms(self, at_ms: int) -> None:
         """Move forward to a time; one that has passed changes nothing."""
@@ -115,9 +116,13 @@ def to_ms(argument: str, moment: datetime) -> int:
     Raises:
         InvalidArgumentError: It is naive: nobody knows which moment it means.
     """
-    if not isinstance(moment, datetime) or moment.utcoffset() is None:  # type: ignore[redundant-expr]  # callers without a type checker
-        raise InvalidArgumentError(argument, "must be a datetime with a time zone")
-    return (moment - _EPOCH) // timedelta(milliseconds=1)
+    if not isinstance(moment, datetime):
+        raise InvalidArgumentError(argument, f"must be a datetime with a time zone, not {type(moment).__name__}")
+    if moment.utcoffset() is None:
+        problem = "must be a datetime with a time zone, and this one has none: datetime.now(UTC) has one, for instance"
+        raise InvalidArgumentError(argument, problem)
+    # Not by the operator of a subclass, which may give something else than a `timedelta`.
+    return datetime.__sub__(moment, _EPOCH) // timedelta(milliseconds=1)
 
 
 def from_ms(at_ms: int) -> datetime:

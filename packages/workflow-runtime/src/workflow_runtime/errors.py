@@ -6,6 +6,7 @@ WorkflowError
 |  |- InvalidPayloadError        a value that JSON cannot carry exactly; names the path
 |  `- PayloadTooLargeError       larger than the store's declared max_payload_bytes
 |- ConfigurationError            the program is put together wrongly                   -> fix the program
+|  |- StoreNotOpenError          an `async with` was forgotten
 |  |- UnknownWorkflowError
 |  |- DuplicateWorkflowError
 |  `- TransactionEndedError      a function ended the transaction that it ran in
@@ -32,6 +33,7 @@ WorkflowError
    |- StepFailedError            a step used up its attempts
    |- StepTimeoutError           one attempt of a step took too long
    |- WaitTimeoutError           nothing arrived before the deadline of a wait
+   |- WaitLimitError             a handler waits for too much at once
    |- NonDeterminismError        the handler does not match its recorded history
    |- RunFailedError             the awaited run ended as `errored`
    `- RunAbortedError            the awaited run was cancelled, terminated or parked
@@ -76,10 +78,12 @@ __all__ = [
     "StepTimeoutError",
     "StoreAccessError",
     "StoreError",
+    "StoreNotOpenError",
     "StoreOperationError",
     "StoreUnavailableError",
     "TransactionEndedError",
     "UnknownWorkflowError",
+    "WaitLimitError",
     "WaitTimeoutError",
     "WorkflowError",
 ]
@@ -128,6 +132,18 @@ class PayloadTooLargeError(InvalidArgumentError):
 
 class ConfigurationError(WorkflowError):
     """The program is put together wrongly: a handler that is not async, a missing extra, a closed store."""
+
+
+class StoreNotOpenError(ConfigurationError, AttributeError):
+    """Something was asked of a store that was not opened yet."""
+
+    def __init__(self, opening: str, name: str) -> None:
+        self.opening = opening
+        self.name = name
+        super().__init__(
+            f"the store is not open yet, and has no {name!r}: write `async with {opening} as store:`, or "
+            f"`store = await {opening}` and close it yourself"
+        )
 
 
 class UnknownWorkflowError(ConfigurationError):
@@ -377,6 +393,24 @@ class WaitTimeoutError(ExecutionError, TimeoutError):
     def __init__(self, step_id: str) -> None:
         self.step_id = step_id
         super().__init__(f"wait {step_id!r} timed out")
+
+
+class WaitLimitError(ExecutionError):
+    """A handler waits for more signals and approvals at once than a run can carry. The wait was not begun.
+
+    `size` and `limit` count what the names and step ids take, in bytes. Shorter names, or waiting for some after the
+    others, help.
+    """
+
+    def __init__(self, step_id: str, waiting: int, size: int, limit: int) -> None:
+        self.step_id = step_id
+        self.waiting = waiting
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"wait {step_id!r} is one too many: with the {waiting} signals and approvals that the run waits for, its "
+            f"names and step ids take {size} bytes, and a run carries {limit}"
+        )
 
 
 class NonDeterminismError(ExecutionError):

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from .durations import check_duration
 from .errors import CapabilityNotSupportedError, RunAbortedError, RunConflictError, RunFailedError, RunNotFoundError
 from .failure import Failure
 from .failures import read_failure
@@ -103,7 +104,8 @@ class RunHandle(Generic[OutputT_co]):
             RunNotFoundError: It was deleted, or never was.
             TimeoutError: It has not ended in time.
         """
-        async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
+        timeout_s = None if timeout is None else check_duration("timeout", timeout).total_seconds()
+        async with asyncio.timeout(timeout_s):
             delay_s = _FIRST_POLL_S
             while not (run := await self.load()).status.is_terminal:
                 await asyncio.sleep(delay_s)

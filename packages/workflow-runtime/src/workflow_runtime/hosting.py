@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 from .clock import from_ms
+from .durations import check_duration
 from .errors import ConfigurationError
 from .logs import one_line
 from .metering import meter_queries
@@ -74,6 +75,7 @@ def sweep_handler(
         An async function that takes whatever the host passes (and ignores it), sweeps once, and gives a summary that
         JSON can carry, as `sweep_summary` writes it.
     """
+    check_duration("budget", budget)
 
     async def handle(*event: object, **context: object) -> dict[str, Any]:
         left = time_left(*event, **context)

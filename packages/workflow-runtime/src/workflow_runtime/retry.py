@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeAlias, cast
 
-from .errors import InvalidArgumentError, InvalidPayloadError, PayloadTooLargeError, TransactionEndedError
+from .durations import check_duration
+from .errors import ConfigurationError, InvalidArgumentError
 
 __all__ = ["MAX_DELAY", "NO_RETRY", "Backoff", "RetryPolicy", "exponential_backoff", "fixed_backoff"]
 
@@ -21,12 +22,14 @@ MAX_DELAY = timedelta(days=3_650_000)
 
 def exponential_backoff(initial: timedelta = timedelta(seconds=1), factor: float = 2.0) -> Backoff:
     """Wait `initial`, then `factor` times as long each time."""
+    first_s = check_duration("initial", initial).total_seconds()
     # Bounded before the multiplication: 2.0 ** 2000 is an OverflowError, and max_delay cuts it anyway.
-    return lambda attempt: timedelta(seconds=min(initial.total_seconds() * factor ** min(attempt - 1, 64), 1e9))
+    return lambda attempt: timedelta(seconds=min(first_s * factor ** min(attempt - 1, 64), 1e9))
 
 
 def fixed_backoff(delay: timedelta) -> Backoff:
     """Wait the same time after each attempt."""
+    delay = check_duration("delay", delay)
     return lambda attempt: delay
 
 
@@ -51,12 +54,27 @@ class RetryPolicy:
     """Errors of these types are never tried again."""
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise InvalidArgumentError("max_attempts", f"must be at least 1, not {self.max_attempts}")
-        if not 0 <= self.jitter <= 1:
-            raise InvalidArgumentError("jitter", f"must be from 0 to 1, not {self.jitter}")
+        if type(self.max_attempts) is not int or self.max_attempts < 1:
+            raise InvalidArgumentError("max_attempts", f"must be an int of at least 1, not {self.max_attempts!r}")
+        jitter: object = self.jitter
+        if not isinstance(jitter, int | float) or not 0 <= self.jitter <= 1:
+            raise InvalidArgumentError("jitter", f"must be from 0 to 1, not {self.jitter!r}")
+        self._check_functions()
+        object.__setattr__(self, "max_delay", check_duration("max_delay", self.max_delay))
         if not timedelta(0) <= self.max_delay <= MAX_DELAY:
             raise InvalidArgumentError("max_delay", f"must be from 0 to {MAX_DELAY.days} days, not {self.max_delay}")
+
+    def _check_functions(self) -> None:
+        backoff: object = self.backoff
+        if not callable(backoff):
+            problem = f"must be a function of the attempt's number, as fixed_backoff(...) gives, not {backoff!r}"
+            raise InvalidArgumentError("backoff", problem)
+        retry_if: object = self.retry_if
+        if retry_if is not None and not callable(retry_if):
+            raise InvalidArgumentError("retry_if", f"must be a function of the error, not {retry_if!r}")
+        kinds: object = self.non_retryable
+        if not isinstance(kinds, tuple) or not all(isinstance(k, type) and issubclass(k, BaseException) for k in kinds):
+            raise InvalidArgumentError("non_retryable", f"must be a tuple of classes of errors, not {kinds!r}")
 
     def delay_after(self, attempt: int, error: BaseException, rng: random.Random) -> timedelta | None:
         """How long to wait before the next attempt, or `None` when there is none.
@@ -72,16 +90,16 @@ class RetryPolicy:
         # Seldom it is no Exception (`sys.exit`): a predicate that looks at types or attributes serves that too.
         if issubclass(kind, self.non_retryable) or not self._wanted(cast("Exception", error)):
             return None
-        delay = max(timedelta(0), min(self.backoff(attempt), self.max_delay))
+        delay = max(timedelta(0), min(check_duration("backoff", self.backoff(attempt)), self.max_delay))
         return min(delay * (1 + self.jitter * (2 * rng.random() - 1)), self.max_delay)
 
     def _wanted(self, error: Exception) -> bool:
         return self.retry_if is None or self.retry_if(error)
 
 
-_NEVER_RETRIED = (InvalidPayloadError, PayloadTooLargeError, TransactionEndedError)
-"""What cannot be written down the first time cannot be written down the second time; what was committed outside the
-transaction would be committed once more."""
+_NEVER_RETRIED = (InvalidArgumentError, ConfigurationError)
+"""Only another program or another call helps. So it is with a result that cannot be written down, and with a function
+that ended its transaction itself: what it committed would be committed once more."""
 
 NO_RETRY = RetryPolicy(max_attempts=1)
 """One attempt, and that is it."""

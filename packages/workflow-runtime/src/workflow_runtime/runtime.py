@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from .clock import Clock, StoreClock, to_ms
 from .drives import Drives, see_through
+from .durations import check_duration
 from .engine.allowance import Allowance
-from .engine.definition import Registry, Workflow
+from .engine.definition import Registry, Workflow, checked_workflow
 from .engine.driver import DriveOutcome, Driver, DriverSettings
 from .engine.history import EventKind, run_event
 from .errors import CapabilityNotSupportedError, ConfigurationError, InvalidArgumentError, RunConflictError
@@ -26,6 +27,7 @@ from .ids import check_id, new_id, plain_text
 from .isolation import outside_handlers
 from .logs import get_logger
 from .metering import QueryMeter, meter_queries, queries_left
+from .misuse import checked_store
 from .payloads import PayloadCodec, encode_json, exact_codec
 from .planning import QueryPlan, can_start_and_drive, lone_allowance
 from .progress import log_start
@@ -120,18 +122,18 @@ class WorkflowRuntime:
             ConfigurationError: Something among `workflows` is no workflow or among `schedules` no schedule, an id is
                 there twice, or a schedule's workflow is not among `workflows`.
         """
-        self._store = store
+        self._store = checked_store(store)
         self._registry = Registry(workflows)
         self._clock = clock
         self._codec = exact_codec(codec)
-        if max_block < timedelta(0):
+        self._max_block = check_duration("max_block", max_block)
+        if self._max_block < timedelta(0):
             raise InvalidArgumentError("max_block", "must not be negative")
-        self._max_block = max_block
-        self._lease_ms = (self._default_lease() if lease is None else lease) // timedelta(milliseconds=1)
+        lease = self._default_lease() if lease is None else check_duration("lease", lease)
+        self._lease_ms = lease // timedelta(milliseconds=1)
         if self._lease_ms < _MIN_LEASE_MS:
             raise InvalidArgumentError("lease", f"must be at least {_MIN_LEASE_MS} ms, not {self._lease_ms}")
-        if max_crashes < 1:
-            raise InvalidArgumentError("max_crashes", f"must be at least 1, not {max_crashes}")
+        _check_positive(max_crashes=max_crashes)
         self._max_crashes = max_crashes
         self._heartbeats: HeartbeatThread | None = None
         _check_positive(step_threads=step_threads)
@@ -313,7 +315,9 @@ class WorkflowRuntime:
                 workflow raises `RunConflictError` when it is read.
         """
         return self._handle(
-            check_id("run_id", run_id), created=False, workflow_id=None if workflow is None else workflow.id
+            check_id("run_id", run_id),
+            created=False,
+            workflow_id=None if workflow is None else checked_workflow("attach()", workflow).id,
         )
 
     async def deliver_signal(
@@ -515,8 +519,10 @@ class WorkflowRuntime:
             ConfigurationError: So few queries that nothing could be done with them; says how many it takes.
         """
         _check_positive(concurrency=concurrency)
-        if limit < 0:
-            raise InvalidArgumentError("limit", f"must not be negative, not {limit}")
+        if type(limit) is not int or limit < 0:
+            raise InvalidArgumentError("limit", f"must be an int that is not negative, not {limit!r}")
+        if deadline is not None:
+            deadline = check_duration("deadline", deadline)
         if max_queries is not None and self._store.capabilities.metered is None:
             raise CapabilityNotSupportedError("metered")
         _check_not_negative(drain_timeout=drain_timeout)
@@ -562,6 +568,9 @@ class WorkflowRuntime:
             SchemaError: The database's tables do not fit this package; says what mends it.
         """
         _check_positive(concurrency=concurrency)
+        drain_timeout = check_duration("drain_timeout", drain_timeout)
+        if poll_interval is not None:
+            poll_interval = check_duration("poll_interval", poll_interval)
         if self._bounded_costs() is not None:
             raise ConfigurationError("work() does not end with a number of queries: within meter_queries() use sweep()")
         _check_not_negative(drain_timeout=drain_timeout)
@@ -851,5 +860,5 @@ def _check_not_negative(**arguments: timedelta) -> None:
 
 def _check_positive(**arguments: int) -> None:
     for name, value in arguments.items():
-        if value < 1:
-            raise InvalidArgumentError(name, f"must be at least 1, not {value}")
+        if type(value) is not int or value < 1:
+            raise InvalidArgumentError(name, f"must be an int of at least 1, not {value!r}")

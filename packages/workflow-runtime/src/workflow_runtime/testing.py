@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from .clock import TestClock
+from .durations import check_duration
 from .handles import RunHandle
 from .runtime import WorkflowRuntime
 from .store import RunRecord
@@ -49,7 +50,7 @@ async def run_to_completion(
         RunAbortedError: It was cancelled or terminated, or is parked as `dead`.
         AssertionError: The run waits for something that no clock brings; says for what.
     """
-    last_ms = clock.now_ms() + limit // timedelta(milliseconds=1)
+    last_ms = clock.now_ms() + check_duration("limit", limit) // timedelta(milliseconds=1)
     while True:
         next_due_ms = await run_until_blocked(runtime)
         run = await handle.load()

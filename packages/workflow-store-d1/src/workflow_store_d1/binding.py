@@ -10,6 +10,7 @@ a whole or not at all, and nobody hears of it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -34,6 +35,12 @@ def as_database(db: Any) -> D1Database:
     # Whatever a binding can do is done by JavaScript: its class has no method of that name.
     if kind.__module__.partition(".")[0] in {_PYODIDE, _SDK} and not hasattr(kind, "prepare"):
         return BindingD1Database(db)
+    if not callable(getattr(db, "prepare", None)):
+        what = "a path" if isinstance(db, str | bytes | os.PathLike) else f"a {kind.__name__}"
+        raise ConfigurationError(
+            f"a store is made of a D1 database, not of {what}: for a file write `async with "
+            "SQLiteWorkflowStore.open(path) as store:`"
+        )
     database: D1Database = db
     return database
 

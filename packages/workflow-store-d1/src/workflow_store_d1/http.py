@@ -27,6 +27,7 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 
 from workflow_migrations import split_statements
+from workflow_runtime.durations import check_duration
 from workflow_runtime.errors import ConfigurationError, InvalidArgumentError
 from workflow_runtime.store import Home
 
@@ -349,7 +350,7 @@ def _is_made_of(pattern: re.Pattern[str], value: object) -> bool:
 def _check_options(base_url: str, timeout: timedelta, max_connections: int, form: Form) -> None:
     if not re.match(r"https?://[^/]", base_url):
         raise InvalidArgumentError("base_url", "must begin with https:// or http:// and name a host")
-    if timeout <= timedelta(0):
+    if check_duration("timeout", timeout) <= timedelta(0):
         raise InvalidArgumentError("timeout", "must be positive")
     if max_connections < 1:
         raise InvalidArgumentError("max_connections", "must be at least 1")

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self, get_args
 
+from workflow_runtime.durations import check_duration
 from workflow_runtime.errors import ConfigurationError, InvalidArgumentError
 from workflow_runtime.store import Home
 
@@ -387,7 +388,7 @@ def _check_options(synchronous: Synchronous, busy_timeout: timedelta, call_timeo
     check_version()
     if synchronous not in get_args(Synchronous):
         raise InvalidArgumentError("synchronous", f"must be one of {', '.join(get_args(Synchronous))}")
-    if busy_timeout < timedelta(0):
+    if check_duration("busy_timeout", busy_timeout) < timedelta(0):
         raise InvalidArgumentError("busy_timeout", "must not be negative")
     if call_timeout <= timedelta(0):
         raise InvalidArgumentError("call_timeout", "must be positive")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+from workflow_runtime.durations import check_duration
 from workflow_runtime.errors import InvalidArgumentError
 
 from .database import D1DatabaseError
@@ -52,7 +53,7 @@ class Retries:
         if self.attempts < 1:
             raise InvalidArgumentError("attempts", f"must be at least 1, not {self.attempts}")
         for name in ("first_wait", "longest_wait", "longest_told_wait"):
-            if getattr(self, name) < timedelta(0):
+            if check_duration(name, getattr(self, name)) < timedelta(0):
                 raise InvalidArgumentError(name, "must not be negative")
 
     async def run(self, call: Callable[[], Awaitable[T]], may_repeat: Callable[[D1DatabaseError], bool]) -> T:

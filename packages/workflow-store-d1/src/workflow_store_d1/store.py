@@ -9,10 +9,10 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from workflow_migrations import Migration
-from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError
+from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, StoreNotOpenError
 from workflow_runtime.ids import new_id
 from workflow_runtime.isolation import outside_handlers, refuse_in_handler
 from workflow_runtime.store import LeaseRenewer
@@ -270,3 +270,8 @@ class StoreOpening:
     ) -> None:
         if self._store is not None:
             await self._store.close()
+
+    if not TYPE_CHECKING:  # type checkers know what it has
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise StoreNotOpenError("SQLiteWorkflowStore.open(...)", name)

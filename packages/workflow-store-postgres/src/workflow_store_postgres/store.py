@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
 
 import asyncpg
 from workflow_migrations import Migration
-from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, WorkflowError
+from workflow_runtime.durations import check_duration
+from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, StoreNotOpenError, WorkflowError
 from workflow_runtime.ids import new_id
 from workflow_runtime.isolation import outside_handlers, refuse_in_handler
 from workflow_runtime.logs import get_logger
@@ -85,10 +87,7 @@ class PostgresWorkflowStore(
         statement_timeout: timedelta = _STATEMENT_TIMEOUT,
         new_token: Callable[[], str] = new_id,
     ) -> None:
-        if isinstance(pool, str):
-            raise ConfigurationError(
-                "PostgresWorkflowStore(pool) takes a pool; with a DSN write `.connect(dsn)` behind it"
-            )
+        _check_pool(pool)
         names = schema_module.table_names(tables)
         connections = Connections(
             pool,
@@ -211,7 +210,9 @@ class PostgresWorkflowStore(
             StoreUnavailableError: Another process has been migrating for longer; the message says which.
         """
         await schema_module.ensure_schema(
-            self._session, lock_timeout.total_seconds(), _seconds("migration_timeout", migration_timeout)
+            self._session,
+            check_duration("lock_timeout", lock_timeout).total_seconds(),
+            _seconds("migration_timeout", migration_timeout),
         )
 
     async def check_schema(self) -> None:
@@ -307,6 +308,20 @@ def _seconds(name: str, duration: object) -> float:
     return duration.total_seconds()
 
 
+def _check_pool(pool: object) -> None:
+    if isinstance(pool, str | bytes):  # which is not repeated: it may hold a password
+        raise ConfigurationError(
+            "a store is made of a pool, not of a DSN: write `async with PostgresWorkflowStore.connect(dsn) as store:`"
+        )
+    if not callable(getattr(pool, "acquire", None)):
+        if inspect.iscoroutine(pool):
+            pool.close()
+        raise ConfigurationError(
+            f"a store is made of a pool, as `await asyncpg.create_pool(dsn)` gives, not of a {type(pool).__name__}; "
+            "PostgresWorkflowStore.connect(dsn) makes its own"
+        )
+
+
 class StoreOpening:
     """What `PostgresWorkflowStore.connect` gives: to be awaited, or to be entered with `async with`."""
 
@@ -328,3 +343,8 @@ class StoreOpening:
     ) -> None:
         if self._store is not None:
             await self._store.close()
+
+    if not TYPE_CHECKING:  # type checkers know what it has
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise StoreNotOpenError("PostgresWorkflowStore.connect(...)", name)

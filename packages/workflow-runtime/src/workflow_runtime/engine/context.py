@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import inspect
 import random
 import uuid
 from collections.abc import Awaitable, Callable
@@ -13,11 +12,14 @@ from types import UnionType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_origin, is_typeddict, overload
 
 from ..clock import from_ms, to_ms
+from ..durations import check_duration
 from ..errors import ConfigurationError, InvalidArgumentError, InvalidPayloadError, PayloadTooLargeError
 from ..ids import check_id, plain_text
+from ..misuse import check_function, is_async
 from ..payloads import ExactCodec, JsonText, decode_json, encode_json
 from ..retry import MAX_DELAY, RetryPolicy
 from ..store import WorkflowExecutionStore
+from .definition import Workflow
 from .history import OperationKind
 from .machine import Machine, derived_id
 from .operations import StepCall
@@ -263,7 +265,7 @@ class Steps:
             timeout: For one attempt, in real time. A plain function cannot be interrupted: its thread goes on
                 while the step is retried or fails.
         """
-        return Steps(self._context, id, retry, timeout)
+        return Steps(self._context, id, _checked_retry(retry), timeout)
 
     @overload
     async def __call__(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -276,8 +278,9 @@ class Steps:
             InvalidArgumentError: `fn` is not callable, or the explicit id was used before; before anything runs.
             StepFailedError: The attempts are used up, or the error is not one to retry.
         """
-        if not callable(fn):
-            raise InvalidArgumentError("fn", f"must be a function, not {type(fn).__name__}; pass it without calling it")
+        if isinstance(fn, Workflow):
+            raise InvalidArgumentError("fn", f"is the workflow {fn.id!r} and no function: {_START_IT}")
+        check_function(fn)
         call = StepCall(
             function=fn,
             args=args,
@@ -313,7 +316,7 @@ class TransactionalSteps:
             retry: Instead of the workflow's policy.
             timeout: For one run of the function, in real time; the commit is not counted.
         """
-        return TransactionalSteps(self._context, retry, timeout)
+        return TransactionalSteps(self._context, _checked_retry(retry), timeout)
 
     async def __call__(
         self, id: str, fn: Callable[Concatenate[Any, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
@@ -339,7 +342,8 @@ class TransactionalSteps:
 
     def _check(self, id: str, fn: Callable[..., Any]) -> None:
         check_id("id", id)
-        if not (inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))):  # noqa: B004  # not whether it can be called, but what then
+        check_function(fn)
+        if not (is_async(fn) or is_async(getattr(fn, "__call__", None))):  # noqa: B004  # not whether it can be called, but what then
             raise InvalidArgumentError("fn", f"must be an `async def` that takes the transaction first, not {fn!r}")
         store = self._context._store  # noqa: SLF001
         if not store.capabilities.transactions:
@@ -365,6 +369,7 @@ def _checkable(expected: Any) -> type[Any]:
     return found
 
 
+_START_IT = "start it within a step, with await runtime.start_run(...)"
 _ENVELOPE_BYTES = 4_096
 """Room for the small object that an emitted value travels in."""
 
@@ -378,9 +383,15 @@ def _name_of(function: Callable[..., Any]) -> str:
     return name.encode("utf-8", "replace").decode() or "step"
 
 
+def _checked_retry(retry: RetryPolicy | None) -> RetryPolicy | None:
+    given: object = retry
+    if given is not None and not isinstance(given, RetryPolicy):
+        raise InvalidArgumentError("retry", f"must be a RetryPolicy, as RetryPolicy(max_attempts=3), not {given!r}")
+    return retry
+
+
 def _duration_ms(argument: str, duration: timedelta) -> int:
-    if not isinstance(duration, timedelta):
-        raise InvalidArgumentError(argument, f"must be a timedelta, not {type(duration).__name__}")
+    duration = check_duration(argument, duration)
     if duration > MAX_DELAY:
         raise InvalidArgumentError(argument, f"must be at most {MAX_DELAY.days} days, not {duration.days}")
     return max(0, duration // timedelta(milliseconds=1))

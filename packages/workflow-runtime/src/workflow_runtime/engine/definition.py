@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 
-from ..errors import ConfigurationError, DuplicateWorkflowError, UnknownWorkflowError
+from ..errors import ConfigurationError, DuplicateWorkflowError, InvalidArgumentError, UnknownWorkflowError
 from ..ids import check_id
+from ..misuse import name_of_callable
 from ..retry import RetryPolicy
 from ..store import WorkflowVersion
 
@@ -50,11 +51,26 @@ class Workflow(Generic[InputT_contra, OutputT_co]):
         self.__doc__ = handler.__doc__
         self.__name__: str = getattr(handler, "__name__", id)  # a functools.partial has none
 
+    if not TYPE_CHECKING:  # for a type checker it stays what cannot be called
+
+        def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+            """Say how a workflow is run.
+
+            Raises:
+                ConfigurationError: Always.
+            """
+            raise ConfigurationError(
+                f"a workflow is not called, it is started: await runtime.start_run({self.__name__}, input), and in a "
+                f"handler within a step. Its plain function is {self.__name__}.handler"
+            )
+
     def __repr__(self) -> str:
         return f"<Workflow {self.id!r} version {self.version!r}>"
 
 
 def workflow(
+    misplaced: None = None,
+    /,
     *,
     id: str | None = None,
     version: str = "1",
@@ -64,6 +80,7 @@ def workflow(
     """Declare an `async def handler(ctx, input)` a workflow.
 
     Args:
+        misplaced: Not there: the parentheses of `@workflow()` are needed.
         id: How runs name it, for ever; the function's name when absent.
         version: New runs start on it; a run stays on the version that it started with.
         previous_versions: Workflows of the same id with older versions, for the runs that are still on them.
@@ -73,6 +90,9 @@ def workflow(
         ConfigurationError: The handler is not async, or a previous version has another id.
         InvalidArgumentError: An id or a version that a store could not carry.
     """
+    if misplaced is not None:
+        raise ConfigurationError("write @workflow() with parentheses, also when there is nothing between them")
+    _check_options(previous_versions, retry)
 
     def declare(handler: Handler[InputT, OutputT]) -> Workflow[InputT, OutputT]:
         return Workflow(
@@ -86,12 +106,39 @@ def workflow(
     return declare
 
 
+def _check_options(previous_versions: object, retry: object) -> None:
+    if isinstance(previous_versions, Workflow):
+        raise ConfigurationError("previous_versions must be a list of workflows: write previous_versions=[old]")
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise InvalidArgumentError("retry", f"must be a RetryPolicy, as RetryPolicy(max_attempts=3), not {retry!r}")
+
+
+def checked_workflow(what: str, wanted: object) -> Workflow[Any, Any]:
+    """Refuse what is no workflow.
+
+    Args:
+        what: Who takes one, for the message.
+        wanted: What was given.
+
+    Raises:
+        ConfigurationError: A function without its decorator, `None`, ….
+    """
+    if isinstance(wanted, Workflow):
+        return wanted
+    is_function = inspect.isroutine(wanted)
+    instead = "decorate it with @workflow()" if is_function else "give one that @workflow() made, or its id"
+    name = f"the function {name_of_callable(wanted)}" if is_function else repr(wanted)
+    raise ConfigurationError(f"{what} takes a workflow, and {name} is none: {instead}")
+
+
 class Registry:
     """The workflows that a runtime can run, by id and version."""
 
     def __init__(self, workflows: Sequence[Workflow[Any, Any]]) -> None:
         self._current: dict[str, Workflow[Any, Any]] = {}
         self._all: dict[tuple[str, str], Workflow[Any, Any]] = {}
+        if isinstance(workflows, Workflow | str):
+            raise ConfigurationError("workflows must be a list of workflows: write workflows=[...]")
         for declared in workflows:
             if not isinstance(declared, Workflow):
                 raise ConfigurationError(f"{declared!r} is not a workflow; decorate its handler with @workflow()")
@@ -113,7 +160,7 @@ class Registry:
         Raises:
             UnknownWorkflowError: It is not registered.
         """
-        workflow_id = wanted if isinstance(wanted, str) else wanted.id
+        workflow_id = wanted if isinstance(wanted, str) else checked_workflow("starting a run", wanted).id
         found = self._current.get(workflow_id)
         if found is None or (isinstance(wanted, Workflow) and (wanted.id, wanted.version) not in self._all):
             raise UnknownWorkflowError(workflow_id, known=tuple(self._current))

@@ -375,6 +375,9 @@ class Driver:
         if self._claim.inbox and self._inbox.seen_seq < run.inbox_seq:
             await self._writer.ask(self._read_inbox)  # the claim brought the first page only
         self._inbox.seen_seq = max(self._inbox.seen_seq, run.inbox_seq)
+        for timer in self._claim.due_timers:
+            if not self._machine.waits_for(timer.timer_id):
+                self._timers.stray(timer.timer_id)  # it would make the run claimable again at once, for ever
 
     async def _replay_history(self) -> None:
         page, applied = self._claim.history, 0
@@ -479,8 +482,10 @@ class Driver:
         return bool(self._unit.events) or any(self._timers.changes())
 
     async def _flush(self) -> None:
-        if not self._has_unwritten():
-            return
+        while self._has_unwritten():
+            await self._append()
+
+    async def _append(self) -> None:
         to_set, to_remove = self._timers.changes()
         await self._writer.append(
             events=tuple(self._unit.events),
@@ -526,6 +531,8 @@ class Driver:
         return not self._looks_later and (self._nudged or self._lease.inbox_seq > self._inbox.seen_seq)
 
     async def _pause(self) -> DriveOutcome:
+        while self._timers.overfull:
+            await self._append()
         to_set, to_remove = self._timers.changes()
         paused = await self._writer.pause(
             seen_inbox_seq=self._inbox.seen_seq,

@@ -12,13 +12,22 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from ..errors import ConfigurationError, InvalidArgumentError, NonDeterminismError, StepFailedError, WaitTimeoutError
+from ..errors import (
+    ConfigurationError,
+    InvalidArgumentError,
+    NonDeterminismError,
+    StepFailedError,
+    WaitLimitError,
+    WaitTimeoutError,
+)
 from ..failures import read_failure
 from ..ids import MAX_ID_BYTES, check_id
 from ..isolation import with_advice
 from ..payloads import JsonText
+from ..store import MAX_AWAITED_BYTES, awaited_bytes
 from .history import OPERATION_OF, EventKind, OperationKind, Recorded
 from .ledger import FailureLedger
 from .loop import WorkflowLoop
@@ -70,6 +79,10 @@ class Machine:
         self.ledger = FailureLedger()
         self._operations: dict[str, Operation] = {}
         self._unseen: list[Operation] = []
+        self._waits = 0
+        """How many signals and approvals the handler waits for."""
+        self._awaited_bytes = 0
+        """What their names and step ids take."""
         self._names: dict[str, int] = {}
         self._main: asyncio.Task[Any] | None = None
         self._cancelled = False
@@ -172,8 +185,9 @@ class Machine:
 
         Raises:
             Suspended: The handler is being taken down.
-            ConfigurationError: Something else than the handler asks.
+            ConfigurationError: Something else than the handler asks, or the handler's time is over.
             InvalidArgumentError: The explicit id was used before in this run.
+            WaitLimitError: The handler waits for too much already.
         """
         future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         # Before anything else can be wrong: a handler that catches all errors and tries again must not go on for ever.
@@ -185,20 +199,45 @@ class Machine:
             )
         step_id = self._name(id, default)
         task = asyncio.current_task(self.loop)
-        self.ledger.asked(task)
         operation = Operation(
             step_id=step_id, kind=kind, future=future, task=task, name=name, value=value, step=step, until=until
         )
+        if kind in _AWAITED:
+            self._count_wait(operation)
+        self.ledger.asked(task)
         self._operations[step_id] = operation
         self._unseen.append(operation)
         return future
 
+    def _count_wait(self, operation: Operation) -> None:
+        """Refuse a wait that would make the awaited list longer than a store carries; a replay refuses it as well."""
+        size = awaited_bytes(operation.name, operation.step_id)
+        total = self._awaited_bytes + size
+        if total > MAX_AWAITED_BYTES:
+            raise WaitLimitError(operation.step_id, self._waits, total, MAX_AWAITED_BYTES)
+        self._awaited_bytes, self._waits = total, self._waits + 1
+        # Before the handler hears of the end, however it came about, and at the same moment in each replay.
+        operation.future.add_done_callback(partial(self._wait_ended, size))
+
+    def _wait_ended(self, size: int, future: asyncio.Future[Any]) -> None:
+        self._awaited_bytes, self._waits = self._awaited_bytes - size, self._waits - 1
+
+    def waits_for(self, step_id: str) -> bool:
+        """Tell whether the handler waits for an operation."""
+        operation = self._operations.get(step_id)
+        return operation is not None and operation.pending
+
     def _refuse(self, future: asyncio.Future[Any]) -> asyncio.Future[Any]:
         self._refusals = (self._refusals or 0) + 1
         # A handler that swallows everything and tries for ever must block in the end, or it would never let go.
-        if self._refusals <= _TEARDOWN_REFUSALS:
+        if self._refusals > _TEARDOWN_REFUSALS:
+            return future
+        if self.loop.is_running():
             raise Suspended
-        return future
+        raise ConfigurationError(
+            f"run {self.run_id!r}: this ctx is over. Its handler has ended, or was taken down when the run was paused "
+            "or handed over. Await durable operations in the handler itself, and give no ctx to steps or other tasks"
+        )
 
     def _name(self, explicit: str | None, default: str) -> str:
         if explicit is not None:
@@ -287,6 +326,7 @@ def derived_id(text: str) -> str:
     return f"{data[: MAX_ID_BYTES - 33].decode('utf-8', 'ignore')}~{digest}"
 
 
+_AWAITED = frozenset({OperationKind.WAIT, OperationKind.APPROVAL})
 _TEARDOWN_CALLBACKS = 100_000
 _TEARDOWN_REFUSALS = 1_000
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from ..store import NewEvent, Timer
+from ..store import MAX_TIMER_CHANGES, NewEvent, Timer
 from .history import Recorded, new_event
-from .operations import Operation
+from .operations import UNKNOWN_TIMER, Operation
 
 __all__ = ["MAX_EVENTS", "PendingUnit", "TimerBook"]
 
 MAX_EVENTS = 50
+"""Each event sets one timer at most: so many timers to set are never too many for one call."""
 _MAX_BYTES = 500_000
 
 
@@ -51,6 +52,7 @@ class TimerBook:
     _queue: list[tuple[int, int, Operation]] = field(default_factory=list)
     """A heap of deadlines, each with the number of its call so that equal ones keep their order."""
     _watched: int = 0
+    _strays: list[str] = field(default_factory=list)
 
     def watch(self, operation: Operation) -> None:
         """Look after an operation whose deadline, if it has one, has just become known."""
@@ -60,22 +62,57 @@ class TimerBook:
             heapq.heappush(self._queue, (operation.until_ms, self._watched, operation))
 
     def changes(self) -> tuple[list[Timer], list[str]]:
-        """Give the timers to set and the ids of those to remove; `written` must follow when that is done."""
-        to_set, to_remove = [], []
-        for operation in self._timed.values():
-            wanted = operation.until_ms if operation.pending else None
-            if wanted is not None and wanted != operation.timer_set_ms:
-                to_set.append(Timer(timer_id=operation.step_id, fire_at_ms=wanted))
-            elif wanted is None and operation.timer_set_ms is not None:
-                to_remove.append(operation.step_id)
-        return to_set, to_remove
+        """Give the timers to set and the ids of those to remove; `written` must follow when that is done.
+
+        Of very many these are some, and the others follow in the next units: `overfull` tells. New timers always come
+        with the event that sets them. One to be removed that a crash in between leaves behind wakes the run once, and
+        is then a stray one.
+        """
+        to_set, to_remove, strays, _ = self._next()
+        timers = [Timer(timer_id=op.step_id, fire_at_ms=op.until_ms) for op in to_set if op.until_ms is not None]
+        return timers, strays + [operation.step_id for operation in to_remove]
 
     def written(self) -> None:
         """Hear that the store holds what `changes` gave."""
+        to_set, to_remove, strays, _ = self._next()
+        for operation in to_set:
+            operation.timer_set_ms = operation.until_ms
+        for operation in to_remove:
+            operation.timer_set_ms = None
+        del self._strays[: len(strays)]
         for step_id, operation in list(self._timed.items()):
-            operation.timer_set_ms = operation.until_ms if operation.pending else None
-            if not operation.pending:
+            if not operation.pending and operation.timer_set_ms is None:
                 del self._timed[step_id]
+
+    @property
+    def overfull(self) -> bool:
+        """Whether there is more to change than one unit takes."""
+        return self._next()[3]
+
+    def stray(self, timer_id: str) -> None:
+        """Remove a timer that nobody waits for."""
+        self._strays.append(timer_id)
+
+    def _next(self) -> tuple[list[Operation], list[Operation], list[str], bool]:
+        if not self._timed and not self._strays:
+            return [], [], [], False  # most runs, each time that a step ends
+        new: list[Operation] = []
+        again: list[Operation] = []
+        gone: list[Operation] = []
+        for operation in self._timed.values():
+            wanted = operation.until_ms if operation.pending else None
+            if wanted is None:
+                if operation.timer_set_ms is not None:
+                    gone.append(operation)
+            elif operation.timer_set_ms == UNKNOWN_TIMER:
+                again.append(operation)
+            elif wanted != operation.timer_set_ms:
+                new.append(operation)
+        strays = self._strays[:MAX_TIMER_CHANGES]
+        to_set = new + again[: MAX_TIMER_CHANGES - len(new)]
+        to_remove = gone[: MAX_TIMER_CHANGES - len(strays)]
+        done = len(to_set) + len(to_remove) + len(strays)
+        return to_set, to_remove, strays, done < len(new) + len(again) + len(gone) + len(self._strays)
 
     def next_due(self) -> Operation | None:
         """Give the pending operation with the earliest deadline."""

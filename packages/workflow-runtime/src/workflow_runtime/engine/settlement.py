@@ -9,7 +9,7 @@ from typing import Any
 
 from ..clock import Clock
 from ..errors import ConfigurationError
-from ..escapes import exc_info_of, is_interrupt, name_of
+from ..escapes import exc_info_of, is_interrupt, name_of, text_of
 from ..failures import failure_of, write_failure
 from ..logs import get_logger, one_line
 from ..payloads import JsonText, encode_json
@@ -20,6 +20,7 @@ from .machine import Machine
 from .operations import Operation
 from .pending import PendingUnit, TimerBook
 from .step_tasks import EndedAttempt, StepTasks
+from .steps import did_not_fit
 
 __all__ = ["Settlement"]
 
@@ -156,12 +157,15 @@ class Settlement:
 
     def _delay_after(self, ended: EndedAttempt, error: BaseException) -> tuple[timedelta | None, BaseException]:
         assert ended.operation.step is not None
+        if did_not_fit(ended.operation.step, error):
+            return None, error
         try:
             return ended.operation.step.retry.delay_after(ended.attempt, error, self._rng), error
         except BaseException as broken:  # a policy's functions are the user's code
             if is_interrupt(broken):
                 raise
-            told = ConfigurationError(f"the retry policy raised {name_of(broken)} about {name_of(error)}")
+            what = f"the retry policy raised {name_of(broken)} about {name_of(error)}: {text_of(broken)}"
+            told = ConfigurationError(what)
             told.__cause__, broken.__context__ = broken, error
             return None, told
 

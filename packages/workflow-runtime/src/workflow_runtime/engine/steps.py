@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from ..errors import ConfigurationError, PayloadTooLargeError, StepTimeoutError
-from ..escapes import EscapedError, is_interrupt
+from ..escapes import EscapedError, is_interrupt, text_of, traceback_of
+from ..misuse import asyncio_advice, call_misfits, is_async
 from ..payloads import ExactCodec, JsonText
 from .operations import StepCall
 
-__all__ = ["OnThread", "StepInfo", "run_attempt", "step_info"]
+__all__ = ["OnThread", "StepInfo", "did_not_fit", "run_attempt", "step_info"]
 
 OnThread: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Calls a plain function where it does not block the event loop."""
@@ -95,11 +96,11 @@ async def _result(call: StepCall, info: StepInfo, on_thread: OnThread) -> Any:
 
 
 async def _call(call: StepCall, on_thread: OnThread) -> Any:
-    if inspect.iscoroutinefunction(call.function):
+    if is_async(call.function):
         return await call.function(*call.args, **call.kwargs)
     result, error = await on_thread(partial(_call_on_thread, call.function, call.args, call.kwargs))
     if error is not None:
-        raise error
+        raise asyncio_advice(call.function, error, text_of(error)) or error
     # A lambda or a functools.partial around an `async def` only makes the coroutine.
     return await result if inspect.isawaitable(result) else result
 
@@ -116,3 +117,20 @@ def _call_on_thread(
         return None, error
     except BaseException as error:  # noqa: BLE001  # there is no Ctrl-C on this thread
         return None, EscapedError(error)
+
+
+def did_not_fit(call: StepCall, error: BaseException) -> bool:
+    """Tell whether an attempt failed because the function takes other arguments: so would every other attempt."""
+    if not issubclass(type(error), TypeError):
+        return False
+    innermost = traceback_of(error)
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    # Raised by the call itself, not inside of the function.
+    if innermost is None or innermost.tb_frame.f_code not in _CALLERS:
+        return False
+    args = (None, *call.args) if call.transactional else call.args
+    return call_misfits(call.function, args, call.kwargs)
+
+
+_CALLERS = (_call.__code__, _call_on_thread.__code__)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from ..durations import check_duration
 from ..errors import InvalidArgumentError
 from ..retry import MAX_DELAY
 
@@ -37,6 +38,7 @@ class Every:
             raise InvalidArgumentError("interval", f"must be at least 1 second, not {self.interval}")
         offset_ms = whole_ms("offset", self.offset)
         # One form for one meaning: an equal schedule is then written equally.
+        object.__setattr__(self, "interval", interval_ms * _MS)
         object.__setattr__(self, "offset", (offset_ms % interval_ms) * _MS)
 
     def ticks_after(self, after_ms: int) -> Iterator[int]:
@@ -54,8 +56,7 @@ def whole_ms(argument: str, duration: timedelta) -> int:
     Raises:
         InvalidArgumentError: It is negative, too long, or not a whole number of milliseconds.
     """
-    if not isinstance(duration, timedelta):
-        raise InvalidArgumentError(argument, f"must be a timedelta, not {type(duration).__name__}")
+    duration = check_duration(argument, duration)
     if not timedelta(0) <= duration <= MAX_DELAY:
         raise InvalidArgumentError(argument, f"must be from 0 to {MAX_DELAY.days} days, not {duration}")
     if duration % _MS:

@@ -27,7 +27,10 @@ from .protocol import (
     TimerStore,
 )
 from .values import (
+    MAX_AWAITED_BYTES,
+    MAX_TIMER_CHANGES,
     TERMINAL_STATUSES,
+    Awaited,
     BucketAction,
     CheckedEvent,
     NewEvent,
@@ -37,6 +40,7 @@ from .values import (
     StoreCapabilities,
     Timer,
     TransactionWrite,
+    awaited_bytes,
 )
 
 __all__ = [
@@ -210,7 +214,24 @@ def _check_fire_times(name: str, value: Sequence[int], capabilities: StoreCapabi
         _check_int(name, item, 0, MAX_TIME_MS)
 
 
+def _check_awaited(name: str, value: Sequence[Awaited], capabilities: StoreCapabilities) -> None:
+    size = sum(awaited_bytes(item.name, item.step_id) for item in value)
+    if size > MAX_AWAITED_BYTES:
+        raise InvalidArgumentError(name, f"takes {size} bytes, at most {MAX_AWAITED_BYTES} are allowed")
+
+
+def _check_removed(name: str, value: Sequence[str], capabilities: StoreCapabilities) -> None:
+    _check_ids(name, value, capabilities)
+    _check_changes(name, value)
+
+
+def _check_changes(name: str, value: Sequence[object]) -> None:
+    if len(value) > MAX_TIMER_CHANGES:
+        raise InvalidArgumentError(name, f"holds {len(value)} timers, at most {MAX_TIMER_CHANGES} are allowed")
+
+
 def _check_timers(name: str, value: Sequence[Timer], capabilities: StoreCapabilities) -> None:
+    _check_changes(name, value)
     for timer in value:
         _check_int(f"{name}.fire_at_ms", timer.fire_at_ms, 0, MAX_TIME_MS)
     if len({timer.timer_id for timer in value}) != len(value):
@@ -335,6 +356,8 @@ _CHECKS: dict[str, Check] = {
     "events": _check_events,
     "taken_inbox": _check_inbox_numbers,
     "set_timers": _check_timers,
+    "removed_timers": _check_removed,
+    "awaited": _check_awaited,
     "fire_times_ms": _check_fire_times,
     "overlap_policy": _check_overlap_policy,
     "overlap": _check_requested_overlap,

@@ -247,6 +247,8 @@ class RunLifecycleStore(Protocol):
             PAUSE-3: A delivery that commits while a pause is under way is never missed: afterwards the run is
                 `queued`, or the delivery's own unit has queued it.
             PAUSE-4: `expected_next_index` is checked as by LOG-1.
+            PAUSE-5: An awaited list of `MAX_AWAITED_BYTES`, as `awaited_bytes` counts, comes back as it went in; a
+                longer one is refused with `InvalidArgumentError`, before anything is written.
         """
         ...
 
@@ -413,6 +415,8 @@ class EventLogStore(Protocol):
             LOG-4: The answer carries the new length of the log, the run's inbox number and its cancel flag.
             LOG-5: Of many simultaneous appends at one index exactly one succeeds; indexes have no gaps.
             LOG-6: A taken inbox entry is never brought again by a claim or `read_inbox`.
+            LOG-8: `MAX_TIMER_CHANGES` timers are set and as many removed in one call, whatever their ids; more of
+                either are refused with `InvalidArgumentError`, before anything is written. So it is in a pause.
         """
         ...
 

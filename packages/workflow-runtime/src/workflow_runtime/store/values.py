@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
@@ -15,6 +16,8 @@ __all__ = [
     "DEFAULT_HISTORY_BYTES",
     "DEFAULT_HISTORY_EVENTS",
     "DEFAULT_QUEUE",
+    "MAX_AWAITED_BYTES",
+    "MAX_TIMER_CHANGES",
     "NOTICE_HORIZON_MS",
     "SILENT_CLAIMS_PER_CRASH",
     "TERMINAL_STATUSES",
@@ -52,9 +55,14 @@ __all__ = [
     "TransactionWrite",
     "WorkNotice",
     "WorkflowVersion",
+    "awaited_bytes",
 ]
 
 DEFAULT_QUEUE = "default"
+MAX_AWAITED_BYTES = 1_000_000
+"""The longest awaited list of a run, as `awaited_bytes` counts: it is one value, and D1 carries 2,000,000 bytes."""
+MAX_TIMER_CHANGES = 500
+"""So many timers are set in one call at most, and as many removed."""
 DEFAULT_HISTORY_EVENTS = 1_000
 """Events in the first page of history that a claim brings along."""
 DEFAULT_HISTORY_BYTES = 1_000_000
@@ -238,6 +246,11 @@ class Awaited(Value):
 
     def __post_init__(self) -> None:
         _check_ids(self, "awaited", "name", "step_id")
+
+
+def awaited_bytes(name: str, step_id: str) -> int:
+    """Count what one awaited entry takes in the list, at most: as JSON in ASCII, with its kind and deadline."""
+    return len(json.dumps(name)) + len(json.dumps(step_id)) + 40
 
 
 @value
