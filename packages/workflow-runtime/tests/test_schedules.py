@@ -470,6 +470,64 @@ async def test_ticks_whose_runs_go_elsewhere_are_fired_to_the_last(lab: Lab) -> 
 # What an application says to them.
 
 
+async def test_declared_schedules_that_are_not_in_the_store_are_reported(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Missing, or another definition; once in the log, in each report, until this program brings them in."""
+    await with_schedule(lab, schedule("same"), schedule("old", when=Every(2 * HOUR)), schedule("paused", paused=True))
+    await lab.runtime(quick).schedules.pause("same")
+    declared = [schedule("same"), schedule("old"), schedule("new"), schedule("paused")]
+    store = lab.tapped()
+    runtime = lab.runtime(quick, store=store, schedules=declared)
+    with caplog.at_level(logging.WARNING):
+        reports = [await runtime.sweep() for _ in range(2)]
+        async with lab.working(runtime):
+            await lab.until(lambda: store.calls.count("claim_pending_runs") > 2)
+    assert [report.not_materialized for report in reports] == [{"old": "differs", "new": "missing"}] * 2
+    told = [record.getMessage() for record in caplog.records if "materialize_schedules()" in record.getMessage()]
+    assert len(told) == 2
+    assert "'new' is declared, but not in the store" in told[1]
+    assert store.calls.count("get_schedule") == len(declared), "looked for more than once"
+    await runtime.schedules.create(schedule("new"))
+    assert (await runtime.sweep()).not_materialized == {"old": "differs"}
+    await runtime.materialize_schedules()
+    assert (await runtime.sweep()).not_materialized == {}
+
+
+async def test_nobody_looks_who_has_brought_the_schedules_in_or_declares_none(lab: Lab) -> None:
+    store = lab.tapped()
+    runtime = lab.runtime(quick, store=store, schedules=[schedule()])
+    await runtime.materialize_schedules()
+    store.calls.clear()
+    assert (await runtime.sweep()).not_materialized == {}
+    assert (await lab.runtime(quick, store=store).sweep()).not_materialized == {}
+    assert "get_schedule" not in store.calls
+
+
+async def test_a_declared_schedule_that_cannot_be_written_ends_no_sweep(lab: Lab) -> None:
+    """Its input is what no codec carries: said, and the runs go on."""
+    runtime = lab.runtime(quick, schedules=[schedule("bad", input={1, 2}), schedule("new")])
+    await runtime.start_run(quick)
+    report = await runtime.sweep()
+    assert report.not_materialized == {"bad": "unwritable", "new": "missing"}
+    assert report.outcomes == {"finished": 1}
+
+
+async def test_a_store_that_is_away_is_looked_into_the_next_time(lab: Lab) -> None:
+    store = lab.tapped()
+    runtime = lab.runtime(quick, store=store, schedules=[schedule()])
+    untouched = store.before
+
+    async def be_away(verb: str, arguments: dict[str, Any]) -> None:
+        if verb == "get_schedule":
+            raise StoreUnavailableError("away")
+
+    store.before = be_away
+    assert (await runtime.sweep()).not_materialized == {}
+    store.before = untouched
+    assert (await runtime.sweep()).not_materialized == {"s": "missing"}
+
+
 async def test_materializing_again_writes_nothing(lab: Lab) -> None:
     """It says what it did; what changed is changed, what an operator paused stays paused."""
     runtime = await with_schedule(lab, schedule("a"), schedule("b", paused=True))

@@ -611,6 +611,8 @@ class WorkflowRuntime:
             "drives": drives,
             "report": report,
         }
+        if plan is None:
+            report.not_materialized.update(await self.schedules.unfit())
         sweep = Sweep(**options) if plan is None else PlannedSweep(plan, meter, **options)
         await sweep.run(limit=limit, deadline=deadline, concurrency=concurrency)
 
@@ -645,6 +647,7 @@ class WorkflowRuntime:
                     wake_up=wake_up,
                     rng=self._rng,
                 )
+                report.not_materialized.update(await self.schedules.unfit())
                 await self._work_with(worker, concurrency)
         finally:
             self._wake_ups.discard(wake_up)

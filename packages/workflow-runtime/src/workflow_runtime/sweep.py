@@ -73,6 +73,9 @@ class SweepReport:
     """Why something could not be claimed, where there was something else to do; the last 1,000."""
     unclaimable: set[str] = field(default_factory=set)
     """Schedules with a tick waiting whose workflow this process does not know; some of them."""
+    not_materialized: dict[str, str] = field(default_factory=dict)
+    """Declared schedules that are `missing` in the store, there as something that `differs`, or `unwritable`, as of the
+    first look. Not looked for within a limit of queries."""
     next_due_ms: int | None = None
     """When there will be work again, as far as is known; milliseconds since the Unix epoch. Not later than the
     present when more is waiting already."""

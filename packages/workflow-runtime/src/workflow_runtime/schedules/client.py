@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice, takewhile
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from ..clock import from_ms, to_ms
 from ..engine.definition import Registry
@@ -16,10 +16,12 @@ from ..errors import (
     InvalidArgumentError,
     ScheduleConflictError,
     ScheduleNotFoundError,
+    StoreError,
 )
 from ..handles import RunHandle
 from ..ids import check_id
 from ..isolation import outside_handlers
+from ..logs import get_logger, one_line
 from ..payloads import ExactCodec
 from ..store import DeleteScheduleResult, RequestedOverlap, WorkflowExecutionStore, about
 from ..store import Schedule as StoredSchedule
@@ -30,6 +32,8 @@ from .record import ScheduleRecord
 from .spec import Spec, decode_spec, encode_spec, spec_of
 
 __all__ = ["Schedules"]
+
+logger = get_logger("workflow_runtime")
 
 _PAGE = 100
 _REQUESTED_AT_ONCE = 1_000
@@ -60,6 +64,28 @@ class Schedules:
         self._declared = _checked(declared, registry)
         self._now_ms = now_ms
         self._on_change = on_change
+        self._unfit: dict[str, Unfit] | None = None
+        """What the look into the store found; `None` before it."""
+
+    async def unfit(self) -> Mapping[str, Unfit]:
+        """Say which declared schedules are `missing` in the store, or there as something that `differs`, and log it.
+
+        What cannot be written at all is `unwritable`. Looks once; not at all if this runtime has brought them in.
+        """
+        if self._unfit is None:
+            try:
+                found = {schedule.id: await self._unfitness(schedule) for schedule in self._declared}
+            except StoreError as error:
+                logger.debug("cannot look for the declared schedules: %s", one_line(error))
+                return {}
+            self._unfit = {schedule_id: problem for schedule_id, problem in found.items() if problem is not None}
+            for schedule_id, problem in self._unfit.items():
+                logger.warning(
+                    "schedule %r is declared, but %s: materialize_schedules() writes what is declared here",
+                    schedule_id,
+                    one_line(_SAID[problem]),
+                )
+        return self._unfit
 
     async def materialize(self) -> dict[str, Literal["created", "updated"]]:
         """Bring the store up to what `WorkflowRuntime(schedules=...)` declares; see `materialize_schedules`."""
@@ -68,6 +94,7 @@ class Schedules:
             kind, _ = await self._put(schedule)
             if kind != "unchanged":
                 changes[schedule.id] = kind
+        self._unfit = {}
         return changes
 
     async def create(self, schedule: Schedule[Any]) -> ScheduleRecord:
@@ -78,6 +105,8 @@ class Schedules:
             InvalidPayloadError: The input cannot be carried.
         """
         _, stored = await self._put(schedule)
+        if self._unfit is not None:
+            self._unfit.pop(schedule.id, None)
         return self._record(stored)
 
     async def get(self, schedule_id: str) -> ScheduleRecord:
@@ -226,6 +255,17 @@ class Schedules:
 
     # Within.
 
+    async def _unfitness(self, schedule: Schedule[Any]) -> Unfit | None:
+        try:
+            wanted = self._definition(schedule, spec_of(schedule))
+        except Exception as error:  # noqa: BLE001  # the codec is the user's, and a sweep has other things to do
+            logger.debug("schedule %r: %s", schedule.id, one_line(error))
+            return "unwritable"
+        stored = await self._find(schedule.id)
+        if stored is None:
+            return "missing"
+        return None if _definition_of(stored) == wanted else "differs"
+
     async def _put(self, schedule: Schedule[Any]) -> tuple[Literal["created", "updated", "unchanged"], StoredSchedule]:
         spec = spec_of(schedule)
         definition = self._definition(schedule, spec)
@@ -340,6 +380,14 @@ class Schedules:
 
     def _record(self, stored: StoredSchedule) -> ScheduleRecord:
         return ScheduleRecord(stored, self._codec)
+
+
+Unfit: TypeAlias = Literal["missing", "differs", "unwritable"]
+_SAID: Mapping[Unfit, str] = {
+    "missing": "not in the store, so it does not fire",
+    "differs": "the store holds another definition, which fires instead",
+    "unwritable": "its input cannot be written",
+}
 
 
 def _definition_of(stored: StoredSchedule) -> dict[str, Any]:
