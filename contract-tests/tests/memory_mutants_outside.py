@@ -219,6 +219,19 @@ class CountsIgnoreAFilter(Faulty):
         return await super().count_runs(**(arguments | {"queues": None}))
 
 
+@broken("LIST-6")
+class FormerWaitIsShown(Faulty):
+    """What a run waited for before it was woken is still shown."""
+
+    async def list_runs(self, **arguments: Any) -> Any:
+        page = await super().list_runs(**arguments)
+        runs = (
+            replace(run, first_awaited=(kept := self._data.runs[run.run_id].awaited)[:3], awaited_count=len(kept))
+            for run in page.runs
+        )
+        return replace(page, runs=tuple(runs))
+
+
 @broken("LIST-5")
 class TimelineForgetsTheInbox(Faulty):
     """A timeline shows nothing of what came from outside."""

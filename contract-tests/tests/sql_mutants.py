@@ -539,6 +539,14 @@ FAULTS = {
         story="A fork of a log that is too short copies the events, and no head.",
         edits=[("fork_run.events", "AND source.next_index >= ?3", "AND ?3 = ?3")],
     ),
+    "few-things-are-shown": Fault(
+        clause="LIST-6",
+        story="Of a long list a listing shows and counts only two things.",
+        edits=[
+            ("list_runs", ", '$[2]')", ", '$[9]')"),
+            ("list_runs", "THEN json_array_length(head.awaiting)", "THEN 2"),
+        ],
+    ),
     "settled-request-stays": Fault(
         clause="SCHEDULE-8",
         story="A requested tick waits on after it was settled.",

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from workflow_runtime.errors import CorruptRecordError
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import SILENT_CLAIMS_PER_CRASH, NewEvent
+from workflow_runtime.store import SILENT_CLAIMS_PER_CRASH, NewEvent, RunStatus
 
 if TYPE_CHECKING:
     from conftest import Scenes
@@ -104,14 +104,38 @@ async def test_unknown_status_is_named_by_every_verb_that_decides_by_it(scenes: 
         store.requeue_run(**at),
         store.retry_run(**at, event=NewEvent(kind="retried")),
         store.claim_run(owner="w", lease_ms=1, max_crashes=1, **at),
-        store.list_runs(limit=5),
-        store.count_runs(),
         store.load_run(run_id="a"),
     ]
     for call in calls:
         with pytest.raises(CorruptRecordError, match="unknown status 'odd'"):
             await call
     assert await store.read_inbox(run_id="a", limit=5) == ()
+
+
+async def test_damaged_rows_hide_no_others_in_a_listing(scenes: "Scenes", damage: Damage) -> None:
+    """Each has its place on its page, whatever is wrong with it; counted apart."""
+    for run_id in "abcdef":
+        await scenes.queued(run_id)
+    await damage("UPDATE workflow_event_locks SET status = 'odd' WHERE run_id IN ('b', 'd')")
+    await damage("UPDATE workflow_event_locks SET status = 'paused', awaiting = '{}' WHERE run_id = 'e'")
+    store = scenes.store
+    for descending in (False, True):
+        seen, cursor, pages = [], None, 0
+        while pages == 0 or cursor is not None:
+            page = await store.list_runs(limit=2, cursor=cursor, descending=descending)
+            seen += [run.run_id for run in page.runs] + [f"-{error.key}" for error in page.corrupt]
+            cursor, pages = page.next_cursor, pages + 1
+        assert (sorted(seen), pages) == (["-b", "-d", "-e", "a", "c", "f"], 3)
+    whole = await store.list_runs(limit=9)
+    assert [str(error).partition(": ")[2] for error in whole.corrupt] == [
+        "unknown status 'odd'",
+        "unknown status 'odd'",
+        "the awaited list cannot be read",
+    ]
+    counts = await store.count_runs()
+    assert (counts, counts.unknown) == ({RunStatus.QUEUED: 3, RunStatus.PAUSED: 1}, {"odd": 2})
+    counts = await store.count_runs(statuses=[RunStatus.QUEUED])
+    assert (counts, counts.unknown) == ({RunStatus.QUEUED: 3}, {})
 
 
 async def test_damaged_run_can_be_deleted(scenes: "Scenes", damage: Damage) -> None:

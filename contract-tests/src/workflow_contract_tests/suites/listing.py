@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 from workflow_runtime.errors import InvalidArgumentError, RunNotFoundError
-from workflow_runtime.store import RunStatus, RunSummary, encode_schedule_cursor
+from workflow_runtime.store import AWAITED_SHOWN, Awaited, RunStatus, RunSummary, encode_schedule_cursor
 
 from ..catalogue import clause
 from ..expectations import refused
@@ -316,3 +316,34 @@ async def timeline_is_bounded(h: StoreHarness) -> None:
     assert not (await h.second.get_run_timeline(run_id=driver.run_id, limit=5)).truncated
     with refused(RunNotFoundError, "the timeline of an unknown run"):
         await h.store.get_run_timeline(run_id="nobody")
+
+
+@clause("LIST-6")
+async def listing_says_what_a_paused_run_waits_for(h: StoreHarness) -> None:
+    """The first few things with their deadlines, and how many there are; of no other run, and not of a former pause."""
+    awaited = [
+        Awaited(kind="approval", name='é"\\', step_id="ask", until_ms=h.now_ms + 10**9),
+        *(Awaited(kind="signal", name=f"s{number}", step_id=f"w{number}" + "x" * 300) for number in range(4)),
+    ]
+    for count in range(len(awaited) + 1):
+        driver = await start(h, f"paused-{count}")
+        await driver.pause(timers={"t": h.now_ms + 99}, awaited=awaited[:count])
+    for run_id in ("woken", "ended"):
+        driver = await start(h, run_id)
+        await driver.pause(awaited=awaited[1:2])
+        await driver.signal("s0")
+        if run_id == "ended":
+            await (await claim(h, run_id)).finish(taken_inbox=[1])
+    for page in (
+        await h.second.list_runs(limit=MANY),
+        await h.second.list_runs(limit=MANY, descending=True, statuses=list(RunStatus)),
+        await h.second.list_runs(limit=MANY, workflow_ids=["orders"]),
+        await h.second.list_runs(limit=MANY, workflow_ids=["orders"], descending=True),
+        await h.second.list_runs(limit=MANY, workflow_ids=["orders", "others"], queues=["default"]),
+    ):
+        found = {run.run_id: (run.first_awaited, run.awaited_count) for run in page.runs}
+        expected = {f"paused-{count}": (tuple(awaited[:count][:AWAITED_SHOWN]), count) for count in range(6)}
+        assert found == expected | {"woken": ((), 0), "ended": ((), 0)}
+    run = await record(h, "paused-5")
+    assert (run.first_awaited, run.awaited_count) == (tuple(awaited[:AWAITED_SHOWN]), 5)
+    assert run.awaited == tuple(awaited)

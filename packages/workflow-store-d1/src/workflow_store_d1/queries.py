@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from workflow_runtime.errors import RunNotFoundError
 from workflow_runtime.store import (
+    RunCounts,
     RunPage,
     RunStatus,
     RunTimeline,
@@ -53,10 +54,13 @@ class Queries(Role):
         rows = await self._session.rows(
             name, *bounds, json_list(statuses), workflows, json_list(queues), run_id_prefix, limit + 1
         )
-        runs = tuple(self._read.summary(row) for row in rows[:limit])
-        more = bool(runs) and len(rows) > limit
+        shown = rows[:limit]
+        runs, corrupt = self._read.page(shown)
+        more = bool(shown) and len(rows) > limit
         return RunPage(
-            runs=runs, next_cursor=encode_run_cursor(runs[-1].created_at_ms, runs[-1].run_id) if more else None
+            runs=runs,
+            next_cursor=encode_run_cursor(shown[-1]["created_at"], shown[-1]["run_id"]) if more else None,
+            corrupt=corrupt,
         )
 
     @checked
@@ -69,7 +73,7 @@ class Queries(Role):
         run_id_prefix: str | None = None,
         created_from_ms: int | None = None,
         created_before_ms: int | None = None,
-    ) -> Mapping[RunStatus, int]:
+    ) -> RunCounts:
         rows = await self._session.rows(
             "count_runs",
             created_from_ms or 0,
@@ -79,7 +83,7 @@ class Queries(Role):
             json_list(queues),
             run_id_prefix,
         )
-        return {self._read.status(row, "(many)"): row["run_count"] for row in rows}
+        return RunCounts.of((row["status"], row["run_count"]) for row in rows)
 
     @checked
     async def get_run_timeline(self, *, run_id: str, limit: int = 1_000) -> RunTimeline:

@@ -10,6 +10,7 @@ from workflow_migrations import TableNames
 from workflow_runtime.errors import CorruptRecordError, InvalidArgumentError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
+    AWAITED_SHOWN,
     Awaited,
     ClaimedBucket,
     Event,
@@ -55,19 +56,36 @@ class RowReader:
 
     def summary(self, row: Row) -> RunSummary:
         """Read a run as listings show it."""
-        return RunSummary(**self._summary_fields(row))
+        fields = self._summary_fields(row)
+        if fields["status"] is RunStatus.PAUSED:
+            counted, fields["first_awaited"] = self._awaited(row, AWAITED_SHOWN)
+            fields["awaited_count"] = counted if row["awaited_count"] is None else row["awaited_count"]
+        return RunSummary(**fields)
+
+    def page(self, rows: Sequence[Row]) -> tuple[tuple[RunSummary, ...], tuple[CorruptRecordError, ...]]:
+        """Read a page of a listing; what cannot be read hides nothing else."""
+        runs, corrupt = [], []
+        for row in rows:
+            try:
+                runs.append(self.summary(row))
+            except CorruptRecordError as error:
+                corrupt.append(error)
+        return tuple(runs), tuple(corrupt)
 
     def record(self, row: Row) -> RunRecord:
         """Read a run with its payloads."""
         fields = self._summary_fields(row)
         table, run_id = self._tables.run_states, fields["run_id"]
+        _, awaited = self._awaited(row) if fields["status"] is RunStatus.PAUSED else (0, ())
         return RunRecord(
             **fields,
             input=_required_payload(table, run_id, row, "input"),
             output=_payload(table, run_id, row, "output"),
             error=_payload(table, run_id, row, "error"),
             reason=row["reason"],
-            awaited=self._awaited(row) if fields["status"] is RunStatus.PAUSED else (),
+            awaited=awaited,
+            first_awaited=awaited[:AWAITED_SHOWN],
+            awaited_count=len(awaited),
             schedule_id=row["schedule_id"],
             scheduled_at_ms=row["scheduled_at"],
             forked_from_run_id=row["forked_from"],
@@ -175,15 +193,18 @@ class RowReader:
             "lease_expires_at_ms": row["lease_expires_at"],
         }
 
-    def _awaited(self, row: Row) -> tuple[Awaited, ...]:
+    def _awaited(self, row: Row, limit: int | None = None) -> tuple[int, tuple[Awaited, ...]]:
         try:
-            return tuple(
+            # A listing cuts a long list to a fixed length, which a list of few things does not have.
+            items = [item for item in _list(json.loads(row["awaiting"])) if item is not None]
+            awaited = [
                 Awaited(kind=kind, name=name, step_id=step_id, until_ms=until_ms)
-                for kind, name, step_id, until_ms in json.loads(row["awaiting"])
-            )
+                for kind, name, step_id, until_ms in items[:limit]
+            ]
         except (ValueError, TypeError, InvalidArgumentError) as error:
             problem = "the awaited list cannot be read"
             raise CorruptRecordError(self._tables.event_locks, row["run_id"], problem) from error
+        return len(items), tuple(awaited)
 
     def _event(self, row: Row) -> Event:
         key = f"{row['run_id']}[{row['event_index']}]"
@@ -224,3 +245,9 @@ def _required_payload(table: str, key: str, row: Row, column: str) -> JsonText:
     if text is None:
         raise CorruptRecordError(table, key, f"{column} is missing")
     return text
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"no list, but {type(value).__name__}")
+    return value

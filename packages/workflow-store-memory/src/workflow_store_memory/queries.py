@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workflow_runtime.errors import RunNotFoundError
 from workflow_runtime.store import (
+    RunCounts,
     RunPage,
     RunStatus,
     RunTimeline,
@@ -92,7 +93,7 @@ class Queries(Role):
         run_id_prefix: str | None = None,
         created_from_ms: int | None = None,
         created_before_ms: int | None = None,
-    ) -> Mapping[RunStatus, int]:
+    ) -> RunCounts:
         """LIST-4."""
         listing = _Listing(
             statuses=statuses,
@@ -102,7 +103,7 @@ class Queries(Role):
             created_from_ms=created_from_ms,
             created_before_ms=created_before_ms,
         )
-        return dict(Counter(run.status for run in self._data.runs.values() if listing.matches(run)))
+        return RunCounts(Counter(run.status for run in self._data.runs.values() if listing.matches(run)))
 
     @unit
     async def get_run_timeline(self, *, run_id: str, limit: int = 1_000) -> RunTimeline:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
+    AWAITED_SHOWN,
     DEFAULT_HISTORY_EVENTS,
     Event,
     InboxEntry,
@@ -73,6 +74,7 @@ def run_record(run: Run) -> RunRecord:
 
 
 def _summary_fields(run: Run) -> dict[str, Any]:
+    awaited = run.awaited if run.status is RunStatus.PAUSED else ()
     return {
         "run_id": run.run_id,
         "workflow_id": run.workflow_id,
@@ -90,4 +92,6 @@ def _summary_fields(run: Run) -> dict[str, Any]:
         "crashes": run.crashes,
         "lease_owner": None if run.lease is None else run.lease.owner,
         "lease_expires_at_ms": None if run.lease is None else run.lease.expires_at_ms,
+        "first_awaited": awaited[:AWAITED_SHOWN],
+        "awaited_count": len(awaited),
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from workflow_runtime.errors import RunNotFoundError
 from workflow_runtime.store import (
+    RunCounts,
     RunPage,
     RunStatus,
     RunTimeline,
@@ -52,10 +53,13 @@ class Queries(Role):
             rows = await self._session.rows(f"list_runs_in_lanes{order}", *filters, *page)
         else:
             rows = await self._session.rows(f"list_runs{order}", *page)
-        runs = tuple(self._read.summary(row) for row in rows[:limit])
-        more = bool(runs) and len(rows) > limit
+        shown = rows[:limit]
+        runs, corrupt = self._read.page(shown)
+        more = bool(shown) and len(rows) > limit
         return RunPage(
-            runs=runs, next_cursor=encode_run_cursor(runs[-1].created_at_ms, runs[-1].run_id) if more else None
+            runs=runs,
+            next_cursor=encode_run_cursor(shown[-1]["created_at"], shown[-1]["run_id"]) if more else None,
+            corrupt=corrupt,
         )
 
     @checked
@@ -68,7 +72,7 @@ class Queries(Role):
         run_id_prefix: str | None = None,
         created_from_ms: int | None = None,
         created_before_ms: int | None = None,
-    ) -> Mapping[RunStatus, int]:
+    ) -> RunCounts:
         filters = (_list(statuses), _list(workflow_ids), _list(queues))
         before_ms = _END_OF_TIME_MS if created_before_ms is None else created_before_ms
         wanted = (*filters, created_from_ms or 0, before_ms)
@@ -76,7 +80,7 @@ class Queries(Role):
             rows = await self._session.rows_planned_for_values("count_runs_by_prefix", *wanted, run_id_prefix)
         else:
             rows = await self._session.rows("count_runs", *wanted)
-        return {self._read.status(row["status"], "(many)"): row["run_count"] for row in rows}
+        return RunCounts.of((row["status"], row["run_count"]) for row in rows)
 
     @checked
     async def get_run_timeline(self, *, run_id: str, limit: int = 1_000) -> RunTimeline:

@@ -14,6 +14,7 @@ from workflow_migrations import TableNames
 from workflow_runtime.errors import CorruptRecordError, InvalidArgumentError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
+    AWAITED_SHOWN,
     Awaited,
     ClaimedBucket,
     Event,
@@ -72,7 +73,21 @@ class RowReader:
 
     def summary(self, row: Row) -> RunSummary:
         """Read a run as listings show it."""
-        return RunSummary(**self._summary_fields(row))
+        fields = self._summary_fields(row)
+        if fields["status"] is RunStatus.PAUSED:
+            counted, fields["first_awaited"] = self._awaited(row, AWAITED_SHOWN)
+            fields["awaited_count"] = counted if row["awaited_count"] is None else row["awaited_count"]
+        return RunSummary(**fields)
+
+    def page(self, rows: Sequence[Row]) -> tuple[tuple[RunSummary, ...], tuple[CorruptRecordError, ...]]:
+        """Read a page of a listing; what cannot be read hides nothing else."""
+        runs, corrupt = [], []
+        for row in rows:
+            try:
+                runs.append(self.summary(row))
+            except CorruptRecordError as error:
+                corrupt.append(error)
+        return tuple(runs), tuple(corrupt)
 
     def record(self, row: Row) -> RunRecord:
         """Read a run with its payloads."""
@@ -80,13 +95,16 @@ class RowReader:
         run_input = row["input"]
         if run_input is None:
             raise CorruptRecordError(self._tables.run_states, fields["run_id"], "input is missing")
+        _, awaited = self._awaited(row) if fields["status"] is RunStatus.PAUSED else (0, ())
         return RunRecord(
             **fields,
             input=run_input,
             output=row["output"],
             error=row["error"],
             reason=row["reason"],
-            awaited=self._awaited(row) if fields["status"] is RunStatus.PAUSED else (),
+            awaited=awaited,
+            first_awaited=awaited[:AWAITED_SHOWN],
+            awaited_count=len(awaited),
             schedule_id=row["schedule_id"],
             scheduled_at_ms=row["scheduled_at"],
             forked_from_run_id=row["forked_from"],
@@ -200,15 +218,18 @@ class RowReader:
             "lease_expires_at_ms": row["lease_expires_at"],
         }
 
-    def _awaited(self, row: Row) -> tuple[Awaited, ...]:
+    def _awaited(self, row: Row, limit: int | None = None) -> tuple[int, tuple[Awaited, ...]]:
         try:
-            return tuple(
+            # A listing cuts a long list to a fixed length, which a list of few things does not have.
+            items = [item for item in _list(json.loads(row["awaiting"])) if item is not None]
+            awaited = [
                 Awaited(kind=kind, name=name, step_id=step_id, until_ms=until_ms)
-                for kind, name, step_id, until_ms in json.loads(row["awaiting"])
-            )
+                for kind, name, step_id, until_ms in items[:limit]
+            ]
         except (ValueError, TypeError, InvalidArgumentError) as error:
             problem = "the awaited list cannot be read"
             raise CorruptRecordError(self._tables.event_locks, row["run_id"], problem) from error
+        return len(items), tuple(awaited)
 
     def _missing_event(self, run_id: str, index: int) -> None:
         raise CorruptRecordError(self._tables.events, f"{run_id}[{index}]", "the event is missing")
@@ -245,3 +266,9 @@ def _unfold(row: Row, columns: Sequence[str], arrays: Sequence[str]) -> list[Row
     if row[arrays[0]] is None:
         return []
     return [dict(zip(columns, values, strict=True)) for values in zip(*(row[name] for name in arrays), strict=True)]
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"no list, but {type(value).__name__}")
+    return value

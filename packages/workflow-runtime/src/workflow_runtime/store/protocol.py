@@ -10,7 +10,7 @@ decides by the head. Times are integer milliseconds since the Unix epoch and com
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -49,6 +49,7 @@ from .values import (
     Paused,
     RequestedBucket,
     RequestedOverlap,
+    RunCounts,
     RunPage,
     RunRecord,
     RunStatus,
@@ -904,6 +905,8 @@ class QueryStore(Protocol):
                 whatever is created, changed or deleted in between.
             LIST-3: A cursor that is none is refused with `InvalidArgumentError`, whatever it is; `%`, `_`, `*` and case
                 in a prefix are plain text.
+            LIST-6: A paused run's summary names the first `AWAITED_SHOWN` things of its awaited list, in that order,
+                and how many there are; every other run waits for nothing.
         """
         ...
 
@@ -916,7 +919,7 @@ class QueryStore(Protocol):
         run_id_prefix: str | None = None,
         created_from_ms: int | None = None,
         created_before_ms: int | None = None,
-    ) -> Mapping[RunStatus, int]:
+    ) -> RunCounts:
         """Count runs by status, with the filters of `list_runs`; statuses without a run are absent.
 
         Contract:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
@@ -13,6 +13,7 @@ from ..ids import check_id
 from ..payloads import JsonText, check_json_text
 
 __all__ = [
+    "AWAITED_SHOWN",
     "DEFAULT_HISTORY_BYTES",
     "DEFAULT_HISTORY_EVENTS",
     "DEFAULT_QUEUE",
@@ -41,6 +42,7 @@ __all__ = [
     "QueryCosts",
     "RequestedBucket",
     "RequestedOverlap",
+    "RunCounts",
     "RunPage",
     "RunRecord",
     "RunStatus",
@@ -69,6 +71,8 @@ DEFAULT_HISTORY_BYTES = 1_000_000
 """Bytes of payload in that page. The first event comes along whatever its size."""
 SILENT_CLAIMS_PER_CRASH = 4
 """So many claims in a row that expired without a sign of life count as one crash."""
+AWAITED_SHOWN = 3
+"""So many of the things that a run waits for are shown in a listing."""
 NOTICE_HORIZON_MS = 60_000
 """Workers are told of a paused run's timer when it is due sooner; their polls find the others in time."""
 
@@ -306,6 +310,11 @@ class RunSummary(Value):
     """How many workers in a row lost this run by crashing without a new event, as DEAD-2 counts."""
     lease_owner: str | None
     lease_expires_at_ms: int | None
+    first_awaited: tuple[Awaited, ...] = ()
+    """The first of the things from outside that a paused run waits for, at most `AWAITED_SHOWN`. Of its timers
+    `due_at_ms` tells."""
+    awaited_count: int = 0
+    """How many such things there are."""
 
 
 @value
@@ -421,6 +430,32 @@ class RunPage(Value):
     runs: tuple[RunSummary, ...]
     next_cursor: str | None
     """Hand it to the next call; `None` at the end."""
+    corrupt: tuple[CorruptRecordError, ...] = ()
+    """Rows that have their place on this page and cannot be read: of an unknown status, say. They hide no others."""
+
+
+class RunCounts(dict[RunStatus, int]):
+    """Numbers of runs by status, those of statuses that this package does not know apart."""
+
+    def __init__(self, known: Mapping[RunStatus, int] = {}, unknown: Mapping[str, int] = {}) -> None:  # read only
+        super().__init__(known)
+        self.unknown = dict(unknown)
+        """By what stands in the store where a status should be."""
+
+    @classmethod
+    def of(cls, counted: Iterable[tuple[str, int]]) -> RunCounts:
+        """Sort what a store has counted.
+
+        Args:
+            counted: Pairs of a status, as the store holds it, and a number.
+        """
+        counts = cls()
+        for status, number in counted:
+            if status in RunStatus.__members__.values():
+                counts[RunStatus(status)] = number
+            else:
+                counts.unknown[status] = number
+        return counts
 
 
 @value

@@ -1,4 +1,5 @@
 -- Looking at many runs. Listings walk an index of workflow_runs from where the last page ended.
+-- A long list of what a run waits for is cut to its first AWAITED_SHOWN things, and counted; a short one goes as it is.
 
 -- name: list_runs
 -- Lists runs, oldest first.
@@ -20,7 +21,16 @@ SELECT
     head.crashes,
     head.created_at,
     head.updated_at,
-    head.finished_at
+    head.finished_at,
+    CASE
+        WHEN head.status <> 'paused' THEN NULL
+        WHEN length(head.awaiting) <= 1000 THEN head.awaiting
+        WHEN json_valid(head.awaiting) THEN json_extract(head.awaiting, '$[0]', '$[1]', '$[2]')
+    END AS awaiting,
+    CASE
+        WHEN head.status = 'paused' AND length(head.awaiting) > 1000 AND json_valid(head.awaiting)
+            THEN json_array_length(head.awaiting)
+    END AS awaited_count
 FROM workflow_runs AS run
 CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
@@ -53,7 +63,16 @@ SELECT
     head.crashes,
     head.created_at,
     head.updated_at,
-    head.finished_at
+    head.finished_at,
+    CASE
+        WHEN head.status <> 'paused' THEN NULL
+        WHEN length(head.awaiting) <= 1000 THEN head.awaiting
+        WHEN json_valid(head.awaiting) THEN json_extract(head.awaiting, '$[0]', '$[1]', '$[2]')
+    END AS awaiting,
+    CASE
+        WHEN head.status = 'paused' AND length(head.awaiting) > 1000 AND json_valid(head.awaiting)
+            THEN json_array_length(head.awaiting)
+    END AS awaited_count
 FROM workflow_runs AS run
 CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
@@ -86,7 +105,16 @@ SELECT
     head.crashes,
     head.created_at,
     head.updated_at,
-    head.finished_at
+    head.finished_at,
+    CASE
+        WHEN head.status <> 'paused' THEN NULL
+        WHEN length(head.awaiting) <= 1000 THEN head.awaiting
+        WHEN json_valid(head.awaiting) THEN json_extract(head.awaiting, '$[0]', '$[1]', '$[2]')
+    END AS awaiting,
+    CASE
+        WHEN head.status = 'paused' AND length(head.awaiting) > 1000 AND json_valid(head.awaiting)
+            THEN json_array_length(head.awaiting)
+    END AS awaited_count
 FROM workflow_runs AS run
 CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
@@ -119,7 +147,16 @@ SELECT
     head.crashes,
     head.created_at,
     head.updated_at,
-    head.finished_at
+    head.finished_at,
+    CASE
+        WHEN head.status <> 'paused' THEN NULL
+        WHEN length(head.awaiting) <= 1000 THEN head.awaiting
+        WHEN json_valid(head.awaiting) THEN json_extract(head.awaiting, '$[0]', '$[1]', '$[2]')
+    END AS awaiting,
+    CASE
+        WHEN head.status = 'paused' AND length(head.awaiting) > 1000 AND json_valid(head.awaiting)
+            THEN json_array_length(head.awaiting)
+    END AS awaited_count
 FROM workflow_runs AS run
 CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE

@@ -1,5 +1,6 @@
 -- Looking at many runs. A statement must be as good when the server keeps one plan for all values: so each page is cut
 -- out of an index before anything else is read of its runs, whatever the filters.
+-- A long list of what a run waits for is cut to its first AWAITED_SHOWN things, and counted; a short one goes as it is.
 
 -- name: lanes
 -- Begins the statements that filter by status, workflow or queue: finds which of them there are, by jumping from one
@@ -75,7 +76,20 @@ SELECT
     head.crashes,
     head.created_at,
     head.updated_at,
-    head.finished_at
+    head.finished_at,
+    CASE
+        WHEN head.status <> 'paused' THEN NULL
+        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
+        WHEN json_typeof(head.awaiting) = 'array'
+            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
+    END AS awaiting,
+    CASE
+        WHEN
+            head.status = 'paused'
+            AND octet_length(head.awaiting::text) > 1000
+            AND json_typeof(head.awaiting) = 'array'
+            THEN json_array_length(head.awaiting)
+    END AS awaited_count
 FROM page
 CROSS JOIN LATERAL (
     SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
@@ -109,7 +123,20 @@ SELECT
     head.crashes,
     head.created_at,
     head.updated_at,
-    head.finished_at
+    head.finished_at,
+    CASE
+        WHEN head.status <> 'paused' THEN NULL
+        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
+        WHEN json_typeof(head.awaiting) = 'array'
+            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
+    END AS awaiting,
+    CASE
+        WHEN
+            head.status = 'paused'
+            AND octet_length(head.awaiting::text) > 1000
+            AND json_typeof(head.awaiting) = 'array'
+            THEN json_array_length(head.awaiting)
+    END AS awaited_count
 FROM page
 CROSS JOIN LATERAL (
     SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
@@ -155,7 +182,20 @@ SELECT
     head.crashes,
     head.created_at,
     head.updated_at,
-    head.finished_at
+    head.finished_at,
+    CASE
+        WHEN head.status <> 'paused' THEN NULL
+        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
+        WHEN json_typeof(head.awaiting) = 'array'
+            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
+    END AS awaiting,
+    CASE
+        WHEN
+            head.status = 'paused'
+            AND octet_length(head.awaiting::text) > 1000
+            AND json_typeof(head.awaiting) = 'array'
+            THEN json_array_length(head.awaiting)
+    END AS awaited_count
 FROM page
 CROSS JOIN LATERAL (
     SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
@@ -201,7 +241,20 @@ SELECT
     head.crashes,
     head.created_at,
     head.updated_at,
-    head.finished_at
+    head.finished_at,
+    CASE
+        WHEN head.status <> 'paused' THEN NULL
+        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
+        WHEN json_typeof(head.awaiting) = 'array'
+            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
+    END AS awaiting,
+    CASE
+        WHEN
+            head.status = 'paused'
+            AND octet_length(head.awaiting::text) > 1000
+            AND json_typeof(head.awaiting) = 'array'
+            THEN json_array_length(head.awaiting)
+    END AS awaited_count
 FROM page
 CROSS JOIN LATERAL (
     SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
@@ -228,7 +281,20 @@ SELECT
     head.crashes,
     head.created_at,
     head.updated_at,
-    head.finished_at
+    head.finished_at,
+    CASE
+        WHEN head.status <> 'paused' THEN NULL
+        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
+        WHEN json_typeof(head.awaiting) = 'array'
+            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
+    END AS awaiting,
+    CASE
+        WHEN
+            head.status = 'paused'
+            AND octet_length(head.awaiting::text) > 1000
+            AND json_typeof(head.awaiting) = 'array'
+            THEN json_array_length(head.awaiting)
+    END AS awaited_count
 FROM workflow_runs AS run
 INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
@@ -261,7 +327,20 @@ SELECT
     head.crashes,
     head.created_at,
     head.updated_at,
-    head.finished_at
+    head.finished_at,
+    CASE
+        WHEN head.status <> 'paused' THEN NULL
+        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
+        WHEN json_typeof(head.awaiting) = 'array'
+            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
+    END AS awaiting,
+    CASE
+        WHEN
+            head.status = 'paused'
+            AND octet_length(head.awaiting::text) > 1000
+            AND json_typeof(head.awaiting) = 'array'
+            THEN json_array_length(head.awaiting)
+    END AS awaited_count
 FROM workflow_runs AS run
 INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
