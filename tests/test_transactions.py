@@ -197,23 +197,36 @@ async def test_timeout_is_for_the_function_and_undoes_the_sale(shop: Shop, store
 
 
 @pytest.fixture
-def slow_commit(store: Any, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Commits take a while; the event tells that one is under way."""
+def at_commit(store: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Awaitable[None]]], None]:
+    """Have something done when the function has ended and the transaction is about to be committed."""
     commit = type(store).append_in_transaction
+
+    def do(action: Callable[[], Awaitable[None]]) -> None:
+        async def commit_after_it(self: Any, **arguments: Any) -> Any:
+            work = arguments.pop("work")
+
+            async def and_then(tx: Any) -> Any:
+                write = await work(tx)
+                await action()
+                return write
+
+            return await commit(self, work=and_then, **arguments)
+
+        monkeypatch.setattr(type(store), "append_in_transaction", commit_after_it)
+
+    return do
+
+
+@pytest.fixture
+def slow_commit(at_commit: Callable[[Callable[[], Awaitable[None]]], None]) -> asyncio.Event:
+    """Commits take a while; the event tells that one is under way."""
     committing = asyncio.Event()
 
-    async def commit_slowly(self: Any, **arguments: Any) -> Any:
-        work = arguments.pop("work")
+    async def dawdle() -> None:
+        committing.set()
+        await asyncio.sleep(0.2)
 
-        async def and_wait(tx: Any) -> Any:
-            write = await work(tx)
-            committing.set()
-            await asyncio.sleep(0.2)
-            return write
-
-        return await commit(self, work=and_wait, **arguments)
-
-    monkeypatch.setattr(type(store), "append_in_transaction", commit_slowly)
+    at_commit(dawdle)
     return committing
 
 
@@ -222,11 +235,22 @@ async def test_timeout_does_not_count_the_commit(store: Any, slow_commit: asynci
     assert await (await runtime_on(store, sale).run_here(sale, "a")).result() == "sold a"
 
 
-async def test_nothing_is_decided_during_the_commit(shop: Shop, store: Any, slow_commit: asyncio.Event) -> None:
-    """A step that ends and a signal that comes during the commit take effect behind it, in the log as well."""
+async def test_nothing_is_decided_during_the_commit(
+    shop: Shop, store: Any, at_commit: Callable[[Callable[[], Awaitable[None]]], None]
+) -> None:
+    """A step that ends and a timer that fires during the commit take effect behind it, in the log as well."""
+    clock, committing, ended = TestClock(), asyncio.Event(), asyncio.Event()
+
+    async def let_both_end() -> None:
+        committing.set()
+        clock.advance(timedelta(seconds=6))
+        await ended.wait()
+        for _ in range(1_000):  # turns of the event loop in which a driver that does not wait decides on both
+            await asyncio.sleep(0)
 
     async def end_during_the_commit() -> str:
-        await slow_commit.wait()
+        await committing.wait()
+        ended.set()
         return "ended"
 
     @workflow(id="sale")
@@ -241,13 +265,14 @@ async def test_nothing_is_decided_during_the_commit(shop: Shop, store: Any, slow
         await asyncio.gather(
             noted("paid", ctx.transaction("pay", add_sale, key)),
             noted("step", ctx.step(end_during_the_commit)),
-            noted("slept", ctx.sleep(timedelta(milliseconds=60))),
+            noted("slept", ctx.sleep(timedelta(seconds=5))),
         )
         return order
 
-    handle = await runtime_on(store, sale).run_here(sale, "a", run_id="a")
+    at_commit(let_both_end)
+    handle = await runtime_on(store, sale, clock=clock).run_here(sale, "a", run_id="a")
     while not (await handle.load()).status.is_terminal:
-        await runtime_on(store, sale).sweep()
+        await runtime_on(store, sale, clock=clock).sweep()
     output = await handle.result()
     assert output[0] == "paid"
     assert await replayed(store, sale, "a") == output

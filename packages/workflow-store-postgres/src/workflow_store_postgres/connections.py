@@ -13,6 +13,7 @@ from workflow_runtime.errors import StoreUnavailableError
 
 from .deadlines import Deadline
 from .failures import DRIVER_ERRORS, driver_errors, opening_error
+from .inherited import Inherited
 
 __all__ = ["GRACE_S", "Connections", "LentConnection", "Row", "close_or_cut", "cut", "in_time"]
 
@@ -121,6 +122,7 @@ class Connections:
 
     def __init__(self, pool: asyncpg.Pool, *, acquire_timeout_s: float, statement_timeout_s: float) -> None:
         self._pool = pool
+        self._inherited = Inherited(pool)
         self._acquire_timeout_s = acquire_timeout_s
         self._statement_timeout_s = statement_timeout_s
         self._leaving: set[asyncio.Task[None]] = set()
