@@ -13,6 +13,7 @@ from postgres_server import LocalServer
 from postgres_wire import Wire, wire_to
 from workflow_runtime.errors import (
     ConfigurationError,
+    InvalidArgumentError,
     LeaseLostError,
     SchemaMissingError,
     StoreAccessError,
@@ -280,7 +281,7 @@ async def test_missing_tables_are_named_as_such(empty_dsn: str) -> None:
 
 async def test_payload_that_is_no_json_is_refused_and_nothing_is_written(connect: Connect) -> None:
     store = await connect()
-    with pytest.raises(StoreOperationError, match="json"):
+    with pytest.raises(InvalidArgumentError, match="JSON"):
         await store.create_run(**NEW | {"input": JsonText('{"cut')})
     assert await store.load_run(run_id="a") is None
 
