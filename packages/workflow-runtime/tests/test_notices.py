@@ -305,8 +305,8 @@ async def test_worker_that_hears_looks_seldom(lab: Lab) -> None:
     [
         (None, NotListening(), 1_000, 1_000, 0),
         (None, Live(), 30_000, 1_000, 0),
-        (timedelta(seconds=7), Live(), 7_000, 1_000, 7_000),
-        (timedelta(seconds=7), NotListening(), 7_000, 1_000, 7_000),
+        (timedelta(seconds=7), Live(), 7_000, 1_000, 5_000),
+        (timedelta(seconds=7), NotListening(), 7_000, 1_000, 5_000),
         (timedelta(milliseconds=50), Live(), 50, 50, 50),
         (timedelta(0), NotListening(), 1, 1, 1),
     ],

@@ -25,6 +25,8 @@ logger = get_logger("workflow_runtime")
 _POLL_MS = 1_000
 _LIVE_POLL_MS = 30_000
 """While the store tells of work, polls only find what a lost notice would have told."""
+_LONGEST_AWAY_MS = 5_000
+"""The longest that an interval of the user's keeps a worker from looking whether its store is back."""
 _TICKS = 100
 """So many ticks are fired in one turn; then the runs have theirs."""
 _CLOCK_MS = 60_000
@@ -65,8 +67,8 @@ class Polling:
         return min(_POLL_MS, self.idle_ms())
 
     def away_ms(self) -> int:
-        """Tell how long at least when the store is away."""
-        return self._chosen_ms or 0
+        """Tell how long at least when the store is away. Then nothing tells of work, as a long interval expects."""
+        return min(self._chosen_ms or 0, _LONGEST_AWAY_MS)
 
 
 class WakeUp:
