@@ -525,7 +525,7 @@ async def test_transactions_of_a_run_take_turns(shop: Shop, store: Any) -> None:
     assert len(await shop.sales()) == 6
 
 
-def _hanging(write: Function, *, swallow: bool) -> tuple[Function, asyncio.Event, asyncio.Event]:
+def _hanging(write: Function, *, swallow: bool, linger_s: float = 0.0) -> tuple[Function, asyncio.Event, asyncio.Event]:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def hang(tx: Any, key: str) -> str:
@@ -536,6 +536,7 @@ def _hanging(write: Function, *, swallow: bool) -> tuple[Function, asyncio.Event
         except asyncio.CancelledError:
             if not swallow:
                 raise
+            await asyncio.sleep(linger_s)
         finally:
             ended.set()
         return "went on regardless"
@@ -641,9 +642,27 @@ async def test_handler_that_ends_first_undoes_the_sale(shop: Shop, swallow: bool
         assert await kinds(store, "a") == ["step-completed wait_for_the_other", "run-finished"]
 
 
-async def test_driver_that_is_gone_commits_nothing(shop: Shop, store: Any) -> None:
+async def test_function_that_ends_while_its_call_is_cancelled_commits(shop: Shop, store: Any) -> None:
+    """It swallows the cancellation: what it has done is recorded with the sale, and its run is handed over."""
+    hang, begun, _ = _hanging(sell, swallow=True)
+
+    @workflow(id="sale")
+    async def sale(ctx: Context, key: str) -> list[str]:
+        return [await ctx.transaction("pay", hang, key), await ctx.transaction("tip", sell, f"{key}-tip")]
+
+    driving = asyncio.create_task(runtime_on(store, sale).run_here(sale, "a", run_id="a"))
+    await begun.wait()
+    driving.cancel()
+    await asyncio.wait([driving])
+    assert (await shop.sales(), await kinds(store, "a")) == (["a"], ["step-completed pay"])
+    assert await runtime_on(store, sale).attach("a").status() == "queued"
+
+
+async def test_driver_that_is_gone_commits_nothing(shop: Shop, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that swallows the cancellation may outlive its driver by some seconds."""
-    hang, begun, ended = _hanging(sell, swallow=True)
+    monkeypatch.setattr("workflow_runtime.drives._HAND_OVER_S", 0.1)
+    monkeypatch.setattr("workflow_runtime.drives._LEAST_HAND_OVER_S", 0.1)
+    hang, begun, ended = _hanging(sell, swallow=True, linger_s=0.5)
     sale = selling(hang)
     driving = asyncio.create_task(runtime_on(store, sale).run_here(sale, "a", run_id="a"))
     await begun.wait()
