@@ -399,6 +399,20 @@ async def test_coroutine_that_a_function_makes_is_cancelled_by_a_stop(lab: Lab) 
     assert await lab.status("run") is RunStatus.QUEUED
 
 
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="needs Python 3.12")
+async def test_application_may_start_its_tasks_eagerly(lab: Lab) -> None:
+    @workflow(id="both")
+    async def both(ctx: Context, _: Any) -> Any:
+        return [await ctx.step(lambda: "plain"), await ctx.step(echo, "async")]
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]  # new in 3.12
+    try:
+        assert await lab.finish(both) == ["plain", "async"]
+    finally:
+        loop.set_task_factory(None)
+
+
 async def test_system_without_another_thread_fails_the_attempt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the next one may find one."""
     refusals = 0

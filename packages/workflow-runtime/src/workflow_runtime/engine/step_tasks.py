@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import QueryLimitReachedError
@@ -38,7 +38,7 @@ class EndedAttempt:
 @dataclass(slots=True)
 class _RunningStep:
     operation: Operation
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] = field(init=False)
     plain: bool = False
     """Whether it is a plain function: that needs a thread."""
     call: ThreadCall | None = None
@@ -201,11 +201,11 @@ class StepTasks:
 
     def _start(self, operation: Operation) -> None:
         assert operation.step is not None
-        task = asyncio.create_task(self._attempt(operation), context=operation.step.context)
-        step = _RunningStep(operation, task)
-        self._running[operation.step_id] = step
+        step = self._running[operation.step_id] = _RunningStep(operation)
+        # After that: under an eager task factory the attempt begins at once.
+        step.task = asyncio.create_task(self._attempt(operation), context=operation.step.context)
         # A callback, because a task that is cancelled at once never enters its function.
-        task.add_done_callback(lambda _: self._step_ended(step))
+        step.task.add_done_callback(lambda _: self._step_ended(step))
 
     def _step_ended(self, step: _RunningStep) -> None:
         del self._running[step.operation.step_id]
