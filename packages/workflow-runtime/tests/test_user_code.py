@@ -228,6 +228,20 @@ async def test_codec_that_raises_anything(lab: Lab, name: str, when: str, value:
     assert await run.status() == expected
 
 
+@pytest.mark.parametrize("name", RAISED)
+async def test_input_that_cannot_be_decoded_ends_its_run(lab: Lab, name: str) -> None:
+    """The handler never begins."""
+
+    @workflow()
+    async def guilty(ctx: Context, input: Any) -> Any:
+        return input
+
+    run = await lab.runtime(guilty).start_run(guilty, "marked")
+    report = await asyncio.wait_for(lab.runtime(guilty, codec=CodecOf(name, "decode")).sweep(), 10)
+    assert not report.failures
+    assert await run.status() == "errored"
+
+
 @pytest.mark.parametrize("part", ["retry_if", "backoff"])
 @pytest.mark.parametrize("name", RAISED)
 async def test_policy_that_raises_anything(lab: Lab, name: str, part: str) -> None:
