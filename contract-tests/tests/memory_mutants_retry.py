@@ -11,6 +11,38 @@ from mutant_catalogue import broken
 from workflow_runtime.store import NotRetryable, Retried, RunStatus
 
 
+@broken("DEAD-4")
+class ParkedRunIsErrored(Faulty):
+    """A driver's parking ends the run."""
+
+    async def mark_run_errored(self, **arguments: Any) -> Any:
+        return await super().mark_run_errored(**(arguments | {"parked": False}))
+
+
+@broken("DEAD-4")
+class ParkedRunLosesItsTimers(Faulty):
+    """The timers of a parked run are removed, as if it had ended."""
+
+    async def mark_run_errored(self, **arguments: Any) -> Any:
+        await super().mark_run_errored(**arguments)
+        run = self.run(arguments)
+        if run is not None and run.status is RunStatus.DEAD:
+            run.timers.clear()
+
+
+@broken("DEAD-1")
+class RequeuedRunKeepsItsReason(Faulty):
+    """A run that was parked still says why when it lives again."""
+
+    async def requeue_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        reason = None if run is None else run.reason
+        answer = await super().requeue_run(**arguments)
+        if run is not None:
+            run.reason = reason
+        return answer
+
+
 @broken("RETRY-1")
 class RetriedRunKeepsItsError(Faulty):
     """A run that lives again still shows the error of its former life."""

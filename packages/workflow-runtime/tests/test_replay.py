@@ -13,7 +13,7 @@ from workflow_runtime import (
     Context,
     NonDeterminismError,
     RetryPolicy,
-    RunFailedError,
+    RunAbortedError,
     RunStatus,
     StepFailedError,
     StoreOperationError,
@@ -277,15 +277,31 @@ async def diverge(lab: Lab, before: Any, after: Any) -> NonDeterminismError:
     log = await lab.log("run")
     runtime = lab.runtime(second)
     await runtime.deliver_signal("run", "go", "went")
-    with pytest.raises(RunFailedError) as failure:
+    with pytest.raises(RunAbortedError) as failure:
         await run_to_completion(runtime, handle, lab.clock)
-    assert failure.value.error_type == "NonDeterminismError"
-    assert await lab.status("run") is RunStatus.ERRORED
-    assert await lab.log("run") == [*log, "run-errored"]
+    assert await lab.status("run") is RunStatus.DEAD
+    assert await lab.log("run") == [*log, "run-parked"]
     with pytest.raises(NonDeterminismError) as error:
         await lab.replayed(second, "run")
-    assert str(error.value) == failure.value.message
+    assert str(error.value) == failure.value.reason
+    await goes_on_after_a_rollback(lab, first, second)
     return error.value
+
+
+async def goes_on_after_a_rollback(lab: Lab, first: Workflow[Any, Any], second: Workflow[Any, Any]) -> None:
+    """Whichever way it is brought back: on the wrong code it is parked again, on the right code it ends well."""
+    for bring_back in ("requeue_run", "retry_run"):
+        runtime = lab.runtime(second)
+        await getattr(runtime, bring_back)("run")
+        report = await runtime.sweep()
+        assert list(report.dead) == ["run"]
+        assert report.outcomes == {"dead": 1}
+    runtime = lab.runtime(first)
+    await runtime.requeue_run("run")
+    await run_to_completion(runtime, runtime.attach("run"), lab.clock)
+    assert await lab.status("run") is RunStatus.FINISHED
+    run = await lab.load("run")
+    assert (run.error, run.reason) == (None, None)
 
 
 async def step_then_wait(ctx: Context) -> None:

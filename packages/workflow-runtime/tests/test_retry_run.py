@@ -16,6 +16,7 @@ from workflow_runtime import (
     Context,
     JsonCodec,
     RetryPolicy,
+    RunAbortedError,
     RunFailedError,
     RunStatus,
     StepFailedError,
@@ -515,6 +516,106 @@ async def test_runs_that_did_not_end_wrongly_are_left_alone(lab: Lab, world: Wor
     await runtime.sweep()
     assert (await runtime.retry_run("run", even_aborted=True)).kind == "not-retryable"
     assert (await runtime.retry_run("nobody")).kind == "not-found"
+
+
+# Runs that cannot be driven.
+
+
+async def test_diverging_run_is_parked_and_says_why(lab: Lab, world: World, caplog: pytest.LogCaptureFixture) -> None:
+    @workflow(id="order")
+    async def order(ctx: Context, input: Any) -> Any:
+        await ctx.step(world.do, "pay")
+        await ctx.sleep(timedelta(hours=1))
+        return await ctx.step(world.do, "ship")
+
+    @workflow(id="order")
+    async def edited(ctx: Context, input: Any) -> Any:
+        await ctx.sleep(timedelta(hours=1))
+        return await ctx.step(world.do, "ship")
+
+    await _begin(lab, order)
+    (timer,) = await lab.timers("run")
+    lab.advance(hours=1)
+    careless = lab.runtime(edited)
+    waiting = asyncio.create_task(careless.attach("run").result(timeout=timedelta(seconds=5)))
+    await careless.sweep()
+    with pytest.raises(RunAbortedError, match="diverges from its history at 'do'") as failure:
+        await waiting
+    assert (failure.value.status, failure.value.run_id) == ("dead", "run")
+    assert "is parked as dead" in caplog.text
+    run = await lab.load("run")
+    assert run.error is not None
+    assert decode_json(run.error)["error_type"] == "NonDeterminismError"
+    line = (await lab.store().get_run_timeline(run_id="run")).entries[-2]  # behind it comes the timer
+    assert (line.source, line.what) == ("log", "run-parked")
+    assert line.detail is not None
+    facts = decode_json(line.detail)
+    assert facts["step_id"] == "do"
+    assert (facts["recorded"], facts["called"]) == (
+        "step 'do' (step-completed)",
+        "nothing of that id, but sleep 'sleep'",
+    )
+    assert await lab.timers("run") == (timer,)
+    assert await _retried(lab, lab.runtime(order)) == "ship"
+    assert world.did == {"pay": 1, "ship": 1}
+
+
+async def test_retried_run_that_diverges_is_parked_and_goes_on_after_a_rollback(lab: Lab, world: World) -> None:
+    """An error, a retry on wrong code, a retry on right code: three lives, and what was recorded stays."""
+
+    @workflow(id="order", retry=ONCE)
+    async def order(ctx: Context, input: Any) -> Any:
+        await ctx.step(world.do, "pay")
+        return await ctx.step(world.do, "ship")
+
+    @workflow(id="order", retry=ONCE)
+    async def edited(ctx: Context, input: Any) -> Any:
+        return await ctx.step.options(id="do#2")(world.do, "ship")
+
+    world.broken = {"ship"}
+    await _ended_wrongly(lab, await _begin(lab, order))
+    world.broken = set()
+    careless = lab.runtime(edited)
+    await careless.retry_run("run")
+    assert list((await careless.sweep()).dead) == ["run"]
+    assert await _retried(lab, lab.runtime(order)) == "ship"
+    assert world.did == {"pay": 1, "ship": 1}
+
+
+async def test_run_whose_log_cannot_be_read_is_parked(lab: Lab, world: World) -> None:
+    """A damaged event is damaged for every worker; when the row is mended the run goes on."""
+
+    @workflow(id="order")
+    async def order(ctx: Context, input: Any) -> Any:
+        await ctx.sleep(SECOND)
+        return await ctx.step(world.do, "ship")
+
+    runtime = await _begin(lab, order)
+    log = lab.data.runs["run"].events
+    intact = log[0]
+    log[0] = dataclasses.replace(intact, payload=JsonText('{"unt'))
+    lab.advance(seconds=1)
+    assert list((await runtime.sweep()).dead) == ["run"]
+    run = await lab.load("run")
+    assert run.reason is not None
+    assert "run/0" in run.reason
+    log[0] = intact
+    assert await _retried(lab, runtime) == "ship"
+
+
+async def test_run_with_events_of_a_newer_engine_is_left_to_others(lab: Lab, world: World) -> None:
+    @workflow(id="order")
+    async def order(ctx: Context, input: Any) -> Any:
+        await ctx.sleep(SECOND)
+        return "done"
+
+    runtime = await _begin(lab, order)
+    log = lab.data.runs["run"].events
+    log.append(dataclasses.replace(log[0], index=1, kind="of-next-year", payload=None))
+    lab.advance(seconds=1)
+    report = await runtime.sweep()
+    assert [failure.run_id for failure in report.failures] == ["run"]
+    assert await lab.status("run") is RunStatus.RUNNING, "the lease runs out, and a newer worker may have it"
 
 
 # Logs of other versions, long logs.

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from workflow_runtime.errors import LeaseLostError
-from workflow_runtime.store import SILENT_CLAIMS_PER_CRASH, NotClaimable, NotFound, NotRequeueable, Requeued
+from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, LogConflictError
+from workflow_runtime.store import (
+    SILENT_CLAIMS_PER_CRASH,
+    NewEvent,
+    NotClaimable,
+    NotFound,
+    NotRequeueable,
+    Requeued,
+    Retried,
+)
 
 from ..catalogue import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, MANY, Driver, claim, claim_many, hear_of, park, record, start, unchanged
+from ..scenarios import (
+    CLAIM_VERBS,
+    LEASE_MS,
+    MANY,
+    Driver,
+    claim,
+    claim_many,
+    event,
+    hear_of,
+    park,
+    record,
+    start,
+    start_full,
+    unchanged,
+)
 
 
 @clause("LEASE-1")
@@ -277,6 +299,65 @@ async def requeue_revives(h: StoreHarness) -> None:
     taken = (await claim_many(h, "claim_pending_runs", store=h.second)).claims[0]
     assert [e.payload for e in taken.history] == ['"kept"']
     assert [e.delivery_id for e in taken.inbox] == ["before", "while-dead"]
+
+
+@clause("DEAD-4", "DEAD-1", each=("requeue", "retry"))
+async def parked_run_waits_for_somebody(h: StoreHarness, how: str) -> None:
+    """A driver parks its run: dead, with error and reason, with its timers; both ways of bringing it back work."""
+    driver = await start_full(h)
+    await driver.fail(
+        '{"type":"D"}', parked=True, reason="diverges", events=[event('"last"')], taken_inbox=[1], now_ms=h.advance(5)
+    )
+    run = await record(h, driver.run_id)
+    assert (run.status, run.error, run.reason, run.output) == ("dead", '{"type":"D"}', "diverges", None)
+    assert (run.next_index, run.finished_at_ms, run.due_at_ms, run.lease_owner) == (2, h.now_ms, None, None)
+    execution = await h.second.load_execution(run_id=driver.run_id)
+    assert execution is not None
+    assert [timer.timer_id for timer in execution.timers] == ["old"]
+    assert execution.inbox == ()
+    for verb in CLAIM_VERBS:
+        assert (await claim_many(h, verb, now_ms=h.now_ms + 10**9)).claims == (), f"{verb} gives a parked run away"
+    with refused(LeaseLostError, "a write of the driver after parking"):
+        await driver.append("2", expected_next_index=2)
+    assert (await driver.signal("go", "while-parked")).kind == "buffered"
+    if how == "requeue":
+        assert isinstance(await h.second.requeue_run(run_id=driver.run_id, now_ms=h.now_ms), Requeued)
+    else:
+        back = await h.second.retry_run(run_id=driver.run_id, now_ms=h.now_ms, event=NewEvent(kind="retried"))
+        assert isinstance(back, Retried)
+    run = await record(h, driver.run_id)
+    assert (run.status, run.error, run.reason, run.finished_at_ms) == ("queued", None, None, None)
+    again = await claim(h, driver.run_id)
+    assert [entry.delivery_id for entry in again.claim.inbox] == ["while-parked"]
+    await again.pause()
+    assert (await record(h, driver.run_id)).due_at_ms is not None, "the timers of a parked run are lost"
+
+
+@clause("DEAD-4", "OP-1", "FENCE-1")
+async def parking_is_a_drivers_write(h: StoreHarness) -> None:
+    """It is fenced, checks the log's length, is not done twice, and cannot be mixed up with an abortion."""
+    driver = await start(h)
+    async with unchanged(h, driver.run_id, after="a refused parking"):
+        with refused(LeaseLostError, "parking by somebody else"):
+            await driver.fail(parked=True, reason="r", lease_token="stale")
+        with refused(LogConflictError, "parking at another index"):
+            await driver.fail(parked=True, reason="r", expected_next_index=1)
+        with refused(InvalidArgumentError, "parking and aborting at once"):
+            await driver.fail(parked=True, aborted=True, reason="r")
+    arguments = driver.arguments("mark_run_errored", parked=True, reason="diverges", events=[event('"last"')])
+    for _ in range(2):
+        await h.store.mark_run_errored(**arguments)
+    run = await record(h, driver.run_id)
+    assert (run.status, run.next_index, run.reason) == ("dead", 1, "diverges")
+
+
+@clause("FINISH-3", "DEAD-4")
+async def reason_is_for_two_ends(h: StoreHarness) -> None:
+    """A run that is just errored has no reason."""
+    driver = await start(h)
+    await driver.fail(reason="none of these")
+    run = await record(h, driver.run_id)
+    assert (run.status, run.reason) == ("errored", None)
 
 
 @clause("DEAD-1")

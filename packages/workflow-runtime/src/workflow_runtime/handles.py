@@ -100,7 +100,7 @@ class RunHandle(Generic[OutputT_co]):
 
         Raises:
             RunFailedError: It ended as `errored`.
-            RunAbortedError: It was cancelled or terminated, or is parked as `dead`.
+            RunAbortedError: It was cancelled or terminated, or is parked as `dead`; says why.
             RunNotFoundError: It was deleted, or never was.
             TimeoutError: It has not ended in time.
         """
@@ -119,7 +119,7 @@ class RunHandle(Generic[OutputT_co]):
             failure = _failure(run)
             raise RunFailedError(run.run_id, failure.error_type, failure.message, failure)
         reason = run.reason
-        if run.status is RunStatus.DEAD:
+        if run.status is RunStatus.DEAD and reason is None:
             reason = f"{run.crashes} workers in a row crashed while driving it; requeue_run() gives it another chance"
         raise RunAbortedError(run.run_id, run.status, reason)
 

@@ -405,6 +405,8 @@ async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | Run
     if outcome is DriveOutcome.LOST:
         logger.warning("run %r: the lease was lost, another worker has the run", driver.run_id)
     report.outcomes[outcome] += 1
+    if outcome is DriveOutcome.DEAD:
+        report.dead.append(driver.run_id)
     return outcome
 
 

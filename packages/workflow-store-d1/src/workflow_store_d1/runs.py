@@ -206,6 +206,7 @@ class RunLifecycle(Role):
         events: Sequence[NewEvent] = (),
         taken_inbox: Sequence[int] = (),
         aborted: bool = False,
+        parked: bool = False,
         reason: str | None = None,
     ) -> None:
         unit = DriverUnit(
@@ -216,10 +217,11 @@ class RunLifecycle(Role):
             operation_id=operation_id,
             expected_next_index=expected_next_index,
         )
-        status = RunStatus.ABORTED if aborted else RunStatus.ERRORED
+        status = RunStatus.ABORTED if aborted else RunStatus.DEAD if parked else RunStatus.ERRORED
         unit.append(events, taken_inbox, now_ms)
-        unit.add("driver.no_timers")
-        unit.add("mark_run_ended.state", None, error, reason if aborted else None)
+        if not parked:
+            unit.add("driver.no_timers")
+        unit.add("mark_run_ended.state", None, error, reason if aborted or parked else None)
         unit.add("mark_run_ended.head", len(events), status.value, now_ms)
         await unit.commit()
 
@@ -262,8 +264,12 @@ class RunLifecycle(Role):
     @checked
     async def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
         statement = self._session.statement
-        before, _ = await self._session.batch(
-            [statement("requeue_run.before", run_id), statement("requeue_run.head", run_id, now_ms)],
+        before, *_ = await self._session.batch(
+            [
+                statement("requeue_run.before", run_id),
+                statement("requeue_run.state", run_id),
+                statement("requeue_run.head", run_id, now_ms),
+            ],
             recognised=False,
         )
         if not before:

@@ -193,16 +193,20 @@ class RunLifecycle(Role):
         events: Sequence[NewEvent] = (),
         taken_inbox: Sequence[int] = (),
         aborted: bool = False,
+        parked: bool = False,
         reason: str | None = None,
     ) -> None:
-        """FINISH-3."""
+        """FINISH-3, DEAD-4."""
         if self._repeated(run_id, operation_id, Done) is not None:
             return
         run = self._driven(run_id, lease_token, expected_next_index)
         run.append(events, taken_inbox, now_ms)
         run.error = error
-        run.reason = reason if aborted else None
-        run.make_ended(RunStatus.ABORTED if aborted else RunStatus.ERRORED, now_ms)
+        run.reason = reason if aborted or parked else None
+        if parked:
+            run.make_dead(now_ms)
+        else:
+            run.make_ended(RunStatus.ABORTED if aborted else RunStatus.ERRORED, now_ms)
         run.record(operation_id, Done())
 
     @unit
@@ -249,6 +253,7 @@ class RunLifecycle(Role):
         if run.status is not RunStatus.DEAD:
             return NotRequeueable(status=run.status)
         run.crashes = 0
+        run.error = run.reason = None
         run.make_queued(now_ms)
         self._data.tell(run_id)
         return Requeued()

@@ -209,6 +209,7 @@ class RunLifecycle(Role):
         events: Sequence[NewEvent] = (),
         taken_inbox: Sequence[int] = (),
         aborted: bool = False,
+        parked: bool = False,
         reason: str | None = None,
     ) -> None:
         write = DriverWrite(
@@ -219,8 +220,8 @@ class RunLifecycle(Role):
             operation_id=operation_id,
             expected_next_index=expected_next_index,
         )
-        status = RunStatus.ABORTED if aborted else RunStatus.ERRORED
-        end = (status.value, None, error, reason if aborted else None, now_ms)
+        status = RunStatus.ABORTED if aborted else RunStatus.DEAD if parked else RunStatus.ERRORED
+        end = (status.value, None, error, reason if aborted or parked else None, now_ms)
         await write.commit("mark_run_ended", *event_values(events, taken_inbox), *end)
 
     @checked

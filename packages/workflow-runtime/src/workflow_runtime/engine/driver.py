@@ -33,7 +33,7 @@ from .allowance import Allowance
 from .context import Context
 from .definition import Workflow
 from .finishing import to_its_end
-from .history import EventKind, OperationKind, Recorded, from_event, run_event
+from .history import EventKind, OperationKind, Recorded, UnknownKindError, from_event, run_event
 from .inbox import Inbox
 from .lease import HeldLease
 from .machine import Aborted, Errored, Finished, Machine
@@ -66,6 +66,8 @@ _LAST_GRACE_S = 0.5
 """Where the drive was cancelled, and has waited for them before."""
 _CLEANUP_GRACE_S = 5.0
 """How long cancelled steps may take to clean up before the driver stops waiting for them."""
+_MAX_REASON = 1_000
+"""Characters of a reason; the error tells the rest."""
 
 
 class DriveOutcome(StrEnum):
@@ -77,6 +79,8 @@ class DriveOutcome(StrEnum):
     PAUSED = "paused"
     QUEUED = "queued"
     """Paused, but something arrived meanwhile: it is claimable at once."""
+    DEAD = "dead"
+    """Parked: it does not match its history, or that cannot be read."""
     RELEASED = "released"
     """Handed over, because the worker stops."""
     LOST = "lost"
@@ -284,10 +288,8 @@ class Driver:
                 await self._writer.release()
 
     async def _drive(self) -> DriveOutcome:
-        try:
-            await self._replay()
-        except NonDeterminismError as error:
-            return await self._end_with_error(error)
+        if (parked := await self._replay_or_park()) is not None:
+            return parked
         while True:
             await self._settle()
             self._steps.cancel_abandoned()
@@ -308,6 +310,15 @@ class Driver:
                 return await let_go()
             else:
                 await self._run_steps()
+
+    async def _replay_or_park(self) -> DriveOutcome | None:
+        try:
+            await self._replay()
+        except UnknownKindError:
+            raise  # a worker with a newer engine may take the run when the lease has run out
+        except (NonDeterminismError, CorruptRecordError) as error:
+            return await self._park(error)
+        return None
 
     async def _settle(self) -> None:
         """Let everything that has happened take effect; what is being committed comes first."""
@@ -583,6 +594,22 @@ class Driver:
         event = run_event(EventKind.RUN_ERRORED, write_failure(failure, **self._retry_facts()))
         await self._write_error(write_failure(failure), event, aborted=False)
         return DriveOutcome.ERRORED
+
+    async def _park(self, error: NonDeterminismError | CorruptRecordError) -> DriveOutcome:
+        """Leave the run to somebody who mends the code or the row: nothing that others have recorded is wrong."""
+        logger.error(
+            "run %r of %r is parked as %s: %s", self.run_id, self._workflow.id, RunStatus.DEAD, one_line(error)
+        )
+        names = ("step_id", "recorded", "called") if isinstance(error, NonDeterminismError) else ()
+        payload = write_failure(failure_of(error), **{name: getattr(error, name) for name in names})
+        await self._writer.error(
+            error=payload,
+            events=[run_event(EventKind.RUN_PARKED, payload)],
+            taken_inbox=(),
+            parked=True,
+            reason=one_line(error)[:_MAX_REASON],
+        )
+        return DriveOutcome.DEAD
 
     def _retry_facts(self) -> dict[str, Any]:
         # A handler that returned has come to terms with what failed, whatever is wrong with its result.

@@ -22,6 +22,7 @@ __all__ = [
     "EventKind",
     "OperationKind",
     "Recorded",
+    "UnknownKindError",
     "emitted_payload",
     "from_event",
     "new_event",
@@ -73,6 +74,8 @@ class EventKind(StrEnum):
     """The error, and what a retry repeats (`retry_repeats`): see `retried.py`."""
     RUN_ABORTED = "run-aborted"
     """`reason`."""
+    RUN_PARKED = "run-parked"
+    """The error that keeps the run from being driven; of a divergence also `step_id`, `recorded` and `called`."""
     RUN_RETRIED = "run-retried"
     """`reason`. Written when somebody retries the run; what stands above it belongs to a former life."""
     RUN_FORKED = "run-forked"
@@ -113,16 +116,20 @@ class Recorded:
         return decode_json(self.payload) if self.payload is not None else {}
 
 
+class UnknownKindError(CorruptRecordError):
+    """An event that this version of the engine does not know. A newer one may: the run is left to others."""
+
+
 def from_event(run_id: str, event: Event) -> Recorded:
     """Read an event of the log.
 
     Raises:
-        CorruptRecordError: This version of the engine does not know its kind.
+        UnknownKindError: This version of the engine does not know its kind.
     """
     try:
         kind = EventKind(event.kind)
     except ValueError:
-        raise CorruptRecordError("events", f"{run_id}/{event.index}", f"unknown kind {event.kind!r}") from None
+        raise UnknownKindError("events", f"{run_id}/{event.index}", f"unknown kind {event.kind!r}") from None
     return Recorded(kind, event.step_id or "", event.payload)
 
 

@@ -163,10 +163,11 @@ class RunWriter:
         error: JsonText,
         events: Sequence[NewEvent],
         taken_inbox: Sequence[int],
-        aborted: bool,
+        aborted: bool = False,
+        parked: bool = False,
         reason: str | None,
     ) -> None:
-        """End the run with an error, or as aborted."""
+        """End the run with an error or as aborted, or park it."""
         await self._write(
             self._store.mark_run_errored,
             expected_next_index=self.next_index,
@@ -174,6 +175,7 @@ class RunWriter:
             events=events,
             taken_inbox=taken_inbox,
             aborted=aborted,
+            parked=parked,
             reason=reason,
         )
 

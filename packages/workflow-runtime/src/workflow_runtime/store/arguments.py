@@ -144,6 +144,11 @@ def _check_lease_end(arguments: dict[str, Any]) -> None:
         raise InvalidArgumentError("lease_ms", f"ends after {MAX_TIME_MS}, the last moment of time")
 
 
+def _check_ending(arguments: dict[str, Any]) -> None:
+    if arguments.get("aborted") and arguments.get("parked"):
+        raise InvalidArgumentError("parked", "a run is aborted or parked, not both")
+
+
 def _check_settling(arguments: dict[str, Any]) -> None:
     if (arguments.get("run_id") is not None) != (arguments.get("action") == "start"):
         raise InvalidArgumentError("run_id", "goes with the action `start`, and only with it")
@@ -301,6 +306,7 @@ _CHECKS_TOGETHER: dict[frozenset[str], Callable[[dict[str, Any]], None]] = {
     frozenset({"owner", "lease_ms", "available_at_ms"}): _check_claim,
     frozenset({"action", "run_id"}): _check_settling,
     frozenset({"now_ms", "lease_ms"}): _check_lease_end,
+    frozenset({"aborted", "parked"}): _check_ending,
 }
 """Arguments that only make sense together, by the names of a verb that takes them."""
 

@@ -286,12 +286,28 @@ class RunLifecycleStore(Protocol):
         events: Sequence[NewEvent] = (),
         taken_inbox: Sequence[int] = (),
         aborted: bool = False,
+        parked: bool = False,
         reason: str | None = None,
     ) -> None:
-        """End the run with an error, or as `aborted` when its handler ended by cancellation.
+        """End the run with an error, as `aborted` when its handler ended by cancellation, or park it.
+
+        Args:
+            run_id: Which run.
+            lease_token: The fence.
+            operation_id: See OP-1.
+            expected_next_index: The length of the log as the driver knows it.
+            error: What went wrong.
+            now_ms: The present.
+            events: Appended as `append_events` does.
+            taken_inbox: Inbox numbers that these events account for.
+            aborted: The handler ended by cancellation.
+            parked: The handler has not ended; it cannot be driven before somebody has mended something. Not together
+                with `aborted`.
+            reason: Why it was aborted or parked, for a person to read; kept with one of these two.
 
         Contract:
             FINISH-3: As FINISH-1, with status `errored`, or `aborted` and the reason when `aborted` is true.
+            DEAD-4: With `parked` the run is `dead`, with error and reason, and keeps its timers; the rest as FINISH-1.
         """
         ...
 
@@ -321,8 +337,8 @@ class RunLifecycleStore(Protocol):
         """Give a `dead` run back to the workers.
 
         Contract:
-            DEAD-1: Only a `dead` run: it is `queued`, due now, with a crash count of zero. Others answer
-                `not-requeueable`.
+            DEAD-1: Only a `dead` run: it is `queued`, due now, with a crash count of zero and without error, reason and
+                end. Others answer `not-requeueable`.
         """
         ...
 

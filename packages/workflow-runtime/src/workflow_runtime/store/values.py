@@ -93,7 +93,7 @@ class RunStatus(StrEnum):
     ABORTED = "aborted"
     """Was cancelled or terminated."""
     DEAD = "dead"
-    """Parked after repeated crashes without progress, until `requeue_run`."""
+    """Parked after repeated crashes without progress, or because it cannot be driven, until `requeue_run`."""
 
     @property
     def is_terminal(self) -> bool:
@@ -326,7 +326,7 @@ class RunRecord(RunSummary):
     """Only when `finished`; absent when the handler's result was not recorded."""
     error: JsonText | None
     reason: str | None
-    """Why it was aborted."""
+    """Why it was aborted or parked."""
     awaited: tuple[Awaited, ...]
     """What it waits for, when paused."""
     schedule_id: str | None = None

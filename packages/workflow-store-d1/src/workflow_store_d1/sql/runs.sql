@@ -229,6 +229,20 @@ SELECT head.status
 FROM workflow_event_locks AS head
 WHERE head.run_id = ?1;
 
+-- statement: state
+-- ?1 run_id
+UPDATE workflow_run_states
+SET
+    error = NULL,
+    reason = NULL
+WHERE
+    run_id = ?1
+    AND EXISTS (
+        SELECT 1
+        FROM workflow_event_locks AS head
+        WHERE head.run_id = ?1 AND head.status = 'dead'
+    );
+
 -- statement: head
 -- ?1 run_id  ?2 now_ms
 UPDATE workflow_event_locks

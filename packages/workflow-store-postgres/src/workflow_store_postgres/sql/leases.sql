@@ -29,6 +29,7 @@ WITH before AS MATERIALIZED (
         head.due_at,
         head.lease_expires_at,
         head.operation_id,
+        head.next_index,
         head.inbox_seq,
         head.lease_number,
         (head.status IN ('queued', 'paused') AND head.due_at <= $4::bigint)
@@ -64,6 +65,7 @@ taken AS (
         stored.run_id = $9::text
         AND before.claimable
         AND stored.operation_id = before.operation_id
+        AND stored.next_index = before.next_index
         AND stored.inbox_seq = before.inbox_seq
         AND stored.lease_number = before.lease_number
         AND (
@@ -203,10 +205,17 @@ wanted AS MATERIALIZED (
         AND ((SELECT $12::text[]) IS NULL OR lane.queue = ANY((SELECT $12::text[])::text[]))
 ),
 candidate AS MATERIALIZED (
-    SELECT due.run_id, due.operation_id, due.inbox_seq, due.lease_number
+    SELECT due.run_id, due.operation_id, due.next_index, due.inbox_seq, due.lease_number
     FROM wanted
     CROSS JOIN LATERAL (
-        SELECT head.run_id, head.operation_id, head.inbox_seq, head.lease_number, head.priority, head.due_at
+        SELECT
+            head.run_id,
+            head.operation_id,
+            head.next_index,
+            head.inbox_seq,
+            head.lease_number,
+            head.priority,
+            head.due_at
         FROM workflow_event_locks AS head
         WHERE
             head.status = 'queued'
@@ -222,7 +231,7 @@ candidate AS MATERIALIZED (
     LIMIT (SELECT $9::bigint + 32)
 ),
 locked AS MATERIALIZED (
-    SELECT head.run_id, head.operation_id, head.inbox_seq, head.lease_number
+    SELECT head.run_id, head.operation_id, head.next_index, head.inbox_seq, head.lease_number
     FROM workflow_event_locks AS head
     WHERE
         head.run_id = ANY(ARRAY(SELECT candidate.run_id FROM candidate))
@@ -248,6 +257,7 @@ taken AS (
         ON
             candidate.run_id = locked.run_id
             AND candidate.operation_id = locked.operation_id
+            AND candidate.next_index = locked.next_index
             AND candidate.inbox_seq = locked.inbox_seq
             AND candidate.lease_number = locked.lease_number
     WHERE stored.run_id = locked.run_id

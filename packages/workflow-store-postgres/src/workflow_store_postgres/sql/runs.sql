@@ -2,7 +2,8 @@
 --
 -- `before` is the head as of the statement's beginning. Where a statement reads or deletes rows of other tables, its
 -- write of the head demands that the head is still that one: otherwise, after a wait for the row lock, it would act on
--- what it saw before the wait. `overtaken` tells that this stopped it; the store then tries again.
+-- what it saw before the wait: the last write of a driver, and the log's length, which a retry changes without a driver.
+-- `overtaken` tells that this stopped it; the store then tries again.
 --
 -- `backed`: the statement answers that something was done before, and writes nothing of its own. When the connection of
 -- the one who did it broke while its commit waited for a synchronous standby, everybody sees what the standby does not
@@ -316,7 +317,7 @@ SELECT
 FROM head;
 
 -- name: mark_run_ended
--- Ends a run with its output or its error.
+-- Ends a run with its output or its error, or parks it; then its timers stay.
 -- $1 run_id  $2 lease_token  $3 expected_next_index  $4 operation_id
 -- $5 kinds  $6 step_ids  $7 payloads  $8 inbox_numbers
 -- $9 status  $10 output  $11 error  $12 reason  $13 now_ms
@@ -372,7 +373,7 @@ taken AS (
 timers AS (
     DELETE FROM workflow_timers AS timer
     USING head
-    WHERE timer.run_id = head.run_id
+    WHERE timer.run_id = head.run_id AND $9::text <> 'dead'
 ),
 state AS (
     UPDATE workflow_run_states AS stored
@@ -449,6 +450,14 @@ head AS (
         finished_at = NULL
     WHERE stored.run_id = $1::text AND stored.status = 'dead'
     RETURNING stored.tableoid, stored.run_id
+),
+state AS (
+    UPDATE workflow_run_states AS stored
+    SET
+        error = NULL,
+        reason = NULL
+    FROM head
+    WHERE stored.run_id = head.run_id
 )
 SELECT
     before.status,
@@ -468,6 +477,7 @@ WITH before AS MATERIALIZED (
     SELECT
         stored.status,
         stored.operation_id,
+        stored.next_index,
         stored.inbox_seq,
         $3::boolean OR stored.status <> 'running' OR stored.lease_expires_at <= $2::bigint AS deletable
     FROM workflow_event_locks AS stored
@@ -479,6 +489,7 @@ head AS (
     WHERE
         stored.run_id = $1::text
         AND stored.operation_id = before.operation_id
+        AND stored.next_index = before.next_index
         AND stored.inbox_seq = before.inbox_seq
         AND ($3::boolean OR stored.status <> 'running' OR stored.lease_expires_at <= $2::bigint)
     RETURNING stored.run_id
@@ -518,7 +529,7 @@ FROM before;
 -- Removes every trace of the oldest ended runs. Those that somebody works on at this moment are left for the next call.
 -- $1 finished_before_ms  $2 statuses  $3 workflow_ids  $4 limit
 WITH candidate AS MATERIALIZED (
-    SELECT stored.run_id, stored.operation_id, stored.inbox_seq
+    SELECT stored.run_id, stored.operation_id, stored.next_index, stored.inbox_seq
     FROM workflow_event_locks AS stored
     WHERE
         stored.finished_at < $1::bigint
@@ -528,7 +539,7 @@ WITH candidate AS MATERIALIZED (
     LIMIT $4::bigint
 ),
 locked AS MATERIALIZED (
-    SELECT stored.run_id, stored.operation_id, stored.inbox_seq
+    SELECT stored.run_id, stored.operation_id, stored.next_index, stored.inbox_seq
     FROM workflow_event_locks AS stored
     WHERE
         stored.run_id = ANY(ARRAY(SELECT candidate.run_id FROM candidate))
@@ -543,6 +554,7 @@ head AS (
         ON
             candidate.run_id = locked.run_id
             AND candidate.operation_id = locked.operation_id
+            AND candidate.next_index = locked.next_index
             AND candidate.inbox_seq = locked.inbox_seq
     WHERE stored.run_id = locked.run_id
     RETURNING stored.run_id
