@@ -8,10 +8,64 @@ from typing import Any
 
 from memory_mutants import Faulty
 from mutant_catalogue import broken
-from workflow_runtime.store import NotRetryable, Retried, RunStatus
+from workflow_runtime.store import NotRetryable, Requeued, Retried, RunStatus
 
 
-@broken("DEAD-4")
+class FaultyBulk(Faulty):
+    """Deals with many runs by the verbs for one, as they are here."""
+
+    async def cancel_runs(self, **arguments: Any) -> Any:
+        return await self._each(self.cancel_run, arguments)
+
+    async def terminate_runs(self, **arguments: Any) -> Any:
+        return await self._each(self.terminate_run, arguments)
+
+    async def requeue_runs(self, **arguments: Any) -> Any:
+        return await self._each(self.requeue_run, arguments)
+
+    async def retry_runs(self, **arguments: Any) -> Any:
+        return await self._each(self.retry_run, arguments)
+
+    async def _each(self, verb: Any, arguments: dict[str, Any]) -> Any:
+        rest = {name: value for name, value in arguments.items() if name != "run_ids"}
+        return {run_id: await verb(run_id=run_id, **rest) for run_id in arguments["run_ids"]}
+
+
+@broken("BULK-1")
+class BulkTerminationHasNoReason(Faulty):
+    """The reason is lost where many runs are ended at once."""
+
+    async def terminate_runs(self, **arguments: Any) -> Any:
+        return await super().terminate_runs(**(arguments | {"reason": None}))
+
+
+@broken("BULK-1")
+class UnknownIdsAreLeftOut(Faulty):
+    """Only runs that are there are answered for."""
+
+    async def cancel_runs(self, **arguments: Any) -> Any:
+        answers = await super().cancel_runs(**arguments)
+        return {run_id: answer for run_id, answer in answers.items() if answer.kind != "not-found"}
+
+
+@broken("BULK-2")
+class SecondCallerIsToldTheSame(FaultyBulk):
+    """A run is looked at in one unit and changed in the next: two callers requeue it."""
+
+    async def requeue_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        dead = run is not None and run.status is RunStatus.DEAD
+        await asyncio.sleep(0)
+        answer = await super().requeue_run(**arguments)
+        return Requeued() if dead else answer
+
+
+@broken("BULK-3")
+class NoBoundForMany(FaultyBulk):
+    """Any number of ids is taken, and a bad one is noticed when its turn comes."""
+
+
+@broken("FINISH-4")
 class ParkedRunIsErrored(Faulty):
     """A driver's parking ends the run."""
 
@@ -19,7 +73,7 @@ class ParkedRunIsErrored(Faulty):
         return await super().mark_run_errored(**(arguments | {"parked": False}))
 
 
-@broken("DEAD-4")
+@broken("FINISH-4")
 class ParkedRunLosesItsTimers(Faulty):
     """The timers of a parked run are removed, as if it had ended."""
 

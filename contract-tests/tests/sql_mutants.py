@@ -274,6 +274,22 @@ FAULTS = {
         story="A retry that is refused leaves its event in the log.",
         edits=[("retry_runs.events", "AND head.status IN (SELECT status.value FROM json_each(?2) AS status)", "")],
     ),
+    "many-are-all": Fault(
+        clause="BULK-1",
+        story="A call for some runs ends all that live.",
+        edits=[
+            (
+                "terminate_runs.heads",
+                "run_id IN (SELECT asked.value FROM json_each(?1) AS asked)",
+                "?1 IS NOT NULL",
+            )
+        ],
+    ),
+    "many-requests-are-one": Fault(
+        clause="BULK-1",
+        story="Where many are asked to end, a queued run keeps its time.",
+        edits=[("cancel_runs.heads", "min(due_at, ?2)", "due_at")],
+    ),
     "requests-stay-untaken": Fault(
         clause="RETRY-4",
         story="A request to end that nobody took ends the next life as well.",

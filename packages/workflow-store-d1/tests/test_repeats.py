@@ -274,6 +274,8 @@ NOT_REPEATED: dict[str, Callable[[D1WorkflowStore], Awaitable[Any]]] = {
         schedule_id="s", fire_times_ms=[1], now_ms=2
     ),
     "requeue_run": lambda store: store.requeue_run(run_id="a", now_ms=2),
+    "requeue_runs": lambda store: store.requeue_runs(run_ids=["a"], now_ms=2),
+    "retry_runs": lambda store: store.retry_runs(run_ids=["a"], event=NewEvent(kind="retried"), now_ms=2),
     "retry_run": lambda store: store.retry_run(run_id="a", event=NewEvent(kind="retried"), now_ms=2),
     "delete_run": lambda store: store.delete_run(run_id="a", now_ms=2),
     "delete_schedule": lambda store: store.delete_schedule(schedule_id="s"),

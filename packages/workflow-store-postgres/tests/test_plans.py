@@ -97,6 +97,9 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "cancel_run": (RUN, 5, "1", True),
     "terminate_run": (RUN, 5, None),
     "requeue_run": (RUN, 5, True),
+    "cancel_runs": ([RUN], 5, "1"),
+    "terminate_runs": ([RUN], 5, None),
+    "requeue_runs": ([RUN], 5),
     "retry_runs": ([RUN], ["errored", "dead"], 5, "retried", None, "1", True),
     "fork_run": (RUN, "new", 0, None, 5, "fork_run:o", "f", None, None, True),
     "delete_run": (RUN, 5, False),
@@ -179,8 +182,9 @@ async def test_claims_walk_the_index_of_their_lanes(filled: asyncpg.Connection, 
         assert plan.count(f"workflow_event_locks_{index}") >= 3, plan
 
 
+BULK = {"cancel_runs", "terminate_runs", "requeue_runs", "retry_runs"}
 LISTINGS = {name for name in STATEMENTS if name.startswith(("list_", "count_"))}
-HOT = sorted(STATEMENTS.keys() - LISTINGS - {"prune_runs", "retry_runs"})
+HOT = sorted(STATEMENTS.keys() - BULK - LISTINGS - {"prune_runs"})
 
 
 async def test_frequent_statements_are_planned_once(filled: asyncpg.Connection) -> None:

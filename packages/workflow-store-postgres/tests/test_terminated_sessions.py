@@ -150,6 +150,10 @@ VERBS: dict[str, Prepare] = {
     "requeue_run": queued(now_ms=5),
     "retry_run": queued(event=NewEvent(kind="retried"), now_ms=5),
     "fork_run": queued(new_run_id="f", from_index=0, event=NewEvent(kind="f"), operation_id="o", now_ms=5),
+    "cancel_runs": just(run_ids=["a"], now_ms=5),
+    "terminate_runs": just(run_ids=["a"], now_ms=5),
+    "requeue_runs": just(run_ids=["a"], now_ms=5),
+    "retry_runs": just(run_ids=["a"], event=NewEvent(kind="retried"), now_ms=5),
     "delete_run": queued(now_ms=5),
     "prune_runs": just(finished_before_ms=500, limit=10),
     "append_events": held(

@@ -57,7 +57,7 @@ _IDS = {
     "approval_id",
     "schedule_id",
 }
-_ID_LISTS = {"workflow_ids", "queues", "removed_timers"}
+_ID_LISTS = {"workflow_ids", "queues", "removed_timers", "run_ids"}
 _LIMITS = {"limit", "history_limit", "history_bytes", "max_bytes"}
 
 _BAD_IDS: tuple[Any, ...] = ("", "a" * 513, "é" * 257, "a\0b", "\0", "a\ud800", "\udfff", 7, b"bytes", ["list"])
@@ -101,6 +101,7 @@ def _valid_arguments(h: StoreHarness) -> dict[str, Any]:
         "action": "skip",
         "fire_times_ms": (h.now_ms,),
         "event": NewEvent(kind="retried"),
+        "run_ids": ("subject",),
         "events": (),
     }
 

@@ -301,7 +301,7 @@ async def requeue_revives(h: StoreHarness) -> None:
     assert [e.delivery_id for e in taken.inbox] == ["before", "while-dead"]
 
 
-@clause("DEAD-4", "DEAD-1", each=("requeue", "retry"))
+@clause("FINISH-4", "DEAD-1", each=("requeue", "retry"))
 async def parked_run_waits_for_somebody(h: StoreHarness, how: str) -> None:
     """A driver parks its run: dead, with error and reason, with its timers; both ways of bringing it back work."""
     driver = await start_full(h)
@@ -333,7 +333,7 @@ async def parked_run_waits_for_somebody(h: StoreHarness, how: str) -> None:
     assert (await record(h, driver.run_id)).due_at_ms is not None, "the timers of a parked run are lost"
 
 
-@clause("DEAD-4", "OP-1", "FENCE-1")
+@clause("FINISH-4", "OP-1", "FENCE-1")
 async def parking_is_a_drivers_write(h: StoreHarness) -> None:
     """It is fenced, checks the log's length, is not done twice, and cannot be mixed up with an abortion."""
     driver = await start(h)
@@ -351,7 +351,7 @@ async def parking_is_a_drivers_write(h: StoreHarness) -> None:
     assert (run.status, run.next_index, run.reason) == ("dead", 1, "diverges")
 
 
-@clause("FINISH-3", "DEAD-4")
+@clause("FINISH-3", "FINISH-4")
 async def reason_is_for_two_ends(h: StoreHarness) -> None:
     """A run that is just errored has no reason."""
     driver = await start(h)

@@ -9,7 +9,14 @@ from typing import Any, cast
 
 from workflow_runtime.errors import QueryLimitReachedError
 from workflow_runtime.metering import QueryMeter, meter_queries
-from workflow_runtime.store import NewEvent, QueryCosts, RunStatus, SupportsTransactions, TransactionWrite
+from workflow_runtime.store import (
+    MAX_BULK_RUNS,
+    NewEvent,
+    QueryCosts,
+    RunStatus,
+    SupportsTransactions,
+    TransactionWrite,
+)
 
 from ..catalogue import clause
 from ..expectations import refused
@@ -57,6 +64,7 @@ def _from_outside(h: StoreHarness, run_id: str) -> dict[str, Call]:
     run: dict[str, Any] = {"run_id": run_id}
     timed = run | {"now_ms": now_ms}
     claim = timed | {"owner": "w", "lease_ms": LEASE_MS, "max_crashes": 3}
+    many = [run_id, *(f"other-{number}" for number in range(MAX_BULK_RUNS - 1))]
     return {
         "load_run": lambda: store.load_run(**run),
         "load_execution": lambda: store.load_execution(**run),
@@ -78,6 +86,10 @@ def _from_outside(h: StoreHarness, run_id: str) -> dict[str, Call]:
             **timed, new_run_id=h.new_id("fork"), from_index=0, event=event("1"), operation_id=h.new_id("op")
         ),
         "terminate_run": lambda: store.terminate_run(**timed),
+        "cancel_runs": lambda: store.cancel_runs(run_ids=many, now_ms=now_ms),
+        "terminate_runs": lambda: store.terminate_runs(run_ids=many, now_ms=now_ms),
+        "requeue_runs": lambda: store.requeue_runs(run_ids=many, now_ms=now_ms),
+        "retry_runs": lambda: store.retry_runs(run_ids=many, event=NewEvent(kind="retried"), now_ms=now_ms),
         "retry_run": lambda: store.retry_run(
             **timed, event=NewEvent(kind="retried"), statuses=[RunStatus.ABORTED, RunStatus.ERRORED]
         ),

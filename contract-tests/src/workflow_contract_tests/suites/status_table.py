@@ -14,10 +14,10 @@ from ..harness import StoreHarness
 from ..scenarios import CLAIM_VERBS, LEASE_MS, MANY, Driver, claim_many, create_arguments, event, park, record, start
 
 
-async def _in_state(h: StoreHarness, state: str) -> Driver:
+async def in_state(h: StoreHarness, state: str, run_id: str | None = None) -> Driver:
     """Bring a run into one of the table's states; its queue and workflow are named after it."""
     lease_ms = 1 if state in {"running-expired", "dead"} else LEASE_MS
-    driver = await start(h, f"run-{state}", queue=state, workflow_id=state, lease_ms=lease_ms)
+    driver = await start(h, run_id or f"run-{state}", queue=state, workflow_id=state, lease_ms=lease_ms)
     timers = {"t": h.now_ms} if state == "paused-due" else {"t": h.now_ms + 10**9}
     match state:
         case "queued":
@@ -136,7 +136,7 @@ _CALLS: dict[str, Callable[[StoreHarness, Driver], Awaitable[Any]]] = {
 async def verb_answers_as_the_table_says(h: StoreHarness, verb: str) -> None:
     """In each status the verb answers what its row of `STATUS_TABLE` says."""
     assert verb in _CALLS, f"the table has a verb {verb!r} that this suite cannot call"
-    drivers = {state: await _in_state(h, state) for state in STATES}
+    drivers = {state: await in_state(h, state) for state in STATES}
     h.advance(10)
     answers = {state: await _CALLS[verb](h, driver) for state, driver in drivers.items()}
     assert answers == dict(STATUS_TABLE[verb]), f"{verb} answered {answers}, the table says {STATUS_TABLE[verb]}"
@@ -157,7 +157,7 @@ _AFTERWARDS = {
 async def answer_agrees_with_what_is_stored(h: StoreHarness, verb: str) -> None:
     """After each answer the run is in the status that the answer speaks of, and in no other."""
     for state in STATES:
-        driver = await _in_state(h, state)
+        driver = await in_state(h, state)
         before = (await record(h, driver.run_id)).status
         h.now_ms += 10
         answer = await _CALLS[verb](h, driver)

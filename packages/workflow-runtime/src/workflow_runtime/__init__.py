@@ -6,6 +6,7 @@ that it outlives crashes, deploys and week-long waits.
 
 from . import errors
 from ._version import __version__
+from .bulk import BulkReport
 from .clock import Clock, StoreClock, TestClock
 from .engine.context import Approval, Context
 from .engine.definition import Workflow, workflow
@@ -33,6 +34,7 @@ __all__ = [
     "Approval",
     "Backfill",
     "BackfillStatus",
+    "BulkReport",
     "Clock",
     "Context",
     "Cron",

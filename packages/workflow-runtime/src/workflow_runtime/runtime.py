@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
+from .bulk import RunsInBulk
 from .clock import Clock, StoreClock, to_ms
 from .drives import Drives, see_through
 from .durations import check_duration
@@ -74,7 +75,7 @@ OutputT = TypeVar("OutputT")
 
 
 @outside_handlers
-class WorkflowRuntime:
+class WorkflowRuntime(RunsInBulk):
     """Runs workflows on a store.
 
     Any number of runtimes, in any number of processes, may share one store. A process that only starts runs and

@@ -1,28 +1,44 @@
-"""What operators say to runs, any number of them in one unit."""
+"""What operators say to runs, any number of them in one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from workflow_runtime.store import (
+    AlreadyFinished,
+    CancelRequested,
+    CancelResult,
+    Duplicate,
     NewEvent,
     NotFound,
+    NotRequeueable,
     NotRetryable,
+    Requeued,
+    RequeueResult,
     Retried,
     RetryResult,
     RunStatus,
+    Terminated,
+    TerminateResult,
+    cancel_payload,
     check_retryable,
     checked,
 )
 
+from .database import D1PreparedStatement, Row
 from .role import Role
 from .session import json_list
 
 __all__ = ["Bulk"]
 
+A = TypeVar("A")
+
+_ENDED = frozenset({RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED})
+
 
 class Bulk(Role):
-    """Keeps `retry_run`."""
+    """Keeps `BulkStore`, and `retry_run`."""
 
     @checked
     async def retry_run(
@@ -35,26 +51,102 @@ class Bulk(Role):
     ) -> RetryResult:
         return (await self._retry([run_id], event, now_ms, statuses))[run_id]
 
+    @checked
+    async def retry_runs(
+        self,
+        *,
+        run_ids: Sequence[str],
+        event: NewEvent,
+        now_ms: int,
+        statuses: Sequence[RunStatus] = (RunStatus.ERRORED, RunStatus.DEAD),
+    ) -> Mapping[str, RetryResult]:
+        return await self._retry(run_ids, event, now_ms, statuses)
+
+    @checked
+    async def cancel_runs(
+        self, *, run_ids: Sequence[str], now_ms: int, reason: str | None = None
+    ) -> Mapping[str, CancelResult]:
+        ids, payload = json_list(run_ids), cancel_payload(reason)
+        statement = self._session.statement
+        statements = [
+            statement("cancel_runs.before", ids),
+            statement("cancel_runs.entries", ids, now_ms, len(payload), payload),
+            statement("cancel_runs.heads", ids, now_ms),
+        ]
+
+        def answer(before: Row, status: RunStatus) -> CancelResult:
+            if status in _ENDED or status is RunStatus.DEAD:
+                return AlreadyFinished(status=status)
+            if before["known_seq"] is not None:
+                return Duplicate(inbox_seq=before["known_seq"])
+            return CancelRequested(inbox_seq=before["inbox_seq"] + 1)
+
+        return await self._say(run_ids, statements, answer, recognised=True)
+
+    @checked
+    async def terminate_runs(
+        self, *, run_ids: Sequence[str], now_ms: int, reason: str | None = None
+    ) -> Mapping[str, TerminateResult]:
+        ids = json_list(run_ids)
+        statement = self._session.statement
+        statements = [
+            statement("terminate_runs.before", ids),
+            statement("terminate_runs.states", ids, reason),
+            statement("terminate_runs.timers", ids),
+            statement("terminate_runs.heads", ids, now_ms),
+        ]
+
+        def answer(before: Row, status: RunStatus) -> TerminateResult:
+            return AlreadyFinished(status=status) if status in _ENDED else Terminated()
+
+        return await self._say(run_ids, statements, answer, recognised=True)
+
+    @checked
+    async def requeue_runs(self, *, run_ids: Sequence[str], now_ms: int) -> Mapping[str, RequeueResult]:
+        ids = json_list(run_ids)
+        statement = self._session.statement
+        statements = [
+            statement("requeue_runs.before", ids),
+            statement("requeue_runs.states", ids),
+            statement("requeue_runs.heads", ids, now_ms),
+        ]
+
+        def answer(before: Row, status: RunStatus) -> RequeueResult:
+            return Requeued() if status is RunStatus.DEAD else NotRequeueable(status=status)
+
+        return await self._say(run_ids, statements, answer, recognised=False)
+
     async def _retry(
         self, run_ids: Sequence[str], event: NewEvent, now_ms: int, statuses: Sequence[RunStatus]
-    ) -> dict[str, RetryResult]:
+    ) -> Mapping[str, RetryResult]:
         check_retryable(statuses)
-        statement = self._session.statement
         asked = (json_list(run_ids), json_list(statuses))
         facts = (event.kind, event.step_id, len(event.payload or ""), event.payload)
-        before, *_ = await self._session.batch(
-            [
-                statement("retry_runs.before", asked[0]),
-                statement("retry_runs.events", *asked, now_ms, *facts),
-                statement("retry_runs.states", *asked),
-                statement("retry_runs.requests", *asked),
-                statement("retry_runs.heads", *asked, now_ms),
-            ],
-            recognised=False,
-        )
-        answers: dict[str, RetryResult] = {run_id: NotFound() for run_id in run_ids}
+        statement = self._session.statement
+        statements = [
+            statement("retry_runs.before", asked[0]),
+            statement("retry_runs.events", *asked, now_ms, *facts),
+            statement("retry_runs.states", *asked),
+            statement("retry_runs.requests", *asked),
+            statement("retry_runs.heads", *asked, now_ms),
+        ]
+
+        def answer(before: Row, status: RunStatus) -> RetryResult:
+            return Retried(index=before["next_index"]) if status in statuses else NotRetryable(status=status)
+
+        return await self._say(run_ids, statements, answer, recognised=False)
+
+    async def _say(
+        self,
+        run_ids: Sequence[str],
+        statements: Sequence[D1PreparedStatement],
+        answer: Callable[[Row, RunStatus], A],
+        *,
+        recognised: bool,
+    ) -> dict[str, A | NotFound]:
+        """Run a batch that begins by reading the heads as they were, which tells what became of each run."""
+        before, *_ = await self._session.batch(statements, recognised=recognised)
+        answers: dict[str, A | NotFound] = {run_id: NotFound() for run_id in run_ids}
         for row in before:
-            status = self._read.status(row, row["run_id"])
-            retried = status in statuses
-            answers[row["run_id"]] = Retried(index=row["next_index"]) if retried else NotRetryable(status=status)
+            answers[row["run_id"]] = answer(row, self._read.status(row, row["run_id"]))
         return answers

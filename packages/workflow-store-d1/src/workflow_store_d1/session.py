@@ -12,17 +12,17 @@ because the store recognises it. What the second try answers when the first one 
 - claims: what the first try took, by the lease token, which each call makes anew; nothing more is taken then. Runs that
   the first try parked as dead are not named again.
 - `mark_schedule_bucket_started`: the first answer, by tick and operation id.
-- `deliver_signal`, `deliver_approval`, `cancel_run`: `duplicate` or `already-decided`, by the id of the delivery; with
-  `only_if_waiting` too.
-- `terminate_run`: `finished`, as `aborted`.
+- `deliver_signal`, `deliver_approval`, `cancel_run`, `cancel_runs`: `duplicate` or `already-decided`, by the id of the
+  delivery; with `only_if_waiting` too.
+- `terminate_run`, `terminate_runs`: `finished`, as `aborted`.
 - `upsert_schedule` without `expected_revision`: `unchanged`.
 - migrations: the table is there already, which sends `ensure_schema` to look again.
 
 Not repeated, because a second try would do more or answer wrongly: `upsert_schedule` with `expected_revision` (it would
 conflict with itself), `request_schedule_buckets` (a tick that was settled meanwhile would fire again), `requeue_run`
-and `retry_run` (a run that ended again would be brought back again), `delete_run` and `delete_schedule` (`not-found`,
-or one that was created again), `prune_runs` (another batch). These raise `StoreUnavailableError`, which says that the
-outcome is unknown.
+and `retry_run`, also of many (a run that ended again would be brought back again), `delete_run` and `delete_schedule`
+(`not-found`, or one that was created again), `prune_runs` (another batch). These raise `StoreUnavailableError`, which
+says that the outcome is unknown.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ class RunLifecycle(Role):
         parked: bool = False,
         reason: str | None = None,
     ) -> None:
-        """FINISH-3, DEAD-4."""
+        """FINISH-3, FINISH-4."""
         if self._repeated(run_id, operation_id, Done) is not None:
             return
         run = self._driven(run_id, lease_token, expected_next_index)

@@ -10,13 +10,13 @@ from typing import Self
 from workflow_runtime.isolation import outside_handlers
 from workflow_runtime.store import StoreCapabilities
 
+from .bulk import Bulk
 from .data import InMemoryData
 from .event_log import EventLog
 from .forks import Forks
 from .leases import Leases
 from .notices import Notices
 from .queries import Queries
-from .runs import RunLifecycle
 from .schedules import Schedules
 from .signals import Signals
 from .timers import Timers
@@ -25,7 +25,7 @@ __all__ = ["InMemoryWorkflowStore"]
 
 
 @outside_handlers
-class InMemoryWorkflowStore(RunLifecycle, Forks, EventLog, Leases, Timers, Signals, Schedules, Queries, Notices):
+class InMemoryWorkflowStore(Bulk, Forks, EventLog, Leases, Timers, Signals, Schedules, Queries, Notices):
     """Keeps the whole contract in ordinary Python objects. Nothing outlives the process.
 
     Args:

@@ -15,6 +15,7 @@ from .following import LogPage, follow_events
 from .home import Home
 from .protocol import (
     CONTRACT_VERSION,
+    BulkStore,
     EventLogStore,
     LeaseRenewer,
     LeaseStore,
@@ -42,6 +43,7 @@ __all__ = [
     "DRIVER_VERBS",
     "STATES",
     "STATUS_TABLE",
+    "BulkStore",
     "EventLogStore",
     "Home",
     "LeaseRenewer",

@@ -17,6 +17,7 @@ from ..ids import check_id, plain_text
 from ..isolation import refuse_in_handler
 from ..payloads import JsonText, check_is_json, check_json_text, encode_json
 from .protocol import (
+    BulkStore,
     EventLogStore,
     LeaseStore,
     QueryStore,
@@ -28,6 +29,7 @@ from .protocol import (
 )
 from .values import (
     MAX_AWAITED_BYTES,
+    MAX_BULK_RUNS,
     MAX_TIMER_CHANGES,
     TERMINAL_STATUSES,
     Awaited,
@@ -58,6 +60,7 @@ MAX_TIME_MS = 2**53 - 1
 
 _ROLES = (
     RunLifecycleStore,
+    BulkStore,
     EventLogStore,
     LeaseStore,
     TimerStore,
@@ -205,6 +208,12 @@ def _check_ids(name: str, value: Sequence[str], capabilities: StoreCapabilities)
         raise InvalidArgumentError(name, "must be a sequence of ids, not one string")
     for item in value:
         check_id(name, item)
+
+
+def _check_run_ids(name: str, value: Sequence[str], capabilities: StoreCapabilities) -> None:
+    if len(value) > MAX_BULK_RUNS:
+        raise InvalidArgumentError(name, f"holds {len(value)} ids, at most {MAX_BULK_RUNS} are allowed")
+    _check_ids(name, value, capabilities)
 
 
 def _check_inbox_numbers(name: str, value: Sequence[int], capabilities: StoreCapabilities) -> None:
@@ -369,6 +378,7 @@ _CHECKS: dict[str, Check] = {
     "overlap": _check_requested_overlap,
     "action": _check_action,
     "statuses": _check_statuses,
+    "run_ids": _check_run_ids,
 }
 
 

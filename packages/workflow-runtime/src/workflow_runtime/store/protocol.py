@@ -66,6 +66,7 @@ from .values import (
 
 __all__ = [
     "CONTRACT_VERSION",
+    "BulkStore",
     "EventLogStore",
     "LeaseRenewer",
     "LeaseStore",
@@ -307,7 +308,7 @@ class RunLifecycleStore(Protocol):
 
         Contract:
             FINISH-3: As FINISH-1, with status `errored`, or `aborted` and the reason when `aborted` is true.
-            DEAD-4: With `parked` the run is `dead`, with error and reason, and keeps its timers; the rest as FINISH-1.
+            FINISH-4: With `parked` the run is `dead`, with error and reason, and keeps its timers; else as FINISH-1.
         """
         ...
 
@@ -401,6 +402,45 @@ class RunLifecycleStore(Protocol):
             RETAIN-3: Deletes as RETAIN-1, only runs that are in a named status at that very moment, at most `limit`,
                 oldest first. A status that is not terminal is refused.
         """
+        ...
+
+
+class BulkStore(Protocol):
+    """What operators say to many runs at once. `MAX_BULK_RUNS` ids fit into one call.
+
+    Contract:
+        BULK-1: Each run is dealt with as by the verb for one run, and its answer is that verb's; unknown ids answer
+            `not-found`. The answer names each id once. Without ids nothing happens.
+        BULK-2: Each run's own change is one unit, whatever becomes of the others: it is atomic against whoever writes
+            that run meanwhile. Calls that meet wait for each other, at worst, and never for ever.
+        BULK-3: More than `MAX_BULK_RUNS` ids are refused, and so are bad ones, before anything is written.
+    """
+
+    async def cancel_runs(
+        self, *, run_ids: Sequence[str], now_ms: int, reason: str | None = None
+    ) -> Mapping[str, CancelResult]:
+        """Ask runs to end: `cancel_run` for each."""
+        ...
+
+    async def terminate_runs(
+        self, *, run_ids: Sequence[str], now_ms: int, reason: str | None = None
+    ) -> Mapping[str, TerminateResult]:
+        """End runs at once: `terminate_run` for each."""
+        ...
+
+    async def requeue_runs(self, *, run_ids: Sequence[str], now_ms: int) -> Mapping[str, RequeueResult]:
+        """Give dead runs back to the workers: `requeue_run` for each."""
+        ...
+
+    async def retry_runs(
+        self,
+        *,
+        run_ids: Sequence[str],
+        event: NewEvent,
+        now_ms: int,
+        statuses: Sequence[RunStatus] = (RunStatus.ERRORED, RunStatus.DEAD),
+    ) -> Mapping[str, RetryResult]:
+        """Let runs that ended wrongly go on: `retry_run` for each, with the same event."""
         ...
 
 
@@ -1007,6 +1047,7 @@ class StoreAdmin(Protocol):
 
 class WorkflowExecutionStore(
     RunLifecycleStore,
+    BulkStore,
     EventLogStore,
     LeaseStore,
     TimerStore,

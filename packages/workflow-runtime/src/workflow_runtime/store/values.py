@@ -18,6 +18,7 @@ __all__ = [
     "DEFAULT_HISTORY_EVENTS",
     "DEFAULT_QUEUE",
     "MAX_AWAITED_BYTES",
+    "MAX_BULK_RUNS",
     "MAX_TIMER_CHANGES",
     "NOTICE_HORIZON_MS",
     "SILENT_CLAIMS_PER_CRASH",
@@ -73,6 +74,8 @@ SILENT_CLAIMS_PER_CRASH = 4
 """So many claims in a row that expired without a sign of life count as one crash."""
 AWAITED_SHOWN = 3
 """So many of the things that a run waits for are shown in a listing."""
+MAX_BULK_RUNS = 500
+"""So many runs are dealt with in one call, at most: it must not keep others waiting for long."""
 NOTICE_HORIZON_MS = 60_000
 """Workers are told of a paused run's timer when it is due sooner; their polls find the others in time."""
 

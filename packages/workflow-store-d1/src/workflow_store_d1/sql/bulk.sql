@@ -65,3 +65,129 @@ SET
 WHERE
     run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
     AND status IN (SELECT status.value FROM json_each(?2) AS status);
+
+-- name: cancel_runs
+-- Puts requests to end into inboxes. As in signals.sql, an entry above inbox_seq is there exactly when this very batch
+-- has just inserted it.
+-- statement: before
+-- ?1 run_ids
+SELECT head.run_id, head.status, head.inbox_seq, known.inbox_seq AS known_seq
+FROM workflow_event_locks AS head
+LEFT JOIN workflow_signal_deliveries AS known
+    ON known.run_id = head.run_id AND known.kind = 'cancel' AND known.delivery_id = 'cancel'
+WHERE head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked);
+
+-- statement: entries
+-- ?1 run_ids  ?2 now_ms  ?3 payload_bytes  ?4 payload
+INSERT INTO workflow_signal_deliveries (
+    run_id, inbox_seq, kind, name, delivery_id, received_at, taken, payload_bytes, payload
+)
+SELECT head.run_id, head.inbox_seq + 1, 'cancel', 'cancel', 'cancel', ?2, 0, ?3, ?4
+FROM workflow_event_locks AS head
+WHERE
+    head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
+    AND head.status IN ('queued', 'running', 'paused')
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflow_signal_deliveries AS known
+        WHERE known.run_id = head.run_id AND known.kind = 'cancel' AND known.delivery_id = 'cancel'
+    );
+
+-- statement: heads
+-- A queued run that has been due for a while keeps its place.
+-- ?1 run_ids  ?2 now_ms
+UPDATE workflow_event_locks
+SET
+    inbox_seq = inbox_seq + 1,
+    cancel_requested = 1,
+    due_at = CASE status WHEN 'queued' THEN min(due_at, ?2) WHEN 'paused' THEN ?2 ELSE due_at END,
+    status = CASE status WHEN 'paused' THEN 'queued' ELSE status END,
+    awaiting = '[]',
+    updated_at = ?2
+WHERE
+    run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
+    AND EXISTS (
+        SELECT 1
+        FROM workflow_signal_deliveries AS entry
+        WHERE
+            entry.run_id = workflow_event_locks.run_id
+            AND entry.inbox_seq = workflow_event_locks.inbox_seq + 1
+    );
+
+-- name: terminate_runs
+-- Ends runs without their handlers and fences their drivers off.
+-- statement: before
+-- ?1 run_ids
+SELECT head.run_id, head.status
+FROM workflow_event_locks AS head
+WHERE head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked);
+
+-- statement: states
+-- ?1 run_ids  ?2 reason
+UPDATE workflow_run_states
+SET reason = ?2
+WHERE run_id IN (
+    SELECT head.run_id
+    FROM workflow_event_locks AS head
+    WHERE
+        head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
+        AND head.status IN ('queued', 'running', 'paused', 'dead')
+);
+
+-- statement: timers
+-- ?1 run_ids
+DELETE FROM workflow_timers
+WHERE run_id IN (
+    SELECT head.run_id
+    FROM workflow_event_locks AS head
+    WHERE
+        head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
+        AND head.status IN ('queued', 'running', 'paused', 'dead')
+);
+
+-- statement: heads
+-- ?1 run_ids  ?2 now_ms
+UPDATE workflow_event_locks
+SET
+    status = 'aborted',
+    due_at = NULL,
+    lease_owner = NULL,
+    lease_token = NULL,
+    lease_expires_at = NULL,
+    awaiting = '[]',
+    updated_at = ?2,
+    finished_at = ?2
+WHERE
+    run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
+    AND status IN ('queued', 'running', 'paused', 'dead');
+
+-- name: requeue_runs
+-- Gives dead runs back to the workers.
+-- statement: before
+-- ?1 run_ids
+SELECT head.run_id, head.status
+FROM workflow_event_locks AS head
+WHERE head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked);
+
+-- statement: states
+-- ?1 run_ids
+UPDATE workflow_run_states
+SET
+    error = NULL,
+    reason = NULL
+WHERE run_id IN (
+    SELECT head.run_id
+    FROM workflow_event_locks AS head
+    WHERE head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked) AND head.status = 'dead'
+);
+
+-- statement: heads
+-- ?1 run_ids  ?2 now_ms
+UPDATE workflow_event_locks
+SET
+    status = 'queued',
+    due_at = ?2,
+    crashes = 0,
+    updated_at = ?2,
+    finished_at = NULL
+WHERE run_id IN (SELECT asked.value FROM json_each(?1) AS asked) AND status = 'dead';

@@ -88,3 +88,179 @@ SELECT
     END AS told
 FROM before
 LEFT JOIN head ON head.run_id = before.run_id;
+
+-- name: cancel_runs
+-- Puts requests to end into inboxes. A queued run that has been due for a while keeps its place.
+-- $1 run_ids  $2 now_ms  $3 payload
+WITH before AS MATERIALIZED (
+    SELECT
+        stored.run_id,
+        stored.status,
+        known.inbox_seq AS known_seq,
+        stored.status IN ('queued', 'running', 'paused') AS open
+    FROM workflow_event_locks AS stored
+    LEFT JOIN workflow_signal_deliveries AS known
+        ON known.run_id = stored.run_id AND known.kind = 'cancel' AND known.delivery_id = 'cancel'
+    WHERE stored.run_id = ANY($1::text[])
+),
+locked AS MATERIALIZED (
+    SELECT stored.run_id
+    FROM workflow_event_locks AS stored
+    WHERE
+        stored.run_id = ANY($1::text[])
+        AND stored.status IN ('queued', 'running', 'paused')
+        AND NOT stored.cancel_requested
+    ORDER BY stored.run_id
+    FOR NO KEY UPDATE
+),
+head AS (
+    UPDATE workflow_event_locks AS stored
+    SET
+        inbox_seq = stored.inbox_seq + 1,
+        cancel_requested = true,
+        due_at = CASE stored.status
+            WHEN 'queued' THEN least(stored.due_at, $2::bigint)
+            WHEN 'paused' THEN $2::bigint
+            ELSE stored.due_at
+        END,
+        status = CASE stored.status WHEN 'paused' THEN 'queued' ELSE stored.status END,
+        awaiting = '[]',
+        updated_at = $2::bigint
+    FROM locked
+    WHERE
+        stored.run_id = locked.run_id
+        AND stored.status IN ('queued', 'running', 'paused')
+        AND NOT stored.cancel_requested
+    RETURNING stored.run_id, stored.inbox_seq
+),
+entries AS (
+    INSERT INTO workflow_signal_deliveries (
+        run_id, inbox_seq, kind, name, delivery_id, received_at, taken, payload_bytes, payload
+    )
+    SELECT
+        head.run_id,
+        head.inbox_seq,
+        'cancel',
+        'cancel',
+        'cancel',
+        $2::bigint,
+        false,
+        octet_length($3::text),
+        $3::text::json
+    FROM head
+)
+SELECT
+    before.run_id,
+    before.status,
+    before.known_seq,
+    head.inbox_seq,
+    head.run_id IS NOT NULL AS wakes,
+    before.open AND before.known_seq IS NULL AND head.run_id IS NULL AS overtaken,
+    CASE
+        WHEN before.known_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
+    END IS NOT NULL AS backed
+FROM before
+LEFT JOIN head ON head.run_id = before.run_id;
+
+-- name: terminate_runs
+-- Ends runs without their handlers and fences their drivers off.
+-- $1 run_ids  $2 now_ms  $3 reason
+WITH before AS MATERIALIZED (
+    SELECT
+        stored.run_id,
+        stored.status,
+        stored.operation_id,
+        stored.status IN ('queued', 'running', 'paused', 'dead') AS open
+    FROM workflow_event_locks AS stored
+    WHERE stored.run_id = ANY($1::text[])
+),
+locked AS MATERIALIZED (
+    SELECT stored.run_id
+    FROM workflow_event_locks AS stored
+    WHERE stored.run_id = ANY($1::text[]) AND stored.status IN ('queued', 'running', 'paused', 'dead')
+    ORDER BY stored.run_id
+    FOR NO KEY UPDATE
+),
+head AS (
+    UPDATE workflow_event_locks AS stored
+    SET
+        status = 'aborted',
+        due_at = NULL,
+        lease_owner = NULL,
+        lease_token = NULL,
+        lease_expires_at = NULL,
+        awaiting = '[]',
+        updated_at = $2::bigint,
+        finished_at = $2::bigint
+    FROM locked
+    INNER JOIN before ON before.run_id = locked.run_id
+    WHERE
+        stored.run_id = locked.run_id
+        AND stored.status IN ('queued', 'running', 'paused', 'dead')
+        AND stored.operation_id = before.operation_id
+    RETURNING stored.run_id
+),
+states AS (
+    UPDATE workflow_run_states AS stored
+    SET reason = $3::text
+    FROM head
+    WHERE stored.run_id = head.run_id
+),
+timers AS (
+    DELETE FROM workflow_timers AS timer
+    USING head
+    WHERE timer.run_id = head.run_id
+)
+SELECT
+    before.run_id,
+    before.status,
+    false AS wakes,
+    before.open AND head.run_id IS NULL AS overtaken,
+    CASE
+        WHEN head.run_id IS NULL THEN pg_logical_emit_message(true, 'workflow', '')
+    END IS NOT NULL AS backed
+FROM before
+LEFT JOIN head ON head.run_id = before.run_id;
+
+-- name: requeue_runs
+-- Gives dead runs back to the workers.
+-- $1 run_ids  $2 now_ms
+WITH before AS MATERIALIZED (
+    SELECT stored.run_id, stored.status
+    FROM workflow_event_locks AS stored
+    WHERE stored.run_id = ANY($1::text[])
+),
+locked AS MATERIALIZED (
+    SELECT stored.run_id
+    FROM workflow_event_locks AS stored
+    WHERE stored.run_id = ANY($1::text[]) AND stored.status = 'dead'
+    ORDER BY stored.run_id
+    FOR NO KEY UPDATE
+),
+head AS (
+    UPDATE workflow_event_locks AS stored
+    SET
+        status = 'queued',
+        due_at = $2::bigint,
+        crashes = 0,
+        updated_at = $2::bigint,
+        finished_at = NULL
+    FROM locked
+    WHERE stored.run_id = locked.run_id AND stored.status = 'dead'
+    RETURNING stored.run_id
+),
+states AS (
+    UPDATE workflow_run_states AS stored
+    SET
+        error = NULL,
+        reason = NULL
+    FROM head
+    WHERE stored.run_id = head.run_id
+)
+SELECT
+    before.run_id,
+    before.status,
+    head.run_id IS NOT NULL AS wakes,
+    before.status = 'dead' AND head.run_id IS NULL AS overtaken
+FROM before
+LEFT JOIN head ON head.run_id = before.run_id;
