@@ -65,6 +65,7 @@ FULL_COUNTS = {
     "WORKFLOW_CONTENTION_TICKS": "10000",
     "WORKFLOW_CONTRACT_SCALE": "10",
     "WORKFLOW_CRASH_POINTS": "all",
+    "WORKFLOW_MENDED_RUNS": "1000",
     "PYTEST_TIMEOUT": "3600",
 }
 MUTANTS = "contract-tests/tests/test_mutants.py"

@@ -143,6 +143,7 @@ for _verb in (
     "cancel_run",
     "requeue_run",
     "retry_run",
+    "deliver_retry",
     "release_run_lease",
     "mark_run_paused",
     "mark_schedule_bucket_started",

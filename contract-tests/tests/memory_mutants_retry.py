@@ -8,7 +8,19 @@ from typing import Any
 
 from memory_mutants import Faulty
 from mutant_catalogue import broken
-from workflow_runtime.store import NotRetryable, Requeued, Retried, RunStatus
+from workflow_runtime.store import Delivered, NotRetryable, Requeued, Retried, RunStatus
+
+
+@broken("SIGNAL-7")
+class OnlyTimersAreHurried(Faulty):
+    """A run that is paused without a timer is not woken by a wish to retry."""
+
+    async def deliver_retry(self, **arguments: Any) -> Any:
+        answer = await super().deliver_retry(**arguments)
+        run = self.run(arguments)
+        if run is not None and isinstance(answer, Delivered) and not run.timers:
+            run.make_paused(arguments["now_ms"])
+        return answer
 
 
 class FaultyBulk(Faulty):

@@ -518,6 +518,82 @@ async def test_runs_that_did_not_end_wrongly_are_left_alone(lab: Lab, world: Wor
     assert (await runtime.retry_run("nobody")).kind == "not-found"
 
 
+# Steps that wait for their next attempts.
+
+
+async def test_backoff_ends_now_and_nothing_else_is_hurried(lab: Lab, world: World) -> None:
+    slow = RetryPolicy(max_attempts=4, backoff=fixed_backoff(timedelta(hours=1)))
+
+    @workflow(id="order", retry=slow)
+    async def order(ctx: Context, input: Any) -> Any:
+        return await asyncio.gather(
+            ctx.step(world.do, "pay"),
+            ctx.step(world.do, "ship"),
+            ctx.sleep(timedelta(days=1)),
+            ctx.wait_for_event("go", timeout=timedelta(days=2)),
+        )
+
+    world.broken = {"pay", "ship"}
+    runtime = await _begin(lab, order)
+    before = {timer.timer_id: timer.fire_at_ms for timer in await lab.timers("run")}
+    assert set(before) == {"do", "do#2", "sleep", "wait:go"}
+    lab.advance(minutes=1)
+    world.broken = {"ship"}
+    assert (await runtime.retry_now("run")).kind == "delivered"
+    await runtime.sweep()
+    after = {timer.timer_id: timer.fire_at_ms for timer in await lab.timers("run")}
+    assert world.did == {"pay": 1}
+    assert set(after) == {"do#2", "sleep", "wait:go"}
+    assert (after["sleep"], after["wait:go"]) == (before["sleep"], before["wait:go"])
+    assert after["do#2"] >= lab.clock.now_ms() + 500_000, "the attempt that failed again waits its whole time"
+    assert world.attempts == [1, 1, 2, 2]
+    world.broken = set()
+    assert (await runtime.retry_now("run", retry_id="again")).kind == "delivered"
+    assert (await runtime.retry_now("run", retry_id="again")).kind == "duplicate"
+    await runtime.sweep()
+    assert world.did == {"pay": 1, "ship": 1}
+    await runtime.deliver_signal("run", "go", 1)
+    assert await run_to_completion(runtime, runtime.attach("run"), lab.clock) == ["pay", "ship", None, 1]
+    assert (await lab.log("run")).count("retry-requested") == 2
+    assert (await runtime.retry_now("run")).kind == "finished"
+    assert (await runtime.retry_now("nobody")).kind == "not-found"
+
+
+async def test_sleeping_run_sleeps_on(lab: Lab) -> None:
+    @workflow(id="order")
+    async def order(ctx: Context, input: Any) -> str:
+        await ctx.sleep(timedelta(days=1))
+        return "slept"
+
+    runtime = await _begin(lab, order)
+    timers = await lab.timers("run")
+    await runtime.retry_now("run")
+    await runtime.sweep()
+    assert await lab.status("run") is RunStatus.PAUSED
+    assert await lab.timers("run") == timers
+    assert await run_to_completion(runtime, runtime.attach("run"), lab.clock) == "slept"
+
+
+async def test_worker_that_drives_the_run_hears_of_the_wish(lab: Lab, world: World, gate: Gate) -> None:
+    """Another step keeps the run with its worker; the backoff beside it ends at once all the same."""
+
+    @workflow(id="order", retry=RetryPolicy(max_attempts=2, backoff=fixed_backoff(timedelta(hours=1))))
+    async def order(ctx: Context, input: Any) -> Any:
+        return await asyncio.gather(ctx.step(gate.pass_through), ctx.step(world.do, "pay"))
+
+    world.broken = {"pay"}
+    runtime = lab.runtime(order)
+    await runtime.start_run(order, run_id="run")
+    async with lab.driving(runtime):
+        await lab.until(lambda: world.attempts == [1])
+        await lab.until(lambda: len(lab.data.runs["run"].timers) == 1)
+        world.broken = set()
+        assert (await runtime.retry_now("run")).kind == "buffered"
+        await lab.until(lambda: world.did["pay"] == 1)
+        gate.opened.set()
+    assert await runtime.attach("run").result() == ["passed", "pay"]
+
+
 # Runs that cannot be driven.
 
 

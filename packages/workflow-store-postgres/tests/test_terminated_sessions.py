@@ -169,6 +169,7 @@ VERBS: dict[str, Prepare] = {
     "schedule_timer": held(operation_id="o", timer_id="t", fire_at_ms=9, now_ms=5),
     "claim_due_timers": after(Stage.due_timer, **CLAIM),
     "deliver_signal": queued(signal_id="s", name="go", payload=ONE, now_ms=5),
+    "deliver_retry": queued(retry_id="r", now_ms=5),
     "deliver_approval": queued(approval_id="a", approved=True, now_ms=5),
     "read_inbox": queued(limit=10),
     "upsert_schedule": upsert,

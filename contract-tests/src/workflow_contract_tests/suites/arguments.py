@@ -55,6 +55,7 @@ _IDS = {
     "signal_id",
     "name",
     "approval_id",
+    "retry_id",
     "schedule_id",
 }
 _ID_LISTS = {"workflow_ids", "queues", "removed_timers", "run_ids"}
@@ -80,6 +81,7 @@ def _valid_arguments(h: StoreHarness) -> dict[str, Any]:
         "signal_id": "signal",
         "name": "go",
         "approval_id": "ok",
+        "retry_id": "retry",
         "schedule_id": "schedule",
         "input": "null",
         "output": "null",

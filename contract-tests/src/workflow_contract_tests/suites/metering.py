@@ -79,6 +79,7 @@ def _from_outside(h: StoreHarness, run_id: str) -> dict[str, Call]:
         "create_run": lambda: store.create_run(**create_arguments(h)),
         "deliver_signal": lambda: store.deliver_signal(**timed, signal_id=h.new_id("s"), name="go", payload=None),
         "deliver_approval": lambda: store.deliver_approval(**timed, approval_id=h.new_id("a"), approved=True),
+        "deliver_retry": lambda: store.deliver_retry(**timed, retry_id=h.new_id("r")),
         "cancel_run": lambda: store.cancel_run(**timed),
         "claim_run": lambda: store.claim_run(**claim),
         "requeue_run": lambda: store.requeue_run(**timed),

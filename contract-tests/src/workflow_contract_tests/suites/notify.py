@@ -117,6 +117,10 @@ async def _approval(h: StoreHarness, driver: Driver) -> tuple[str, Unit]:
     )
 
 
+async def _hasten(h: StoreHarness, driver: Driver) -> tuple[str, Unit]:
+    return driver.run_id, lambda: h.store.deliver_retry(run_id=driver.run_id, retry_id="r", now_ms=h.now_ms)
+
+
 async def _cancel(h: StoreHarness, run_id: str) -> tuple[str, Unit]:
     return run_id, lambda: h.store.cancel_run(run_id=run_id, now_ms=h.now_ms)
 
@@ -203,6 +207,8 @@ TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, Unit]]]] = {
     "signal to a running run": lambda h: _then(start(h), _signal, h),
     "approval to a paused run": lambda h: _then(start_waiting(h, approvals=["yes"]), _approval, h),
     "approval to a running run": lambda h: _then(start(h), _approval, h),
+    "wish to retry of a paused run": lambda h: _then(start_waiting(h), _hasten, h),
+    "wish to retry of a running run": lambda h: _then(start(h), _hasten, h),
     "cancel of a paused run": lambda h: _then(start_waiting(h), lambda h, driver: _cancel(h, driver.run_id), h),
     "cancel of a running run": lambda h: _then(start(h), lambda h, driver: _cancel(h, driver.run_id), h),
     "cancel of a queued run": lambda h: _then(create(h), lambda h, run: _cancel(h, run.run_id), h),

@@ -46,6 +46,7 @@ async def erased_run_is_unknown(h: StoreHarness, how: str) -> None:
     answers: list[Any] = [
         await driver.signal("go", "s1"),
         await h.store.deliver_approval(run_id=run_id, approval_id="a1", approved=True, now_ms=now_ms),
+        await h.store.deliver_retry(run_id=run_id, retry_id="r", now_ms=now_ms),
         await h.store.cancel_run(run_id=run_id, now_ms=now_ms),
         await h.store.terminate_run(run_id=run_id, now_ms=now_ms),
         await h.store.requeue_run(run_id=run_id, now_ms=now_ms),

@@ -8,7 +8,11 @@ from typing import Any
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, PayloadTooLargeError
 from workflow_runtime.payloads import JsonText, decode_json
 from workflow_runtime.store import (
+    AlreadyFinished,
+    Buffered,
     CancelRequested,
+    Delivered,
+    Duplicate,
     NewEvent,
     NotFound,
     NotRetryable,
@@ -217,6 +221,48 @@ async def request_outlives_other_ends(h: StoreHarness, status: str) -> None:
     assert driver.claim.run.cancel_requested
     assert [e.kind for e in driver.claim.inbox] == ["cancel"]
     assert (await h.store.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)).kind == "duplicate"
+
+
+@clause("SIGNAL-7", "SIGNAL-1", "CLAIM-9")
+async def wish_to_retry_queues_a_paused_run(h: StoreHarness) -> None:
+    """Whatever the run waits for, it is queued, due now, with the entry in its inbox; timers stay where they are."""
+    waits: list[dict[str, Any]] = [{"signals": ["go"]}, {"timers": {"t": h.now_ms + 10**9}}, {}]
+    for each in waits:
+        driver = await start(h)
+        await driver.pause(**each)
+        h.advance(3)
+        answer = await h.second.deliver_retry(run_id=driver.run_id, retry_id="r1", now_ms=h.now_ms)
+        assert isinstance(answer, Delivered)
+        run = await record(h, driver.run_id)
+        assert (run.status, run.due_at_ms, run.inbox_seq, run.awaited) == ("queued", h.now_ms, 1, ())
+        again = await claim(h, driver.run_id)
+        (entry,) = again.claim.inbox
+        assert (entry.kind, entry.name, entry.delivery_id, entry.payload) == ("retry", "retry", "r1", None)
+        execution = await h.store.load_execution(run_id=driver.run_id)
+        assert execution is not None
+        assert len(execution.timers) == len(each.get("timers", ()))
+
+
+@clause("SIGNAL-7", "SIGNAL-2", "SIGNAL-3", "SIGNAL-4")
+async def wish_to_retry_is_kept_like_a_signal(h: StoreHarness) -> None:
+    """It is buffered where nothing is paused, known by its id, apart from signals, and refused after the end."""
+    driver = await start(h)
+    await driver.signal("retry", "r1")
+    answer = await h.store.deliver_retry(run_id=driver.run_id, retry_id="r1", now_ms=h.now_ms)
+    assert isinstance(answer, Buffered), "a signal of the same id and name has nothing to do with it"
+    assert answer.inbox_seq == 2
+    async with unchanged(h, driver.run_id, after="a second wish"):
+        again = await h.second.deliver_retry(run_id=driver.run_id, retry_id="r1", now_ms=h.now_ms)
+    assert isinstance(again, Duplicate)
+    assert again.inbox_seq == 2
+    assert (await h.store.deliver_retry(run_id=driver.run_id, retry_id="r2", now_ms=h.now_ms)).kind == "buffered"
+    assert (await driver.append("1", taken_inbox=[2])).inbox_seq == 3
+    await driver.finish()
+    assert (await h.store.deliver_retry(run_id=driver.run_id, retry_id="r2", now_ms=h.now_ms)).kind == "duplicate"
+    async with unchanged(h, driver.run_id, after="a wish after the end"):
+        late = await h.store.deliver_retry(run_id=driver.run_id, retry_id="r3", now_ms=h.now_ms)
+    assert isinstance(late, AlreadyFinished)
+    assert isinstance(await h.store.deliver_retry(run_id="nobody", retry_id="r1", now_ms=h.now_ms), NotFound)
 
 
 @clause("RETRY-2", "RETRY-1", each=("retry", "terminate", "requeue", "delete", "prune"))

@@ -72,6 +72,10 @@ async def _approve(h: StoreHarness, driver: Driver) -> str:
     return answer.kind
 
 
+async def _hasten(h: StoreHarness, driver: Driver) -> str:
+    return (await h.store.deliver_retry(run_id=driver.run_id, retry_id="r", now_ms=h.now_ms)).kind
+
+
 def _plain(verb: str) -> Callable[[StoreHarness, Driver], Awaitable[str]]:
     async def call(h: StoreHarness, driver: Driver) -> str:
         kind: str = (await getattr(h.store, verb)(run_id=driver.run_id, now_ms=h.now_ms)).kind
@@ -125,6 +129,7 @@ _CALLS: dict[str, Callable[[StoreHarness, Driver], Awaitable[Any]]] = {
     **{verb: _claim_by(verb) for verb in CLAIM_VERBS},
     "deliver_signal": _signal,
     "deliver_approval": _approve,
+    "deliver_retry": _hasten,
     **{verb: _plain(verb) for verb in ("cancel_run", "terminate_run", "requeue_run", "delete_run")},
     "retry_run": _retry,
     "prune_runs": _prune,

@@ -118,6 +118,7 @@ class JsonlWorkflowStore(InMemoryWorkflowStore):
     claim_due_timers = _writes(InMemoryWorkflowStore.claim_due_timers)
     deliver_signal = _writes(InMemoryWorkflowStore.deliver_signal)
     deliver_approval = _writes(InMemoryWorkflowStore.deliver_approval)
+    deliver_retry = _writes(InMemoryWorkflowStore.deliver_retry)
     upsert_schedule = _writes(InMemoryWorkflowStore.upsert_schedule)
     delete_schedule = _writes(InMemoryWorkflowStore.delete_schedule)
     request_schedule_buckets = _writes(InMemoryWorkflowStore.request_schedule_buckets)

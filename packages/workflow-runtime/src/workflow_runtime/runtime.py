@@ -41,6 +41,7 @@ from .store import (
     ClaimedRun,
     Created,
     DeliverApprovalResult,
+    DeliverRetryResult,
     DeliverSignalResult,
     Existing,
     ForkResult,
@@ -470,6 +471,22 @@ class WorkflowRuntime(RunsInBulk):
         )
         self._wake_workers()
         return about(answer, run_id=run_id)
+
+    async def retry_now(self, run_id: str, *, retry_id: str | None = None) -> DeliverRetryResult:
+        """Let the steps of a run that wait for their next attempts make them now, as when what they call is back.
+
+        Nothing else of the run is hurried: it sleeps, and waits for signals and approvals, as long as before. For a
+        run that has ended there is `retry_run`.
+
+        Args:
+            run_id: Which run.
+            retry_id: Deduplicates the wish; random when absent.
+        """
+        answer = await self._store.deliver_retry(
+            run_id=run_id, retry_id=retry_id if retry_id is not None else new_id(), now_ms=await self._now_ms()
+        )
+        self._delivered(run_id)
+        return answer
 
     async def materialize_schedules(self) -> dict[str, Literal["created", "updated"]]:
         """Bring the store's schedules up to what `schedules` declares; call it when the program is deployed.

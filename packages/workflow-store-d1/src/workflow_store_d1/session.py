@@ -12,8 +12,8 @@ because the store recognises it. What the second try answers when the first one 
 - claims: what the first try took, by the lease token, which each call makes anew; nothing more is taken then. Runs that
   the first try parked as dead are not named again.
 - `mark_schedule_bucket_started`: the first answer, by tick and operation id.
-- `deliver_signal`, `deliver_approval`, `cancel_run`, `cancel_runs`: `duplicate` or `already-decided`, by the id of the
-  delivery; with `only_if_waiting` too.
+- `deliver_signal`, `deliver_approval`, `deliver_retry`, `cancel_run`, `cancel_runs`: `duplicate` or `already-decided`,
+  by the id of the delivery; with `only_if_waiting` too.
 - `terminate_run`, `terminate_runs`: `finished`, as `aborted`.
 - `upsert_schedule` without `expected_revision`: `unchanged`.
 - migrations: the table is there already, which sends `ensure_schema` to look again.

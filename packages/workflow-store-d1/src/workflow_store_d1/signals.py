@@ -10,6 +10,7 @@ from workflow_runtime.store import (
     Buffered,
     DeliverApprovalResult,
     Delivered,
+    DeliverRetryResult,
     DeliverSignalResult,
     Duplicate,
     InboxEntry,
@@ -70,6 +71,19 @@ class Signals(Role):
         if before["known_seq"] is not None:
             return AlreadyDecided(approved=self._read.decision(before, run_id))
         return self._answer(run_id, before, only_if_waiting)
+
+    @checked
+    async def deliver_retry(self, *, run_id: str, retry_id: str, now_ms: int) -> DeliverRetryResult:
+        before = await self._deliver(run_id, "retry", "retry", retry_id, None, now_ms, only_if_waiting=False)
+        if before is None:
+            return NotFound()
+        if before["known_seq"] is not None:
+            return Duplicate(inbox_seq=before["known_seq"])
+        status = self._read.status(before, run_id)
+        if status in _ENDED:
+            return AlreadyFinished(status=status)
+        delivery = Delivered if before["awaited"] else Buffered
+        return delivery(inbox_seq=before["inbox_seq"] + 1)
 
     @checked
     async def read_inbox(

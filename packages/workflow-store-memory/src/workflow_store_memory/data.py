@@ -136,8 +136,8 @@ class Run:
 
     def waits_for(self, kind: InboxKind, name: str) -> bool:
         """Tell whether the run is paused until this arrives."""
-        return self.status is RunStatus.PAUSED and any(
-            awaited.kind == kind and awaited.name == name for awaited in self.awaited
+        return self.status is RunStatus.PAUSED and (
+            kind == "retry" or any(awaited.kind == kind and awaited.name == name for awaited in self.awaited)
         )
 
     def begin_lease(self, *, owner: str, expires_at_ms: int, now_ms: int) -> Lease:

@@ -13,9 +13,11 @@ from workflow_runtime.store import (
     Buffered,
     DeliverApprovalResult,
     Delivered,
+    DeliverRetryResult,
     DeliverSignalResult,
     Duplicate,
     InboxEntry,
+    InboxKind,
     NotFound,
     NotWaiting,
     RunStatus,
@@ -77,6 +79,19 @@ class Signals(Role):
         return refusal or _deliver(self._data, run, "approval", approval_id, approval_id, payload, now_ms)
 
     @unit
+    async def deliver_retry(self, *, run_id: str, retry_id: str, now_ms: int) -> DeliverRetryResult:
+        """SIGNAL-7."""
+        run = self._data.runs.get(run_id)
+        if run is None:
+            return NotFound()
+        known = run.deliveries.get(("retry", retry_id))
+        if known is not None:
+            return Duplicate(inbox_seq=known.inbox_seq)
+        if run.status in TERMINAL_STATUSES and run.status is not RunStatus.DEAD:
+            return AlreadyFinished(status=run.status)
+        return _deliver(self._data, run, "retry", "retry", retry_id, None, now_ms)
+
+    @unit
     async def read_inbox(
         self, *, run_id: str, limit: int, after_seq: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
     ) -> tuple[InboxEntry, ...]:
@@ -101,7 +116,7 @@ def _refusal(
 def _deliver(
     data: InMemoryData,
     run: Run,
-    kind: Literal["signal", "approval"],
+    kind: InboxKind,
     name: str,
     delivery_id: str,
     payload: JsonText | None,

@@ -12,6 +12,7 @@ from workflow_runtime.store import (
     Buffered,
     DeliverApprovalResult,
     Delivered,
+    DeliverRetryResult,
     DeliverSignalResult,
     Duplicate,
     InboxEntry,
@@ -71,6 +72,18 @@ class Signals(Role):
         if rows[0]["known_seq"] is not None:
             return AlreadyDecided(approved=self._read.decision(rows[0], run_id))
         return self._answer(run_id, rows[0])
+
+    @checked
+    async def deliver_retry(self, *, run_id: str, retry_id: str, now_ms: int) -> DeliverRetryResult:
+        rows = await self._deliver(run_id, "retry", "retry", retry_id, False, now_ms, None)
+        if not rows:
+            return NotFound()
+        if rows[0]["known_seq"] is not None:
+            return Duplicate(inbox_seq=rows[0]["known_seq"])
+        if rows[0]["inbox_seq"] is None:
+            return AlreadyFinished(status=self._read.status(rows[0]["status"], run_id))
+        delivery = Delivered if rows[0]["awaited"] else Buffered
+        return delivery(inbox_seq=rows[0]["inbox_seq"])
 
     @checked
     async def read_inbox(

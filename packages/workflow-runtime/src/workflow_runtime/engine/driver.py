@@ -16,6 +16,7 @@ from ..errors import (
     ConfigurationError,
     CorruptRecordError,
     LeaseLostError,
+    LogConflictError,
     NonDeterminismError,
     PayloadTooLargeError,
     QueryLimitReachedError,
@@ -597,18 +598,19 @@ class Driver:
 
     async def _park(self, error: NonDeterminismError | CorruptRecordError) -> DriveOutcome:
         """Leave the run to somebody who mends the code or the row: nothing that others have recorded is wrong."""
-        logger.error(
-            "run %r of %r is parked as %s: %s", self.run_id, self._workflow.id, RunStatus.DEAD, one_line(error)
-        )
+        logger.error("run %r of %r is parked as dead: %s", self.run_id, self._workflow.id, one_line(error))
         names = ("step_id", "recorded", "called") if isinstance(error, NonDeterminismError) else ()
         payload = write_failure(failure_of(error), **{name: getattr(error, name) for name in names})
-        await self._writer.error(
-            error=payload,
-            events=[run_event(EventKind.RUN_PARKED, payload)],
-            taken_inbox=(),
-            parked=True,
-            reason=one_line(error)[:_MAX_REASON],
-        )
+        try:
+            await self._writer.error(
+                error=payload,
+                events=[run_event(EventKind.RUN_PARKED, payload)],
+                taken_inbox=(),
+                parked=True,
+                reason=one_line(error)[:_MAX_REASON],
+            )
+        except LogConflictError:
+            raise error from None  # the log is not even as long as its head says
         return DriveOutcome.DEAD
 
     def _retry_facts(self) -> dict[str, Any]:

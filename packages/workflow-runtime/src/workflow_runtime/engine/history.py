@@ -69,6 +69,8 @@ class EventKind(StrEnum):
     """`name` and `value`."""
     CANCEL_REQUESTED = "cancel-requested"
     """`reason`."""
+    RETRY_REQUESTED = "retry-requested"
+    """Somebody wants now what waits for its next attempt."""
     RUN_FINISHED = "run-finished"
     RUN_ERRORED = "run-errored"
     """The error, and what a retry repeats (`retry_repeats`): see `retried.py`."""

@@ -24,6 +24,7 @@ class Inbox:
         self.seen_seq: int = 0
         """The newest number that the driver knows everything up to."""
         self._cancel: InboxEntry | None = None
+        self._retries: deque[InboxEntry] = deque()
         self._entries: dict[_Key, deque[InboxEntry]] = {}
         self._waiting: dict[_Key, deque[Operation]] = {}
         self._candidates: list[tuple[int, _Key]] = []
@@ -36,6 +37,8 @@ class Inbox:
             self.seen_seq = max(self.seen_seq, entry.inbox_seq)
             if entry.kind == "cancel":
                 self._cancel = entry
+            elif entry.kind == "retry":
+                self._retries.append(entry)
             else:
                 key = (_KIND_OF[entry.kind], entry.name)
                 self._entries.setdefault(key, deque()).append(entry)
@@ -55,6 +58,10 @@ class Inbox:
         """Take the request to cancel, if there is one."""
         entry, self._cancel = self._cancel, None
         return entry
+
+    def take_retry(self) -> InboxEntry | None:
+        """Take the first wish that what waits for its next attempt be tried now."""
+        return self._retries.popleft() if self._retries else None
 
     def take_match(self) -> tuple[InboxEntry, Operation] | None:
         """Take the first entry that somebody waits for and that came before the wait's deadline."""

@@ -117,6 +117,8 @@ class Machine:
         self.ledger.moment += 1
         if event.kind is EventKind.CANCEL_REQUESTED:
             self._cancel(event)
+        elif event.kind is EventKind.RETRY_REQUESTED:
+            self._end_backoffs()
         elif event.kind in {EventKind.RUN_RETRIED, EventKind.RUN_FORKED}:
             self._doubt_timers()
         elif event.kind in OPERATION_OF:
@@ -256,6 +258,12 @@ class Machine:
         self._cancelled = self.ledger.cancelled = True
         if self._main is not None:
             self._main.cancel()
+
+    def _end_backoffs(self) -> None:
+        # The timers leave the store in the unit that writes the event.
+        for operation in self._operations.values():
+            if operation.kind is OperationKind.STEP and operation.pending:
+                operation.until_ms = None
 
     def _doubt_timers(self) -> None:
         # The end of the former life took them out of the store, and those of another run were never in it; whether they

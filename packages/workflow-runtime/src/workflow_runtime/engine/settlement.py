@@ -78,7 +78,7 @@ class Settlement:
             operation = self._fresh.popleft()
             if operation.pending and self._begin(operation):
                 return True
-        return self._take_attempt() or self._take_inbox() or self._take_due()
+        return self._take_attempt() or self._take_retry() or self._take_inbox() or self._take_due()
 
     def _begin(self, operation: Operation) -> bool:
         """Begin an operation that the handler asked for; tell whether that resolved it."""
@@ -114,6 +114,15 @@ class Settlement:
         if entry is None:
             return False
         recorded = Recorded(EventKind.CANCEL_REQUESTED, "", entry.payload)
+        self._unit.add(recorded, taken=entry.inbox_seq)
+        self._machine.apply(recorded)
+        return True
+
+    def _take_retry(self) -> bool:
+        entry = self._inbox.take_retry()
+        if entry is None:
+            return False
+        recorded = Recorded(EventKind.RETRY_REQUESTED, "", None)
         self._unit.add(recorded, taken=entry.inbox_seq)
         self._machine.apply(recorded)
         return True

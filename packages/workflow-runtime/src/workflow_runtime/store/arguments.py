@@ -332,6 +332,7 @@ _IDS = (
     "signal_id",
     "name",
     "approval_id",
+    "retry_id",
     "schedule_id",
 )
 _ID_LISTS = ("workflow_ids", "queues", "removed_timers")

@@ -10,7 +10,7 @@ decides by the head. Times are integer milliseconds since the Unix epoch and com
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from .results import (
     DeleteResult,
     DeleteScheduleResult,
     DeliverApprovalResult,
+    DeliverRetryResult,
     DeliverSignalResult,
     ForkResult,
     RequestBucketsResult,
@@ -708,6 +709,16 @@ class SignalStore(Protocol):
             APPROVAL-2: An approval is decided once: another decision answers `already-decided` with the one that
                 stands and changes nothing, also when the run has ended. Signals and approvals with equal ids do not
                 meet.
+        """
+        ...
+
+    async def deliver_retry(self, *, run_id: str, retry_id: str, now_ms: int) -> DeliverRetryResult:
+        """Put the wish into the run's inbox that what waits to be tried again is tried now.
+
+        Contract:
+            SIGNAL-7: As SIGNAL-1 to SIGNAL-4, with an entry of kind and name `retry`, without a payload, known by its
+                `retry_id`. A paused run is queued whatever it waits for, and the answer is `delivered`: what the wish
+                means to it is for its driver to say.
         """
         ...
 

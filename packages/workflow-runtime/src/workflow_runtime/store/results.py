@@ -34,6 +34,7 @@ __all__ = [
     "DeleteScheduleResult",
     "Deleted",
     "DeliverApprovalResult",
+    "DeliverRetryResult",
     "DeliverSignalResult",
     "Delivered",
     "Duplicate",
@@ -388,6 +389,7 @@ CreateResult: TypeAlias = Created | Existing
 ForkResult: TypeAlias = Forked | Existing | NotForkable | NotFound
 ClaimResult: TypeAlias = Claimed | NotClaimable | NotFound
 DeliverSignalResult: TypeAlias = Delivered | Buffered | Duplicate | NotWaiting | AlreadyFinished | NotFound
+DeliverRetryResult: TypeAlias = Delivered | Buffered | Duplicate | AlreadyFinished | NotFound
 DeliverApprovalResult: TypeAlias = Delivered | Buffered | AlreadyDecided | NotWaiting | AlreadyFinished | NotFound
 CancelResult: TypeAlias = CancelRequested | Duplicate | AlreadyFinished | NotFound
 TerminateResult: TypeAlias = Terminated | AlreadyFinished | NotFound

@@ -54,6 +54,7 @@ STATUS_TABLE: Final[Mapping[str, Mapping[str, str]]] = {
     "claim_due_timers":    _row("not-claimed",    "not-claimed",    "not-claimed",    "not-claimed",    "claimed",        "not-claimed",    "not-claimed",    "not-claimed",    "not-claimed"),
     "deliver_signal":      _row("buffered",       "buffered",       "buffered",       "delivered",      "delivered",      "finished",       "finished",       "finished",       "buffered"),
     "deliver_approval":    _row("buffered",       "buffered",       "buffered",       "delivered",      "delivered",      "finished",       "finished",       "finished",       "buffered"),
+    "deliver_retry":       _row("buffered",       "buffered",       "buffered",       "delivered",      "delivered",      "finished",       "finished",       "finished",       "buffered"),
     "cancel_run":          _row("requested",      "requested",      "requested",      "requested",      "requested",      "finished",       "finished",       "finished",       "finished"),
     "terminate_run":       _row("terminated",     "terminated",     "terminated",     "terminated",     "terminated",     "finished",       "finished",       "finished",       "terminated"),
     "requeue_run":         _row("not-requeueable", "not-requeueable", "not-requeueable", "not-requeueable", "not-requeueable", "not-requeueable", "not-requeueable", "not-requeueable", "requeued"),

@@ -126,7 +126,7 @@ BucketAction = Literal["start", "skip", "buffer"]
 BucketSource = Literal["due", "requested", "buffered"]
 """Where a tick comes from: the schedule's own time, a request, or having been put back."""
 
-InboxKind = Literal["signal", "approval", "cancel"]
+InboxKind = Literal["signal", "approval", "cancel", "retry"]
 
 
 @value
@@ -268,9 +268,9 @@ class InboxEntry(Value):
     """Its number in the run's inbox, from 1."""
     kind: InboxKind
     name: str
-    """The signal's name, the approval's id, or `cancel`."""
+    """The signal's name, the approval's id, `cancel`, or `retry`."""
     delivery_id: str
-    """What deduplicates it: the signal id, the approval id, or `cancel`."""
+    """What deduplicates it: the id of the signal, the approval or the wish to retry, or `cancel`."""
     payload: JsonText | None
     received_at_ms: int
 

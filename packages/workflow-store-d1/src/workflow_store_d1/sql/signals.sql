@@ -2,7 +2,7 @@
 -- this very batch has just inserted it.
 
 -- name: deliver
--- Puts a signal or a decision into the inbox and wakes a run that waits for it.
+-- Puts a signal, a decision or a wish to retry into the inbox and wakes a run that waits for it; for a wish, any.
 -- statement: before
 -- ?1 run_id  ?2 kind  ?3 name  ?4 delivery_id
 SELECT
@@ -11,10 +11,13 @@ SELECT
     known.inbox_seq AS known_seq,
     known.payload AS known_payload,
     json_valid(known.payload) AS known_payload_valid,
-    head.status = 'paused' AND EXISTS (
-        SELECT 1
-        FROM json_each(head.awaiting) AS waiting
-        WHERE json_extract(waiting.value, '$[0]') = ?2 AND json_extract(waiting.value, '$[1]') = ?3
+    head.status = 'paused' AND (
+        ?2 = 'retry'
+        OR EXISTS (
+            SELECT 1
+            FROM json_each(head.awaiting) AS waiting
+            WHERE json_extract(waiting.value, '$[0]') = ?2 AND json_extract(waiting.value, '$[1]') = ?3
+        )
     ) AS awaited
 FROM workflow_event_locks AS head
 LEFT JOIN workflow_signal_deliveries AS known
@@ -58,10 +61,13 @@ SET
 WHERE
     run_id = ?1
     AND status = 'paused'
-    AND EXISTS (
-        SELECT 1
-        FROM json_each(awaiting) AS waiting
-        WHERE json_extract(waiting.value, '$[0]') = ?2 AND json_extract(waiting.value, '$[1]') = ?3
+    AND (
+        ?2 = 'retry'
+        OR EXISTS (
+            SELECT 1
+            FROM json_each(awaiting) AS waiting
+            WHERE json_extract(waiting.value, '$[0]') = ?2 AND json_extract(waiting.value, '$[1]') = ?3
+        )
     )
     AND EXISTS (
         SELECT 1

@@ -2,17 +2,20 @@
 -- See runs.sql for `before`, `overtaken` and `backed`.
 
 -- name: deliver
--- Puts a signal or a decision into the inbox and wakes a run that waits for it. Whether the entry is known is decided
--- by the table's constraint, which sees what was committed while the statement waited for the head.
+-- Puts a signal, a decision or a wish to retry into the inbox and wakes a run that waits for it; for a wish, any.
+-- Whether the entry is known is decided by the table's constraint, which sees what was committed while the statement waited for the head.
 -- $1 run_id  $2 kind  $3 name  $4 delivery_id  $5 only_if_waiting  $6 now_ms  $7 payload  $8 tells
 WITH before AS MATERIALIZED (
     SELECT
         stored.status,
         stored.status IN ('queued', 'running', 'paused', 'dead') AS open,
-        stored.status = 'paused' AND EXISTS (
-            SELECT 1
-            FROM json_array_elements(stored.awaiting) AS waiting (item)
-            WHERE waiting.item ->> 0 = $2::text AND waiting.item ->> 1 = $3::text
+        stored.status = 'paused' AND (
+            $2::text = 'retry'
+            OR EXISTS (
+                SELECT 1
+                FROM json_array_elements(stored.awaiting) AS waiting (item)
+                WHERE waiting.item ->> 0 = $2::text AND waiting.item ->> 1 = $3::text
+            )
         ) AS awaited
     FROM workflow_event_locks AS stored
     WHERE stored.run_id = $1::text
@@ -26,10 +29,13 @@ locked AS MATERIALIZED (
     SELECT
         stored.run_id,
         stored.inbox_seq,
-        stored.status = 'paused' AND EXISTS (
-            SELECT 1
-            FROM json_array_elements(stored.awaiting) AS waiting (item)
-            WHERE waiting.item ->> 0 = $2::text AND waiting.item ->> 1 = $3::text
+        stored.status = 'paused' AND (
+            $2::text = 'retry'
+            OR EXISTS (
+                SELECT 1
+                FROM json_array_elements(stored.awaiting) AS waiting (item)
+                WHERE waiting.item ->> 0 = $2::text AND waiting.item ->> 1 = $3::text
+            )
         ) AS awaited
     FROM workflow_event_locks AS stored
     WHERE
