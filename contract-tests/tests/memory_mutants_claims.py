@@ -196,3 +196,12 @@ class AppendIsNoSignOfLife(Faulty):
         if run is not None and not arguments["events"]:
             run.silent_claims = silent
         return answer
+
+
+@broken("CLAIM-7")
+class WhoHasNoRoomLearnsNothing(Faulty):
+    """A claim of nothing does not say what waits."""
+
+    async def claim_stale_runs(self, **arguments: Any) -> Any:
+        answer = await super().claim_stale_runs(**arguments)
+        return answer if arguments["limit"] else replace(answer, next_due_ms=None)

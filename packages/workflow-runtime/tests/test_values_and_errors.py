@@ -7,7 +7,7 @@ import copy
 import inspect
 import logging
 import pickle
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +35,7 @@ SAMPLES: dict[str, Any] = {
     "str | None": None,
     "int": 3,
     "float": 0.5,
+    "datetime | None": datetime(2030, 1, 1, tzinfo=UTC),
     "tuple[str, ...]": ("one", "two"),
     "Failure | None": Failure(error_type="ValueError", message="boom", traceback="  File ..."),
 }

@@ -331,6 +331,23 @@ async def corrupt_run_does_not_keep_others_back(h: StoreHarness, verb: str) -> N
     assert (later.claims, later.corrupt) == ((), ()), "a corrupt run is found again and again"
 
 
+@clause("CLAIM-7", "ARG-2", each=CLAIM_VERBS)
+async def limit_of_nothing_tells_when_the_first_is_due(h: StoreHarness, verb: str) -> None:
+    """Who has no room learns since when the first matching run waits, with a filter and without one."""
+    early, late = await start(h, workflow_id="a", lease_ms=5), await start(h, workflow_id="b", lease_ms=9)
+    for driver, at in ((early, 5), (late, 9)):
+        if verb == "claim_pending_runs":
+            await driver.release(now_ms=h.now_ms + at)
+        elif verb == "claim_due_timers":
+            await driver.pause(timers={"t": h.now_ms + at})
+    only_b = [WorkflowVersion(workflow_id="b", version=late.claim.run.workflow_version)]
+    async with unchanged(h, early.run_id, late.run_id, after="a claim of nothing"):
+        batch = await claim_many(h, verb, now_ms=h.now_ms + 100, limit=0)
+        filtered = await claim_many(h, verb, now_ms=h.now_ms + 100, limit=0, workflows=only_b)
+    assert (batch.claims, batch.next_due_ms) == ((), h.now_ms + 5)
+    assert (filtered.claims, filtered.next_due_ms) == ((), h.now_ms + 9)
+
+
 @clause("CLAIM-8", "DEAD-4", needs=("corrupt",))
 async def corrupt_run_becomes_dead(h: StoreHarness) -> None:
     """The lease of a corrupt run runs out like any other, and in the end the run is parked."""

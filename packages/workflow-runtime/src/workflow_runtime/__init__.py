@@ -28,6 +28,7 @@ from .schedules.firing import TickFailure
 from .schedules.record import ScheduleRecord
 from .store import RunStatus, WorkflowExecutionStore
 from .sweep import RunFailure, SweepReport
+from .unserved import UnservedRuns
 
 __all__ = [
     "NO_RETRY",
@@ -58,6 +59,7 @@ __all__ = [
     "SweepReport",
     "TestClock",
     "TickFailure",
+    "UnservedRuns",
     "WorkerHealth",
     "Workflow",
     "WorkflowExecutionStore",

@@ -36,7 +36,8 @@ WorkflowError
    |- WaitLimitError             a handler waits for too much at once
    |- NonDeterminismError        the handler does not match its recorded history
    |- RunFailedError             the awaited run ended as `errored`
-   `- RunAbortedError            the awaited run was cancelled, terminated or parked
+   |- RunAbortedError            the awaited run was cancelled, terminated or parked
+   `- ResultTimeoutError         the awaited run has not ended in time; it goes on
 ```
 
 Each class takes fields and builds its own message, so that an error survives pickling.
@@ -45,6 +46,7 @@ Each class takes fields and builds its own message, so that an error survives pi
 from __future__ import annotations
 
 import textwrap
+from datetime import datetime
 from typing import Any, ClassVar
 
 from .failure import Failure, render_failure
@@ -64,6 +66,7 @@ __all__ = [
     "OutcomeError",
     "PayloadTooLargeError",
     "QueryLimitReachedError",
+    "ResultTimeoutError",
     "RunAbortedError",
     "RunConflictError",
     "RunFailedError",
@@ -452,6 +455,38 @@ class RunAbortedError(ExecutionError):
         self.status = status
         self.reason = reason
         super().__init__(f"run {run_id!r} ended as {status}" + (f": {reason}" if reason else ""))
+
+
+class ResultTimeoutError(ExecutionError, TimeoutError):
+    """The awaited run has not ended in time. It goes on; the fields say where it stood."""
+
+    def __init__(  # facts
+        self,
+        run_id: str,
+        timeout_s: float,
+        status: str | None,
+        since: datetime | None,
+        waits_for: tuple[str, ...] = (),
+        held_by: str | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self.timeout_s = timeout_s
+        self.status = status
+        """`None` when the run could not be read in that time."""
+        self.since = since
+        """When the run was last changed, other than by a heartbeat."""
+        self.waits_for = waits_for
+        """What it waits for, in words."""
+        self.held_by = held_by
+        """Which worker drives it."""
+        super().__init__(f"run {run_id!r} has not ended within {timeout_s:g} s{self._where()}")
+
+    def _where(self) -> str:
+        if self.status is None or self.since is None:
+            return ": it could not be read in that time"
+        held = f" by {self.held_by!r}" if self.held_by is not None else ""
+        waits = f"; it waits for {', '.join(self.waits_for)}" if self.waits_for else ""
+        return f": it is {self.status}{held} since {self.since.isoformat(timespec='milliseconds')}{waits}"
 
 
 def _note(failure: Failure) -> str | None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from .clock import from_ms
 from .durations import check_duration
-from .errors import CapabilityNotSupportedError, RunAbortedError, RunConflictError, RunFailedError, RunNotFoundError
+from .errors import (
+    CapabilityNotSupportedError,
+    ResultTimeoutError,
+    RunAbortedError,
+    RunConflictError,
+    RunFailedError,
+    RunNotFoundError,
+)
 from .failure import Failure
 from .failures import read_failure
 from .isolation import outside_handlers, refuse_in_handler
@@ -19,6 +27,7 @@ __all__ = ["RunHandle"]
 
 _FIRST_POLL_S = 0.005
 _LAST_POLL_S = 0.5
+_WAITS_UNTIL = {RunStatus.QUEUED: "a worker from", RunStatus.PAUSED: "its timer at"}
 
 
 if TYPE_CHECKING:
@@ -44,6 +53,7 @@ class RunHandle(Generic[OutputT_co]):
         codec: ExactCodec,
         created: bool,
         workflow_id: str | None = None,
+        unserved: Callable[[RunRecord], str | None] = lambda run: None,
     ) -> None:
         self.run_id = run_id
         """The id of the run."""
@@ -52,6 +62,7 @@ class RunHandle(Generic[OutputT_co]):
         self._store = store
         self._codec = codec
         self._workflow_id = workflow_id
+        self._unserved = unserved
 
     def __repr__(self) -> str:
         return f"<RunHandle {self.run_id!r}>"
@@ -102,15 +113,52 @@ class RunHandle(Generic[OutputT_co]):
             RunFailedError: It ended as `errored`.
             RunAbortedError: It was cancelled or terminated, or is parked as `dead`; says why.
             RunNotFoundError: It was deleted, or never was.
-            TimeoutError: It has not ended in time.
+            ResultTimeoutError: It has not ended in time; says where it stands. It is a `TimeoutError` too.
         """
-        timeout_s = None if timeout is None else check_duration("timeout", timeout).total_seconds()
-        async with asyncio.timeout(timeout_s):
-            delay_s = _FIRST_POLL_S
-            while not (run := await self.load()).status.is_terminal:
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 1.5, _LAST_POLL_S)
-        return self._outcome(run)
+        return self._outcome(await self.ended(timeout=timeout))
+
+    async def ended(self, *, timeout: timedelta | None = None) -> RunRecord:  # noqa: ASYNC109  # as for `result`
+        """Wait for the run to end, however that is, and give it.
+
+        Args:
+            timeout: As for `result`.
+
+        Raises:
+            RunNotFoundError: It was deleted, or never was.
+            ResultTimeoutError: As for `result`.
+        """
+        run: RunRecord | None = None
+        bound = asyncio.timeout(None if timeout is None else check_duration("timeout", timeout).total_seconds())
+        try:
+            async with bound:
+                delay_s = _FIRST_POLL_S
+                while True:
+                    run = await self.load()
+                    if run.status.is_terminal:
+                        return run
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(delay_s * 1.5, _LAST_POLL_S)
+        except TimeoutError as error:
+            if timeout is None or not bound.expired():
+                raise
+            raise self._late(timeout, run) from error
+
+    def _late(self, timeout: timedelta, run: RunRecord | None) -> ResultTimeoutError:
+        if run is None:
+            return ResultTimeoutError(self.run_id, timeout.total_seconds(), None, None)
+        waits_for = [f"{awaited.kind} {awaited.name!r}" for awaited in run.awaited]
+        if run.due_at_ms is not None:
+            waits_for.append(f"{_WAITS_UNTIL[run.status]} {from_ms(run.due_at_ms).isoformat(timespec='milliseconds')}")
+        if (unserved := self._unserved(run)) is not None:
+            waits_for.append(f"a worker that can drive it: {unserved}")
+        return ResultTimeoutError(
+            run_id=self.run_id,
+            timeout_s=timeout.total_seconds(),
+            status=str(run.status),
+            since=from_ms(run.updated_at_ms),
+            waits_for=tuple(waits_for),
+            held_by=run.lease_owner,
+        )
 
     def _outcome(self, run: RunRecord) -> OutputT_co:
         if run.status is RunStatus.FINISHED:

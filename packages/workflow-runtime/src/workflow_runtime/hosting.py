@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -162,6 +163,7 @@ def sweep_summary(report: SweepReport) -> dict[str, Any]:
         "failures": {failure.run_id: str(failure.error) for failure in report.failures},
         "tick_failures": {failure.schedule_id: str(failure.error) for failure in report.tick_failures},
         "unclaimable": sorted(report.unclaimable),
+        "unserved": [asdict(runs) for runs in report.unserved],
         "corrupt": [str(error) for error in report.corrupt],
         "dead": list(report.dead),
         "missed": sorted(report.missed),

@@ -9,7 +9,8 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
@@ -21,12 +22,20 @@ from .engine.allowance import Allowance
 from .engine.definition import Registry, Workflow, checked_workflow
 from .engine.driver import DriveOutcome, Driver, DriverSettings
 from .engine.history import EventKind, run_event
-from .errors import CapabilityNotSupportedError, ConfigurationError, InvalidArgumentError, RunConflictError
+from .errors import (
+    CapabilityNotSupportedError,
+    ConfigurationError,
+    InvalidArgumentError,
+    ResultTimeoutError,
+    RunConflictError,
+    RunNotFoundError,
+    StoreError,
+)
 from .handles import RunHandle
 from .health import NOT_WORKING, WorkerHealth
 from .ids import check_id, new_id, plain_text
 from .isolation import outside_handlers
-from .logs import get_logger
+from .logs import get_logger, one_line
 from .metering import QueryMeter, meter_queries, queries_left
 from .misuse import checked_store
 from .payloads import PayloadCodec, encode_json, exact_codec
@@ -37,12 +46,14 @@ from .schedules.definition import Schedule
 from .stop_signals import hear_stop_signals
 from .store import (
     DEFAULT_QUEUE,
+    CancelRequested,
     CancelResult,
     ClaimedRun,
     Created,
     DeliverApprovalResult,
     DeliverRetryResult,
     DeliverSignalResult,
+    Duplicate,
     Existing,
     ForkResult,
     Listening,
@@ -50,10 +61,12 @@ from .store import (
     RequeueResult,
     RetryResult,
     RunStatus,
+    RunSummary,
     SupportsHeartbeats,
     SupportsNotify,
     TerminateResult,
     WorkflowExecutionStore,
+    WorkflowVersion,
     WorkNotice,
     about,
 )
@@ -383,14 +396,20 @@ class WorkflowRuntime(RunsInBulk):
         self._delivered(run_id)
         return about(answer, run_id=run_id, asked=approved)
 
-    async def cancel_run(self, run_id: str, *, reason: str | None = None) -> CancelResult:
+    async def cancel_run(
+        self, run_id: str, *, reason: str | None = None, wait: timedelta | None = None
+    ) -> CancelResult:
         """Ask a run to end: its handler gets `asyncio.CancelledError` at its next durable operation.
 
-        It may clean up with further durable operations. A step that is running is cancelled.
+        It may clean up with further durable operations. A step that is running is cancelled. A worker has to drive the
+        run to its end: a `requested` answer's `unserved` says, and the log too, when none of this runtime could, and
+        `status` says where the run stood.
 
         Args:
             run_id: Which run.
             reason: For whoever looks at it later.
+            wait: Return when the run has ended, or after this real time with where it stands then. A request that was
+                made before is waited for too, and answered as `requested`.
         """
         answer = await self._store.cancel_run(
             run_id=check_id("run_id", run_id),
@@ -398,7 +417,38 @@ class WorkflowRuntime(RunsInBulk):
             now_ms=await self._now_ms(),
         )
         self._delivered(run_id)
+        if isinstance(answer, CancelRequested) or (isinstance(answer, Duplicate) and wait is not None):
+            requested = CancelRequested(inbox_seq=answer.inbox_seq)
+            return about(await self._told_of_end(run_id, requested, wait), run_id=run_id, wanted=RunStatus.ABORTED)
         return about(answer, run_id=run_id, wanted=RunStatus.ABORTED)
+
+    async def _told_of_end(self, run_id: str, answer: CancelRequested, wait: timedelta | None) -> CancelRequested:
+        """Say where a run stands that is to end. The request itself is durable, whatever can be read of the run."""
+        try:
+            if wait is not None:
+                with suppress(ResultTimeoutError):
+                    await self._handle(run_id, created=False).ended(timeout=wait)
+            run = await self._store.load_run(run_id=run_id)
+        except (StoreError, RunNotFoundError) as error:
+            logger.warning("run %r: asked to end, but it cannot be read: %s", run_id, one_line(error))
+            return answer
+        if run is None:
+            return answer
+        unserved = self._unserved(run)
+        if unserved is not None:
+            logger.warning("run %r was asked to end and waits for a worker: %s", run_id, one_line(unserved))
+        return replace(answer, status=run.status, unserved=unserved)
+
+    def _unserved(self, run: RunSummary) -> str | None:
+        """Say why no worker of this runtime takes a run that waits for one."""
+        if run.status not in {RunStatus.QUEUED, RunStatus.PAUSED}:
+            return None
+        version = WorkflowVersion(workflow_id=run.workflow_id, version=run.workflow_version)
+        if version not in self._registry.versions():
+            return f"this runtime does not know workflow {run.workflow_id!r} version {run.workflow_version!r}"
+        if self._queues is not None and run.queue not in self._queues:
+            return f"this runtime does not serve queue {run.queue!r}"
+        return None
 
     async def terminate_run(self, run_id: str, *, reason: str | None = None) -> TerminateResult:
         """End a run at once: its handler gets no chance to clean up, and its worker can write nothing any more.
@@ -730,7 +780,14 @@ class WorkflowRuntime(RunsInBulk):
         return answer, answer.claim
 
     def _handle(self, run_id: str, *, created: bool, workflow_id: str | None = None) -> RunHandle[Any]:
-        return RunHandle(run_id, store=self._store, codec=self._codec, created=created, workflow_id=workflow_id)
+        return RunHandle(
+            run_id,
+            store=self._store,
+            codec=self._codec,
+            created=created,
+            workflow_id=workflow_id,
+            unserved=self._unserved,
+        )
 
     async def _settings(self, *, heartbeats: bool = True) -> DriverSettings:
         clock = await self._ready_clock()

@@ -23,6 +23,7 @@ from .planning import QueryPlan
 from .schedules.firing import TickFailure, TickFirer
 from .store import ClaimBatch, ClaimedRun
 from .tries import may_pass
+from .unserved import UnservedRuns, UnservedWatch
 
 __all__ = ["Claimer", "PlannedSweep", "RunFailure", "Sweep", "SweepReport", "drive_claim"]
 
@@ -76,6 +77,10 @@ class SweepReport:
     not_materialized: dict[str, str] = field(default_factory=dict)
     """Declared schedules that are `missing` in the store, there as something that `differs`, or `unwritable`, as of the
     first look. Not looked for within a limit of queries."""
+    unserved: tuple[UnservedRuns, ...] = ()
+    """Runs that have been claimable for a minute and that this process does not take: it does not know their workflow
+    or version, or does not serve their queue. Some of them, as of the last look: a worker has its first after a minute
+    and then one each five minutes, and a sweep without a limit of queries looks at its end."""
     next_due_ms: int | None = None
     """When there will be work again, as far as is known; milliseconds since the Unix epoch. Not later than the
     present when more is waiting already."""
@@ -155,6 +160,9 @@ class Claimer:
         ]
         self._told = [("pending", pending), ("timers", timers)]
         self._ticks_worked = False
+        self._unserved = UnservedWatch(
+            store=store, clock=settings.clock, owner=owner, workflows=registry.versions(), queues=queues
+        )
         self._turns: Turns = deque([None, *self._phases])
         # Where a host begins anew each time, each source is to be the first one now and then.
         self._turns.rotate(settings.rng.randrange(len(self._turns)))
@@ -183,6 +191,20 @@ class Claimer:
             report.claim_failures.append(error)
             report.next_due_ms = self._clock.now_ms()
         return claims
+
+    async def look_for_unserved(self, report: SweepReport, *, at_once: bool = False) -> None:
+        """Now and then, look for runs that wait for somebody else. An error here is no matter of the others.
+
+        Args:
+            report: Where to note them.
+            at_once: Look whether it is time or not.
+        """
+        if not (at_once or self._unserved.is_due):
+            return
+        try:
+            report.unserved = await self._unserved.look()
+        except Exception as error:  # noqa: BLE001  # told, and tried again in its time
+            logger.warning("cannot look for runs that wait for other workers: %s", one_line(error))
 
     async def claim_told(self, limit: int, report: SweepReport) -> tuple[list[ClaimedRun], int | None]:
         """Claim where a notice of a run may have its cause: it is queued, or else it sleeps for a short time.
@@ -331,6 +353,8 @@ class Sweep:
             await self._drive_all(drivers)
         else:
             report.next_due_ms = self._clock.now_ms()  # a bound was reached: there may be more at once
+        if not self._drives.stopping:
+            await self._look_for_unserved()
 
     @contextmanager
     def _stopped_at(self, deadline: timedelta | None) -> Iterator[None]:
@@ -344,6 +368,9 @@ class Sweep:
             yield
         finally:
             timer.cancel()
+
+    async def _look_for_unserved(self) -> None:
+        await self._claimer.look_for_unserved(self._report, at_once=True)
 
     async def _begin(self, *, runs: int, ticks: int) -> list[Driver]:
         claims = await self._claimer.claim(runs, self._report, ticks=ticks)
@@ -381,6 +408,9 @@ class PlannedSweep(Sweep):
         self._plan.learn(len(drivers), self._meter.queries - before, refused=bool(refused))
         self._in_vain = not refused.items().isdisjoint(self._refused.items())
         self._refused |= refused
+
+    async def _look_for_unserved(self) -> None:
+        """Spend no query on it."""
 
     def _room(self, limit: int) -> int:
         return 0 if self._in_vain else super()._room(limit)

@@ -234,6 +234,7 @@ class Worker:
     async def _look_at_all(self) -> int:
         """Fire and claim whatever is due; say when to look again, at the latest."""
         now_ms, fired = self._clock.now_ms(), self._report.ticks.total()
+        await self._claimer.look_for_unserved(self._report)
         claims = await self._claimer.claim(self._room(), self._report, ticks=_TICKS)
         self._spawn(claims)
         due_ms = self._report.next_due_ms

@@ -238,6 +238,10 @@ class CancelRequested(Done):
 
     kind: Literal["requested"] = "requested"
     inbox_seq: int
+    status: RunStatus | None = None
+    """Where the run stood when `WorkflowRuntime.cancel_run` returned; a store does not tell."""
+    unserved: str | None = None
+    """Why no worker of the runtime that was asked will end the run; a store does not tell. Another runtime's may."""
 
 
 @value
