@@ -94,11 +94,11 @@ async def test_runs_of_one_kind_are_told_once_and_few_kinds_in_all(lab: Lab) -> 
 
 
 async def test_worker_tells_after_a_minute_and_then_now_and_then(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
-    """Five minutes lie between two looks; an idle worker pays for nothing more."""
+    """Ten minutes lie between two looks; an idle worker pays for nothing more."""
     await leave(lab, RunStatus.QUEUED)
     store = lab.tapped()
     async with lab.working(lab.runtime(known, store=store)):
-        for _ in range(22):
+        for _ in range(44):
             lab.advance(seconds=30)
             await asyncio.sleep(0.003)
         assert 2 <= store.calls.count("list_pending_runs") <= 3

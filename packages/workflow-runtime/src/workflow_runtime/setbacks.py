@@ -30,14 +30,12 @@ class Setbacks:
         what: What fails, for the log: `claim`.
         clock: The runtime's.
         rng: For the jitter: workers that fail together are not to come back together.
-        least_ms: No pause is shorter.
     """
 
-    def __init__(self, what: str, *, clock: Clock, rng: random.Random, least_ms: int = 0) -> None:
+    def __init__(self, what: str, *, clock: Clock, rng: random.Random) -> None:
         self._what = what
         self._clock = clock
         self._rng = rng
-        self._least_ms = least_ms
         self._count = 0
         self._since_ms = 0
 
@@ -66,7 +64,7 @@ class Setbacks:
     def _pause_ms(self, error: Exception) -> int:
         longest_ms = _LONGEST_AWAY_MS if getattr(error, "retryable", False) else _LONGEST_REFUSED_MS
         pause_ms = min(longest_ms, _FIRST_MS << min(self._count, 10))
-        return max(self._least_ms, round(pause_ms * self._rng.uniform(0.5, 1)))
+        return round(pause_ms * self._rng.uniform(0.5, 1))
 
     def _say(self, error: Exception, pause_ms: int) -> None:
         soon = getattr(error, "retryable", False) and self._clock.now_ms() - self._since_ms < _SOON_MS

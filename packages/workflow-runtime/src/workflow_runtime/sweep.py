@@ -80,7 +80,7 @@ class SweepReport:
     unserved: tuple[UnservedRuns, ...] = ()
     """Runs that have been claimable for a minute and that this process does not take: it does not know their workflow
     or version, or does not serve their queue. Some of them, as of the last look: a worker has its first after a minute
-    and then one each five minutes, and a sweep without a limit of queries looks at its end."""
+    and then one each ten minutes, and a sweep without a limit of queries looks at its end."""
     next_due_ms: int | None = None
     """When there will be work again, as far as is known; milliseconds since the Unix epoch. Not later than the
     present when more is waiting already."""

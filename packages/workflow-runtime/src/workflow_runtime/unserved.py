@@ -16,7 +16,7 @@ logger = get_logger("workflow_runtime")
 
 _WAITED_MS = 60_000
 """A run that waits for so long does not just wait for the workers of another kind that serve it."""
-_EVERY_MS = 300_000
+_EVERY_MS = 600_000
 _FIRST_MS = 60_000
 _LOOKED_THROUGH = 100
 _KEPT = 10

@@ -25,11 +25,9 @@ logger = get_logger("workflow_runtime")
 _POLL_MS = 1_000
 _LIVE_POLL_MS = 30_000
 """While the store tells of work, polls only find what a lost notice would have told."""
-_LONGEST_AWAY_MS = 5_000
-"""The longest that an interval of the user's keeps a worker from looking whether its store is back."""
 _TICKS = 100
 """So many ticks are fired in one turn; then the runs have theirs."""
-_CLOCK_MS = 60_000
+_CLOCK_MS = 90_000
 """Heartbeats correct the clock, and a worker without long steps sends none. A monotonic clock drifts, and may stand
 still while the machine sleeps."""
 _CUT_S = 5.0
@@ -65,10 +63,6 @@ class Polling:
     def again_ms(self) -> int:
         """Tell how long when there is work that could not be claimed: no notice will come for it."""
         return min(_POLL_MS, self.idle_ms())
-
-    def away_ms(self) -> int:
-        """Tell how long at least when the store is away. Then nothing tells of work, as a long interval expects."""
-        return min(self._chosen_ms or 0, _LONGEST_AWAY_MS)
 
 
 class WakeUp:
@@ -151,9 +145,8 @@ class Worker:
         self._drives = drives
         self._wake_up = wake_up
         self._patience = Patience(rng)
-        least_ms = polling.away_ms()
-        self._looks = Setbacks("claim", clock=clock, rng=rng, least_ms=least_ms)
-        self._writes = Setbacks("write for the runs that are driven", clock=clock, rng=rng, least_ms=least_ms)
+        self._looks = Setbacks("claim", clock=clock, rng=rng)
+        self._writes = Setbacks("write for the runs that are driven", clock=clock, rng=rng)
         self._rest_until_ms = 0
         """Nothing is claimed before, because it failed."""
         self._pulse = Pulse(clock)
