@@ -290,8 +290,11 @@ async def test_nobody_listens_once_the_worker_has_ended(lab: Lab) -> None:
 
 async def test_worker_that_hears_looks_seldom(lab: Lab) -> None:
     store = lab.tapped()
-    async with lab.working(lab.runtime(quick, store=store)):
-        await asyncio.sleep(0.01)
+    runtime = lab.runtime(quick, store=store)
+    async with lab.working(runtime):
+        await lab.until(lambda: runtime.health().ready)
+        await asyncio.sleep(0.01)  # it hears that it hears, and looks once more
+        await lab.until(lambda: not runtime._drivers)
         store.calls.clear()
         for seconds in (29, 2):
             await asyncio.sleep(0.01)
