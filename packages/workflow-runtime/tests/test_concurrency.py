@@ -292,19 +292,6 @@ async def test_branches_may_use_asyncios_own_tools(lab: Lab) -> None:
     assert outcome.output == found  # type: ignore[union-attr]  # Finished
 
 
-async def test_branch_that_nobody_awaits_ends_with_the_handler(lab: Lab) -> None:
-    """The handler's end is the run's end."""
-
-    @workflow()
-    async def forgets(ctx: Context, _: Any) -> str:
-        forgotten = asyncio.create_task(ctx.sleep(timedelta(days=1)))
-        await ctx.sleep(SECOND)
-        return str(forgotten.done())
-
-    assert await lab.finish(forgets, run_id="run") == "False"
-    assert await lab.timers("run") == ()
-
-
 async def test_wait_for_without_a_time_and_timeout_without_a_time(lab: Lab) -> None:
     """They need no clock and work; with a time they are refused (see the tests of the loop)."""
 

@@ -102,10 +102,12 @@ class Programs:
                 return [task.result() for task in tasks]
             case "race":
                 tasks = [asyncio.create_task(self.perform(ctx, part)) for part in parts]
-                done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in pending:
-                    task.cancel()
-                await asyncio.gather(*pending, return_exceptions=True)
+                try:
+                    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                finally:  # also when this race itself is given up
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
                 return [[tasks.index(task), task.result()] for task in done]
             case _:
                 return await self.operate(ctx, kind, *parts)

@@ -805,7 +805,12 @@ async def _run(ctx: Context, chaos: Chaos, node: list[Any]) -> Any:  # noqa: C90
         case "seq":
             return [await _run(ctx, chaos, child) for child in rest]
         case "gather":
-            return list(await asyncio.gather(*(_run(ctx, chaos, child) for child in rest)))
+            branches = [asyncio.create_task(_run(ctx, chaos, child)) for child in rest]
+            try:
+                return list(await asyncio.gather(*branches))
+            finally:
+                for branch in branches:
+                    branch.cancel()  # a guard that catches the failure of one must not leave others behind
         case "collect":
             found = await asyncio.gather(*(_run(ctx, chaos, child) for child in rest), return_exceptions=True)
             for result in found:

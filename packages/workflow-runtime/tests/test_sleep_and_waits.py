@@ -161,7 +161,9 @@ async def test_names_do_not_meet_and_inbox_order_decides_between_them(lab: Lab) 
     @workflow()
     async def races(ctx: Context, _: Any) -> Any:
         waits = [asyncio.create_task(ctx.wait_for_event(name)) for name in ("a", "b", "c")]
-        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        done, losers = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in losers:
+            task.cancel()
         return [task.result() for task in waits if task in done]
 
     runtime = lab.runtime(races)

@@ -21,6 +21,7 @@ from ..retry import MAX_DELAY, RetryPolicy
 from ..store import WorkflowExecutionStore
 from .definition import Workflow
 from .history import OperationKind
+from .leftovers import durable
 from .machine import Machine, derived_id
 from .operations import StepCall
 
@@ -71,6 +72,7 @@ class Context:
         It is that of the run's record: the same in every replay, after a retry, and in a fork.
         """
         self._machine = machine
+        self._calls = machine.calls
         self._codec = codec
         self._retry = retry
         self._max_payload_bytes = max_payload_bytes
@@ -93,6 +95,7 @@ class Context:
         """
         return TransactionalSteps(self)
 
+    @durable
     async def sleep(self, duration: timedelta, *, id: str | None = None) -> None:
         """Sleep durably; the run needs no worker meanwhile.
 
@@ -103,6 +106,7 @@ class Context:
         duration_ms = _duration_ms("duration", duration)
         await self._await(OperationKind.SLEEP, id, "sleep", until=lambda now_ms: now_ms + duration_ms)
 
+    @durable
     async def sleep_until(self, moment: datetime, *, id: str | None = None) -> None:
         """Sleep durably until a moment; one that has passed is over at once.
 
@@ -130,6 +134,7 @@ class Context:
         timeout: timedelta | None = None,  # noqa: ASYNC109
         id: str | None = None,
     ) -> Any: ...
+    @durable
     async def wait_for_event(
         self,
         name: str,
@@ -162,6 +167,7 @@ class Context:
             raise InvalidPayloadError(f"payload of signal {name!r}", "$", problem)
         return payload
 
+    @durable
     async def approve(self, approval_id: str, *, timeout: timedelta | None = None) -> Approval:  # noqa: ASYNC109  # a durable one
         """Wait for a person's decision.
 
@@ -182,18 +188,22 @@ class Context:
         )
         return Approval(**decode_json(text))
 
+    @durable
     async def now(self) -> datetime:
         """Give the time of the first execution, in UTC, also in a replay."""
         return from_ms(decode_json(await self._record("now", self._now_ms)))
 
+    @durable
     async def uuid(self) -> uuid.UUID:
         """Give a random UUID, the same in a replay."""
         return uuid.UUID(decode_json(await self._record("uuid", lambda: str(uuid.uuid4()))))
 
+    @durable
     async def random(self) -> float:
         """Give a random number from 0 to 1 (exclusive), the same in a replay. Not for secrets."""
         return float(decode_json(await self._record("random", random.random)))
 
+    @durable
     async def emit(self, name: str, payload: Any = None) -> None:
         """Write an event into the run's log, for whoever reads or follows it.
 
@@ -250,6 +260,7 @@ class Steps:
         timeout: timedelta | None = None,
     ) -> None:
         self._context = context
+        self._calls = context._calls  # noqa: SLF001  # one module, one thing
         self._id = id
         self._retry = retry
         self._timeout = timeout
@@ -271,6 +282,7 @@ class Steps:
     async def __call__(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     @overload
     async def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @durable
     async def __call__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run the function, or give its record.
 
@@ -306,6 +318,7 @@ class TransactionalSteps:
 
     def __init__(self, context: Context, retry: RetryPolicy | None = None, timeout: timedelta | None = None) -> None:
         self._context = context
+        self._calls = context._calls  # noqa: SLF001  # one module, one thing
         self._retry = retry
         self._timeout = timeout
 
@@ -318,6 +331,7 @@ class TransactionalSteps:
         """
         return TransactionalSteps(self._context, _checked_retry(retry), timeout)
 
+    @durable
     async def __call__(
         self, id: str, fn: Callable[Concatenate[Any, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:

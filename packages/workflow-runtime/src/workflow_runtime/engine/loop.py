@@ -75,6 +75,8 @@ class WorkflowLoop(LoopOfHandler):
         self._ready: deque[asyncio.Handle] = deque()
         self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._tasks_made = 0
+        self._unseen_failures: list[BaseException] = []
+        """Of tasks that are gone already."""
         self._bound: list[_LoopBoundMixin] = []
         self._closed = False
 
@@ -128,6 +130,15 @@ class WorkflowLoop(LoopOfHandler):
         """Cancel every task that has not ended."""
         for task in sorted(self._tasks, key=hash):
             task.cancel()
+
+    def living_tasks(self) -> list[asyncio.Task[Any]]:
+        """Give the tasks that have not ended, in the order in which they were made."""
+        return sorted((task for task in self._tasks if not task.done()), key=hash)
+
+    def unseen_failures(self) -> list[BaseException]:
+        """Give the errors of tasks that nobody has looked at, unless the handler has cancelled them."""
+        failed = (task for task in sorted(self._tasks, key=hash) if _failed_unseen(task))
+        return [*self._unseen_failures, *(error for task in failed if (error := task.exception()) is not None)]
 
     def close(self) -> None:
         """Forget everything; what is still pending never runs."""
@@ -209,8 +220,11 @@ class WorkflowLoop(LoopOfHandler):
         return self._closed
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Log what nobody handled, unless the handler was taken down."""
+        """Log what nobody handled, unless the handler was taken down; remember the errors that nobody looked at."""
         if not self._closed:
+            future = context.get("future")
+            if future is not None and not _was_cancelled(future) and (failure := context.get("exception")) is not None:
+                self._unseen_failures.append(failure)
             message, error = context.get("message"), context.get("exception")
             exc_info = None if error is None else exc_info_of(error)
             logger.error("run %r: %s", self._run_id, one_line(message), exc_info=exc_info)
@@ -218,6 +232,15 @@ class WorkflowLoop(LoopOfHandler):
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """Do the same."""
         self.call_exception_handler(context)
+
+
+def _was_cancelled(future: asyncio.Future[Any]) -> bool:
+    return isinstance(future, asyncio.Task) and future.cancelling() > 0
+
+
+def _failed_unseen(task: asyncio.Task[Any]) -> bool:
+    # asyncio's own mark, from which it tells at the end of a task that nobody has retrieved its exception.
+    return task.done() and bool(getattr(task, "_log_traceback", False)) and not _was_cancelled(task)
 
 
 def _refusal(what: str, instead: str = "") -> Callable[..., NoReturn]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from ..payloads import JsonText
 from ..store import MAX_AWAITED_BYTES, awaited_bytes
 from .history import OPERATION_OF, EventKind, OperationKind, Recorded
 from .ledger import FailureLedger
+from .leftovers import DurableCalls, error_of_leftovers, still_going_on, unseen_failure
 from .loop import WorkflowLoop
 from .operations import UNKNOWN_TIMER, Operation, StepCall
 from .suspend import Suspended
@@ -72,6 +73,7 @@ class Machine:
     def __init__(self, run_id: str, package: str | None = None) -> None:
         self.run_id = run_id
         self._package = package
+        self.calls = DurableCalls()
         self._begin()
 
     def _begin(self) -> None:
@@ -88,6 +90,8 @@ class Machine:
         self._cancelled = False
         self.cancel_reason: str | None = None
         self._refusals: int | None = None
+        self.outcome: Outcome | None = None
+        """How the handler ended, or `None` while it goes on."""
 
     # What the driver does.
 
@@ -102,6 +106,8 @@ class Machine:
     def run(self) -> None:
         """Let the handler go on until every branch is blocked."""
         self.loop.run_until_blocked()
+        if self.outcome is None and self._main is not None and self._main.done():
+            self.outcome = self._find_outcome(self._main)
 
     def take_new(self) -> list[Operation]:
         """Give the operations that the handler asked for since the last call, in that order."""
@@ -133,17 +139,6 @@ class Machine:
         if event.kind is not EventKind.CANCEL_REQUESTED:
             self._find(event).begin_anew()
 
-    @property
-    def outcome(self) -> Outcome | None:
-        """How the handler ended, or `None` while it goes on."""
-        main = self._main
-        if main is None or not main.done():
-            return None
-        if main.cancelled():
-            return Aborted() if self._cancelled else Errored(asyncio.CancelledError("the handler cancelled itself"))
-        error = main.exception()
-        return Errored(with_advice(error)) if error is not None else Finished(main.result())
-
     def suspend(self) -> None:
         """Take the handler down where it waits. Its durable calls do nothing from now on."""
         self._refusals = 0
@@ -155,6 +150,28 @@ class Machine:
         self.loop.cancel_tasks()
         self.loop.run_until_blocked(max_callbacks=_TEARDOWN_CALLBACKS)
         self.loop.close()
+        self.calls.close()
+
+    def _find_outcome(self, main: asyncio.Task[Any]) -> Outcome:
+        if main.cancelled():
+            return Aborted() if self._cancelled else Errored(asyncio.CancelledError("the handler cancelled itself"))
+        error, leftovers = main.exception(), self._leftovers()
+        if error is None:
+            return Finished(main.result()) if leftovers is None else Errored(leftovers)
+        if leftovers is not None:
+            error.add_note(str(leftovers))
+        return Errored(with_advice(error))
+
+    def _leftovers(self) -> ConfigurationError | None:
+        """Give the error of a handler that returned too early. Whatever was cancelled has had its turn by now."""
+        forgotten, failures, living = self.calls.forgotten(), self.loop.unseen_failures(), self.loop.living_tasks()
+        if not (forgotten or failures or living):
+            return None
+        waiting = {op.future: f"{op.kind} {op.step_id!r}" for op in self._operations.values() if op.pending}
+        others = [still_going_on(task, _waits_for(task, waiting)) for task in living]
+        error = error_of_leftovers(forgotten, [*others, *map(unseen_failure, failures)])
+        error.__cause__ = failures[0] if failures else None
+        return error
 
     def restart(self) -> None:
         """Take the handler down and forget it, to start it again from the top."""
@@ -323,6 +340,11 @@ class Machine:
 
     def _apply_timeout(self, operation: Operation, event: Recorded) -> None:
         self._fail(operation, WaitTimeoutError(operation.step_id))
+
+
+def _waits_for(task: asyncio.Task[Any], operations: Mapping[asyncio.Future[Any], str]) -> list[str]:
+    waits_for: asyncio.Future[Any] | None = getattr(task, "_fut_waiter", None)
+    return [operations[waits_for]] if waits_for is not None and waits_for in operations else []
 
 
 def derived_id(text: str) -> str:
