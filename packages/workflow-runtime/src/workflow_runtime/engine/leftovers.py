@@ -10,6 +10,7 @@ from types import CodeType
 from typing import Any, TypeVar, cast
 
 from ..errors import ConfigurationError
+from ..escapes import text_of
 from ..logs import one_line
 
 __all__ = ["DurableCalls", "durable", "error_of_leftovers", "still_going_on", "unseen_failure"]
@@ -78,7 +79,7 @@ def still_going_on(task: asyncio.Task[Any], waits_for: Iterable[str]) -> str:
 
 def unseen_failure(error: BaseException) -> str:
     """Say that a task failed and nobody looked."""
-    return f"a task failed and nobody awaited it ({type(error).__qualname__}: {one_line(error)})"
+    return f"a task failed and nobody awaited it ({type(error).__qualname__}: {one_line(text_of(error))})"
 
 
 def error_of_leftovers(forgotten: Iterable[Coroutine[Any, Any, Any]], others: Iterable[str]) -> ConfigurationError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -159,7 +160,8 @@ class Machine:
         if error is None:
             return Finished(main.result()) if leftovers is None else Errored(leftovers)
         if leftovers is not None:
-            error.add_note(str(leftovers))
+            with suppress(BaseException):  # the class of the error is the user's, and may refuse anything
+                error.add_note(str(leftovers))
         return Errored(with_advice(error))
 
     def _leftovers(self) -> ConfigurationError | None:
