@@ -198,6 +198,19 @@ class Programs:
             quiet, before = (quiet + 1, now) if now == before else (0, now)
 
 
+@pytest.mark.parametrize("seed", range(60, 75))
+async def test_random_program_gives_the_same_in_the_smallest_turns(
+    lab: Lab, gate: Gate, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the application's event loop goes on after each callback of the handler, nothing else comes of it."""
+    author = Author(seed)
+    source = ["sequence", *(author.write(3) for _ in range(3))]
+    signals = author.signals()
+    expected = await Programs(lab).run_undisturbed(source, signals, gate)
+    monkeypatch.setattr("workflow_runtime.engine.driver._TURN_S", 0.0)
+    assert await Programs(type(lab)()).run_with_pauses(source, signals) == expected
+
+
 @pytest.mark.parametrize("seed", range(60))
 async def test_random_program_gives_the_same_with_and_without_pauses(lab: Lab, gate: Gate, seed: int) -> None:
     """A driver that never lets go and one worker after another come to the same result; each attempt runs once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import socket
@@ -71,6 +72,7 @@ from .store import (
     about,
 )
 from .sweep import Claimer, PlannedSweep, RunFailure, Sweep, SweepReport, drive_claim
+from .watch import LoopWatch
 from .worker import NotListening, Polling, WakeUp, Worker
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ class WorkflowRuntime(RunsInBulk):
         queues: Sequence[str] | None = None,
         max_block: timedelta = timedelta(minutes=5),
         step_threads: int = 32,
+        warn_blocked_after: timedelta | None = timedelta(seconds=1),
         owner: str | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -130,6 +133,8 @@ class WorkflowRuntime(RunsInBulk):
                 renew them from a thread (`capabilities.heartbeats`); after that they run out. Nothing turns it off.
             step_threads: So many steps that are plain functions run at once, each on a thread. The threads are this
                 runtime's own, made when they are needed.
+            warn_blocked_after: Log a warning about a handler, or an `async def` step, that blocks the event loop for
+                longer, and about a replay that takes longer; `None` for none.
             owner: Names this process in leases; must be unique. Host, process and a random part when absent.
             rng: For the jitter of retries.
 
@@ -149,6 +154,9 @@ class WorkflowRuntime(RunsInBulk):
         if self._lease_ms < _MIN_LEASE_MS:
             raise InvalidArgumentError("lease", f"must be at least {_MIN_LEASE_MS} ms, not {self._lease_ms}")
         _check_positive(max_crashes=max_crashes)
+        if warn_blocked_after is not None and warn_blocked_after <= timedelta(0):
+            raise InvalidArgumentError("warn_blocked_after", "must be more than nothing")
+        self._watch = LoopWatch(math.inf if warn_blocked_after is None else warn_blocked_after.total_seconds())
         self._max_crashes = max_crashes
         self._heartbeats: HeartbeatThread | None = None
         _check_positive(step_threads=step_threads)
@@ -798,6 +806,7 @@ class WorkflowRuntime(RunsInBulk):
             lease_ms=self._lease_ms,
             rng=self._rng,
             threads=self._threads_for_steps(),
+            watch=self._watch,
             heartbeats=self._heartbeats_by(clock) if heartbeats else None,
         )
 

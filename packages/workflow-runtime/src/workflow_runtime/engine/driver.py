@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -30,6 +31,7 @@ from ..logs import get_logger, one_line
 from ..payloads import ExactCodec, JsonText, encode_json
 from ..store import Awaited, ClaimedRun, Event, NewEvent, RunStatus, WorkflowExecutionStore
 from ..tries import may_pass
+from ..watch import LoopWatch, WatchedDrive
 from .allowance import Allowance
 from .context import Context
 from .definition import Workflow
@@ -56,8 +58,8 @@ __all__ = ["DriveOutcome", "Driver", "DriverSettings"]
 T = TypeVar("T")
 logger = get_logger("workflow_runtime")
 
-_REPLAY_CHUNK = 200
-"""Events applied before other tasks of the application get a turn."""
+_TURN_S = 0.02
+"""How long a handler, or its replay, goes on before the application's event loop gets a turn."""
 _PAGE = 1_000
 _LOOK_AGAIN_S = 1.0
 """After the inbox could not be read."""
@@ -99,6 +101,7 @@ class DriverSettings:
     rng: random.Random
     threads: StepThreads | None
     """Where plain functions run; `None` in a Python without threads."""
+    watch: LoopWatch
     heartbeats: HeartbeatThread | None
     """Renews leases beside the event loop, where the store and the clock allow it."""
 
@@ -140,6 +143,7 @@ class Driver:
         self._machine = Machine(claim.run.run_id, package_of(workflow.handler))
         self._retried = RetriedLog()
         self._fence = Fence(asyncio.get_running_loop())
+        self._watched = WatchedDrive(settings.watch, claim.run.run_id, workflow.id, self._step_of)
         self._unit = PendingUnit(self._allowance.max_events)
         self._timers = TimerBook()
         self._inbox = Inbox()
@@ -220,7 +224,8 @@ class Driver:
                 out, and another worker takes the run.
         """
         thread = self._settings.heartbeats
-        with self._allowance.opened(), thread.keep(self._lease) if thread is not None else nullcontext():
+        keeping = thread.keep(self._lease) if thread is not None else nullcontext()
+        with self._watched.watched(), self._allowance.opened(), keeping:
             # Beside a thread this is the second line, in case that the thread cannot connect.
             patience_ms = 0 if thread is None else self._lease.lease_ms // 6
             heartbeat = asyncio.create_task(self._lease.keep(self._store, patience_ms=patience_ms))
@@ -323,20 +328,12 @@ class Driver:
 
     async def _settle(self) -> None:
         """Let everything that has happened take effect; what is being committed comes first."""
-        while True:
-            await self._transactions.wait_for_commit()
-            await self._in_callback(self._settle_at_once)
-            if not self._transactions.committing:
-                return
-
-    def _settle_at_once(self) -> None:
-        if self._transactions.committing:
-            return
-        if committed := self._transactions.take_committed():
-            self._machine.apply(committed)
-        self._closing = not self._allowance.covers_unit(self._steps.unrecorded)
-        self._settlement.settle(only_attempts=self._closing)
-        self._keep_back()
+        async with self._transactions.held_back():
+            if committed := self._transactions.take_committed():
+                await self._in_callback(partial(self._machine.apply, committed))
+            self._closing = not self._allowance.covers_unit(self._steps.unrecorded)
+            await self._in_turns(partial(self._settlement.settle, only_attempts=self._closing))
+            self._keep_back()
 
     def _keep_back(self) -> None:
         self._allowance.keep_back(
@@ -373,12 +370,8 @@ class Driver:
         async def handler() -> Any:
             return await self._workflow.handler(context, self._settings.codec.decode(run.input))
 
-        def start() -> None:
-            self._machine.start(handler)
-            self._machine.run()
-
         while True:
-            await self._in_callback(start)
+            await self._in_callback(partial(self._machine.start, handler))
             await self._replay_history()
             if not self._retried.begin_again():
                 break
@@ -394,11 +387,10 @@ class Driver:
     async def _replay_history(self) -> None:
         page, applied = self._claim.history, 0
         while True:
-            for start in range(0, len(page), _REPLAY_CHUNK):
-                chunk = page[start : start + _REPLAY_CHUNK]
-                await self._in_callback(lambda chunk=chunk: self._apply_recorded(chunk))  # type: ignore[misc]  # mypy cannot infer a default's type
+            await self._in_turns(partial(self._apply_recorded, iter(page)))
             applied += len(page)
             if applied >= self._writer.next_index:
+                self._watched.report_replay(applied)
                 return
             read = partial(self._store.read_events, run_id=self.run_id, from_index=applied, limit=_PAGE)
             page = await self._writer.ask(read)
@@ -406,14 +398,17 @@ class Driver:
                 problem = f"the log ends at {applied}, the head says {self._writer.next_index}"
                 raise CorruptRecordError("events", self.run_id, problem)
 
-    def _apply_recorded(self, events: tuple[Event, ...]) -> None:
-        for event in events:
+    def _apply_recorded(self, events: Iterator[Event], *, until_s: float) -> bool:
+        """Let events take effect; tell whether that was all of them, or just all that there was time for."""
+        while self._machine.run(until_s):
+            if (event := next(events, None)) is None:
+                return True
             recorded = from_event(self.run_id, event)
             try:
                 self._apply(recorded, event.index)
-                self._machine.run()
             except NonDeterminismError as error:
                 self._retried.diverged(event.index, error)
+        return False
 
     def _apply(self, recorded: Recorded, index: int) -> None:
         try:
@@ -479,6 +474,9 @@ class Driver:
             return attempt(replace(call, args=(tx, *call.args)))
 
         return self._transactions.run(operation, run_in_transaction)
+
+    def _step_of(self, task: asyncio.Task[Any]) -> str | None:
+        return self._steps.step_of(task)
 
     async def _stop_tasks(self, heartbeat: asyncio.Task[None], grace_s: float) -> None:
         heartbeat.cancel()
@@ -628,6 +626,11 @@ class Driver:
             reason=self._machine.cancel_reason if aborted else None,
         )
 
+    async def _in_turns(self, function: Callable[..., bool]) -> None:
+        """Run something of the handler's loop, and let the application's event loop go on after each short while."""
+        while not await self._in_callback(lambda: function(until_s=time.perf_counter() + _TURN_S)):
+            pass
+
     async def _in_callback(self, function: Callable[[], T]) -> T:
         """Run something of the handler's loop in a plain callback (see `WorkflowLoop.run_until_blocked`)."""
         loop = asyncio.get_running_loop()
@@ -635,7 +638,7 @@ class Driver:
 
         def call() -> None:
             try:
-                with self._fence:
+                with self._fence, self._watched:
                     result = function()
             except BaseException as error:  # noqa: BLE001  # handed on to the driver's task
                 error_ = (

@@ -1,4 +1,4 @@
-"""What a handler has begun and not ended when it returns: calls nobody awaited, tasks that live or failed unseen."""
+"""What is wrong with how a handler ends: what it leaves behind when it returns, and that it never comes to an end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..escapes import text_of
 from ..logs import one_line
 
-__all__ = ["DurableCalls", "durable", "error_of_leftovers", "still_going_on", "unseen_failure"]
+__all__ = ["DurableCalls", "durable", "error_of_circles", "error_of_leftovers", "still_going_on", "unseen_failure"]
 
 CallT = TypeVar("CallT", bound=Callable[..., Coroutine[Any, Any, Any]])
 
@@ -92,6 +92,30 @@ def error_of_leftovers(forgotten: Iterable[Coroutine[Any, Any, Any]], others: It
 
 
 _SHOWN = 10
+
+
+def error_of_circles(turns: int, tasks: Iterable[asyncio.Task[Any]]) -> ConfigurationError:
+    """Make the error that ends a run whose handler goes on and on without waiting for anything."""
+    running = [task for task in tasks if (waits_for := getattr(task, "_fut_waiter", None)) is None or waits_for.done()]
+    where = "; ".join(_place(task.get_coro()) for task in running[:_SHOWN])
+    return ConfigurationError(
+        f"the handler goes round in circles: it took {turns} turns of its event loop without waiting for anything "
+        f"durable. Running: {where or 'callbacks'}. Await a task instead of asking again and again whether it is done"
+    )
+
+
+def _place(coroutine: Any) -> str:
+    """Say where a coroutine stands: in the innermost one that it awaits and that is not asyncio's."""
+    while _is_of_handler(awaited := getattr(coroutine, "cr_await", None)):
+        coroutine = awaited
+    frame = getattr(coroutine, "cr_frame", None)
+    where = "" if frame is None else f" at {frame.f_code.co_filename}:{frame.f_lineno}"
+    return f"{getattr(coroutine, '__qualname__', 'something')}(){where}"
+
+
+def _is_of_handler(awaited: Any) -> bool:
+    frame = getattr(awaited, "cr_frame", None)
+    return frame is not None and not frame.f_globals.get("__name__", "").startswith("asyncio")
 
 
 def _described(coroutine: Any) -> str:

@@ -11,7 +11,9 @@ What would make a replay differ (timers, threads, sockets) does not exist here a
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
+import time
 from asyncio.events import _get_running_loop, _set_running_loop
 from asyncio.mixins import _LoopBoundMixin
 from collections import deque
@@ -70,6 +72,8 @@ class WorkflowLoop(LoopOfHandler):
     def __init__(self, run_id: str, package: str | None = None) -> None:
         self.called_from: str | None = None
         """The thread that has called back, as if this loop waited for threads."""
+        self.turns = 0
+        """How many callbacks have run so far."""
         self._run_id = run_id
         self._package = package
         self._ready: deque[asyncio.Handle] = deque()
@@ -85,7 +89,7 @@ class WorkflowLoop(LoopOfHandler):
         """How many tasks there have been."""
         return self._tasks_made
 
-    def run_until_blocked(self, max_callbacks: int | None = None) -> bool:
+    def run_until_blocked(self, max_callbacks: int | None = None, until_s: float = math.inf) -> bool:
         """Run everything that is ready, and what becomes ready by that.
 
         Must be called from a plain callback of the running loop, not from one of its tasks: since Python 3.14 a
@@ -93,6 +97,7 @@ class WorkflowLoop(LoopOfHandler):
 
         Args:
             max_callbacks: Give up after so many; `None` means never.
+            until_s: Give up at this moment (of `time.perf_counter`), but not before one callback.
 
         Returns:
             Whether nothing is ready any more.
@@ -108,7 +113,10 @@ class WorkflowLoop(LoopOfHandler):
                 if not handle.cancelled():
                     self._run(handle)
                 ran += 1
+                if time.perf_counter() >= until_s:
+                    break
         finally:
+            self.turns += ran
             sys.set_asyncgen_hooks(*outer_hooks)
             _set_running_loop(outer)
             if self._bound:

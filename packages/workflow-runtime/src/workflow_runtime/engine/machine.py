@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
@@ -31,7 +33,7 @@ from ..payloads import JsonText
 from ..store import MAX_AWAITED_BYTES, awaited_bytes
 from .history import OPERATION_OF, EventKind, OperationKind, Recorded
 from .ledger import FailureLedger
-from .leftovers import DurableCalls, error_of_leftovers, still_going_on, unseen_failure
+from .leftovers import DurableCalls, error_of_circles, error_of_leftovers, still_going_on, unseen_failure
 from .loop import WorkflowLoop
 from .operations import UNKNOWN_TIMER, Operation, StepCall
 from .suspend import Suspended
@@ -91,6 +93,8 @@ class Machine:
         self._cancelled = False
         self.cancel_reason: str | None = None
         self._refusals: int | None = None
+        self._turns_before = self._asked_before = 0
+        """When the last event took effect."""
         self.outcome: Outcome | None = None
         """How the handler ended, or `None` while it goes on."""
 
@@ -104,11 +108,31 @@ class Machine:
 
         self._main = self.loop.create_task(main(), context=copy_context())
 
-    def run(self) -> None:
-        """Let the handler go on until every branch is blocked."""
-        self.loop.run_until_blocked()
-        if self.outcome is None and self._main is not None and self._main.done():
+    def run(self, until_s: float = math.inf) -> bool:
+        """Let the handler go on until every branch is blocked.
+
+        Args:
+            until_s: Stop at this moment (of `time.perf_counter`), to be called again.
+
+        Returns:
+            Whether every branch is blocked, or the handler has ended, and there is time left. Without time left, when
+            nothing had to be done for that.
+        """
+        if self.outcome is not None:
+            return True
+        turns = self.loop.turns
+        if not self.loop.run_until_blocked(_MOST_TURNS, until_s):
+            if self._turns_left() > 0:
+                return False
+            self.outcome = Errored(error_of_circles(self.loop.turns - self._turns_before, self.loop.living_tasks()))
+        elif self._main is not None and self._main.done():
             self.outcome = self._find_outcome(self._main)
+        return time.perf_counter() < until_s or self.loop.turns == turns
+
+    def _turns_left(self) -> int:
+        # Whoever asks for a hundred thousand things at once takes as many turns, and gets on.
+        asked = len(self._operations) - self._asked_before
+        return _MOST_TURNS + 4 * asked - (self.loop.turns - self._turns_before)
 
     def take_new(self) -> list[Operation]:
         """Give the operations that the handler asked for since the last call, in that order."""
@@ -122,6 +146,7 @@ class Machine:
             NonDeterminismError: The handler has not asked for what the event records, or has given it up.
         """
         self.ledger.moment += 1
+        self._turns_before, self._asked_before = self.loop.turns, len(self._operations)
         if event.kind is EventKind.CANCEL_REQUESTED:
             self._cancel(event)
         elif event.kind is EventKind.RETRY_REQUESTED:
@@ -359,6 +384,8 @@ def derived_id(text: str) -> str:
 
 
 _AWAITED = frozenset({OperationKind.WAIT, OperationKind.APPROVAL})
+_MOST_TURNS = 1_000_000
+"""So often may a handler's branches go on without an event, before it is taken to go round in circles."""
 _TEARDOWN_CALLBACKS = 100_000
 _TEARDOWN_REFUSALS = 1_000
 

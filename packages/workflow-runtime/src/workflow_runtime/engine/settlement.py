@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from datetime import timedelta
@@ -55,16 +56,21 @@ class Settlement:
         self.retried = 0
         """How many attempts failed that will be repeated."""
 
-    def settle(self, *, only_attempts: bool = False) -> None:
+    def settle(self, *, only_attempts: bool = False, until_s: float = math.inf) -> bool:
         """Let everything that has happened take effect, until the handler waits or the unit is full.
 
         Args:
             only_attempts: Record what steps have done, and begin nothing that the handler asks for.
+            until_s: Stop at this moment (of `time.perf_counter`), to be called again.
+
+        Returns:
+            Whether all of it has taken effect.
         """
         advance = self._take_attempt if only_attempts else self._advance
-        self._machine.run()
-        while not self._unit.full and self._machine.outcome is None and advance():
-            self._machine.run()
+        while self._machine.run(until_s):
+            if self._unit.full or self._machine.outcome is not None or not advance():
+                return True
+        return False
 
     def _advance(self) -> bool:
         """Let the next thing that has happened take effect; tell whether there was one."""

@@ -115,6 +115,11 @@ class StepTasks:
         """Whether a transactional step runs that the handler waits for: one that can still commit."""
         return any(step.operation.transactional and step.operation.pending for step in self._running.values())
 
+    def step_of(self, task: asyncio.Task[Any]) -> str | None:
+        """Give the id of the step that runs as this task. May be called from another thread."""
+        running = list(self._running.values())
+        return next((step.operation.step_id for step in running if step.task is task), None)
+
     @property
     def holding(self) -> bool:
         """Whether a plain function runs whose step is yet to be recorded.

@@ -9,7 +9,8 @@ which events took effect. The record itself takes effect after the commit, as th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from ..errors import QueryLimitReachedError, StoreError, StoreUnavailableError
@@ -42,6 +43,8 @@ class Transactions:
         self._timers = timers
         self._gate = asyncio.Event()
         self._gate.set()
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._committing: _Commit | None = None
         """Who has closed the gate. One that was given up, and still cleans up, must not open it for another."""
         self._closed = False
@@ -52,9 +55,24 @@ class Transactions:
         """Whether a transaction is being committed: nothing may be decided, and its task must not be cancelled."""
         return not self._gate.is_set()
 
-    async def wait_for_commit(self) -> None:
-        """Wait until no transaction is being committed."""
-        await self._gate.wait()
+    @asynccontextmanager
+    async def held_back(self) -> AsyncIterator[None]:
+        """Wait until no transaction is being committed, and let none begin to while the block lasts.
+
+        The handler may be in the middle of its turn: what it gives up or returns there is not known yet.
+        """
+        while self.committing:
+            await self._gate.wait()
+        self._settled.clear()
+        try:
+            yield
+        finally:
+            self._settled.set()
+
+    async def wait_for_settling(self) -> None:
+        """Wait until a transaction may be committed."""
+        while not self._settled.is_set():
+            await self._settled.wait()
 
     def take_committed(self) -> Recorded | None:
         """Give the record that is in the log and has not taken effect yet."""
@@ -144,6 +162,7 @@ class _Commit:
         self._transactions._open_gate(self)  # noqa: SLF001  # one module, one thing
         try:
             text = await self._attempt(tx)
+            await self._transactions.wait_for_settling()
             self.recorded, write = self._transactions._close_gate(self, self._operation, text)  # noqa: SLF001
         except BaseException as error:
             self._failure = error
