@@ -9,8 +9,8 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
@@ -156,6 +156,7 @@ class WorkflowRuntime(RunsInBulk):
         _check_positive(max_crashes=max_crashes)
         if warn_blocked_after is not None and warn_blocked_after <= timedelta(0):
             raise InvalidArgumentError("warn_blocked_after", "must be more than nothing")
+        self._checks_replay = False
         self._watch = LoopWatch(math.inf if warn_blocked_after is None else warn_blocked_after.total_seconds())
         self._max_crashes = max_crashes
         self._heartbeats: HeartbeatThread | None = None
@@ -667,6 +668,15 @@ class WorkflowRuntime(RunsInBulk):
 
     # Within.
 
+    @contextmanager
+    def _checking_replay(self, checks: bool) -> Iterator[None]:
+        """Replay each run after each unit and compare, for as long as the block lasts (see `testing.py`)."""
+        before, self._checks_replay = self._checks_replay, checks
+        try:
+            yield
+        finally:
+            self._checks_replay = before
+
     async def _sweep_for(
         self,
         meter: QueryMeter,
@@ -807,6 +817,7 @@ class WorkflowRuntime(RunsInBulk):
             rng=self._rng,
             threads=self._threads_for_steps(),
             watch=self._watch,
+            checks_replay=self._checks_replay,
             heartbeats=self._heartbeats_by(clock) if heartbeats else None,
         )
 

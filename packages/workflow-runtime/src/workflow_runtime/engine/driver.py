@@ -42,6 +42,7 @@ from .lease import HeldLease
 from .machine import Aborted, Errored, Finished, Machine
 from .operations import Operation
 from .pending import PendingUnit, TimerBook
+from .replay_check import TracedMachine, compare
 from .retried import MATTERS, RetriedLog, end_facts
 from .settlement import Settlement
 from .step_tasks import StepTasks
@@ -102,6 +103,8 @@ class DriverSettings:
     threads: StepThreads | None
     """Where plain functions run; `None` in a Python without threads."""
     watch: LoopWatch
+    checks_replay: bool = False
+    """Whether each run is replayed and compared after each unit: in tests."""
     heartbeats: HeartbeatThread | None
     """Renews leases beside the event loop, where the store and the clock allow it."""
 
@@ -140,7 +143,7 @@ class Driver:
             clock=settings.clock,
             allowance=self._allowance,
         )
-        self._machine = Machine(claim.run.run_id, package_of(workflow.handler))
+        self._machine = self._make_machine()
         self._retried = RetriedLog()
         self._fence = Fence(asyncio.get_running_loop())
         self._watched = WatchedDrive(settings.watch, claim.run.run_id, workflow.id, self._step_of)
@@ -273,6 +276,7 @@ class Driver:
         self._keep_back()
         try:
             outcome = await self._drive()
+            await self._check_replay()
         except QueryLimitReachedError as error:
             self._refusal = error
             # With a step still running somebody else would run it a second time beside it: let the lease run out.
@@ -355,21 +359,7 @@ class Driver:
 
     async def _replay(self) -> None:
         run = self._claim.run
-        context = Context(
-            machine=self._machine,
-            run_id=run.run_id,
-            schedule_id=run.schedule_id,
-            scheduled_at=None if run.scheduled_at_ms is None else from_ms(run.scheduled_at_ms),
-            codec=self._settings.codec,
-            retry=self._workflow.retry,
-            max_payload_bytes=self._max_payload_bytes,
-            now_ms=self._clock.now_ms,
-            store=self._store,
-        )
-
-        async def handler() -> Any:
-            return await self._workflow.handler(context, self._settings.codec.decode(run.input))
-
+        handler = self._handler_for(self._machine)
         while True:
             await self._in_callback(partial(self._machine.start, handler))
             await self._replay_history()
@@ -383,6 +373,56 @@ class Driver:
         for timer in self._claim.due_timers:
             if not self._machine.waits_for(timer.timer_id):
                 self._timers.stray(timer.timer_id)  # it would make the run claimable again at once, for ever
+
+    def _make_machine(self) -> Machine:
+        run_id, package = self._claim.run.run_id, package_of(self._workflow.handler)
+        if self._settings.checks_replay:
+            return TracedMachine(run_id, package, self._settings.codec)
+        return Machine(run_id, package)
+
+    def _handler_for(self, machine: Machine) -> Callable[[], Awaitable[Any]]:
+        run = self._claim.run
+        context = Context(
+            machine=machine,
+            run_id=run.run_id,
+            schedule_id=run.schedule_id,
+            scheduled_at=None if run.scheduled_at_ms is None else from_ms(run.scheduled_at_ms),
+            codec=self._settings.codec,
+            retry=self._workflow.retry,
+            max_payload_bytes=self._max_payload_bytes,
+            now_ms=self._clock.now_ms,
+            store=self._store,
+        )
+
+        async def handler() -> Any:
+            return await self._workflow.handler(context, self._settings.codec.decode(run.input))
+
+        return handler
+
+    async def _check_replay(self) -> None:
+        """Replay what is in the log on a machine of its own, and compare; in tests that ask for it."""
+        first = self._machine
+        if not isinstance(first, TracedMachine):
+            return
+        second = TracedMachine(first.run_id, package_of(self._workflow.handler), self._settings.codec)
+        history = await self._whole_history()
+        if any(event.kind == EventKind.RUN_RETRIED for event in history):
+            return  # some of what it records counts no more
+        try:
+            await self._in_callback(partial(second.start, self._handler_for(second)))
+            await self._in_callback(second.run)
+            for event in history:
+                await self._in_callback(partial(second.apply, from_event(self.run_id, event)))
+                await self._in_callback(second.run)
+            compare(first, second)
+        finally:
+            await self._in_callback(second.suspend)
+
+    async def _whole_history(self) -> list[Event]:
+        history: list[Event] = []
+        while page := await self._store.read_events(run_id=self.run_id, from_index=len(history), limit=_PAGE):
+            history += page
+        return history
 
     async def _replay_history(self) -> None:
         page, applied = self._claim.history, 0
@@ -506,6 +546,7 @@ class Driver:
         self._unit.clear()
         self._timers.written()
         self._keep_back()
+        await self._check_replay()
 
     async def _wait(self) -> None:
         """Wait for a step to end, a timer, news from outside, or a request to stop."""
