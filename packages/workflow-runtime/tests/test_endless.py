@@ -84,8 +84,12 @@ async def calls_back(ctx: Context) -> None:
     ids=lambda f: f.__name__,
 )
 @pytest.mark.timeout(60, method="thread")
-async def test_handler_that_goes_round_in_circles_ends_with_an_error(lab: Lab, body: Body) -> None:
+async def test_handler_that_goes_round_in_circles_ends_with_an_error(
+    lab: Lab, body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Which says what it did and where. The event loop goes on meanwhile, with other runs."""
+
+    monkeypatch.setattr("workflow_runtime.engine.machine._MOST_TURNS", 200_000)
 
     @workflow(id="circles")
     async def circles(ctx: Context, _: Any) -> None:
@@ -101,12 +105,12 @@ async def test_handler_that_goes_round_in_circles_ends_with_an_error(lab: Lab, b
     async with gaps() as found:
         await runtime.sweep()
     assert await good.result() == "done"
-    with pytest.raises(RunFailedError, match="goes round in circles: it took 100") as failure:
+    with pytest.raises(RunFailedError, match=r"goes round in circles: it took [2-9]\d{5} turns") as failure:
         await bad.result()
     assert failure.value.error_type == "ConfigurationError"
     if body is not calls_back:
         assert "test_endless.py:" in failure.value.message
-    assert len(found) > 5
+    assert len(found) > 2
     assert lab.ran == {}
 
 
