@@ -96,6 +96,8 @@ class Lab:
     ) -> WorkflowRuntime:
         """Put another worker's runtime together, on a handle of its own."""
         handle = cast("WorkflowExecutionStore", store or self.store())
+        # On a busy machine anything may take a second, and some tests count warnings.
+        options.setdefault("warn_blocked_after", None)
         return WorkflowRuntime(store=handle, workflows=workflows, clock=self.clock, **options)
 
     async def finish(self, workflow: Workflow[Any, Any], input: Any = None, **options: Any) -> Any:
