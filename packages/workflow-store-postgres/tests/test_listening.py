@@ -225,9 +225,9 @@ async def test_timers_of_others_are_kept_to(connect: Connect) -> None:
     """A process without a worker leaves a run asleep; a worker elsewhere, idle until then, wakes it in time."""
     client, late = runtime_on(await connect()), []
     async with working(await connect()):
-        handles = [await client.run_here(notes_late, 0.5 + number / 10, run_id=f"late-{number}") for number in range(5)]
-        for handle in handles:
-            due = (await handle.load()).due_at_ms
+        handles = [await client.run_here(notes_late, 2 + number / 10, run_id=f"late-{number}") for number in range(5)]
+        dues = [(await handle.load()).due_at_ms for handle in handles]  # all of them, before the first one is woken
+        for handle, due in zip(handles, dues, strict=True):
             assert due is not None
             await until(lambda handle=handle: handle.run_id in ran)  # type: ignore[misc]  # a default's type
             late.append(ran[handle.run_id] - due / 1_000)

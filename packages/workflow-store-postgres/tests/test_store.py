@@ -13,6 +13,7 @@ from workflow_runtime.errors import ConfigurationError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import WorkflowExecutionStore
 from workflow_store_postgres import PostgresWorkflowStore
+from workflow_store_postgres.session import IN_LANES
 
 if TYPE_CHECKING:
     from conftest import Scenes
@@ -76,10 +77,12 @@ async def test_pausing_does_not_write_a_large_input_again(scenes: "Scenes", data
 
 @pytest.mark.parametrize("name", load_queries("workflow_store_postgres"))
 def test_comment_names_every_parameter(name: str) -> None:
-    query = load_queries("workflow_store_postgres")[name]
+    queries = load_queries("workflow_store_postgres")
+    query = queries[name]
     if name == "claimed":
         return  # the end of other statements, which name its parameters
-    used = {number for number in range(1, 20) if f"${number}:" in query.sql}
+    sql = f"{queries['lanes'].sql}{query.sql}" if name in IN_LANES else query.sql
+    used = {number for number in range(1, 20) if f"${number}:" in sql}
     assert used <= set(range(1, len(query.parameters) + 1))
     if not name.startswith("claim_"):
         assert used == set(range(1, len(query.parameters) + 1))

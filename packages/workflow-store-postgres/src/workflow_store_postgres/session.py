@@ -21,7 +21,7 @@ __all__ = ["MAX_TRIES", "HeldConnection", "Row", "Sender", "Session", "wait_a_li
 
 _CLAIMS = ("claim_run", "claim_stale_runs", "claim_pending_runs", "claim_due_timers")
 """These end with the block `claimed`."""
-_IN_LANES = ("list_runs_in_lanes", "list_runs_in_lanes_descending", "count_runs")
+IN_LANES = ("list_runs_in_lanes", "list_runs_in_lanes_descending", "count_runs")
 """These begin with the block `lanes`."""
 
 MAX_TRIES = 40
@@ -190,7 +190,7 @@ def _queries(tables: TableNames, schema: str | None) -> Mapping[str, str]:
     brought = texts.pop("claimed")
     texts.update({name: f"{texts[name]}\n{brought}" for name in _CLAIMS})
     lanes = texts.pop("lanes")
-    texts.update({name: f"{lanes}{texts[name]}" for name in _IN_LANES})
+    texts.update({name: f"{lanes}{texts[name]}" for name in IN_LANES})
     if tables == DEFAULT_TABLES and schema is None:
         return texts
     return {name: render_sql(sql, tables, schema=schema) for name, sql in texts.items()}
