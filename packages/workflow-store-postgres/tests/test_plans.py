@@ -10,9 +10,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+from workflow_migrations import DEFAULT_TABLES
 from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion
 from workflow_store_postgres import PostgresWorkflowStore
+from workflow_store_postgres.session import _queries
 
+SQL = _queries(DEFAULT_TABLES, None)
 RUNS = 20_000
 NOW_MS = 5_000
 
@@ -138,9 +141,8 @@ async def explain(
 
     The server plans what is explained directly for its values, whatever the mode.
     """
-    store = PostgresWorkflowStore(connection, listen=False)  # only for its SQL
     await connection.execute(f"SET plan_cache_mode = {mode}")
-    await connection.execute(f"PREPARE explained AS {store._session.sql(name)}")
+    await connection.execute(f"PREPARE explained AS {SQL[name]}")
     try:
         rows = await connection.fetch(f"EXPLAIN {options} EXECUTE explained({', '.join(map(literal, values))})")
     finally:
@@ -195,7 +197,7 @@ async def test_frequent_statements_are_planned_once(filled: asyncpg.Connection) 
 
 async def _plans_kept(connection: asyncpg.Connection, name: str) -> int:
     """Execute a statement seven times, in vain, and tell how often the server took the plan that it keeps."""
-    statement = await connection.prepare(PostgresWorkflowStore(connection, listen=False)._session.sql(name))
+    statement = await connection.prepare(SQL[name])
     for _ in range(7):
         transaction = connection.transaction()
         await transaction.start()
