@@ -11,6 +11,7 @@ import pytest
 
 PACKAGES = ("workflow_migrations", "workflow_runtime", "workflow_store_d1")
 MISSING_OR_USELESS = {"fcntl", "sqlite3", "ssl", "subprocess", "threading", "multiprocessing"}
+NEEDS_MORE = ("workflow_store_d1.sqlite_connection", "workflow_runtime.heartbeats")
 
 NO_ENTROPY = """
 import os, random, sys, time
@@ -90,7 +91,7 @@ def test_nothing_of_ours_needs_what_a_worker_lacks() -> None:
     """No module that a Worker loads imports SQLite, TLS, threads, locks of files or processes itself."""
     modules = reached(*PACKAGES, "workflow_runtime.hosting", "workflow_runtime.testing")
     assert {"workflow_runtime.engine.driver", "workflow_runtime.worker", "workflow_store_d1.binding"} <= set(modules)
-    assert not {"workflow_store_d1.local", "workflow_runtime.heartbeats"} & set(modules)
+    assert not {"workflow_store_d1.local", "workflow_store_d1.connection_thread", *NEEDS_MORE} & set(modules)
     wrong = [
         f"{module} imports {name}"
         for module, names in modules.items()
@@ -100,7 +101,7 @@ def test_nothing_of_ours_needs_what_a_worker_lacks() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("module", ["workflow_store_d1.local", "workflow_runtime.heartbeats"])
+@pytest.mark.parametrize("module", NEEDS_MORE)
 def test_the_search_would_find_it(module: str) -> None:
     """These do import such things, which is why nobody imports them before they are needed."""
     assert {name.partition(".")[0] for name in reached(module)[module]} & MISSING_OR_USELESS

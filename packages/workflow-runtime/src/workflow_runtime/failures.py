@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
 from traceback import FrameSummary, StackSummary, format_list
 from types import TracebackType
 from typing import Any
@@ -29,7 +29,7 @@ _MAX_NOTES = 10
 _FIRST_FRAMES, _LAST_FRAMES = 5, 25
 _LEAST_BYTES = 160
 """Below this an error of the chain or of a group is left out."""
-_OWN_FILES = str(Path(__file__).parent / "engine")
+_OWN_FILES = os.path.join(os.path.dirname(__file__), "engine")  # noqa: PTH118, PTH120  # pathlib is slow to import
 
 
 def failure_of(error: BaseException) -> Failure:
