@@ -34,9 +34,9 @@ class Drives:
     """
 
     def __init__(self, on_stop: Callable[[], None] = lambda: None) -> None:
-        self.stopping = False
+        self.stopping: bool = False
         """Whether nothing new is to be begun."""
-        self.hurried = asyncio.Event()
+        self.hurried: asyncio.Event = asyncio.Event()
         """Set when the steps that run are not to be waited for either."""
         self._on_stop = on_stop
         self._drivers: set[Driver] = set()

@@ -373,8 +373,8 @@ class StepFailedError(ExecutionError):
         self.error_type = error_type
         self.message = message
         self.attempts = attempts
-        self.failure = failure or Failure(error_type=error_type, message=message)
-        self.recorded_note = _note(self.failure)
+        self.failure: Failure = failure or Failure(error_type=error_type, message=message)
+        self.recorded_note: str | None = _note(self.failure)
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         super().__init__(f"step {step_id!r} failed after {times}: {error_type}: {message}")
         if self.recorded_note is not None:
@@ -440,8 +440,8 @@ class RunFailedError(ExecutionError):
         self.run_id = run_id
         self.error_type = error_type
         self.message = message
-        self.failure = failure or Failure(error_type=error_type, message=message)
-        self.recorded_note = _note(self.failure)
+        self.failure: Failure = failure or Failure(error_type=error_type, message=message)
+        self.recorded_note: str | None = _note(self.failure)
         super().__init__(f"run {run_id!r} failed: {error_type}: {message}")
         if self.recorded_note is not None:
             self.add_note(self.recorded_note)

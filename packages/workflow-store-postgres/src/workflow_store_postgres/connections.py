@@ -38,7 +38,7 @@ class LentConnection:
     def __init__(self, connection: Any, timeout_s: float) -> None:
         self.raw = connection
         """The `asyncpg.Connection`, whose own calls may take as long as they like."""
-        self.silent = False
+        self.silent: bool = False
         """Whether a statement was left without an answer."""
         self._timeout_s = timeout_s
         self._transaction: Any = None

@@ -40,7 +40,7 @@ class FailureLedger:
     def __init__(self) -> None:
         self.moment = 0
         """Counts the events that took effect: what is asked for before the next one may be in answer to this one."""
-        self.cancelled = False
+        self.cancelled: bool = False
         """Whether the request to end took effect and nothing was asked for since."""
         self._open: list[_Failure] = []
 

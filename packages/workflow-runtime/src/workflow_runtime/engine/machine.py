@@ -81,7 +81,7 @@ class Machine:
 
     def _begin(self) -> None:
         self.loop: WorkflowLoop = WorkflowLoop(self.run_id, self._package)  # type: ignore[abstract]  # the rest is set below its class
-        self.ledger = FailureLedger()
+        self.ledger: FailureLedger = FailureLedger()
         self._operations: dict[str, Operation] = {}
         self._unseen: list[Operation] = []
         self._waits = 0

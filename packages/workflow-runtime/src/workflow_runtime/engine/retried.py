@@ -45,7 +45,7 @@ class RetriedLog:
     def __init__(self) -> None:
         self.undone: frozenset[int] = frozenset()
         """The indexes of those that are known."""
-        self.only_reading = False
+        self.only_reading: bool = False
         """Whether the replay has gone wrong, so that the rest of the log is read to learn from it."""
         self._by_retry: dict[int, frozenset[int]] = {}
         self._is_new = False

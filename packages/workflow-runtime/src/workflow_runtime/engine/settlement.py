@@ -53,7 +53,7 @@ class Settlement:
         self._clock = clock
         self._rng = rng
         self._fresh: deque[Operation] = deque()
-        self.retried = 0
+        self.retried: int = 0
         """How many attempts failed that will be repeated."""
 
     def settle(self, *, only_attempts: bool = False, until_s: float = math.inf) -> bool:

@@ -51,7 +51,7 @@ class Backfill:
     ) -> None:
         self.schedule_id = schedule_id
         """Of which schedule."""
-        self.ticks = tuple(ticks)
+        self.ticks: tuple[datetime, ...] = tuple(ticks)
         """All ticks of the period, oldest first."""
         self.requested = requested
         """How many of them were not waiting already."""

@@ -442,7 +442,7 @@ class RunCounts(dict[RunStatus, int]):
 
     def __init__(self, known: Mapping[RunStatus, int] = {}, unknown: Mapping[str, int] = {}) -> None:  # read only
         super().__init__(known)
-        self.unknown = dict(unknown)
+        self.unknown: dict[str, int] = dict(unknown)
         """By what stands in the store where a status should be."""
 
     @classmethod
