@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, PayloadTooLargeError
+from workflow_runtime.errors import ConfigurationError, InvalidArgumentError, LeaseLostError, PayloadTooLargeError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import Created, NewEvent, WorkflowExecutionStore, protocol
 from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
@@ -231,3 +233,41 @@ async def test_pages_of_log_and_inbox_do_not_walk_over_what_lies_before() -> Non
         assert [e.inbox_seq for e in await store.read_inbox(run_id="run", after_seq=index, limit=1)] == [index + 1]
     assert run.events.looks <= 3 * count
     assert run.inbox.looks <= 3 * count
+
+
+def test_one_store_serves_one_event_loop_after_the_other() -> None:
+    """There is no connection that would belong to one of them."""
+    store = InMemoryWorkflowStore()
+    asyncio.run(create(store))
+    assert asyncio.run(store.load_run(run_id="run")) is not None
+
+
+def test_a_listener_whose_event_loop_is_closed_hinders_nobody() -> None:
+    store = InMemoryWorkflowStore()
+    loop = asyncio.new_event_loop()
+    listening = store.listen(lambda notice: None)
+    loop.run_until_complete(listening.__aenter__())
+    loop.close()
+    asyncio.run(create(store))
+    assert asyncio.run(store.load_run(run_id="run")) is not None
+
+
+def test_a_forked_child_is_refused_and_has_a_store_of_its_own() -> None:
+    """What it writes into its copy would be acknowledged, and nobody would ever find it."""
+    store = InMemoryWorkflowStore()
+    asyncio.run(create(store))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that the process has threads
+        pid = os.fork()
+    if pid == 0:
+        os._exit(in_child(store))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def in_child(store: InMemoryWorkflowStore) -> int:
+    try:
+        asyncio.run(store.load_run(run_id="run"))
+    except ConfigurationError as error:
+        asyncio.run(create(InMemoryWorkflowStore()))
+        return 0 if "forked" in str(error) else 2
+    return 1

@@ -7,12 +7,15 @@ what makes each of them all or none.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from workflow_runtime.errors import ConfigurationError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     TERMINAL_STATUSES,
@@ -353,7 +356,8 @@ class Listener:
 
     def tell(self, run_id: str | None) -> None:
         """Have the callback called soon: when the unit that is under way is done."""
-        if not self._loop.is_closed():
+        # Where the event loop is closed nobody listens any more. It may be another thread's, and close just now.
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._call, WorkNotice(run_id=run_id))
 
     def _call(self, notice: WorkNotice) -> None:
@@ -372,9 +376,23 @@ class InMemoryData:
     def __init__(self, *, new_generation: Callable[[], str] = new_generation) -> None:
         self.new_generation = new_generation
         self.lock: threading.Lock = threading.Lock()
+        self._pid = os.getpid()
         self.runs: dict[str, Run] = {}
         self.schedules: dict[str, ScheduleRow] = {}
         self.listeners: set[Listener] = set()
+
+    def check_process(self) -> None:
+        """Refuse a forked child, whose copy nobody else would ever see.
+
+        Raises:
+            ConfigurationError: This is one.
+        """
+        if self._pid != os.getpid():
+            raise ConfigurationError(
+                f"this memory store belongs to process {self._pid}, from which this one ({os.getpid()}) was forked: "
+                "what it has is a copy that nobody else sees. Make a store of its own there, or take one that lives "
+                "in a file"
+            )
 
     def tell(self, run_id: str | None) -> None:
         """Tell all who listen that there may be work for this run."""

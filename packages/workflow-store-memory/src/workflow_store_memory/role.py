@@ -30,6 +30,7 @@ def unit(verb: VerbT) -> VerbT:
     async def run_unit(self: Role, **arguments: Any) -> Any:
         # Let other tasks in where a database would: callers then interleave here as they do in production.
         await asyncio.sleep(0)
+        self._data.check_process()
         with self._data.lock:
             return _at_once(verb(self, **arguments))
 
