@@ -217,6 +217,22 @@ async def test_cancelled_opening_leaves_no_thread(path: Path, turns: int) -> Non
         assert not thread.is_alive()
 
 
+async def test_cancelled_opening_waits_for_nobody(path: Path) -> None:
+    """A heartbeat that cannot open its connection in time must not be held up by the lock that it waits for."""
+    before = set(threading.enumerate())
+    loop = asyncio.get_running_loop()
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        began = loop.time()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await LocalD1Database.open(path, busy_timeout=timedelta(seconds=60))
+        assert loop.time() - began < 10
+        for thread in set(threading.enumerate()) - before:
+            await asyncio.to_thread(thread.join, 10)
+            assert not thread.is_alive(), "nor does the thread wait any longer"
+
+
 async def test_database_in_memory_ends_with_its_handle() -> None:
     database = await LocalD1Database.open(":memory:")
     await database.batch([database.prepare("CREATE TABLE t (n)"), database.prepare("INSERT INTO t VALUES (1)")])
