@@ -1,5 +1,6 @@
 """The store as a whole: opening, closing, names of tables, errors of the database below."""
 
+import asyncio
 import re
 import sqlite3
 import subprocess
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from workflow_runtime import WorkflowRuntime
+from workflow_runtime import Context, WorkflowRuntime, workflow
 from workflow_runtime.errors import (
     CapabilityNotSupportedError,
     ConfigurationError,
     InvalidArgumentError,
     LeaseLostError,
+    RunFailedError,
     SchemaMissingError,
     StoreOperationError,
     StoreUnavailableError,
@@ -306,3 +308,30 @@ async def test_file_that_was_lost_is_no_passing_fault(path: Path, open_store: An
     path.unlink()
     with pytest.raises(StoreOperationError, match=r"app\.db is no longer there: it was deleted, moved or replaced"):
         await store.create_run(**NEW_RUN)
+
+
+async def test_handler_that_talks_to_the_file_is_told_and_hurts_nobody(path: Path) -> None:
+    """By a verb of the store or past it: the thread is not touched, the run ends with the error, and all goes on."""
+
+    @workflow()
+    async def asks(ctx: Context, way: str) -> None:
+        if way == "verb":
+            await store.load_run(run_id="a")
+        elif way == "statement":
+            await store.database.prepare("SELECT 1").all()
+        elif way == "transaction":
+            async with store.database.interactive() as unit:  # type: ignore[attr-defined]  # a local one
+                await unit.run([store.database.prepare("SELECT 1")])
+        else:
+            async with D1WorkflowStore.open(path) as own:  # on the handler's own event loop
+                await own.load_run(run_id="a")
+
+    async with D1WorkflowStore.open(path) as store:
+        await store.ensure_schema()
+        runtime = WorkflowRuntime(store=store, workflows=[asks])
+        for way in ("verb", "statement", "transaction", "own"):
+            async with asyncio.timeout(20):
+                handle = await runtime.run_here(asks, way)
+                with pytest.raises(RunFailedError, match="step"):
+                    await handle.result()
+        assert await store.load_run(run_id="a") is None
