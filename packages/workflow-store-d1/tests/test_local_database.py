@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 import shutil
 import sqlite3
 import threading
@@ -620,3 +621,40 @@ async def test_largest_room_is_what_sqlite_carries(open_database: OpenDatabase) 
     database = await open_database(max_payload_bytes=largest_payload_bytes())
     assert largest_payload_bytes() >= 1_000_000
     assert database.max_value_bytes <= greatest_value_bytes()
+
+
+async def test_without_a_thread_there_is_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(D1DatabaseError, match="no thread for the file: can't start new thread") as refused:
+        await LocalD1Database.open(path)
+    assert refused.value.unavailable
+    gc.collect()
+
+
+async def test_interrupt_that_comes_late_hits_nobody_for_good(database: LocalD1Database) -> None:
+    """The call that it was meant for has just ended: the next one may be interrupted, and may be made again."""
+    counting = asyncio.ensure_future(database.prepare(COUNT_FOR_EVER).all())
+    async with asyncio.timeout(10):
+        while not counting.done():
+            database._thread._interrupt()
+            await asyncio.sleep(0.001)
+    with pytest.raises(D1DatabaseError, match="interrupted") as refused:
+        await counting
+    assert (refused.value.unavailable, refused.value.outcome_unknown) == (True, False)
+    assert await numbers(database) == []
+
+
+async def test_file_that_does_not_open_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch, released: threading.Event
+) -> None:
+    def connect(self: SQLiteConnection, *_: object) -> None:
+        released.wait(10)
+        raise sqlite3.OperationalError("too late")
+
+    monkeypatch.setattr(SQLiteConnection, "__init__", connect)
+    with pytest.raises(D1DatabaseError, match=r"the file could not be opened within 0\.1 s") as refused:
+        await LocalD1Database.open(path, busy_timeout=timedelta(0), call_timeout=timedelta(seconds=0.1))
+    assert (refused.value.unavailable, refused.value.outcome_unknown) == (True, False)

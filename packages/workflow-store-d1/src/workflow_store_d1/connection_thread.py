@@ -164,7 +164,8 @@ class ConnectionThread:
     def _give_up(self, job: _Job, within_s: float) -> D1DatabaseError:
         """Say that a call took too long, and whether it may still do what it was to do."""
         if not job.begun:
-            return D1DatabaseError(f"the file was busy with other calls for {within_s:g} s", unavailable=True)
+            did = "was busy with other calls for" if self._connected else "could not be opened within"
+            return D1DatabaseError(f"the file {did} {within_s:g} s", unavailable=True)
         self._overdue = job
         self._interrupt()
         return D1DatabaseError(f"no answer from the file within {within_s:g} s", unavailable=True, outcome_unknown=True)

@@ -198,7 +198,9 @@ class D1HttpDatabase:
                 await asyncio.wait(late, timeout=_LAST_WAIT_S)
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and self._own_client and self._used and not self._home.is_inherited:
+        # Half-made where an argument was refused.
+        used = getattr(self, "_used", False)
+        if used and not self._closed and self._own_client and not self._home.is_inherited:
             problem = f"nobody closed the D1 store over HTTP ({self!r}): use `async with`, or `await store.close()`"
             warnings.warn(problem, ResourceWarning, stacklevel=2, source=self)
 

@@ -142,7 +142,10 @@ class LocalD1Database:
             busy_timeout_s=busy_timeout.total_seconds(),
             max_value_bytes=_value_bytes(max_payload_bytes),
         )
-        database = cls(path, settings, call_timeout.total_seconds())
+        try:
+            database = cls(path, settings, call_timeout.total_seconds())
+        except RuntimeError as error:  # there are too many threads, or the program is ending
+            raise D1DatabaseError(f"no thread for the file: {error}", unavailable=True) from error
         await database._connect()
         return database
 

@@ -95,8 +95,9 @@ PASSES_AT_THE_START = _LOCKED | {
 }  # fmt: skip
 """A full disk passes too: somebody frees space, and the work goes on. So does a limit or quota of the file's size."""
 
-_PASSES = PASSES_AT_THE_START | {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
-"""A file that was opened once: its file system is read-only for a while, or the process has too many files open."""
+_PASSES = PASSES_AT_THE_START | {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_INTERRUPT}
+"""A file that was opened once: its file system is read-only for a while, or the process has too many files open. And a
+call that was interrupted in the place of the one before, which had just ended: nothing of it is done."""
 
 _FOR_GOOD = frozenset({sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA, sqlite3.SQLITE_READONLY_DBMOVED})
 """Of those, what does not pass: the file's content is broken, or the file is another one."""
