@@ -658,3 +658,23 @@ async def test_file_that_does_not_open_says_so(
     with pytest.raises(D1DatabaseError, match=r"the file could not be opened within 0\.1 s") as refused:
         await LocalD1Database.open(path, busy_timeout=timedelta(0), call_timeout=timedelta(seconds=0.1))
     assert (refused.value.unavailable, refused.value.outcome_unknown) == (True, False)
+
+
+async def test_transaction_whose_end_nobody_heard_of_is_no_part_of_what_comes_next(
+    open_database: OpenDatabase, path: Path, released: threading.Event
+) -> None:
+    """Its rollback could not be sent while the file did not answer. What is acknowledged later must be in the file."""
+    database = await open_database(busy_timeout=timedelta(0), call_timeout=timedelta(seconds=0.1))
+    await database.prepare("CREATE TABLE t (n INTEGER PRIMARY KEY)").run()
+    insert = database.prepare("INSERT INTO t (n) VALUES (?1)")
+    async with database.interactive() as unit:
+        await unit.run([insert.bind(1)])
+        blocking = await blocked(database, released)
+        with pytest.raises(D1DatabaseError, match="no answer"):
+            await blocking
+    released.set()
+    await until_it_answers(database)
+    await insert.bind(2).run()
+    await database.batch([insert.bind(3)])
+    with closing(sqlite3.connect(path)) as reader:
+        assert reader.execute("SELECT n FROM t").fetchall() == [(2,), (3,)]

@@ -240,6 +240,8 @@ class SQLiteConnection(sqlite3.Connection):
     def _run(self, unit: Unit) -> list[LocalResult]:
         if unit.inside and not self.in_transaction:
             raise sqlite3.OperationalError("a statement before has ended the transaction")
+        if not unit.inside:
+            self._roll_back()  # a transaction whose end was not heard here: nothing new may become a part of it
         if unit.begin is not None:
             super().execute(unit.begin)
         try:
