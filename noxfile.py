@@ -34,7 +34,7 @@ DISTRIBUTIONS = (
     "packages/workflow-store-d1",
     "packages/workflow-store-postgres",
 )
-EXTRAS = {"packages/workflow-store-d1": "[http,local,sqlalchemy]", "packages/workflow-store-postgres": "[sqlalchemy]"}
+EXTRAS = {"packages/workflow-store-d1": "[http,sqlalchemy]", "packages/workflow-store-postgres": "[sqlalchemy]"}
 EXAMPLE_STORE = "examples/third-party-store"
 EXAMPLE_WORKER = "examples/cloudflare-worker"
 AUDIT = "examples/audit_packages"
