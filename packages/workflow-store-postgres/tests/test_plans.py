@@ -70,6 +70,7 @@ async def filled(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
+SQL = _queries(DEFAULT_TABLES, None)
 RUN = "run-00000002"
 FENCE = (RUN, "token", 3, "o2")
 EVENTS = (["step"], [None], ["1"], [1])

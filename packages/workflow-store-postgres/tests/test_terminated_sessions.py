@@ -218,7 +218,7 @@ async def check_repeat(store: PostgresWorkflowStore, verb: str, values: dict[str
         return
     run = await store.load_run(run_id=values["run_id"])
     again = await getattr(store, verb)(**values)
-    if verb == "deliver_signal":
+    if verb in {"deliver_signal", "deliver_retry"}:
         assert {answer.kind, again.kind} <= {"buffered", "duplicate"}
         assert again.kind == "duplicate"
     elif verb == "deliver_approval":
