@@ -485,10 +485,10 @@ async def test_unit_that_fills_up_meanwhile_waits_quietly(shop: Shop, store: Any
 
     settle = Settlement.settle
 
-    def counted(self: Settlement, **options: Any) -> None:
+    def counted(self: Settlement, **options: Any) -> bool:
         nonlocal settled
         settled += 1
-        settle(self, **options)
+        return settle(self, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Settlement, "settle", counted)
