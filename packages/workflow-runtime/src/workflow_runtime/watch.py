@@ -34,10 +34,10 @@ class WatchedDrive:
         self.run_id = run_id
         self.workflow_id = workflow_id
         self.step_of = step_of
-        self.spent_s = 0.0
+        self.spent_s: float = 0.0
         """The time of all turns so far."""
-        self.began = 0.0
-        self.reported = False
+        self.began: float = 0.0
+        self.reported: bool = False
         self._watch = watch
         self._loop: _Loop | None = None
 
@@ -80,8 +80,8 @@ class _Loop:
     """An event loop on which runs are driven."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.thread_id = get_ident()
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.thread_id: int = get_ident()
         self.drives: list[WatchedDrive] = []
         self.turn: WatchedDrive | None = None
         """Whose handler is running at this moment."""

@@ -72,7 +72,7 @@ class WorkflowLoop(LoopOfHandler):
     def __init__(self, run_id: str, package: str | None = None) -> None:
         self.called_from: str | None = None
         """The thread that has called back, as if this loop waited for threads."""
-        self.turns = 0
+        self.turns: int = 0
         """How many callbacks have run so far."""
         self._run_id = run_id
         self._package = package

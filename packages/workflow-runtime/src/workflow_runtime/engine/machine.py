@@ -76,7 +76,7 @@ class Machine:
     def __init__(self, run_id: str, package: str | None = None) -> None:
         self.run_id = run_id
         self._package = package
-        self.calls = DurableCalls()
+        self.calls: DurableCalls = DurableCalls()
         self._begin()
 
     def _begin(self) -> None:
