@@ -659,6 +659,34 @@ async def test_function_that_ends_while_its_call_is_cancelled_commits(shop: Shop
     assert await runtime_on(store, sale).attach("a").status() == "queued"
 
 
+async def test_nothing_is_committed_in_the_middle_of_a_turn_of_the_handler(
+    shop: Shop, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the handler's turn takes several of the event loop, it may yet give the transaction up."""
+    monkeypatch.setattr("workflow_runtime.engine.driver._TURN_S", 0.0)
+    begun, resumed = asyncio.Event(), asyncio.Event()
+
+    async def sell_when_resumed(tx: Any, key: str) -> str:
+        sold = await sell(tx, key)
+        begun.set()
+        await resumed.wait()
+        return sold
+
+    @workflow(id="sale")
+    async def sale(ctx: Context, key: str) -> str:
+        paying = asyncio.create_task(ctx.transaction("pay", sell_when_resumed, key))
+        await ctx.step(begun.wait)
+        resumed.set()
+        for _ in range(2_000):
+            await asyncio.sleep(0)
+        paying.cancel()
+        return "given up"
+
+    handle = await runtime_on(store, sale).run_here(sale, "a", run_id="a")
+    assert await handle.result() == "given up"
+    assert (await shop.sales(), await kinds(store, "a")) == ([], ["step-completed wait", "run-finished"])
+
+
 async def test_driver_that_is_gone_commits_nothing(shop: Shop, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that swallows the cancellation may outlive its driver by some seconds."""
     monkeypatch.setattr("workflow_runtime.drives._HAND_OVER_S", 0.1)
