@@ -344,6 +344,8 @@ PROBLEMS: dict[str, tuple[Any, str]] = {
 QUIET = {
     "claimed",  # what it was given
     "outcomes",  # `errored` and `aborted` are what handlers decided, `lost` is another worker's now
+    "unserved",  # another deployment may serve it; the log says it
+    "not_materialized",  # the program declares it, and the log says that the store does not hold it
     "ticks",  # `missed` and `failed` are named above, the rest is what schedules ask for
     "failed",  # the number of `failures`
     "retried",

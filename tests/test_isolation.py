@@ -7,6 +7,7 @@ import asyncio
 import concurrent.futures
 import gc
 import threading
+import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
@@ -51,6 +52,15 @@ async def stepping(ctx: Context, which: str) -> Any:
 @workflow(id="child")
 async def child(ctx: Context, _: Any) -> str:
     return "child"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_to_later_tests() -> Iterator[None]:
+    """What a refused client of the handler has left un-awaited warns here, where it is expected."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

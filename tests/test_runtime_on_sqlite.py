@@ -88,6 +88,7 @@ async def test_a_wait_costs_one_pause_one_delivery_and_one_claim(store: SQLiteWo
     await runtime.deliver_signal(handle.run_id, "go", 1)
     await runtime.sweep(limit=1)
     claims = {"claim_due_schedule_buckets", "claim_stale_runs", "claim_due_timers", "claim_pending_runs"}
+    claims.add("list_pending_runs")  # what nobody serves
     assert {verb: n for verb, n in counting.calls.items() if verb not in claims} == {
         "deliver_signal": 1,
         "mark_run_finished": 1,
@@ -113,7 +114,7 @@ async def many(ctx: Context, count: int) -> str:
     )
     for task in pending:
         task.cancel()
-    if any(isinstance(task.exception(), WaitLimitError) for task in done):
+    if any([isinstance(task.exception(), WaitLimitError) for task in done]):  # noqa: C419  # each is looked at
         return "heard of the limit"
     await ctx.sleep(timedelta(days=2))
     return "stopped"

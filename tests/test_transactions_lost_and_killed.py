@@ -344,7 +344,8 @@ async def test_store_without_transactions_says_so_before_anything_runs() -> None
 @pytest.mark.parametrize("function", [lambda tx, key: None, "pay", None])
 async def test_function_must_be_async(shop: Shop, function: Any) -> None:
     async with shop.open() as store:
-        assert f"{InvalidArgumentError.__name__}: fn: must be an `async def`" in await failure(store, selling(function))
+        wanted = "an `async def`" if callable(function) else "a function"
+        assert f"{InvalidArgumentError.__name__}: fn: must be {wanted}" in await failure(store, selling(function))
 
 
 class OnlyBatches:

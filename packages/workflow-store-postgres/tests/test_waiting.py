@@ -54,9 +54,11 @@ class PoolOfOne:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
 
-    @asynccontextmanager
-    async def acquire(self, *, timeout: float) -> AsyncIterator[asyncpg.Connection]:
-        yield self._connection
+    async def acquire(self, *, timeout: float | None = None) -> asyncpg.Connection:
+        return self._connection
+
+    async def release(self, connection: asyncpg.Connection, *, timeout: float | None = None) -> None:
+        assert connection is self._connection
 
 
 async def until_waiting(database: asyncpg.Connection, count: int) -> None:
