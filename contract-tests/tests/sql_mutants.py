@@ -578,11 +578,6 @@ FAULTS = {
         story="The statements of a batch are sent one by one.",
         database=_SingleStatements,
     ),
-    "lock-comes-late": Fault(
-        clause="SIGNAL-2",
-        story="Transactions begin as readers, and fail when another has written before they do.",
-        database=_LateLock,
-    ),
 }
 
 

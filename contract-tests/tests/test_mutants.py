@@ -26,7 +26,7 @@ def test_mutant_is_caught_by_its_clause(mutant: Mutant) -> None:
     assert not _OWN_MISTAKE.match(caught.problem or ""), f"the mutant itself is broken: {caught.problem}"
 
 
-@pytest.mark.parametrize("name", ["batch-is-no-transaction", "lock-comes-late"])
+@pytest.mark.parametrize("name", ["batch-is-no-transaction"])
 def test_races_between_processes_have_teeth(name: str) -> None:
     races = [case for case in catalogue() if "processes" in case.needs and case.name.startswith("processes_")]
     assert certify(lambda: d1_harness(name), races).of("failed"), "no race between processes noticed"
