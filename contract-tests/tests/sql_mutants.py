@@ -158,14 +158,6 @@ async def _beat_and_close(store: Any, right: Any) -> AsyncIterator[Any]:
     await store.close()
 
 
-class _LateLock(_SingleStatements):
-    """A database whose transactions begin as readers, and fail where they want to write after others did."""
-
-    async def batch(self, statements: Sequence[Any]) -> list[Any]:
-        result: list[Any] = await self._database.execute(statements, begin="BEGIN")
-        return result
-
-
 FAULTS = {
     "unfenced-append": Fault(
         clause="FENCE-1",
