@@ -421,6 +421,24 @@ async def test_failure_that_was_looked_up_later_counts_again(lab: Lab, world: Wo
     assert world.did == {"compensate": 1}
 
 
+@pytest.mark.parametrize("beside", [3, 60, 150])
+async def test_step_that_ended_beside_the_failure_is_recorded(lab: Lab, world: World, beside: int) -> None:
+    """It was done before the run's end was written, and the handler waits for it: the retry does not do it twice."""
+    names = ["ship", *(f"pay {number}" for number in range(beside)), "bill"]
+
+    @workflow(id="batch", retry=ONCE)
+    async def batch(ctx: Context, input: Any) -> Any:
+        return await asyncio.gather(*(ctx.step.options(id=name)(world.do, name) for name in names))
+
+    world.broken = {"ship", "bill"}
+    runtime = await _begin(lab, batch)
+    await _ended_wrongly(lab, runtime)
+    assert len(world.did) == beside
+    world.broken = set()
+    assert await _retried(lab, runtime) == names
+    assert set(world.did.values()) == {1}
+
+
 # Cancelled and terminated runs.
 
 
@@ -843,7 +861,8 @@ async def test_whatever_fails_is_retried_until_it_is_done(lab: Lab, seed: int) -
     async def any_handler(ctx: Context, input: Any) -> Any:
         return await _run(ctx, chaos, input)
 
-    runtime = lab.runtime(any_handler)
+    jitter = random.Random(seed)
+    runtime = lab.runtime(any_handler, rng=jitter)
     await runtime.start_run(any_handler, program, run_id="run")
     output = None
     for life in range(100):
@@ -856,9 +875,10 @@ async def test_whatever_fails_is_retried_until_it_is_done(lab: Lab, seed: int) -
         if output is not None:
             break
         assert (await runtime.retry_run("run")).kind == "retried", await lab.load("run")
-        runtime = lab.runtime(any_handler)
+        runtime = lab.runtime(any_handler, rng=jitter)
     recorded = await _recorded(lab)
-    assert recorded.keys() == chaos.did.keys()
+    # A guard's answer to one failure gives up the branches beside it: what those have done, nobody records.
+    assert recorded.keys() <= chaos.did.keys()
     assert set(recorded.values()) <= {1}
     assert output is not None
     assert await lab.timers("run") == ()

@@ -605,6 +605,8 @@ class Driver:
     async def _end(self) -> DriveOutcome:
         self._transactions.close()
         self._steps.cancel()  # nobody waits for them, and a transaction may hold the only connection
+        while self._settlement.record_done():
+            await self._flush()
         if not self._allowance.covers_write(len(self._unit.events) + 1):
             return await self._release()
         match self._machine.outcome:

@@ -72,6 +72,19 @@ class Settlement:
                 return True
         return False
 
+    def record_done(self) -> bool:
+        """Add what steps have done, though the handler has ended: a retry of the run must not do it again.
+
+        Returns:
+            Whether the unit has to be written, because there is more than it takes.
+        """
+        ended = self._steps.ended
+        while ended and not self._unit.full:
+            attempt = ended.popleft()
+            if attempt.error is None and attempt.operation.pending:
+                self._unit.add(Recorded(EventKind.STEP_COMPLETED, attempt.operation.step_id, attempt.result))
+        return bool(ended)
+
     def _advance(self) -> bool:
         """Let the next thing that has happened take effect; tell whether there was one."""
         if self._take_cancel():
