@@ -73,11 +73,21 @@ async def test_what_is_only_added_does_not_hold_the_file(scenes: "Scenes", datab
     assert await rows(database) == ["added", "by another"]
 
 
-async def test_statement_at_once_holds_the_file_until_the_end(scenes: "Scenes", database: LocalD1Database) -> None:
+@pytest.mark.parametrize("reads", [False, True])
+async def test_statement_at_once_holds_the_file_until_the_end(
+    scenes: "Scenes", database: LocalD1Database, reads: bool
+) -> None:
+    """What a function has read is still so when it writes: its write cannot fail because of another's."""
+
     async def work(tx: SQLiteTransaction) -> None:
-        await tx.execute(INSERT, "executed")
+        if reads:
+            assert await tx.fetch("SELECT key FROM business") == []
+        else:
+            await tx.execute(INSERT, "executed")
         with pytest.raises(D1DatabaseError, match="locked"):
             await database.prepare(INSERT).bind("by another").run()
+        if reads:
+            await tx.execute(INSERT, "executed")
 
     await transact(scenes.store, await scenes.running("a"), work)
     await database.prepare(INSERT).bind("by another").run()
