@@ -87,6 +87,8 @@ class Pyodide:
     def __init__(self, process: subprocess.Popen[str], written: Path) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
+        self.group: int = process.pid
+        """The group of processes that it is: Node and workerd."""
         self._stdin: IO[str] = process.stdin
         self._written = written
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -163,6 +165,7 @@ def open_pyodide(program: str, setting: Setting = Setting(), *, argument: object
         "ownBinding": setting.own_binding,
         "persist": None if setting.persist is None else str(setting.persist.resolve()),
         "databaseId": setting.database_id,
+        "parent": os.getpid(),
     }
     with tempfile.TemporaryDirectory(prefix="pyodide-", ignore_cleanup_errors=True) as scratch:
         written = Path(scratch) / "written.txt"

@@ -1,21 +1,23 @@
 // Runs a Python program in Pyodide, the Python of Cloudflare's Workers, with a real D1 database behind `env.DB`.
 // Argument: a file of JSON, which `pyodide_run.py` writes. Lines of JSON go both ways: what the program emits and, at
 // last, how it ended comes on standard output; what it is told, on standard input. What it prints goes to standard
-// error. Waits at the end to be killed, with workerd; without its standard input it ends itself.
+// error. Waits at the end to be killed, with workerd; it ends itself, with workerd, when its parent has gone.
 import fs from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import readline from "node:readline";
 import { pathToFileURL } from "node:url";
+import { Worker } from "node:worker_threads";
 
 import { D1Database } from "./d1_binding.mjs";
 
 const order = JSON.parse(fs.readFileSync(process.argv[2], "utf8"));
+endWithParent();
 const { Log, LogLevel, Miniflare } = await load(order.miniflare, "miniflare");
 const { default: WebSocket } = await load(order.miniflare, "ws"); // comes with miniflare; Node has one from 22 on
 const { loadPyodide } = await load(order.pyodide, "pyodide/pyodide.mjs");
 
-const told = readline.createInterface({ input: process.stdin }).on("close", stop)[Symbol.asyncIterator]();
+const told = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const server = new Miniflare({
   host: "127.0.0.1",
   port: 0,
@@ -75,7 +77,11 @@ async function run() {
   }
 }
 
-async function stop() {
-  await server.dispose();
-  process.exit(1);
+// On a thread: a Python program that calculates, or goes round in circles, leaves this one no time to hear of anything.
+function endWithParent() {
+  const watch = `
+    const parent = ${order.parent};
+    setInterval(() => process.ppid === parent || process.kill(-process.pid, "SIGKILL"), 500);
+  `; // the process leads a group of its own, with workerd in it
+  new Worker(watch, { eval: true }).unref();
 }
