@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class _Verb(Protocol):
 
 
 @outside_handlers
-class RunsInBulk:
+class RunsInBulk(ABC):
     """The part of a runtime that deals with many runs.
 
     Each run is dealt with by itself. The calls take the runs that match a filter, oldest first, some hundreds in one
@@ -72,11 +73,11 @@ class RunsInBulk:
 
     _store: WorkflowExecutionStore
 
-    async def _now_ms(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    async def _now_ms(self) -> int: ...
 
-    def _delivered(self, run_id: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _delivered(self, run_id: str) -> None: ...
 
     async def retry_runs(
         self,
