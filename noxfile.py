@@ -67,6 +67,7 @@ FULL_COUNTS = {
     "WORKFLOW_PYTHON_314": "all",
     "WORKFLOW_CRASH_POINTS": "all",
     "WORKFLOW_MENDED_RUNS": "1000",
+    "WORKFLOW_POSTGRES_POOLS": "delicate",
     "PYTEST_TIMEOUT": "3600",
 }
 MUTANTS = "contract-tests/tests/test_mutants.py"
@@ -80,6 +81,8 @@ DOCS = ("tests/test_docs.py", "tests/test_store_contract_page.py")
 
 def install(session: nox.Session, *groups: str, editable: bool = True) -> None:
     """Install dependency groups, then our own distributions (with the extras that the checks need)."""
+    # Tests start hundreds of processes: without compiled files each compiles all it imports, for longer than it runs.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     wanted = [item for group in ("build", *groups) for item in nox.project.dependency_groups(PYPROJECT, group)]
     session.install(*wanted)
     flag = ["--editable"] if editable else []

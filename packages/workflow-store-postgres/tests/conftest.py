@@ -1,9 +1,7 @@
-import asyncio
-import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +9,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from pgbouncer import PgBouncer, PgBouncerNotFoundError
+from postgres_databases import at_database, new_database, new_template
 from postgres_server import postgres_dsn
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, Lease, NewEvent
@@ -21,13 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the modules next to the te
 NOW_MS = 1_000_000
 LEASE_MS = 10_000
 
-_numbers = itertools.count()
-
-
-def at_database(dsn: str, name: str) -> str:
-    """Give the DSN of another database on the same server."""
-    return urlsplit(dsn)._replace(path=f"/{name}").geturl()
-
 
 @pytest.fixture(scope="session")
 def server_dsn() -> Iterator[str]:
@@ -36,38 +28,12 @@ def server_dsn() -> Iterator[str]:
         yield dsn
 
 
-async def run_on(dsn: str, *statements: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-@asynccontextmanager
-async def new_database(server_dsn: str, template: str) -> AsyncIterator[str]:
-    name = f"workflow_test_{os.getpid()}_{next(_numbers)}"
-    connection = await asyncpg.connect(server_dsn)
-    # Copying files is three times as quick as writing each page to the log, where the server can do it.
-    strategy = "STRATEGY file_copy" if connection.get_server_version() >= (15,) else ""
-    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
-    try:
-        yield at_database(server_dsn, name)
-    finally:
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await connection.close()
-
-
 @pytest.fixture(scope="session")
 def template(server_dsn: str) -> Iterator[str]:
     """A database with our tables, made by the shipped script, to be copied."""
-    name = f"workflow_test_{os.getpid()}_template"
-    asyncio.run(run_on(server_dsn, f"CREATE DATABASE {name} TEMPLATE template0"))
-    asyncio.run(run_on(at_database(server_dsn, name), get_migration_sql()))
-    asyncio.run(run_on(at_database(server_dsn, name), "CREATE TABLE business (key text NOT NULL)"))
-    yield name
-    asyncio.run(run_on(server_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+    business = "CREATE TABLE business (key text NOT NULL)"
+    with new_template(server_dsn, "template0", get_migration_sql(), business) as name:
+        yield name
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ OPTIONS: dict[str, Any] = {"statement_cache_size": 0, "listen": False}
 
 # Every verb of a driver, and what holds a connection or meets others.
 DELICATE = {"CLAIM-4", "OP-1", "TX-2", "PAUSE-3", "PAYLOAD-2", "RUN-4", "SCHEDULE-6", "SCHEMA-1", "SIGNAL-2"}
-CASES = [case for case in catalogue() if not case.needs and DELICATE & set(case.clauses)]
+CASES = [case for case in catalogue() if not case.needs and DELICATE & set(case.clauses)][::3]
 
 
 @workflow(id="greet")

@@ -4,12 +4,13 @@ A claim, and a page of a listing, must also cost the same when there is much mor
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
 import asyncpg
 import pytest
+from postgres_databases import new_database, new_template
 from workflow_migrations import DEFAULT_TABLES
 from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion
 from workflow_store_postgres import PostgresWorkflowStore
@@ -61,16 +62,39 @@ WHERE requested_fire_at IS NOT NULL;
 """
 
 
+@pytest.fixture(scope="session")
+def filled_template(server_dsn: str, template: str) -> Iterator[str]:
+    with new_template(server_dsn, template, FILL, "VACUUM ANALYZE") as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def rare_template(server_dsn: str, filled_template: str) -> Iterator[str]:
+    with new_template(server_dsn, filled_template, MAKE_SOME_RARE, "VACUUM ANALYZE") as name:
+        yield name
+
+
+@pytest.fixture
+async def dsn(server_dsn: str, filled_template: str) -> AsyncIterator[str]:
+    """A database of some size."""
+    async with new_database(server_dsn, filled_template) as dsn:
+        yield dsn
+
+
 @pytest.fixture
 async def filled(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(dsn)
-    await connection.execute(FILL)
-    await connection.execute("VACUUM ANALYZE")
     yield connection
     await connection.close()
 
 
-SQL = _queries(DEFAULT_TABLES, None)
+@pytest.fixture
+async def with_some_rare(server_dsn: str, rare_template: str) -> AsyncIterator[str]:
+    """A database of some size in which some things are rare."""
+    async with new_database(server_dsn, rare_template) as dsn:
+        yield dsn
+
+
 RUN = "run-00000002"
 FENCE = (RUN, "token", 3, "o2")
 EVENTS = (["step"], [None], ["1"], [1])
@@ -278,13 +302,11 @@ RARE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("what", RARE)
 async def test_rare_runs_are_found_without_reading_the_others(
-    filled: asyncpg.Connection, dsn: str, what: str, descending: bool, monkeypatch: pytest.MonkeyPatch
+    with_some_rare: str, what: str, descending: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by the one plan for all values that a connection keeps after five calls."""
-    await filled.execute(MAKE_SOME_RARE)
-    await filled.execute("VACUUM ANALYZE")
     filters = RARE[what]
-    async with PostgresWorkflowStore.connect(dsn, listen=False) as store:
+    async with PostgresWorkflowStore.connect(with_some_rare, listen=False) as store:
         expected = {run.run_id for run in await everything(store) if matches(run, filters)}
         asked = listen_in(store, monkeypatch)
         page = await store.list_runs(limit=50, descending=descending, **filters)
@@ -292,10 +314,12 @@ async def test_rare_runs_are_found_without_reading_the_others(
 
     assert {run.run_id for run in page.runs} == expected
     assert sum(counts.values()) == len(expected) > 0
-    table = await filled.fetchval("SELECT relpages FROM pg_class WHERE relname = 'workflow_event_locks'")
+    connection = await asyncpg.connect(with_some_rare)
+    table = await connection.fetchval("SELECT relpages FROM pg_class WHERE relname = 'workflow_event_locks'")
     for mode, name, values in asked:
-        pages = await pages_read(filled, name, values, mode)
+        pages = await pages_read(connection, name, values, mode)
         assert pages < table / 2, f"{name} looks at {pages} pages for {len(expected)} runs; the table has {table}"
+    await connection.close()
 
 
 MAKE_SOME_RARE = """

@@ -1,0 +1,54 @@
+"""Databases for tests: copies of a template, which has our tables and perhaps many rows in them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from urllib.parse import urlsplit
+
+import asyncpg
+
+_numbers = itertools.count()
+
+
+def at_database(dsn: str, name: str) -> str:
+    """Give the DSN of another database on the same server."""
+    return urlsplit(dsn)._replace(path=f"/{name}").geturl()
+
+
+async def run_on(dsn: str, *statements: str) -> None:
+    """Run statements, each by itself."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def new_database(server_dsn: str, template: str) -> AsyncIterator[str]:
+    """Copy a template for one test; gives the DSN."""
+    name = f"workflow_test_{os.getpid()}_{next(_numbers)}"
+    connection = await asyncpg.connect(server_dsn)
+    # Copying files is three times as quick as writing each page to the log, where the server can do it.
+    strategy = "STRATEGY file_copy" if connection.get_server_version() >= (15,) else ""
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
+    try:
+        yield at_database(server_dsn, name)
+    finally:
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await connection.close()
+
+
+@contextmanager
+def new_template(server_dsn: str, base: str, *statements: str) -> Iterator[str]:
+    """Make a database to be copied: like another one, with what the statements do to it."""
+    name = f"workflow_test_{os.getpid()}_template_{next(_numbers)}"
+    asyncio.run(run_on(server_dsn, f"CREATE DATABASE {name} TEMPLATE {base}"))
+    asyncio.run(run_on(at_database(server_dsn, name), *statements))
+    yield name
+    asyncio.run(run_on(server_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
