@@ -111,7 +111,8 @@ async def test_wrong_wall_clocks_change_nothing(place: Place, tmp_path: Path) ->
     for run_id, result in results:
         assert result["got"] == int(run_id[-1])
         begun, worked_at, slept, waited = result["times"]
-        assert before_s - 1 <= begun <= worked_at - 2.5
+        # Two workers may have answered: each sets its clock by one reading, which is off by half of a slow round trip.
+        assert before_s - 1 <= begun <= worked_at - 2
         assert worked_at + 1 <= slept <= waited - 0.5
         assert waited <= after_s + 1
 

@@ -40,7 +40,9 @@ async def behind(dsn: str, database: asyncpg.Connection) -> AsyncIterator[Behind
         await holder.execute("SELECT 1 FROM workflow_event_locks WHERE run_id = 'a' FOR UPDATE")
         tasks = [asyncio.ensure_future(call) for call in calls]
         await until_waiting(database, len(tasks))
-        yield PostgresWorkflowStore(PoolOfOne(holder), listen=False), answers
+        held = PostgresWorkflowStore(PoolOfOne(holder), listen=False)
+        yield held, answers
+        await held.close()  # or its notices would go out later, on the connection that commits
         await transaction.commit()
         answers += await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
 

@@ -50,9 +50,11 @@ async def behind(dsn: str, store: PostgresWorkflowStore, database: asyncpg.Conne
         transaction = holder.transaction()
         await transaction.start()
         await holder.execute("SELECT 1 FROM workflow_schedules FOR UPDATE")
-        yield PostgresWorkflowStore(PoolOfOne(holder), listen=False), answers, late
+        held = PostgresWorkflowStore(PoolOfOne(holder), listen=False)
+        yield held, answers, late
         tasks = [asyncio.ensure_future(call()) for call in late]
         await until_waiting(database, len(tasks))
+        await held.close()  # or its notices would go out later, on the connection that commits
         await transaction.commit()
         answers += await asyncio.wait_for(asyncio.gather(*tasks), 20)
 
