@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from workflow_contract_tests import CLAUSES, catalogue
-from workflow_contract_tests.catalogue import check_coverage, clause
+from workflow_contract_tests.cases import clause
+from workflow_contract_tests.catalogue import check_coverage
 from workflow_contract_tests.clauses import parse_clauses
 from workflow_runtime.store import protocol
 

@@ -5,7 +5,8 @@ Without: `certify(harness_factory)`, or `python -m workflow_contract_tests modul
 """
 
 from ._version import __version__
-from .catalogue import Case, catalogue
+from .cases import Case
+from .catalogue import catalogue
 from .certification import certify, certify_async
 from .clauses import CLAUSES
 from .harness import HarnessError, StoreHarness

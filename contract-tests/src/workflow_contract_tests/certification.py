@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 from workflow_runtime.store import CONTRACT_VERSION
 
 from ._version import __version__
-from .catalogue import Case, catalogue
+from .cases import Case
+from .catalogue import catalogue
 from .harness import HarnessError, StoreHarness
 from .report import CaseResult, Outcome, Report
 from .settings import CASE_TIMEOUT_S

@@ -6,16 +6,12 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .harness import StoreHarness
 from .settings import PROCESS_TIMEOUT_S, SEED
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from .harness import StoreHarness
 
 __all__ = ["ChildFailedError", "run_children"]
 

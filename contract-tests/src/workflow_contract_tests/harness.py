@@ -6,14 +6,16 @@ import inspect
 import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from workflow_runtime.payloads import JsonValue
 from workflow_runtime.store import CONTRACT_VERSION, WorkflowExecutionStore
 
-from .catalogue import NEEDS, Need
+__all__ = ["NEEDS", "HarnessError", "Need", "StoreHarness"]
 
-__all__ = ["HarnessError", "StoreHarness"]
+Need = Literal["processes", "corrupt"]
+NEEDS: tuple[Need, ...] = ("processes", "corrupt")
+"""What a harness may lack: opening the store in a child process, and damaging a stored row."""
 
 OpenStore = Callable[[], WorkflowExecutionStore | Awaitable[WorkflowExecutionStore]]
 

@@ -11,7 +11,8 @@ import pytest
 if "workflow_contract_tests.suites" not in sys.modules:  # too late otherwise, and pytest would warn
     pytest.register_assert_rewrite("workflow_contract_tests.suites", "workflow_contract_tests.scenarios")
 
-from .catalogue import Case, catalogue
+from .cases import Case
+from .catalogue import catalogue
 from .certification import NotDeclaredError, excuse, run_case
 from .clauses import CLAUSES
 from .harness import StoreHarness

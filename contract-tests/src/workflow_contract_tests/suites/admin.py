@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ..catalogue import clause
+from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
 from ..scenarios import create, record, start

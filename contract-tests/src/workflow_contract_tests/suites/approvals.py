@@ -5,7 +5,7 @@ from __future__ import annotations
 from workflow_runtime.payloads import decode_json
 from workflow_runtime.store import AlreadyDecided, AlreadyFinished, Buffered, Delivered, NotFound, NotWaiting
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
 from ..scenarios import claim, create, record, start, start_waiting, unchanged
 

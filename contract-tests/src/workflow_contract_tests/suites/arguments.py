@@ -15,7 +15,7 @@ from workflow_runtime.store import (
     WorkflowVersion,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import (

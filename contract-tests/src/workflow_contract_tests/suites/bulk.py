@@ -8,7 +8,7 @@ from typing import Any
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError
 from workflow_runtime.store import MAX_BULK_RUNS, STATES, NewEvent, NotFound, Retried, RunStatus
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import LEASE_MS, MANY, Driver, claim_many, create, observe, park, record, start, start_full, unchanged

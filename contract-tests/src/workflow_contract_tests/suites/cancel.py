@@ -6,7 +6,7 @@ from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.payloads import decode_json
 from workflow_runtime.store import AlreadyFinished, CancelRequested, Duplicate, NotFound, Terminated, Timer
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import LEASE_MS, claim, claim_many, create, park, record, start, start_waiting, unchanged

@@ -7,7 +7,7 @@ from typing import Any
 
 from workflow_runtime.store import SILENT_CLAIMS_PER_CRASH, NotClaimable, NotFound, Timer, WorkflowVersion
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
 from ..scenarios import (
     CLAIM_VERBS,

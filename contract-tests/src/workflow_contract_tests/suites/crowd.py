@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.store import ClaimedRun, RunStatus, WorkflowExecutionStore
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
 from ..scenarios import MANY, Driver, claim_many, event, start_waiting
 from ..settings import SEED, scaled

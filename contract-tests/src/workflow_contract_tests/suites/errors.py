@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from workflow_runtime.errors import CorruptRecordError, StoreError, WorkflowError
 from workflow_runtime.store import NotClaimable
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import LEASE_MS, MANY, claim_many, create, create_arguments, start

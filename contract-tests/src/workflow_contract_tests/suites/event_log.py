@@ -7,7 +7,7 @@ import asyncio
 from workflow_runtime.errors import LogConflictError, PayloadTooLargeError
 from workflow_runtime.store import NewEvent, Timer
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import (

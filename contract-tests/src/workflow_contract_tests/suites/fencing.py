@@ -8,7 +8,7 @@ from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import DRIVER_VERBS, Created
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import (

@@ -7,7 +7,7 @@ from typing import Any
 
 from workflow_runtime.store import Existing, Forked, NewEvent, NotForkable, NotFound, RunStatus, Timer
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
 from ..scenarios import (
     MANY,

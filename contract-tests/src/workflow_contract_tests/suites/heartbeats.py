@@ -10,7 +10,7 @@ from typing import Any, cast
 from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.store import LeaseRenewal, LeaseRenewer, SupportsHeartbeats
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
 from ..scenarios import LEASE_MS, claim, record, start
 

@@ -13,7 +13,7 @@ from workflow_runtime.store import (
     Retried,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import (

@@ -13,7 +13,7 @@ from typing import Any
 from workflow_runtime.errors import InvalidArgumentError, RunNotFoundError
 from workflow_runtime.store import AWAITED_SHOWN, Awaited, RunStatus, RunSummary, encode_schedule_cursor
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import MANY, claim, create, record, start, start_waiting

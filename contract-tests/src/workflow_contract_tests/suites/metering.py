@@ -18,7 +18,7 @@ from workflow_runtime.store import (
     TransactionWrite,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import (

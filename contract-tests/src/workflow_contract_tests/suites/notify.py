@@ -17,7 +17,7 @@ from workflow_runtime.store import (
     WorkNotice,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
 from ..scenarios import CLAIM_VERBS, Driver, claim_many, create, event, park, start, start_waiting

@@ -7,7 +7,7 @@ from typing import Any
 from workflow_runtime.errors import LeaseLostError, LogConflictError
 from workflow_runtime.store import Timer
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import LEASE_MS, Driver, claim, claim_many, record, start, start_full, unchanged

@@ -10,7 +10,7 @@ from workflow_runtime.errors import InvalidArgumentError, PayloadTooLargeError
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Existing, NewEvent, WorkflowVersion, approval_payload
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import (

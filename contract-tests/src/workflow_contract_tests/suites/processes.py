@@ -5,7 +5,7 @@ from __future__ import annotations
 from workflow_runtime.payloads import decode_json, encode_json
 from workflow_runtime.store import RunStatus
 
-from ..catalogue import clause
+from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
 from ..scenarios import CLAIM_VERBS, MANY, create, record, start, start_waiting

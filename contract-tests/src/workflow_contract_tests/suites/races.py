@@ -24,7 +24,7 @@ from workflow_runtime.store import (
     WorkflowExecutionStore,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
 from ..scenarios import (
     CLAIM_VERBS,

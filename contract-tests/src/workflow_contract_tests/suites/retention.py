@@ -7,7 +7,7 @@ from typing import Any
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, RunNotFoundError
 from workflow_runtime.store import Buffered, Deleted, NewEvent, NotDeletable, NotFound, RunStatus, Timer
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import LEASE_MS, MANY, Driver, claim_many, create, event, park, record, start, start_waiting, unchanged

@@ -21,7 +21,7 @@ from workflow_runtime.store import (
     Timer,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import (

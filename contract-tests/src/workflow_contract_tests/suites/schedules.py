@@ -7,7 +7,7 @@ from typing import Any
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, ScheduleNotFoundError
 from workflow_runtime.store import BucketStarted, Deleted, NotFound, ScheduleChanged
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import MANY, record

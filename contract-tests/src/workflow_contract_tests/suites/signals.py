@@ -7,7 +7,7 @@ from typing import Any
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import AlreadyFinished, Buffered, Delivered, Duplicate, NotFound, NotWaiting
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
 from ..scenarios import LEASE_MS, Driver, claim, claim_many, create, park, record, start, start_waiting, unchanged
 

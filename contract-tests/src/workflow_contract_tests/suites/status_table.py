@@ -9,7 +9,7 @@ from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import DRIVER_VERBS, STATES, STATUS_TABLE, TERMINAL_STATUSES, NewEvent
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
 from ..scenarios import CLAIM_VERBS, LEASE_MS, MANY, Driver, claim_many, create_arguments, event, park, record, start
 

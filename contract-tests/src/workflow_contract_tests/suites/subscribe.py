@@ -10,7 +10,7 @@ from typing import cast
 from workflow_runtime.errors import RunNotFoundError
 from workflow_runtime.store import Event, SupportsSubscribe, WorkflowExecutionStore
 
-from ..catalogue import clause
+from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
 from ..scenarios import Driver, create, park, start

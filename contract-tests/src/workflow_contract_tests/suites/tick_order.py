@@ -15,7 +15,7 @@ from workflow_runtime.store import (
     RequestedBucket,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..ticking import HOUR, claim_tick, claim_ticks, end_run, get_schedule, request, settle, start_tick, upsert

@@ -20,7 +20,7 @@ from workflow_runtime.store import (
     WorkflowExecutionStore,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
 from ..scenarios import LEASE_MS, MANY
 from ..settings import RACE_CLAIMERS, SEED, scaled

@@ -12,7 +12,7 @@ from workflow_runtime.store import (
     ScheduleChanged,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import claim, claim_many, create, park, record, start, start_waiting, unchanged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workflow_runtime.store import Timer
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
 from ..scenarios import LEASE_MS, Driver, claim, claim_many, create, record, start, start_waiting
 

@@ -11,7 +11,7 @@ from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, LogCon
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import Appended, SupportsTransactions, TransactionWrite, WorkflowExecutionStore
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..scenarios import LEASE_MS, MANY, Driver, event, events, record, start, start_full, unchanged
