@@ -17,7 +17,7 @@ from typing import Any
 from workflow_runtime.errors import LeaseLostError, LogConflictError
 from workflow_runtime.ids import new_id
 from workflow_runtime.payloads import JsonText, encode_json
-from workflow_runtime.store import Awaited, ClaimedRun, Created, NewEvent, RunStatus, WorkflowExecutionStore
+from workflow_runtime.store import Awaited, ClaimBatch, ClaimedRun, Created, NewEvent, RunStatus, WorkflowExecutionStore
 
 from .loading import load_object
 
@@ -72,14 +72,19 @@ async def _create(store: WorkflowExecutionStore, order: dict[str, Any], chosen: 
     return answers
 
 
+_CLAIMS: dict[str, Callable[[WorkflowExecutionStore, dict[str, Any]], Awaitable[ClaimBatch]]] = {
+    "claim_pending_runs": lambda store, arguments: store.claim_pending_runs(**arguments),
+    "claim_stale_runs": lambda store, arguments: store.claim_stale_runs(**arguments, max_crashes=1_000),
+    "claim_due_timers": lambda store, arguments: store.claim_due_timers(**arguments),
+}
+
+
 async def _claim(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> list[str]:
-    """Claim by one of the claims until nothing is left."""
+    """Claim by the verb of the order until nothing is left."""
     arguments = {"owner": order["owner"], "lease_ms": _LEASE_MS, "now_ms": order["now_ms"]}
-    if order["verb"] == "claim_stale_runs":
-        arguments["max_crashes"] = 1_000
     claimed: list[str] = []
     while True:
-        batch = await getattr(store, order["verb"])(**arguments, limit=chosen.randint(1, 4))
+        batch = await _CLAIMS[order["verb"]](store, arguments | {"limit": chosen.randint(1, 4)})
         if not batch.claims:
             return claimed
         claimed += [claim.run.run_id for claim in batch.claims]

@@ -16,7 +16,7 @@ from workflow_runtime.store import (
 )
 
 from .harness import StoreHarness
-from .scenarios import LEASE_MS, MANY
+from .samples import LEASE_MS, MANY
 
 __all__ = [
     "HOUR",

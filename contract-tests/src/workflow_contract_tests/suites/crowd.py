@@ -11,7 +11,9 @@ from workflow_runtime.store import ClaimedRun, RunStatus, WorkflowExecutionStore
 
 from ..cases import clause
 from ..harness import StoreHarness
-from ..scenarios import MANY, Driver, claim_many, event, start_waiting
+from ..holder import LeaseHolder
+from ..samples import MANY, event
+from ..scenarios import claim_due, claim_pending, claim_stale, start_waiting
 from ..settings import SEED, scaled
 from ..tasks import all_of
 
@@ -52,8 +54,8 @@ async def _work(h: StoreHarness, handle: WorkflowExecutionStore, run_ids: Sequen
         if await _all_finished(handle, run_ids):
             return
         h.advance(1)
-        verb = chosen.choice(["claim_pending_runs", "claim_pending_runs", "claim_stale_runs", "claim_due_timers"])
-        batch = await claim_many(h, verb, store=handle, limit=2, lease_ms=200)
+        claim = chosen.choice([claim_pending, claim_pending, claim_stale, claim_due])
+        batch = await claim(h, store=handle, limit=2, lease_ms=200)
         for taken in batch.claims:
             await _drive(h, handle, taken, chosen)
         await asyncio.sleep(0)
@@ -66,19 +68,19 @@ async def _all_finished(handle: WorkflowExecutionStore, run_ids: Sequence[str]) 
 
 
 async def _drive(h: StoreHarness, handle: WorkflowExecutionStore, taken: ClaimedRun, chosen: random.Random) -> None:
-    driver = Driver.of(h, taken, handle)
+    holder = LeaseHolder.of(h, taken, handle)
     numbers = [entry.inbox_seq for entry in taken.inbox]
     notes = [event(str(number), kind="took") for number in numbers]
     fate = chosen.choice(["vanish", "append", "pause", "pause", "pause", "release"])
     try:
-        if driver.next_index + len(notes) == _SIGNALS:
-            await driver.finish(events=notes, taken_inbox=numbers)
+        if holder.next_index + len(notes) == _SIGNALS:
+            await holder.finish(events=notes, taken_inbox=numbers)
         elif fate == "append":
-            await driver.append(events=notes, taken_inbox=numbers, lease_ms=200)
+            await holder.append(events=notes, taken_inbox=numbers, lease_ms=200)
         elif fate == "pause":
             timers = {"t": h.now_ms + 50} if chosen.random() < 0.3 else {}
-            await driver.pause(events=notes, taken_inbox=numbers, signals=["go"], timers=timers)
+            await holder.pause(events=notes, taken_inbox=numbers, signals=["go"], timers=timers)
         elif fate == "release":
-            await driver.release()
+            await holder.release()
     except LeaseLostError:
         return

@@ -20,9 +20,12 @@ from workflow_runtime.store import (
 from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
-from ..scenarios import CLAIM_VERBS, Driver, claim_many, create, event, park, start, start_waiting
+from ..holder import LeaseHolder
+from ..samples import event
+from ..scenarios import claim_pending, create, park, start, start_waiting
 from ..settings import scaled
 from ..tasks import all_of
+from ..verbs import CLAIM_VERBS, ClaimVerb
 
 T = TypeVar("T")
 
@@ -107,18 +110,18 @@ async def _tick(h: StoreHarness) -> tuple[str, Unit]:
     )
 
 
-async def _signal(h: StoreHarness, driver: Driver) -> tuple[str, Unit]:
-    return driver.run_id, driver.signal
+async def _signal(h: StoreHarness, holder: LeaseHolder) -> tuple[str, Unit]:
+    return holder.run_id, holder.signal
 
 
-async def _approval(h: StoreHarness, driver: Driver) -> tuple[str, Unit]:
-    return driver.run_id, lambda: h.store.deliver_approval(
-        run_id=driver.run_id, approval_id="yes", approved=True, now_ms=h.now_ms
+async def _approval(h: StoreHarness, holder: LeaseHolder) -> tuple[str, Unit]:
+    return holder.run_id, lambda: h.store.deliver_approval(
+        run_id=holder.run_id, approval_id="yes", approved=True, now_ms=h.now_ms
     )
 
 
-async def _hasten(h: StoreHarness, driver: Driver) -> tuple[str, Unit]:
-    return driver.run_id, lambda: h.store.deliver_retry(run_id=driver.run_id, retry_id="r", now_ms=h.now_ms)
+async def _hasten(h: StoreHarness, holder: LeaseHolder) -> tuple[str, Unit]:
+    return holder.run_id, lambda: h.store.deliver_retry(run_id=holder.run_id, retry_id="r", now_ms=h.now_ms)
 
 
 async def _cancel(h: StoreHarness, run_id: str) -> tuple[str, Unit]:
@@ -126,24 +129,24 @@ async def _cancel(h: StoreHarness, run_id: str) -> tuple[str, Unit]:
 
 
 async def _requeue(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h, lease_ms=1)
+    holder = await start(h, lease_ms=1)
     h.advance(1_000_000)
-    assert (await park(h, driver)).dead == (driver.run_id,)
-    return driver.run_id, lambda: h.store.requeue_run(run_id=driver.run_id, now_ms=h.now_ms)
+    assert (await park(h, holder)).dead == (holder.run_id,)
+    return holder.run_id, lambda: h.store.requeue_run(run_id=holder.run_id, now_ms=h.now_ms)
 
 
 async def _retry(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h)
-    await driver.fail()
-    return driver.run_id, lambda: h.store.retry_run(
-        run_id=driver.run_id, event=NewEvent(kind="retried"), now_ms=h.now_ms
+    holder = await start(h)
+    await holder.fail()
+    return holder.run_id, lambda: h.store.retry_run(
+        run_id=holder.run_id, event=NewEvent(kind="retried"), now_ms=h.now_ms
     )
 
 
 async def _fork(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h)
+    holder = await start(h)
     return "forked", lambda: h.store.fork_run(
-        run_id=driver.run_id,
+        run_id=holder.run_id,
         new_run_id="forked",
         from_index=0,
         event=event(),
@@ -153,19 +156,19 @@ async def _fork(h: StoreHarness) -> tuple[str, Unit]:
 
 
 async def _release(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h)
-    return driver.run_id, driver.release
+    holder = await start(h)
+    return holder.run_id, holder.release
 
 
 async def _pause_with_unseen_inbox(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h)
-    await driver.signal()
-    return driver.run_id, driver.pause
+    holder = await start(h)
+    await holder.signal()
+    return holder.run_id, holder.pause
 
 
 async def _pause_with_timer(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h)
-    return driver.run_id, lambda: driver.pause(timers={"t": h.now_ms + NOTICE_HORIZON_MS - 1})
+    holder = await start(h)
+    return holder.run_id, lambda: holder.pause(timers={"t": h.now_ms + NOTICE_HORIZON_MS - 1})
 
 
 async def _new_schedule(h: StoreHarness) -> tuple[str, Unit]:
@@ -209,8 +212,8 @@ TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, Unit]]]] = {
     "approval to a running run": lambda h: _then(start(h), _approval, h),
     "wish to retry of a paused run": lambda h: _then(start_waiting(h), _hasten, h),
     "wish to retry of a running run": lambda h: _then(start(h), _hasten, h),
-    "cancel of a paused run": lambda h: _then(start_waiting(h), lambda h, driver: _cancel(h, driver.run_id), h),
-    "cancel of a running run": lambda h: _then(start(h), lambda h, driver: _cancel(h, driver.run_id), h),
+    "cancel of a paused run": lambda h: _then(start_waiting(h), lambda h, holder: _cancel(h, holder.run_id), h),
+    "cancel of a running run": lambda h: _then(start(h), lambda h, holder: _cancel(h, holder.run_id), h),
     "cancel of a queued run": lambda h: _then(create(h), lambda h, run: _cancel(h, run.run_id), h),
     "requeue": _requeue,
     "retry": _retry,
@@ -272,7 +275,7 @@ async def work_is_there_when_it_is_told(h: StoreHarness) -> None:
     found: list[asyncio.Task[int]] = []
 
     async def claim_now() -> int:
-        return len((await claim_many(h, "claim_pending_runs", store=third)).claims)
+        return len((await claim_pending(h, store=third)).claims)
 
     async with AsyncExitStack() as stack:
         on_notice = lambda notice: found.append(asyncio.ensure_future(claim_now()))  # noqa: E731
@@ -297,7 +300,7 @@ async def listening_begins_with_a_look_at_everything(h: StoreHarness) -> None:
         await _until(lambda: bool(ear.heard), "no notice came")
         assert ear.heard[0] == WorkNotice(run_id=None)
         assert listening.live
-        assert len((await claim_many(h, "claim_pending_runs")).claims) == 1
+        assert len((await claim_pending(h)).claims) == 1
 
 
 @clause("NOTIFY-3", capability="notify", fresh=True)
@@ -328,11 +331,11 @@ async def who_has_left_hears_nothing(h: StoreHarness) -> None:
 
 
 async def _append_and_renew(h: StoreHarness) -> None:
-    driver = await start(h)
+    holder = await start(h)
     for _ in range(3):
-        await driver.append("1", "2", set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 5)])
-        await driver.heartbeat()
-    await driver.call("schedule_timer")
+        await holder.append("1", "2", set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 5)])
+        await holder.heartbeat()
+    await holder.set_timer("alarm", h.now_ms + 1_000)
 
 
 async def _pause_for_long(h: StoreHarness) -> None:
@@ -382,17 +385,12 @@ async def what_nobody_waits_for_is_not_told(h: StoreHarness, what: str) -> None:
 
 
 @clause("NOTIFY-5", "NOTIFY-1", capability="notify", each=CLAIM_VERBS)
-async def claims_are_not_told(h: StoreHarness, verb: str) -> None:
+async def claims_are_not_told(h: StoreHarness, verb: ClaimVerb) -> None:
     """Claiming, whether it finds something or not, tells nobody."""
-    if verb == "claim_pending_runs":
-        await create(h)
-    elif verb == "claim_stale_runs":
-        await start(h, lease_ms=1)
-    else:
-        await start_waiting(h, timers={"t": h.now_ms + 1})
+    await verb.make_ready(h, h.now_ms + 1)
     h.advance(10)
     async with _listening(h.second) as (ear,):
-        assert len((await claim_many(h, verb)).claims) == 1
-        assert (await claim_many(h, verb)).claims == ()
+        assert len((await verb.call(h)).claims) == 1
+        assert (await verb.call(h)).claims == ()
         await asyncio.sleep(_QUIET_S)
         assert ear.heard == []

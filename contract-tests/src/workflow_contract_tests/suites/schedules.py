@@ -10,7 +10,8 @@ from workflow_runtime.store import BucketStarted, Deleted, NotFound, ScheduleCha
 from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import MANY, record
+from ..samples import MANY
+from ..scenarios import record
 from ..ticking import (
     HOUR,
     claim_tick,

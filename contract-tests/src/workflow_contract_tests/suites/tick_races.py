@@ -22,7 +22,7 @@ from workflow_runtime.store import (
 
 from ..cases import clause
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, MANY
+from ..samples import LEASE_MS, MANY
 from ..settings import RACE_CLAIMERS, SEED, scaled
 from ..tasks import all_of
 from ..ticking import claim_ticks, get_schedule, request, settle_arguments, upsert
