@@ -1,4 +1,4 @@
-"""Certifies a store: the clauses of the store contract as tests that anyone can point at their own store.
+"""Tests that certify a store: the clauses of the store contract, for anyone to point at their own store.
 
 With pytest: subclass `workflow_contract_tests.pytest_suite.StoreContract`.
 Without: `certify(harness_factory)`, or `python -m workflow_contract_tests module:harness_factory`.

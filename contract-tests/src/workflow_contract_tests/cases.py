@@ -36,7 +36,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The first clause and the name: how reports and pytest call the case."""
+        """The name of the case in reports and in pytest: the first clause and its own name."""
         return f"{self.clauses[0]}-{self.name}"
 
 

@@ -1,4 +1,4 @@
-"""The list of everything that a store is put through, one case for each rule."""
+"""The list of all cases that certify a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values that cases use where any would do: a length of a lease, a limit, an event."""
+"""Sample values for cases: the length of a lease, a limit, an event."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MANY = 1_000
 
 
 def event(payload: str | None = "null", *, kind: str = "note", step_id: str | None = None) -> NewEvent:
-    """Make one event."""
+    """Return a new event."""
     return NewEvent(kind=kind, step_id=step_id, payload=None if payload is None else JsonText(payload))
 
 
 def events(*payloads: str) -> list[NewEvent]:
-    """Make one event for each payload."""
+    """Return a new event for each payload."""
     return [event(payload) for payload in payloads]

@@ -1,4 +1,4 @@
-"""The steps that most cases begin with: a run is created, claimed, driven, left waiting."""
+"""The first steps of most cases: create a run, claim it, leave it waiting, look at it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def create_arguments(h: StoreHarness, **overrides: Any) -> dict[str, Any]:
-    """Arguments of a `create_run` that works."""
+    """Return arguments with which `create_run` works."""
     return {
         "run_id": h.new_id("run"),
         "workflow_id": "orders",
@@ -60,7 +60,7 @@ async def create(h: StoreHarness, run_id: str | None = None, **overrides: Any) -
 
 
 async def record(h: StoreHarness, run_id: str) -> RunRecord:
-    """Read a run that is there, through the second handle."""
+    """Return the stored run, read through the second handle."""
     run = await h.second.load_run(run_id=run_id)
     assert run is not None, f"run {run_id!r} is gone"
     return run
@@ -77,7 +77,7 @@ async def start(h: StoreHarness, run_id: str | None = None, **overrides: Any) ->
 
 
 async def start_full(h: StoreHarness, **overrides: Any) -> LeaseHolder:
-    """Start a run that has an event, an inbox entry and a timer `old`: one on which every write leaves a trace."""
+    """Start a run with an event, an inbox entry and a timer `old`, so that every write changes something."""
     holder = await start(h, **overrides)
     await holder.append('"e0"', set_timers=[Timer(timer_id="old", fire_at_ms=h.now_ms + 10**7)])
     await holder.signal("go", "s1")
@@ -92,7 +92,7 @@ async def start_waiting(
     timers: Mapping[str, int] | None = None,
     **overrides: Any,
 ) -> LeaseHolder:
-    """Leave a run paused, waiting for a signal unless told otherwise."""
+    """Start a run and pause it. It waits for a signal unless the arguments name something else."""
     holder = await start(h, **overrides)
     paused = await holder.pause(signals=signals, approvals=approvals, timers=timers)
     assert paused.status is RunStatus.PAUSED, f"a run with an empty inbox was paused as {paused.status}"
@@ -144,7 +144,7 @@ async def park(h: StoreHarness, *holders: LeaseHolder, **overrides: Any) -> Clai
 
 
 async def observe(h: StoreHarness, *run_ids: str) -> dict[str, Any]:
-    """Everything that a store shows of some runs."""
+    """Return everything that a store shows of some runs."""
     seen: dict[str, Any] = {}
     for run_id in run_ids:
         execution = await h.second.load_execution(run_id=run_id, history_limit=10_000, history_bytes=10**9)
@@ -155,7 +155,7 @@ async def observe(h: StoreHarness, *run_ids: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def unchanged(h: StoreHarness, *run_ids: str, after: str = "the call") -> AsyncIterator[None]:
-    """Hold that nothing of these runs changes in between."""
+    """Assert that nothing of these runs changes in the block."""
     before = await observe(h, *run_ids)
     yield
     now = await observe(h, *run_ids)

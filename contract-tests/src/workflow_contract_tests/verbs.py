@@ -1,4 +1,7 @@
-"""Verbs as values, for cases that are repeated over several of them."""
+"""Verbs as values, for cases that are repeated over several of them.
+
+Each holds typed callables, so that a search for a verb of the contract finds the cases that call it.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,10 @@ class ClaimVerb:
 
     name: str
     call: Callable[..., Awaitable[ClaimBatch]] = field(repr=False)
-    """Claims by it: takes the harness, the `store` to ask, and arguments of the verb."""
+    """Calls it. Takes the harness, the `store` to ask, and arguments of the verb."""
     make_ready: Callable[..., Awaitable[str]] = field(repr=False)
-    """Makes a run that it finds from a moment on, and returns its id: takes the harness, the moment (later than
-    now), and arguments of `create_run`."""
+    """Makes a run that it can claim from a later moment on, and returns its id. Takes the harness, the moment, and
+    arguments of `create_run`."""
 
     def __str__(self) -> str:
         return self.name
@@ -94,9 +97,9 @@ class LeaseVerb:
     name: str
     of: StoreMethod = field(repr=False)
     arguments: Callable[..., dict[str, Any]] = field(repr=False)
-    """Returns arguments with which it works: takes the holder, and arguments that replace some of these."""
+    """Returns arguments with which it works. Takes the holder, and arguments that replace some of these."""
     changes: Callable[[LeaseHolder], dict[str, Any]] = field(default=_nothing, repr=False)
-    """Returns arguments by which it changes all that it can: log, inbox, timers."""
+    """Returns the arguments with which it changes all that it can: log, inbox, timers."""
 
     def __str__(self) -> str:
         return self.name

@@ -1,4 +1,4 @@
-"""ARG: bad arguments are refused by name, before anything is written; good ones of every shape are taken."""
+"""ARG: bad arguments are refused by name, before anything is written. Good ones of every shape are accepted."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _BAD_TIMES: tuple[Any, ...] = (-1, -(10**12), 2**53, 2**64, 1.0, 1.5, float("nan
 
 
 def _valid_arguments(h: StoreHarness) -> dict[str, Any]:
-    """A value for every argument of every verb that the contract's checks accept."""
+    """Return a valid value for every argument of every verb."""
     return {
         "run_id": "subject",
         "new_run_id": "forked",
@@ -100,7 +100,7 @@ def _valid_arguments(h: StoreHarness) -> dict[str, Any]:
 
 
 def _arguments(h: StoreHarness, verb: str, **overrides: Any) -> dict[str, Any]:
-    """The required arguments of a verb, and what the test adds."""
+    """Return the required arguments of a verb, and those that the case adds."""
     valid = _valid_arguments(h)
     required = {
         name: valid[name]
@@ -141,7 +141,7 @@ async def _refuses(h: StoreHarness, verb: str, name: str, value: Any) -> None:
 
 
 async def _populate(h: StoreHarness) -> None:
-    """One run for each claim to find, so that a verb that writes before it checks has something to write to."""
+    """Create a run for each claim, so that a verb that writes before it checks has something to write to."""
     await start(h, "subject", lease_ms=1)
     await create(h, "queued")
     await start_waiting(h, run_id="due", timers={"t": h.now_ms})
@@ -211,7 +211,7 @@ _GOOD_IDS = (
     "\U0010ffff",
     "￿",
 )
-"""Ids of which a database might change one, or take two for the same."""
+"""Ids that a database might change, or take for one another."""
 
 
 @clause("ARG-1", "RUN-6", "PAYLOAD-1")

@@ -1,4 +1,4 @@
-"""BULK: many runs in one call are dealt with as one by one."""
+"""BULK: a call for many runs does to each what a call for that run alone does."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ANY_END = (RunStatus.ERRORED, RunStatus.DEAD, RunStatus.ABORTED)
 
 @dataclass(frozen=True, slots=True)
 class _BulkVerb:
-    """A verb that deals with many runs in one call, beside the one that deals with a single run."""
+    """A verb for many runs, with the verb for a single run that it must agree with."""
 
     name: str
     of: StoreMethod
     single: StoreMethod
     done: str
-    """The answer for a run with which it did what it is for."""
+    """The kind of the answer for a run that it changed."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ async def answers_and_effects_are_those_of_one_by_one(h: StoreHarness, verb: _Bu
 
 
 async def _looks(h: StoreHarness, holder: LeaseHolder) -> str:
-    """All that a store shows of a run, but for its name."""
+    """Return all that a store shows of a run, except its id."""
     return str(await observe(h, holder.run_id)).replace(holder.run_id, "THE-RUN")
 
 

@@ -1,4 +1,4 @@
-"""CLAIM: what is claimable, what a claim brings, in which order, for whom."""
+"""CLAIM: the claimable runs, their order and filters, and the contents of a claim."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ _READY: dict[str, Callable[..., Awaitable[str]]] = {
     CLAIM_DUE_TIMERS.name: _due,
     "claim_run": _queued,
 }
-"""Makes a run with log, inbox and timers that the claim finds, once its lease has run out."""
+"""Makes a run with log, inbox and timers. Each claim finds its own after the length of a lease."""
 
 
 async def _ready(h: StoreHarness, verb: ClaimVerb, **facts: Any) -> str:
@@ -115,7 +115,7 @@ def _take_by(verb: ClaimVerb) -> _Take:
 
 
 _TAKES: dict[str, _Take] = {"claim_run": _take_by_id, **{verb.name: _take_by(verb) for verb in CLAIM_VERBS}}
-"""Claims the only run that there is, by each of the claims."""
+"""Claims a run by the verb of this name. Nothing else must be claimable."""
 
 
 @clause("CLAIM-2", "LOG-7", each=_TAKES)
@@ -187,7 +187,7 @@ async def claimed_runs_are_not_claimed_again(h: StoreHarness, verb: ClaimVerb) -
 
 
 async def _ordered(h: StoreHarness, verb: ClaimVerb) -> list[str]:
-    """Make runs ready so that their order is: by priority, by time, by id (code points)."""
+    """Make runs ready and return their ids in the order of claims: by priority, time, id (code points)."""
     plan = [
         (9, 30, "z"),
         (9, 40, "y"),

@@ -1,4 +1,4 @@
-"""Everything at once: workers that vanish, senders that repeat themselves, and every signal taken once."""
+"""A crowd of workers that vanish and senders that repeat themselves: every signal is taken once."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..settings import SEED, scaled
 from ..tasks import all_of
 
 _SIGNALS = scaled(8)
-"""How many signals each run of the crowd wants."""
+"""The signals that each run of the crowd waits for."""
 _PATIENCE = 200 * _SIGNALS
-"""Sweeps of one worker until it gives up; about a tenth is enough."""
+"""The sweeps after which a worker gives up. About a tenth is enough."""
 
 
 @clause("CLAIM-9", "PAUSE-3", "SIGNAL-1", "SIGNAL-4", "LOG-6", "CLAIM-4")
@@ -39,7 +39,7 @@ async def nothing_is_lost_in_the_crowd(h: StoreHarness) -> None:
 
 
 async def _send(h: StoreHarness, handle: WorkflowExecutionStore, run_ids: Sequence[str], chosen: random.Random) -> None:
-    """Deliver to every run, in an order of one's own; the other sender delivers the same signals."""
+    """Deliver every signal to every run, in random order. The other sender delivers the same ones."""
     plan = [run_id for run_id in run_ids for _ in range(_SIGNALS)]
     chosen.shuffle(plan)
     for place, run_id in enumerate(plan):
@@ -49,7 +49,7 @@ async def _send(h: StoreHarness, handle: WorkflowExecutionStore, run_ids: Sequen
 
 
 async def _work(h: StoreHarness, handle: WorkflowExecutionStore, run_ids: Sequence[str], chosen: random.Random) -> None:
-    """Claim by any verb and take the inbox to the log, one entry an event, until every run has all its signals."""
+    """Claim runs and move their inboxes to their logs, one event for each entry, until all have finished."""
     for _ in range(_PATIENCE):
         if await _all_finished(handle, run_ids):
             return

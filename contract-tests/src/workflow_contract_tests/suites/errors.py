@@ -1,4 +1,4 @@
-"""ERROR: whatever goes wrong below a store, its callers see an error of the contract's tree."""
+"""ERROR: the callers of a store see errors of the contract only, also when its database fails."""
 
 from __future__ import annotations
 
@@ -69,6 +69,6 @@ async def closed_handle_speaks_the_contract(h: StoreHarness) -> None:
     for call in calls:
         with contextlib.suppress(WorkflowError):
             await call()
-    # The other handles do not mind.
+    # The other handles still work.
     await holder.heartbeat()
     assert len((await claim_stale(h, now_ms=h.advance(LEASE_MS))).claims) == 1

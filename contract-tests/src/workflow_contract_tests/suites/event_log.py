@@ -1,4 +1,4 @@
-"""LOG: the event log is a compare-and-swap without gaps."""
+"""LOG: an append is a compare-and-swap, and the event log has no gaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FENCE: a driver's write is refused unless its token is the current one, in every way that it can be old."""
+"""FENCE: a driver's write is refused unless its token is the current one, however the token became old."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ async def tokens_are_never_reused(h: StoreHarness) -> None:
 
 
 async def _claim_every_way(h: StoreHarness, holder: LeaseHolder) -> list[str]:
-    """Claim the run by each verb, then let it end."""
+    """Claim the run by each verb, finish it and return the tokens."""
     await holder.release()
     first = _holder_of(h, await claim_pending(h, owner="w"))
     await first.release()

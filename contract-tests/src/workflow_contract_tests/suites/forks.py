@@ -250,7 +250,7 @@ async def fork_of_a_log_that_grows_is_whole(h: StoreHarness) -> None:
                 assert isinstance(answer, NotForkable)
                 assert answer.next_index < wanted
                 assert await handles[number].load_run(run_id=name) is None
-                await asyncio.sleep(0.01)  # a store that serves one caller at a time has to get to the driver too
+                await asyncio.sleep(0.01)  # a store that serves one caller at a time must also serve the driver
 
     await all_of(write(), *(fork(number) for number in range(4)))
 

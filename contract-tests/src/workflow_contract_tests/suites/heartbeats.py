@@ -1,4 +1,4 @@
-"""HEARTBEAT: leases are renewed from another thread, whatever happens on the store's own event loop."""
+"""HEARTBEAT: leases are renewed from another thread, also while the store's own event loop is blocked."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..scenarios import claim, record, start
 _PATIENCE_S = 10.0
 
 
-class _Beat(threading.Thread):
-    """One heartbeat on a thread of its own."""
+class _HeartbeatThread(threading.Thread):
+    """A thread that renews a lease once."""
 
     def __init__(self, store: object, arguments: dict[str, Any]) -> None:
         super().__init__(daemon=True)
@@ -43,7 +43,7 @@ class _Beat(threading.Thread):
 async def lease_is_renewed_while_the_event_loop_stands_still(h: StoreHarness) -> None:
     """A thread opens, renews and closes while the store's event loop is blocked."""
     holder = await start(h, lease_ms=1_000)
-    beat = _Beat(h.store, holder.heartbeat_arguments(now_ms=h.now_ms + 600))
+    beat = _HeartbeatThread(h.store, holder.heartbeat_arguments(now_ms=h.now_ms + 600))
     end = time.monotonic() + _PATIENCE_S
     while beat.is_alive() and time.monotonic() < end:
         time.sleep(0.001)  # noqa: ASYNC251  # blocks on purpose

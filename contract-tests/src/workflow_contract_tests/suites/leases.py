@@ -1,4 +1,4 @@
-"""LEASE and DEAD: keeping a lease, handing it over, and what happens to runs that crash their workers."""
+"""LEASE and DEAD: renewing a lease, handing it over, and the end of runs that crash their workers."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def releases_never_kill(h: StoreHarness) -> None:
 
 
 async def _crash(h: StoreHarness, times: int) -> str:
-    """Let a run lose its worker so many times, without progress."""
+    """Start a run whose worker crashes so many times without progress. Return its id."""
     holder = await start(h)
     for _ in range(times - 1):
         await show_life(holder)
@@ -197,7 +197,7 @@ async def claims_of_which_nothing_is_heard(h: StoreHarness, first: str) -> None:
     """Their answers may have been lost: only each fourth in a row counts, whichever verb was the first."""
     holder = await start(h)
     if first != "create_run":
-        await show_life(holder)  # that is the lease before
+        await show_life(holder)  # under this first lease, not under the one that the case is about
     match first:
         case "claim_due_timers":
             await holder.pause(timers={"t": h.now_ms})

@@ -1,4 +1,4 @@
-"""LIST: looking at many runs, page by page, and at one from its beginning."""
+"""LIST: pages of many runs, and the timeline of one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..settings import SEED
 
 
 async def _pages(h: StoreHarness, limit: int, **filters: Any) -> list[RunSummary]:
-    """Read a whole listing, page by page, from changing handles."""
+    """Return a whole listing, read page by page through changing handles."""
     runs: list[RunSummary] = []
     cursor: str | None = None
     for number in itertools.count():
@@ -41,7 +41,7 @@ _IDS = ["B", "a", "A", "a1", "a%", "a_b", "aXb", "a*", "é", "￿", "😀", "a\\
 
 
 async def _populate(h: StoreHarness) -> list[RunSummary]:
-    """Create runs of every status, some at one time, and give their summaries in the order of the listing."""
+    """Create runs of every status, some at one time. Return their summaries in the order of the listing."""
     chosen = random.Random(SEED)
     for run_id in chosen.sample(_IDS, len(_IDS)):
         kind = chosen.choice(["queued", "running", "paused", "finished", "errored"])
@@ -182,7 +182,7 @@ async def pages_are_stable(h: StoreHarness, order: str) -> None:
 
 
 async def _disturb(h: StoreHarness, visit: int, last_seen: str) -> None:
-    """Create before and behind the cursor, delete runs (also the one the cursor stands on), change others."""
+    """Create runs before and behind the cursor, delete some (also the one at the cursor), change others."""
     begin = h.now_ms
     await create(h, f"new-{visit}", now_ms=1)
     await create(h, f"late-{visit}")
@@ -248,7 +248,7 @@ _NO_CURSORS: tuple[Any, ...] = (
     *("", *_PLAIN, "=", "====", "A", "\n", "bm9uZQ==", b"bm9uZQ==", True, 0, 1.5, ["x"], {}),
     *(encode(text.encode("utf-8")).decode("ascii") for text in _TEXTS for encode in _BASE64),
 )
-"""What a stranger may send for a cursor: no text at all, no base64, and base64 of what nobody encoded."""
+"""Texts that are no cursor: no text at all, no base64, and base64 of something else."""
 
 
 @clause("LIST-3", "SCHEDULE-6")

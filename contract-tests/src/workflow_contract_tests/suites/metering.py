@@ -1,4 +1,4 @@
-"""METER: queries are counted before they are sent, and what would be too many is not sent."""
+"""METER: queries are counted before they are sent, and none is sent beyond the limit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from ..verbs import (
 )
 
 _MANY_EVENTS = 101
-"""More than fit into one statement, whatever the database."""
+"""More events than any database takes in one statement."""
 
 Call = Callable[[], Awaitable[Any]]
 
@@ -48,7 +48,7 @@ def _costs(h: StoreHarness) -> QueryCosts:
 
 
 async def _metered(call: Call, what: str, *, at_most: int) -> QueryMeter:
-    """Make a call and hold what it takes to its bounds."""
+    """Make a call, assert that it takes at most so many queries, and return its meter."""
     with meter_queries() as meter:
         await call()
     assert meter.queries > 0, f"{what} counted no query"
@@ -58,7 +58,7 @@ async def _metered(call: Call, what: str, *, at_most: int) -> QueryMeter:
 
 
 def _from_outside(h: StoreHarness, run_id: str) -> dict[str, Call]:
-    """Every call that needs neither a lease nor a schedule, as if to a run that is there."""
+    """Return every call that needs no lease and no claimed tick, by its verb."""
     store, now_ms = h.store, h.now_ms
     run: dict[str, Any] = {"run_id": run_id}
     timed = run | {"now_ms": now_ms}
@@ -217,7 +217,7 @@ async def write_is_sent_as_a_whole_or_not_at_all(h: StoreHarness, verb: LeaseVer
 async def transaction_counts_the_statements_of_its_function(h: StoreHarness) -> None:
     """What the function of a transaction writes counts, and nothing of it stays where the queries do not suffice."""
     if not h.store.capabilities.transactions:
-        return  # there are none to count
+        return  # no transactions, so nothing to count
     holder, costs = await start_full(h), _costs(h)
 
     async def work(tx: Any) -> TransactionWrite:

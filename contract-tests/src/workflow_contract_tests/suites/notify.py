@@ -1,4 +1,4 @@
-"""NOTIFY: waiting workers are told of work, after it is there, and of nothing else."""
+"""NOTIFY: listeners get a notice of new work, after it is there, and of nothing else."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ T = TypeVar("T")
 
 _LATE_S = 10.0
 _QUIET_S = 0.15
-"""Within this time everything that was told has arrived."""
+"""The time within which every notice has arrived."""
 
 
-class _Ear:
-    """A listener that remembers what it heard."""
+class _Listener:
+    """A listener that keeps the notices it gets."""
 
     def __init__(self) -> None:
         self.heard: list[WorkNotice] = []
@@ -44,19 +44,19 @@ class _Ear:
         self.heard.append(notice)
 
     def told_of(self, run_id: str, since: int = 0) -> bool:
-        """Whether a worker that hears this would look for the run."""
+        """Return True if a notice since then is about the run, or about every run."""
         return any(notice.run_id in {None, run_id} for notice in self.heard[since:])
 
     async def until_told_of(self, run_id: str, since: int = 0) -> None:
-        """Wait for the notice."""
+        """Wait for a notice about the run."""
         await _until(lambda: self.told_of(run_id, since), f"no notice came for {run_id!r}")
 
 
-async def _quiet(ears: Iterable[_Ear]) -> None:
-    """Let what was told before arrive, and forget it."""
+async def _quiet(listeners: Iterable[_Listener]) -> None:
+    """Wait until earlier notices have arrived, and drop them."""
     await asyncio.sleep(_QUIET_S)
-    for ear in ears:
-        ear.heard.clear()
+    for listener in listeners:
+        listener.heard.clear()
 
 
 async def _until(condition: Callable[[], bool], otherwise: str) -> None:
@@ -67,15 +67,17 @@ async def _until(condition: Callable[[], bool], otherwise: str) -> None:
 
 
 @asynccontextmanager
-async def _listening(*stores: WorkflowExecutionStore) -> AsyncIterator[list[_Ear]]:
-    """Listen on handles, once notices are live."""
-    ears = [_Ear() for _ in stores]
+async def _listening(*stores: WorkflowExecutionStore) -> AsyncIterator[list[_Listener]]:
+    """Listen on handles. The block begins when notices are live."""
+    listeners = [_Listener() for _ in stores]
     async with AsyncExitStack() as stack:
-        listens = [cast(SupportsNotify, store).listen(ear) for store, ear in zip(stores, ears, strict=True)]
+        listens = [
+            cast(SupportsNotify, store).listen(listener) for store, listener in zip(stores, listeners, strict=True)
+        ]
         entered = [await stack.enter_async_context(listen) for listen in listens]
         await _until(lambda: all(listening.live for listening in entered), "listening never becomes live")
-        await _quiet(ears)
-        yield ears
+        await _quiet(listeners)
+        yield listeners
 
 
 Unit: TypeAlias = Callable[[], Awaitable[object]]
@@ -234,38 +236,38 @@ async def _then(
 async def work_is_told_to_everybody(h: StoreHarness, what: str) -> None:
     """Listeners of the handle that makes work and of others are told of it, soon."""
     third = (await h.handles(3))[2]
-    async with _listening(h.store, h.second, third) as ears:
+    async with _listening(h.store, h.second, third) as listeners:
         run_id, make_work = await TOLD[what](h)
-        await _quiet(ears)
+        await _quiet(listeners)
         await make_work()
-        for ear in ears:
-            await ear.until_told_of(run_id)
+        for listener in listeners:
+            await listener.until_told_of(run_id)
 
 
 @clause("NOTIFY-1", capability="notify")
 async def work_in_bursts_is_told(h: StoreHarness) -> None:
     """Of many runs that are created at once, each is told of after it is there, however notices are put together."""
-    async with _listening(h.second) as (ear,):
+    async with _listening(h.second) as (listener,):
         since: dict[str, int] = {}
 
         async def make_some(maker: int) -> None:
             for number in range(scaled(40)):
                 await create(h, f"{maker}-{number}")
-                since[f"{maker}-{number}"] = len(ear.heard)
+                since[f"{maker}-{number}"] = len(listener.heard)
 
         await all_of(*(make_some(maker) for maker in range(5)))
         for run_id, heard in since.items():
-            if WorkNotice(run_id=run_id) not in ear.heard:
-                await ear.until_told_of(run_id, heard)
+            if WorkNotice(run_id=run_id) not in listener.heard:
+                await listener.until_told_of(run_id, heard)
 
 
 @clause("NOTIFY-1", capability="notify", needs=("processes",))
 async def work_of_other_processes_is_told(h: StoreHarness) -> None:
     """A process that listens is told of a run that another one queues."""
     waiting = await start_waiting(h)
-    async with _listening(h.store) as (ear,):
+    async with _listening(h.store) as (listener,):
         await run_children(h, [{"task": "deliver", "run_id": waiting.run_id, "signal_ids": ["s"]}])
-        await ear.until_told_of(waiting.run_id)
+        await listener.until_told_of(waiting.run_id)
 
 
 @clause("NOTIFY-2", capability="notify")
@@ -295,10 +297,10 @@ async def work_is_there_when_it_is_told(h: StoreHarness) -> None:
 async def listening_begins_with_a_look_at_everything(h: StoreHarness) -> None:
     """When listening becomes live a notice with `None` says that anything may have happened before."""
     await create(h, "before")
-    ear = _Ear()
-    async with cast(SupportsNotify, h.second).listen(ear) as listening:
-        await _until(lambda: bool(ear.heard), "no notice came")
-        assert ear.heard[0] == WorkNotice(run_id=None)
+    listener = _Listener()
+    async with cast(SupportsNotify, h.second).listen(listener) as listening:
+        await _until(lambda: bool(listener.heard), "no notice came")
+        assert listener.heard[0] == WorkNotice(run_id=None)
         assert listening.live
         assert len((await claim_pending(h)).claims) == 1
 
@@ -306,12 +308,12 @@ async def listening_begins_with_a_look_at_everything(h: StoreHarness) -> None:
 @clause("NOTIFY-3", capability="notify", fresh=True)
 async def listening_begins_without_tables(h: StoreHarness) -> None:
     """Listening to a store whose tables are not there yet begins at once, and tells when they are."""
-    ear = _Ear()
-    async with asyncio.timeout(_LATE_S * 2), cast(SupportsNotify, h.second).listen(ear) as listening:
+    listener = _Listener()
+    async with asyncio.timeout(_LATE_S * 2), cast(SupportsNotify, h.second).listen(listener) as listening:
         await h.store.ensure_schema()
         await _until(lambda: listening.live, "listening never becomes live")
         await create(h, "first")
-        await ear.until_told_of("first")
+        await listener.until_told_of("first")
 
 
 @clause("NOTIFY-4", capability="notify")
@@ -320,14 +322,14 @@ async def who_has_left_hears_nothing(h: StoreHarness) -> None:
     async with _listening(h.second) as (stays,):
         async with _listening(h.store, h.second) as gone:
             await create(h, "heard")
-            for ear in gone:
-                await ear.until_told_of("heard")
+            for listener in gone:
+                await listener.until_told_of("heard")
             await create(h, "on its way")
-        counts = [len(ear.heard) for ear in gone]
+        counts = [len(listener.heard) for listener in gone]
         await create(h, "late")
         await stays.until_told_of("late")
         await asyncio.sleep(_QUIET_S)
-        assert [len(ear.heard) for ear in gone] == counts
+        assert [len(listener.heard) for listener in gone] == counts
 
 
 async def _append_and_renew(h: StoreHarness) -> None:
@@ -375,13 +377,13 @@ NOT_TOLD: dict[str, tuple[Callable[[StoreHarness], Awaitable[None]], int]] = {
 @clause("NOTIFY-5", capability="notify", each=NOT_TOLD)
 async def what_nobody_waits_for_is_not_told(h: StoreHarness, what: str) -> None:
     """Writes that leave no worker anything to do tell nobody."""
-    async with _listening(h.second) as (ear,):
+    async with _listening(h.second) as (listener,):
         do, notices = NOT_TOLD[what]
         await do(h)
         await asyncio.sleep(_QUIET_S)
-        assert len(ear.heard) == notices, f"{what} told {ear.heard}"
+        assert len(listener.heard) == notices, f"{what} told {listener.heard}"
         await create(h, "afterwards")
-        await ear.until_told_of("afterwards", notices)
+        await listener.until_told_of("afterwards", notices)
 
 
 @clause("NOTIFY-5", "NOTIFY-1", capability="notify", each=CLAIM_VERBS)
@@ -389,8 +391,8 @@ async def claims_are_not_told(h: StoreHarness, verb: ClaimVerb) -> None:
     """Claiming, whether it finds something or not, tells nobody."""
     await verb.make_ready(h, h.now_ms + 1)
     h.advance(10)
-    async with _listening(h.second) as (ear,):
+    async with _listening(h.second) as (listener,):
         assert len((await verb.call(h)).claims) == 1
         assert (await verb.call(h)).claims == ()
         await asyncio.sleep(_QUIET_S)
-        assert ear.heard == []
+        assert listener.heard == []

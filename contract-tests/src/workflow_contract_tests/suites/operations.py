@@ -1,4 +1,4 @@
-"""OP: the last write of a driver may be repeated after a lost answer, whatever happened since."""
+"""OP: a driver may repeat its last write after a lost answer, even when others have changed the run since."""
 
 from __future__ import annotations
 

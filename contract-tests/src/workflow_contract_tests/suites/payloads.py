@@ -1,4 +1,4 @@
-"""PAYLOAD: what goes in comes out, character for character, by every verb that carries it."""
+"""PAYLOAD: payloads come back as they were, character for character, from every verb that carries them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ TORTURE = (
     *(encode_json(value) for value in _VALUES),
     JsonText("[" * 200 + "]" * 200),
     JsonText('{"a":' * 150 + "null" + "}" * 150),
-    # No work of encode_json, but of some other codec: a store keeps the text, not the value.
+    # Texts that encode_json would not write, but another codec might: a store keeps the text, not the value.
     *(JsonText(text) for text in ('{ "a" : [1,\t2 ] }', '{"a":1,"a":2}', "1E2", "1.50", '"\\/\\u0041"')),
 )
 """Documents that stores have been seen to change."""
@@ -217,7 +217,7 @@ async def largest_payload_is_carried(h: StoreHarness, verb: str) -> None:
 
 
 async def _too_large(h: StoreHarness, verb: str, text: JsonText) -> None:
-    """Try to write it, and hold on the way that nothing was written."""
+    """Try to write it, and assert that nothing was written."""
     try:
         if verb.startswith("create_run"):
             await h.store.create_run(**create_arguments(h, run_id="too-large", input=text))

@@ -1,4 +1,4 @@
-"""The races of `races`, between processes: what holds in one event loop may not hold between two machines."""
+"""Races between processes: a store may keep a rule in one event loop and break it between two machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many tasks over several handles at once: exactly one wins, nothing is lost, nothing is done twice."""
+"""Races between tasks over several handles: exactly one wins, nothing is lost, nothing is done twice."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ from ..verbs import (
 
 
 async def _together(chosen: random.Random, *calls: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Run calls at once, each after a little while of its own; errors of the contract are results."""
+    """Run calls at once, each after a short random delay. Return the answers; a lost lease or a conflict is one."""
 
     async def after_a_while(call: Coroutine[Any, Any, Any]) -> Any:
         await asyncio.sleep(chosen.choice([0, 0, 0, chosen.random() * 0.002]))
@@ -70,7 +70,7 @@ async def _together(chosen: random.Random, *calls: Coroutine[Any, Any, Any]) -> 
         return await all_of(*(after_a_while(call) for call in calls))
     finally:
         for call in calls:
-            call.close()  # some may not have begun when another failed
+            call.close()  # Python warns of one that has not begun when another fails
 
 
 @clause("RUN-4", each=("queued", "claimed"))
@@ -130,7 +130,7 @@ async def _keep_looking(h: StoreHarness, run_id: str) -> None:
         assert length % 2 == 0, "half of an append is shown"
         assert len(execution.timers) == length // 2
         assert [entry.inbox_seq for entry in execution.inbox] == list(range(1, execution.run.inbox_seq + 1))
-        # A store need not be fair: one that serves whoever asks first must get the writer's turn in.
+        # A store need not be fair: without a break it might serve this reader only, and never the writer.
         await asyncio.sleep(0.001)
 
 
@@ -180,7 +180,7 @@ _TWINS = {
     "create_run": _creation,
     **{verb.name: _write(verb) for verb in (APPEND_EVENTS, MARK_RUN_PAUSED, MARK_RUN_FINISHED)},
 }
-"""A verb of which two calls are made at once, and arguments with which it works."""
+"""Returns the verb of this name, and arguments with which it works."""
 
 
 @clause("OP-1", "LOG-5", each=_TWINS)

@@ -1,4 +1,4 @@
-"""RETAIN: deleting and pruning leave no trace and take nothing that lives."""
+"""RETAIN: deleting and pruning leave no trace, and spare runs that are alive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..verbs import CLAIM_VERBS
 
 
 async def _with_traces(h: StoreHarness, run_id: str) -> LeaseHolder:
-    """A run with a log, taken and untaken inbox entries, timers and something awaited."""
+    """Leave a run paused, with a log, inbox entries (taken and not), a timer and awaited names."""
     holder = await start(h, run_id)
     await holder.signal("go", "s1")
     await holder.append("1", taken_inbox=[1], set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 10)])

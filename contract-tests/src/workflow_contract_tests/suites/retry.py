@@ -1,4 +1,4 @@
-"""RETRY: runs that ended wrongly go on from their logs."""
+"""RETRY: runs that failed go on from their logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RUN: creating and reading runs. PAUSE and FINISH: ending a lease with everything that belongs to it."""
+"""RUN: creating and reading runs. PAUSE and FINISH: the writes that end a lease, each one unit."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ async def delivery_before_or_after_a_pause_queues(h: StoreHarness) -> None:
 
 
 def _longest_awaited_list() -> list[Awaited]:
-    """Names short and long, of every script, that take exactly what a run carries."""
+    """Return an awaited list of the greatest size, with names short and long, of several scripts."""
     awaited: list[Awaited] = []
     room = MAX_AWAITED_BYTES
     for number in itertools.count():

@@ -1,4 +1,4 @@
-"""SCHEDULE: what a schedule is, how it changes, and what ends it. Its ticks are the subject of `ticks`."""
+"""SCHEDULE: creating, changing, listing and deleting schedules. Their ticks are the subject of `ticks`."""
 
 from __future__ import annotations
 

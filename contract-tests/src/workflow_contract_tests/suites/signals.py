@@ -1,4 +1,4 @@
-"""SIGNAL: what was acknowledged is in the inbox, once, in order, and wakes who waits for it."""
+"""SIGNAL: an acknowledged signal is in the inbox once, in order, and wakes the run that waits for it."""
 
 from __future__ import annotations
 

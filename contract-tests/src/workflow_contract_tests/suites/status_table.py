@@ -1,4 +1,4 @@
-"""STATUS: every verb in every status answers as the table of the contract says."""
+"""STATUS: each verb answers in each status as the table of the contract says."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..scenarios import create_arguments, park, record, start
 from ..verbs import CLAIM_VERBS, LEASE_VERBS, ClaimVerb, LeaseVerb
 
 _Call: TypeAlias = Callable[[StoreHarness, LeaseHolder], Awaitable[str]]
-"""Calls a verb for a run, and returns the answer as the table writes it."""
+"""Calls a verb for a run and returns the answer in the words of the table."""
 
 
 async def in_state(h: StoreHarness, state: str, run_id: str | None = None) -> LeaseHolder:
-    """Bring a run into one of the table's states; its queue and workflow are named after it."""
+    """Create a run in one of the states of the table. Its queue and workflow have the name of the state."""
     lease_ms = 1 if state in {"running-expired", "dead"} else LEASE_MS
     holder = await start(h, run_id or f"run-{state}", queue=state, workflow_id=state, lease_ms=lease_ms)
     timers = {"t": h.now_ms} if state == "paused-due" else {"t": h.now_ms + 10**9}

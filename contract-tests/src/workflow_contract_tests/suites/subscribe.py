@@ -1,4 +1,4 @@
-"""SUBSCRIBE: who follows a run gets its whole log, once, in order, and holds nothing back."""
+"""SUBSCRIBE: a follower of a run gets its whole log, once and in order, and delays nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SCHEDULE: a buffered tick goes first, and requested ticks may bring a policy of their own."""
+"""SCHEDULE: a buffered tick goes first, and requested ticks may have a policy of their own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NEWEST_WAITS = ("cancel-previous", "terminate-previous")
 
 
 async def _one_buffered(h: StoreHarness, policy: str) -> ClaimedBucket:
-    """A run is live, the tick one after it is buffered, and the one after that is claimed."""
+    """Start a run, buffer the next tick, and return the claim of the one after that."""
     await upsert(h, overlap_policy=policy)
     await start_tick(h, "tick-1", next_fire_at_ms=h.now_ms + 1)
     h.advance(1)

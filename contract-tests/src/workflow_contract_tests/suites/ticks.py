@@ -1,4 +1,4 @@
-"""SCHEDULE: each tick of a schedule is claimed, settled once, and never starts a run beside a live one."""
+"""SCHEDULE: each tick is claimed by one worker, settled once, and never starts a run beside a live one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TIMER: a paused run wakes when its time has come, once, and no timer is lost."""
+"""TIMER: a paused run wakes at its earliest timer, once, and no timer is lost."""
 
 from __future__ import annotations
 

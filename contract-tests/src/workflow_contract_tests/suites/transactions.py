@@ -1,4 +1,4 @@
-"""TX: a business write and its record are one unit, whatever happens on the way. For stores that declare it."""
+"""TX: a business write and its record are one unit, for stores that declare `transactions`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ROUNDS = scaled(6)
 
 
 class _Work:
-    """A function of a transaction that counts its calls and writes one business row."""
+    """A function of a transaction, which counts its calls and writes one business row."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class _Work:
 async def _transact(
     holder: LeaseHolder, work: _Work, *, store: WorkflowExecutionStore | None = None, operation_id: str | None = None
 ) -> Appended:
-    # On a handle of its own: what a function does by another handle must not wait for what this one holds.
+    # On a handle of its own: calls of the function on another handle must not wait for this one.
     transactional = cast("SupportsTransactions", store or (await holder.harness.handles(3))[2])
     appended = await transactional.append_in_transaction(
         run_id=holder.run_id,
@@ -189,7 +189,7 @@ async def log_that_grows_meanwhile_undoes_the_business_write(h: StoreHarness) ->
 
 
 class _OutOfStockError(Exception):
-    """Some error of the business."""
+    """An error of the application."""
 
 
 _ERRORS: dict[str, Callable[[], Exception]] = {
