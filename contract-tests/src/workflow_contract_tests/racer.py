@@ -206,7 +206,7 @@ TASKS: dict[str, Task] = {
 }
 
 
-def _say(kind: str, value: Any = None) -> None:
+def _send(kind: str, value: Any = None) -> None:
     sys.stdout.write(json.dumps({"kind": kind, "value": value}) + "\n")
     sys.stdout.flush()
 
@@ -214,9 +214,9 @@ def _say(kind: str, value: Any = None) -> None:
 async def _main() -> None:
     order = json.loads(await asyncio.to_thread(sys.stdin.readline))
     async with open_store(order["factory"], order["arguments"]) as store:
-        _say("ready")
+        _send("ready")
         await asyncio.to_thread(sys.stdin.readline)
-        _say("result", await TASKS[order["task"]](store, order, random.Random(order["seed"])))
+        _send("result", await TASKS[order["task"]](store, order, random.Random(order["seed"])))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ async def approval_wakes_who_waits(h: StoreHarness) -> None:
 
 @clause("APPROVAL-1", "PAYLOAD-2")
 async def approval_without_a_person(h: StoreHarness) -> None:
-    """Who decided and why may be absent, and come back as absent."""
+    """`decided_by` and `comment` may be absent, and come back as absent."""
     holder = await start(h)
     answer = await _decide(h, holder.run_id)
     assert isinstance(answer, Buffered)

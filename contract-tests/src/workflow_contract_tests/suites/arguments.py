@@ -230,7 +230,7 @@ async def good_ids_come_back(h: StoreHarness) -> None:
 
 @clause("ARG-1", "TIMER-1", "SIGNAL-2", "APPROVAL-2")
 async def good_ids_of_parts_come_back(h: StoreHarness) -> None:
-    """So do the ids of timers, signals, approvals, steps and schedules."""
+    """Ids of timers, signals, approvals, steps and schedules of every shape come back as they are."""
     holder = await start(h)
     await holder.append(
         events=[NewEvent(kind=one, step_id=one) for one in _GOOD_IDS],

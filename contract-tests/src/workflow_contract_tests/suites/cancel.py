@@ -101,7 +101,7 @@ async def holder_keeps_its_lease(h: StoreHarness) -> None:
 
 @clause("CANCEL-1", "CLAIM-2")
 async def flag_stays_until_the_end(h: StoreHarness) -> None:
-    """The flag is in every claim after the request, also when the entry was taken."""
+    """The cancel flag is in every claim after the request, also when the entry was taken."""
     holder = await start_waiting(h)
     await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
     holder = await claim(h, holder.run_id)

@@ -174,7 +174,7 @@ async def list_pending_shows_what_a_claim_would_take(h: StoreHarness) -> None:
 
 @clause("CLAIM-4", each=CLAIM_VERBS)
 async def claimed_runs_are_not_claimed_again(h: StoreHarness, verb: ClaimVerb) -> None:
-    """What one claimer holds, no other claim finds before the lease has expired."""
+    """A run that one claimer holds is found by no other claim before the lease has expired."""
     ids = {await _ready(h, verb) for _ in range(5)}
     h.advance(LEASE_MS)
     first = await verb.call(h, limit=3)
@@ -288,7 +288,7 @@ async def answer_says_when_more_are_waiting(h: StoreHarness, verb: ClaimVerb) ->
 
 @clause("CLAIM-9", "SIGNAL-1", "CANCEL-2")
 async def every_living_run_is_reachable(h: StoreHarness) -> None:
-    """Whatever a run went through, one of the claims finds it: queued, expired, due, delivered to, cancelled."""
+    """Every run that is alive is found by one of the claims: queued, expired, due, delivered to, cancelled."""
     never_claimed = (await create(h)).run_id
     released = await start(h)
     await released.release()
@@ -324,7 +324,7 @@ async def corrupt_run_does_not_keep_others_back(h: StoreHarness, verb: ClaimVerb
 
 @clause("CLAIM-7", "ARG-2", each=CLAIM_VERBS)
 async def limit_of_nothing_tells_when_the_first_is_due(h: StoreHarness, verb: ClaimVerb) -> None:
-    """Who has no room learns since when the first matching run waits, with a filter and without one."""
+    """A claim with a limit of 0 answers since when the first matching run waits, with a filter and without one."""
     early = await verb.make_ready(h, h.now_ms + 5, workflow_id="a")
     late = await verb.make_ready(h, h.now_ms + 9, workflow_id="b")
     only_b = [WorkflowVersion(workflow_id="b", version=(await record(h, late)).workflow_version)]

@@ -40,7 +40,7 @@ async def _log(h: StoreHarness, run_id: str = "fork") -> list[tuple[int, str, st
 
 @clause("FORK-1", each=("0", "1", "2", "3"))
 async def fork_begins_with_the_first_part_of_the_log(h: StoreHarness, length: str) -> None:
-    """The events as they are, then the one of the fork; queued, due now, with all that the other run was given."""
+    """A fork has the copied events, then its own; it is queued, due now, with all that the other run was given."""
     from_index = int(length)
     holder = await start(h, queue="slow", priority=7, input='{"b":2,"a":1}', workflow_version="3")
     await holder.append('"a"', events=[event('"a"', step_id="s"), event(None)])
@@ -62,7 +62,7 @@ async def fork_begins_with_the_first_part_of_the_log(h: StoreHarness, length: st
 
 @clause("FORK-1")
 async def fork_takes_over_nothing_else(h: StoreHarness) -> None:
-    """No inbox, no timers, no request to end, no lease; the other run keeps all of it, and does not change."""
+    """A fork has no inbox, no timers, no request to end, no lease; the other run keeps them, and does not change."""
     holder = await start_full(h)
     await h.store.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
     async with unchanged(h, holder.run_id, after="a fork"):
@@ -86,7 +86,7 @@ async def fork_takes_over_nothing_else(h: StoreHarness) -> None:
 
 @clause("FORK-1", "FORK-4", each=("queued", "paused", "finished", "errored", "aborted", "dead", "fork"))
 async def runs_of_every_status_are_forked(h: StoreHarness, status: str) -> None:
-    """Whatever the other run is doing, or has come to; also one that is a fork itself."""
+    """A run can be forked in every status, and a fork can be forked too."""
     holder = await start(h, "source", lease_ms=1)
     await holder.append('"a"', '"b"')
     match status:
@@ -136,7 +136,7 @@ async def run_and_fork_know_their_tick(h: StoreHarness) -> None:
 
 @clause("FORK-1")
 async def version_may_be_another(h: StoreHarness) -> None:
-    """A worker gets the fork by the version that was asked for."""
+    """A fork with a version of its own is claimed by workers of that version."""
     holder = await start(h, workflow_version="1")
     await _fork(h, holder.run_id, 0, workflow_version="2")
     assert (await record(h, "fork")).workflow_version == "2"
@@ -145,7 +145,7 @@ async def version_may_be_another(h: StoreHarness) -> None:
 
 @clause("FORK-3")
 async def what_is_not_there_is_not_forked(h: StoreHarness) -> None:
-    """More than the log holds, and a run that nobody knows: nothing is written, and the answer says which."""
+    """A fork beyond the end of the log, or of an unknown run, writes nothing, and the answer says which it is."""
     holder = await start(h)
     await holder.append('"a"')
     async with unchanged(h, holder.run_id, "fork", after="a refused fork"):
@@ -207,7 +207,7 @@ async def repeated_fork_answers_as_the_first(h: StoreHarness) -> None:
 
 @clause("FORK-4")
 async def many_forks_to_one_id_make_one(h: StoreHarness) -> None:
-    """Of many at once exactly one answers `forked`; the others see what it made."""
+    """Of many forks to one id at once exactly one answers `forked`; the others get the run that it made."""
     handles = await h.handles(6)
     for round_ in range(scaled(8)):
         sources = [await start(h, f"source-{round_}-{number}") for number in range(2)]
@@ -257,7 +257,7 @@ async def fork_of_a_log_that_grows_is_whole(h: StoreHarness) -> None:
 
 @clause("FORK-1", "PAYLOAD-1")
 async def payloads_of_a_fork_are_the_very_texts(h: StoreHarness) -> None:
-    """What was taken over and the event of the fork come back as they went in."""
+    """The copied payloads and the payload of the fork's event come back as they went in."""
     holder = await start(h, input='{ "a" : 1.0 }')
     await holder.append('{ "b":\n1e3 }', '"\\u0000"', events=[*events('{ "b":\n1e3 }', '"\\u0000"'), event(None)])
     mark = NewEvent(kind="forked", payload=events('{"x": "\\ud800"}')[0].payload)
@@ -268,7 +268,7 @@ async def payloads_of_a_fork_are_the_very_texts(h: StoreHarness) -> None:
 
 @clause("FORK-1", "CLAIM-4")
 async def fork_is_a_run_like_any_other(h: StoreHarness) -> None:
-    """It is driven, waits, gets its own signals and timers, ends, and is listed and deleted."""
+    """A fork is driven, waits, gets its own signals and timers, ends, and is listed and deleted."""
     holder = await start_waiting(h)
     await _fork(h, holder.run_id, 0)
     fork = await claim(h, "fork")

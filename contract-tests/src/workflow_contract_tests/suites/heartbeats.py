@@ -55,7 +55,7 @@ async def lease_is_renewed_while_the_event_loop_stands_still(h: StoreHarness) ->
 
 @clause("HEARTBEAT-2", "LEASE-1", "LEASE-2", capability="heartbeats")
 async def heartbeats_on_their_own_connection_tell_what_others_do(h: StoreHarness) -> None:
-    """What it opens tells the inbox number and, when somebody else has the run, that the lease is lost."""
+    """A renewal on the connection of its own answers the inbox number, and raises when another worker has the run."""
     holder = await start(h, lease_ms=1_000)
     await holder.signal()
     opened = cast("SupportsHeartbeats", h.store).open_heartbeats()
@@ -71,7 +71,7 @@ async def heartbeats_on_their_own_connection_tell_what_others_do(h: StoreHarness
 
 @clause("HEARTBEAT-3", capability="heartbeats")
 async def store_outlives_its_heartbeats(h: StoreHarness) -> None:
-    """Leaving the block ends nothing but the connection that was opened; another one can be opened."""
+    """Leaving the block closes only the connection that was opened; another one can be opened."""
     holder = await start(h)
     for _ in range(2):
         async with cast("SupportsHeartbeats", h.store).open_heartbeats() as renewer:

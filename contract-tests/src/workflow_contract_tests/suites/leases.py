@@ -194,7 +194,7 @@ async def driver_that_was_heard_of_counts(h: StoreHarness, sign: str) -> None:
 
 @clause("DEAD-4", each=("create_run", "claim_pending_runs", "claim_due_timers", "claim_run"))
 async def claims_of_which_nothing_is_heard(h: StoreHarness, first: str) -> None:
-    """Their answers may have been lost: only each fourth in a row counts, whichever verb was the first."""
+    """Of claims without a sign of life only each fourth in a row counts a crash: their answers may have been lost."""
     holder = await start(h)
     if first != "create_run":
         await show_life(holder)  # under this first lease, not under the one that the case is about
@@ -221,7 +221,7 @@ async def claims_of_which_nothing_is_heard(h: StoreHarness, first: str) -> None:
 
 @clause("DEAD-4", each=("claim_stale_runs", "claim_run"))
 async def run_that_kills_at_once_becomes_dead(h: StoreHarness, verb: str) -> None:
-    """Nobody ever hears of its drivers, and it is parked all the same."""
+    """A run whose drivers never show a sign of life is parked as dead in the end."""
     holder = await start(h)
     for _ in range(2 * SILENT_CLAIMS_PER_CRASH - 1):
         await claim(h, holder.run_id, now_ms=h.advance(LEASE_MS), max_crashes=2)
@@ -339,7 +339,7 @@ async def parked_run_waits_for_somebody(h: StoreHarness, how: str) -> None:
 
 @clause("FINISH-4", "OP-1", "FENCE-1")
 async def parking_is_a_drivers_write(h: StoreHarness) -> None:
-    """It is fenced, checks the log's length, is not done twice, and cannot be mixed up with an abortion."""
+    """Parking is fenced, checks the log's length, is not done twice, and cannot be combined with `aborted`."""
     holder = await start(h)
     async with unchanged(h, holder.run_id, after="a refused parking"):
         with refused(LeaseLostError, "parking by somebody else"):
@@ -366,7 +366,7 @@ async def reason_is_for_two_ends(h: StoreHarness) -> None:
 
 @clause("DEAD-1")
 async def only_dead_runs_are_requeued(h: StoreHarness) -> None:
-    """Anything else answers `not-requeueable`, or `not-found`, and changes nothing."""
+    """A requeue of a run that is not dead answers `not-requeueable` or `not-found`, and changes nothing."""
     holder = await start(h)
     async with unchanged(h, holder.run_id, after="a refused requeue"):
         answer = await h.second.requeue_run(run_id=holder.run_id, now_ms=h.now_ms)

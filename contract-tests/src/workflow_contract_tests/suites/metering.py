@@ -183,7 +183,7 @@ async def tasks_count_for_whom_they_work(h: StoreHarness) -> None:
 
 @clause("METER-1", "METER-2", capability="metered")
 async def nothing_is_done_without_queries(h: StoreHarness) -> None:
-    """Where nothing may be sent every call is refused, and nothing has happened."""
+    """With a limit of 0 queries every call is refused, and nothing has happened."""
     holder = await start_waiting(h, timers={"due": h.now_ms})
     async with unchanged(h, holder.run_id, after="a call that must not be sent"):
         with meter_queries(max_queries=0) as meter:
@@ -215,7 +215,7 @@ async def write_is_sent_as_a_whole_or_not_at_all(h: StoreHarness, verb: LeaseVer
 
 @clause("METER-1", "METER-2", "METER-4", capability="metered")
 async def transaction_counts_the_statements_of_its_function(h: StoreHarness) -> None:
-    """What the function of a transaction writes counts, and nothing of it stays where the queries do not suffice."""
+    """Queries of a transaction's function count, and nothing of it stays when they are too many."""
     if not h.store.capabilities.transactions:
         return  # no transactions, so nothing to count
     holder, costs = await start_full(h), _costs(h)
@@ -243,7 +243,7 @@ async def transaction_counts_the_statements_of_its_function(h: StoreHarness) -> 
 
 @clause("METER-3", capability="metered")
 async def rows_are_those_that_the_database_tells_of(h: StoreHarness) -> None:
-    """Where the database tells of rows, a creation has written some, and a look has read some and written none."""
+    """If the store counts rows, a creation has written some, and a read has read some and written none."""
     with meter_queries() as created:
         run_id = (await create(h)).run_id
     with meter_queries() as looked:

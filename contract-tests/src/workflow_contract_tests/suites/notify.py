@@ -272,7 +272,7 @@ async def work_of_other_processes_is_told(h: StoreHarness) -> None:
 
 @clause("NOTIFY-2", capability="notify")
 async def work_is_there_when_it_is_told(h: StoreHarness) -> None:
-    """Whoever claims on a notice, through a handle of its own, gets the run."""
+    """A claim at the moment of a notice, through another handle, gets the run."""
     third = (await h.handles(3))[2]
     found: list[asyncio.Task[int]] = []
 

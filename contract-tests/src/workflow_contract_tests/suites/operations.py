@@ -70,7 +70,7 @@ async def repeat_after_outside_calls(h: StoreHarness, verb: LeaseVerb) -> None:
 
 @clause("OP-2", "OP-1", each=(APPEND_EVENTS, SCHEDULE_TIMER, RELEASE_RUN_LEASE, MARK_RUN_PAUSED))
 async def repeat_after_a_claim_by_another(h: StoreHarness, verb: LeaseVerb) -> None:
-    """When somebody else has claimed the run since, the repeat still gives the first answer, before the fence."""
+    """A repeat gives the first answer also when another worker has claimed the run since: it comes before the fence."""
     holder, arguments, first = await _written(h, verb)
     if verb is MARK_RUN_PAUSED:
         await holder.signal("go", "s2")
@@ -85,7 +85,7 @@ async def repeat_after_a_claim_by_another(h: StoreHarness, verb: LeaseVerb) -> N
 
 @clause("OP-2", "OP-1", each=CLAIM_VERBS)
 async def repeat_after_a_sweep(h: StoreHarness, verb: ClaimVerb) -> None:
-    """Also when a sweep of another worker claimed the run, by whichever verb."""
+    """A repeat gives the first answer also when a sweep of another worker has claimed the run, by any verb."""
     holder = await start(h)
     alarm = Timer(timer_id="t", fire_at_ms=h.now_ms)
     last_writes: dict[ClaimVerb, tuple[LeaseVerb, dict[str, Any]]] = {

@@ -254,7 +254,7 @@ _NO_JSON = (
 
 @clause("PAYLOAD-5", each=_CARRIERS)
 async def text_that_is_no_json_is_refused(h: StoreHarness, verb: str) -> None:
-    """By the argument's name, before anything is written: whether the database parses its JSON does not matter."""
+    """A text that is not JSON is refused by the argument's name, before anything is written, on every database."""
     for text in _NO_JSON:
         with refused(InvalidArgumentError, f"{verb} with {text[:20]!r}") as refusal:
             await _no_json(h, verb, JsonText(text))
@@ -303,7 +303,7 @@ async def null_and_absent_stay_different(h: StoreHarness) -> None:
 
 @clause("PAYLOAD-4", "ERROR-1")
 async def nothing_is_shared(h: StoreHarness) -> None:
-    """What the caller changes after the call, or in an answer, changes nothing in the store."""
+    """A change of an argument after the call, or of an answer, changes nothing in the store."""
     given: list[NewEvent] = events("1", "2")
     holder = await start(h)
     await holder.append(events=given)

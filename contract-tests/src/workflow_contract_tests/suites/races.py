@@ -248,7 +248,7 @@ async def one_claimer_gets_the_run(h: StoreHarness) -> None:
 
 @clause("PAUSE-3", "SIGNAL-1", "CANCEL-2", each=("signal", "approval", "cancel"))
 async def delivery_and_pause_at_once(h: StoreHarness, what: str) -> None:
-    """Whatever comes first, a delivery and a pause at the same time leave the run queued, never parked."""
+    """A delivery and a pause at the same time leave the run queued, in whichever order they come."""
     chosen = random.Random(SEED)
     for number in range(RACE_ROUNDS * 2):
         holder = await start(h)

@@ -36,7 +36,7 @@ async def _erase(h: StoreHarness, holder: LeaseHolder, how: str) -> None:
 
 @clause("RETAIN-1", "SIGNAL-3", each=("delete", "prune"))
 async def erased_run_is_unknown(h: StoreHarness, how: str) -> None:
-    """Afterwards each verb answers as for an unknown id."""
+    """Each verb answers for a deleted or pruned run as for an unknown id."""
     holder = await _with_traces(h, "gone")
     await _erase(h, holder, how)
     run_id, now_ms = "gone", h.advance(100)

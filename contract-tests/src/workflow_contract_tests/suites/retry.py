@@ -54,7 +54,7 @@ async def _end(h: StoreHarness, holder: LeaseHolder, status: str) -> None:
 
 @clause("RETRY-1", "CLAIM-9", each=("errored", "dead", "aborted"))
 async def ended_run_goes_on(h: StoreHarness, status: str) -> None:
-    """The event is at the end of the log, and the run is queued, due now, as if it had never ended."""
+    """A retry appends its event to the log, and the run is queued, due now, as if it had never ended."""
     holder = await start_full(h, priority=3, queue="special")
     await _end(h, holder, status)
     h.advance(1_000)
@@ -92,7 +92,7 @@ async def several_lives_make_one_log(h: StoreHarness) -> None:
 
 @clause("RETRY-1", "SIGNAL-1")
 async def retried_run_lives(h: StoreHarness) -> None:
-    """It takes signals, pauses, and is woken by timers like any other."""
+    """A retried run takes signals, pauses, and is woken by timers like any other."""
     holder = await start(h)
     await holder.fail()
     await _retry(h, holder.run_id)
@@ -105,7 +105,7 @@ async def retried_run_lives(h: StoreHarness) -> None:
 
 @clause("RETRY-1", each=("statuses", "event"))
 async def bad_arguments_are_refused(h: StoreHarness, argument: str) -> None:
-    """Only ends that can be retried are taken, and an event as large as the store carries; nothing is written."""
+    """A retry with a status that cannot be retried, or with too large an event, is refused; nothing is written."""
     holder = await start(h)
     await holder.finish()
     if argument == "statuses":
@@ -147,7 +147,7 @@ async def other_runs_are_left_alone(h: StoreHarness, status: str) -> None:
 
 @clause("RETRY-3", "FENCE-1", "FENCE-3")
 async def tokens_of_a_former_life_are_worthless(h: StoreHarness) -> None:
-    """Whoever drove the run before it ended writes nothing after a retry, also when nobody has claimed it yet."""
+    """The holder from before the end can write nothing after a retry, also when nobody has claimed the run yet."""
     holder = await start(h)
     await holder.fail()
     await _retry(h, holder.run_id)
@@ -164,7 +164,7 @@ async def tokens_of_a_former_life_are_worthless(h: StoreHarness) -> None:
 
 @clause("RETRY-3", "LOG-6", "DEAD-1")
 async def inbox_and_timers_stay(h: StoreHarness) -> None:
-    """What nobody took is brought, what was taken is not; a dead run keeps its timers."""
+    """A claim after a retry brings the inbox entries that no write has taken; a dead run keeps its timers."""
     for status in ("errored", "dead"):
         holder = await start(h)
         for number in range(3):
@@ -183,7 +183,7 @@ async def inbox_and_timers_stay(h: StoreHarness) -> None:
 
 @clause("RETRY-4", "CANCEL-1", "SIGNAL-4", each=("taken", "not-taken"))
 async def aborted_run_is_no_longer_asked_to_end(h: StoreHarness, request: str) -> None:
-    """The flag is cleared, the old request is not brought again, and a new one is `requested`."""
+    """Retrying an aborted run clears the cancel flag and the old request; a new request answers `requested`."""
     holder = await start(h)
     for life in range(2):
         asked = await h.store.cancel_run(run_id=holder.run_id, now_ms=h.now_ms, reason=str(life))
@@ -218,7 +218,7 @@ async def request_outlives_other_ends(h: StoreHarness, status: str) -> None:
 
 @clause("SIGNAL-7", "SIGNAL-1", "CLAIM-9")
 async def wish_to_retry_queues_a_paused_run(h: StoreHarness) -> None:
-    """Whatever the run waits for, it is queued, due now, with the entry in its inbox; timers stay where they are."""
+    """A wish to retry queues a paused run, due now, whatever it waits for; its timers stay as they are."""
     waits: list[dict[str, Any]] = [{"signals": ["go"]}, {"timers": {"t": h.now_ms + 10**9}}, {}]
     for each in waits:
         holder = await start(h)
@@ -238,7 +238,7 @@ async def wish_to_retry_queues_a_paused_run(h: StoreHarness) -> None:
 
 @clause("SIGNAL-7", "SIGNAL-2", "SIGNAL-3", "SIGNAL-4")
 async def wish_to_retry_is_kept_like_a_signal(h: StoreHarness) -> None:
-    """It is buffered where nothing is paused, known by its id, apart from signals, and refused after the end."""
+    """A wish to retry is buffered unless the run is paused, known by its own id, and refused after the end."""
     holder = await start(h)
     await holder.signal("retry", "r1")
     answer = await h.store.deliver_retry(run_id=holder.run_id, retry_id="r1", now_ms=h.now_ms)

@@ -336,7 +336,7 @@ def _longest_awaited_list() -> list[Awaited]:
 
 @clause("PAUSE-5")
 async def longest_awaited_list_is_carried(h: StoreHarness) -> None:
-    """Every name of it wakes the run; with one byte more nothing is written."""
+    """An awaited list of the greatest size is kept whole; with one byte more nothing is written."""
     awaited = _longest_awaited_list()
     holder = await start(h)
     await holder.pause(awaited=awaited)
@@ -354,7 +354,7 @@ async def longest_awaited_list_is_carried(h: StoreHarness) -> None:
 
 @clause("LOG-8", "TIMER-1", each=(APPEND_EVENTS, MARK_RUN_PAUSED))
 async def many_timers_in_one_call(h: StoreHarness, verb: LeaseVerb) -> None:
-    """As many as a call may change are set, and as many removed, with the longest ids; one more is refused."""
+    """One call sets and removes the greatest number of timers, with long ids; one more is refused."""
     first, second = ([f"{number:08}" + f"{part}😀" * 100 for number in range(MAX_TIMER_CHANGES)] for part in "ab")
     holder = await start(h)
     timers = [Timer(timer_id=timer_id, fire_at_ms=h.now_ms) for timer_id in second]
@@ -443,7 +443,7 @@ async def _holds_no_more(h: StoreHarness, holder: LeaseHolder, payloads: list[st
 
 @clause("RUN-2", "RUN-6")
 async def every_field_survives_a_claim(h: StoreHarness) -> None:
-    """What a claim brings, a load shows: the two differ in nothing."""
+    """The run in a claim and the run that is loaded are equal in every field."""
     holder = await start_waiting(h, signals=["go"], timers={"t": h.now_ms + 1_000})
     await holder.signal("go")
     taken = (await claim(h, holder.run_id)).claim

@@ -103,7 +103,7 @@ async def following_waits_for_what_is_not_there(h: StoreHarness) -> None:
 
 @clause("SUBSCRIBE-2", capability="subscribe", needs=("processes",))
 async def following_sees_other_processes(h: StoreHarness) -> None:
-    """What other processes append comes too, in order."""
+    """A follower gets the events that other processes append, in order."""
     holder = await start(h, lease_ms=600_000)
     count = scaled(10)
     order = {"task": "append", "run_id": holder.run_id, "token": holder.token, "count": count}
@@ -151,7 +151,7 @@ async def deleted_run_ends_the_following(h: StoreHarness, after: str) -> None:
 
 @clause("SUBSCRIBE-4", capability="subscribe", each=("closing", "cancelling"))
 async def following_ends_at_once(h: StoreHarness, how: str) -> None:
-    """Who stops following is let go at once, and the run and the store go on."""
+    """A follower can stop at once, and the run and the store go on."""
     holder = await start(h)
     await holder.append('"a"')
     followers = [_follow(h.second, holder.run_id) for _ in range(20)]

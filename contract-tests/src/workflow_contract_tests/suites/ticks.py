@@ -167,7 +167,7 @@ async def next_due_is_what_time_decides(h: StoreHarness) -> None:
 
 @clause("SCHEDULE-10")
 async def requested_ticks_do_not_hide_the_due_one(h: StoreHarness) -> None:
-    """Whoever claims a requested tick learns when the same schedule is due."""
+    """A claim of a requested tick answers when the same schedule is due next."""
     await upsert(h, next_fire_at_ms=h.now_ms + 1_000)
     await request(h, h.now_ms)
     assert (await claim_ticks(h)).next_due_ms == h.now_ms + 1_000
@@ -195,7 +195,7 @@ async def ticks_of_other_workflows_are_left_alone(h: StoreHarness) -> None:
 
 @clause("SCHEDULE-11")
 async def unclaimable_is_what_waits(h: StoreHarness) -> None:
-    """Named are schedules of others with a tick that could be claimed: due, requested or buffered, and not claimed."""
+    """A claim names schedules of other workflows that have a claimable tick: due, requested or buffered."""
     await upsert(h, "due")
     await upsert(h, "later", next_fire_at_ms=h.now_ms + 1)
     await upsert(h, "off", enabled=False)

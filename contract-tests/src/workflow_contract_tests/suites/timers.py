@@ -63,7 +63,7 @@ async def due_timers_claim_the_run_once(h: StoreHarness) -> None:
 
 @clause("TIMER-2")
 async def timers_of_others_do_not_wake(h: StoreHarness) -> None:
-    """Timers of running, queued and ended runs are nobody's business but their driver's."""
+    """`claim_due_timers` takes no running, queued or ended run, whatever timers it has."""
     running = await start(h)
     await running.set_timer("t", fire_at_ms=h.now_ms)
     queued = await start(h)

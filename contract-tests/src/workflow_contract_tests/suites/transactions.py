@@ -123,7 +123,7 @@ async def transactions_and_appends_take_turns(h: StoreHarness) -> None:
 
 @clause("TX-2", "FENCE-1", each=ENDINGS, capability="transactions")
 async def lost_lease_does_not_even_begin_after(h: StoreHarness, ending: str) -> None:
-    """With a token that is no longer the current one nothing is called and nothing is written."""
+    """With a token that is no longer the current one the function is not called and nothing is written."""
     holder = await start_full(h)
     await ENDINGS[ending](h, holder)
     work = _Work(holder, "late", **_everything(holder))
@@ -201,7 +201,7 @@ _ERRORS: dict[str, Callable[[], Exception]] = {
 
 @clause("TX-4", each=_ERRORS, capability="transactions")
 async def error_undoes_the_business_write(h: StoreHarness, kind: str) -> None:
-    """What the function raises comes out as the very same error, and nothing stays."""
+    """An error of the function comes out as the very same error, and nothing stays."""
     holder = await start_full(h)
     mishap = _ERRORS[kind]()
 
@@ -220,7 +220,7 @@ async def error_undoes_the_business_write(h: StoreHarness, kind: str) -> None:
 
 @clause("TX-4", "PAYLOAD-3", capability="transactions")
 async def bad_write_undoes_the_business_write(h: StoreHarness) -> None:
-    """What `append_events` would refuse is refused here too, before it is written."""
+    """A transaction with values that `append_events` refuses is refused too, and the row is gone."""
     holder = await start_full(h)
     too_large = JsonText('"' + "x" * h.store.capabilities.max_payload_bytes + '"')
     bad: list[dict[str, Any]] = [{"events": tuple(events(too_large))}, {"now_ms": -1}, {"lease_ms": 0}]
