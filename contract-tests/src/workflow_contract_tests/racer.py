@@ -26,7 +26,7 @@ __all__ = ["TASKS", "open_store"]
 Task = Callable[[WorkflowExecutionStore, dict[str, Any], random.Random], Awaitable[Any]]
 _LEASE_MS = 600_000
 _PATIENCE = 1_500
-"""How often a run is looked at, a millisecond apart at least, until it counts as parked for good."""
+"""The looks at a run, a millisecond apart at least, until it counts as parked for good."""
 
 
 @asynccontextmanager

@@ -275,7 +275,7 @@ async def answer_says_when_the_next_is_due(h: StoreHarness, verb: ClaimVerb) -> 
 
 @clause("CLAIM-7", each=CLAIM_VERBS)
 async def answer_says_when_more_are_waiting(h: StoreHarness, verb: ClaimVerb) -> None:
-    """When a claim's limit leaves due runs behind, `next_due_ms` is not after now."""
+    """`next_due_ms` is not after now if the limit of a claim leaves due runs behind."""
     for _ in range(3):
         await _ready(h, verb)
     h.advance(LEASE_MS)

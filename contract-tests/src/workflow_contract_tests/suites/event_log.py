@@ -50,7 +50,7 @@ async def events_keep_every_field(h: StoreHarness) -> None:
 
 @clause("LOG-2", "PAYLOAD-3")
 async def refused_append_leaves_no_prefix(h: StoreHarness) -> None:
-    """When the last of several events is refused, none of them is there."""
+    """An append whose last event is refused writes none of its events."""
     holder = await start_full(h)
     too_large = '"' + "x" * h.store.capabilities.max_payload_bytes + '"'
     for verb in WRITES_WITH_EVENTS:

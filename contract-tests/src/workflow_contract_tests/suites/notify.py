@@ -295,7 +295,7 @@ async def work_is_there_when_it_is_told(h: StoreHarness) -> None:
 
 @clause("NOTIFY-3", capability="notify")
 async def listening_begins_with_a_look_at_everything(h: StoreHarness) -> None:
-    """When listening becomes live a notice with `None` says that anything may have happened before."""
+    """The first notice, as listening becomes live, has `None`: anything may have happened before."""
     await create(h, "before")
     listener = _Listener()
     async with cast(SupportsNotify, h.second).listen(listener) as listening:

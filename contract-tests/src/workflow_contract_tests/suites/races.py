@@ -400,7 +400,7 @@ async def prune_and_requeue_at_once(h: StoreHarness) -> None:
 
 @clause("TIMER-2", "SIGNAL-1", "CLAIM-9")
 async def delivery_and_timer_at_once(h: StoreHarness) -> None:
-    """When a signal comes just as the timer fires, the run is woken, and brings or finds the signal."""
+    """A run that a signal and its timer reach at the same time is woken, and brings or finds the signal."""
     chosen = random.Random(SEED)
     for _ in range(RACE_ROUNDS):
         holder = await start_waiting(h, timers={"t": h.now_ms})
