@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from workflow_contract_tests import CLAUSES, catalogue
-from workflow_contract_tests.catalogue import check_coverage, clause
+from workflow_contract_tests.cases import clause
+from workflow_contract_tests.catalogue import check_coverage
 from workflow_contract_tests.clauses import parse_clauses
-from workflow_runtime.store import protocol
+from workflow_contract_tests.verbs import CLAIM_VERBS, LEASE_VERBS
+from workflow_runtime.store import DRIVER_VERBS, STATUS_TABLE, protocol
+from workflow_store_memory import InMemoryWorkflowStore
 
 
 def test_clauses_are_read_with_their_continuation_lines() -> None:
@@ -79,3 +82,13 @@ def test_bodies_need_no_pytest() -> None:
     script = "import sys, workflow_contract_tests as kit; kit.catalogue(); print('pytest' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
+
+
+def test_verbs_are_those_of_the_contract() -> None:
+    assert sorted(verb.name for verb in LEASE_VERBS) == sorted(DRIVER_VERBS)
+    assert {verb.name for verb in CLAIM_VERBS} < set(STATUS_TABLE)
+
+
+def test_lease_verbs_call_what_they_are_named_after() -> None:
+    store = InMemoryWorkflowStore()
+    assert [verb.of(store).__name__ for verb in LEASE_VERBS] == [verb.name for verb in LEASE_VERBS]

@@ -1,11 +1,12 @@
-"""Certifies a store: the clauses of the store contract as tests that anyone can point at their own store.
+"""Tests that certify a store: the clauses of the store contract, for anyone to point at their own store.
 
 With pytest: subclass `workflow_contract_tests.pytest_suite.StoreContract`.
 Without: `certify(harness_factory)`, or `python -m workflow_contract_tests module:harness_factory`.
 """
 
 from ._version import __version__
-from .catalogue import Case, catalogue
+from .cases import Case
+from .catalogue import catalogue
 from .certification import certify, certify_async
 from .clauses import CLAUSES
 from .harness import HarnessError, StoreHarness

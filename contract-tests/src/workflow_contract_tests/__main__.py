@@ -1,4 +1,4 @@
-"""`python -m workflow_contract_tests module:harness_factory`: prints the table and says by its exit status."""
+"""The command `python -m workflow_contract_tests module:harness_factory`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .report import Report
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Certify a store from the command line; 0 only when it is certified."""
+    """Certify a store and print the table. Return 0 only when the store is certified."""
     options = _parser().parse_args(arguments)
     sys.path.insert(0, str(Path.cwd()))
     report = certify(load_object(options.harness_factory))
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m workflow_contract_tests", description=main.__doc__)
-    parser.add_argument("harness_factory", help="module:function that gives a StoreHarness with fresh data")
+    parser.add_argument("harness_factory", help="module:function that returns a StoreHarness with fresh data")
     parser.add_argument("--markdown", type=Path, help="write the table to this file as well")
     parser.add_argument("--json", type=Path, help="write the report as JSON to this file")
     return parser

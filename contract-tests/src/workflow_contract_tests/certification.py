@@ -1,4 +1,4 @@
-"""Runs the cases against a store without any test framework."""
+"""Certification of a store without any test framework."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 from workflow_runtime.store import CONTRACT_VERSION
 
 from ._version import __version__
-from .catalogue import Case, catalogue
+from .cases import Case
+from .catalogue import catalogue
 from .harness import HarnessError, StoreHarness
 from .report import CaseResult, Outcome, Report
 from .settings import CASE_TIMEOUT_S
@@ -22,12 +23,12 @@ from .settings import CASE_TIMEOUT_S
 __all__ = ["HarnessFactory", "NotDeclaredError", "certify", "certify_async", "excuse", "run_case"]
 
 HarnessFactory: TypeAlias = Callable[[], Any]
-"""Gives a `StoreHarness` with fresh data: the harness, an awaitable of it, or a context manager (plain or async)
-that gives it and cleans up afterwards."""
+"""Returns a `StoreHarness` with fresh data: the harness, an awaitable of it, or a context manager (plain or async)
+that enters with it and cleans up afterwards."""
 
 
 class NotDeclaredError(Exception):
-    """The case is about a capability that the store, now that it is open, turns out not to declare."""
+    """The store does not declare the capability that the case is about. Raised when the store is open."""
 
     def __init__(self, capability: str) -> None:
         self.capability = capability
@@ -35,7 +36,7 @@ class NotDeclaredError(Exception):
 
 
 def excuse(case: Case, harness: StoreHarness) -> tuple[Outcome, str] | None:
-    """Say why a case cannot run on this harness; `None` when it can."""
+    """Return the outcome and the reason when a case cannot run on this harness, `None` when it can."""
     for need in case.needs:
         if need in harness.not_applicable:
             return "not-applicable", f"{need}: {harness.not_applicable[need]}"
@@ -45,10 +46,10 @@ def excuse(case: Case, harness: StoreHarness) -> tuple[Outcome, str] | None:
 
 
 async def run_case(case: Case, harness: StoreHarness) -> None:
-    """Run one case that has no excuse; what it raises is what it found.
+    """Run one case. An error that it raises is its finding.
 
     Raises:
-        NotDeclaredError: It does not apply to this store.
+        NotDeclaredError: The case does not apply to this store.
     """
     refuse_optimised()
     patience = asyncio.timeout(CASE_TIMEOUT_S)
@@ -62,21 +63,23 @@ async def run_case(case: Case, harness: StoreHarness) -> None:
     except TimeoutError as error:
         if not patience.expired():
             raise
-        raise AssertionError(f"no end after {CASE_TIMEOUT_S:g} s: a call hangs, or a claimer finds no end") from error
+        raise AssertionError(
+            f"no end after {CASE_TIMEOUT_S:g} s: a call hangs, or a claim loop does not terminate"
+        ) from error
 
 
 def refuse_optimised() -> None:
-    """Refuse a Python that drops assertions: everything would pass."""
+    """Raise an error when Python drops assertions, because every case would pass."""
     if not __debug__:
         raise HarnessError("Python runs with -O, which removes the assertions of the test cases")
 
 
 def certify(harness_factory: HarnessFactory, cases: Sequence[Case] | None = None) -> Report:
-    """Put a store through every case.
+    """Run every case against a store and return the report.
 
     Args:
         harness_factory: Called once for each case.
-        cases: Only these. A report on a part of the catalogue certifies nothing.
+        cases: Runs only these. A report on a part of the catalogue certifies nothing.
     """
     return asyncio.run(certify_async(harness_factory, cases))
 
@@ -85,10 +88,10 @@ async def certify_async(harness_factory: HarnessFactory, cases: Sequence[Case] |
     """Do what `certify` does, inside a running event loop."""
     refuse_optimised()
     began = time.perf_counter()
-    examined = _Examined()
-    results = [await examined.examine(case, harness_factory) for case in (catalogue() if cases is None else cases)]
+    examination = _Examination()
+    results = [await examination.examine(case, harness_factory) for case in (catalogue() if cases is None else cases)]
     return Report(
-        store=examined.store,
+        store=examination.store,
         contract_version=CONTRACT_VERSION,
         suite_version=__version__,
         python_version=platform.python_version(),
@@ -97,8 +100,8 @@ async def certify_async(harness_factory: HarnessFactory, cases: Sequence[Case] |
     )
 
 
-class _Examined:
-    """The store under examination, whose name shows only when it is open."""
+class _Examination:
+    """The examination of one store. It learns the name of the store when a case has opened it."""
 
     store = "unknown store"
 
@@ -150,7 +153,7 @@ async def _harness(factory: HarnessFactory) -> AsyncIterator[StoreHarness]:
 
 
 def _describe(error: BaseException) -> str:
-    """The error, where in the case it was raised, and the line: assertions without pytest say little else."""
+    """Return the error and the lines of the case that raised it: an assertion without pytest shows no values."""
     head = "".join(traceback.format_exception_only(error)).strip()
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if "workflow_contract_tests" in frame.filename

@@ -1,4 +1,4 @@
-"""Runs tasks on the store in child processes that start together."""
+"""Child processes that run tasks on one store at the same time."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .harness import StoreHarness
 from .settings import PROCESS_TIMEOUT_S, SEED
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from .harness import StoreHarness
 
 __all__ = ["ChildFailedError", "run_children"]
 
 
 class ChildFailedError(AssertionError):
-    """A child process ended without a result; the text is what it wrote to its standard error."""
+    """A child process that ended without a result. The message holds what it wrote to its standard error."""
 
 
 async def run_children(h: StoreHarness, tasks: Sequence[dict[str, Any]]) -> list[Any]:
-    """Run each task in a process of its own and give the results.
+    """Run each task in a process of its own and return the results.
 
-    Every child opens the store, says so, and waits; the tasks begin when all have.
+    The tasks begin when every child has opened the store.
     """
     async with AsyncExitStack() as stack, asyncio.timeout(PROCESS_TIMEOUT_S):
         children = [await stack.enter_async_context(_child()) for _ in tasks]
@@ -59,7 +55,7 @@ async def _child() -> AsyncIterator[asyncio.subprocess.Process]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        # The child must find what the parent found, however the parent's path came about.
+        # The child must be able to import all that the parent can, also from places that pytest has added.
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     try:

@@ -1,4 +1,4 @@
-"""Reads the clauses out of the contract's docstrings, so that the two cannot drift apart."""
+"""The clauses of the contract, read from its docstrings, so that the two cannot drift apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CLAUSE = re.compile(r"^(?P<indent> *)(?P<id>[A-Z]+-\d+): (?P<text>.+)$")
 
 
 def parse_clauses(docstring: str) -> dict[str, str]:
-    """Collect the clauses of one docstring.
+    """Return the clauses of one docstring by their ids.
 
     Args:
         docstring: Cleaned of its common indentation. A clause begins with its id and a colon; deeper

@@ -1,4 +1,4 @@
-"""Expecting an error, without a test framework."""
+"""The expectation of an error, without a test framework."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["Refusal", "refused"]
 
 @dataclass
 class Refusal:
-    """Holds the expected error once it was raised."""
+    """The expected error, once it was raised."""
 
     error: Any = None
 
 
 @contextmanager
 def refused(kind: type[Exception], what: str) -> Iterator[Refusal]:
-    """Hold that the block raises an error of this kind.
+    """Assert that the block raises an error of this kind.
 
     Args:
         kind: The error's class.
-        what: What is tried, for the message when it is accepted.
+        what: The call in words, for the message when it is accepted.
     """
     refusal = Refusal()
     try:

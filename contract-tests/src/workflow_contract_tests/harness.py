@@ -1,4 +1,4 @@
-"""What a store author hands over, and what every test case gets: handles, a clock, ids."""
+"""The harness: all that a case needs of a store. The author of the store makes it, every case gets one."""
 
 from __future__ import annotations
 
@@ -6,42 +6,44 @@ import inspect
 import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from workflow_runtime.payloads import JsonValue
 from workflow_runtime.store import CONTRACT_VERSION, WorkflowExecutionStore
 
-from .catalogue import NEEDS, Need
+__all__ = ["NEEDS", "HarnessError", "Need", "StoreHarness"]
 
-__all__ = ["HarnessError", "StoreHarness"]
+Need = Literal["processes", "corrupt"]
+NEEDS: tuple[Need, ...] = ("processes", "corrupt")
+"""The needs of cases that a harness may lack: a store in a child process, and a damaged row."""
 
 OpenStore = Callable[[], WorkflowExecutionStore | Awaitable[WorkflowExecutionStore]]
 
 START_MS = 1_750_000_000_000
-"""Where the manual clock begins. Stores take the time from the arguments, so any moment will do."""
+"""The first time of the manual clock. Stores take the time from the arguments, so any moment will do."""
 
 
 class HarnessError(Exception):
-    """The harness is put together wrongly: no verdict on the store is possible."""
+    """A mistake in the harness, because of which no verdict on the store is possible."""
 
 
 class StoreHarness:
     """One store with fresh data, as the test cases use it.
 
     Args:
-        open_store: Gives a new, independent handle on the same data each time it is called (plain or async).
+        open_store: Returns a new, independent handle on the same data each time it is called (plain or async).
             At least two are open at the same time. The harness closes them with `await store.close()` if there
             is such a method.
         contract_version: The version of the contract that the store keeps.
         process_factory: `module:function` by which a child process opens the store. The function is called with
-            `process_arguments` and gives a store, an awaitable of one, or an async context manager.
+            `process_arguments` and returns a store, an awaitable of one, or an async context manager.
         process_arguments: Keyword arguments for it, which JSON can carry.
         corrupt: Damages the stored input of a run behind the store's back.
         write_business: Writes a row with this key into a table of your own, by what `append_in_transaction` hands to
             `work`. Needed, with `read_business`, for a store that declares `transactions`.
-        read_business: Gives the committed keys of that table, one for each row, in any order. It must not wait for a
+        read_business: Returns the committed keys of that table, one for each row, in any order. It must not wait for a
             transaction that is open.
-        not_applicable: What this store cannot be tested for (`processes`, `corrupt`), each with the reason.
+        not_applicable: The needs that this store cannot meet (`processes`, `corrupt`), each with the reason.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class StoreHarness:
         self.not_applicable: dict[str, str] = dict(not_applicable or {})
         self.now_ms: int = START_MS
         self.store_name: str = "unknown store"
-        """What reports call the store: its class, known when it is open."""
+        """The name of the store in reports: its class, known when it is open."""
         self._check()
 
     def _check(self) -> None:
@@ -86,7 +88,7 @@ class StoreHarness:
                 raise HarnessError(f"not_applicable must say why for {need!r}")
 
     def gives(self, need: Need) -> bool:
-        """Whether the author has handed over what cases of this need require."""
+        """Return True if the harness meets this need of some cases."""
         return (self.process_factory if need == "processes" else self._corrupt) is not None
 
     async def __aenter__(self) -> Self:
@@ -126,13 +128,13 @@ class StoreHarness:
         return self._handles[1]
 
     async def handles(self, count: int) -> list[WorkflowExecutionStore]:
-        """Give so many handles, opening what is missing."""
+        """Return so many handles. Open those that are missing."""
         while len(self._handles) < count:
             self._handles.append(await self.open_handle())
         return self._handles[:count]
 
     async def open_handle(self) -> WorkflowExecutionStore:
-        """Open a handle that the caller closes."""
+        """Open another handle. The caller closes it."""
         opened: Any = self._open_store()
         store: WorkflowExecutionStore = await opened if inspect.isawaitable(opened) else opened
         return store
@@ -150,16 +152,16 @@ class StoreHarness:
         await self._write_business(tx, key)
 
     async def read_business(self) -> list[str]:
-        """Read the keys of the business rows that are committed, sorted."""
+        """Return the keys of the committed business rows, sorted."""
         if self._read_business is None:
             raise HarnessError("the store declares `transactions`, so the harness must give `read_business`")
         return sorted(await self._read_business())
 
     def advance(self, by_ms: int) -> int:
-        """Move the clock on and give the new time."""
+        """Move the clock on and return the new time."""
         self.now_ms += by_ms
         return self.now_ms
 
     def new_id(self, what: str) -> str:
-        """Make an id that no other call of this harness gives."""
+        """Return an id that no other call of this harness returns."""
         return f"{what}-{next(self._numbers)}"

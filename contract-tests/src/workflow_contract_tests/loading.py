@@ -1,4 +1,4 @@
-"""Finds what a `module:name` text names."""
+"""Import of an object by its `module:name`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["load_object"]
 
 
 def load_object(path: str) -> Any:
-    """Import `module:name` (or `module:Class.method`).
+    """Return the object that `module:name` or `module:Class.method` names.
 
     Raises:
-        HarnessError: There is no such thing.
+        HarnessError: There is no such object.
     """
     module_name, colon, name = path.partition(":")
     if not colon or not name:

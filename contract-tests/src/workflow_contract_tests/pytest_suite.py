@@ -1,4 +1,4 @@
-"""The pytest shell: one test, parametrised by the catalogue, on a class that a store author subclasses."""
+"""The contract tests for pytest: a class that the author of a store subclasses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import pytest
 
 if "workflow_contract_tests.suites" not in sys.modules:  # too late otherwise, and pytest would warn
-    pytest.register_assert_rewrite("workflow_contract_tests.suites", "workflow_contract_tests.scenarios")
+    pytest.register_assert_rewrite(*(f"workflow_contract_tests.{name}" for name in ("suites", "scenarios", "ticking")))
 
-from .catalogue import Case, catalogue
+from .cases import Case
+from .catalogue import catalogue
 from .certification import NotDeclaredError, excuse, run_case
 from .clauses import CLAUSES
 from .harness import StoreHarness
@@ -20,10 +21,10 @@ __all__ = ["StoreContract"]
 
 
 class StoreContract:
-    """Every clause of the store contract as one test item.
+    """All cases of the store contract as test items, for the author of a store to subclass.
 
     A subclass adds one fixture, `harness`, which gives a `StoreHarness` with fresh data, and changes nothing else.
-    A clause that the store is known to break goes into `xfail_clauses` with the reason: its cases must then fail,
+    A clause that the store is known to break goes into `xfail_clauses` with the reason. Its cases must then fail,
     and the report shows them.
     """
 
@@ -31,7 +32,7 @@ class StoreContract:
     """Clause ids (all their cases) or case ids that are known to fail, each with the reason."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a subclass that changes what is tested."""
+        """Raise an error when a subclass changes what is tested."""
         super().__init_subclass__(**kwargs)
         for name in ("test_clause", "test_suite_is_whole"):
             if getattr(cls, name) is not vars(StoreContract)[name]:
@@ -46,7 +47,7 @@ class StoreContract:
     @pytest.mark.asyncio
     @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in catalogue()])
     async def test_clause(self, case: Case, harness: StoreHarness, request: pytest.FixtureRequest) -> None:
-        """Hold the store to one clause."""
+        """Run one case against the store."""
         for key in (case.id, *case.clauses):
             if key in self.xfail_clauses:
                 request.applymarker(pytest.mark.xfail(reason=f"{key}: {self.xfail_clauses[key]}", strict=True))
@@ -63,7 +64,7 @@ class StoreContract:
             pytest.skip(f"not applicable: {error}")
 
     def test_suite_is_whole(self) -> None:
-        """Hold the subclass to the whole catalogue, also when it was changed after its definition."""
+        """Assert that the subclass still has every case, also when it was changed after its definition."""
         mark = next(mark for mark in StoreContract.test_clause.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]  # set by pytest's decorator
         assert [parameter.id for parameter in mark.args[1]] == [case.id for case in catalogue()]
         for name in ("test_clause", "test_suite_is_whole"):

@@ -1,6 +1,6 @@
-"""The child process of the races between processes: opens the store, waits for the start, does one task.
+"""A child process in a race between processes. It opens the store, waits for the start and does one task.
 
-Speaks lines of JSON on standard input and output; `children` is the other side.
+It reads and writes lines of JSON on standard input and output. `children` is the other side.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from workflow_runtime.errors import LeaseLostError, LogConflictError
 from workflow_runtime.ids import new_id
 from workflow_runtime.payloads import JsonText, encode_json
-from workflow_runtime.store import Awaited, ClaimedRun, Created, NewEvent, RunStatus, WorkflowExecutionStore
+from workflow_runtime.store import Awaited, ClaimBatch, ClaimedRun, Created, NewEvent, RunStatus, WorkflowExecutionStore
 
 from .loading import load_object
 
@@ -26,7 +26,7 @@ __all__ = ["TASKS", "open_store"]
 Task = Callable[[WorkflowExecutionStore, dict[str, Any], random.Random], Awaitable[Any]]
 _LEASE_MS = 600_000
 _PATIENCE = 1_500
-"""Looks at a run, a millisecond apart at least, until it counts as parked for good."""
+"""The looks at a run, a millisecond apart at least, until it counts as parked for good."""
 
 
 @asynccontextmanager
@@ -54,7 +54,7 @@ async def _ensure_schema(store: WorkflowExecutionStore, order: dict[str, Any], c
 
 
 async def _create(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> dict[str, Any]:
-    """Create every run id, in an order of one's own; tell the token of each creation that was ours."""
+    """Create a run of every id, in random order. Return the token of each creation that this process won."""
     answers: dict[str, Any] = {}
     for run_id in chosen.sample(order["run_ids"], len(order["run_ids"])):
         answer = await store.create_run(
@@ -72,21 +72,26 @@ async def _create(store: WorkflowExecutionStore, order: dict[str, Any], chosen: 
     return answers
 
 
+_CLAIMS: dict[str, Callable[[WorkflowExecutionStore, dict[str, Any]], Awaitable[ClaimBatch]]] = {
+    "claim_pending_runs": lambda store, arguments: store.claim_pending_runs(**arguments),
+    "claim_stale_runs": lambda store, arguments: store.claim_stale_runs(**arguments, max_crashes=1_000),
+    "claim_due_timers": lambda store, arguments: store.claim_due_timers(**arguments),
+}
+
+
 async def _claim(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> list[str]:
-    """Claim by one of the claims until nothing is left."""
+    """Claim by the verb of the order until nothing is left. Return the ids of the runs."""
     arguments = {"owner": order["owner"], "lease_ms": _LEASE_MS, "now_ms": order["now_ms"]}
-    if order["verb"] == "claim_stale_runs":
-        arguments["max_crashes"] = 1_000
     claimed: list[str] = []
     while True:
-        batch = await getattr(store, order["verb"])(**arguments, limit=chosen.randint(1, 4))
+        batch = await _CLAIMS[order["verb"]](store, arguments | {"limit": chosen.randint(1, 4)})
         if not batch.claims:
             return claimed
         claimed += [claim.run.run_id for claim in batch.claims]
 
 
 async def _append(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> list[int]:
-    """Win so many indexes of one log against the others, who hold the same token."""
+    """Append until so many appends succeeded, against others with the same token. Return their indexes."""
     won: list[int] = []
     index = 0
     while len(won) < order["count"]:
@@ -109,7 +114,7 @@ async def _append(store: WorkflowExecutionStore, order: dict[str, Any], chosen: 
 
 
 async def _deliver(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> dict[str, int]:
-    """Deliver every signal; tell the inbox number of those that were not known yet."""
+    """Deliver every signal, in random order. Return the inbox numbers of those that were new."""
     numbers: dict[str, int] = {}
     for signal_id in chosen.sample(order["signal_ids"], len(order["signal_ids"])):
         answer = await store.deliver_signal(
@@ -125,7 +130,7 @@ async def _deliver(store: WorkflowExecutionStore, order: dict[str, Any], chosen:
 
 
 async def _collect(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> int:
-    """Drive whatever is queued: take its inbox to the log, pause, until the run has all its signals."""
+    """Move the inbox of the run to its log and pause, again and again, until it has all its signals."""
     taken = 0
     for _ in range(_PATIENCE):
         run = await store.load_run(run_id=order["run_id"])
@@ -162,7 +167,7 @@ async def _take(store: WorkflowExecutionStore, order: dict[str, Any], claim: Cla
 
 
 async def _ticks(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> list[str]:
-    """Claim due ticks and start their runs until nothing is left."""
+    """Claim due ticks and start their runs until none is left. Return the ids of the runs."""
     started: list[str] = []
     while True:
         claims = await store.claim_due_schedule_buckets(
@@ -201,7 +206,7 @@ TASKS: dict[str, Task] = {
 }
 
 
-def _say(kind: str, value: Any = None) -> None:
+def _send(kind: str, value: Any = None) -> None:
     sys.stdout.write(json.dumps({"kind": kind, "value": value}) + "\n")
     sys.stdout.flush()
 
@@ -209,9 +214,9 @@ def _say(kind: str, value: Any = None) -> None:
 async def _main() -> None:
     order = json.loads(await asyncio.to_thread(sys.stdin.readline))
     async with open_store(order["factory"], order["arguments"]) as store:
-        _say("ready")
+        _send("ready")
         await asyncio.to_thread(sys.stdin.readline)
-        _say("result", await TASKS[order["task"]](store, order, random.Random(order["seed"])))
+        _send("result", await TASKS[order["task"]](store, order, random.Random(order["seed"])))
 
 
 if __name__ == "__main__":

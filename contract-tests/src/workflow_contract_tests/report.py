@@ -16,7 +16,7 @@ Outcome = Literal["passed", "failed", "not-applicable", "not-run"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseResult:
-    """What one case found."""
+    """The result of one case."""
 
     id: str
     clauses: tuple[str, ...]
@@ -24,7 +24,7 @@ class CaseResult:
     outcome: Outcome
     seconds: float
     problem: str | None = None
-    """Why it failed or did not run."""
+    """The error, or the reason that it did not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,23 +40,23 @@ class Report:
 
     @property
     def certified(self) -> bool:
-        """Whether every clause was tested and every case passed, but for those declared not applicable."""
+        """True if every clause was tested and every case passed, except those that are not applicable."""
         ran = {clause_id for result in self.results if result.outcome == "passed" for clause_id in result.clauses}
         excused = {clause_id for result in self.of("not-applicable") for clause_id in result.clauses}
         kept = all(result.outcome in {"passed", "not-applicable"} for result in self.results)
         return kept and bool(ran) and set(CLAUSES) <= ran | excused
 
     def of(self, *outcomes: Outcome) -> tuple[CaseResult, ...]:
-        """The results with one of these outcomes."""
+        """Return the results with one of these outcomes."""
         return tuple(result for result in self.results if result.outcome in outcomes)
 
     def failed_clauses(self) -> tuple[str, ...]:
-        """The clauses that a failed case cites, in the order of the contract."""
+        """Return the clauses that a failed case cites, in the order of the contract."""
         failed = {clause_id for result in self.of("failed", "not-run") for clause_id in result.clauses}
         return tuple(clause_id for clause_id in CLAUSES if clause_id in failed)
 
     def summary(self) -> str:
-        """Say it in one line."""
+        """Return the verdict in one line."""
         outcomes: tuple[Outcome, ...] = ("passed", "failed", "not-run", "not-applicable")
         counts = ", ".join(f"{len(self.of(one))} {one.replace('-', ' ')}" for one in outcomes if self.of(one))
         verdict = "certified" if self.certified else "NOT certified"
@@ -66,7 +66,7 @@ class Report:
         )
 
     def as_markdown(self) -> str:
-        """Write the table, the failures in full below it."""
+        """Return the table, with the failures in full below it."""
         lines = [f"# {self.summary()}", "", "| case | clauses | outcome | ms | rule |", "|---|---|---|---|---|"]
         lines += [_row(result) for result in self.results]
         lines += _details("Failed", self.of("failed", "not-run"))
@@ -74,7 +74,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def as_json(self) -> str:
-        """Write everything, with the verdict."""
+        """Return everything, with the verdict, as JSON."""
         document = asdict(self) | {"certified": self.certified, "failed_clauses": self.failed_clauses()}
         return json.dumps(document, indent=2)
 

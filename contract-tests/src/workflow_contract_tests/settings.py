@@ -1,4 +1,4 @@
-"""How long and how often: the constants of races, scaled by `WORKFLOW_CONTRACT_SCALE`."""
+"""Counts and timeouts of the races, scaled by `WORKFLOW_CONTRACT_SCALE`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCALE = float(os.environ.get("WORKFLOW_CONTRACT_SCALE", "1"))
 
 
 def scaled(count: int) -> int:
-    """Scale a count; at least 2, or there is no race."""
+    """Return the scaled count. It is 2 at least, or there is no race."""
     return max(2, round(count * SCALE))
 
 

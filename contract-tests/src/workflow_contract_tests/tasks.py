@@ -1,4 +1,4 @@
-"""Running calls at once, so that a failure leaves nothing running."""
+"""Calls that are made at once, without leaving any behind when one fails."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ R = TypeVar("R")
 
 
 async def all_of(*calls: Coroutine[Any, Any, R]) -> list[R]:
-    """Run calls as tasks and give their results; when one fails, stop the others and raise its error."""
+    """Run calls as tasks and return their results. When one fails, cancel the others and raise its error."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(call) for call in calls]
     except BaseExceptionGroup as errors:
-        # One error is what a report can show: the first, the others mostly follow from it.
+        # A report can show one error. The others mostly follow from the first.
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]

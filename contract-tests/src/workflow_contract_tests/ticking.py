@@ -1,4 +1,4 @@
-"""The steps that the cases about schedules begin with: a schedule is there, its tick is claimed, settled, put back."""
+"""The first steps of cases about schedules: create a schedule, request, claim and settle its ticks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workflow_runtime.store import (
 )
 
 from .harness import StoreHarness
-from .scenarios import LEASE_MS, MANY
+from .samples import LEASE_MS, MANY
 
 __all__ = [
     "HOUR",
@@ -36,7 +36,7 @@ HOUR = 3_600_000
 
 
 def schedule_arguments(h: StoreHarness, schedule_id: str = "nightly", **overrides: Any) -> dict[str, Any]:
-    """Arguments of `upsert_schedule`: a schedule that is due now."""
+    """Return arguments of `upsert_schedule` for a schedule that is due now."""
     arguments = {
         "schedule_id": schedule_id,
         "workflow_id": "report",
@@ -55,14 +55,14 @@ async def upsert(h: StoreHarness, schedule_id: str = "nightly", **overrides: Any
 
 
 async def get_schedule(h: StoreHarness, schedule_id: str = "nightly") -> Schedule:
-    """Read a schedule."""
+    """Return the stored schedule."""
     return await h.second.get_schedule(schedule_id=schedule_id)
 
 
 async def request(
     h: StoreHarness, *fire_times_ms: int, schedule_id: str = "nightly", overlap: RequestedOverlap | None = None
 ) -> int:
-    """Ask for ticks of a schedule that is there and give how many are new."""
+    """Request ticks of a schedule and return how many of them are new."""
     answer = await h.store.request_schedule_buckets(
         schedule_id=schedule_id, fire_times_ms=fire_times_ms, now_ms=h.now_ms, overlap=overlap
     )
@@ -79,7 +79,7 @@ async def claim_ticks(
 
 
 async def claim_tick(h: StoreHarness, **overrides: Any) -> ClaimedBucket:
-    """Claim the only tick that there is to claim."""
+    """Claim a tick. Exactly one must be claimable."""
     buckets = (await claim_ticks(h, **overrides)).buckets
     assert len(buckets) == 1, f"expected one tick, got {buckets}"
     return buckets[0]
@@ -88,7 +88,7 @@ async def claim_tick(h: StoreHarness, **overrides: Any) -> ClaimedBucket:
 def settle_arguments(
     h: StoreHarness, bucket: ClaimedBucket, action: str, run_id: str | None = None, **overrides: Any
 ) -> dict[str, Any]:
-    """Arguments that settle a claimed tick."""
+    """Return arguments that settle a claimed tick."""
     return {
         "schedule_id": bucket.schedule.schedule_id,
         "fire_at_ms": bucket.fire_at_ms,
@@ -110,7 +110,7 @@ async def settle(
 
 
 async def start_tick(h: StoreHarness, run_id: str, **overrides: Any) -> ClaimedBucket:
-    """Claim the only tick that there is and start its run."""
+    """Claim a tick and start its run. Exactly one must be claimable."""
     bucket = await claim_tick(h)
     answer = await settle(h, bucket, "start", run_id, **overrides)
     assert answer == BucketStarted(run_id=run_id), f"a tick that nothing stands in the way of answered {answer}"
@@ -118,6 +118,6 @@ async def start_tick(h: StoreHarness, run_id: str, **overrides: Any) -> ClaimedB
 
 
 async def end_run(h: StoreHarness, *run_ids: str) -> None:
-    """End runs, whoever has them."""
+    """Terminate runs."""
     for run_id in run_ids:
         await h.second.terminate_run(run_id=run_id, now_ms=h.now_ms)

@@ -1,1 +1,1 @@
-"""The cases, in one module for each role. No module here imports a test framework."""
+"""The cases, in one module for each subject. No module here imports a test framework."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ..catalogue import clause
+from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
 from ..scenarios import create, record, start
@@ -27,14 +27,14 @@ async def schema_is_made_by_many_at_once(h: StoreHarness) -> None:
 @clause("SCHEMA-1")
 async def schema_may_be_ensured_again(h: StoreHarness) -> None:
     """Ensuring the schema again keeps what is stored."""
-    driver = await start(h)
-    await driver.append('"kept"')
-    before = await record(h, driver.run_id)
+    holder = await start(h)
+    await holder.append('"kept"')
+    before = await record(h, holder.run_id)
     for handle in await h.handles(2):
         await handle.ensure_schema()
         await handle.check_schema()
-    assert await record(h, driver.run_id) == before
-    await driver.append("2")
+    assert await record(h, holder.run_id) == before
+    await holder.append("2")
 
 
 @clause("SCHEMA-1", needs=("processes",), fresh=True)
@@ -60,12 +60,12 @@ async def clock_is_in_milliseconds(h: StoreHarness) -> None:
 async def time_comes_from_the_arguments(h: StoreHarness, when: str) -> None:
     """Leases, timers and due times are compared with `now_ms` alone, in 1970 as in the year 140000."""
     h.now_ms = 1_000 if when == "long-ago" else 2**52
-    driver = await start(h, lease_ms=100)
+    holder = await start(h, lease_ms=100)
     refused = await h.second.claim_run(
-        run_id=driver.run_id, owner="w", lease_ms=100, now_ms=h.now_ms + 99, max_crashes=9
+        run_id=holder.run_id, owner="w", lease_ms=100, now_ms=h.now_ms + 99, max_crashes=9
     )
     assert refused.kind == "not-claimable", "a live lease was taken: the store looked at a clock of its own"
-    await driver.pause(timers={"t": h.now_ms + 50})
+    await holder.pause(timers={"t": h.now_ms + 50})
     early = await h.second.claim_due_timers(owner="w", lease_ms=100, now_ms=h.now_ms + 49, limit=9)
     assert early.claims == ()
     due = await h.second.claim_due_timers(owner="w", lease_ms=100, now_ms=h.now_ms + 50, limit=9)
@@ -75,4 +75,4 @@ async def time_comes_from_the_arguments(h: StoreHarness, when: str) -> None:
     assert (await h.store.claim_pending_runs(owner="w", lease_ms=9, now_ms=h.now_ms + 9, limit=9)).claims == ()
     assert (await record(h, waiting.run_id)).created_at_ms == h.now_ms
     stale = await h.store.claim_stale_runs(owner="w", lease_ms=9, now_ms=h.now_ms + 150, limit=9, max_crashes=9)
-    assert [c.run.run_id for c in stale.claims] == [driver.run_id]
+    assert [c.run.run_id for c in stale.claims] == [holder.run_id]

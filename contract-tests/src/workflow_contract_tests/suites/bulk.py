@@ -1,46 +1,89 @@
-"""BULK: many runs in one call are dealt with as one by one."""
+"""BULK: a call for many runs does to each what a call for that run alone does."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError
-from workflow_runtime.store import MAX_BULK_RUNS, STATES, NewEvent, NotFound, Retried, RunStatus
+from workflow_runtime.store import MAX_BULK_RUNS, STATES, NewEvent, NotFound, Retried, RunStatus, WorkflowExecutionStore
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, MANY, Driver, claim_many, create, observe, park, record, start, start_full, unchanged
+from ..holder import LeaseHolder
+from ..samples import LEASE_MS, MANY
+from ..scenarios import claim_pending, create, observe, park, record, start, start_full, unchanged
 from ..settings import RACE_ROUNDS, SEED
 from ..tasks import all_of
+from ..verbs import StoreMethod
 from .status_table import in_state
 
-VERBS = ("cancel_runs", "terminate_runs", "requeue_runs", "retry_runs")
 _ANY_END = (RunStatus.ERRORED, RunStatus.DEAD, RunStatus.ABORTED)
 
 
-def _arguments(h: StoreHarness, verb: str) -> dict[str, Any]:
-    own: dict[str, dict[str, Any]] = {
-        "cancel_runs": {"reason": "in bulk"},
-        "terminate_runs": {"reason": "in bulk"},
-        "requeue_runs": {},
-        "retry_runs": {"event": NewEvent(kind="retried"), "statuses": _ANY_END},
-    }
-    return {"now_ms": h.now_ms} | own[verb]
+@dataclass(frozen=True, slots=True)
+class _BulkVerb:
+    """A verb for many runs, with the verb for a single run that it must agree with."""
+
+    name: str
+    of: StoreMethod
+    single: StoreMethod
+    done: str
+    """The kind of the answer for a run that it changed."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+    async def call(self, store: WorkflowExecutionStore, run_ids: Sequence[str], now_ms: int) -> Mapping[str, Any]:
+        """Call it for these runs."""
+        answers: Mapping[str, Any] = await self.of(store)(run_ids=run_ids, now_ms=now_ms, **self.arguments)
+        return answers
+
+    async def call_single(self, store: WorkflowExecutionStore, run_id: str, now_ms: int) -> Any:
+        """Call the verb for one run."""
+        return await self.single(store)(run_id=run_id, now_ms=now_ms, **self.arguments)
 
 
-@clause("BULK-1", each=VERBS)
-async def answers_and_effects_are_those_of_one_by_one(h: StoreHarness, verb: str) -> None:
+_CANCEL_RUNS = _BulkVerb(
+    "cancel_runs",
+    lambda store: store.cancel_runs,
+    lambda store: store.cancel_run,
+    done="requested",
+    arguments={"reason": "in bulk"},
+)
+_TERMINATE_RUNS = _BulkVerb(
+    "terminate_runs",
+    lambda store: store.terminate_runs,
+    lambda store: store.terminate_run,
+    done="terminated",
+    arguments={"reason": "in bulk"},
+)
+_REQUEUE_RUNS = _BulkVerb(
+    "requeue_runs", lambda store: store.requeue_runs, lambda store: store.requeue_run, done="requeued"
+)
+_RETRY_RUNS = _BulkVerb(
+    "retry_runs",
+    lambda store: store.retry_runs,
+    lambda store: store.retry_run,
+    done="retried",
+    arguments={"event": NewEvent(kind="retried"), "statuses": _ANY_END},
+)
+_VERBS = (_CANCEL_RUNS, _TERMINATE_RUNS, _REQUEUE_RUNS, _RETRY_RUNS)
+
+
+@clause("BULK-1", each=_VERBS)
+async def answers_and_effects_are_those_of_one_by_one(h: StoreHarness, verb: _BulkVerb) -> None:
     """Two equal runs in each status: one is dealt with alone, the other among all; both then look the same."""
     alone = {state: await in_state(h, state, f"alone-{state}") for state in STATES}
     among = {state: await in_state(h, state, f"among-{state}") for state in STATES}
     h.advance(10)
-    arguments = _arguments(h, verb)
-    single = getattr(h.store, verb.removesuffix("s"))
-    one_by_one = {state: await single(run_id=driver.run_id, **arguments) for state, driver in alone.items()}
-    ids = [driver.run_id for driver in among.values()]
-    answers = await getattr(h.second, verb)(run_ids=[*ids, "nobody", ids[0]], **arguments)
+    one_by_one = {state: await verb.call_single(h.store, holder.run_id, h.now_ms) for state, holder in alone.items()}
+    ids = [holder.run_id for holder in among.values()]
+    answers = await verb.call(h.second, [*ids, "nobody", ids[0]], h.now_ms)
     assert sorted(answers) == sorted([*ids, "nobody"]), "each id is answered once"
     assert isinstance(answers["nobody"], NotFound)
     for state in STATES:
@@ -48,38 +91,38 @@ async def answers_and_effects_are_those_of_one_by_one(h: StoreHarness, verb: str
         assert await _looks(h, among[state]) == await _looks(h, alone[state]), f"{verb} of a run that was {state}"
 
 
-async def _looks(h: StoreHarness, driver: Driver) -> str:
-    """All that a store shows of a run, but for its name."""
-    return str(await observe(h, driver.run_id)).replace(driver.run_id, "THE-RUN")
+async def _looks(h: StoreHarness, holder: LeaseHolder) -> str:
+    """Return all that a store shows of a run, except its id."""
+    return str(await observe(h, holder.run_id)).replace(holder.run_id, "THE-RUN")
 
 
-@clause("BULK-1", each=VERBS)
-async def nobody_else_is_touched(h: StoreHarness, verb: str) -> None:
+@clause("BULK-1", each=_VERBS)
+async def nobody_else_is_touched(h: StoreHarness, verb: _BulkVerb) -> None:
     """Runs that are not named stay as they are; without ids nothing happens."""
     bystanders = [await in_state(h, state, f"bystander-{state}") for state in STATES]
     named = await in_state(h, "dead", "named")
-    async with unchanged(h, *(driver.run_id for driver in bystanders), after=verb):
-        await getattr(h.store, verb)(run_ids=[named.run_id], **_arguments(h, verb))
-        assert dict(await getattr(h.store, verb)(run_ids=[], **_arguments(h, verb))) == {}
+    async with unchanged(h, *(holder.run_id for holder in bystanders), after=verb.name):
+        await verb.call(h.store, [named.run_id], h.now_ms)
+        assert dict(await verb.call(h.store, [], h.now_ms)) == {}
 
 
 @clause("BULK-1", "SIGNAL-4", "CANCEL-1")
 async def many_requests_are_numbered_run_by_run(h: StoreHarness) -> None:
     """A request to each of many runs takes the next number of that run's inbox; a second call repeats nothing."""
-    drivers = []
+    holders = []
     for number in range(20):
-        driver = await start(h)
+        holder = await start(h)
         for place in range(number % 3):
-            await driver.signal("go", f"s{place}")
-        drivers.append(driver)
-    ids = [driver.run_id for driver in drivers]
+            await holder.signal("go", f"s{place}")
+        holders.append(holder)
+    ids = [holder.run_id for holder in holders]
     answers = await h.store.cancel_runs(run_ids=ids, now_ms=h.now_ms)
     assert [answers[run_id].inbox_seq for run_id in ids] == [number % 3 + 1 for number in range(20)]  # type: ignore[union-attr]
     again = await h.store.cancel_runs(run_ids=ids, now_ms=h.now_ms)
     assert {answer.kind for answer in again.values()} == {"duplicate"}
-    for driver, number in zip(drivers, range(20), strict=True):
-        assert (await driver.append("1")).cancel_requested
-        assert (await record(h, driver.run_id)).inbox_seq == number % 3 + 1
+    for holder, number in zip(holders, range(20), strict=True):
+        assert (await holder.append("1")).cancel_requested
+        assert (await record(h, holder.run_id)).inbox_seq == number % 3 + 1
 
 
 @clause("BULK-1", "CANCEL-2")
@@ -92,55 +135,53 @@ async def runs_of_any_time_are_due_at_once(h: StoreHarness) -> None:
     assert {(await record(h, run_id)).due_at_ms for run_id in past} == {h.now_ms - 1_000}
 
 
-@clause("BULK-2", "FENCE-1", each=VERBS)
-async def calls_that_meet_do_each_run_once(h: StoreHarness, verb: str) -> None:
+@clause("BULK-2", "FENCE-1", each=_VERBS)
+async def calls_that_meet_do_each_run_once(h: StoreHarness, verb: _BulkVerb) -> None:
     """Calls over the same runs, each in its own order, beside drivers: none is left out, none is done twice."""
     chosen = random.Random(SEED)
     handles = await h.handles(4)
-    done = {"cancel_runs": "requested", "terminate_runs": "terminated", "requeue_runs": "requeued"}.get(verb, "retried")
     for _ in range(max(2, RACE_ROUNDS // 8)):
-        drivers = [await start_full(h, lease_ms=1) for _ in range(12)]
-        if verb in {"requeue_runs", "retry_runs"}:
-            await park(h, *drivers, now_ms=h.advance(LEASE_MS))
-        ids = [driver.run_id for driver in drivers]
+        holders = [await start_full(h, lease_ms=1) for _ in range(12)]
+        if verb in (_REQUEUE_RUNS, _RETRY_RUNS):
+            await park(h, *holders, now_ms=h.advance(LEASE_MS))
+        ids = [holder.run_id for holder in holders]
         calls = []
         for handle in handles:
             chosen.shuffle(ids)
-            calls.append(getattr(handle, verb)(run_ids=list(ids), **_arguments(h, verb)))
-        results = await all_of(*calls, *(_append(driver) for driver in drivers))
+            calls.append(verb.call(handle, list(ids), h.now_ms))
+        results: list[Any] = await all_of(*calls, *(_append(holder) for holder in holders))
         for run_id in ids:
             kinds = [answers[run_id].kind for answers in results[: len(handles)]]
-            assert kinds.count(done) == 1, f"{verb} of one run was answered {kinds}"
-        for driver in drivers:
-            await _check_whole(h, driver)
+            assert kinds.count(verb.done) == 1, f"{verb} of one run was answered {kinds}"
+        for holder in holders:
+            await _check_whole(h, holder)
 
 
-async def _append(driver: Driver) -> None:
+async def _append(holder: LeaseHolder) -> None:
     try:
-        await driver.append("2", "3")
+        await holder.append("2", "3")
     except LeaseLostError:
         return
 
 
-async def _check_whole(h: StoreHarness, driver: Driver) -> None:
-    run = await record(h, driver.run_id)
-    log = await h.second.read_events(run_id=driver.run_id, limit=MANY)
+async def _check_whole(h: StoreHarness, holder: LeaseHolder) -> None:
+    run = await record(h, holder.run_id)
+    log = await h.second.read_events(run_id=holder.run_id, limit=MANY)
     assert len(log) == run.next_index, f"the head says {run.next_index}, the log has {len(log)}"
-    await h.store.delete_run(run_id=driver.run_id, now_ms=h.now_ms, force=True)
+    await h.store.delete_run(run_id=holder.run_id, now_ms=h.now_ms, force=True)
 
 
-@clause("BULK-3", each=VERBS)
-async def too_many_and_bad_ids_are_refused(h: StoreHarness, verb: str) -> None:
+@clause("BULK-3", each=_VERBS)
+async def too_many_and_bad_ids_are_refused(h: StoreHarness, verb: _BulkVerb) -> None:
     """Nothing is written when one id among them is bad, or there are too many; the greatest number is fine."""
-    driver = await in_state(h, "dead", "subject")
-    call = getattr(h.store, verb)
-    async with unchanged(h, driver.run_id, after="a refused call"):
+    holder = await in_state(h, "dead", "subject")
+    async with unchanged(h, holder.run_id, after="a refused call"):
         for ids in (["subject", ""], ["subject", "a" * 513], ["subject"] + ["x"] * MAX_BULK_RUNS, "subject"):
             with refused(InvalidArgumentError, f"{verb} of {str(ids)[:60]}") as refusal:
-                await call(run_ids=ids, **_arguments(h, verb))
+                await verb.call(h.store, ids, h.now_ms)
             assert refusal.error.argument == "run_ids"
     others = [f"{number}-{'é' * 200}" for number in range(MAX_BULK_RUNS - 1)]
-    answers = await call(run_ids=["subject", *others], **_arguments(h, verb))
+    answers = await verb.call(h.store, ["subject", *others], h.now_ms)
     assert len(answers) == MAX_BULK_RUNS
 
 
@@ -149,10 +190,10 @@ async def retried_runs_are_claimable(h: StoreHarness) -> None:
     """All runs that a call retried can be claimed at once."""
     ids = []
     for _ in range(30):
-        driver = await start(h)
-        await driver.fail()
-        ids.append(driver.run_id)
+        holder = await start(h)
+        await holder.fail()
+        ids.append(holder.run_id)
     await create(h)
     answers = await h.store.retry_runs(run_ids=ids, event=NewEvent(kind="retried"), now_ms=h.now_ms)
     assert all(isinstance(answer, Retried) for answer in answers.values())
-    assert len((await claim_many(h, "claim_pending_runs", store=h.second)).claims) == 31
+    assert len((await claim_pending(h, store=h.second)).claims) == 31

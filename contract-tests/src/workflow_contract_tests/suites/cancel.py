@@ -6,23 +6,25 @@ from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.payloads import decode_json
 from workflow_runtime.store import AlreadyFinished, CancelRequested, Duplicate, NotFound, Terminated, Timer
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, claim, claim_many, create, park, record, start, start_waiting, unchanged
+from ..samples import LEASE_MS
+from ..scenarios import claim, claim_due, claim_pending, create, park, record, start, start_waiting, unchanged
+from ..verbs import CLAIM_VERBS
 
 
 @clause("CANCEL-1")
 async def request_is_an_inbox_entry_and_a_flag(h: StoreHarness) -> None:
     """A request to cancel writes an inbox entry and the flag of the head, in one unit."""
-    driver = await start(h)
+    holder = await start(h)
     h.advance(5)
-    answer = await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms, reason="no longer wanted")
+    answer = await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms, reason="no longer wanted")
     assert isinstance(answer, CancelRequested)
     assert answer.inbox_seq == 1
-    run = await record(h, driver.run_id)
+    run = await record(h, holder.run_id)
     assert (run.cancel_requested, run.inbox_seq, run.status, run.updated_at_ms) == (True, 1, "running", h.now_ms)
-    (entry,) = await h.store.read_inbox(run_id=driver.run_id, limit=5)
+    (entry,) = await h.store.read_inbox(run_id=holder.run_id, limit=5)
     assert (entry.kind, entry.name, entry.delivery_id, entry.received_at_ms) == ("cancel", "cancel", "cancel", h.now_ms)
     assert entry.payload is not None
     assert decode_json(entry.payload) == {"reason": "no longer wanted"}
@@ -31,25 +33,25 @@ async def request_is_an_inbox_entry_and_a_flag(h: StoreHarness) -> None:
 @clause("CANCEL-1")
 async def second_request_is_a_duplicate(h: StoreHarness) -> None:
     """A second request answers `duplicate` and changes nothing, also after the first was taken."""
-    driver = await start(h)
-    await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
-    async with unchanged(h, driver.run_id, after="a second request"):
-        again = await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms, reason="again")
+    holder = await start(h)
+    await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+    async with unchanged(h, holder.run_id, after="a second request"):
+        again = await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms, reason="again")
     assert isinstance(again, Duplicate)
     assert again.inbox_seq == 1
-    await driver.append("1", taken_inbox=[1])
-    assert isinstance(await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms), Duplicate)
-    assert (await record(h, driver.run_id)).cancel_requested
+    await holder.append("1", taken_inbox=[1])
+    assert isinstance(await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms), Duplicate)
+    assert (await record(h, holder.run_id)).cancel_requested
 
 
 @clause("CANCEL-1")
 async def request_after_the_end(h: StoreHarness) -> None:
     """A run that has ended answers `finished`; an unknown one is not found."""
-    driver = await start(h)
-    await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
-    await driver.fail(aborted=True, reason="asked to", taken_inbox=[1])
-    async with unchanged(h, driver.run_id, after="a late request"):
-        answer = await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
+    holder = await start(h)
+    await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+    await holder.fail(aborted=True, reason="asked to", taken_inbox=[1])
+    async with unchanged(h, holder.run_id, after="a late request"):
+        answer = await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
     assert isinstance(answer, AlreadyFinished)
     assert answer.status == "aborted"
     assert isinstance(await h.store.cancel_run(run_id="nobody", now_ms=h.now_ms), NotFound)
@@ -59,11 +61,11 @@ async def request_after_the_end(h: StoreHarness) -> None:
 async def paused_run_is_queued(h: StoreHarness) -> None:
     """A paused run is queued, due now, whatever it waits for."""
     for waits in ({"signals": ["go"]}, {"signals": (), "timers": {"t": h.now_ms + 10**9}}, {"signals": ()}):
-        driver = await start_waiting(h, **waits)
-        await h.second.cancel_run(run_id=driver.run_id, now_ms=h.advance(1))
-        run = await record(h, driver.run_id)
+        holder = await start_waiting(h, **waits)
+        await h.second.cancel_run(run_id=holder.run_id, now_ms=h.advance(1))
+        run = await record(h, holder.run_id)
         assert (run.status, run.due_at_ms) == ("queued", h.now_ms)
-        taken = await claim(h, driver.run_id)
+        taken = await claim(h, holder.run_id)
         assert taken.claim.run.cancel_requested
         assert [e.kind for e in taken.claim.inbox] == ["cancel"]
 
@@ -79,7 +81,7 @@ async def queued_run_is_due_at_once(h: StoreHarness) -> None:
         assert after.status == "queued"
         assert after.due_at_ms is not None
         assert after.due_at_ms <= h.now_ms, "a cancelled run waits for a time that no longer matters"
-    batch = await claim_many(h, "claim_pending_runs")
+    batch = await claim_pending(h)
     assert {c.run.run_id for c in batch.claims} == {future.run_id, past.run_id}
     assert all(c.run.cancel_requested for c in batch.claims)
 
@@ -87,25 +89,25 @@ async def queued_run_is_due_at_once(h: StoreHarness) -> None:
 @clause("CANCEL-3")
 async def holder_keeps_its_lease(h: StoreHarness) -> None:
     """A running run stays with its holder, who may write on and ends it itself."""
-    driver = await start(h)
-    await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
-    run = await record(h, driver.run_id)
+    holder = await start(h)
+    await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+    run = await record(h, holder.run_id)
     assert (run.status, run.lease_owner, run.lease_expires_at_ms) == ("running", "worker-1", h.now_ms + LEASE_MS)
-    assert (await driver.append("1")).cancel_requested
-    assert (await driver.heartbeat()).cancel_requested
-    await driver.finish('"finished all the same"')
-    assert (await record(h, driver.run_id)).status == "finished"
+    assert (await holder.append("1")).cancel_requested
+    assert (await holder.heartbeat()).cancel_requested
+    await holder.finish('"finished all the same"')
+    assert (await record(h, holder.run_id)).status == "finished"
 
 
 @clause("CANCEL-1", "CLAIM-2")
 async def flag_stays_until_the_end(h: StoreHarness) -> None:
-    """The flag is in every claim after the request, also when the entry was taken."""
-    driver = await start_waiting(h)
-    await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
-    driver = await claim(h, driver.run_id)
-    await driver.append("1", taken_inbox=[1])
-    await driver.pause(timers={"cleanup": h.now_ms + 10})
-    (taken,) = (await claim_many(h, "claim_due_timers", now_ms=h.advance(10))).claims
+    """The cancel flag is in every claim after the request, also when the entry was taken."""
+    holder = await start_waiting(h)
+    await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+    holder = await claim(h, holder.run_id)
+    await holder.append("1", taken_inbox=[1])
+    await holder.pause(timers={"cleanup": h.now_ms + 10})
+    (taken,) = (await claim_due(h, now_ms=h.advance(10))).claims
     assert taken.run.cancel_requested
     assert taken.inbox == ()
 
@@ -113,20 +115,20 @@ async def flag_stays_until_the_end(h: StoreHarness) -> None:
 @clause("CANCEL-4", "FENCE-1")
 async def terminate_ends_at_once(h: StoreHarness) -> None:
     """A terminated run is aborted with its reason; its holder is fenced off and its timers are gone."""
-    driver = await start(h)
-    await driver.append("1", set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms)])
-    answer = await h.second.terminate_run(run_id=driver.run_id, now_ms=h.advance(5), reason="runaway")
+    holder = await start(h)
+    await holder.append("1", set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms)])
+    answer = await h.second.terminate_run(run_id=holder.run_id, now_ms=h.advance(5), reason="runaway")
     assert isinstance(answer, Terminated)
-    run = await record(h, driver.run_id)
+    run = await record(h, holder.run_id)
     assert (run.status, run.reason, run.finished_at_ms, run.due_at_ms) == ("aborted", "runaway", h.now_ms, None)
     assert (run.lease_owner, run.lease_expires_at_ms, run.awaited) == (None, None, ())
     with refused(LeaseLostError, "a write of the terminated run's driver"):
-        await driver.append("2")
-    execution = await h.second.load_execution(run_id=driver.run_id)
+        await holder.append("2")
+    execution = await h.second.load_execution(run_id=holder.run_id)
     assert execution is not None
     assert execution.timers == ()
-    for verb in ("claim_due_timers", "claim_pending_runs", "claim_stale_runs"):
-        assert (await claim_many(h, verb, now_ms=h.now_ms + 10**9)).claims == ()
+    for verb in CLAIM_VERBS:
+        assert (await verb.call(h, now_ms=h.now_ms + 10**9)).claims == ()
 
 
 @clause("CANCEL-4")

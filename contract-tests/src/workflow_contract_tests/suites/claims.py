@@ -1,27 +1,18 @@
-"""CLAIM: what is claimable, what a claim brings, in which order, for whom."""
+"""CLAIM: the claimable runs, their order and filters, and the contents of a claim."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-from workflow_runtime.store import SILENT_CLAIMS_PER_CRASH, NotClaimable, NotFound, Timer, WorkflowVersion
+from workflow_runtime.store import SILENT_CLAIMS_PER_CRASH, ClaimedRun, NotClaimable, NotFound, Timer, WorkflowVersion
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
-from ..scenarios import (
-    CLAIM_VERBS,
-    LEASE_MS,
-    MANY,
-    Driver,
-    claim,
-    claim_many,
-    create,
-    record,
-    start,
-    start_waiting,
-    unchanged,
-)
+from ..holder import LeaseHolder
+from ..samples import LEASE_MS, MANY
+from ..scenarios import claim, claim_due, claim_pending, claim_stale, create, record, start, start_waiting, unchanged
+from ..verbs import CLAIM_DUE_TIMERS, CLAIM_PENDING_RUNS, CLAIM_STALE_RUNS, CLAIM_VERBS, ClaimVerb
 
 
 async def _not_claimable(h: StoreHarness, run_id: str) -> NotClaimable:
@@ -64,58 +55,75 @@ async def claim_refuses_what_has_no_time(h: StoreHarness) -> None:
 
 
 async def _queued(h: StoreHarness, **facts: Any) -> str:
-    driver = await start(h, **facts)
-    await _filled(driver)
-    await driver.release()
-    return driver.run_id
+    holder = await start(h, **facts)
+    await _filled(holder)
+    await holder.release()
+    return holder.run_id
 
 
 async def _expired(h: StoreHarness, **facts: Any) -> str:
-    driver = await start(h, **facts)
-    await _filled(driver)
-    return driver.run_id
+    holder = await start(h, **facts)
+    await _filled(holder)
+    return holder.run_id
 
 
 async def _due(h: StoreHarness, **facts: Any) -> str:
-    driver = await start(h, **facts)
-    await _filled(driver)
-    await driver.pause(timers={"due": h.now_ms})
-    return driver.run_id
+    holder = await start(h, **facts)
+    await _filled(holder)
+    await holder.pause(timers={"due": h.now_ms})
+    return holder.run_id
 
 
-async def _filled(driver: Driver) -> None:
-    h = driver.harness
-    await driver.append(
+async def _filled(holder: LeaseHolder) -> None:
+    h = holder.harness
+    await holder.append(
         '"a"',
         '"b"',
         set_timers=[Timer(timer_id="late", fire_at_ms=h.now_ms + 10**9), Timer(timer_id="soon", fire_at_ms=h.now_ms)],
     )
-    await driver.signal("go", "s1", '"x"')
-    await driver.signal("go", "s2", None)
-    driver.seen = 2
+    await holder.signal("go", "s1", '"x"')
+    await holder.signal("go", "s2", None)
+    holder.seen = 2
 
 
 _READY: dict[str, Callable[..., Awaitable[str]]] = {
-    "claim_pending_runs": _queued,
-    "claim_stale_runs": _expired,
-    "claim_due_timers": _due,
+    CLAIM_PENDING_RUNS.name: _queued,
+    CLAIM_STALE_RUNS.name: _expired,
+    CLAIM_DUE_TIMERS.name: _due,
+    "claim_run": _queued,
 }
-"""How a run gets to where each of the claims finds it, once its lease has run out."""
+"""Makes a run with log, inbox and timers. Each claim finds its own after the length of a lease."""
 
 
-async def _ready(h: StoreHarness, verb: str, **facts: Any) -> str:
-    return await _READY[verb](h, **facts)
+async def _ready(h: StoreHarness, verb: ClaimVerb, **facts: Any) -> str:
+    return await _READY[verb.name](h, **facts)
 
 
-@clause("CLAIM-2", "LOG-7", each=(*CLAIM_VERBS, "claim_run"))
+_Take: TypeAlias = Callable[..., Awaitable[ClaimedRun]]
+
+
+async def _take_by_id(h: StoreHarness, run_id: str, **bounds: Any) -> ClaimedRun:
+    return (await claim(h, run_id, owner="worker-3", **bounds)).claim
+
+
+def _take_by(verb: ClaimVerb) -> _Take:
+    async def take(h: StoreHarness, run_id: str, **bounds: Any) -> ClaimedRun:
+        (taken,) = (await verb.call(h, **bounds)).claims
+        return taken
+
+    return take
+
+
+_TAKES: dict[str, _Take] = {"claim_run": _take_by_id, **{verb.name: _take_by(verb) for verb in CLAIM_VERBS}}
+"""Claims a run by the verb of this name. Nothing else must be claimable."""
+
+
+@clause("CLAIM-2", "LOG-7", each=_TAKES)
 async def claim_brings_everything(h: StoreHarness, verb: str) -> None:
     """A claim carries the run, a new lease, the history, the untaken inbox and the due timers."""
-    run_id = await _ready(h, verb if verb != "claim_run" else "claim_pending_runs")
+    run_id = await _READY[verb](h)
     h.advance(LEASE_MS)
-    if verb == "claim_run":
-        taken = (await claim(h, run_id, owner="worker-3")).claim
-    else:
-        (taken,) = (await claim_many(h, verb)).claims
+    taken = await _TAKES[verb](h, run_id)
     assert taken.run == await record(h, run_id)
     assert (taken.run.status, taken.run.due_at_ms) == ("running", None)
     assert (taken.lease.owner, taken.lease.number, taken.lease.expires_at_ms) == ("worker-3", 2, h.now_ms + LEASE_MS)
@@ -123,11 +131,11 @@ async def claim_brings_everything(h: StoreHarness, verb: str) -> None:
     assert [(e.index, e.payload) for e in taken.history] == [(0, '"a"'), (1, '"b"')]
     assert [(e.inbox_seq, e.delivery_id, e.payload) for e in taken.inbox] == [(1, "s1", '"x"'), (2, "s2", None)]
     assert sorted(t.timer_id for t in taken.due_timers) == (
-        ["due", "soon"] if verb == "claim_due_timers" else ["soon"]
+        ["due", "soon"] if verb == CLAIM_DUE_TIMERS.name else ["soon"]
     ), "a claim brings exactly the timers that are due"
 
 
-@clause("CLAIM-2", "LOG-7", each=(*CLAIM_VERBS, "claim_run"))
+@clause("CLAIM-2", "LOG-7", each=_TAKES)
 async def claimed_history_is_bounded(h: StoreHarness, verb: str) -> None:
     """The first page of history of a claim is bounded in events and in bytes, but has one event at least."""
     plan: list[tuple[dict[str, Any], list[int]]] = [
@@ -138,12 +146,9 @@ async def claimed_history_is_bounded(h: StoreHarness, verb: str) -> None:
         ({"history_bytes": 1}, [0]),
     ]
     for bounds, indexes in plan:
-        run_id = await _ready(h, verb if verb != "claim_run" else "claim_stale_runs")
+        run_id = await (_expired(h) if verb == "claim_run" else _READY[verb](h))
         h.advance(LEASE_MS)
-        if verb == "claim_run":
-            taken = (await claim(h, run_id, **bounds)).claim
-        else:
-            (taken,) = (await claim_many(h, verb, **bounds)).claims
+        taken = await _TAKES[verb](h, run_id, **bounds)
         assert [e.index for e in taken.history] == indexes, f"with {bounds}"
         assert taken.run.next_index == 2
         await h.store.delete_run(run_id=run_id, now_ms=h.now_ms, force=True)
@@ -161,28 +166,28 @@ async def list_pending_shows_what_a_claim_would_take(h: StoreHarness) -> None:
         shown = await h.second.list_pending_runs(**({"now_ms": now, "limit": MANY} | filters))
         again = await h.second.list_pending_runs(**({"now_ms": now, "limit": MANY} | filters))
         assert shown == again
-        taken = (await claim_many(h, "claim_pending_runs", **filters)).claims
+        taken = (await claim_pending(h, **filters)).claims
         assert [run.run_id for run in shown] == [c.run.run_id for c in taken], f"with {filters}"
         for claimed in taken:
-            await Driver.of(h, claimed).release(now_ms=claimed.run.created_at_ms)
+            await LeaseHolder.of(h, claimed).release(now_ms=claimed.run.created_at_ms)
 
 
 @clause("CLAIM-4", each=CLAIM_VERBS)
-async def claimed_runs_are_not_claimed_again(h: StoreHarness, verb: str) -> None:
-    """What one claimer holds, no other claim finds before the lease has expired."""
+async def claimed_runs_are_not_claimed_again(h: StoreHarness, verb: ClaimVerb) -> None:
+    """A run that one claimer holds is found by no other claim before the lease has expired."""
     ids = {await _ready(h, verb) for _ in range(5)}
     h.advance(LEASE_MS)
-    first = await claim_many(h, verb, limit=3)
-    second = await claim_many(h, verb, store=h.second)
+    first = await verb.call(h, limit=3)
+    second = await verb.call(h, store=h.second)
     taken = [c.run.run_id for c in (*first.claims, *second.claims)]
     assert len(first.claims) == 3
     assert sorted(taken) == sorted(ids)
     for again in CLAIM_VERBS:
-        assert (await claim_many(h, again, now_ms=h.now_ms + LEASE_MS - 1)).claims == ()
+        assert (await again.call(h, now_ms=h.now_ms + LEASE_MS - 1)).claims == ()
 
 
-async def _ordered(h: StoreHarness, verb: str) -> list[str]:
-    """Make runs ready so that their order is: by priority, by time, by id (code points)."""
+async def _ordered(h: StoreHarness, verb: ClaimVerb) -> list[str]:
+    """Make runs ready and return their ids in the order of claims: by priority, time, id (code points)."""
     plan = [
         (9, 30, "z"),
         (9, 40, "y"),
@@ -194,31 +199,24 @@ async def _ordered(h: StoreHarness, verb: str) -> list[str]:
         (0, 20, "b"),
     ]
     plan += [(-3, 0, "first-in-time")]
-    begin = h.now_ms
     for priority, delay, run_id in reversed(plan):
-        at = begin + delay
-        if verb == "claim_pending_runs":
-            await create(h, run_id, priority=priority, available_at_ms=at)
-        elif verb == "claim_stale_runs":
-            await start(h, run_id, priority=priority, lease_ms=1_000 + delay)
-        else:
-            await start_waiting(h, run_id=run_id, priority=priority, timers={"t": at, "u": at + 1})
+        await verb.make_ready(h, h.now_ms + 1_000 + delay, run_id=run_id, priority=priority)
     h.advance(2_000)
     return [run_id for _, _, run_id in plan]
 
 
 @clause("CLAIM-5", "TIMER-2", each=CLAIM_VERBS)
-async def greater_priority_first_then_earliest(h: StoreHarness, verb: str) -> None:
+async def greater_priority_first_then_earliest(h: StoreHarness, verb: ClaimVerb) -> None:
     """One claim takes and gives the runs by priority, then by time, then by id in order of code points."""
     expected = await _ordered(h, verb)
-    first = await claim_many(h, verb, limit=4)
+    first = await verb.call(h, limit=4)
     assert [c.run.run_id for c in first.claims] == expected[:4]
-    rest = await claim_many(h, verb, store=h.second)
+    rest = await verb.call(h, store=h.second)
     assert [c.run.run_id for c in rest.claims] == expected[4:]
 
 
 @clause("CLAIM-6", "TIMER-2", each=CLAIM_VERBS)
-async def filters_by_workflow_and_queue(h: StoreHarness, verb: str) -> None:
+async def filters_by_workflow_and_queue(h: StoreHarness, verb: ClaimVerb) -> None:
     """A claim takes only runs of the named workflow versions and queues; an empty filter matches nothing."""
     kinds = [("a", "1", "fast"), ("a", "2", "fast"), ("a", "1", "slow"), ("b", "1", "fast")]
     for workflow_id, version, queue in kinds:
@@ -236,22 +234,21 @@ async def filters_by_workflow_and_queue(h: StoreHarness, verb: str) -> None:
         ({"queues": ["slow", "fast"], "workflows": None}, {"a2-fast", "b1-fast"}),
     ]
     for filters, expected in plan:
-        if verb == "claim_pending_runs":
+        if verb is CLAIM_PENDING_RUNS:
             shown = await h.second.list_pending_runs(now_ms=h.now_ms, limit=MANY, **filters)
             assert {run.run_id for run in shown} == expected
-        batch = await claim_many(h, verb, **filters)
+        batch = await verb.call(h, **filters)
         assert {c.run.run_id for c in batch.claims} == expected, f"with {filters}"
 
 
 @clause("CLAIM-6", each=CLAIM_VERBS)
-async def many_filters(h: StoreHarness, verb: str) -> None:
+async def many_filters(h: StoreHarness, verb: ClaimVerb) -> None:
     """Filters may be long: more workflows and queues than a database takes bound values."""
     wanted = await _ready(h, verb, workflow_id="w150", queue="q150")
     await _ready(h, verb, workflow_id="other", queue="q150")
     h.advance(LEASE_MS)
-    batch = await claim_many(
+    batch = await verb.call(
         h,
-        verb,
         workflows=[WorkflowVersion(workflow_id=f"w{n}", version="1") for n in range(200)],
         queues=[f"q{n}" for n in range(200)],
     )
@@ -259,45 +256,39 @@ async def many_filters(h: StoreHarness, verb: str) -> None:
 
 
 @clause("CLAIM-7", "TIMER-2", each=CLAIM_VERBS)
-async def answer_says_when_the_next_is_due(h: StoreHarness, verb: str) -> None:
+async def answer_says_when_the_next_is_due(h: StoreHarness, verb: ClaimVerb) -> None:
     """`next_due_ms` is the time of the next matching run, not after now when more wait, `None` when none is known."""
-    assert (await claim_many(h, verb)).next_due_ms is None
+    assert (await verb.call(h)).next_due_ms is None
     later = h.now_ms + 50_000
     for delay in (70_000, 50_000):
-        at = h.now_ms + delay
-        if verb == "claim_pending_runs":
-            await create(h, available_at_ms=at)
-        elif verb == "claim_stale_runs":
-            await start(h, lease_ms=delay)
-        else:
-            await start_waiting(h, timers={"t": at, "later": at + 1})
-    assert (await claim_many(h, verb)).next_due_ms == later
-    assert (await claim_many(h, verb, queues=["other"])).next_due_ms is None
+        await verb.make_ready(h, h.now_ms + delay)
+    assert (await verb.call(h)).next_due_ms == later
+    assert (await verb.call(h, queues=["other"])).next_due_ms is None
     h.advance(60_000)
-    assert (await claim_many(h, verb)).next_due_ms == later + 20_000
+    assert (await verb.call(h)).next_due_ms == later + 20_000
     h.advance(60_000)
-    nothing = await claim_many(h, verb, limit=0)
+    nothing = await verb.call(h, limit=0)
     assert nothing.claims == ()
-    if verb != "claim_stale_runs":
-        assert len((await claim_many(h, verb, limit=1)).claims) == 1
+    if verb is not CLAIM_STALE_RUNS:
+        assert len((await verb.call(h, limit=1)).claims) == 1
 
 
 @clause("CLAIM-7", each=CLAIM_VERBS)
-async def answer_says_when_more_are_waiting(h: StoreHarness, verb: str) -> None:
-    """When a claim's limit leaves due runs behind, `next_due_ms` is not after now."""
+async def answer_says_when_more_are_waiting(h: StoreHarness, verb: ClaimVerb) -> None:
+    """`next_due_ms` is not after now if the limit of a claim leaves due runs behind."""
     for _ in range(3):
         await _ready(h, verb)
     h.advance(LEASE_MS)
-    batch = await claim_many(h, verb, limit=2)
+    batch = await verb.call(h, limit=2)
     assert len(batch.claims) == 2
     assert batch.next_due_ms is not None
     assert batch.next_due_ms <= h.now_ms, "a run is waiting, but the answer says that none is due"
-    assert len((await claim_many(h, verb, limit=2)).claims) == 1
+    assert len((await verb.call(h, limit=2)).claims) == 1
 
 
 @clause("CLAIM-9", "SIGNAL-1", "CANCEL-2")
 async def every_living_run_is_reachable(h: StoreHarness) -> None:
-    """Whatever a run went through, one of the claims finds it: queued, expired, due, delivered to, cancelled."""
+    """Every run that is alive is found by one of the claims: queued, expired, due, delivered to, cancelled."""
     never_claimed = (await create(h)).run_id
     released = await start(h)
     await released.release()
@@ -307,43 +298,39 @@ async def every_living_run_is_reachable(h: StoreHarness) -> None:
     await h.second.deliver_approval(run_id=approved.run_id, approval_id="ok", approved=False, now_ms=h.now_ms)
     cancelled = await start_waiting(h)
     await h.second.cancel_run(run_id=cancelled.run_id, now_ms=h.now_ms)
-    pending = {c.run.run_id for c in (await claim_many(h, "claim_pending_runs")).claims}
+    pending = {c.run.run_id for c in (await claim_pending(h)).claims}
     assert pending == {never_claimed, released.run_id, signalled.run_id, approved.run_id, cancelled.run_id}
     sleeping = await start_waiting(h, timers={"t": h.now_ms + LEASE_MS})
     h.advance(LEASE_MS)
-    due = {c.run.run_id for c in (await claim_many(h, "claim_due_timers")).claims}
+    due = {c.run.run_id for c in (await claim_due(h)).claims}
     assert due == {sleeping.run_id}
-    stale = {c.run.run_id for c in (await claim_many(h, "claim_stale_runs")).claims}
+    stale = {c.run.run_id for c in (await claim_stale(h)).claims}
     assert stale == pending, "runs whose workers vanished were not found again"
 
 
 @clause("CLAIM-8", "ERROR-1", needs=("corrupt",), each=CLAIM_VERBS)
-async def corrupt_run_does_not_keep_others_back(h: StoreHarness, verb: str) -> None:
+async def corrupt_run_does_not_keep_others_back(h: StoreHarness, verb: ClaimVerb) -> None:
     """A run that cannot be read is reported in `corrupt`, and the others are claimed."""
     ids = [await _ready(h, verb, run_id=f"run-{letter}") for letter in "abc"]
     await h.corrupt("run-b")
     h.advance(LEASE_MS)
-    batch = await claim_many(h, verb)
+    batch = await verb.call(h)
     assert [c.run.run_id for c in batch.claims] == [ids[0], ids[2]]
     assert len(batch.corrupt) == 1
     assert "run-b" in batch.corrupt[0].key, f"the report does not name the run: {batch.corrupt[0]}"
-    later = await claim_many(h, verb)
+    later = await verb.call(h)
     assert (later.claims, later.corrupt) == ((), ()), "a corrupt run is found again and again"
 
 
 @clause("CLAIM-7", "ARG-2", each=CLAIM_VERBS)
-async def limit_of_nothing_tells_when_the_first_is_due(h: StoreHarness, verb: str) -> None:
-    """Who has no room learns since when the first matching run waits, with a filter and without one."""
-    early, late = await start(h, workflow_id="a", lease_ms=5), await start(h, workflow_id="b", lease_ms=9)
-    for driver, at in ((early, 5), (late, 9)):
-        if verb == "claim_pending_runs":
-            await driver.release(now_ms=h.now_ms + at)
-        elif verb == "claim_due_timers":
-            await driver.pause(timers={"t": h.now_ms + at})
-    only_b = [WorkflowVersion(workflow_id="b", version=late.claim.run.workflow_version)]
-    async with unchanged(h, early.run_id, late.run_id, after="a claim of nothing"):
-        batch = await claim_many(h, verb, now_ms=h.now_ms + 100, limit=0)
-        filtered = await claim_many(h, verb, now_ms=h.now_ms + 100, limit=0, workflows=only_b)
+async def limit_of_nothing_tells_when_the_first_is_due(h: StoreHarness, verb: ClaimVerb) -> None:
+    """A claim with a limit of 0 answers since when the first matching run waits, with a filter and without one."""
+    early = await verb.make_ready(h, h.now_ms + 5, workflow_id="a")
+    late = await verb.make_ready(h, h.now_ms + 9, workflow_id="b")
+    only_b = [WorkflowVersion(workflow_id="b", version=(await record(h, late)).workflow_version)]
+    async with unchanged(h, early, late, after="a claim of nothing"):
+        batch = await verb.call(h, now_ms=h.now_ms + 100, limit=0)
+        filtered = await verb.call(h, now_ms=h.now_ms + 100, limit=0, workflows=only_b)
     assert (batch.claims, batch.next_due_ms) == ((), h.now_ms + 5)
     assert (filtered.claims, filtered.next_due_ms) == ((), h.now_ms + 9)
 
@@ -353,9 +340,9 @@ async def corrupt_run_becomes_dead(h: StoreHarness) -> None:
     """The lease of a corrupt run runs out like any other, and in the end the run is parked."""
     await create(h, "bad")
     await h.corrupt("bad")
-    assert len((await claim_many(h, "claim_pending_runs")).corrupt) == 1
+    assert len((await claim_pending(h)).corrupt) == 1
     for _ in range(SILENT_CLAIMS_PER_CRASH - 1):
-        batch = await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(LEASE_MS))
+        batch = await claim_stale(h, max_crashes=1, now_ms=h.advance(LEASE_MS))
         assert (len(batch.corrupt), batch.dead) == (1, ())
-    batch = await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.advance(LEASE_MS))
+    batch = await claim_stale(h, max_crashes=1, now_ms=h.advance(LEASE_MS))
     assert batch.dead == ("bad",)

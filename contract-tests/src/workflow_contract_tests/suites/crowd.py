@@ -1,4 +1,4 @@
-"""Everything at once: workers that vanish, senders that repeat themselves, and every signal taken once."""
+"""A crowd of workers that vanish and senders that repeat themselves: every signal is taken once."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.store import ClaimedRun, RunStatus, WorkflowExecutionStore
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
-from ..scenarios import MANY, Driver, claim_many, event, start_waiting
+from ..holder import LeaseHolder
+from ..samples import MANY, event
+from ..scenarios import claim_due, claim_pending, claim_stale, start_waiting
 from ..settings import SEED, scaled
 from ..tasks import all_of
 
 _SIGNALS = scaled(8)
-"""How many signals each run of the crowd wants."""
+"""The signals that each run of the crowd waits for."""
 _PATIENCE = 200 * _SIGNALS
-"""Sweeps of one worker until it gives up; about a tenth is enough."""
+"""The sweeps after which a worker gives up. About a tenth is enough."""
 
 
 @clause("CLAIM-9", "PAUSE-3", "SIGNAL-1", "SIGNAL-4", "LOG-6", "CLAIM-4")
@@ -37,7 +39,7 @@ async def nothing_is_lost_in_the_crowd(h: StoreHarness) -> None:
 
 
 async def _send(h: StoreHarness, handle: WorkflowExecutionStore, run_ids: Sequence[str], chosen: random.Random) -> None:
-    """Deliver to every run, in an order of one's own; the other sender delivers the same signals."""
+    """Deliver every signal to every run, in random order. The other sender delivers the same ones."""
     plan = [run_id for run_id in run_ids for _ in range(_SIGNALS)]
     chosen.shuffle(plan)
     for place, run_id in enumerate(plan):
@@ -47,13 +49,13 @@ async def _send(h: StoreHarness, handle: WorkflowExecutionStore, run_ids: Sequen
 
 
 async def _work(h: StoreHarness, handle: WorkflowExecutionStore, run_ids: Sequence[str], chosen: random.Random) -> None:
-    """Claim by any verb and take the inbox to the log, one entry an event, until every run has all its signals."""
+    """Claim runs and move their inboxes to their logs, one event for each entry, until all have finished."""
     for _ in range(_PATIENCE):
         if await _all_finished(handle, run_ids):
             return
         h.advance(1)
-        verb = chosen.choice(["claim_pending_runs", "claim_pending_runs", "claim_stale_runs", "claim_due_timers"])
-        batch = await claim_many(h, verb, store=handle, limit=2, lease_ms=200)
+        claim = chosen.choice([claim_pending, claim_pending, claim_stale, claim_due])
+        batch = await claim(h, store=handle, limit=2, lease_ms=200)
         for taken in batch.claims:
             await _drive(h, handle, taken, chosen)
         await asyncio.sleep(0)
@@ -66,19 +68,19 @@ async def _all_finished(handle: WorkflowExecutionStore, run_ids: Sequence[str]) 
 
 
 async def _drive(h: StoreHarness, handle: WorkflowExecutionStore, taken: ClaimedRun, chosen: random.Random) -> None:
-    driver = Driver.of(h, taken, handle)
+    holder = LeaseHolder.of(h, taken, handle)
     numbers = [entry.inbox_seq for entry in taken.inbox]
     notes = [event(str(number), kind="took") for number in numbers]
     fate = chosen.choice(["vanish", "append", "pause", "pause", "pause", "release"])
     try:
-        if driver.next_index + len(notes) == _SIGNALS:
-            await driver.finish(events=notes, taken_inbox=numbers)
+        if holder.next_index + len(notes) == _SIGNALS:
+            await holder.finish(events=notes, taken_inbox=numbers)
         elif fate == "append":
-            await driver.append(events=notes, taken_inbox=numbers, lease_ms=200)
+            await holder.append(events=notes, taken_inbox=numbers, lease_ms=200)
         elif fate == "pause":
             timers = {"t": h.now_ms + 50} if chosen.random() < 0.3 else {}
-            await driver.pause(events=notes, taken_inbox=numbers, signals=["go"], timers=timers)
+            await holder.pause(events=notes, taken_inbox=numbers, signals=["go"], timers=timers)
         elif fate == "release":
-            await driver.release()
+            await holder.release()
     except LeaseLostError:
         return

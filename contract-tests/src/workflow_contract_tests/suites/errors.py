@@ -1,4 +1,4 @@
-"""ERROR: whatever goes wrong below a store, its callers see an error of the contract's tree."""
+"""ERROR: the callers of a store see errors of the contract only, also when its database fails."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from collections.abc import Awaitable, Callable
 from workflow_runtime.errors import CorruptRecordError, StoreError, WorkflowError
 from workflow_runtime.store import NotClaimable
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, MANY, claim_many, create, create_arguments, start
+from ..samples import LEASE_MS, MANY
+from ..scenarios import claim_stale, create, create_arguments, start
+from ..verbs import StoreMethod
+
+_READS: dict[str, StoreMethod] = {
+    "load_run": lambda store: store.load_run,
+    "load_execution": lambda store: store.load_execution,
+    "get_run_timeline": lambda store: store.get_run_timeline,
+}
 
 
-@clause("ERROR-1", "CLAIM-8", needs=("corrupt",), each=("load_run", "load_execution", "get_run_timeline"))
+@clause("ERROR-1", "CLAIM-8", needs=("corrupt",), each=_READS)
 async def corrupt_row_is_named(h: StoreHarness, verb: str) -> None:
     """Reading a damaged run raises the error that names table and key, and spares the others."""
     await create(h, "bad")
@@ -22,10 +30,10 @@ async def corrupt_row_is_named(h: StoreHarness, verb: str) -> None:
     await h.corrupt("bad")
     for handle in await h.handles(2):
         with refused(CorruptRecordError, f"{verb} of a damaged run") as refusal:
-            await getattr(handle, verb)(run_id="bad")
+            await _READS[verb](handle)(run_id="bad")
         assert "bad" in refusal.error.key
         assert refusal.error.table
-        assert await getattr(handle, verb)(run_id="good") is not None
+        assert await _READS[verb](handle)(run_id="good") is not None
 
 
 @clause("ERROR-1", needs=("corrupt",))
@@ -46,21 +54,21 @@ async def corrupt_run_can_be_claimed_by_id_and_deleted(h: StoreHarness) -> None:
 @clause("ERROR-1")
 async def closed_handle_speaks_the_contract(h: StoreHarness) -> None:
     """A handle that was closed answers, or raises an error of the contract's tree; it does not hang."""
-    driver = await start(h)
+    holder = await start(h)
     handle = await h.open_handle()
     close = getattr(handle, "close", None)
     if close is not None:
         await close()
         await close()
-    arguments = driver.arguments("append_events")
+    arguments = holder.append_arguments()
     calls: tuple[Callable[[], Awaitable[object]], ...] = (
-        lambda: handle.load_run(run_id=driver.run_id),
+        lambda: handle.load_run(run_id=holder.run_id),
         lambda: handle.append_events(**arguments),
         handle.read_clock,
     )
     for call in calls:
         with contextlib.suppress(WorkflowError):
             await call()
-    # The other handles do not mind.
-    await driver.heartbeat()
-    assert len((await claim_many(h, "claim_stale_runs", now_ms=h.advance(LEASE_MS))).claims) == 1
+    # The other handles still work.
+    await holder.heartbeat()
+    assert len((await claim_stale(h, now_ms=h.advance(LEASE_MS))).claims) == 1

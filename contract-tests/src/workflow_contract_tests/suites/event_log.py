@@ -1,4 +1,4 @@
-"""LOG: the event log is a compare-and-swap without gaps."""
+"""LOG: an append is a compare-and-swap, and the event log has no gaps."""
 
 from __future__ import annotations
 
@@ -7,50 +7,40 @@ import asyncio
 from workflow_runtime.errors import LogConflictError, PayloadTooLargeError
 from workflow_runtime.store import NewEvent, Timer
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import (
-    LEASE_MS,
-    WRITES_WITH_EVENTS,
-    claim,
-    create,
-    event,
-    events,
-    hear_of,
-    record,
-    start,
-    start_full,
-    unchanged,
-)
+from ..samples import LEASE_MS, event, events
+from ..scenarios import claim, create, record, show_life, start, start_full, unchanged
+from ..verbs import APPEND_EVENTS, WRITES_WITH_EVENTS
 
 
 @clause("LOG-1")
 async def append_is_a_compare_and_swap(h: StoreHarness) -> None:
     """Events get the indexes from the expected one on; any other expectation is refused and writes nothing."""
-    driver = await start(h)
-    assert (await driver.append("0", "1")).next_index == 2
+    holder = await start(h)
+    assert (await holder.append("0", "1")).next_index == 2
     for wrong in (0, 1, 3, 99):
-        async with unchanged(h, driver.run_id, after=f"an append at index {wrong}"):
+        async with unchanged(h, holder.run_id, after=f"an append at index {wrong}"):
             with refused(LogConflictError, f"an append at {wrong} to a log of 2") as refusal:
-                await driver.append('"x"', '"y"', expected_next_index=wrong)
+                await holder.append('"x"', '"y"', expected_next_index=wrong)
         assert (refusal.error.expected_next_index, refusal.error.actual_next_index) == (wrong, 2)
-    assert (await driver.append("2")).next_index == 3
-    log = await h.second.read_events(run_id=driver.run_id, limit=10)
+    assert (await holder.append("2")).next_index == 3
+    log = await h.second.read_events(run_id=holder.run_id, limit=10)
     assert [(e.index, e.payload) for e in log] == [(0, "0"), (1, "1"), (2, "2")]
 
 
 @clause("LOG-1", "PAYLOAD-2")
 async def events_keep_every_field(h: StoreHarness) -> None:
     """Kind, step id, payload (or none) and time of each event come back."""
-    driver = await start(h)
+    holder = await start(h)
     given = [
         NewEvent(kind="step-completed", step_id="pay #1 ✓", payload=event('{"a":1}').payload),
         NewEvent(kind="started"),
         NewEvent(kind="n", payload=event("null").payload),
     ]
-    await driver.append(events=given, now_ms=h.advance(7))
-    log = await h.second.read_events(run_id=driver.run_id, limit=10)
+    await holder.append(events=given, now_ms=h.advance(7))
+    log = await h.second.read_events(run_id=holder.run_id, limit=10)
     assert [(e.index, e.kind, e.step_id, e.payload, e.created_at_ms) for e in log] == [
         (0, "step-completed", "pay #1 ✓", '{"a":1}', h.now_ms),
         (1, "started", None, None, h.now_ms),
@@ -60,57 +50,57 @@ async def events_keep_every_field(h: StoreHarness) -> None:
 
 @clause("LOG-2", "PAYLOAD-3")
 async def refused_append_leaves_no_prefix(h: StoreHarness) -> None:
-    """When the last of several events is refused, none of them is there."""
-    driver = await start_full(h)
+    """An append whose last event is refused writes none of its events."""
+    holder = await start_full(h)
     too_large = '"' + "x" * h.store.capabilities.max_payload_bytes + '"'
     for verb in WRITES_WITH_EVENTS:
-        async with unchanged(h, driver.run_id, after=f"a refused {verb}"):
+        async with unchanged(h, holder.run_id, after=f"a refused {verb}"):
             with refused(PayloadTooLargeError, f"{verb} with a payload that is too large"):
-                await getattr(h.store, verb)(**driver.everything(verb, events=events("1", "2", too_large)))
+                await verb.of(h.store)(**verb.everything(holder, events=events("1", "2", too_large)))
 
 
 @clause("LOG-2", "ERROR-1")
 async def abandoned_append_is_whole_or_nothing(h: StoreHarness) -> None:
     """An append whose caller is cancelled half-way is all there or not at all, and the handle works on."""
-    driver = await start(h)
+    holder = await start(h)
     for patience in range(12):
         # Something for a handle that keeps a copy of the data to catch up with, when it is interrupted.
-        await driver.signal()
-        arguments = driver.arguments("append_events", events=events(*(str(n) for n in range(5))))
-        task = asyncio.create_task(driver.store.append_events(**arguments))
+        await holder.signal()
+        arguments = holder.append_arguments(events=events(*(str(n) for n in range(5))))
+        task = asyncio.create_task(holder.store.append_events(**arguments))
         for _ in range(patience):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         # The same operation again: what a worker does after a lost answer. It must come to one append, not two.
-        answer = await driver.store.append_events(**arguments)
-        assert answer.next_index == driver.next_index + 5
-        driver.next_index = answer.next_index
-    log = await h.second.read_events(run_id=driver.run_id, limit=1_000)
+        answer = await holder.store.append_events(**arguments)
+        assert answer.next_index == holder.next_index + 5
+        holder.next_index = answer.next_index
+    log = await h.second.read_events(run_id=holder.run_id, limit=1_000)
     assert [e.payload for e in log] == [str(n) for n in range(5)] * 12
     for handle in (h.store, h.second):
-        inbox = await handle.read_inbox(run_id=driver.run_id, limit=99)
+        inbox = await handle.read_inbox(run_id=holder.run_id, limit=99)
         assert [entry.inbox_seq for entry in inbox] == list(range(1, 13))
 
 
 @clause("LOG-2")
 async def many_events_in_one_append(h: StoreHarness) -> None:
     """An append of more events than a database takes bound values for is one unit like any other."""
-    driver = await start(h)
-    answer = await driver.append(*(str(n) for n in range(250)))
+    holder = await start(h)
+    answer = await holder.append(*(str(n) for n in range(250)))
     assert answer.next_index == 250
-    log = await h.second.read_events(run_id=driver.run_id, limit=1_000)
+    log = await h.second.read_events(run_id=holder.run_id, limit=1_000)
     assert [(e.index, e.payload) for e in log] == [(n, str(n)) for n in range(250)]
 
 
 @clause("LOG-3")
 async def append_renews_sets_timers_and_takes(h: StoreHarness) -> None:
     """One append writes events, sets and removes timers, takes inbox entries and renews the lease."""
-    driver = await start(h, lease_ms=1_000)
-    await driver.signal("go", "s1")
-    await driver.signal("go", "s2")
-    await driver.append(events=[], set_timers=[Timer(timer_id="a", fire_at_ms=h.now_ms + 1)])
-    answer = await driver.append(
+    holder = await start(h, lease_ms=1_000)
+    await holder.signal("go", "s1")
+    await holder.signal("go", "s2")
+    await holder.append(events=[], set_timers=[Timer(timer_id="a", fire_at_ms=h.now_ms + 1)])
+    answer = await holder.append(
         "1",
         set_timers=[Timer(timer_id="b", fire_at_ms=h.now_ms + 2), Timer(timer_id="c", fire_at_ms=h.now_ms + 3)],
         removed_timers=["a", "never-there"],
@@ -119,7 +109,7 @@ async def append_renews_sets_timers_and_takes(h: StoreHarness) -> None:
         now_ms=h.advance(500),
     )
     assert answer.lease_expires_at_ms == h.now_ms + 90_000
-    execution = await h.second.load_execution(run_id=driver.run_id)
+    execution = await h.second.load_execution(run_id=holder.run_id)
     assert execution is not None
     assert [t.timer_id for t in execution.timers] == ["b", "c"]
     assert [e.delivery_id for e in execution.inbox] == ["s2"]
@@ -130,10 +120,10 @@ async def append_renews_sets_timers_and_takes(h: StoreHarness) -> None:
 @clause("LOG-3")
 async def refused_append_renews_nothing(h: StoreHarness) -> None:
     """A conflict leaves timers, inbox and lease as they were."""
-    driver = await start_full(h)
+    holder = await start_full(h)
     for wrong in (0, 2, 5):
-        arguments = driver.everything("append_events", expected_next_index=wrong, lease_ms=LEASE_MS * 9)
-        async with unchanged(h, driver.run_id, after="a conflicting append"):
+        arguments = APPEND_EVENTS.everything(holder, expected_next_index=wrong, lease_ms=LEASE_MS * 9)
+        async with unchanged(h, holder.run_id, after="a conflicting append"):
             with refused(LogConflictError, f"an append at {wrong} to a log of 1"):
                 await h.store.append_events(**arguments)
 
@@ -142,7 +132,7 @@ async def refused_append_renews_nothing(h: StoreHarness) -> None:
 async def append_with_events_clears_the_crash_count(h: StoreHarness) -> None:
     """The crash count is zero again after an append of an event, and not after an append of none."""
     first = await start(h, lease_ms=1_000)
-    await hear_of(first)
+    await show_life(first)
     h.advance(1_000)
     second = await claim(h, first.run_id, lease_ms=LEASE_MS)
     assert second.claim.run.crashes == 1
@@ -155,29 +145,29 @@ async def append_with_events_clears_the_crash_count(h: StoreHarness) -> None:
 @clause("LOG-4", "CANCEL-3")
 async def append_answers_with_inbox_and_cancel(h: StoreHarness) -> None:
     """The answer to an append tells the inbox number and the cancel flag."""
-    driver = await start(h)
-    first = await driver.append("0")
+    holder = await start(h)
+    first = await holder.append("0")
     assert (first.next_index, first.inbox_seq, first.cancel_requested) == (1, 0, False)
-    await driver.signal()
-    await driver.signal()
-    second = await driver.append("1")
+    await holder.signal()
+    await holder.signal()
+    second = await holder.append("1")
     assert (second.next_index, second.inbox_seq, second.cancel_requested) == (2, 2, False)
-    await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
-    third = await driver.append(events=[])
+    await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+    third = await holder.append(events=[])
     assert (third.next_index, third.inbox_seq, third.cancel_requested) == (2, 3, True)
 
 
 @clause("LOG-6", "SIGNAL-6")
 async def taken_entries_are_not_brought_again(h: StoreHarness) -> None:
     """An entry that was taken comes neither with a claim nor with `read_inbox` nor with `load_execution`."""
-    driver = await start(h)
+    holder = await start(h)
     for number in range(1, 5):
-        await driver.signal("go", f"s{number}")
-    await driver.append("1", taken_inbox=[1, 3])
-    assert [e.inbox_seq for e in await h.second.read_inbox(run_id=driver.run_id, limit=10)] == [2, 4]
-    await driver.append("2", taken_inbox=[2])
-    await driver.release()
-    again = await claim(h, driver.run_id)
+        await holder.signal("go", f"s{number}")
+    await holder.append("1", taken_inbox=[1, 3])
+    assert [e.inbox_seq for e in await h.second.read_inbox(run_id=holder.run_id, limit=10)] == [2, 4]
+    await holder.append("2", taken_inbox=[2])
+    await holder.release()
+    again = await claim(h, holder.run_id)
     assert [e.delivery_id for e in again.claim.inbox] == ["s4"]
     assert again.claim.run.inbox_seq == 4, "taking an entry must not move the inbox number"
 
@@ -185,14 +175,14 @@ async def taken_entries_are_not_brought_again(h: StoreHarness) -> None:
 @clause("LOG-7")
 async def read_events_pages(h: StoreHarness) -> None:
     """`read_events` gives the log from an index on, in order, at most `limit` events."""
-    driver = await start(h)
-    await driver.append(*(str(n) for n in range(7)))
+    holder = await start(h)
+    await holder.append(*(str(n) for n in range(7)))
     read = h.second.read_events
-    assert [e.index for e in await read(run_id=driver.run_id, limit=3)] == [0, 1, 2]
-    assert [e.index for e in await read(run_id=driver.run_id, limit=3, from_index=5)] == [5, 6]
-    assert await read(run_id=driver.run_id, limit=3, from_index=7) == ()
-    assert await read(run_id=driver.run_id, limit=3, from_index=10**9) == ()
-    assert await read(run_id=driver.run_id, limit=0) == ()
+    assert [e.index for e in await read(run_id=holder.run_id, limit=3)] == [0, 1, 2]
+    assert [e.index for e in await read(run_id=holder.run_id, limit=3, from_index=5)] == [5, 6]
+    assert await read(run_id=holder.run_id, limit=3, from_index=7) == ()
+    assert await read(run_id=holder.run_id, limit=3, from_index=10**9) == ()
+    assert await read(run_id=holder.run_id, limit=0) == ()
     assert await read(run_id="nobody", limit=3) == ()
     queued = await create(h)
     assert await read(run_id=queued.run_id, limit=3) == ()
@@ -201,16 +191,16 @@ async def read_events_pages(h: StoreHarness) -> None:
 @clause("LOG-7", "CLAIM-2")
 async def history_is_bounded_in_bytes(h: StoreHarness) -> None:
     """A page holds at most `max_bytes` of payload, but at least one event."""
-    driver = await start(h)
+    holder = await start(h)
     ten_bytes = '"12345678"'
-    await driver.append(*[ten_bytes] * 6)
+    await holder.append(*[ten_bytes] * 6)
     expected = [(30, [0, 1, 2]), (39, [0, 1, 2]), (29, [0, 1]), (10, [0]), (1, [0]), (0, [0])]
     for max_bytes, indexes in expected:
-        page = await h.second.read_events(run_id=driver.run_id, limit=100, max_bytes=max_bytes)
+        page = await h.second.read_events(run_id=holder.run_id, limit=100, max_bytes=max_bytes)
         assert [e.index for e in page] == indexes, f"max_bytes={max_bytes}"
-        execution = await h.second.load_execution(run_id=driver.run_id, history_bytes=max_bytes)
+        execution = await h.second.load_execution(run_id=holder.run_id, history_bytes=max_bytes)
         assert execution is not None
         assert [e.index for e in execution.history] == indexes, f"history_bytes={max_bytes}"
-    tail = await h.second.read_events(run_id=driver.run_id, limit=100, from_index=4, max_bytes=10)
+    tail = await h.second.read_events(run_id=holder.run_id, limit=100, from_index=4, max_bytes=10)
     assert [e.index for e in tail] == [4]
-    assert await h.second.read_events(run_id=driver.run_id, limit=0, max_bytes=10) == ()
+    assert await h.second.read_events(run_id=holder.run_id, limit=0, max_bytes=10) == ()

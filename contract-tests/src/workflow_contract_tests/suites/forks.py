@@ -7,22 +7,10 @@ from typing import Any
 
 from workflow_runtime.store import Existing, Forked, NewEvent, NotForkable, NotFound, RunStatus, Timer
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
-from ..scenarios import (
-    MANY,
-    claim,
-    claim_many,
-    create,
-    event,
-    events,
-    observe,
-    record,
-    start,
-    start_full,
-    start_waiting,
-    unchanged,
-)
+from ..samples import MANY, event, events
+from ..scenarios import claim, claim_stale, create, observe, record, start, start_full, start_waiting, unchanged
 from ..settings import scaled
 from ..tasks import all_of
 from ..ticking import start_tick, upsert
@@ -52,33 +40,33 @@ async def _log(h: StoreHarness, run_id: str = "fork") -> list[tuple[int, str, st
 
 @clause("FORK-1", each=("0", "1", "2", "3"))
 async def fork_begins_with_the_first_part_of_the_log(h: StoreHarness, length: str) -> None:
-    """The events as they are, then the one of the fork; queued, due now, with all that the other run was given."""
+    """A fork has the copied events, then its own; it is queued, due now, with all that the other run was given."""
     from_index = int(length)
-    driver = await start(h, queue="slow", priority=7, input='{"b":2,"a":1}', workflow_version="3")
-    await driver.append('"a"', events=[event('"a"', step_id="s"), event(None)])
+    holder = await start(h, queue="slow", priority=7, input='{"b":2,"a":1}', workflow_version="3")
+    await holder.append('"a"', events=[event('"a"', step_id="s"), event(None)])
     h.advance(5)
-    await driver.append('"c"')
-    original = await _log(h, driver.run_id)
+    await holder.append('"c"')
+    original = await _log(h, holder.run_id)
     h.advance(5)
-    answer = await _fork(h, driver.run_id, from_index)
+    answer = await _fork(h, holder.run_id, from_index)
     assert isinstance(answer, Forked)
     run = await record(h, "fork")
     assert answer.run == run
     assert (run.workflow_id, run.workflow_version, run.input) == ("orders", "3", '{"b":2,"a":1}')
     assert (run.queue, run.priority, run.status, run.due_at_ms) == ("slow", 7, "queued", h.now_ms)
     assert (run.created_at_ms, run.next_index, run.crashes) == (h.now_ms, from_index + 1, 0)
-    assert (run.forked_from_run_id, run.forked_from_index) == (driver.run_id, from_index)
+    assert (run.forked_from_run_id, run.forked_from_index) == (holder.run_id, from_index)
     mark = (from_index, _MARK.kind, _MARK.step_id, _MARK.payload, h.now_ms)
     assert await _log(h) == [*original[:from_index], mark]
 
 
 @clause("FORK-1")
 async def fork_takes_over_nothing_else(h: StoreHarness) -> None:
-    """No inbox, no timers, no request to end, no lease; the other run keeps all of it, and does not change."""
-    driver = await start_full(h)
-    await h.store.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
-    async with unchanged(h, driver.run_id, after="a fork"):
-        await _fork(h, driver.run_id, 1)
+    """A fork has no inbox, no timers, no request to end, no lease; the other run keeps them, and does not change."""
+    holder = await start_full(h)
+    await h.store.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+    async with unchanged(h, holder.run_id, after="a fork"):
+        await _fork(h, holder.run_id, 1)
     execution = await h.second.load_execution(run_id="fork")
     assert execution is not None
     run = execution.run
@@ -92,28 +80,28 @@ async def fork_takes_over_nothing_else(h: StoreHarness) -> None:
     await fork.append('"next"', set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 9)])
     await fork.pause()
     async with unchanged(h, "fork", after="the other run's end"):
-        await driver.finish()
-        await h.store.delete_run(run_id=driver.run_id, now_ms=h.now_ms)
+        await holder.finish()
+        await h.store.delete_run(run_id=holder.run_id, now_ms=h.now_ms)
 
 
 @clause("FORK-1", "FORK-4", each=("queued", "paused", "finished", "errored", "aborted", "dead", "fork"))
 async def runs_of_every_status_are_forked(h: StoreHarness, status: str) -> None:
-    """Whatever the other run is doing, or has come to; also one that is a fork itself."""
-    driver = await start(h, "source", lease_ms=1)
-    await driver.append('"a"', '"b"')
+    """A run can be forked in every status, and a fork can be forked too."""
+    holder = await start(h, "source", lease_ms=1)
+    await holder.append('"a"', '"b"')
     match status:
         case "queued":
-            await driver.release()
+            await holder.release()
         case "paused":
-            await driver.pause(signals=["go"])
+            await holder.pause(signals=["go"])
         case "finished":
-            await driver.finish()
+            await holder.finish()
         case "errored":
-            await driver.fail()
+            await holder.fail()
         case "aborted":
             await h.store.terminate_run(run_id="source", now_ms=h.now_ms)
         case "dead":
-            await claim_many(h, "claim_stale_runs", max_crashes=1, now_ms=h.now_ms + 10**6)
+            await claim_stale(h, max_crashes=1, now_ms=h.now_ms + 10**6)
         case "fork":
             await _fork(h, "source", 1, new_run_id="between")
     run_id = "between" if status == "fork" else "source"
@@ -148,31 +136,31 @@ async def run_and_fork_know_their_tick(h: StoreHarness) -> None:
 
 @clause("FORK-1")
 async def version_may_be_another(h: StoreHarness) -> None:
-    """A worker gets the fork by the version that was asked for."""
-    driver = await start(h, workflow_version="1")
-    await _fork(h, driver.run_id, 0, workflow_version="2")
+    """A fork with a version of its own is claimed by workers of that version."""
+    holder = await start(h, workflow_version="1")
+    await _fork(h, holder.run_id, 0, workflow_version="2")
     assert (await record(h, "fork")).workflow_version == "2"
     assert (await h.store.list_runs(limit=9, run_id_prefix="fork")).runs[0].workflow_version == "2"
 
 
 @clause("FORK-3")
 async def what_is_not_there_is_not_forked(h: StoreHarness) -> None:
-    """More than the log holds, and a run that nobody knows: nothing is written, and the answer says which."""
-    driver = await start(h)
-    await driver.append('"a"')
-    async with unchanged(h, driver.run_id, "fork", after="a refused fork"):
-        assert await _fork(h, driver.run_id, 2) == NotForkable(next_index=1)
-        assert await _fork(h, driver.run_id, 2**40) == NotForkable(next_index=1)
+    """A fork beyond the end of the log, or of an unknown run, writes nothing, and the answer says which it is."""
+    holder = await start(h)
+    await holder.append('"a"')
+    async with unchanged(h, holder.run_id, "fork", after="a refused fork"):
+        assert await _fork(h, holder.run_id, 2) == NotForkable(next_index=1)
+        assert await _fork(h, holder.run_id, 2**40) == NotForkable(next_index=1)
         assert await _fork(h, "nobody", 0) == NotFound()
     assert await h.store.read_events(run_id="fork", limit=9) == ()
-    assert [run.run_id for run in (await h.store.list_runs(limit=9)).runs] == [driver.run_id]
+    assert [run.run_id for run in (await h.store.list_runs(limit=9)).runs] == [holder.run_id]
 
 
 @clause("FORK-4")
 async def known_id_is_not_forked_over(h: StoreHarness) -> None:
     """A taken id answers `existing` and what differs, whatever became of the other run, and changes nothing."""
-    driver = await start(h, "source")
-    await driver.append('"a"', '"b"')
+    holder = await start(h, "source")
+    await holder.append('"a"', '"b"')
     await _fork(h, "source", 1)
     other = await create(h, "other")
     async with unchanged(h, "fork", "source", "other", after="a fork of a known id"):
@@ -195,7 +183,7 @@ async def known_id_is_not_forked_over(h: StoreHarness) -> None:
         itself = await _fork(h, "source", 1, new_run_id="source")
         assert isinstance(itself, Existing)
         assert itself.differs == ("run_id", "from_index")
-    await driver.finish()
+    await holder.finish()
     await h.store.delete_run(run_id="source", now_ms=h.now_ms)
     assert (await _fork(h, "source", 1)).kind == "existing"
 
@@ -203,9 +191,9 @@ async def known_id_is_not_forked_over(h: StoreHarness) -> None:
 @clause("FORK-4", "OP-1")
 async def repeated_fork_answers_as_the_first(h: StoreHarness) -> None:
     """The same operation again answers `forked`, until a driver has written; it never forks twice."""
-    driver = await start(h)
-    await driver.append('"a"', '"b"')
-    arguments = _arguments(h, driver.run_id, 2)
+    holder = await start(h)
+    await holder.append('"a"', '"b"')
+    arguments = _arguments(h, holder.run_id, 2)
     first = await h.store.fork_run(**arguments)
     assert await h.second.fork_run(**(arguments | {"now_ms": h.advance(5)})) == first
     assert len(await _log(h)) == 3
@@ -219,12 +207,12 @@ async def repeated_fork_answers_as_the_first(h: StoreHarness) -> None:
 
 @clause("FORK-4")
 async def many_forks_to_one_id_make_one(h: StoreHarness) -> None:
-    """Of many at once exactly one answers `forked`; the others see what it made."""
+    """Of many forks to one id at once exactly one answers `forked`; the others get the run that it made."""
     handles = await h.handles(6)
     for round_ in range(scaled(8)):
         sources = [await start(h, f"source-{round_}-{number}") for number in range(2)]
-        for driver in sources:
-            await driver.append('"a"', '"b"')
+        for holder in sources:
+            await holder.append('"a"', '"b"')
         calls = [
             _arguments(h, sources[number % 2].run_id, 1 + number % 2, new_run_id=f"fork-{round_}")
             for number in range(len(handles))
@@ -240,13 +228,13 @@ async def many_forks_to_one_id_make_one(h: StoreHarness) -> None:
 @clause("FORK-2", "FORK-3")
 async def fork_of_a_log_that_grows_is_whole(h: StoreHarness) -> None:
     """While a driver writes, each fork has exactly the events that it asked for, or none."""
-    driver = await start(h, "source")
+    holder = await start(h, "source")
     handles = await h.handles(4)
     last = scaled(60)
 
     async def write() -> None:
-        while driver.next_index < last:
-            await driver.append(*(f'"{driver.next_index + number}"' for number in range(3)))
+        while holder.next_index < last:
+            await holder.append(*(f'"{holder.next_index + number}"' for number in range(3)))
             await asyncio.sleep(0)
 
     async def fork(number: int) -> None:
@@ -262,30 +250,30 @@ async def fork_of_a_log_that_grows_is_whole(h: StoreHarness) -> None:
                 assert isinstance(answer, NotForkable)
                 assert answer.next_index < wanted
                 assert await handles[number].load_run(run_id=name) is None
-                await asyncio.sleep(0.01)  # a store that serves one caller at a time has to get to the driver too
+                await asyncio.sleep(0.01)  # a store that serves one caller at a time must also serve the driver
 
     await all_of(write(), *(fork(number) for number in range(4)))
 
 
 @clause("FORK-1", "PAYLOAD-1")
 async def payloads_of_a_fork_are_the_very_texts(h: StoreHarness) -> None:
-    """What was taken over and the event of the fork come back as they went in."""
-    driver = await start(h, input='{ "a" : 1.0 }')
-    await driver.append('{ "b":\n1e3 }', '"\\u0000"', events=[*events('{ "b":\n1e3 }', '"\\u0000"'), event(None)])
+    """The copied payloads and the payload of the fork's event come back as they went in."""
+    holder = await start(h, input='{ "a" : 1.0 }')
+    await holder.append('{ "b":\n1e3 }', '"\\u0000"', events=[*events('{ "b":\n1e3 }', '"\\u0000"'), event(None)])
     mark = NewEvent(kind="forked", payload=events('{"x": "\\ud800"}')[0].payload)
-    await _fork(h, driver.run_id, 3, event=mark)
+    await _fork(h, holder.run_id, 3, event=mark)
     assert (await record(h, "fork")).input == '{ "a" : 1.0 }'
     assert [payload for _, _, _, payload, _ in await _log(h)] == ['{ "b":\n1e3 }', '"\\u0000"', None, mark.payload]
 
 
 @clause("FORK-1", "CLAIM-4")
 async def fork_is_a_run_like_any_other(h: StoreHarness) -> None:
-    """It is driven, waits, gets its own signals and timers, ends, and is listed and deleted."""
-    driver = await start_waiting(h)
-    await _fork(h, driver.run_id, 0)
+    """A fork is driven, waits, gets its own signals and timers, ends, and is listed and deleted."""
+    holder = await start_waiting(h)
+    await _fork(h, holder.run_id, 0)
     fork = await claim(h, "fork")
     await fork.pause(signals=["go"], timers={"t": h.now_ms + 100})
-    async with unchanged(h, driver.run_id, after="a signal to the fork"):
+    async with unchanged(h, holder.run_id, after="a signal to the fork"):
         assert (await fork.signal()).kind == "delivered"
     fork = await claim(h, "fork")
     await fork.finish(taken_inbox=[1])

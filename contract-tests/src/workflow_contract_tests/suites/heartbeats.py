@@ -1,4 +1,4 @@
-"""HEARTBEAT: leases are renewed from another thread, whatever happens on the store's own event loop."""
+"""HEARTBEAT: leases are renewed from another thread, also while the store's own event loop is blocked."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any, cast
 from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.store import LeaseRenewal, LeaseRenewer, SupportsHeartbeats
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, claim, record, start
+from ..samples import LEASE_MS
+from ..scenarios import claim, record, start
 
 _PATIENCE_S = 10.0
 
 
-class _Beat(threading.Thread):
-    """One heartbeat on a thread of its own."""
+class _HeartbeatThread(threading.Thread):
+    """A thread that renews a lease once."""
 
     def __init__(self, store: object, arguments: dict[str, Any]) -> None:
         super().__init__(daemon=True)
@@ -41,28 +42,28 @@ class _Beat(threading.Thread):
 @clause("HEARTBEAT-1", "HEARTBEAT-2", "LEASE-1", capability="heartbeats")
 async def lease_is_renewed_while_the_event_loop_stands_still(h: StoreHarness) -> None:
     """A thread opens, renews and closes while the store's event loop is blocked."""
-    driver = await start(h, lease_ms=1_000)
-    beat = _Beat(h.store, driver.arguments("heartbeat_run_lease", now_ms=h.now_ms + 600))
+    holder = await start(h, lease_ms=1_000)
+    beat = _HeartbeatThread(h.store, holder.heartbeat_arguments(now_ms=h.now_ms + 600))
     end = time.monotonic() + _PATIENCE_S
     while beat.is_alive() and time.monotonic() < end:
         time.sleep(0.001)  # noqa: ASYNC251  # blocks on purpose
     assert not beat.is_alive(), "the heartbeat waited for the store's event loop"
     assert isinstance(beat.outcome, LeaseRenewal), beat.outcome
     assert beat.outcome.lease_expires_at_ms == h.now_ms + 600 + LEASE_MS
-    assert (await record(h, driver.run_id)).lease_expires_at_ms == h.now_ms + 600 + LEASE_MS
+    assert (await record(h, holder.run_id)).lease_expires_at_ms == h.now_ms + 600 + LEASE_MS
 
 
 @clause("HEARTBEAT-2", "LEASE-1", "LEASE-2", capability="heartbeats")
 async def heartbeats_on_their_own_connection_tell_what_others_do(h: StoreHarness) -> None:
-    """What it opens tells the inbox number and, when somebody else has the run, that the lease is lost."""
-    driver = await start(h, lease_ms=1_000)
-    await driver.signal()
+    """A renewal on the connection of its own answers the inbox number, and raises when another worker has the run."""
+    holder = await start(h, lease_ms=1_000)
+    await holder.signal()
     opened = cast("SupportsHeartbeats", h.store).open_heartbeats()
     async with opened as renewer:
-        assert (await _renew(renewer, driver.arguments("heartbeat_run_lease", lease_ms=1_000))).inbox_seq == 1
-        await claim(h, driver.run_id, store=h.second, now_ms=h.advance(1_000))
+        assert (await _renew(renewer, holder.heartbeat_arguments(lease_ms=1_000))).inbox_seq == 1
+        await claim(h, holder.run_id, store=h.second, now_ms=h.advance(1_000))
         try:
-            await _renew(renewer, driver.arguments("heartbeat_run_lease"))
+            await _renew(renewer, holder.heartbeat_arguments())
         except LeaseLostError:
             return
         raise AssertionError("a lost lease was renewed")
@@ -70,12 +71,12 @@ async def heartbeats_on_their_own_connection_tell_what_others_do(h: StoreHarness
 
 @clause("HEARTBEAT-3", capability="heartbeats")
 async def store_outlives_its_heartbeats(h: StoreHarness) -> None:
-    """Leaving the block ends nothing but the connection that was opened; another one can be opened."""
-    driver = await start(h)
+    """Leaving the block closes only the connection that was opened; another one can be opened."""
+    holder = await start(h)
     for _ in range(2):
         async with cast("SupportsHeartbeats", h.store).open_heartbeats() as renewer:
-            await _renew(renewer, driver.arguments("heartbeat_run_lease"))
-        await driver.append()
+            await _renew(renewer, holder.heartbeat_arguments())
+        await holder.append()
 
 
 async def _renew(renewer: LeaseRenewer, arguments: dict[str, Any]) -> LeaseRenewal:

@@ -1,4 +1,4 @@
-"""LIST: looking at many runs, page by page, and at one from its beginning."""
+"""LIST: pages of many runs, and the timeline of one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from typing import Any
 from workflow_runtime.errors import InvalidArgumentError, RunNotFoundError
 from workflow_runtime.store import AWAITED_SHOWN, Awaited, RunStatus, RunSummary, encode_schedule_cursor
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import MANY, claim, create, record, start, start_waiting
+from ..samples import MANY
+from ..scenarios import claim, create, record, start, start_waiting
 from ..settings import SEED
 
 
 async def _pages(h: StoreHarness, limit: int, **filters: Any) -> list[RunSummary]:
-    """Read a whole listing, page by page, from changing handles."""
+    """Return a whole listing, read page by page through changing handles."""
     runs: list[RunSummary] = []
     cursor: str | None = None
     for number in itertools.count():
@@ -40,7 +41,7 @@ _IDS = ["B", "a", "A", "a1", "a%", "a_b", "aXb", "a*", "é", "￿", "😀", "a\\
 
 
 async def _populate(h: StoreHarness) -> list[RunSummary]:
-    """Create runs of every status, some at one time, and give their summaries in the order of the listing."""
+    """Create runs of every status, some at one time. Return their summaries in the order of the listing."""
     chosen = random.Random(SEED)
     for run_id in chosen.sample(_IDS, len(_IDS)):
         kind = chosen.choice(["queued", "running", "paused", "finished", "errored"])
@@ -57,9 +58,9 @@ async def _in_status(h: StoreHarness, run_id: str, kind: str, facts: dict[str, A
     elif kind == "paused":
         await start_waiting(h, run_id=run_id, **facts)
     else:
-        driver = await start(h, run_id, **facts)
+        holder = await start(h, run_id, **facts)
         if kind != "running":
-            await (driver.finish() if kind == "finished" else driver.fail())
+            await (holder.finish() if kind == "finished" else holder.fail())
 
 
 def _summary(run: RunSummary) -> RunSummary:
@@ -181,7 +182,7 @@ async def pages_are_stable(h: StoreHarness, order: str) -> None:
 
 
 async def _disturb(h: StoreHarness, visit: int, last_seen: str) -> None:
-    """Create before and behind the cursor, delete runs (also the one the cursor stands on), change others."""
+    """Create runs before and behind the cursor, delete some (also the one at the cursor), change others."""
     begin = h.now_ms
     await create(h, f"new-{visit}", now_ms=1)
     await create(h, f"late-{visit}")
@@ -247,7 +248,7 @@ _NO_CURSORS: tuple[Any, ...] = (
     *("", *_PLAIN, "=", "====", "A", "\n", "bm9uZQ==", b"bm9uZQ==", True, 0, 1.5, ["x"], {}),
     *(encode(text.encode("utf-8")).decode("ascii") for text in _TEXTS for encode in _BASE64),
 )
-"""What a stranger may send for a cursor: no text at all, no base64, and base64 of what nobody encoded."""
+"""Texts that are no cursor: no text at all, no base64, and base64 of something else."""
 
 
 @clause("LIST-3", "SCHEDULE-6")
@@ -281,16 +282,16 @@ async def empty_listing(h: StoreHarness) -> None:
 @clause("LIST-5")
 async def timeline_tells_everything(h: StoreHarness) -> None:
     """A timeline holds creation, events, inbox entries (taken ones too) and pending timers, in order of time."""
-    driver = await start(h)
+    holder = await start(h)
     h.advance(10)
-    await driver.signal("go", "s1", '"hi"')
+    await holder.signal("go", "s1", '"hi"')
     h.advance(10)
-    await driver.append('"e"', taken_inbox=[1])
+    await holder.append('"e"', taken_inbox=[1])
     h.advance(10)
-    await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
-    await driver.call("schedule_timer", timer_id="t", fire_at_ms=h.now_ms + 100)
-    timeline = await h.second.get_run_timeline(run_id=driver.run_id)
-    assert timeline.run == await record(h, driver.run_id)
+    await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+    await holder.set_timer("t", fire_at_ms=h.now_ms + 100)
+    timeline = await h.second.get_run_timeline(run_id=holder.run_id)
+    assert timeline.run == await record(h, holder.run_id)
     assert [(e.source, e.what, e.detail) for e in timeline.entries] == [
         ("run", "created", '{"n":1}'),
         ("inbox", "signal go", '"hi"'),
@@ -305,15 +306,15 @@ async def timeline_tells_everything(h: StoreHarness) -> None:
 @clause("LIST-5")
 async def timeline_is_bounded(h: StoreHarness) -> None:
     """At most `limit` events and `limit` inbox entries are shown, the first ones, and the answer says so."""
-    driver = await start(h)
-    await driver.append(*(str(n) for n in range(5)))
+    holder = await start(h)
+    await holder.append(*(str(n) for n in range(5)))
     for number in range(4):
-        await driver.signal("go", f"s{number}")
-    timeline = await h.second.get_run_timeline(run_id=driver.run_id, limit=3)
+        await holder.signal("go", f"s{number}")
+    timeline = await h.second.get_run_timeline(run_id=holder.run_id, limit=3)
     assert [e.detail for e in timeline.entries if e.source == "log"] == ["0", "1", "2"]
     assert len([e for e in timeline.entries if e.source == "inbox"]) == 3
     assert timeline.truncated
-    assert not (await h.second.get_run_timeline(run_id=driver.run_id, limit=5)).truncated
+    assert not (await h.second.get_run_timeline(run_id=holder.run_id, limit=5)).truncated
     with refused(RunNotFoundError, "the timeline of an unknown run"):
         await h.store.get_run_timeline(run_id="nobody")
 
@@ -326,12 +327,12 @@ async def listing_says_what_a_paused_run_waits_for(h: StoreHarness) -> None:
         *(Awaited(kind="signal", name=f"s{number}", step_id=f"w{number}" + "x" * 300) for number in range(4)),
     ]
     for count in range(len(awaited) + 1):
-        driver = await start(h, f"paused-{count}")
-        await driver.pause(timers={"t": h.now_ms + 99}, awaited=awaited[:count])
+        holder = await start(h, f"paused-{count}")
+        await holder.pause(timers={"t": h.now_ms + 99}, awaited=awaited[:count])
     for run_id in ("woken", "ended"):
-        driver = await start(h, run_id)
-        await driver.pause(awaited=awaited[1:2])
-        await driver.signal("s0")
+        holder = await start(h, run_id)
+        await holder.pause(awaited=awaited[1:2])
+        await holder.signal("s0")
         if run_id == "ended":
             await (await claim(h, run_id)).finish(taken_inbox=[1])
     for page in (

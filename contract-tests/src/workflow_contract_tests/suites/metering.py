@@ -1,4 +1,4 @@
-"""METER: queries are counted before they are sent, and what would be too many is not sent."""
+"""METER: queries are counted before they are sent, and none is sent beyond the limit."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ from workflow_runtime.store import (
     TransactionWrite,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import (
-    CLAIM_VERBS,
-    LEASE_MS,
-    WRITES_WITH_EVENTS,
-    claim_arguments,
-    create,
-    create_arguments,
-    event,
-    start,
-    start_full,
-    start_waiting,
-    unchanged,
-)
+from ..samples import LEASE_MS, event
+from ..scenarios import create, create_arguments, start, start_full, start_waiting, unchanged
 from ..ticking import claim_tick, request, schedule_arguments, settle, upsert
+from ..verbs import (
+    CLAIM_DUE_TIMERS,
+    CLAIM_PENDING_RUNS,
+    CLAIM_VERBS,
+    RELEASE_RUN_LEASE,
+    SCHEDULE_TIMER,
+    WRITES_WITH_EVENTS,
+    ClaimVerb,
+    LeaseVerb,
+)
 
 _MANY_EVENTS = 101
-"""More than fit into one statement, whatever the database."""
+"""More events than any database takes in one statement."""
 
 Call = Callable[[], Awaitable[Any]]
 
@@ -49,7 +48,7 @@ def _costs(h: StoreHarness) -> QueryCosts:
 
 
 async def _metered(call: Call, what: str, *, at_most: int) -> QueryMeter:
-    """Make a call and hold what it takes to its bounds."""
+    """Make a call, assert that it takes at most so many queries, and return its meter."""
     with meter_queries() as meter:
         await call()
     assert meter.queries > 0, f"{what} counted no query"
@@ -59,7 +58,7 @@ async def _metered(call: Call, what: str, *, at_most: int) -> QueryMeter:
 
 
 def _from_outside(h: StoreHarness, run_id: str) -> dict[str, Call]:
-    """Every call that needs neither a lease nor a schedule, as if to a run that is there."""
+    """Return every call that needs no lease and no claimed tick, by its verb."""
     store, now_ms = h.store, h.now_ms
     run: dict[str, Any] = {"run_id": run_id}
     timed = run | {"now_ms": now_ms}
@@ -119,37 +118,36 @@ async def every_call_counts_and_costs_what_is_declared(h: StoreHarness) -> None:
 
 
 @clause("METER-1", "METER-4", each=CLAIM_VERBS, capability="metered")
-async def claims_cost_the_same_however_many_runs_they_take(h: StoreHarness, verb: str) -> None:
+async def claims_cost_the_same_however_many_runs_they_take(h: StoreHarness, verb: ClaimVerb) -> None:
     """A claim of twenty runs with logs, inboxes and timers takes no more than is declared."""
     for _ in range(20):
-        driver = await start_full(h)
-        if verb == "claim_pending_runs":
-            await driver.release()
-        elif verb == "claim_due_timers":
-            await driver.pause(timers={"due": h.now_ms + 1}, seen_inbox_seq=driver.seen + 1)
-    arguments = claim_arguments(h, verb, now_ms=h.advance(2 * LEASE_MS))
-    claim = getattr(h.store, verb)
-    await _metered(lambda: claim(**arguments), verb, at_most=_costs(h).claim)
+        holder = await start_full(h)
+        if verb is CLAIM_PENDING_RUNS:
+            await holder.release()
+        elif verb is CLAIM_DUE_TIMERS:
+            await holder.pause(timers={"due": h.now_ms + 1}, seen_inbox_seq=holder.seen + 1)
+    h.advance(2 * LEASE_MS)
+    await _metered(lambda: verb.call(h), verb.name, at_most=_costs(h).claim)
 
 
 @clause("METER-4", each=WRITES_WITH_EVENTS, capability="metered")
-async def writes_cost_what_is_declared(h: StoreHarness, verb: str) -> None:
+async def writes_cost_what_is_declared(h: StoreHarness, verb: LeaseVerb) -> None:
     """A driver's write of many events that changes all it can takes no more than is declared, nor does its repeat."""
-    driver, costs = await start_full(h), _costs(h)
+    holder, costs = await start_full(h), _costs(h)
     many = [event(str(number)) for number in range(_MANY_EVENTS)]
-    arguments = driver.everything(verb, events=many)
-    write = getattr(h.store, verb)
-    for what in (verb, f"the repeat of {verb}"):
+    arguments = verb.everything(holder, events=many)
+    write = verb.of(h.store)
+    for what in (verb.name, f"the repeat of {verb}"):
         await _metered(lambda: write(**arguments), what, at_most=costs.write_of(_MANY_EVENTS))
 
 
 @clause("METER-1", "METER-4", capability="metered")
 async def small_writes_cost_what_is_declared(h: StoreHarness) -> None:
     """A heartbeat, a timer and a release take no more than is declared."""
-    driver, costs = await start(h), _costs(h)
-    await _metered(driver.heartbeat, "heartbeat_run_lease", at_most=costs.read)
-    for verb, bound in (("schedule_timer", costs.write), ("release_run_lease", costs.release)):
-        await _metered(partial(driver.call, verb), verb, at_most=bound)
+    holder, costs = await start(h), _costs(h)
+    await _metered(holder.heartbeat, "heartbeat_run_lease", at_most=costs.read)
+    for verb, bound in ((SCHEDULE_TIMER, costs.write), (RELEASE_RUN_LEASE, costs.release)):
+        await _metered(partial(verb.call, holder), verb.name, at_most=bound)
 
 
 @clause("METER-1", "METER-4", capability="metered")
@@ -185,29 +183,30 @@ async def tasks_count_for_whom_they_work(h: StoreHarness) -> None:
 
 @clause("METER-1", "METER-2", capability="metered")
 async def nothing_is_done_without_queries(h: StoreHarness) -> None:
-    """Where nothing may be sent every call is refused, and nothing has happened."""
-    driver = await start_waiting(h, timers={"due": h.now_ms})
-    async with unchanged(h, driver.run_id, after="a call that must not be sent"):
+    """With a limit of 0 queries every call is refused, and nothing has happened."""
+    holder = await start_waiting(h, timers={"due": h.now_ms})
+    async with unchanged(h, holder.run_id, after="a call that must not be sent"):
         with meter_queries(max_queries=0) as meter:
-            for verb, call in _from_outside(h, driver.run_id).items():
-                with refused(QueryLimitReachedError, f"{verb} without a query to send"):
+            for name, call in _from_outside(h, holder.run_id).items():
+                with refused(QueryLimitReachedError, f"{name} without a query to send"):
                     await call()
             for verb in CLAIM_VERBS:
                 with refused(QueryLimitReachedError, f"{verb} without a query to send"):
-                    await getattr(h.store, verb)(**claim_arguments(h, verb))
+                    await verb.call(h)
     assert (meter.queries, meter.requests, meter.limit_reached) == (0, 0, True)
     assert len((await h.second.list_runs(limit=10)).runs) == 1, "a creation that must not be sent was done"
 
 
-@clause("METER-2", each=[*WRITES_WITH_EVENTS, "schedule_timer", "release_run_lease"], capability="metered")
-async def write_is_sent_as_a_whole_or_not_at_all(h: StoreHarness, verb: str) -> None:
+@clause("METER-2", each=[*WRITES_WITH_EVENTS, SCHEDULE_TIMER, RELEASE_RUN_LEASE], capability="metered")
+async def write_is_sent_as_a_whole_or_not_at_all(h: StoreHarness, verb: LeaseVerb) -> None:
     """A write with one query too few has done nothing, and succeeds under the same operation id with enough of them."""
-    twin, driver = await start_full(h), await start_full(h)
-    write = getattr(h.store, verb)
-    needed = (await _metered(lambda: write(**twin.everything(verb)), verb, at_most=_costs(h).write_of(2))).queries
-    arguments = driver.everything(verb)
+    twin, holder = await start_full(h), await start_full(h)
+    write = verb.of(h.store)
+    twins = verb.everything(twin)
+    needed = (await _metered(lambda: write(**twins), verb.name, at_most=_costs(h).write_of(2))).queries
+    arguments = verb.everything(holder)
     for allowed in range(needed):
-        async with unchanged(h, driver.run_id, after=f"{verb} with {allowed} queries"):
+        async with unchanged(h, holder.run_id, after=f"{verb} with {allowed} queries"):
             with meter_queries(allowed), refused(QueryLimitReachedError, f"{verb} with {allowed} queries"):
                 await write(**arguments)
     with meter_queries(needed):
@@ -216,24 +215,24 @@ async def write_is_sent_as_a_whole_or_not_at_all(h: StoreHarness, verb: str) -> 
 
 @clause("METER-1", "METER-2", "METER-4", capability="metered")
 async def transaction_counts_the_statements_of_its_function(h: StoreHarness) -> None:
-    """What the function of a transaction writes counts, and nothing of it stays where the queries do not suffice."""
+    """Queries of a transaction's function count, and nothing of it stays when they are too many."""
     if not h.store.capabilities.transactions:
-        return  # there are none to count
-    driver, costs = await start_full(h), _costs(h)
+        return  # no transactions, so nothing to count
+    holder, costs = await start_full(h), _costs(h)
 
     async def work(tx: Any) -> TransactionWrite:
         for number in range(3):
             await h.write_business(tx, f"row-{number}")
         return TransactionWrite(
-            expected_next_index=driver.next_index, events=(event("1"),), now_ms=h.now_ms, lease_ms=LEASE_MS
+            expected_next_index=holder.next_index, events=(event("1"),), now_ms=h.now_ms, lease_ms=LEASE_MS
         )
 
     def call() -> Awaitable[Any]:
         return cast("SupportsTransactions", h.store).append_in_transaction(
-            run_id=driver.run_id, lease_token=driver.token, operation_id="transaction", work=work
+            run_id=holder.run_id, lease_token=holder.token, operation_id="transaction", work=work
         )
 
-    async with unchanged(h, driver.run_id, after="a transaction that is refused"):
+    async with unchanged(h, holder.run_id, after="a transaction that is refused"):
         with meter_queries(4), refused(QueryLimitReachedError, "a transaction with 4 queries"):
             await call()
     assert await h.read_business() == []
@@ -244,7 +243,7 @@ async def transaction_counts_the_statements_of_its_function(h: StoreHarness) -> 
 
 @clause("METER-3", capability="metered")
 async def rows_are_those_that_the_database_tells_of(h: StoreHarness) -> None:
-    """Where the database tells of rows, a creation has written some, and a look has read some and written none."""
+    """If the store counts rows, a creation has written some, and a read has read some and written none."""
     with meter_queries() as created:
         run_id = (await create(h)).run_id
     with meter_queries() as looked:

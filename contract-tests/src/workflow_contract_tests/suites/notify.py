@@ -1,4 +1,4 @@
-"""NOTIFY: waiting workers are told of work, after it is there, and of nothing else."""
+"""NOTIFY: listeners get a notice of new work, after it is there, and of nothing else."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from workflow_runtime.store import (
     WorkNotice,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
-from ..scenarios import CLAIM_VERBS, Driver, claim_many, create, event, park, start, start_waiting
+from ..holder import LeaseHolder
+from ..samples import event
+from ..scenarios import claim_pending, create, park, start, start_waiting
 from ..settings import scaled
 from ..tasks import all_of
+from ..verbs import CLAIM_VERBS, ClaimVerb
 
 T = TypeVar("T")
 
 _LATE_S = 10.0
 _QUIET_S = 0.15
-"""Within this time everything that was told has arrived."""
+"""The time within which every notice has arrived."""
 
 
-class _Ear:
-    """A listener that remembers what it heard."""
+class _Listener:
+    """A listener that keeps the notices it gets."""
 
     def __init__(self) -> None:
         self.heard: list[WorkNotice] = []
@@ -41,19 +44,19 @@ class _Ear:
         self.heard.append(notice)
 
     def told_of(self, run_id: str, since: int = 0) -> bool:
-        """Whether a worker that hears this would look for the run."""
+        """Return True if a notice since then is about the run, or about every run."""
         return any(notice.run_id in {None, run_id} for notice in self.heard[since:])
 
     async def until_told_of(self, run_id: str, since: int = 0) -> None:
-        """Wait for the notice."""
+        """Wait for a notice about the run."""
         await _until(lambda: self.told_of(run_id, since), f"no notice came for {run_id!r}")
 
 
-async def _quiet(ears: Iterable[_Ear]) -> None:
-    """Let what was told before arrive, and forget it."""
+async def _quiet(listeners: Iterable[_Listener]) -> None:
+    """Wait until earlier notices have arrived, and drop them."""
     await asyncio.sleep(_QUIET_S)
-    for ear in ears:
-        ear.heard.clear()
+    for listener in listeners:
+        listener.heard.clear()
 
 
 async def _until(condition: Callable[[], bool], otherwise: str) -> None:
@@ -64,15 +67,17 @@ async def _until(condition: Callable[[], bool], otherwise: str) -> None:
 
 
 @asynccontextmanager
-async def _listening(*stores: WorkflowExecutionStore) -> AsyncIterator[list[_Ear]]:
-    """Listen on handles, once notices are live."""
-    ears = [_Ear() for _ in stores]
+async def _listening(*stores: WorkflowExecutionStore) -> AsyncIterator[list[_Listener]]:
+    """Listen on handles. The block begins when notices are live."""
+    listeners = [_Listener() for _ in stores]
     async with AsyncExitStack() as stack:
-        listens = [cast(SupportsNotify, store).listen(ear) for store, ear in zip(stores, ears, strict=True)]
+        listens = [
+            cast(SupportsNotify, store).listen(listener) for store, listener in zip(stores, listeners, strict=True)
+        ]
         entered = [await stack.enter_async_context(listen) for listen in listens]
         await _until(lambda: all(listening.live for listening in entered), "listening never becomes live")
-        await _quiet(ears)
-        yield ears
+        await _quiet(listeners)
+        yield listeners
 
 
 Unit: TypeAlias = Callable[[], Awaitable[object]]
@@ -107,18 +112,18 @@ async def _tick(h: StoreHarness) -> tuple[str, Unit]:
     )
 
 
-async def _signal(h: StoreHarness, driver: Driver) -> tuple[str, Unit]:
-    return driver.run_id, driver.signal
+async def _signal(h: StoreHarness, holder: LeaseHolder) -> tuple[str, Unit]:
+    return holder.run_id, holder.signal
 
 
-async def _approval(h: StoreHarness, driver: Driver) -> tuple[str, Unit]:
-    return driver.run_id, lambda: h.store.deliver_approval(
-        run_id=driver.run_id, approval_id="yes", approved=True, now_ms=h.now_ms
+async def _approval(h: StoreHarness, holder: LeaseHolder) -> tuple[str, Unit]:
+    return holder.run_id, lambda: h.store.deliver_approval(
+        run_id=holder.run_id, approval_id="yes", approved=True, now_ms=h.now_ms
     )
 
 
-async def _hasten(h: StoreHarness, driver: Driver) -> tuple[str, Unit]:
-    return driver.run_id, lambda: h.store.deliver_retry(run_id=driver.run_id, retry_id="r", now_ms=h.now_ms)
+async def _hasten(h: StoreHarness, holder: LeaseHolder) -> tuple[str, Unit]:
+    return holder.run_id, lambda: h.store.deliver_retry(run_id=holder.run_id, retry_id="r", now_ms=h.now_ms)
 
 
 async def _cancel(h: StoreHarness, run_id: str) -> tuple[str, Unit]:
@@ -126,24 +131,24 @@ async def _cancel(h: StoreHarness, run_id: str) -> tuple[str, Unit]:
 
 
 async def _requeue(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h, lease_ms=1)
+    holder = await start(h, lease_ms=1)
     h.advance(1_000_000)
-    assert (await park(h, driver)).dead == (driver.run_id,)
-    return driver.run_id, lambda: h.store.requeue_run(run_id=driver.run_id, now_ms=h.now_ms)
+    assert (await park(h, holder)).dead == (holder.run_id,)
+    return holder.run_id, lambda: h.store.requeue_run(run_id=holder.run_id, now_ms=h.now_ms)
 
 
 async def _retry(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h)
-    await driver.fail()
-    return driver.run_id, lambda: h.store.retry_run(
-        run_id=driver.run_id, event=NewEvent(kind="retried"), now_ms=h.now_ms
+    holder = await start(h)
+    await holder.fail()
+    return holder.run_id, lambda: h.store.retry_run(
+        run_id=holder.run_id, event=NewEvent(kind="retried"), now_ms=h.now_ms
     )
 
 
 async def _fork(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h)
+    holder = await start(h)
     return "forked", lambda: h.store.fork_run(
-        run_id=driver.run_id,
+        run_id=holder.run_id,
         new_run_id="forked",
         from_index=0,
         event=event(),
@@ -153,19 +158,19 @@ async def _fork(h: StoreHarness) -> tuple[str, Unit]:
 
 
 async def _release(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h)
-    return driver.run_id, driver.release
+    holder = await start(h)
+    return holder.run_id, holder.release
 
 
 async def _pause_with_unseen_inbox(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h)
-    await driver.signal()
-    return driver.run_id, driver.pause
+    holder = await start(h)
+    await holder.signal()
+    return holder.run_id, holder.pause
 
 
 async def _pause_with_timer(h: StoreHarness) -> tuple[str, Unit]:
-    driver = await start(h)
-    return driver.run_id, lambda: driver.pause(timers={"t": h.now_ms + NOTICE_HORIZON_MS - 1})
+    holder = await start(h)
+    return holder.run_id, lambda: holder.pause(timers={"t": h.now_ms + NOTICE_HORIZON_MS - 1})
 
 
 async def _new_schedule(h: StoreHarness) -> tuple[str, Unit]:
@@ -209,8 +214,8 @@ TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, Unit]]]] = {
     "approval to a running run": lambda h: _then(start(h), _approval, h),
     "wish to retry of a paused run": lambda h: _then(start_waiting(h), _hasten, h),
     "wish to retry of a running run": lambda h: _then(start(h), _hasten, h),
-    "cancel of a paused run": lambda h: _then(start_waiting(h), lambda h, driver: _cancel(h, driver.run_id), h),
-    "cancel of a running run": lambda h: _then(start(h), lambda h, driver: _cancel(h, driver.run_id), h),
+    "cancel of a paused run": lambda h: _then(start_waiting(h), lambda h, holder: _cancel(h, holder.run_id), h),
+    "cancel of a running run": lambda h: _then(start(h), lambda h, holder: _cancel(h, holder.run_id), h),
     "cancel of a queued run": lambda h: _then(create(h), lambda h, run: _cancel(h, run.run_id), h),
     "requeue": _requeue,
     "retry": _retry,
@@ -231,48 +236,48 @@ async def _then(
 async def work_is_told_to_everybody(h: StoreHarness, what: str) -> None:
     """Listeners of the handle that makes work and of others are told of it, soon."""
     third = (await h.handles(3))[2]
-    async with _listening(h.store, h.second, third) as ears:
+    async with _listening(h.store, h.second, third) as listeners:
         run_id, make_work = await TOLD[what](h)
-        await _quiet(ears)
+        await _quiet(listeners)
         await make_work()
-        for ear in ears:
-            await ear.until_told_of(run_id)
+        for listener in listeners:
+            await listener.until_told_of(run_id)
 
 
 @clause("NOTIFY-1", capability="notify")
 async def work_in_bursts_is_told(h: StoreHarness) -> None:
     """Of many runs that are created at once, each is told of after it is there, however notices are put together."""
-    async with _listening(h.second) as (ear,):
+    async with _listening(h.second) as (listener,):
         since: dict[str, int] = {}
 
         async def make_some(maker: int) -> None:
             for number in range(scaled(40)):
                 await create(h, f"{maker}-{number}")
-                since[f"{maker}-{number}"] = len(ear.heard)
+                since[f"{maker}-{number}"] = len(listener.heard)
 
         await all_of(*(make_some(maker) for maker in range(5)))
         for run_id, heard in since.items():
-            if WorkNotice(run_id=run_id) not in ear.heard:
-                await ear.until_told_of(run_id, heard)
+            if WorkNotice(run_id=run_id) not in listener.heard:
+                await listener.until_told_of(run_id, heard)
 
 
 @clause("NOTIFY-1", capability="notify", needs=("processes",))
 async def work_of_other_processes_is_told(h: StoreHarness) -> None:
     """A process that listens is told of a run that another one queues."""
     waiting = await start_waiting(h)
-    async with _listening(h.store) as (ear,):
+    async with _listening(h.store) as (listener,):
         await run_children(h, [{"task": "deliver", "run_id": waiting.run_id, "signal_ids": ["s"]}])
-        await ear.until_told_of(waiting.run_id)
+        await listener.until_told_of(waiting.run_id)
 
 
 @clause("NOTIFY-2", capability="notify")
 async def work_is_there_when_it_is_told(h: StoreHarness) -> None:
-    """Whoever claims on a notice, through a handle of its own, gets the run."""
+    """A claim at the moment of a notice, through another handle, gets the run."""
     third = (await h.handles(3))[2]
     found: list[asyncio.Task[int]] = []
 
     async def claim_now() -> int:
-        return len((await claim_many(h, "claim_pending_runs", store=third)).claims)
+        return len((await claim_pending(h, store=third)).claims)
 
     async with AsyncExitStack() as stack:
         on_notice = lambda notice: found.append(asyncio.ensure_future(claim_now()))  # noqa: E731
@@ -290,25 +295,25 @@ async def work_is_there_when_it_is_told(h: StoreHarness) -> None:
 
 @clause("NOTIFY-3", capability="notify")
 async def listening_begins_with_a_look_at_everything(h: StoreHarness) -> None:
-    """When listening becomes live a notice with `None` says that anything may have happened before."""
+    """The first notice, as listening becomes live, has `None`: anything may have happened before."""
     await create(h, "before")
-    ear = _Ear()
-    async with cast(SupportsNotify, h.second).listen(ear) as listening:
-        await _until(lambda: bool(ear.heard), "no notice came")
-        assert ear.heard[0] == WorkNotice(run_id=None)
+    listener = _Listener()
+    async with cast(SupportsNotify, h.second).listen(listener) as listening:
+        await _until(lambda: bool(listener.heard), "no notice came")
+        assert listener.heard[0] == WorkNotice(run_id=None)
         assert listening.live
-        assert len((await claim_many(h, "claim_pending_runs")).claims) == 1
+        assert len((await claim_pending(h)).claims) == 1
 
 
 @clause("NOTIFY-3", capability="notify", fresh=True)
 async def listening_begins_without_tables(h: StoreHarness) -> None:
     """Listening to a store whose tables are not there yet begins at once, and tells when they are."""
-    ear = _Ear()
-    async with asyncio.timeout(_LATE_S * 2), cast(SupportsNotify, h.second).listen(ear) as listening:
+    listener = _Listener()
+    async with asyncio.timeout(_LATE_S * 2), cast(SupportsNotify, h.second).listen(listener) as listening:
         await h.store.ensure_schema()
         await _until(lambda: listening.live, "listening never becomes live")
         await create(h, "first")
-        await ear.until_told_of("first")
+        await listener.until_told_of("first")
 
 
 @clause("NOTIFY-4", capability="notify")
@@ -317,22 +322,22 @@ async def who_has_left_hears_nothing(h: StoreHarness) -> None:
     async with _listening(h.second) as (stays,):
         async with _listening(h.store, h.second) as gone:
             await create(h, "heard")
-            for ear in gone:
-                await ear.until_told_of("heard")
+            for listener in gone:
+                await listener.until_told_of("heard")
             await create(h, "on its way")
-        counts = [len(ear.heard) for ear in gone]
+        counts = [len(listener.heard) for listener in gone]
         await create(h, "late")
         await stays.until_told_of("late")
         await asyncio.sleep(_QUIET_S)
-        assert [len(ear.heard) for ear in gone] == counts
+        assert [len(listener.heard) for listener in gone] == counts
 
 
 async def _append_and_renew(h: StoreHarness) -> None:
-    driver = await start(h)
+    holder = await start(h)
     for _ in range(3):
-        await driver.append("1", "2", set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 5)])
-        await driver.heartbeat()
-    await driver.call("schedule_timer")
+        await holder.append("1", "2", set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 5)])
+        await holder.heartbeat()
+    await holder.set_timer("alarm", h.now_ms + 1_000)
 
 
 async def _pause_for_long(h: StoreHarness) -> None:
@@ -372,27 +377,22 @@ NOT_TOLD: dict[str, tuple[Callable[[StoreHarness], Awaitable[None]], int]] = {
 @clause("NOTIFY-5", capability="notify", each=NOT_TOLD)
 async def what_nobody_waits_for_is_not_told(h: StoreHarness, what: str) -> None:
     """Writes that leave no worker anything to do tell nobody."""
-    async with _listening(h.second) as (ear,):
+    async with _listening(h.second) as (listener,):
         do, notices = NOT_TOLD[what]
         await do(h)
         await asyncio.sleep(_QUIET_S)
-        assert len(ear.heard) == notices, f"{what} told {ear.heard}"
+        assert len(listener.heard) == notices, f"{what} told {listener.heard}"
         await create(h, "afterwards")
-        await ear.until_told_of("afterwards", notices)
+        await listener.until_told_of("afterwards", notices)
 
 
 @clause("NOTIFY-5", "NOTIFY-1", capability="notify", each=CLAIM_VERBS)
-async def claims_are_not_told(h: StoreHarness, verb: str) -> None:
+async def claims_are_not_told(h: StoreHarness, verb: ClaimVerb) -> None:
     """Claiming, whether it finds something or not, tells nobody."""
-    if verb == "claim_pending_runs":
-        await create(h)
-    elif verb == "claim_stale_runs":
-        await start(h, lease_ms=1)
-    else:
-        await start_waiting(h, timers={"t": h.now_ms + 1})
+    await verb.make_ready(h, h.now_ms + 1)
     h.advance(10)
-    async with _listening(h.second) as (ear,):
-        assert len((await claim_many(h, verb)).claims) == 1
-        assert (await claim_many(h, verb)).claims == ()
+    async with _listening(h.second) as (listener,):
+        assert len((await verb.call(h)).claims) == 1
+        assert (await verb.call(h)).claims == ()
         await asyncio.sleep(_QUIET_S)
-        assert ear.heard == []
+        assert listener.heard == []

@@ -1,4 +1,4 @@
-"""PAYLOAD: what goes in comes out, character for character, by every verb that carries it."""
+"""PAYLOAD: payloads come back as they were, character for character, from every verb that carries them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from workflow_runtime.errors import InvalidArgumentError, PayloadTooLargeError
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Existing, NewEvent, WorkflowVersion, approval_payload
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
+from ..holder import LeaseHolder
+from ..samples import LEASE_MS, MANY, event, events
 from ..scenarios import (
-    LEASE_MS,
-    MANY,
-    Driver,
     claim,
-    claim_many,
+    claim_due,
+    claim_pending,
+    claim_stale,
     create,
     create_arguments,
-    event,
-    events,
     observe,
     record,
     start,
@@ -70,7 +69,7 @@ TORTURE = (
     *(encode_json(value) for value in _VALUES),
     JsonText("[" * 200 + "]" * 200),
     JsonText('{"a":' * 150 + "null" + "}" * 150),
-    # No work of encode_json, but of some other codec: a store keeps the text, not the value.
+    # Texts that encode_json would not write, but another codec might: a store keeps the text, not the value.
     *(JsonText(text) for text in ('{ "a" : [1,\t2 ] }', '{"a":1,"a":2}', "1E2", "1.50", '"\\/\\u0041"')),
 )
 """Documents that stores have been seen to change."""
@@ -82,7 +81,7 @@ async def _of_create(h: StoreHarness, text: JsonText) -> list[Any]:
     assert isinstance(again, Existing)
     assert again.differs == (), "an input differs from itself"
     loaded = await h.second.load_execution(run_id=run.run_id)
-    taken = await claim_many(h, "claim_pending_runs", queues=["torture"])
+    taken = await claim_pending(h, queues=["torture"])
     timeline = await h.store.get_run_timeline(run_id=run.run_id)
     assert loaded is not None
     seen = [run.input, again.run.input, loaded.run.input, *(c.run.input for c in taken.claims)]
@@ -90,33 +89,33 @@ async def _of_create(h: StoreHarness, text: JsonText) -> list[Any]:
 
 
 async def _of_creation_with_a_claim(h: StoreHarness, text: JsonText) -> list[Any]:
-    driver = await start(h, input=text, lease_ms=1)
-    swept = await claim_many(h, "claim_stale_runs", now_ms=h.advance(1))
-    again = Driver.of(h, swept.claims[0])
+    holder = await start(h, input=text, lease_ms=1)
+    swept = await claim_stale(h, now_ms=h.advance(1))
+    again = LeaseHolder.of(h, swept.claims[0])
     await again.pause(timers={"t": h.now_ms})
-    due = await claim_many(h, "claim_due_timers")
-    await Driver.of(h, due.claims[0]).finish()
-    return [driver.claim.run.input, swept.claims[0].run.input, due.claims[0].run.input]
+    due = await claim_due(h)
+    await LeaseHolder.of(h, due.claims[0]).finish()
+    return [holder.claim.run.input, swept.claims[0].run.input, due.claims[0].run.input]
 
 
 async def _of_append(h: StoreHarness, text: JsonText) -> list[Any]:
-    driver = await start(h)
-    await driver.append(text, text)
-    return await _seen_in_the_log(h, driver)
+    holder = await start(h)
+    await holder.append(text, text)
+    return await _seen_in_the_log(h, holder)
 
 
 async def _of_pause(h: StoreHarness, text: JsonText) -> list[Any]:
-    driver = await start(h)
-    await driver.pause(events=events(text, text))
-    return await _seen_in_the_log(h, driver)
+    holder = await start(h)
+    await holder.pause(events=events(text, text))
+    return await _seen_in_the_log(h, holder)
 
 
-async def _seen_in_the_log(h: StoreHarness, driver: Driver) -> list[Any]:
-    page = await h.second.read_events(run_id=driver.run_id, limit=9, max_bytes=_LARGE)
-    loaded = await h.second.load_execution(run_id=driver.run_id, history_bytes=_LARGE)
-    timeline = await h.store.get_run_timeline(run_id=driver.run_id)
-    await h.store.cancel_run(run_id=driver.run_id, now_ms=h.advance(LEASE_MS))
-    taken = (await claim(h, driver.run_id, history_bytes=_LARGE)).claim
+async def _seen_in_the_log(h: StoreHarness, holder: LeaseHolder) -> list[Any]:
+    page = await h.second.read_events(run_id=holder.run_id, limit=9, max_bytes=_LARGE)
+    loaded = await h.second.load_execution(run_id=holder.run_id, history_bytes=_LARGE)
+    timeline = await h.store.get_run_timeline(run_id=holder.run_id)
+    await h.store.cancel_run(run_id=holder.run_id, now_ms=h.advance(LEASE_MS))
+    taken = (await claim(h, holder.run_id, history_bytes=_LARGE)).claim
     assert loaded is not None
     assert len(page) == len(loaded.history) == len(taken.history) == 2
     logged = [e.detail for e in timeline.entries if e.source == "log"]
@@ -124,26 +123,26 @@ async def _seen_in_the_log(h: StoreHarness, driver: Driver) -> list[Any]:
 
 
 async def _of_finish(h: StoreHarness, text: JsonText) -> list[Any]:
-    driver = await start(h)
-    await driver.finish(text, events=events(text))
-    (logged,) = await h.second.read_events(run_id=driver.run_id, limit=9, max_bytes=_LARGE)
-    return [(await record(h, driver.run_id)).output, logged.payload]
+    holder = await start(h)
+    await holder.finish(text, events=events(text))
+    (logged,) = await h.second.read_events(run_id=holder.run_id, limit=9, max_bytes=_LARGE)
+    return [(await record(h, holder.run_id)).output, logged.payload]
 
 
 async def _of_error(h: StoreHarness, text: JsonText) -> list[Any]:
-    driver = await start(h)
-    await driver.fail(text, events=events(text))
-    (logged,) = await h.second.read_events(run_id=driver.run_id, limit=9, max_bytes=_LARGE)
-    return [(await record(h, driver.run_id)).error, logged.payload]
+    holder = await start(h)
+    await holder.fail(text, events=events(text))
+    (logged,) = await h.second.read_events(run_id=holder.run_id, limit=9, max_bytes=_LARGE)
+    return [(await record(h, holder.run_id)).error, logged.payload]
 
 
 async def _of_signal(h: StoreHarness, text: JsonText) -> list[Any]:
-    driver = await start_waiting(h)
-    await driver.signal("go", "s", text)
-    (entry,) = await h.second.read_inbox(run_id=driver.run_id, limit=9, max_bytes=_LARGE)
-    loaded = await h.second.load_execution(run_id=driver.run_id)
-    timeline = await h.store.get_run_timeline(run_id=driver.run_id)
-    taken = (await claim(h, driver.run_id)).claim
+    holder = await start_waiting(h)
+    await holder.signal("go", "s", text)
+    (entry,) = await h.second.read_inbox(run_id=holder.run_id, limit=9, max_bytes=_LARGE)
+    loaded = await h.second.load_execution(run_id=holder.run_id)
+    timeline = await h.store.get_run_timeline(run_id=holder.run_id)
+    taken = (await claim(h, holder.run_id)).claim
     assert loaded is not None
     shown = [e.detail for e in timeline.entries if e.source == "inbox"]
     return [entry.payload, loaded.inbox[0].payload, taken.inbox[0].payload, *shown]
@@ -218,7 +217,7 @@ async def largest_payload_is_carried(h: StoreHarness, verb: str) -> None:
 
 
 async def _too_large(h: StoreHarness, verb: str, text: JsonText) -> None:
-    """Try to write it, and hold on the way that nothing was written."""
+    """Try to write it, and assert that nothing was written."""
     try:
         if verb.startswith("create_run"):
             await h.store.create_run(**create_arguments(h, run_id="too-large", input=text))
@@ -255,7 +254,7 @@ _NO_JSON = (
 
 @clause("PAYLOAD-5", each=_CARRIERS)
 async def text_that_is_no_json_is_refused(h: StoreHarness, verb: str) -> None:
-    """By the argument's name, before anything is written: whether the database parses its JSON does not matter."""
+    """A text that is not JSON is refused by the argument's name, before anything is written, on every database."""
     for text in _NO_JSON:
         with refused(InvalidArgumentError, f"{verb} with {text[:20]!r}") as refusal:
             await _no_json(h, verb, JsonText(text))
@@ -286,35 +285,35 @@ async def _no_json(h: StoreHarness, verb: str, text: JsonText) -> None:
 @clause("PAYLOAD-2", "PAYLOAD-1")
 async def null_and_absent_stay_different(h: StoreHarness) -> None:
     """A payload that is absent comes back as absent, one that is `null` as `null`."""
-    driver = await start(h)
-    await driver.append(events=[event(None), event("null")])
-    await driver.signal("go", "absent", None)
-    await driver.signal("go", "null", "null")
-    await driver.release()
-    taken = (await claim(h, driver.run_id)).claim
+    holder = await start(h)
+    await holder.append(events=[event(None), event("null")])
+    await holder.signal("go", "absent", None)
+    await holder.signal("go", "null", "null")
+    await holder.release()
+    taken = (await claim(h, holder.run_id)).claim
     assert [e.payload for e in taken.history] == [None, "null"]
     assert [e.payload for e in taken.inbox] == [None, "null"]
-    timeline = await h.second.get_run_timeline(run_id=driver.run_id)
+    timeline = await h.second.get_run_timeline(run_id=holder.run_id)
     assert [e.detail for e in timeline.entries if e.source in {"log", "inbox"}] == [None, "null", None, "null"]
     assert (taken.run.output, taken.run.error) == (None, None)
-    await Driver.of(h, taken).finish("null")
-    run = await record(h, driver.run_id)
+    await LeaseHolder.of(h, taken).finish("null")
+    run = await record(h, holder.run_id)
     assert (run.output, run.error) == ("null", None)
 
 
 @clause("PAYLOAD-4", "ERROR-1")
 async def nothing_is_shared(h: StoreHarness) -> None:
-    """What the caller changes after the call, or in an answer, changes nothing in the store."""
+    """A change of an argument after the call, or of an answer, changes nothing in the store."""
     given: list[NewEvent] = events("1", "2")
-    driver = await start(h)
-    await driver.append(events=given)
+    holder = await start(h)
+    await holder.append(events=given)
     given.clear()
-    await driver.signal()
-    execution = await h.store.load_execution(run_id=driver.run_id)
+    await holder.signal()
+    execution = await h.store.load_execution(run_id=holder.run_id)
     assert execution is not None
     assert len(execution.history) == 2
-    shown: tuple[Any, ...] = (execution, execution.run, *execution.history, *execution.inbox, driver.claim)
-    for value in (*shown, driver.claim.lease):
+    shown: tuple[Any, ...] = (execution, execution.run, *execution.history, *execution.inbox, holder.claim)
+    for value in (*shown, holder.claim.lease):
         for name in (field.name for field in dataclasses.fields(value)):
             part = getattr(value, name)
             assert not isinstance(part, list | dict | set), f"{type(value).__name__}.{name} can be changed"
@@ -322,7 +321,7 @@ async def nothing_is_shared(h: StoreHarness) -> None:
     getattr(counts, "clear", dict)()
     assert sum((await h.store.count_runs()).values()) == 1
     filters = [WorkflowVersion(workflow_id="other", version="1")]
-    assert (await claim_many(h, "claim_pending_runs", workflows=filters)).claims == ()
+    assert (await claim_pending(h, workflows=filters)).claims == ()
 
 
 _TEXTS = ("plain", "", "quotes \" ' \\", "line\nbreak\ttab", "😀 é é \u2028", "null", "{}", "%s ?1", "x" * 4_000)
@@ -340,8 +339,8 @@ async def words_of_people_survive(h: StoreHarness) -> None:
         assert entry.payload == approval_payload(approved=True, decided_by=text, comment=text)
         await h.store.terminate_run(run_id=terminated.run_id, now_ms=h.now_ms, reason=text)
         await aborted.fail(aborted=True, reason=text)
-        for driver in (terminated, aborted):
-            assert (await record(h, driver.run_id)).reason == text
+        for holder in (terminated, aborted):
+            assert (await record(h, holder.run_id)).reason == text
 
 
 @clause("PAYLOAD-3", "PAYLOAD-1")
@@ -349,11 +348,11 @@ async def largest_input_and_largest_output(h: StoreHarness) -> None:
     """One run carries the largest input, the largest events and the largest output together."""
     limit = h.store.capabilities.max_payload_bytes
     largest = JsonText('"' + "x" * (limit - 2) + '"')
-    driver = await start(h, input=largest)
-    await driver.append(largest, largest)
-    await driver.finish(largest, events=events(largest))
-    run = await record(h, driver.run_id)
+    holder = await start(h, input=largest)
+    await holder.append(largest, largest)
+    await holder.finish(largest, events=events(largest))
+    run = await record(h, holder.run_id)
     assert run.input == run.output == largest
     assert run.next_index == 3
-    page = await h.second.read_events(run_id=driver.run_id, limit=9, max_bytes=1)
+    page = await h.second.read_events(run_id=holder.run_id, limit=9, max_bytes=1)
     assert [e.payload for e in page] == [largest]

@@ -1,15 +1,17 @@
-"""The races of `races`, between processes: what holds in one event loop may not hold between two machines."""
+"""Races between processes: a store may keep a rule in one event loop and break it between two machines."""
 
 from __future__ import annotations
 
 from workflow_runtime.payloads import decode_json, encode_json
 from workflow_runtime.store import RunStatus
 
-from ..catalogue import clause
+from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
-from ..scenarios import CLAIM_VERBS, MANY, create, record, start, start_waiting
+from ..samples import MANY
+from ..scenarios import record, start, start_waiting
 from ..settings import PROCESSES, scaled
+from ..verbs import CLAIM_VERBS, ClaimVerb
 
 _MANY_BYTES = 10**9
 
@@ -27,18 +29,13 @@ async def processes_create_one_run_each_id(h: StoreHarness) -> None:
 
 
 @clause("CLAIM-4", "TIMER-2", needs=("processes",), each=CLAIM_VERBS)
-async def processes_claim_each_run_once(h: StoreHarness, verb: str) -> None:
+async def processes_claim_each_run_once(h: StoreHarness, verb: ClaimVerb) -> None:
     """Processes that claim together get every run, and none of them twice."""
     count = scaled(60)
     for _ in range(count):
-        if verb == "claim_pending_runs":
-            await create(h)
-        elif verb == "claim_stale_runs":
-            await start(h, lease_ms=1)
-        else:
-            await start_waiting(h, timers={"t": h.now_ms + 1})
+        await verb.make_ready(h, h.now_ms + 1)
     h.advance(10)
-    results = await run_children(h, [{"task": "claim", "verb": verb}] * PROCESSES)
+    results = await run_children(h, [{"task": "claim", "verb": verb.name}] * PROCESSES)
     claimed = [run_id for result in results for run_id in result]
     assert len(claimed) == count, f"{count} runs were claimed {len(claimed)} times"
     assert len(set(claimed)) == count
@@ -47,11 +44,11 @@ async def processes_claim_each_run_once(h: StoreHarness, verb: str) -> None:
 @clause("LOG-5", "LOG-2", needs=("processes",))
 async def processes_append_without_gaps(h: StoreHarness) -> None:
     """Processes that append to one log with one token win different indexes, and every append is whole."""
-    driver = await start(h, lease_ms=600_000)
+    holder = await start(h, lease_ms=600_000)
     count = scaled(15)
-    order = {"task": "append", "run_id": driver.run_id, "token": driver.token, "count": count}
+    order = {"task": "append", "run_id": holder.run_id, "token": holder.token, "count": count}
     results = await run_children(h, [order] * PROCESSES)
-    log = await h.store.read_events(run_id=driver.run_id, limit=10_000, max_bytes=_MANY_BYTES)
+    log = await h.store.read_events(run_id=holder.run_id, limit=10_000, max_bytes=_MANY_BYTES)
     assert [event.index for event in log] == list(range(2 * count * PROCESSES))
     for number, won in enumerate(results):
         for index in won:

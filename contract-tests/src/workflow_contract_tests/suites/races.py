@@ -1,10 +1,10 @@
-"""Many tasks over several handles at once: exactly one wins, nothing is lost, nothing is done twice."""
+"""Races between tasks over several handles: exactly one wins, nothing is lost, nothing is done twice."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from workflow_runtime.errors import LeaseLostError, LogConflictError
@@ -24,30 +24,38 @@ from workflow_runtime.store import (
     WorkflowExecutionStore,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
+from ..holder import LeaseHolder
+from ..samples import LEASE_MS, MANY, events
 from ..scenarios import (
-    CLAIM_VERBS,
-    LEASE_MS,
-    MANY,
-    Driver,
     claim,
-    claim_many,
-    create,
+    claim_due,
+    claim_pending,
+    claim_stale,
     create_arguments,
-    events,
-    hear_of,
     park,
     record,
+    show_life,
     start,
     start_waiting,
 )
 from ..settings import RACE_CLAIMERS, RACE_ROUNDS, RACE_RUNS, SEED
 from ..tasks import all_of
+from ..verbs import (
+    APPEND_EVENTS,
+    CLAIM_VERBS,
+    HEARTBEAT_RUN_LEASE,
+    MARK_RUN_FINISHED,
+    MARK_RUN_PAUSED,
+    ClaimVerb,
+    LeaseVerb,
+    StoreMethod,
+)
 
 
 async def _together(chosen: random.Random, *calls: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Run calls at once, each after a little while of its own; errors of the contract are results."""
+    """Run calls at once, each after a short random delay. Return the answers; a lost lease or a conflict is one."""
 
     async def after_a_while(call: Coroutine[Any, Any, Any]) -> Any:
         await asyncio.sleep(chosen.choice([0, 0, 0, chosen.random() * 0.002]))
@@ -62,7 +70,7 @@ async def _together(chosen: random.Random, *calls: Coroutine[Any, Any, Any]) -> 
         return await all_of(*(after_a_while(call) for call in calls))
     finally:
         for call in calls:
-            call.close()  # some may not have begun when another failed
+            call.close()  # Python warns of one that has not begun when another fails
 
 
 @clause("RUN-4", each=("queued", "claimed"))
@@ -97,7 +105,7 @@ async def creation_with_a_claim_is_not_stolen(h: StoreHarness) -> None:
         created, *batches = await _together(
             chosen,
             h.store.create_run(**create_arguments(h, owner="w", lease_ms=LEASE_MS)),
-            *(claim_many(h, "claim_pending_runs", store=handle) for handle in await h.handles(3)),
+            *(claim_pending(h, store=handle) for handle in await h.handles(3)),
         )
         assert [batch.claims for batch in batches] == [()] * 3, "a run was claimed between its creation and its claim"
         assert isinstance(created, Created)
@@ -108,8 +116,8 @@ async def creation_with_a_claim_is_not_stolen(h: StoreHarness) -> None:
 @clause("RUN-7", "LOG-2")
 async def execution_is_of_one_moment(h: StoreHarness) -> None:
     """While a driver writes, run, history, inbox and timers of `load_execution` fit together at every look."""
-    driver = await start(h)
-    await all_of(_keep_writing(driver), _keep_looking(h, driver.run_id))
+    holder = await start(h)
+    await all_of(_keep_writing(holder), _keep_looking(h, holder.run_id))
 
 
 async def _keep_looking(h: StoreHarness, run_id: str) -> None:
@@ -122,16 +130,16 @@ async def _keep_looking(h: StoreHarness, run_id: str) -> None:
         assert length % 2 == 0, "half of an append is shown"
         assert len(execution.timers) == length // 2
         assert [entry.inbox_seq for entry in execution.inbox] == list(range(1, execution.run.inbox_seq + 1))
-        # A store need not be fair: one that serves whoever asks first must get the writer's turn in.
+        # A store need not be fair: without a break it might serve this reader only, and never the writer.
         await asyncio.sleep(0.001)
 
 
-async def _keep_writing(driver: Driver) -> None:
+async def _keep_writing(holder: LeaseHolder) -> None:
     for number in range(RACE_ROUNDS):
-        timer = Timer(timer_id=str(number), fire_at_ms=driver.harness.now_ms + 10**6)
-        await driver.append("1", "2", set_timers=[timer])
-        await driver.store.deliver_signal(
-            run_id=driver.run_id, signal_id=str(number), name="go", payload=None, now_ms=driver.harness.now_ms
+        timer = Timer(timer_id=str(number), fire_at_ms=holder.harness.now_ms + 10**6)
+        await holder.append("1", "2", set_timers=[timer])
+        await holder.store.deliver_signal(
+            run_id=holder.run_id, signal_id=str(number), name="go", payload=None, now_ms=holder.harness.now_ms
         )
 
 
@@ -140,45 +148,60 @@ async def one_index_is_written_once(h: StoreHarness) -> None:
     """Of many simultaneous appends at one index exactly one succeeds, whole; the others learn the new length."""
     handles = await h.handles(4)
     chosen = random.Random(SEED)
-    driver = await start(h)
+    holder = await start(h)
     expected: list[str | None] = []
     for _ in range(RACE_ROUNDS):
         tries = [
-            (driver.arguments("append_events", events=events(f"[{number},0]", f"[{number},1]")), handle)
+            (holder.append_arguments(events=events(f"[{number},0]", f"[{number},1]")), handle)
             for number, handle in enumerate(handles)
         ]
         answers = await _together(chosen, *(handle.append_events(**arguments) for arguments, handle in tries))
         winners = [n for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
         assert len(winners) == 1, f"{len(winners)} of {len(answers)} appends at one index succeeded"
         assert all(isinstance(answers[n], LogConflictError) for n in range(4) if n not in winners), answers
-        driver.next_index += 2
+        holder.next_index += 2
         expected += [f"[{winners[0]},0]", f"[{winners[0]},1]"]
-    log = await h.second.read_events(run_id=driver.run_id, limit=MANY)
+    log = await h.second.read_events(run_id=holder.run_id, limit=MANY)
     assert [(e.index, e.payload) for e in log] == list(enumerate(expected))
 
 
-@clause("OP-1", "LOG-5", each=("append_events", "mark_run_paused", "mark_run_finished", "create_run"))
+async def _creation(h: StoreHarness) -> tuple[StoreMethod, dict[str, Any]]:
+    return lambda store: store.create_run, create_arguments(h, owner="w", lease_ms=LEASE_MS)
+
+
+def _write(verb: LeaseVerb) -> Callable[[StoreHarness], Awaitable[tuple[StoreMethod, dict[str, Any]]]]:
+    async def write(h: StoreHarness) -> tuple[StoreMethod, dict[str, Any]]:
+        return verb.of, verb.arguments(await start(h), events=events("1", "2"))
+
+    return write
+
+
+_TWINS = {
+    "create_run": _creation,
+    **{verb.name: _write(verb) for verb in (APPEND_EVENTS, MARK_RUN_PAUSED, MARK_RUN_FINISHED)},
+}
+"""Returns the verb of this name, and arguments with which it works."""
+
+
+@clause("OP-1", "LOG-5", each=_TWINS)
 async def twins_of_one_operation(h: StoreHarness, verb: str) -> None:
     """One operation sent twice at the same time is done once, and both senders get the answer."""
     handles = await h.handles(3)
     chosen = random.Random(SEED)
     for _ in range(RACE_ROUNDS // 2):
-        if verb == "create_run":
-            arguments = create_arguments(h, owner="w", lease_ms=LEASE_MS)
-        else:
-            arguments = (await start(h)).arguments(verb, events=events("1", "2"))
-        answers = await _together(chosen, *(getattr(handle, verb)(**arguments) for handle in handles))
+        method, arguments = await _TWINS[verb](h)
+        answers = await _together(chosen, *(method(handle)(**arguments) for handle in handles))
         assert all(answer == answers[0] for answer in answers), f"the twins got different answers: {answers}"
         assert (await record(h, arguments["run_id"])).next_index == (0 if verb == "create_run" else 2)
 
 
 @clause("CLAIM-4", "TIMER-2", each=CLAIM_VERBS)
-async def each_run_is_claimed_once(h: StoreHarness, verb: str) -> None:
+async def each_run_is_claimed_once(h: StoreHarness, verb: ClaimVerb) -> None:
     """Many claimers at once get every run, each exactly once, and each batch in order."""
     handles = await h.handles(RACE_CLAIMERS)
     chosen = random.Random(SEED)
     for number in range(RACE_RUNS):
-        await _make_ready(h, verb, number)
+        await verb.make_ready(h, h.now_ms + 1 + number, priority=number % 3)
     h.advance(1_000)
     results = await all_of(*(_claim_all(h, handle, verb, chosen) for handle in handles))
     claimed = [run_id for result in results for run_id in result]
@@ -186,20 +209,12 @@ async def each_run_is_claimed_once(h: StoreHarness, verb: str) -> None:
     assert len(set(claimed)) == RACE_RUNS
 
 
-async def _make_ready(h: StoreHarness, verb: str, number: int) -> None:
-    priority = number % 3
-    if verb == "claim_pending_runs":
-        await create(h, priority=priority)
-    elif verb == "claim_stale_runs":
-        await start(h, priority=priority, lease_ms=1 + number)
-    else:
-        await start_waiting(h, priority=priority, timers={"t": h.now_ms + number, "u": h.now_ms + number + 1})
-
-
-async def _claim_all(h: StoreHarness, handle: WorkflowExecutionStore, verb: str, chosen: random.Random) -> list[str]:
+async def _claim_all(
+    h: StoreHarness, handle: WorkflowExecutionStore, verb: ClaimVerb, chosen: random.Random
+) -> list[str]:
     claimed: list[str] = []
     while True:
-        batch = await claim_many(h, verb, store=handle, limit=chosen.randint(1, 5))
+        batch = await verb.call(h, store=handle, limit=chosen.randint(1, 5))
         if not batch.claims:
             assert batch.next_due_ms is None or batch.next_due_ms > h.now_ms, "an empty claim says that more is due"
             return claimed
@@ -214,41 +229,41 @@ async def one_claimer_gets_the_run(h: StoreHarness) -> None:
     handles = await h.handles(4)
     chosen = random.Random(SEED)
     for _ in range(RACE_ROUNDS // 2):
-        driver = await start(h, lease_ms=1_000)
-        await hear_of(driver)
+        holder = await start(h, lease_ms=1_000)
+        await show_life(holder)
         h.advance(1_000)
         by_id = [
-            handle.claim_run(run_id=driver.run_id, owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY)
+            handle.claim_run(run_id=holder.run_id, owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY)
             for handle in handles
         ]
-        sweeps = [claim_many(h, "claim_stale_runs", store=handle) for handle in handles]
+        sweeps = [claim_stale(h, store=handle) for handle in handles]
         answers = await _together(chosen, *by_id, *sweeps)
         winners = [answer for answer in answers[:4] if isinstance(answer, Claimed)]
         winners += [taken for batch in answers[4:] for taken in batch.claims]
         assert len(winners) == 1, f"{len(winners)} claimers hold one run"
-        run = await record(h, driver.run_id)
+        run = await record(h, holder.run_id)
         assert run.crashes == 1
-        await h.store.terminate_run(run_id=driver.run_id, now_ms=h.now_ms)
+        await h.store.terminate_run(run_id=holder.run_id, now_ms=h.now_ms)
 
 
 @clause("PAUSE-3", "SIGNAL-1", "CANCEL-2", each=("signal", "approval", "cancel"))
 async def delivery_and_pause_at_once(h: StoreHarness, what: str) -> None:
-    """Whatever comes first, a delivery and a pause at the same time leave the run queued, never parked."""
+    """A delivery and a pause at the same time leave the run queued, in whichever order they come."""
     chosen = random.Random(SEED)
     for number in range(RACE_ROUNDS * 2):
-        driver = await start(h)
+        holder = await start(h)
         delivery: Coroutine[Any, Any, Any]
         if what == "signal":
-            delivery = driver.signal("go", payload=str(number))
+            delivery = holder.signal("go", payload=str(number))
         elif what == "approval":
-            delivery = h.second.deliver_approval(run_id=driver.run_id, approval_id="ok", approved=True, now_ms=h.now_ms)
+            delivery = h.second.deliver_approval(run_id=holder.run_id, approval_id="ok", approved=True, now_ms=h.now_ms)
         else:
-            delivery = h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
-        pause = driver.pause(signals=["go"], approvals=["ok"], timers={"t": h.now_ms + 10**6}, events=events("1"))
+            delivery = h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+        pause = holder.pause(signals=["go"], approvals=["ok"], timers={"t": h.now_ms + 10**6}, events=events("1"))
         answer, _ = await _together(chosen, delivery, pause)
-        run = await record(h, driver.run_id)
+        run = await record(h, holder.run_id)
         assert run.status == "queued", f"round {number}: the run is {run.status} although {answer} was acknowledged"
-        taken = await claim(h, driver.run_id)
+        taken = await claim(h, holder.run_id)
         assert [entry.inbox_seq for entry in taken.claim.inbox] == [1]
         assert taken.claim.run.next_index == 1
 
@@ -259,13 +274,13 @@ async def deliveries_at_once(h: StoreHarness) -> None:
     handles = await h.handles(4)
     chosen = random.Random(SEED)
     for _ in range(RACE_ROUNDS // 4):
-        driver = await start_waiting(h)
+        holder = await start_waiting(h)
         ids = [f"s{number}" for number in range(6)] * 2
         answers = await _together(
             chosen,
             *(
                 handles[place % 4].deliver_signal(
-                    run_id=driver.run_id, signal_id=signal_id, name="go", payload=None, now_ms=h.now_ms
+                    run_id=holder.run_id, signal_id=signal_id, name="go", payload=None, now_ms=h.now_ms
                 )
                 for place, signal_id in enumerate(ids)
             ),
@@ -284,12 +299,12 @@ async def decisions_at_once(h: StoreHarness) -> None:
     handles = await h.handles(4)
     chosen = random.Random(SEED)
     for _ in range(RACE_ROUNDS // 4):
-        driver = await start_waiting(h, signals=(), approvals=["ok"])
+        holder = await start_waiting(h, signals=(), approvals=["ok"])
         answers = await _together(
             chosen,
             *(
                 handle.deliver_approval(
-                    run_id=driver.run_id, approval_id="ok", approved=place % 2 == 0, now_ms=h.now_ms
+                    run_id=holder.run_id, approval_id="ok", approved=place % 2 == 0, now_ms=h.now_ms
                 )
                 for place, handle in enumerate(handles)
             ),
@@ -300,7 +315,7 @@ async def decisions_at_once(h: StoreHarness) -> None:
         assert all(
             isinstance(a, AlreadyDecided) and a.approved is stands for a in answers if a is not answers[accepted[0]]
         )
-        (entry,) = await h.store.read_inbox(run_id=driver.run_id, limit=9)
+        (entry,) = await h.store.read_inbox(run_id=holder.run_id, limit=9)
         assert entry.payload is not None
         assert decode_json(entry.payload)["approved"] is stands
 
@@ -310,51 +325,57 @@ async def cancel_and_finish_at_once(h: StoreHarness) -> None:
     """A request to cancel either came before the end, and is in the inbox, or answers `finished`."""
     chosen = random.Random(SEED)
     for _ in range(RACE_ROUNDS):
-        driver = await start(h)
+        holder = await start(h)
         again, answer, _ = await _together(
             chosen,
-            h.store.cancel_run(run_id=driver.run_id, now_ms=h.now_ms),
-            h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms),
-            driver.finish(),
+            h.store.cancel_run(run_id=holder.run_id, now_ms=h.now_ms),
+            h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms),
+            holder.finish(),
         )
         requests = [a for a in (again, answer) if isinstance(a, CancelRequested)]
-        run = await record(h, driver.run_id)
+        run = await record(h, holder.run_id)
         assert (run.status, run.inbox_seq, run.cancel_requested) == ("finished", len(requests), bool(requests))
         assert len(requests) <= 1
         assert requests or all(isinstance(a, AlreadyFinished) for a in (again, answer))
 
 
-@clause("LEASE-1", "CLAIM-4", "FENCE-1", each=("heartbeat_run_lease", "append_events"))
-async def renewal_and_steal_at_once(h: StoreHarness, verb: str) -> None:
+@clause("LEASE-1", "CLAIM-4", "FENCE-1", each=(HEARTBEAT_RUN_LEASE, APPEND_EVENTS))
+async def renewal_and_steal_at_once(h: StoreHarness, verb: LeaseVerb) -> None:
     """At the end of a lease either its holder renews it or another takes the run, never both."""
     chosen = random.Random(SEED)
     for number in range(RACE_ROUNDS):
-        driver = await start(h, lease_ms=1_000)
+        holder = await start(h, lease_ms=1_000)
         h.advance(1_000)
-        renewal, batch = await _together(
-            chosen, driver.call(verb), claim_many(h, "claim_stale_runs", store=h.second, limit=1)
-        )
-        stolen = [c.run.run_id for c in batch.claims] == [driver.run_id]
+        renewal, batch = await _together(chosen, verb.call(holder), claim_stale(h, store=h.second, limit=1))
+        stolen = [c.run.run_id for c in batch.claims] == [holder.run_id]
         lost = isinstance(renewal, LeaseLostError)
         assert stolen == lost, f"round {number}: stolen={stolen}, and the holder got {renewal}"
-        if verb == "heartbeat_run_lease" and not lost:
+        if verb is HEARTBEAT_RUN_LEASE and not lost:
             assert isinstance(renewal, LeaseRenewal)
-        run = await record(h, driver.run_id)
-        assert run.next_index == (0 if lost or verb == "heartbeat_run_lease" else 1)
-        await h.store.terminate_run(run_id=driver.run_id, now_ms=h.now_ms)
+        run = await record(h, holder.run_id)
+        assert run.next_index == (0 if lost or verb is HEARTBEAT_RUN_LEASE else 1)
+        await h.store.terminate_run(run_id=holder.run_id, now_ms=h.now_ms)
 
 
-@clause("RETAIN-1", "RETAIN-2", "FENCE-1", each=("append_events", "mark_run_paused", "deliver_signal"))
+_WRITES: dict[str, Callable[[LeaseHolder], Coroutine[Any, Any, Any]]] = {
+    "append_events": lambda holder: holder.append("1", "2"),
+    "mark_run_paused": lambda holder: holder.pause(events=events("1", "2")),
+    "deliver_signal": lambda holder: holder.signal("go", "s1"),
+}
+
+
+@clause("RETAIN-1", "RETAIN-2", "FENCE-1", each=_WRITES)
 async def deletion_and_write_at_once(h: StoreHarness, verb: str) -> None:
     """A deletion leaves no trace, whatever was being written to the run at that moment."""
     chosen = random.Random(SEED)
     for number in range(RACE_ROUNDS):
-        driver = await start(h, f"run-{number}")
-        write = driver.signal("go", "s1") if verb == "deliver_signal" else driver.call(verb, events=events("1", "2"))
-        await _together(chosen, write, h.second.delete_run(run_id=driver.run_id, now_ms=h.now_ms, force=True))
-        assert await h.store.load_run(run_id=driver.run_id) is None
-        assert await h.store.read_events(run_id=driver.run_id, limit=9) == (), "events of a deleted run are left"
-        again = await start(h, driver.run_id)
+        holder = await start(h, f"run-{number}")
+        await _together(
+            chosen, _WRITES[verb](holder), h.second.delete_run(run_id=holder.run_id, now_ms=h.now_ms, force=True)
+        )
+        assert await h.store.load_run(run_id=holder.run_id) is None
+        assert await h.store.read_events(run_id=holder.run_id, limit=9) == (), "events of a deleted run are left"
+        again = await start(h, holder.run_id)
         execution = await h.second.load_execution(run_id=again.run_id)
         assert execution is not None
         assert (execution.history, execution.inbox) == ((), ()), "a namesake inherits traces of the deleted run"
@@ -366,28 +387,26 @@ async def prune_and_requeue_at_once(h: StoreHarness) -> None:
     """A dead run is either pruned or given back to the workers, never half of each."""
     chosen = random.Random(SEED)
     for _ in range(RACE_ROUNDS // 2):
-        driver = await start(h, lease_ms=1)
-        await park(h, driver, now_ms=h.advance(1))
+        holder = await start(h, lease_ms=1)
+        await park(h, holder, now_ms=h.advance(1))
         pruned, requeued = await _together(
             chosen,
             h.store.prune_runs(finished_before_ms=h.now_ms + 1, limit=MANY, statuses=[RunStatus.DEAD]),
-            h.second.requeue_run(run_id=driver.run_id, now_ms=h.now_ms),
+            h.second.requeue_run(run_id=holder.run_id, now_ms=h.now_ms),
         )
-        run = await h.store.load_run(run_id=driver.run_id)
+        run = await h.store.load_run(run_id=holder.run_id)
         assert (pruned, requeued.kind, run is None) in {(1, "not-found", True), (0, "requeued", False)}
 
 
 @clause("TIMER-2", "SIGNAL-1", "CLAIM-9")
 async def delivery_and_timer_at_once(h: StoreHarness) -> None:
-    """When a signal comes just as the timer fires, the run is woken, and brings or finds the signal."""
+    """A run that a signal and its timer reach at the same time is woken, and brings or finds the signal."""
     chosen = random.Random(SEED)
     for _ in range(RACE_ROUNDS):
-        driver = await start_waiting(h, timers={"t": h.now_ms})
-        delivery, batch = await _together(
-            chosen, driver.signal("go"), claim_many(h, "claim_due_timers", store=h.second)
-        )
-        run = await record(h, driver.run_id)
+        holder = await start_waiting(h, timers={"t": h.now_ms})
+        delivery, batch = await _together(chosen, holder.signal("go"), claim_due(h, store=h.second))
+        run = await record(h, holder.run_id)
         expected = ("running", "buffered") if batch.claims else ("queued", "delivered")
         assert (run.status, delivery.kind) == expected
-        assert [e.inbox_seq for e in await h.store.read_inbox(run_id=driver.run_id, limit=9)] == [1]
-        await h.store.terminate_run(run_id=driver.run_id, now_ms=h.now_ms)
+        assert [e.inbox_seq for e in await h.store.read_inbox(run_id=holder.run_id, limit=9)] == [1]
+        await h.store.terminate_run(run_id=holder.run_id, now_ms=h.now_ms)

@@ -1,4 +1,4 @@
-"""RETAIN: deleting and pruning leave no trace and take nothing that lives."""
+"""RETAIN: deleting and pruning leave no trace, and spare runs that are alive."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ from typing import Any
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, RunNotFoundError
 from workflow_runtime.store import Buffered, Deleted, NewEvent, NotDeletable, NotFound, RunStatus, Timer
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, MANY, Driver, claim_many, create, event, park, record, start, start_waiting, unchanged
+from ..holder import LeaseHolder
+from ..samples import LEASE_MS, MANY, event
+from ..scenarios import claim_pending, create, park, record, start, start_waiting, unchanged
+from ..verbs import CLAIM_VERBS
 
 
-async def _with_traces(h: StoreHarness, run_id: str) -> Driver:
-    """A run with a log, taken and untaken inbox entries, timers and something awaited."""
-    driver = await start(h, run_id)
-    await driver.signal("go", "s1")
-    await driver.append("1", taken_inbox=[1], set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 10)])
+async def _with_traces(h: StoreHarness, run_id: str) -> LeaseHolder:
+    """Leave a run paused, with a log, inbox entries (taken and not), a timer and awaited names."""
+    holder = await start(h, run_id)
+    await holder.signal("go", "s1")
+    await holder.append("1", taken_inbox=[1], set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 10)])
     await h.second.deliver_approval(run_id=run_id, approval_id="a1", approved=True, now_ms=h.now_ms)
-    await driver.pause(signals=["go"], approvals=["a1"], seen_inbox_seq=2)
-    return driver
+    await holder.pause(signals=["go"], approvals=["a1"], seen_inbox_seq=2)
+    return holder
 
 
-async def _erase(h: StoreHarness, driver: Driver, how: str) -> None:
+async def _erase(h: StoreHarness, holder: LeaseHolder, how: str) -> None:
     if how == "delete":
-        assert isinstance(await h.second.delete_run(run_id=driver.run_id, now_ms=h.now_ms), Deleted)
+        assert isinstance(await h.second.delete_run(run_id=holder.run_id, now_ms=h.now_ms), Deleted)
         return
-    await h.second.terminate_run(run_id=driver.run_id, now_ms=h.now_ms)
+    await h.second.terminate_run(run_id=holder.run_id, now_ms=h.now_ms)
     assert await h.second.prune_runs(finished_before_ms=h.now_ms + 1, limit=MANY) == 1
 
 
 @clause("RETAIN-1", "SIGNAL-3", each=("delete", "prune"))
 async def erased_run_is_unknown(h: StoreHarness, how: str) -> None:
-    """Afterwards each verb answers as for an unknown id."""
-    driver = await _with_traces(h, "gone")
-    await _erase(h, driver, how)
+    """Each verb answers for a deleted or pruned run as for an unknown id."""
+    holder = await _with_traces(h, "gone")
+    await _erase(h, holder, how)
     run_id, now_ms = "gone", h.advance(100)
     assert await h.store.load_run(run_id=run_id) is None
     assert await h.store.load_execution(run_id=run_id) is None
@@ -44,7 +47,7 @@ async def erased_run_is_unknown(h: StoreHarness, how: str) -> None:
     with refused(RunNotFoundError, "a timeline of a deleted run"):
         await h.store.get_run_timeline(run_id=run_id)
     answers: list[Any] = [
-        await driver.signal("go", "s1"),
+        await holder.signal("go", "s1"),
         await h.store.deliver_approval(run_id=run_id, approval_id="a1", approved=True, now_ms=now_ms),
         await h.store.deliver_retry(run_id=run_id, retry_id="r", now_ms=now_ms),
         await h.store.cancel_run(run_id=run_id, now_ms=now_ms),
@@ -60,26 +63,26 @@ async def erased_run_is_unknown(h: StoreHarness, how: str) -> None:
     assert [type(answer) for answer in answers] == [NotFound] * len(answers), answers
     assert (await h.store.list_runs(limit=9)).runs == ()
     assert dict(await h.store.count_runs()) == {}
-    for verb in ("claim_pending_runs", "claim_stale_runs", "claim_due_timers"):
-        batch = await claim_many(h, verb, now_ms=now_ms)
+    for verb in CLAIM_VERBS:
+        batch = await verb.call(h, now_ms=now_ms)
         assert (batch.claims, batch.next_due_ms) == ((), None), f"{verb} still sees the erased run"
 
 
 @clause("RETAIN-1", "SIGNAL-2", each=("delete", "prune"))
 async def namesake_inherits_nothing(h: StoreHarness, how: str) -> None:
     """A run created under the id of an erased one has no log, no inbox, no timers and no known signals."""
-    driver = await _with_traces(h, "again")
-    await _erase(h, driver, how)
+    holder = await _with_traces(h, "again")
+    await _erase(h, holder, how)
     await create(h, "again")
     execution = await h.second.load_execution(run_id="again")
     assert execution is not None
     assert (execution.history, execution.inbox, execution.timers) == ((), (), ())
     assert (execution.run.next_index, execution.run.inbox_seq, execution.run.reason) == (0, 0, None)
-    answer = await driver.signal("go", "s1")
+    answer = await holder.signal("go", "s1")
     assert isinstance(answer, Buffered), f"a signal id of the erased run answered {answer.kind}"
     assert answer.inbox_seq == 1
-    (taken,) = (await claim_many(h, "claim_pending_runs", now_ms=h.advance(100))).claims
-    again = Driver.of(h, taken)
+    (taken,) = (await claim_pending(h, now_ms=h.advance(100))).claims
+    again = LeaseHolder.of(h, taken)
     assert taken.due_timers == ()
     assert (await again.append('"new"')).next_index == 1
     await again.pause()
@@ -89,16 +92,16 @@ async def namesake_inherits_nothing(h: StoreHarness, how: str) -> None:
 @clause("RETAIN-2", "FENCE-1")
 async def live_lease_protects(h: StoreHarness) -> None:
     """A live lease keeps its run from deletion, unless forced, which fences the holder off; an expired one does not."""
-    driver = await start(h, lease_ms=1_000)
-    async with unchanged(h, driver.run_id, after="a refused deletion"):
-        answer = await h.second.delete_run(run_id=driver.run_id, now_ms=h.advance(999))
+    holder = await start(h, lease_ms=1_000)
+    async with unchanged(h, holder.run_id, after="a refused deletion"):
+        answer = await h.second.delete_run(run_id=holder.run_id, now_ms=h.advance(999))
     assert isinstance(answer, NotDeletable)
     assert answer.status == "running"
-    await driver.append("1", lease_ms=1)
-    assert isinstance(await h.second.delete_run(run_id=driver.run_id, now_ms=h.now_ms, force=True), Deleted)
+    await holder.append("1", lease_ms=1)
+    assert isinstance(await h.second.delete_run(run_id=holder.run_id, now_ms=h.now_ms, force=True), Deleted)
     with refused(LeaseLostError, "a write to a run that was deleted by force"):
-        await driver.append("2")
-    assert await h.store.load_run(run_id=driver.run_id) is None, "the late writer brought the run back"
+        await holder.append("2")
+    assert await h.store.load_run(run_id=holder.run_id) is None, "the late writer brought the run back"
     expired = await start(h, lease_ms=1_000)
     assert isinstance(await h.second.delete_run(run_id=expired.run_id, now_ms=h.advance(1_000)), Deleted)
 
@@ -116,16 +119,16 @@ async def deletion_spares_the_others(h: StoreHarness) -> None:
 
 async def _ended(h: StoreHarness, run_id: str, status: str, at: int, workflow_id: str = "orders") -> None:
     h.now_ms = at - 1
-    driver = await start(h, run_id, workflow_id=workflow_id, lease_ms=1, queue=run_id)
+    holder = await start(h, run_id, workflow_id=workflow_id, lease_ms=1, queue=run_id)
     h.now_ms = at
     if status == "finished":
-        await driver.finish()
+        await holder.finish()
     elif status == "errored":
-        await driver.fail()
+        await holder.fail()
     elif status == "aborted":
-        await driver.fail(aborted=True)
+        await holder.fail(aborted=True)
     else:
-        await park(h, driver, queues=[run_id])
+        await park(h, holder, queues=[run_id])
 
 
 @clause("RETAIN-3")

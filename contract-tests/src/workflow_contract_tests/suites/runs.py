@@ -1,4 +1,4 @@
-"""RUN: creating and reading runs. PAUSE and FINISH: ending a lease with everything that belongs to it."""
+"""RUN: creating and reading runs. PAUSE and FINISH: the writes that end a lease, each one unit."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ from workflow_runtime.store import (
     awaited_bytes,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
+from ..holder import LeaseHolder
+from ..samples import LEASE_MS, event, events
 from ..scenarios import (
-    LEASE_MS,
-    Driver,
     claim,
-    claim_many,
+    claim_pending,
     create,
     create_arguments,
-    event,
-    events,
     observe,
     record,
     start,
@@ -37,6 +35,7 @@ from ..scenarios import (
     start_waiting,
     unchanged,
 )
+from ..verbs import APPEND_EVENTS, CLAIM_VERBS, MARK_RUN_ERRORED, MARK_RUN_FINISHED, MARK_RUN_PAUSED, LeaseVerb
 
 
 @clause("RUN-1", "TIME-1")
@@ -60,9 +59,9 @@ async def new_run_is_due_when_asked(h: StoreHarness) -> None:
     later = h.now_ms + 60_000
     run = await create(h, available_at_ms=later)
     assert (run.status, run.due_at_ms) == ("queued", later)
-    early = await claim_many(h, "claim_pending_runs", now_ms=later - 1)
+    early = await claim_pending(h, now_ms=later - 1)
     assert early.claims == (), "a run was claimed one millisecond before its time"
-    due = await claim_many(h, "claim_pending_runs", now_ms=later)
+    due = await claim_pending(h, now_ms=later)
     assert [taken.run.run_id for taken in due.claims] == [run.run_id]
 
 
@@ -78,25 +77,25 @@ async def creation_and_claim_are_one_unit(h: StoreHarness) -> None:
     assert (taken.history, taken.inbox, taken.due_timers) == ((), (), ())
     assert taken.run == answer.run == await record(h, answer.run.run_id)
     assert (answer.run.status, answer.run.lease_owner, answer.run.due_at_ms) == ("running", "worker-1", None)
-    batch = await claim_many(h, "claim_pending_runs", store=h.second)
+    batch = await claim_pending(h, store=h.second)
     assert batch.claims == (), "a run created with a lease was claimable by others"
 
 
 @clause("RUN-3")
 async def known_id_changes_nothing(h: StoreHarness) -> None:
     """A known run id changes nothing, claims nothing, and brings the stored run."""
-    driver = await start(h)
-    await driver.append("1")
-    await driver.release()
-    async with unchanged(h, driver.run_id, after="a creation under a known id"):
-        arguments = create_arguments(h, run_id=driver.run_id, now_ms=h.advance(1_000), queue="other", priority=9)
+    holder = await start(h)
+    await holder.append("1")
+    await holder.release()
+    async with unchanged(h, holder.run_id, after="a creation under a known id"):
+        arguments = create_arguments(h, run_id=holder.run_id, now_ms=h.advance(1_000), queue="other", priority=9)
         plain = await h.second.create_run(**arguments)
         claiming = await h.second.create_run(
             **(arguments | {"operation_id": "other", "owner": "thief", "lease_ms": LEASE_MS})
         )
     for answer in (plain, claiming):
         assert isinstance(answer, Existing), f"a known id answered {answer.kind}"
-        assert answer.run == await record(h, driver.run_id)
+        assert answer.run == await record(h, holder.run_id)
         assert answer.differs == ()
 
 
@@ -142,14 +141,14 @@ async def repeated_creation_after_outside_calls(h: StoreHarness) -> None:
     first = await h.store.create_run(**arguments)
     assert isinstance(first, Created)
     assert first.claim is not None
-    driver = Driver.of(h, first.claim)
-    await driver.heartbeat(now_ms=h.advance(1_000))
-    await driver.signal()
-    await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
+    holder = LeaseHolder.of(h, first.claim)
+    await holder.heartbeat(now_ms=h.advance(1_000))
+    await holder.signal()
+    await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
     repeat = await h.store.create_run(**arguments)
     assert isinstance(repeat, Created), f"the repeated creation answered {repeat.kind}"
     assert repeat.claim is not None
-    assert repeat.claim.lease.token == driver.token
+    assert repeat.claim.lease.token == holder.token
 
 
 @clause("RUN-5", "FENCE-3")
@@ -174,7 +173,7 @@ async def another_operation_is_no_repeat(h: StoreHarness) -> None:
     assert first.claim is not None
     other = await h.store.create_run(**(arguments | {"operation_id": "another"}))
     assert isinstance(other, Existing), f"another operation answered {other.kind}"
-    await Driver.of(h, first.claim).append("1")
+    await LeaseHolder.of(h, first.claim).append("1")
     late = await h.store.create_run(**arguments)
     assert isinstance(late, Existing), f"a repeat after the driver's next write answered {late.kind}"
 
@@ -183,15 +182,15 @@ async def another_operation_is_no_repeat(h: StoreHarness) -> None:
 async def load_run_reads_the_last_unit(h: StoreHarness) -> None:
     """`load_run` shows, through every handle, the run as the last committed unit left it."""
     assert await h.store.load_run(run_id="nobody") is None
-    driver = await start(h)
+    holder = await start(h)
     for handle in await h.handles(3):
-        run = await handle.load_run(run_id=driver.run_id)
+        run = await handle.load_run(run_id=holder.run_id)
         assert run is not None
         assert run.status == "running"
-    await driver.append("1", "2")
-    assert (await record(h, driver.run_id)).next_index == 2
-    await driver.finish('{"ok":true}', now_ms=h.advance(5))
-    run = await record(h, driver.run_id)
+    await holder.append("1", "2")
+    assert (await record(h, holder.run_id)).next_index == 2
+    await holder.finish('{"ok":true}', now_ms=h.advance(5))
+    run = await record(h, holder.run_id)
     assert (run.status, run.output, run.finished_at_ms, run.updated_at_ms) == (
         "finished",
         '{"ok":true}',
@@ -204,19 +203,19 @@ async def load_run_reads_the_last_unit(h: StoreHarness) -> None:
 async def load_execution_shows_everything(h: StoreHarness) -> None:
     """`load_execution` gives run, history, untaken inbox and timers, and claims nothing."""
     assert await h.store.load_execution(run_id="nobody") is None
-    driver = await start(h)
-    await driver.append('"one"', set_timers=[Timer(timer_id="late", fire_at_ms=h.now_ms + 9_000)])
-    await driver.signal("go", "s1", '"hello"')
-    execution = await h.second.load_execution(run_id=driver.run_id)
+    holder = await start(h)
+    await holder.append('"one"', set_timers=[Timer(timer_id="late", fire_at_ms=h.now_ms + 9_000)])
+    await holder.signal("go", "s1", '"hello"')
+    execution = await h.second.load_execution(run_id=holder.run_id)
     assert execution is not None
-    assert execution.run == await record(h, driver.run_id)
+    assert execution.run == await record(h, holder.run_id)
     assert [(e.index, e.payload, e.created_at_ms) for e in execution.history] == [(0, '"one"', h.now_ms)]
     assert [(e.inbox_seq, e.kind, e.name, e.delivery_id, e.payload, e.received_at_ms) for e in execution.inbox] == [
         (1, "signal", "go", "s1", '"hello"', h.now_ms)
     ]
     assert [(t.timer_id, t.fire_at_ms) for t in execution.timers] == [("late", h.now_ms + 9_000)]
-    await driver.append("2")
-    page = await h.second.load_execution(run_id=driver.run_id, history_limit=1)
+    await holder.append("2")
+    page = await h.second.load_execution(run_id=holder.run_id, history_limit=1)
     assert page is not None
     assert [e.index for e in page.history] == [0]
     assert page.run.next_index == 2
@@ -225,10 +224,10 @@ async def load_execution_shows_everything(h: StoreHarness) -> None:
 @clause("PAUSE-1")
 async def pause_is_one_unit(h: StoreHarness) -> None:
     """A pause writes its events, timers, taken entries and awaited list, and ends the lease."""
-    driver = await start(h)
-    await driver.append(set_timers=[Timer(timer_id="old", fire_at_ms=h.now_ms + 1)], events=[])
-    await driver.signal("go", "s1")
-    answer = await driver.pause(
+    holder = await start(h)
+    await holder.append(set_timers=[Timer(timer_id="old", fire_at_ms=h.now_ms + 1)], events=[])
+    await holder.signal("go", "s1")
+    answer = await holder.pause(
         signals=["next"],
         approvals=["boss"],
         timers={"b": h.now_ms + 9_000, "a": h.now_ms + 5_000},
@@ -238,14 +237,14 @@ async def pause_is_one_unit(h: StoreHarness) -> None:
         seen_inbox_seq=1,
     )
     assert (answer.status, answer.next_index) == ("paused", 2)
-    run = await record(h, driver.run_id)
+    run = await record(h, holder.run_id)
     assert (run.status, run.next_index, run.due_at_ms) == ("paused", 2, h.now_ms + 5_000)
     assert (run.lease_owner, run.lease_expires_at_ms) == (None, None)
     assert {(a.kind, a.name, a.step_id) for a in run.awaited} == {
         ("signal", "next", "wait-next"),
         ("approval", "boss", "ask-boss"),
     }
-    execution = await h.second.load_execution(run_id=driver.run_id)
+    execution = await h.second.load_execution(run_id=holder.run_id)
     assert execution is not None
     assert [e.payload for e in execution.history] == ['"p1"', '"p2"']
     assert execution.inbox == (), "an entry that the pause took is still in the inbox"
@@ -255,35 +254,35 @@ async def pause_is_one_unit(h: StoreHarness) -> None:
 @clause("PAUSE-1")
 async def pause_replaces_and_moves(h: StoreHarness) -> None:
     """A pause replaces the awaited list, moves a timer whose id is there, and without timers is due never."""
-    driver = await start_waiting(h, signals=["one", "two"], timers={"t": h.now_ms + 1_000, "u": h.now_ms + 2_000})
+    holder = await start_waiting(h, signals=["one", "two"], timers={"t": h.now_ms + 1_000, "u": h.now_ms + 2_000})
     h.advance(1_000)
-    again = await claim(h, driver.run_id)
+    again = await claim(h, holder.run_id)
     await again.pause(signals=["three"], timers={"t": h.now_ms + 5_000})
-    run = await record(h, driver.run_id)
+    run = await record(h, holder.run_id)
     assert [a.name for a in run.awaited] == ["three"]
     assert run.due_at_ms == h.now_ms + 1_000, "the run is not due at its earliest timer"
-    third = await claim(h, driver.run_id, now_ms=h.advance(1_000))
+    third = await claim(h, holder.run_id, now_ms=h.advance(1_000))
     await third.pause(removed_timers=["t", "u"])
-    run = await record(h, driver.run_id)
+    run = await record(h, holder.run_id)
     assert (run.status, run.due_at_ms, run.awaited) == ("paused", None, ())
 
 
 @clause("PAUSE-2", "CLAIM-9")
 async def pause_with_unseen_inbox_queues(h: StoreHarness) -> None:
     """A pause that has not seen the newest inbox entry queues the run, and writes the rest all the same."""
-    driver = await start(h)
-    await driver.signal("anything")
-    answer = await driver.pause(
+    holder = await start(h)
+    await holder.signal("anything")
+    answer = await holder.pause(
         signals=["go"], timers={"t": h.now_ms + 5_000}, events=events('"p"'), now_ms=h.advance(10)
     )
     assert (answer.status, answer.next_index) == ("queued", 1)
-    run = await record(h, driver.run_id)
+    run = await record(h, holder.run_id)
     assert (run.status, run.due_at_ms, run.next_index, run.lease_owner) == ("queued", h.now_ms, 1, None)
-    batch = await claim_many(h, "claim_pending_runs")
-    assert [c.run.run_id for c in batch.claims] == [driver.run_id]
+    batch = await claim_pending(h)
+    assert [c.run.run_id for c in batch.claims] == [holder.run_id]
     assert [e.payload for e in batch.claims[0].history] == ['"p"']
     assert [e.name for e in batch.claims[0].inbox] == ["anything"]
-    execution = await h.second.load_execution(run_id=driver.run_id)
+    execution = await h.second.load_execution(run_id=holder.run_id)
     assert execution is not None
     assert [t.timer_id for t in execution.timers] == ["t"]
 
@@ -291,9 +290,9 @@ async def pause_with_unseen_inbox_queues(h: StoreHarness) -> None:
 @clause("PAUSE-2", "CANCEL-2")
 async def pause_after_a_request_to_cancel_queues(h: StoreHarness) -> None:
     """A request to cancel that the driver has not seen keeps its run from being parked."""
-    driver = await start(h)
-    await h.second.cancel_run(run_id=driver.run_id, now_ms=h.now_ms)
-    answer = await driver.pause(signals=["go"])
+    holder = await start(h)
+    await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+    answer = await holder.pause(signals=["go"])
     assert answer.status is RunStatus.QUEUED, "the run was parked although a cancellation waits in its inbox"
 
 
@@ -306,16 +305,16 @@ async def delivery_before_or_after_a_pause_queues(h: StoreHarness) -> None:
     after = await start(h)
     await after.pause(signals=["go"])
     await after.signal("go")
-    for driver in (before, after):
-        run = await record(h, driver.run_id)
+    for holder in (before, after):
+        run = await record(h, holder.run_id)
         assert (run.status, run.due_at_ms) == ("queued", h.now_ms)
-    batch = await claim_many(h, "claim_pending_runs")
+    batch = await claim_pending(h)
     assert {c.run.run_id for c in batch.claims} == {before.run_id, after.run_id}
     assert all([e.name for e in c.inbox] == ["go"] for c in batch.claims)
 
 
 def _longest_awaited_list() -> list[Awaited]:
-    """Names short and long, of every script, that take exactly what a run carries."""
+    """Return an awaited list of the greatest size, with names short and long, of several scripts."""
     awaited: list[Awaited] = []
     room = MAX_AWAITED_BYTES
     for number in itertools.count():
@@ -337,12 +336,12 @@ def _longest_awaited_list() -> list[Awaited]:
 
 @clause("PAUSE-5")
 async def longest_awaited_list_is_carried(h: StoreHarness) -> None:
-    """Every name of it wakes the run; with one byte more nothing is written."""
+    """An awaited list of the greatest size is kept whole; with one byte more nothing is written."""
     awaited = _longest_awaited_list()
-    driver = await start(h)
-    await driver.pause(awaited=awaited)
-    assert (await record(h, driver.run_id)).awaited == tuple(awaited), "the awaited list came back changed"
-    assert (await driver.signal(awaited[0].name)).kind == "delivered"
+    holder = await start(h)
+    await holder.pause(awaited=awaited)
+    assert (await record(h, holder.run_id)).awaited == tuple(awaited), "the awaited list came back changed"
+    assert (await holder.signal(awaited[0].name)).kind == "delivered"
     other = await start(h)
     before = await observe(h, other.run_id)
     last = awaited.pop()
@@ -353,102 +352,101 @@ async def longest_awaited_list_is_carried(h: StoreHarness) -> None:
     assert await observe(h, other.run_id) == before
 
 
-@clause("LOG-8", "TIMER-1", each=("append_events", "mark_run_paused"))
-async def many_timers_in_one_call(h: StoreHarness, verb: str) -> None:
-    """As many as a call may change are set, and as many removed, with the longest ids; one more is refused."""
+@clause("LOG-8", "TIMER-1", each=(APPEND_EVENTS, MARK_RUN_PAUSED))
+async def many_timers_in_one_call(h: StoreHarness, verb: LeaseVerb) -> None:
+    """One call sets and removes the greatest number of timers, with long ids; one more is refused."""
     first, second = ([f"{number:08}" + f"{part}😀" * 100 for number in range(MAX_TIMER_CHANGES)] for part in "ab")
-    driver = await start(h)
-    write: Any = driver.append if verb == "append_events" else driver.pause
-    timers: Any = [Timer(timer_id=timer_id, fire_at_ms=h.now_ms) for timer_id in second]
-    before = await observe(h, driver.run_id)
+    holder = await start(h)
+    timers = [Timer(timer_id=timer_id, fire_at_ms=h.now_ms) for timer_id in second]
+    before = await observe(h, holder.run_id)
     too_many: list[tuple[str, Any]] = [
         ("set_timers", [*timers, Timer(timer_id="x", fire_at_ms=1)]),
         ("removed_timers", [*first, "x"]),
     ]
     for name, value in too_many:
         with refused(InvalidArgumentError, f"{verb} with {MAX_TIMER_CHANGES + 1} {name}") as refusal:
-            await write(**{name: value})
+            await verb.call(holder, **{name: value})
         assert refusal.error.argument == name
-    assert await observe(h, driver.run_id) == before
-    await driver.append(set_timers=[Timer(timer_id=timer_id, fire_at_ms=h.now_ms) for timer_id in first])
-    await write(set_timers=timers, removed_timers=first)
-    execution = await h.second.load_execution(run_id=driver.run_id)
+    assert await observe(h, holder.run_id) == before
+    await holder.append(set_timers=[Timer(timer_id=timer_id, fire_at_ms=h.now_ms) for timer_id in first])
+    await verb.call(holder, set_timers=timers, removed_timers=first)
+    execution = await h.second.load_execution(run_id=holder.run_id)
     assert execution is not None
     assert {timer.timer_id for timer in execution.timers} == set(second)
 
 
-@clause("PAUSE-4", "FINISH-2", "LOG-1", each=("mark_run_paused", "mark_run_finished", "mark_run_errored"))
-async def ending_checks_the_length_of_the_log(h: StoreHarness, verb: str) -> None:
+@clause("PAUSE-4", "FINISH-2", "LOG-1", each=(MARK_RUN_PAUSED, MARK_RUN_FINISHED, MARK_RUN_ERRORED))
+async def ending_checks_the_length_of_the_log(h: StoreHarness, verb: LeaseVerb) -> None:
     """A write that ends the lease is refused, whole, when the log is not as long as the driver believes."""
-    driver = await start_full(h)
-    await driver.append("2")
+    holder = await start_full(h)
+    await holder.append("2")
     for wrong in (0, 1, 3, 1_000):
-        async with unchanged(h, driver.run_id, after=f"a refused {verb}"):
+        async with unchanged(h, holder.run_id, after=f"a refused {verb}"):
             with refused(LogConflictError, f"{verb} at index {wrong} of a log of 2") as refusal:
-                await getattr(h.store, verb)(**driver.everything(verb, expected_next_index=wrong))
+                await verb.of(h.store)(**verb.everything(holder, expected_next_index=wrong))
         conflict = refusal.error
-        assert (conflict.run_id, conflict.expected_next_index, conflict.actual_next_index) == (driver.run_id, wrong, 2)
-    await getattr(h.store, verb)(**driver.everything(verb))
-    assert (await record(h, driver.run_id)).next_index == 4
+        assert (conflict.run_id, conflict.expected_next_index, conflict.actual_next_index) == (holder.run_id, wrong, 2)
+    await verb.of(h.store)(**verb.everything(holder))
+    assert (await record(h, holder.run_id)).next_index == 4
 
 
 @clause("FINISH-1")
 async def finish_is_one_unit(h: StoreHarness) -> None:
     """Finishing writes the last events and the output, ends the lease and removes the timers."""
-    driver = await start(h)
-    await driver.append("1", set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 10)])
-    await driver.signal()
-    await driver.finish('{"sum":3}', events=[event('"last"')], taken_inbox=[1], now_ms=h.advance(5))
-    run = await record(h, driver.run_id)
+    holder = await start(h)
+    await holder.append("1", set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 10)])
+    await holder.signal()
+    await holder.finish('{"sum":3}', events=[event('"last"')], taken_inbox=[1], now_ms=h.advance(5))
+    run = await record(h, holder.run_id)
     assert (run.status, run.output, run.error, run.reason) == ("finished", '{"sum":3}', None, None)
     assert (run.next_index, run.finished_at_ms, run.due_at_ms) == (2, h.now_ms, None)
     assert (run.lease_owner, run.lease_expires_at_ms, run.awaited) == (None, None, ())
-    await _holds_no_more(h, driver, ["1", '"last"'])
+    await _holds_no_more(h, holder, ["1", '"last"'])
 
 
 @clause("FINISH-3")
 async def error_is_one_unit(h: StoreHarness) -> None:
     """Erroring writes the last events and the error, ends the lease and removes the timers."""
-    driver = await start(h)
-    await driver.call("schedule_timer", timer_id="t", fire_at_ms=h.now_ms + 10)
-    await driver.signal()
-    await driver.fail('{"type":"E"}', events=[event('"last"')], taken_inbox=[1], now_ms=h.advance(5))
-    run = await record(h, driver.run_id)
+    holder = await start(h)
+    await holder.set_timer("t", fire_at_ms=h.now_ms + 10)
+    await holder.signal()
+    await holder.fail('{"type":"E"}', events=[event('"last"')], taken_inbox=[1], now_ms=h.advance(5))
+    run = await record(h, holder.run_id)
     assert (run.status, run.output, run.error, run.reason) == ("errored", None, '{"type":"E"}', None)
     assert (run.finished_at_ms, run.due_at_ms, run.lease_owner) == (h.now_ms, None, None)
-    await _holds_no_more(h, driver, ['"last"'])
+    await _holds_no_more(h, holder, ['"last"'])
 
 
 @clause("FINISH-3")
 async def cancelled_handler_ends_as_aborted(h: StoreHarness) -> None:
     """With `aborted` the run is aborted, with its reason."""
-    driver = await start(h)
-    await driver.call("schedule_timer", timer_id="t", fire_at_ms=h.now_ms + 10)
-    await driver.signal()
-    await driver.fail('{"type":"C"}', aborted=True, reason="no longer wanted", taken_inbox=[1])
-    run = await record(h, driver.run_id)
+    holder = await start(h)
+    await holder.set_timer("t", fire_at_ms=h.now_ms + 10)
+    await holder.signal()
+    await holder.fail('{"type":"C"}', aborted=True, reason="no longer wanted", taken_inbox=[1])
+    run = await record(h, holder.run_id)
     assert (run.status, run.reason, run.error) == ("aborted", "no longer wanted", '{"type":"C"}')
     assert (run.finished_at_ms, run.lease_owner) == (h.now_ms, None)
-    await _holds_no_more(h, driver, [])
+    await _holds_no_more(h, holder, [])
 
 
-async def _holds_no_more(h: StoreHarness, driver: Driver, payloads: list[str]) -> None:
-    execution = await h.second.load_execution(run_id=driver.run_id)
+async def _holds_no_more(h: StoreHarness, holder: LeaseHolder, payloads: list[str]) -> None:
+    execution = await h.second.load_execution(run_id=holder.run_id)
     assert execution is not None
     assert [e.payload for e in execution.history] == payloads
     assert execution.timers == (), "the ended run still has timers"
     assert execution.inbox == (), "an entry that the last write took is still in the inbox"
-    for verb in ("claim_due_timers", "claim_pending_runs", "claim_stale_runs"):
-        batch = await claim_many(h, verb, now_ms=h.now_ms + 10**9)
+    for verb in CLAIM_VERBS:
+        batch = await verb.call(h, now_ms=h.now_ms + 10**9)
         assert batch.claims == (), f"{verb} claimed a run that has ended"
 
 
 @clause("RUN-2", "RUN-6")
 async def every_field_survives_a_claim(h: StoreHarness) -> None:
-    """What a claim brings, a load shows: the two differ in nothing."""
-    driver = await start_waiting(h, signals=["go"], timers={"t": h.now_ms + 1_000})
-    await driver.signal("go")
-    taken = (await claim(h, driver.run_id)).claim
-    loaded = await record(h, driver.run_id)
+    """The run in a claim and the run that is loaded are equal in every field."""
+    holder = await start_waiting(h, signals=["go"], timers={"t": h.now_ms + 1_000})
+    await holder.signal("go")
+    taken = (await claim(h, holder.run_id)).claim
+    loaded = await record(h, holder.run_id)
     for name in (field.name for field in dataclasses.fields(loaded)):
         assert getattr(taken.run, name) == getattr(loaded, name), f"the claim and the load differ in {name}"

@@ -1,4 +1,4 @@
-"""SCHEDULE: what a schedule is, how it changes, and what ends it. Its ticks are the subject of `ticks`."""
+"""SCHEDULE: creating, changing, listing and deleting schedules. Their ticks are the subject of `ticks`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, ScheduleNotFoundError
 from workflow_runtime.store import BucketStarted, Deleted, NotFound, ScheduleChanged
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import MANY, record
+from ..samples import MANY
+from ..scenarios import record
 from ..ticking import (
     HOUR,
     claim_tick,

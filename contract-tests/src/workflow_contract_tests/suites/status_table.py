@@ -1,97 +1,111 @@
-"""STATUS: every verb in every status answers as the table of the contract says."""
+"""STATUS: each verb answers in each status as the table of the contract says."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TypeAlias
 
 from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import DRIVER_VERBS, STATES, STATUS_TABLE, TERMINAL_STATUSES, NewEvent
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
-from ..scenarios import CLAIM_VERBS, LEASE_MS, MANY, Driver, claim_many, create_arguments, event, park, record, start
+from ..holder import LeaseHolder
+from ..samples import LEASE_MS, MANY, event
+from ..scenarios import create_arguments, park, record, start
+from ..verbs import CLAIM_VERBS, LEASE_VERBS, ClaimVerb, LeaseVerb
+
+_Call: TypeAlias = Callable[[StoreHarness, LeaseHolder], Awaitable[str]]
+"""Calls a verb for a run and returns the answer in the words of the table."""
 
 
-async def in_state(h: StoreHarness, state: str, run_id: str | None = None) -> Driver:
-    """Bring a run into one of the table's states; its queue and workflow are named after it."""
+async def in_state(h: StoreHarness, state: str, run_id: str | None = None) -> LeaseHolder:
+    """Create a run in one of the states of the table. Its queue and workflow have the name of the state."""
     lease_ms = 1 if state in {"running-expired", "dead"} else LEASE_MS
-    driver = await start(h, run_id or f"run-{state}", queue=state, workflow_id=state, lease_ms=lease_ms)
+    holder = await start(h, run_id or f"run-{state}", queue=state, workflow_id=state, lease_ms=lease_ms)
     timers = {"t": h.now_ms} if state == "paused-due" else {"t": h.now_ms + 10**9}
     match state:
         case "queued":
-            await driver.release()
+            await holder.release()
         case "paused" | "paused-due":
-            await driver.pause(signals=["go"], approvals=["ok"], timers=timers)
+            await holder.pause(signals=["go"], approvals=["ok"], timers=timers)
         case "finished":
-            await driver.finish()
+            await holder.finish()
         case "errored":
-            await driver.fail()
+            await holder.fail()
         case "aborted":
-            await driver.fail(aborted=True)
+            await holder.fail(aborted=True)
         case "dead":
-            await park(h, driver, now_ms=h.now_ms + 1, queues=[state])
+            await park(h, holder, now_ms=h.now_ms + 1, queues=[state])
         case "running-live" | "running-expired":
             pass
         case _:
             raise AssertionError(f"the table has a state {state!r} that this suite cannot make")
-    status = (await record(h, driver.run_id)).status
+    status = (await record(h, holder.run_id)).status
     assert status == state.partition("-")[0], f"the run should be {state}, it is {status}"
-    return driver
+    return holder
 
 
-async def _create(h: StoreHarness, driver: Driver) -> str:
-    return (await h.store.create_run(**create_arguments(h, run_id=driver.run_id))).kind
+async def _create(h: StoreHarness, holder: LeaseHolder) -> str:
+    return (await h.store.create_run(**create_arguments(h, run_id=holder.run_id))).kind
 
 
-async def _claim(h: StoreHarness, driver: Driver) -> str:
+async def _claim(h: StoreHarness, holder: LeaseHolder) -> str:
     answer = await h.store.claim_run(
-        run_id=driver.run_id, owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY
+        run_id=holder.run_id, owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY
     )
     return answer.kind
 
 
-def _claim_by(verb: str) -> Callable[[StoreHarness, Driver], Awaitable[str]]:
-    async def claim_many_by_verb(h: StoreHarness, driver: Driver) -> str:
-        batch = await claim_many(h, verb, queues=[driver.claim.run.queue])
-        return "claimed" if [c.run.run_id for c in batch.claims] == [driver.run_id] else "not-claimed"
-
-    return claim_many_by_verb
-
-
-async def _signal(h: StoreHarness, driver: Driver) -> str:
-    answer = await h.store.deliver_signal(
-        run_id=driver.run_id, signal_id="s", name="go", payload=JsonText("1"), now_ms=h.now_ms
-    )
-    return answer.kind
-
-
-async def _approve(h: StoreHarness, driver: Driver) -> str:
-    answer = await h.store.deliver_approval(run_id=driver.run_id, approval_id="ok", approved=True, now_ms=h.now_ms)
-    return answer.kind
-
-
-async def _hasten(h: StoreHarness, driver: Driver) -> str:
-    return (await h.store.deliver_retry(run_id=driver.run_id, retry_id="r", now_ms=h.now_ms)).kind
-
-
-def _plain(verb: str) -> Callable[[StoreHarness, Driver], Awaitable[str]]:
-    async def call(h: StoreHarness, driver: Driver) -> str:
-        kind: str = (await getattr(h.store, verb)(run_id=driver.run_id, now_ms=h.now_ms)).kind
-        return kind
+def _claim_by(verb: ClaimVerb) -> _Call:
+    async def call(h: StoreHarness, holder: LeaseHolder) -> str:
+        batch = await verb.call(h, queues=[holder.claim.run.queue])
+        return "claimed" if [c.run.run_id for c in batch.claims] == [holder.run_id] else "not-claimed"
 
     return call
 
 
-async def _retry(h: StoreHarness, driver: Driver) -> str:
-    answer = await h.store.retry_run(run_id=driver.run_id, event=NewEvent(kind="retried"), now_ms=h.now_ms)
+async def _signal(h: StoreHarness, holder: LeaseHolder) -> str:
+    answer = await h.store.deliver_signal(
+        run_id=holder.run_id, signal_id="s", name="go", payload=JsonText("1"), now_ms=h.now_ms
+    )
     return answer.kind
 
 
-async def _fork(h: StoreHarness, driver: Driver) -> str:
+async def _approve(h: StoreHarness, holder: LeaseHolder) -> str:
+    answer = await h.store.deliver_approval(run_id=holder.run_id, approval_id="ok", approved=True, now_ms=h.now_ms)
+    return answer.kind
+
+
+async def _hasten(h: StoreHarness, holder: LeaseHolder) -> str:
+    return (await h.store.deliver_retry(run_id=holder.run_id, retry_id="r", now_ms=h.now_ms)).kind
+
+
+async def _cancel(h: StoreHarness, holder: LeaseHolder) -> str:
+    return (await h.store.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)).kind
+
+
+async def _terminate(h: StoreHarness, holder: LeaseHolder) -> str:
+    return (await h.store.terminate_run(run_id=holder.run_id, now_ms=h.now_ms)).kind
+
+
+async def _requeue(h: StoreHarness, holder: LeaseHolder) -> str:
+    return (await h.store.requeue_run(run_id=holder.run_id, now_ms=h.now_ms)).kind
+
+
+async def _delete(h: StoreHarness, holder: LeaseHolder) -> str:
+    return (await h.store.delete_run(run_id=holder.run_id, now_ms=h.now_ms)).kind
+
+
+async def _retry(h: StoreHarness, holder: LeaseHolder) -> str:
+    answer = await h.store.retry_run(run_id=holder.run_id, event=NewEvent(kind="retried"), now_ms=h.now_ms)
+    return answer.kind
+
+
+async def _fork(h: StoreHarness, holder: LeaseHolder) -> str:
     answer = await h.store.fork_run(
-        run_id=driver.run_id,
+        run_id=holder.run_id,
         new_run_id=h.new_id("fork"),
         from_index=0,
         event=event(),
@@ -101,20 +115,20 @@ async def _fork(h: StoreHarness, driver: Driver) -> str:
     return answer.kind
 
 
-async def _prune(h: StoreHarness, driver: Driver) -> str:
+async def _prune(h: StoreHarness, holder: LeaseHolder) -> str:
     pruned = await h.store.prune_runs(
         finished_before_ms=h.now_ms + 1,
         limit=MANY,
         statuses=sorted(TERMINAL_STATUSES),
-        workflow_ids=[driver.claim.run.workflow_id],
+        workflow_ids=[holder.claim.run.workflow_id],
     )
     return "pruned" if pruned == 1 else "kept"
 
 
-def _drive(verb: str) -> Callable[[StoreHarness, Driver], Awaitable[str]]:
-    async def call(h: StoreHarness, driver: Driver) -> str:
+def _call_as_holder(verb: LeaseVerb) -> _Call:
+    async def call(h: StoreHarness, holder: LeaseHolder) -> str:
         try:
-            await driver.call(verb)
+            await verb.call(holder)
         except LeaseLostError:
             return "lease-lost"
         return "ok"
@@ -122,18 +136,21 @@ def _drive(verb: str) -> Callable[[StoreHarness, Driver], Awaitable[str]]:
     return call
 
 
-_CALLS: dict[str, Callable[[StoreHarness, Driver], Awaitable[Any]]] = {
+_CALLS: dict[str, _Call] = {
     "create_run": _create,
     "fork_run": _fork,
     "claim_run": _claim,
-    **{verb: _claim_by(verb) for verb in CLAIM_VERBS},
+    **{verb.name: _claim_by(verb) for verb in CLAIM_VERBS},
     "deliver_signal": _signal,
     "deliver_approval": _approve,
     "deliver_retry": _hasten,
-    **{verb: _plain(verb) for verb in ("cancel_run", "terminate_run", "requeue_run", "delete_run")},
+    "cancel_run": _cancel,
+    "terminate_run": _terminate,
+    "requeue_run": _requeue,
+    "delete_run": _delete,
     "retry_run": _retry,
     "prune_runs": _prune,
-    **{verb: _drive(verb) for verb in DRIVER_VERBS},
+    **{verb.name: _call_as_holder(verb) for verb in LEASE_VERBS},
 }
 
 
@@ -141,9 +158,9 @@ _CALLS: dict[str, Callable[[StoreHarness, Driver], Awaitable[Any]]] = {
 async def verb_answers_as_the_table_says(h: StoreHarness, verb: str) -> None:
     """In each status the verb answers what its row of `STATUS_TABLE` says."""
     assert verb in _CALLS, f"the table has a verb {verb!r} that this suite cannot call"
-    drivers = {state: await in_state(h, state) for state in STATES}
+    holders = {state: await in_state(h, state) for state in STATES}
     h.advance(10)
-    answers = {state: await _CALLS[verb](h, driver) for state, driver in drivers.items()}
+    answers = {state: await _CALLS[verb](h, holder) for state, holder in holders.items()}
     assert answers == dict(STATUS_TABLE[verb]), f"{verb} answered {answers}, the table says {STATUS_TABLE[verb]}"
 
 
@@ -162,10 +179,10 @@ _AFTERWARDS = {
 async def answer_agrees_with_what_is_stored(h: StoreHarness, verb: str) -> None:
     """After each answer the run is in the status that the answer speaks of, and in no other."""
     for state in STATES:
-        driver = await in_state(h, state)
-        before = (await record(h, driver.run_id)).status
+        holder = await in_state(h, state)
+        before = (await record(h, holder.run_id)).status
         h.now_ms += 10
-        answer = await _CALLS[verb](h, driver)
-        stored = await h.second.load_run(run_id=driver.run_id)
+        answer = await _CALLS[verb](h, holder)
+        stored = await h.second.load_run(run_id=holder.run_id)
         expected = _AFTERWARDS.get(answer, "queued" if (answer, before) == ("requested", "paused") else before)
         assert (stored and stored.status) == expected, f"{state}: {verb} answered {answer}, the run is {stored}"

@@ -1,4 +1,4 @@
-"""SUBSCRIBE: who follows a run gets its whole log, once, in order, and holds nothing back."""
+"""SUBSCRIBE: a follower of a run gets its whole log, once and in order, and delays nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import cast
 from workflow_runtime.errors import RunNotFoundError
 from workflow_runtime.store import Event, SupportsSubscribe, WorkflowExecutionStore
 
-from ..catalogue import clause
+from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
-from ..scenarios import Driver, create, park, start
+from ..holder import LeaseHolder
+from ..scenarios import create, park, start
 from ..settings import scaled
 from ..tasks import all_of
 
@@ -34,34 +35,34 @@ async def _collect(store: WorkflowExecutionStore, run_id: str, from_index: int =
 @clause("SUBSCRIBE-1", capability="subscribe", each=("finished", "errored", "terminated", "dead"))
 async def log_of_an_ended_run_is_given(h: StoreHarness, end: str) -> None:
     """The log of a run that has ended is given from the index on, as it was appended, and then it is over."""
-    driver = await start(h, lease_ms=1)
-    await driver.append('"a"', "null", '"b"')
+    holder = await start(h, lease_ms=1)
+    await holder.append('"a"', "null", '"b"')
     if end == "finished":
-        await driver.finish(events=[])
+        await holder.finish(events=[])
     elif end == "errored":
-        await driver.fail()
+        await holder.fail()
     elif end == "terminated":
-        await h.store.terminate_run(run_id=driver.run_id, now_ms=h.now_ms)
+        await h.store.terminate_run(run_id=holder.run_id, now_ms=h.now_ms)
     else:
         h.advance(1_000_000)
-        assert (await park(h, driver)).dead == (driver.run_id,)
-    log = list(await h.store.read_events(run_id=driver.run_id, limit=9))
+        assert (await park(h, holder)).dead == (holder.run_id,)
+    log = list(await h.store.read_events(run_id=holder.run_id, limit=9))
     assert [event.payload for event in log] == ['"a"', "null", '"b"']
     for from_index in (0, 1, 3, 7):
-        assert await _collect(h.second, driver.run_id, from_index) == log[from_index:]
+        assert await _collect(h.second, holder.run_id, from_index) == log[from_index:]
 
 
 @clause("SUBSCRIBE-1", capability="subscribe")
 async def long_log_is_given_once(h: StoreHarness) -> None:
     """A log of several pages, by number and by bytes, is given without gaps and without repeats."""
-    driver = await start(h)
+    holder = await start(h)
     for _ in range(4):
-        await driver.append(*["1"] * 600)
+        await holder.append(*["1"] * 600)
     large = f'"{"x" * 400_000}"'
     for _ in range(4):
-        await driver.append(large)
-    await driver.finish()
-    given = await _collect(h.second, driver.run_id)
+        await holder.append(large)
+    await holder.finish()
+    given = await _collect(h.second, holder.run_id)
     assert [event.index for event in given] == list(range(2_404))
     assert [event.payload for event in given[-4:]] == [large] * 4
 
@@ -69,18 +70,18 @@ async def long_log_is_given_once(h: StoreHarness) -> None:
 @clause("SUBSCRIBE-1", "SUBSCRIBE-2", capability="subscribe")
 async def last_event_comes_before_the_end(h: StoreHarness) -> None:
     """Followers of a run that grows until it ends get all of it, the last event too, whenever they began."""
-    driver = await start(h)
+    holder = await start(h)
     count = scaled(30)
 
     async def drive() -> None:
         for number in range(count):
-            await driver.append(str(number))
+            await holder.append(str(number))
             await asyncio.sleep(0.002)
-        await driver.finish()
+        await holder.finish()
 
     async def follow(after: float, from_index: int) -> list[int]:
         await asyncio.sleep(after)
-        return [event.index for event in await _collect(h.second, driver.run_id, from_index)]
+        return [event.index for event in await _collect(h.second, holder.run_id, from_index)]
 
     (_, *followed) = await all_of(drive(), follow(0, 0), follow(0, 5), follow(0.03, 0), follow(0.03, count))
     assert followed == [list(range(count)), list(range(5, count)), list(range(count)), []]
@@ -89,24 +90,24 @@ async def last_event_comes_before_the_end(h: StoreHarness) -> None:
 @clause("SUBSCRIBE-2", capability="subscribe")
 async def following_waits_for_what_is_not_there(h: StoreHarness) -> None:
     """A follower of a quiet run waits, and gets the next event of whoever appends it."""
-    driver = await start(h)
-    async with aclosing(_follow(h.second, driver.run_id, 1)) as follower:
+    holder = await start(h)
+    async with aclosing(_follow(h.second, holder.run_id, 1)) as follower:
         coming = asyncio.ensure_future(anext(follower))
         done, _ = await asyncio.wait([coming], timeout=_SOON_S)
         assert not done, "an event was given, or the following ended, before there was one"
-        await driver.append('"first"')
-        await driver.append('"second"')
+        await holder.append('"first"')
+        await holder.append('"second"')
         event = await asyncio.wait_for(coming, _LATE_S)
         assert (event.index, event.payload) == (1, '"second"')
 
 
 @clause("SUBSCRIBE-2", capability="subscribe", needs=("processes",))
 async def following_sees_other_processes(h: StoreHarness) -> None:
-    """What other processes append comes too, in order."""
-    driver = await start(h, lease_ms=600_000)
+    """A follower gets the events that other processes append, in order."""
+    holder = await start(h, lease_ms=600_000)
     count = scaled(10)
-    order = {"task": "append", "run_id": driver.run_id, "token": driver.token, "count": count}
-    following = asyncio.ensure_future(_take(_follow(h.store, driver.run_id), 2 * count))
+    order = {"task": "append", "run_id": holder.run_id, "token": holder.token, "count": count}
+    following = asyncio.ensure_future(_take(_follow(h.store, holder.run_id), 2 * count))
     try:
         await run_children(h, [order])
         assert [event.index for event in await asyncio.wait_for(following, _LATE_S)] == list(range(2 * count))
@@ -132,15 +133,15 @@ async def unknown_run_is_not_followed(h: StoreHarness) -> None:
 @clause("SUBSCRIBE-3", capability="subscribe", each=("nothing", "another run"))
 async def deleted_run_ends_the_following(h: StoreHarness, after: str) -> None:
     """A run that is deleted while it is followed ends that with `RunNotFoundError`, also when its id is used again."""
-    driver = await start(h)
-    await driver.append('"a"')
-    async with aclosing(_follow(h.second, driver.run_id)) as follower:
+    holder = await start(h)
+    await holder.append('"a"')
+    async with aclosing(_follow(h.second, holder.run_id)) as follower:
         assert (await asyncio.wait_for(anext(follower), _LATE_S)).payload == '"a"'
         coming = asyncio.ensure_future(anext(follower, None))
-        await h.store.delete_run(run_id=driver.run_id, now_ms=h.now_ms, force=True)
+        await h.store.delete_run(run_id=holder.run_id, now_ms=h.now_ms, force=True)
         if after == "another run":
             h.advance(1)
-            await create(h, driver.run_id)
+            await create(h, holder.run_id)
         try:
             given = await asyncio.wait_for(coming, _LATE_S)
         except RunNotFoundError:
@@ -150,10 +151,10 @@ async def deleted_run_ends_the_following(h: StoreHarness, after: str) -> None:
 
 @clause("SUBSCRIBE-4", capability="subscribe", each=("closing", "cancelling"))
 async def following_ends_at_once(h: StoreHarness, how: str) -> None:
-    """Who stops following is let go at once, and the run and the store go on."""
-    driver = await start(h)
-    await driver.append('"a"')
-    followers = [_follow(h.second, driver.run_id) for _ in range(20)]
+    """A follower can stop at once, and the run and the store go on."""
+    holder = await start(h)
+    await holder.append('"a"')
+    followers = [_follow(h.second, holder.run_id) for _ in range(20)]
     for follower in followers:
         await asyncio.wait_for(anext(follower), _LATE_S)
     if how == "cancelling":
@@ -167,10 +168,10 @@ async def following_ends_at_once(h: StoreHarness, how: str) -> None:
     for follower in followers:
         await asyncio.wait_for(follower.aclose(), _SOON_S * 5)
         assert await anext(follower, None) is None
-    await _goes_on(h, driver)
+    await _goes_on(h, holder)
 
 
-async def _goes_on(h: StoreHarness, driver: Driver) -> None:
-    await driver.append('"b"')
-    await driver.finish()
-    assert [event.payload for event in await _collect(h.second, driver.run_id)] == ['"a"', '"b"']
+async def _goes_on(h: StoreHarness, holder: LeaseHolder) -> None:
+    await holder.append('"b"')
+    await holder.finish()
+    assert [event.payload for event in await _collect(h.second, holder.run_id)] == ['"a"', '"b"']

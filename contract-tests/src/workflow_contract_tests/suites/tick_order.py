@@ -1,4 +1,4 @@
-"""SCHEDULE: a buffered tick goes first, and requested ticks may bring a policy of their own."""
+"""SCHEDULE: a buffered tick goes first, and requested ticks may have a policy of their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workflow_runtime.store import (
     RequestedBucket,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..ticking import HOUR, claim_tick, claim_ticks, end_run, get_schedule, request, settle, start_tick, upsert
@@ -25,7 +25,7 @@ _NEWEST_WAITS = ("cancel-previous", "terminate-previous")
 
 
 async def _one_buffered(h: StoreHarness, policy: str) -> ClaimedBucket:
-    """A run is live, the tick one after it is buffered, and the one after that is claimed."""
+    """Start a run, buffer the next tick, and return the claim of the one after that."""
     await upsert(h, overlap_policy=policy)
     await start_tick(h, "tick-1", next_fire_at_ms=h.now_ms + 1)
     h.advance(1)
@@ -56,7 +56,7 @@ async def buffered_tick_goes_first(h: StoreHarness, policy: str) -> None:
 
 @clause("SCHEDULE-17", "SCHEDULE-14")
 async def live_run_is_named_before_the_buffered_tick(h: StoreHarness) -> None:
-    """While the previous run is live that is what a start is refused for; a claim that ran out overtakes nothing."""
+    """A start is refused for the live run first, then for the buffered tick; an expired claim overtakes nothing."""
     late = await _one_buffered(h, "buffer-one")
     assert await settle(h, late, "start", "tick-3") == BucketOverlapping(run_id="tick-1")
     h.advance(60_000)
@@ -78,7 +78,7 @@ async def behind_the_buffered_tick_another_is_left_out(h: StoreHarness) -> None:
 
 @clause("SCHEDULE-17", each=_NEWEST_WAITS)
 async def newer_tick_takes_the_place_of_the_buffered_one(h: StoreHarness, policy: str) -> None:
-    """Where the newest waits, a later tick that starts ends the waiting of the earlier one, which never starts."""
+    """With a policy that keeps the newest tick, a later tick that starts replaces the buffered one for good."""
     late = await _one_buffered(h, policy)
     await end_run(h, "tick-1")
     assert await settle(h, late, "start", "tick-3", next_fire_at_ms=None) == BucketStarted(run_id="tick-3")
@@ -89,7 +89,7 @@ async def newer_tick_takes_the_place_of_the_buffered_one(h: StoreHarness, policy
 
 @clause("SCHEDULE-17", "SCHEDULE-15", each=_NEWEST_WAITS)
 async def older_tick_gives_way_to_the_buffered_one(h: StoreHarness, policy: str) -> None:
-    """Where the newest waits, an earlier moment that is asked for later neither starts before it nor replaces it."""
+    """With a policy that keeps the newest tick, an older one does not start before it and does not replace it."""
     late = await _one_buffered(h, policy)
     buffered = late.fire_at_ms - 1
     await settle(h, late, "skip", next_fire_at_ms=None)
@@ -197,7 +197,7 @@ async def tick_that_is_put_back_for_its_turn_stays_requested(h: StoreHarness) ->
 
 @clause("SCHEDULE-18", "SCHEDULE-9")
 async def those_that_wait_hold_up_no_others(h: StoreHarness) -> None:
-    """While they wait for a run, due ticks and requests without `buffer-all` come, and they are named to nobody."""
+    """Ticks that wait with `buffer-all` hold up no due ticks and no other requests, and no claim names them."""
     await upsert(h, overlap_policy="allow", next_fire_at_ms=h.now_ms + 1)
     await request(h, 10, 20, overlap="buffer-all")
     await request(h, 30, 40)
@@ -236,7 +236,7 @@ async def due_moment_keeps_what_was_requested_with_it(h: StoreHarness) -> None:
 
 @clause("SCHEDULE-8", "SCHEDULE-18")
 async def request_that_waits_keeps_its_policy(h: StoreHarness) -> None:
-    """Asked for again while it waits, a tick keeps what was asked for first; unknown words are refused."""
+    """A tick that is requested again while it waits keeps its first policy; unknown policies are refused."""
     await upsert(h, next_fire_at_ms=None)
     assert await request(h, 5, overlap="allow") == 1
     assert await request(h, 5, 6, overlap="buffer-all") == 1
@@ -249,7 +249,7 @@ async def request_that_waits_keeps_its_policy(h: StoreHarness) -> None:
 
 @clause("SCHEDULE-19", "ARG-2")
 async def requested_ticks_are_listed(h: StoreHarness) -> None:
-    """All that wait, in the order of their moments, claimed or not; none that was settled, or of others."""
+    """Requested ticks are listed in the order of their moments, claimed or not; settled ones are not."""
     assert await _requested(h) == ()
     await upsert(h, next_fire_at_ms=None)
     await upsert(h, "other", next_fire_at_ms=None)

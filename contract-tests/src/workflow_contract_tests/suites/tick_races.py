@@ -1,4 +1,4 @@
-"""SCHEDULE: rivals over several handles settle the ticks of one schedule; none is lost, doubled, or overlaps."""
+"""SCHEDULE: workers race for the ticks of one schedule, and none is lost, doubled, or overlaps."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from workflow_runtime.store import (
     WorkflowExecutionStore,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, MANY
+from ..samples import LEASE_MS, MANY
 from ..settings import RACE_CLAIMERS, SEED, scaled
 from ..tasks import all_of
 from ..ticking import claim_ticks, get_schedule, request, settle_arguments, upsert
@@ -32,7 +32,7 @@ _POLICIES = ("skip", "allow", "buffer-one", "cancel-previous", "terminate-previo
 
 
 class _Rivals:
-    """Workers that settle the ticks of one schedule as its policy says, and what they were told."""
+    """Workers that settle the ticks of one schedule by its policy, with the answers that they got."""
 
     def __init__(self, h: StoreHarness, policy: str, due: range) -> None:
         self.h = h
@@ -41,12 +41,12 @@ class _Rivals:
         self.left = 0
         self.told: dict[int, list[BucketResult]] = defaultdict(list)
         self.moments: dict[str, int] = {}
-        """Of the runs that somebody tried to start."""
+        """The moments of the runs that a worker tried to start, by the ids of the runs."""
         self.ended: list[int] = []
-        """The moments of the runs that were ended here: where no two are live together, the order of their starts."""
+        """The moments of the runs that were ended here. When no two are live together, they started in this order."""
 
     async def work(self, store: WorkflowExecutionStore, chosen: random.Random) -> None:
-        """Claim and settle until nothing is left that one could settle; sometimes be late, sometimes repeat."""
+        """Claim and settle ticks until none is left. Sometimes be late, sometimes repeat a call."""
         idle = 0
         while idle < 20:
             lease_ms = chosen.choice([1, LEASE_MS, LEASE_MS])
@@ -58,11 +58,11 @@ class _Rivals:
         self.left += 1
 
     async def settle_tick(self, store: WorkflowExecutionStore, bucket: ClaimedBucket, chosen: random.Random) -> None:
-        """Do with a claimed tick what the policy says."""
+        """Settle a claimed tick by the policy."""
         previous = bucket.overlapping_run_id
         if previous is not None and self.policy in {"cancel-previous", "terminate-previous"}:
             await store.terminate_run(run_id=previous, now_ms=self.h.now_ms)
-        # Now and then try it although the claim said no: the store must refuse.
+        # Sometimes try it although the claim named a live run: the store must refuse.
         tries = previous is None or self.policy == "allow" or chosen.random() < 0.5
         answer = await self._mark(store, bucket, "start", chosen) if tries else None
         if answer is None or isinstance(answer, BucketOverlapping | BucketBehind):
@@ -85,13 +85,13 @@ class _Rivals:
         )
         twins = chosen.choice([1, 1, 2])
         answers = await all_of(*(_answer(store, arguments) for _ in range(twins)))
-        # Between twins the previous run may end: then one is refused, and the other settles the tick.
+        # The previous run may end between the twins. Then one is refused, and the other settles the tick.
         refusals = LeaseLostError | BucketOverlapping | BucketBehind
         settled = [answer for answer in answers if not isinstance(answer, refusals)]
         return settled[0] if settled else answers[0]
 
     async def end_runs(self, chosen: random.Random) -> None:
-        """End what is live, one at a time; nobody else does, so two that are live together are seen together."""
+        """End live runs, one at a time. No one else ends any, so two runs that are live together are noticed."""
         while self.left < RACE_CLAIMERS:
             await self.look(self.h.store)
             if self.policy in {"skip", "buffer-one"}:
@@ -100,13 +100,13 @@ class _Rivals:
             await asyncio.sleep(chosen.random() * 0.004)
 
     async def look(self, store: WorkflowExecutionStore) -> list[str]:
-        """See which runs are live."""
+        """Return the live runs. Assert that they do not overlap, unless the policy is `allow`."""
         live = [run.run_id for run in (await store.list_runs(limit=MANY, statuses=_LIVE)).runs]
         assert self.policy == "allow" or len(live) <= 1, f"live together: {live}"
         return live
 
     async def end_one(self) -> bool:
-        """End the run that is live."""
+        """End the live run. Return False if there is none."""
         live = await self.look(self.h.store)
         for run_id in live[:1]:
             await self.h.store.terminate_run(run_id=run_id, now_ms=self.h.now_ms)
@@ -146,7 +146,7 @@ async def rivals_settle_each_tick_once(h: StoreHarness, policy: str) -> None:
 
 
 async def _finish(rivals: _Rivals, chosen: random.Random) -> None:
-    """Settle what still waits for the end of a run, and what the claim of a late one held."""
+    """Settle the ticks that still wait for the end of a run, and those whose claimer was late."""
     handle = rivals.h.store
     for _ in range(20):
         rivals.h.advance(LEASE_MS)
@@ -163,7 +163,7 @@ def _check_ticks(rivals: _Rivals, moments: list[int]) -> None:
     for moment, told in kinds.items():
         final = [kind for kind in told if kind != "buffered"]
         assert len(final) <= 1, f"the tick {moment} was settled twice: {told}"
-        # A buffered tick may give way to a later one, except where the first one is kept.
+        # With these policies a buffered tick may give way to a later one.
         assert final or rivals.policy in {"cancel-previous", "terminate-previous"}, f"the tick {moment} is lost: {told}"
     if rivals.policy == "allow":
         assert set(map(tuple, kinds.values())) == {("started",)}

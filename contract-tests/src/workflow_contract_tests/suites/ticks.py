@@ -1,4 +1,4 @@
-"""SCHEDULE: each tick of a schedule is claimed, settled once, and never starts a run beside a live one."""
+"""SCHEDULE: each tick is claimed by one worker, settled once, and never starts a run beside a live one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from workflow_runtime.store import (
     ScheduleChanged,
 )
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import claim, claim_many, create, park, record, start, start_waiting, unchanged
+from ..scenarios import claim, claim_pending, create, park, record, start, start_waiting, unchanged
 from ..ticking import (
     HOUR,
     claim_tick,
@@ -167,7 +167,7 @@ async def next_due_is_what_time_decides(h: StoreHarness) -> None:
 
 @clause("SCHEDULE-10")
 async def requested_ticks_do_not_hide_the_due_one(h: StoreHarness) -> None:
-    """Whoever claims a requested tick learns when the same schedule is due."""
+    """A claim of a requested tick answers when the same schedule is due next."""
     await upsert(h, next_fire_at_ms=h.now_ms + 1_000)
     await request(h, h.now_ms)
     assert (await claim_ticks(h)).next_due_ms == h.now_ms + 1_000
@@ -195,7 +195,7 @@ async def ticks_of_other_workflows_are_left_alone(h: StoreHarness) -> None:
 
 @clause("SCHEDULE-11")
 async def unclaimable_is_what_waits(h: StoreHarness) -> None:
-    """Named are schedules of others with a tick that could be claimed: due, requested or buffered, and not claimed."""
+    """A claim names schedules of other workflows that have a claimable tick: due, requested or buffered."""
     await upsert(h, "due")
     await upsert(h, "later", next_fire_at_ms=h.now_ms + 1)
     await upsert(h, "off", enabled=False)
@@ -245,7 +245,7 @@ async def marking_starts_the_run_and_moves_on(h: StoreHarness) -> None:
     assert (schedule.revision, schedule.previous_run_id) == (bucket.schedule.revision, "tick-1")
     assert schedule.updated_at_ms == h.now_ms
     assert (await claim_ticks(h)).buckets == ()
-    assert [c.run.run_id for c in (await claim_many(h, "claim_pending_runs")).claims] == ["tick-1"]
+    assert [c.run.run_id for c in (await claim_pending(h)).claims] == ["tick-1"]
 
 
 @clause("SCHEDULE-13")
@@ -255,7 +255,7 @@ async def run_may_be_available_later(h: StoreHarness) -> None:
     await start_tick(h, "tick-1", available_at_ms=h.now_ms + 500, next_fire_at_ms=h.now_ms + 1)
     run = await record(h, "tick-1")
     assert (run.status, run.due_at_ms, run.created_at_ms) == ("queued", h.now_ms + 500, h.now_ms)
-    assert (await claim_many(h, "claim_pending_runs")).claims == ()
+    assert (await claim_pending(h)).claims == ()
     h.advance(1)
     bucket = await claim_tick(h)
     assert bucket.overlapping_run_id == "tick-1"
@@ -323,13 +323,13 @@ async def ended_run_stands_in_no_way(h: StoreHarness, how: str) -> None:
     h.advance(1)
     bucket = await claim_tick(h)
     assert bucket.overlapping_run_id == "tick-1"
-    driver = await claim(h, "tick-1", lease_ms=1)
+    holder = await claim(h, "tick-1", lease_ms=1)
     if how == "finished":
-        await driver.finish()
+        await holder.finish()
     elif how == "errored":
-        await driver.fail()
+        await holder.fail()
     elif how == "dead":
-        assert (await park(h, driver, now_ms=h.now_ms + 1)).dead == ("tick-1",)
+        assert (await park(h, holder, now_ms=h.now_ms + 1)).dead == ("tick-1",)
     elif how == "deleted":
         await h.store.delete_run(run_id="tick-1", now_ms=h.now_ms, force=True)
     else:

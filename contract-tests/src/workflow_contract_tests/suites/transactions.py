@@ -1,4 +1,4 @@
-"""TX: a business write and its record are one unit, whatever happens on the way. For stores that declare it."""
+"""TX: a business write and its record are one unit, for stores that declare `transactions`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, LogCon
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import Appended, SupportsTransactions, TransactionWrite, WorkflowExecutionStore
 
-from ..catalogue import clause
+from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
-from ..scenarios import LEASE_MS, MANY, Driver, event, events, record, start, start_full, unchanged
+from ..holder import LeaseHolder
+from ..samples import LEASE_MS, MANY, event, events
+from ..scenarios import record, start, start_full, unchanged
 from ..settings import SEED, scaled
 from ..tasks import all_of
+from ..verbs import APPEND_EVENTS
 from .fencing import ENDINGS
 
 _ROUNDS = scaled(6)
 
 
 class _Work:
-    """A function of a transaction that counts its calls and writes one business row."""
+    """A function of a transaction, which counts its calls and writes one business row."""
 
     def __init__(
         self,
-        driver: Driver,
+        holder: LeaseHolder,
         key: str,
         *,
         before: Callable[[], Awaitable[None]] | None = None,
@@ -35,7 +38,7 @@ class _Work:
         **write: Any,
     ) -> None:
         self.calls = 0
-        self._driver = driver
+        self._driver = holder
         self._key = key
         self._before = before
         self._after = after
@@ -48,33 +51,33 @@ class _Work:
         await self._driver.harness.write_business(tx, self._key)
         if self._after is not None:
             await self._after()
-        driver = self._driver
+        holder = self._driver
         fields: dict[str, Any] = {
-            "expected_next_index": driver.next_index,
+            "expected_next_index": holder.next_index,
             "events": (event('"paid"', step_id="pay"),),
-            "now_ms": driver.harness.now_ms,
+            "now_ms": holder.harness.now_ms,
             "lease_ms": LEASE_MS,
         }
         return TransactionWrite(**(fields | self._write))
 
 
 async def _transact(
-    driver: Driver, work: _Work, *, store: WorkflowExecutionStore | None = None, operation_id: str | None = None
+    holder: LeaseHolder, work: _Work, *, store: WorkflowExecutionStore | None = None, operation_id: str | None = None
 ) -> Appended:
-    # On a handle of its own: what a function does by another handle must not wait for what this one holds.
-    transactional = cast("SupportsTransactions", store or (await driver.harness.handles(3))[2])
+    # On a handle of its own: calls of the function on another handle must not wait for this one.
+    transactional = cast("SupportsTransactions", store or (await holder.harness.handles(3))[2])
     appended = await transactional.append_in_transaction(
-        run_id=driver.run_id,
-        lease_token=driver.token,
-        operation_id=operation_id or driver.harness.new_id("op"),
+        run_id=holder.run_id,
+        lease_token=holder.token,
+        operation_id=operation_id or holder.harness.new_id("op"),
         work=work,
     )
-    driver.next_index, driver.seen = appended.next_index, appended.inbox_seq
+    holder.next_index, holder.seen = appended.next_index, appended.inbox_seq
     return appended
 
 
-def _everything(driver: Driver) -> dict[str, Any]:
-    taken = driver.everything("append_events")
+def _everything(holder: LeaseHolder) -> dict[str, Any]:
+    taken = APPEND_EVENTS.everything(holder)
     fields = ("events", "taken_inbox", "set_timers", "removed_timers")
     return {name: tuple(taken[name]) for name in fields}
 
@@ -82,21 +85,21 @@ def _everything(driver: Driver) -> dict[str, Any]:
 @clause("TX-1", "LOG-3", capability="transactions")
 async def business_write_and_append_are_one_unit(h: StoreHarness) -> None:
     """The row, the events, the timers, the taken entry and the renewed lease are there together, and not before."""
-    driver = await start_full(h)
-    before = await record(h, driver.run_id)
+    holder = await start_full(h)
+    before = await record(h, holder.run_id)
     h.advance(5_000)
 
     async def look() -> None:
         assert await h.read_business() == [], "a row is seen before its transaction has ended"
-        assert await record(h, driver.run_id) == before, "the run is changed before the transaction has ended"
+        assert await record(h, holder.run_id) == before, "the run is changed before the transaction has ended"
 
-    appended = await _transact(driver, _Work(driver, "order-7", after=look, **_everything(driver)))
+    appended = await _transact(holder, _Work(holder, "order-7", after=look, **_everything(holder)))
     assert (appended.next_index, appended.inbox_seq, appended.cancel_requested) == (3, 1, False)
     assert appended.lease_expires_at_ms == h.now_ms + LEASE_MS
     assert await h.read_business() == ["order-7"]
-    log = await h.second.read_events(run_id=driver.run_id, limit=MANY)
+    log = await h.second.read_events(run_id=holder.run_id, limit=MANY)
     assert [(e.index, e.payload) for e in log] == [(0, '"e0"'), (1, '"e1"'), (2, '"e2"')]
-    execution = await h.second.load_execution(run_id=driver.run_id)
+    execution = await h.second.load_execution(run_id=holder.run_id)
     assert execution is not None
     assert [timer.timer_id for timer in execution.timers] == ["new"]
     assert execution.inbox == ()
@@ -106,56 +109,56 @@ async def business_write_and_append_are_one_unit(h: StoreHarness) -> None:
 @clause("TX-1", "LOG-1", capability="transactions")
 async def transactions_and_appends_take_turns(h: StoreHarness) -> None:
     """A run may be written by transactions and by appends in any order; a transaction without an event is one too."""
-    driver = await start(h)
-    await driver.append('"a"')
-    await _transact(driver, _Work(driver, "one"))
-    await driver.append('"b"')
-    await _transact(driver, _Work(driver, "two", events=()))
-    await _transact(driver, _Work(driver, "three"))
-    await driver.finish()
-    log = await h.second.read_events(run_id=driver.run_id, limit=MANY)
+    holder = await start(h)
+    await holder.append('"a"')
+    await _transact(holder, _Work(holder, "one"))
+    await holder.append('"b"')
+    await _transact(holder, _Work(holder, "two", events=()))
+    await _transact(holder, _Work(holder, "three"))
+    await holder.finish()
+    log = await h.second.read_events(run_id=holder.run_id, limit=MANY)
     assert [e.payload for e in log] == ['"a"', '"paid"', '"b"', '"paid"']
     assert await h.read_business() == ["one", "three", "two"]
 
 
 @clause("TX-2", "FENCE-1", each=ENDINGS, capability="transactions")
 async def lost_lease_does_not_even_begin_after(h: StoreHarness, ending: str) -> None:
-    """With a token that is no longer the current one nothing is called and nothing is written."""
-    driver = await start_full(h)
-    await ENDINGS[ending](h, driver)
-    work = _Work(driver, "late", **_everything(driver))
-    async with unchanged(h, driver.run_id, after="a late transaction"):
+    """With a token that is no longer the current one the function is not called and nothing is written."""
+    holder = await start_full(h)
+    await ENDINGS[ending](h, holder)
+    work = _Work(holder, "late", **_everything(holder))
+    async with unchanged(h, holder.run_id, after="a late transaction"):
         with refused(LeaseLostError, f"a transaction with the token from before the {ending}"):
-            await _transact(driver, work)
+            await _transact(holder, work)
     assert (work.calls, await h.read_business()) == (0, [])
 
 
 @clause("TX-2", "FENCE-1", each=ENDINGS, capability="transactions")
 async def lease_lost_meanwhile_undoes_the_business_write_after(h: StoreHarness, ending: str) -> None:
     """A lease that is lost while the function runs leaves nothing of the function."""
-    driver = await start_full(h)
-    arguments = _everything(driver)
+    holder = await start_full(h)
+    arguments = _everything(holder)
     seen: dict[str, Any] = {}
 
     async def lose() -> None:
-        await ENDINGS[ending](h, driver)
-        seen["run"] = await h.second.load_run(run_id=driver.run_id)
+        await ENDINGS[ending](h, holder)
+        seen["run"] = await h.second.load_run(run_id=holder.run_id)
 
     with refused(LeaseLostError, f"a transaction that was overtaken by the {ending}"):
-        await _transact(driver, _Work(driver, "late", before=lose, expected_next_index=1, **arguments))
+        await _transact(holder, _Work(holder, "late", before=lose, expected_next_index=1, **arguments))
     assert await h.read_business() == []
-    assert await h.second.load_run(run_id=driver.run_id) == seen["run"]
+    assert await h.second.load_run(run_id=holder.run_id) == seen["run"]
 
 
 @clause("TX-2", "FENCE-2", capability="transactions")
 async def expired_holder_may_still_commit(h: StoreHarness) -> None:
     """A lease that runs out while the function runs, and that nobody takes, is renewed by the commit."""
-    driver = await start(h, lease_ms=1_000)
+    holder = await start(h, lease_ms=1_000)
 
     async def dawdle() -> None:
         h.advance(60_000)
 
-    appended = await _transact(driver, _Work(driver, "slow", before=dawdle))
+    appended = await _transact(holder, _Work(holder, "slow", before=dawdle))
     assert appended.lease_expires_at_ms == h.now_ms + LEASE_MS
     assert await h.read_business() == ["slow"]
 
@@ -163,30 +166,30 @@ async def expired_holder_may_still_commit(h: StoreHarness) -> None:
 @clause("TX-3", "LOG-1", each=("too-short", "too-long"), capability="transactions")
 async def log_of_another_length_undoes_the_business_write(h: StoreHarness, length: str) -> None:
     """An expected index that is not the length of the log is refused, and the row is gone."""
-    driver = await start_full(h)
-    wrong = driver.next_index + {"too-short": -1, "too-long": 1}[length]
-    async with unchanged(h, driver.run_id, after="a transaction at a wrong index"):
+    holder = await start_full(h)
+    wrong = holder.next_index + {"too-short": -1, "too-long": 1}[length]
+    async with unchanged(h, holder.run_id, after="a transaction at a wrong index"):
         with refused(LogConflictError, "a transaction at a wrong index"):
-            await _transact(driver, _Work(driver, "misplaced", expected_next_index=wrong))
+            await _transact(holder, _Work(holder, "misplaced", expected_next_index=wrong))
     assert await h.read_business() == []
 
 
 @clause("TX-3", "LOG-5", capability="transactions")
 async def log_that_grows_meanwhile_undoes_the_business_write(h: StoreHarness) -> None:
     """An append that comes in between takes the index away."""
-    driver = await start(h)
+    holder = await start(h)
 
     async def append() -> None:
-        await h.second.append_events(**driver.arguments("append_events"))
+        await h.second.append_events(**holder.append_arguments())
 
     with refused(LogConflictError, "a transaction whose index was taken meanwhile"):
-        await _transact(driver, _Work(driver, "overtaken", before=append, expected_next_index=0))
+        await _transact(holder, _Work(holder, "overtaken", before=append, expected_next_index=0))
     assert await h.read_business() == []
-    assert (await record(h, driver.run_id)).next_index == 1
+    assert (await record(h, holder.run_id)).next_index == 1
 
 
 class _OutOfStockError(Exception):
-    """Some error of the business."""
+    """An error of the application."""
 
 
 _ERRORS: dict[str, Callable[[], Exception]] = {
@@ -198,69 +201,69 @@ _ERRORS: dict[str, Callable[[], Exception]] = {
 
 @clause("TX-4", each=_ERRORS, capability="transactions")
 async def error_undoes_the_business_write(h: StoreHarness, kind: str) -> None:
-    """What the function raises comes out as the very same error, and nothing stays."""
-    driver = await start_full(h)
+    """An error of the function comes out as the very same error, and nothing stays."""
+    holder = await start_full(h)
     mishap = _ERRORS[kind]()
 
     async def fail() -> None:
         raise mishap
 
-    work = _Work(driver, "undone", after=fail)
-    async with unchanged(h, driver.run_id, after="a transaction that failed"):
+    work = _Work(holder, "undone", after=fail)
+    async with unchanged(h, holder.run_id, after="a transaction that failed"):
         with refused(type(mishap), "a transaction whose function raises") as refusal:
-            await _transact(driver, work)
+            await _transact(holder, work)
     assert refusal.error is mishap, f"the error came out as {refusal.error!r}"
     assert (work.calls, await h.read_business()) == (1, [])
-    await _transact(driver, _Work(driver, "second-try"))
+    await _transact(holder, _Work(holder, "second-try"))
     assert await h.read_business() == ["second-try"]
 
 
 @clause("TX-4", "PAYLOAD-3", capability="transactions")
 async def bad_write_undoes_the_business_write(h: StoreHarness) -> None:
-    """What `append_events` would refuse is refused here too, before it is written."""
-    driver = await start_full(h)
+    """A transaction with values that `append_events` refuses is refused too, and the row is gone."""
+    holder = await start_full(h)
     too_large = JsonText('"' + "x" * h.store.capabilities.max_payload_bytes + '"')
     bad: list[dict[str, Any]] = [{"events": tuple(events(too_large))}, {"now_ms": -1}, {"lease_ms": 0}]
-    async with unchanged(h, driver.run_id, after="a transaction with a bad write"):
+    async with unchanged(h, holder.run_id, after="a transaction with a bad write"):
         for fields in bad:
             with refused(InvalidArgumentError, f"a transaction with a bad {next(iter(fields))}"):
-                await _transact(driver, _Work(driver, "undone", **fields))
+                await _transact(holder, _Work(holder, "undone", **fields))
     assert await h.read_business() == []
 
 
 @clause("TX-4", capability="transactions")
 async def cancellation_undoes_the_business_write(h: StoreHarness) -> None:
     """A call that is cancelled while the function runs leaves nothing, and nobody has to wait for it."""
-    driver = await start_full(h)
+    holder = await start_full(h)
     written, never = asyncio.Event(), asyncio.Event()
 
     async def hang() -> None:
         written.set()
         await never.wait()
 
-    async with unchanged(h, driver.run_id, after="a transaction that was cancelled"):
-        call = asyncio.ensure_future(_transact(driver, _Work(driver, "undone", after=hang)))
+    async with unchanged(h, holder.run_id, after="a transaction that was cancelled"):
+        call = asyncio.ensure_future(_transact(holder, _Work(holder, "undone", after=hang)))
         await written.wait()
         call.cancel()
         await asyncio.wait([call])
         assert call.cancelled()
     assert await h.read_business() == []
-    await driver.append('"next"')
-    await _transact(driver, _Work(driver, "second-try"))
+    await holder.append('"next"')
+    await _transact(holder, _Work(holder, "second-try"))
     assert await h.read_business() == ["second-try"]
 
 
 @clause("TX-5", "OP-1", "OP-2", capability="transactions")
 async def repeat_does_not_call_the_function(h: StoreHarness) -> None:
     """Repeating the last write gives its answer again, whatever came from outside meanwhile."""
-    driver = await start_full(h)
-    work = _Work(driver, "once", **_everything(driver))
-    first = await _transact(driver, work, operation_id="the-operation")
-    await driver.signal("go", "s2")
-    await driver.heartbeat()
-    async with unchanged(h, driver.run_id, after="the repeated transaction"):
+    holder = await start_full(h)
+    work = _Work(holder, "once", **_everything(holder))
+    first = await _transact(holder, work, operation_id="the-operation")
+    await holder.signal("go", "s2")
+    await holder.heartbeat()
+    async with unchanged(h, holder.run_id, after="the repeated transaction"):
         for handle in await h.handles(3):
-            repeat = await _transact(driver, work, store=handle, operation_id="the-operation")
+            repeat = await _transact(holder, work, store=handle, operation_id="the-operation")
             assert repeat.next_index == first.next_index, f"the repeat answered {repeat}, the first time {first}"
     assert (work.calls, await h.read_business()) == (1, ["once"])
 
@@ -268,11 +271,11 @@ async def repeat_does_not_call_the_function(h: StoreHarness) -> None:
 @clause("TX-5", "OP-1", capability="transactions")
 async def repeat_comes_before_the_fence(h: StoreHarness) -> None:
     """A repeat whose lease somebody took meanwhile still hears that it was done."""
-    driver = await start(h)
-    work = _Work(driver, "once")
-    first = await _transact(driver, work, operation_id="the-operation")
-    await ENDINGS["steal"](h, driver)
-    repeat = await _transact(driver, work, operation_id="the-operation")
+    holder = await start(h)
+    work = _Work(holder, "once")
+    first = await _transact(holder, work, operation_id="the-operation")
+    await ENDINGS["steal"](h, holder)
+    repeat = await _transact(holder, work, operation_id="the-operation")
     assert repeat.next_index == first.next_index
     assert (work.calls, await h.read_business()) == (1, ["once"])
 
@@ -281,12 +284,12 @@ async def repeat_comes_before_the_fence(h: StoreHarness) -> None:
 async def twins_are_done_once(h: StoreHarness) -> None:
     """Of one operation sent twice at the same time one call's writes stay, and both hear of them."""
     for number in range(_ROUNDS):
-        driver = await start(h)
-        twins = [_Work(driver, f"twin-{number}", expected_next_index=0) for _ in range(2)]
+        holder = await start(h)
+        twins = [_Work(holder, f"twin-{number}", expected_next_index=0) for _ in range(2)]
         calls = zip(twins, await h.handles(2), strict=True)
-        answers = await all_of(*(_transact(driver, w, store=s, operation_id=f"op-{number}") for w, s in calls))
+        answers = await all_of(*(_transact(holder, w, store=s, operation_id=f"op-{number}") for w, s in calls))
         assert [answer.next_index for answer in answers] == [1, 1]
-        assert (await record(h, driver.run_id)).next_index == 1
+        assert (await record(h, holder.run_id)).next_index == 1
     assert await h.read_business() == sorted(f"twin-{number}" for number in range(_ROUNDS))
 
 
@@ -294,26 +297,26 @@ async def twins_are_done_once(h: StoreHarness) -> None:
 async def many_runs_transact_at_once(h: StoreHarness) -> None:
     """Runs transact while signals and heartbeats arrive, over several handles: each row and record is there once."""
     handles = await h.handles(4)
-    drivers = [await start(h) for _ in handles]
-    transacting = [_transact_often(driver, handle) for driver, handle in zip(drivers, handles, strict=True)]
-    disturbing = [_disturb(driver, random.Random(SEED + n)) for n, driver in enumerate(drivers)]
+    holders = [await start(h) for _ in handles]
+    transacting = [_transact_often(holder, handle) for holder, handle in zip(holders, handles, strict=True)]
+    disturbing = [_disturb(holder, random.Random(SEED + n)) for n, holder in enumerate(holders)]
     await all_of(*transacting, *disturbing)
-    keys = [f"{driver.run_id}/{number}" for driver in drivers for number in range(_ROUNDS)]
+    keys = [f"{holder.run_id}/{number}" for holder in holders for number in range(_ROUNDS)]
     assert await h.read_business() == sorted(keys)
-    for driver in drivers:
-        log = await h.store.read_events(run_id=driver.run_id, limit=MANY)
+    for holder in holders:
+        log = await h.store.read_events(run_id=holder.run_id, limit=MANY)
         assert [e.payload for e in log] == [f"{number}" for number in range(_ROUNDS)]
 
 
-async def _transact_often(driver: Driver, handle: WorkflowExecutionStore) -> None:
+async def _transact_often(holder: LeaseHolder, handle: WorkflowExecutionStore) -> None:
     for number in range(_ROUNDS):
         await _transact(
-            driver, _Work(driver, f"{driver.run_id}/{number}", events=tuple(events(f"{number}"))), store=handle
+            holder, _Work(holder, f"{holder.run_id}/{number}", events=tuple(events(f"{number}"))), store=handle
         )
 
 
-async def _disturb(driver: Driver, chosen: random.Random) -> None:
+async def _disturb(holder: LeaseHolder, chosen: random.Random) -> None:
     for _ in range(_ROUNDS):
-        await driver.signal()
-        await driver.heartbeat()
+        await holder.signal()
+        await holder.heartbeat()
         await asyncio.sleep(chosen.choice([0, 0.001, 0.003]))
