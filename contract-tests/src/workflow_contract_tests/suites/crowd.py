@@ -28,9 +28,14 @@ async def nothing_is_lost_in_the_crowd(h: StoreHarness) -> None:
     """Workers that drive, pause, hand over and vanish, and senders that deliver twice: each signal is taken once."""
     handles = await h.handles(6)
     run_ids = [(await start_waiting(h)).run_id for _ in range(6)]
-    senders = [_send(h, handles[n], run_ids, random.Random(SEED + n)) for n in range(2)]
-    workers = [_work(h, handles[2 + n], run_ids, random.Random(SEED + 10 + n)) for n in range(4)]
-    await all_of(*senders, *workers)
+    all_sent = asyncio.Event()
+
+    async def send() -> None:
+        await all_of(*(_send(h, handles[n], run_ids, random.Random(SEED + n)) for n in range(2)))
+        all_sent.set()
+
+    workers = [_work(h, handles[2 + n], run_ids, random.Random(SEED + 10 + n), all_sent) for n in range(4)]
+    await all_of(send(), *workers)
     for run_id in run_ids:
         log = await h.store.read_events(run_id=run_id, limit=MANY)
         taken = [e.payload for e in log if e.kind == "took"]
@@ -48,9 +53,17 @@ async def _send(h: StoreHarness, handle: WorkflowExecutionStore, run_ids: Sequen
         await asyncio.sleep(chosen.choice([0, 0, 0.001]))
 
 
-async def _work(h: StoreHarness, handle: WorkflowExecutionStore, run_ids: Sequence[str], chosen: random.Random) -> None:
+async def _work(
+    h: StoreHarness,
+    handle: WorkflowExecutionStore,
+    run_ids: Sequence[str],
+    chosen: random.Random,
+    all_sent: asyncio.Event,
+) -> None:
     """Claim runs and move their inboxes to their logs, one event for each entry, until all have finished."""
-    for _ in range(_PATIENCE):
+    sweeps = 0
+    while sweeps < _PATIENCE:
+        sweeps += all_sent.is_set()  # how long the senders take is a matter of the store's speed
         if await _all_finished(handle, run_ids):
             return
         h.advance(1)
@@ -60,7 +73,7 @@ async def _work(h: StoreHarness, handle: WorkflowExecutionStore, run_ids: Sequen
             await _drive(h, handle, taken, chosen)
         await asyncio.sleep(0)
     found = [(run.run_id, run.status, run.due_at_ms) for run in (await handle.list_runs(limit=MANY)).runs]
-    raise AssertionError(f"after {_PATIENCE} sweeps some runs still lack signals: {found}")
+    raise AssertionError(f"{_PATIENCE} sweeps after the last delivery some runs still lack signals: {found}")
 
 
 async def _all_finished(handle: WorkflowExecutionStore, run_ids: Sequence[str]) -> bool:
