@@ -19,7 +19,7 @@
 -- order in which the runs were chosen.
 
 -- name: claim_run
--- Claims one run by its id. Goes on with `claimed`.
+-- Claims one run by its id.
 -- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
 -- $5 history_limit  $6 history_bytes  $7 inbox_limit  $8 inbox_bytes
 -- $9 run_id  $10 max_crashes
@@ -83,9 +83,10 @@ answer AS (
         before.lease_expires_at AS before_lease_expires_at
     FROM before
 )
+-- include: claimed
 
 -- name: claim_stale_runs
--- Claims runs whose lease has expired, or parks them as dead. Goes on with `claimed`.
+-- Claims runs whose lease has expired, or parks them as dead.
 -- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
 -- $5 history_limit  $6 history_bytes  $7 inbox_limit  $8 inbox_bytes
 -- $9 limit  $10 workflow_ids  $11 workflow_versions  $12 queues  $13 max_crashes
@@ -163,9 +164,10 @@ answer AS (
     FROM held
     WHERE held.run_id <> ALL(ARRAY(SELECT taken.run_id FROM taken))
 )
+-- include: claimed
 
 -- name: claim_pending_runs
--- Claims due queued runs. Goes on with `claimed`.
+-- Claims due queued runs.
 -- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
 -- $5 history_limit  $6 history_bytes  $7 inbox_limit  $8 inbox_bytes
 -- $9 limit  $10 workflow_ids  $11 workflow_versions  $12 queues
@@ -285,6 +287,7 @@ answer AS (
         LIMIT 1
     ) AS waiting
 )
+-- include: claimed
 
 -- name: list_pending_runs
 -- Lists what claim_pending_runs would take.
@@ -358,7 +361,7 @@ CROSS JOIN LATERAL (
 ORDER BY due.priority DESC, due.due_at, due.run_id
 LIMIT (SELECT $2::bigint);
 
--- name: claimed
+-- fragment: claimed
 -- What a claim brings along; the end of each of the statements above. One row per taken run, and one without a run when
 -- nothing was taken. Lists come as one array for each of their columns.
 ,
@@ -466,7 +469,7 @@ LEFT JOIN LATERAL (
     FROM workflow_timers AS timer
     WHERE timer.run_id = brought.run_id AND timer.fire_at <= $4::bigint
 ) AS timers ON brought.status = 'running'
-ORDER BY brought.priority DESC, brought.due_at, brought.run_id;
+ORDER BY brought.priority DESC, brought.due_at, brought.run_id
 
 -- name: heartbeat_run_lease
 -- Renews a lease; gives no row when it is lost.

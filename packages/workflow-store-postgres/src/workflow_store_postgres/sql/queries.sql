@@ -2,7 +2,7 @@
 -- out of an index before anything else is read of its runs, whatever the filters.
 -- A long list of what a run waits for is cut to its first AWAITED_SHOWN things, and counted; a short one goes as it is.
 
--- name: lanes
+-- fragment: lanes
 -- Begins the statements that filter by status, workflow or queue: finds which of them there are, by jumping from one
 -- to the next in workflow_event_locks_listed.
 -- $1 statuses  $2 workflow_ids  $3 queues
@@ -146,6 +146,7 @@ ORDER BY page.created_at DESC, page.run_id DESC;
 -- name: list_runs_in_lanes
 -- Lists the runs of some statuses, workflows and queues, oldest first.
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 after_created_at_ms  $5 after_run_id  $6 created_before_ms  $7 limit
+-- include: lanes
 ,
 page AS (
     SELECT found.created_at, found.run_id
@@ -205,6 +206,7 @@ ORDER BY page.created_at, page.run_id;
 -- name: list_runs_in_lanes_descending
 -- Lists the runs of some statuses, workflows and queues, newest first.
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 before_created_at_ms  $5 before_run_id  $6 created_from_ms  $7 limit
+-- include: lanes
 ,
 page AS (
     SELECT found.created_at, found.run_id
@@ -356,6 +358,7 @@ LIMIT $7::bigint;
 -- name: count_runs
 -- Counts runs by status, lane by lane.
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 created_from_ms  $5 created_before_ms
+-- include: lanes
 SELECT wanted.status, sum(counted.runs)::bigint AS run_count
 FROM wanted
 CROSS JOIN LATERAL (

@@ -27,7 +27,7 @@ SELECT head.run_id
 FROM head;
 
 -- name: claim_due_timers
--- Claims paused runs that have a timer due. Goes on with `claimed`.
+-- Claims paused runs that have a timer due.
 -- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
 -- $5 history_limit  $6 history_bytes  $7 inbox_limit  $8 inbox_bytes
 -- $9 limit  $10 workflow_ids  $11 workflow_versions  $12 queues
@@ -139,3 +139,4 @@ answer AS (
         LIMIT 1
     ) AS waiting
 )
+-- include: claimed
