@@ -15,6 +15,7 @@ from workflow_runtime.store import (
     checked,
     follow_events,
 )
+from workflow_store_sql import Fence
 
 from .driver import DriverUnit, Outcome
 from .role import Role
@@ -40,14 +41,7 @@ class EventLog(Role):
         set_timers: Sequence[Timer] = (),
         removed_timers: Sequence[str] = (),
     ) -> Appended:
-        unit = DriverUnit(
-            self._session,
-            verb="append_events",
-            run_id=run_id,
-            lease_token=lease_token,
-            operation_id=operation_id,
-            expected_next_index=expected_next_index,
-        )
+        unit = DriverUnit(self._session, Fence("append_events", run_id, lease_token, operation_id, expected_next_index))
         add_append(
             unit,
             events=events,
@@ -77,7 +71,7 @@ class EventLog(Role):
             return None
         found = [row for row in rows if row["event_index"] is not None]
         return LogPage(
-            status=self._read.status(rows[0], run_id),
+            status=self._read.status(rows[0]["status"], run_id),
             created_at_ms=rows[0]["run_created_at"],
             next_index=rows[0]["next_index"],
             events=self._read.history(found, run_id, from_index=from_index),

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from workflow_runtime.store import (
-    Existing,
-    Forked,
-    ForkResult,
-    NewEvent,
-    NotForkable,
-    NotFound,
-    checked,
-    differing_fork,
-)
+from workflow_runtime.store import ForkResult, NewEvent, checked
+from workflow_store_sql import answer_fork
 
 from .role import Role
 
@@ -36,7 +28,7 @@ class Forks(Role):
         statement = self._session.statement
         fork, version = (run_id, new_run_id, from_index), (workflow_version, now_ms)
         written = (event.kind, event.step_id, now_ms, len(event.payload or ""), event.payload)
-        operation = _fork_id(operation_id)
+        operation = f"fork_run:{operation_id}"
         source, *_, stored = await self._session.batch(
             [
                 statement("fork_run.source", run_id),
@@ -48,15 +40,12 @@ class Forks(Role):
                 statement("create_run.before", new_run_id),
             ]
         )
-        if not stored:
-            return NotForkable(next_index=source[0]["next_index"]) if source else NotFound()
-        run = self._read.record(stored[0])
-        if stored[0]["operation_id"] == operation:
-            return Forked(run=run)
-        differs = differing_fork(run, run_id=run_id, from_index=from_index, workflow_version=workflow_version)
-        return Existing(run=run, differs=differs)
-
-
-def _fork_id(operation_id: str) -> str:
-    """Say how the head records the operation that forked its run."""
-    return f"fork_run:{operation_id}"
+        return answer_fork(
+            self._read,
+            stored[0] if stored else None,
+            operation=operation,
+            run_id=run_id,
+            from_index=from_index,
+            workflow_version=workflow_version,
+            source_length=source[0]["next_index"] if source else None,
+        )
