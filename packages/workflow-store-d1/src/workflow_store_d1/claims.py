@@ -38,7 +38,7 @@ def run_rows(results: Sequence[Sequence[Row]]) -> Iterator[RunRows]:
         yield RunRows(row, events[run_id], inbox[run_id], timers[run_id])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Claim:
     """One call that claims: all its runs get the same fresh token."""
 

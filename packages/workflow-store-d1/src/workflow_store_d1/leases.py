@@ -42,7 +42,7 @@ class Leases(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimResult:
-        claim = self._claim(now_ms, history_limit, history_bytes)
+        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
         statement = self._session.statement
         before, taken, *results = await self._session.batch(
             [
@@ -87,7 +87,7 @@ class Leases(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = self._claim(now_ms, history_limit, history_bytes)
+        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
         wanted = filter_values(workflows, queues)
         return await claim.take_many(
             "claim_stale_runs.heads",
@@ -121,21 +121,11 @@ class Leases(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = self._claim(now_ms, history_limit, history_bytes)
+        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
         wanted = filter_values(workflows, queues)
         return await claim.take_many(
             "claim_pending_runs.heads",
             (owner, claim.token, now_ms + lease_ms, now_ms, limit, *wanted),
             "claim_pending_runs.next_due",
             wanted,
-        )
-
-    def _claim(self, now_ms: int, history_limit: int, history_bytes: int) -> Claim:
-        return Claim(
-            session=self._session,
-            read=self._read,
-            token=self._session.new_token(),
-            now_ms=now_ms,
-            history_limit=history_limit,
-            history_bytes=history_bytes,
         )

@@ -35,6 +35,7 @@ from workflow_store_sql import (
     answer_requeue,
     answer_terminate,
     awaited_text,
+    new_lease,
 )
 
 from .database import D1PreparedStatement
@@ -65,20 +66,10 @@ class RunLifecycle(Role):
         owner: str | None = None,
         lease_ms: int | None = None,
     ) -> CreateResult:
-        new = NewRun.of(
-            run_id=run_id,
-            workflow_id=workflow_id,
-            workflow_version=workflow_version,
-            input=input,
-            operation_id=operation_id,
-            now_ms=now_ms,
-            queue=queue,
-            priority=priority,
-            available_at_ms=available_at_ms,
-            owner=owner,
-            lease_ms=lease_ms,
-            new_token=self._session.new_token,
-        )
+        lease = new_lease(self._session.new_token, owner, lease_ms, now_ms)
+        due_at_ms = now_ms if available_at_ms is None else available_at_ms
+        facts = (run_id, workflow_id, workflow_version, queue, priority, now_ms)
+        new = NewRun(*facts, due_at_ms, input, operation_id, lease)
         before, *_ = await self._session.batch(self._creation(new))
         if not before:
             return new.created()

@@ -52,14 +52,7 @@ class Timers(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = Claim(
-            session=self._session,
-            read=self._read,
-            token=self._session.new_token(),
-            now_ms=now_ms,
-            history_limit=history_limit,
-            history_bytes=history_bytes,
-        )
+        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
         wanted = filter_values(workflows, queues)
         return await claim.take_many(
             "claim_due_timers.heads",

@@ -159,13 +159,7 @@ def _put_together(whole: DriverUnit, tx: D1Transaction, write: TransactionWrite)
     whole.guard()
     whole.add_foreign(tx.take())
     add_append(
-        whole,
-        events=write.events,
-        now_ms=write.now_ms,
-        lease_ms=write.lease_ms,
-        taken_inbox=write.taken_inbox,
-        set_timers=write.set_timers,
-        removed_timers=write.removed_timers,
+        whole, write.events, write.taken_inbox, write.set_timers, write.removed_timers, write.now_ms, write.lease_ms
     )
 
 

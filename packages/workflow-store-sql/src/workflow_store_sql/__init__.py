@@ -7,7 +7,6 @@ from .answers import (
     answer_approval,
     answer_cancel,
     answer_delete,
-    answer_fork,
     answer_requeue,
     answer_retry,
     answer_retry_request,
@@ -15,12 +14,13 @@ from .answers import (
     answer_terminate,
 )
 from .claims import answer_heartbeat, claim_batch, not_claimable, read_claims
-from .creation import NewRun, creation_answer, creation_id
-from .fence import Fence
+from .creation import Fork, NewRun, creation_answer, creation_id, new_lease
+from .fence import Fence, answer_append
 from .opening import StoreOpening
 from .pages import (
     ANY_SIZE,
     END_OF_TIME_MS,
+    read_log_page,
     read_run_page,
     read_schedule_page,
     run_page_bounds,
@@ -39,6 +39,7 @@ __all__ = [
     "END_OF_TIME_MS",
     "NOT_CANCELLABLE",
     "Fence",
+    "Fork",
     "InvalidQueryFileError",
     "NewRun",
     "Query",
@@ -48,10 +49,10 @@ __all__ = [
     "StoreOpening",
     "TickMark",
     "__version__",
+    "answer_append",
     "answer_approval",
     "answer_cancel",
     "answer_delete",
-    "answer_fork",
     "answer_heartbeat",
     "answer_requeue",
     "answer_retry",
@@ -64,10 +65,12 @@ __all__ = [
     "creation_id",
     "load_queries",
     "load_statements",
+    "new_lease",
     "not_claimable",
     "parse_queries",
     "plain_payload",
     "read_claims",
+    "read_log_page",
     "read_run_page",
     "read_schedule_page",
     "run_page_bounds",

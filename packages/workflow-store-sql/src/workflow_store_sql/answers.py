@@ -19,11 +19,7 @@ from workflow_runtime.store import (
     DeliverRetryResult,
     DeliverSignalResult,
     Duplicate,
-    Existing,
-    Forked,
-    ForkResult,
     NotDeletable,
-    NotForkable,
     NotFound,
     NotRequeueable,
     NotRetryable,
@@ -35,7 +31,6 @@ from workflow_runtime.store import (
     RunStatus,
     Terminated,
     TerminateResult,
-    differing_fork,
 )
 
 from .rows import Row, RowReader
@@ -46,7 +41,6 @@ __all__ = [
     "answer_approval",
     "answer_cancel",
     "answer_delete",
-    "answer_fork",
     "answer_requeue",
     "answer_retry",
     "answer_retry_request",
@@ -134,36 +128,6 @@ def answer_delete(read: RowReader, run_id: str, row: Row | None) -> DeleteResult
     if row is None:
         return NotFound()
     return Deleted() if row["deleted"] else NotDeletable(status=read.status(row["status"], run_id))
-
-
-def answer_fork(
-    read: RowReader,
-    row: Row | None,
-    *,
-    operation: str,
-    run_id: str,
-    from_index: int,
-    workflow_version: str | None,
-    source_length: int | None,
-) -> ForkResult:
-    """Answer `fork_run`.
-
-    Args:
-        read: The store's codec.
-        row: The run that has the new id; `None` when nothing has it.
-        operation: The fork as the head of the new run records it.
-        run_id: The run that was to be forked.
-        from_index: Where the fork begins.
-        workflow_version: As in the call.
-        source_length: The length of its log; `None` when it is not there.
-    """
-    if row is None:
-        return NotFound() if source_length is None else NotForkable(next_index=source_length)
-    run = read.record(row)
-    if row["operation_id"] == operation:
-        return Forked(run=run)
-    differs = differing_fork(run, run_id=run_id, from_index=from_index, workflow_version=workflow_version)
-    return Existing(run=run, differs=differs)
 
 
 def _delivered(read: RowReader, run_id: str, row: Row) -> AlreadyFinished | NotWaiting | Delivered | Buffered:

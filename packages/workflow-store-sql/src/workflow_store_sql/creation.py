@@ -12,16 +12,21 @@ from workflow_runtime.store import (
     Created,
     CreateResult,
     Existing,
+    Forked,
+    ForkResult,
     InboxEntry,
     Lease,
+    NotForkable,
+    NotFound,
     RunRecord,
     RunStatus,
     differing_fields,
+    differing_fork,
 )
 
 from .rows import Row, RowReader
 
-__all__ = ["NewRun", "creation_answer", "creation_id"]
+__all__ = ["Fork", "NewRun", "creation_answer", "creation_id", "new_lease"]
 
 
 def creation_id(operation_id: str) -> str:
@@ -39,54 +44,27 @@ def creation_answer(lease: Lease | None) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def new_lease(new_token: Callable[[], str], owner: str | None, lease_ms: int | None, now_ms: int) -> Lease | None:
+    """Return the first lease of a run that `create_run` also claims; `None` without an owner."""
+    if owner is None or lease_ms is None:
+        return None
+    return Lease(owner=owner, token=new_token(), number=1, expires_at_ms=now_ms + lease_ms)
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
     """A run as `create_run` was asked to create it."""
 
     run_id: str
     workflow_id: str
     workflow_version: str
-    input: JsonText
     queue: str
     priority: int
     now_ms: int
     due_at_ms: int
+    input: JsonText
     operation_id: str
     lease: Lease | None
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        run_id: str,
-        workflow_id: str,
-        workflow_version: str,
-        input: JsonText,
-        operation_id: str,
-        now_ms: int,
-        queue: str,
-        priority: int,
-        available_at_ms: int | None,
-        owner: str | None,
-        lease_ms: int | None,
-        new_token: Callable[[], str],
-    ) -> NewRun:
-        """Take the arguments of `create_run`; with an owner the run begins under a lease."""
-        lease = None
-        if owner is not None and lease_ms is not None:
-            lease = Lease(owner=owner, token=new_token(), number=1, expires_at_ms=now_ms + lease_ms)
-        return cls(
-            run_id=run_id,
-            workflow_id=workflow_id,
-            workflow_version=workflow_version,
-            input=input,
-            queue=queue,
-            priority=priority,
-            now_ms=now_ms,
-            due_at_ms=now_ms if available_at_ms is None else available_at_ms,
-            operation_id=operation_id,
-            lease=lease,
-        )
 
     @property
     def status(self) -> RunStatus:
@@ -165,6 +143,40 @@ class NewRun:
             reason=None,
             awaited=(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A run as `fork_run` was asked to make it of another one."""
+
+    run_id: str
+    new_run_id: str
+    from_index: int
+    workflow_version: str | None
+    operation_id: str
+
+    @property
+    def operation(self) -> str:
+        """The operation as the head of the new run records it."""
+        return f"fork_run:{self.operation_id}"
+
+    def answer(self, read: RowReader, row: Row | None, source_length: int | None) -> ForkResult:
+        """Answer the call.
+
+        Args:
+            read: The store's codec.
+            row: The run that has the new id now, or `None`.
+            source_length: The length of the other run's log; `None` when there is no such run.
+        """
+        if row is None:
+            return NotFound() if source_length is None else NotForkable(next_index=source_length)
+        run = read.record(row)
+        if row["operation_id"] == self.operation:
+            return Forked(run=run)
+        differs = differing_fork(
+            run, run_id=self.run_id, from_index=self.from_index, workflow_version=self.workflow_version
+        )
+        return Existing(run=run, differs=differs)
 
 
 def _first_lease(head: Row) -> Lease | None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflow_runtime.errors import LeaseLostError, LogConflictError
-from workflow_runtime.store import RunStatus
+from workflow_runtime.store import Appended, RunStatus
 
 from .rows import Row
 
-__all__ = ["Fence"]
+__all__ = ["Fence", "answer_append"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +58,18 @@ class Fence:
         if self.expected_next_index not in {None, head["next_index"]}:
             raise LogConflictError(self.run_id, self.expected_next_index or 0, head["next_index"])
         return None
+
+
+def answer_append(first: Mapping[str, Any], head: Row) -> Appended:
+    """Answer an append: a repeat learns what the first one came to, and how the head stands now.
+
+    Args:
+        first: `next_index` and `lease_expires_at`, as the append left them.
+        head: The head, for what has come from outside.
+    """
+    return Appended(
+        next_index=int(first["next_index"]),
+        lease_expires_at_ms=int(first["lease_expires_at"]),
+        inbox_seq=head["inbox_seq"],
+        cancel_requested=bool(head["cancel_requested"]),
+    )

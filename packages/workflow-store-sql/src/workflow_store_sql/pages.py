@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from workflow_runtime.store import (
+    LogPage,
     RunPage,
     SchedulePage,
     decode_run_cursor,
@@ -18,6 +19,7 @@ from .rows import Row, RowReader
 __all__ = [
     "ANY_SIZE",
     "END_OF_TIME_MS",
+    "read_log_page",
     "read_run_page",
     "read_schedule_page",
     "run_page_bounds",
@@ -46,6 +48,22 @@ def run_page_bounds(
         return (*start, from_ms)
     start = (from_ms, "") if last is None else max(last, (from_ms, ""))
     return (*start, before_ms)
+
+
+def read_log_page(read: RowReader, run_id: str, rows: Sequence[Row], from_index: int) -> LogPage | None:
+    """Return a page of a log with its run's status, for `follow_events`; `None` for an unknown run.
+
+    Each row has the columns of an event, the run's `status` and `run_created_at`, and the log's length `next_index`.
+    """
+    if not rows:
+        return None
+    found = [row for row in rows if row["event_index"] is not None]
+    return LogPage(
+        status=read.status(rows[0]["status"], run_id),
+        created_at_ms=rows[0]["run_created_at"],
+        next_index=rows[0]["next_index"],
+        events=read.history(found, run_id, from_index=from_index),
+    )
 
 
 def read_run_page(read: RowReader, rows: Sequence[Row], limit: int) -> RunPage:
