@@ -53,19 +53,7 @@ WITH RECURSIVE lane AS (
         LIMIT 1
     ) AS further
 ),
-wanted AS MATERIALIZED (
-    SELECT lane.workflow_id, lane.workflow_version, lane.queue, lane.priority
-    FROM lane
-    WHERE
-        (
-            (SELECT $10::text[]) IS NULL
-            OR (lane.workflow_id, lane.workflow_version) IN (
-                SELECT pair.workflow_id, pair.workflow_version
-                FROM unnest((SELECT $10::text[]), (SELECT $11::text[])) AS pair (workflow_id, workflow_version)
-            )
-        )
-        AND ((SELECT $12::text[]) IS NULL OR lane.queue = ANY((SELECT $12::text[])::text[]))
-),
+-- include: wanted_lanes
 candidate AS MATERIALIZED (
     SELECT due.run_id, due.operation_id, due.inbox_seq, due.lease_number
     FROM wanted
