@@ -261,7 +261,7 @@ def test_what_a_worker_installs_is_pure_python_and_small(wheelhouse: Path) -> No
 
 def test_tables_for_dashboards_are_an_extra(wheelhouse: Path) -> None:
     """SQLAlchemy comes to those only who ask for it."""
-    for name in ("workflow_migrations", "workflow_store_d1", "workflow_store_postgres"):
+    for name in ("workflow_migrations", "workflow_store_sql", "workflow_store_d1", "workflow_store_postgres"):
         [wheel] = wheelhouse.glob(f"{name}-*.whl")
         facts = metadata(wheel)
         wanted = [item for item in facts.get_all("Requires-Dist", []) if item.startswith("sqlalchemy")]
