@@ -8,7 +8,7 @@ from workflow_store_sql.__main__ import main
 @pytest.mark.parametrize("store", ["d1", "postgres"])
 def test_statement_is_shown_as_it_is_sent(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", store, "load_run"]) == 0
-    assert capsys.readouterr().out == f"{load_statements(f'workflow_store_{store}')['load_run']};\n"
+    assert capsys.readouterr().out == f"{load_statements(f'workflow_store_{store}')['load_run']}\n"
 
 
 def test_names_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

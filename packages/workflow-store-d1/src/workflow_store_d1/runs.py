@@ -22,11 +22,9 @@ from workflow_runtime.store import (
     TerminateResult,
     Timer,
     cancel_payload,
-    check_prunable,
     checked,
 )
 from workflow_store_sql import (
-    ENDED,
     Fence,
     NewRun,
     RunRows,
@@ -35,7 +33,9 @@ from workflow_store_sql import (
     answer_requeue,
     answer_terminate,
     awaited_text,
+    error_status,
     new_lease,
+    prunable_statuses,
 )
 
 from .database import D1PreparedStatement
@@ -67,9 +67,8 @@ class RunLifecycle(Role):
         lease_ms: int | None = None,
     ) -> CreateResult:
         lease = new_lease(self._session.new_token, owner, lease_ms, now_ms)
-        due_at_ms = now_ms if available_at_ms is None else available_at_ms
         facts = (run_id, workflow_id, workflow_version, queue, priority, now_ms)
-        new = NewRun(*facts, due_at_ms, input, operation_id, lease)
+        new = NewRun(*facts, now_ms if available_at_ms is None else available_at_ms, input, operation_id, lease)
         before, *_ = await self._session.batch(self._creation(new))
         if not before:
             return new.created()
@@ -182,7 +181,7 @@ class RunLifecycle(Role):
         unit = DriverUnit(
             self._session, Fence("mark_run_errored", run_id, lease_token, operation_id, expected_next_index)
         )
-        status = RunStatus.ABORTED if aborted else RunStatus.DEAD if parked else RunStatus.ERRORED
+        status = error_status(aborted=aborted, parked=parked)
         unit.append(events, taken_inbox, now_ms)
         if not parked:
             unit.add("driver.no_timers")
@@ -255,10 +254,7 @@ class RunLifecycle(Role):
         statuses: Sequence[RunStatus] | None = None,
         workflow_ids: Sequence[str] | None = None,
     ) -> int:
-        if statuses is None:
-            statuses = sorted(ENDED)
-        check_prunable(statuses)
-        values = (finished_before_ms, json_list(statuses), json_list(workflow_ids), limit)
+        values = (finished_before_ms, json_list(prunable_statuses(statuses)), json_list(workflow_ids), limit)
         *_, deleted = await self._session.batch(
             [
                 self._session.statement(f"prune_runs.{part}", *values)

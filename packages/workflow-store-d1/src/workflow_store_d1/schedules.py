@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from workflow_runtime.errors import ScheduleNotFoundError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
@@ -25,7 +24,14 @@ from workflow_runtime.store import (
     ScheduleUpserted,
     checked,
 )
-from workflow_store_sql import TickMark, creation_answer, creation_id, read_schedule_page, schedule_page_start
+from workflow_store_sql import (
+    TickMark,
+    creation_answer,
+    creation_id,
+    read_schedule,
+    read_schedule_page,
+    schedule_page_start,
+)
 
 from .database import D1PreparedStatement, Row
 from .role import Role
@@ -76,9 +82,7 @@ class Schedules(Role):
     @checked
     async def get_schedule(self, *, schedule_id: str) -> Schedule:
         rows = await self._session.rows("get_schedule", schedule_id)
-        if not rows:
-            raise ScheduleNotFoundError(schedule_id)
-        return self._read.schedule(rows[0])
+        return read_schedule(self._read, schedule_id, rows)
 
     @checked
     async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:

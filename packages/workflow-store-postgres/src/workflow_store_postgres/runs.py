@@ -23,11 +23,9 @@ from workflow_runtime.store import (
     TerminateResult,
     Timer,
     cancel_payload,
-    check_prunable,
     checked,
 )
 from workflow_store_sql import (
-    ENDED,
     Fence,
     NewRun,
     answer_cancel,
@@ -35,7 +33,9 @@ from workflow_store_sql import (
     answer_requeue,
     answer_terminate,
     awaited_text,
+    error_status,
     new_lease,
+    prunable_statuses,
 )
 
 from .driver import DriverWrite, event_values, timer_values
@@ -65,9 +65,8 @@ class RunLifecycle(Role):
         lease_ms: int | None = None,
     ) -> CreateResult:
         lease = new_lease(self._session.new_token, owner, lease_ms, now_ms)
-        due_at_ms = now_ms if available_at_ms is None else available_at_ms
         facts = (run_id, workflow_id, workflow_version, queue, priority, now_ms)
-        new = NewRun(*facts, due_at_ms, input, operation_id, lease)
+        new = NewRun(*facts, now_ms if available_at_ms is None else available_at_ms, input, operation_id, lease)
         with self._notices.about(run_id if new.lease is None else None) as telling:
             [row] = await self._session.settled("create_run", *new.facts, *new.head, input, telling.itself)
             telling.wakes = row["wakes"]
@@ -173,7 +172,7 @@ class RunLifecycle(Role):
         write = DriverWrite(
             self._session, Fence("mark_run_errored", run_id, lease_token, operation_id, expected_next_index)
         )
-        status = RunStatus.ABORTED if aborted else RunStatus.DEAD if parked else RunStatus.ERRORED
+        status = error_status(aborted=aborted, parked=parked)
         end = (status.value, None, error, reason if aborted or parked else None, now_ms)
         await write.commit("mark_run_ended", *event_values(events, taken_inbox), *end)
 
@@ -210,10 +209,7 @@ class RunLifecycle(Role):
         statuses: Sequence[RunStatus] | None = None,
         workflow_ids: Sequence[str] | None = None,
     ) -> int:
-        if statuses is None:
-            statuses = sorted(ENDED)
-        check_prunable(statuses)
-        workflows = None if workflow_ids is None else list(workflow_ids)
-        rows = await self._session.rows("prune_runs", finished_before_ms, list(statuses), workflows, limit)
+        wanted = (list(prunable_statuses(statuses)), None if workflow_ids is None else list(workflow_ids))
+        rows = await self._session.rows("prune_runs", finished_before_ms, *wanted, limit)
         pruned: int = rows[0]["pruned"]
         return pruned

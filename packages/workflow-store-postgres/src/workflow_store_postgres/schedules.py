@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workflow_runtime.errors import ScheduleNotFoundError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
@@ -24,7 +23,14 @@ from workflow_runtime.store import (
     ScheduleUpserted,
     checked,
 )
-from workflow_store_sql import TickMark, creation_answer, creation_id, read_schedule_page, schedule_page_start
+from workflow_store_sql import (
+    TickMark,
+    creation_answer,
+    creation_id,
+    read_schedule,
+    read_schedule_page,
+    schedule_page_start,
+)
 
 from .claims import CLAIM_TRIES
 from .role import Role
@@ -64,9 +70,7 @@ class Schedules(Role):
     @checked
     async def get_schedule(self, *, schedule_id: str) -> Schedule:
         rows = await self._session.rows("get_schedule", schedule_id)
-        if not rows:
-            raise ScheduleNotFoundError(schedule_id)
-        return self._read.schedule(rows[0])
+        return read_schedule(self._read, schedule_id, rows)
 
     @checked
     async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:

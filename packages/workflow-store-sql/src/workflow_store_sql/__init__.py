@@ -12,6 +12,8 @@ from .answers import (
     answer_retry_request,
     answer_signal,
     answer_terminate,
+    error_status,
+    prunable_statuses,
 )
 from .claims import answer_heartbeat, claim_batch, not_claimable, read_claims
 from .creation import Fork, NewRun, creation_answer, creation_id, new_lease
@@ -31,7 +33,7 @@ from .rows import RowReader, RunRows, awaited_text, plain_payload
 from .schema import Schema
 from .statements import load_statements
 from .tables import sqlalchemy_tables, table_names
-from .ticks import TickMark
+from .ticks import TickMark, read_schedule
 
 __all__ = [
     "ANY_SIZE",
@@ -63,15 +65,18 @@ __all__ = [
     "claim_batch",
     "creation_answer",
     "creation_id",
+    "error_status",
     "load_queries",
     "load_statements",
     "new_lease",
     "not_claimable",
     "parse_queries",
     "plain_payload",
+    "prunable_statuses",
     "read_claims",
     "read_log_page",
     "read_run_page",
+    "read_schedule",
     "read_schedule_page",
     "run_page_bounds",
     "schedule_page_start",

@@ -36,7 +36,7 @@ def _show(store: str, query: str | None = None) -> tuple[str, int]:
         return "\n".join(sorted(statements)), 0
     if query not in statements:
         return f"{store} has no query {query!r}; without a query the command lists them", 1
-    return f"{statements[query]};", 0
+    return statements[query], 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ its docstring names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from workflow_runtime.store import (
     AlreadyDecided,
     AlreadyFinished,
@@ -31,6 +33,7 @@ from workflow_runtime.store import (
     RunStatus,
     Terminated,
     TerminateResult,
+    check_prunable,
 )
 
 from .rows import Row, RowReader
@@ -46,11 +49,31 @@ __all__ = [
     "answer_retry_request",
     "answer_signal",
     "answer_terminate",
+    "error_status",
+    "prunable_statuses",
 ]
 
 ENDED = frozenset({RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED})
 """The ends that `retry_run` alone may undo. A dead run takes deliveries: `requeue_run` may bring it back."""
 NOT_CANCELLABLE = ENDED | {RunStatus.DEAD}
+
+
+def error_status(*, aborted: bool, parked: bool) -> RunStatus:
+    """Return the status that `mark_run_errored` gives a run."""
+    if aborted:
+        return RunStatus.ABORTED
+    return RunStatus.DEAD if parked else RunStatus.ERRORED
+
+
+def prunable_statuses(statuses: Sequence[RunStatus] | None) -> Sequence[RunStatus]:
+    """Return the statuses that `prune_runs` asks for: the given ones, or those of ended runs.
+
+    Raises:
+        InvalidArgumentError: Runs of one of them are not to be pruned.
+    """
+    wanted = sorted(ENDED) if statuses is None else statuses
+    check_prunable(wanted)
+    return wanted
 
 
 def answer_signal(read: RowReader, run_id: str, row: Row | None) -> DeliverSignalResult:

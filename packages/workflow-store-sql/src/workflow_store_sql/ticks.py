@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workflow_runtime.errors import LeaseLostError
+from workflow_runtime.errors import LeaseLostError, ScheduleNotFoundError
 from workflow_runtime.store import (
     BucketBehind,
     BucketBuffered,
@@ -12,12 +13,24 @@ from workflow_runtime.store import (
     BucketResult,
     BucketSkipped,
     BucketStarted,
+    Schedule,
     ScheduleChanged,
 )
 
-from .rows import Row
+from .rows import Row, RowReader
 
-__all__ = ["TickMark"]
+__all__ = ["TickMark", "read_schedule"]
+
+
+def read_schedule(read: RowReader, schedule_id: str, rows: Sequence[Row]) -> Schedule:
+    """Return the schedule of `get_schedule`.
+
+    Raises:
+        ScheduleNotFoundError: There is no row.
+    """
+    if not rows:
+        raise ScheduleNotFoundError(schedule_id)
+    return read.schedule(rows[0])
 
 
 @dataclass(frozen=True, slots=True)
