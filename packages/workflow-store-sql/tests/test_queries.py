@@ -83,6 +83,7 @@ FROM heads AS head
         ("-- name: a\nSELECT\n    -- include: b", 3, "there is no fragment 'b'"),
         ("-- name: a\n-- include: a", 2, "there is no fragment 'a'"),
         ("-- name: a\n-- include:", 2, "'' is not a name"),
+        ("-- name: a\nSELECT\n-- include: b, c", 3, "'b, c' is not a name"),
         ("-- fragment: b\n1\n-- name: a\nSELECT 1", 1, "the fragment 'b' is included nowhere"),
         ("-- fragment: b\n-- include: b\n-- name: a\n-- include: b", 2, "the fragment 'b' includes itself"),
         (

@@ -50,7 +50,7 @@ from importlib import resources
 
 __all__ = ["InvalidQueryFileError", "Query", "load_queries", "parse_queries"]
 
-_MARK = re.compile(r"(?P<indent>\s*)--\s*(?P<kind>name|statement|fragment|include):\s*(?P<name>\S*)\s*")
+_MARK = re.compile(r"(?P<indent>\s*)--\s*(?P<kind>name|statement|fragment|include):\s*(?P<name>.*?)\s*")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PARAMETER = re.compile(r"[?$](\d+)\s+(\w+)")
 

@@ -42,6 +42,7 @@ __all__ = [
     "REQUESTED_BUCKET_COLUMNS",
     "SCHEDULE_COLUMNS",
     "TIMER_COLUMNS",
+    "ReadPayload",
     "Row",
     "RowReader",
     "RunRows",
