@@ -72,6 +72,7 @@ FROM heads AS head
     ("text", "line", "problem"),
     [
         ("SELECT 1", 1, "before the first name"),
+        ("-- include: a", 1, "before the first name"),
         ("-- name: a\nSELECT 1\n-- name: a\nSELECT 2", 3, "defined twice"),
         ("-- name: a\n-- name: b\nSELECT 1", 1, "has no SQL"),
         ("-- name: a\n-- Says something.", 1, "has no SQL"),

@@ -86,6 +86,10 @@ class _Line:
     number: int
     text: str
 
+    @property
+    def is_comment(self) -> bool:
+        return self.text.lstrip().startswith("--") and not _MARK.fullmatch(self.text)
+
     def error(self, problem: str) -> InvalidQueryFileError:
         return InvalidQueryFileError(self.file_name, self.number, problem)
 
@@ -102,8 +106,7 @@ class _Draft:
 
     def add(self, line: _Line) -> None:
         # Comments inside a statement are part of its text; an include begins one.
-        is_comment = line.text.lstrip().startswith("--") and not _MARK.fullmatch(line.text)
-        if is_comment and not self.code:
+        if line.is_comment and not self.code:
             self.comments.append(line.text)
         else:
             self.code.append(line)
@@ -147,16 +150,16 @@ def _drafts(file_name: str, text: str) -> list[_Draft]:
     for number, content in enumerate(text.splitlines(), start=1):
         line = _Line(file_name, number, content)
         mark = _MARK.fullmatch(content)
-        if mark is not None and not _NAME.fullmatch(mark["name"]):
-            raise line.error(f"{mark['name']!r} is not a name")
-        match mark and mark["kind"], mark and mark["name"]:
-            case "name" | "fragment" as kind, str(name):
-                block = name if kind == "name" else ""
-                drafts.append(_Draft(name, line, is_fragment=kind == "fragment"))
-            case "statement", str(name):
-                _begin_statement(drafts, block, name, line)
-            case _:
-                _add_line(drafts, line)
+        kind, name = (mark["kind"], mark["name"]) if mark else ("", "")
+        if mark and not _NAME.fullmatch(name):
+            raise line.error(f"{name!r} is not a name")
+        if kind in {"name", "fragment"}:
+            block = name if kind == "name" else ""
+            drafts.append(_Draft(name, line, is_fragment=kind == "fragment"))
+        elif kind == "statement":
+            _begin_statement(drafts, block, name, line)
+        else:
+            _add_line(drafts, line)
     return drafts
 
 
@@ -173,7 +176,7 @@ def _add_line(drafts: list[_Draft], line: _Line) -> None:
         return
     if drafts:
         drafts[-1].add(line)
-    elif not line.text.lstrip().startswith("--"):
+    elif not line.is_comment:
         raise line.error("SQL before the first name")
 
 
