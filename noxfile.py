@@ -31,6 +31,7 @@ DISTRIBUTIONS = (
     "migrations-shared",
     "contract-tests",
     "packages/workflow-store-memory",
+    "packages/workflow-store-sql",
     "packages/workflow-store-d1",
     "packages/workflow-store-postgres",
 )

@@ -21,6 +21,7 @@ PACKAGES = (
     "workflow_migrations",
     "workflow_contract_tests",
     "workflow_store_memory",
+    "workflow_store_sql",
     "workflow_store_d1",
     "workflow_store_postgres",
 )

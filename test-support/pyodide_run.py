@@ -25,7 +25,12 @@ __all__ = ["OUR_SOURCES", "Pyodide", "PyodideError", "Setting", "open_pyodide", 
 _ROOT = Path(__file__).parents[1]
 OUR_SOURCES = tuple(
     _ROOT / folder
-    for folder in ("packages/workflow-runtime/src", "migrations-shared/src", "packages/workflow-store-d1/src")
+    for folder in (
+        "packages/workflow-runtime/src",
+        "migrations-shared/src",
+        "packages/workflow-store-sql/src",
+        "packages/workflow-store-d1/src",
+    )
 )
 """The packages that a Worker installs."""
 

@@ -57,12 +57,13 @@ def test_runtime_loads_nothing_heavy() -> None:
     ("package", "own"),
     [
         ("workflow_store_memory", {"workflow_store_memory", "workflow_runtime"}),
-        ("workflow_store_d1", {"workflow_store_d1", "workflow_migrations", "workflow_runtime"}),
+        ("workflow_store_d1", {"workflow_store_d1", "workflow_store_sql", "workflow_migrations", "workflow_runtime"}),
+        ("workflow_store_sql", {"workflow_store_sql", "workflow_migrations", "workflow_runtime"}),
         ("workflow_migrations", {"workflow_migrations"}),
     ],
 )
 def test_package_loads_no_driver_and_no_sibling(package: str, own: set[str]) -> None:
-    """A store brings itself, the runtime and (with SQL) the migrations, and no driver before it is opened."""
+    """A store brings itself, the runtime and what SQL stores share if it is one, and no driver before it is opened."""
     loaded = loaded_by(package)
 
     assert top_level(loaded) - sys.stdlib_module_names == own

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from postgres_server import LocalServer
 
 ROOT = Path(__file__).parents[1]
-WORKER_PACKAGES = ("workflow_runtime", "workflow_migrations", "workflow_store_d1")
+WORKER_PACKAGES = ("workflow_runtime", "workflow_migrations", "workflow_store_sql", "workflow_store_d1")
 MAX_WORKER_BYTES = 800_000
 
 
@@ -185,7 +185,8 @@ asyncio.run(main())
 """
 
     assert run(python, "-c", script, cwd=tmp_path).strip() == "created"
-    assert installed(python) == {"cronsim", "workflow-migrations", "workflow-runtime", "workflow-store-d1"}
+    ours = {"workflow-migrations", "workflow-runtime", "workflow-store-sql", "workflow-store-d1"}
+    assert installed(python) == {"cronsim", *ours}
 
 
 def test_postgres_store_works_from_its_wheel(wheelhouse: Path, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_postgres_store_works_from_its_wheel(wheelhouse: Path, tmp_path: Path) -
     venv.create(tmp_path / "environment", symlinks=True)
     python = tmp_path / "environment" / "bin" / "python"
     arguments = ["install", "--no-index", "--no-deps", "--find-links", str(wheelhouse)]
-    ours = ["workflow-migrations", "workflow-runtime", "workflow-store-postgres"]
+    ours = ["workflow-migrations", "workflow-runtime", "workflow-store-sql", "workflow-store-postgres"]
     run(sys.executable, "-m", "pip", "--python", python, *arguments, *ours, cwd=tmp_path)
     [site_packages] = (tmp_path / "environment").glob("lib/*/site-packages")
     driver = importlib.util.find_spec("asyncpg")
@@ -260,7 +261,7 @@ def test_what_a_worker_installs_is_pure_python_and_small(wheelhouse: Path) -> No
 
 def test_tables_for_dashboards_are_an_extra(wheelhouse: Path) -> None:
     """SQLAlchemy comes to those only who ask for it."""
-    for name in ("workflow_migrations", "workflow_store_d1", "workflow_store_postgres"):
+    for name in ("workflow_migrations", "workflow_store_sql", "workflow_store_d1", "workflow_store_postgres"):
         [wheel] = wheelhouse.glob(f"{name}-*.whl")
         facts = metadata(wheel)
         wanted = [item for item in facts.get_all("Requires-Dist", []) if item.startswith("sqlalchemy")]

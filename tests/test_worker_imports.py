@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec
 
 import pytest
 
-PACKAGES = ("workflow_migrations", "workflow_runtime", "workflow_store_d1")
+PACKAGES = ("workflow_migrations", "workflow_runtime", "workflow_store_sql", "workflow_store_d1")
 MISSING_OR_USELESS = {"fcntl", "sqlite3", "ssl", "subprocess", "threading", "multiprocessing"}
 NEEDS_MORE = ("workflow_store_d1.sqlite_connection", "workflow_runtime.heartbeats")
 

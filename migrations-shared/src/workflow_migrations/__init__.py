@@ -1,4 +1,4 @@
-"""Numbered SQL files, named SQL and table names: what the SQL stores of workflow-runtime share. No I/O but reading."""
+"""Numbered SQL migrations and table names, for the SQL stores of workflow-runtime. No I/O but reading files."""
 
 from ._version import __version__
 from .definitions import ColumnDefinition, TableDefinition, read_table_definitions
@@ -6,7 +6,6 @@ from .errors import (
     ChecksumMismatchError,
     DatabaseAheadError,
     InvalidMigrationError,
-    InvalidQueryFileError,
     InvalidTableNamesError,
     MigrationError,
     MigrationGapError,
@@ -16,7 +15,6 @@ from .files import Migration, checksum, load_migrations, parse_migrations
 from .lexer import split_statements
 from .names import DEFAULT_TABLES, TableNames
 from .plan import AppliedMigration, plan_migrations
-from .queries import Query, load_queries, parse_queries
 from .render import quote_identifier, render_sql
 from .sqlalchemy_tables import make_sqlalchemy_tables
 
@@ -27,22 +25,18 @@ __all__ = [
     "ColumnDefinition",
     "DatabaseAheadError",
     "InvalidMigrationError",
-    "InvalidQueryFileError",
     "InvalidTableNamesError",
     "Migration",
     "MigrationError",
     "MigrationGapError",
-    "Query",
     "ReadOnlyTableError",
     "TableDefinition",
     "TableNames",
     "__version__",
     "checksum",
     "load_migrations",
-    "load_queries",
     "make_sqlalchemy_tables",
     "parse_migrations",
-    "parse_queries",
     "plan_migrations",
     "quote_identifier",
     "read_table_definitions",

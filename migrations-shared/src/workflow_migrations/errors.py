@@ -1,9 +1,8 @@
-"""What can be wrong with shipped SQL files, with table names, and with a database that they meet.
+"""What can be wrong with shipped migration files, with table names, and with a database that they meet.
 
 ```text
 MigrationError
 |- InvalidMigrationError     a shipped migration file has a bad name, a gap or a double    -> fix the package
-|- InvalidQueryFileError     a file of named SQL cannot be read                            -> fix the package
 |- InvalidTableNamesError    the names that a user asked for cannot work                   -> choose others
 |- ChecksumMismatchError     a file was edited after it had been applied                   -> restore the file
 |- MigrationGapError         the database lacks a migration older than its newest          -> repair the database
@@ -18,7 +17,6 @@ __all__ = [
     "ChecksumMismatchError",
     "DatabaseAheadError",
     "InvalidMigrationError",
-    "InvalidQueryFileError",
     "InvalidTableNamesError",
     "MigrationError",
     "MigrationGapError",
@@ -40,19 +38,6 @@ class InvalidMigrationError(MigrationError):
 
     def __str__(self) -> str:
         return f"migration {self.file_name!r}: {self.problem}"
-
-
-class InvalidQueryFileError(MigrationError):
-    """A file of named SQL cannot be read."""
-
-    def __init__(self, file_name: str, line: int, problem: str) -> None:
-        super().__init__(file_name, line, problem)
-        self.file_name = file_name
-        self.line = line
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return f"{self.file_name}, line {self.line}: {self.problem}"
 
 
 class InvalidTableNamesError(MigrationError):

@@ -6,8 +6,9 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
-from workflow_migrations import Query, load_queries, split_statements
+from workflow_migrations import split_statements
 from workflow_store_d1 import get_migration_sql
+from workflow_store_sql import Query, load_queries
 
 QUERIES = load_queries("workflow_store_d1")
 

@@ -31,7 +31,7 @@ import js
 from pyodide.code import run_js
 
 run_js(argument)(js.process.getBuiltinModule("node:crypto"))
-import workflow_migrations, workflow_runtime, workflow_store_d1
+import workflow_migrations, workflow_runtime, workflow_store_sql, workflow_store_d1
 import workflow_runtime.hosting, workflow_runtime.testing
 asked = list(js.asked)
 workflow_runtime.ids.new_id()

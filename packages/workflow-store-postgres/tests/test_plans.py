@@ -11,12 +11,11 @@ from typing import Any
 import asyncpg
 import pytest
 from postgres_databases import new_database, new_template
-from workflow_migrations import DEFAULT_TABLES
 from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion
 from workflow_store_postgres import PostgresWorkflowStore
-from workflow_store_postgres.session import _queries
+from workflow_store_sql import load_statements
 
-SQL = _queries(DEFAULT_TABLES, None)
+SQL = load_statements("workflow_store_postgres")
 RUNS = 20_000
 NOW_MS = 5_000
 

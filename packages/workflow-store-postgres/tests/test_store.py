@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 import pytest
-from workflow_migrations import load_queries
 from workflow_runtime import WorkflowRuntime
 from workflow_runtime.errors import ConfigurationError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import WorkflowExecutionStore
 from workflow_store_postgres import PostgresWorkflowStore
-from workflow_store_postgres.session import IN_LANES
+from workflow_store_sql import load_queries
 
 if TYPE_CHECKING:
     from conftest import Scenes
+
+QUERIES = load_queries("workflow_store_postgres")
 
 
 def as_contract(store: PostgresWorkflowStore) -> WorkflowExecutionStore:
@@ -75,17 +76,11 @@ async def test_pausing_does_not_write_a_large_input_again(scenes: "Scenes", data
     assert written < 100_000
 
 
-@pytest.mark.parametrize("name", load_queries("workflow_store_postgres"))
+@pytest.mark.parametrize("name", QUERIES)
 def test_comment_names_every_parameter(name: str) -> None:
-    queries = load_queries("workflow_store_postgres")
-    query = queries[name]
-    if name == "claimed":
-        return  # the end of other statements, which name its parameters
-    sql = f"{queries['lanes'].sql}{query.sql}" if name in IN_LANES else query.sql
-    used = {number for number in range(1, 20) if f"${number}:" in sql}
-    assert used <= set(range(1, len(query.parameters) + 1))
-    if not name.startswith("claim_"):
-        assert used == set(range(1, len(query.parameters) + 1))
+    query = QUERIES[name]
+    used = {number for number in range(1, 20) if f"${number}:" in query.sql}
+    assert used == set(range(1, len(query.parameters) + 1))
 
 
 def test_import_opens_no_connection_and_brings_no_other_store() -> None:

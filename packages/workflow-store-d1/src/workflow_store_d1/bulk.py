@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from workflow_runtime.store import (
-    AlreadyFinished,
-    CancelRequested,
     CancelResult,
-    Duplicate,
     NewEvent,
     NotFound,
-    NotRequeueable,
-    NotRetryable,
-    Requeued,
     RequeueResult,
-    Retried,
     RetryResult,
     RunStatus,
-    Terminated,
     TerminateResult,
     cancel_payload,
     check_retryable,
     checked,
 )
+from workflow_store_sql import RowReader, answer_cancel, answer_requeue, answer_retry, answer_terminate
 
 from .database import D1PreparedStatement, Row
+from .entries import cancelled
 from .role import Role
 from .session import json_list
 
 __all__ = ["Bulk"]
 
 A = TypeVar("A")
-
-_ENDED = frozenset({RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED})
+Answer: TypeAlias = Callable[[RowReader, str, Row], A]
 
 
 class Bulk(Role):
@@ -74,12 +67,8 @@ class Bulk(Role):
             statement("cancel_runs.heads", ids, now_ms),
         ]
 
-        def answer(before: Row, status: RunStatus) -> CancelResult:
-            if status in _ENDED or status is RunStatus.DEAD:
-                return AlreadyFinished(status=status)
-            if before["known_seq"] is not None:
-                return Duplicate(inbox_seq=before["known_seq"])
-            return CancelRequested(inbox_seq=before["inbox_seq"] + 1)
+        def answer(read: RowReader, run_id: str, before: Row) -> CancelResult:
+            return answer_cancel(read, run_id, cancelled(read, run_id, before))
 
         return await self._say(run_ids, statements, answer, recognised=True)
 
@@ -96,10 +85,7 @@ class Bulk(Role):
             statement("terminate_runs.heads", ids, now_ms),
         ]
 
-        def answer(before: Row, status: RunStatus) -> TerminateResult:
-            return AlreadyFinished(status=status) if status in _ENDED else Terminated()
-
-        return await self._say(run_ids, statements, answer, recognised=True)
+        return await self._say(run_ids, statements, answer_terminate, recognised=True)
 
     @checked
     async def requeue_runs(self, *, run_ids: Sequence[str], now_ms: int) -> Mapping[str, RequeueResult]:
@@ -111,10 +97,7 @@ class Bulk(Role):
             statement("requeue_runs.heads", ids, now_ms),
         ]
 
-        def answer(before: Row, status: RunStatus) -> RequeueResult:
-            return Requeued() if status is RunStatus.DEAD else NotRequeueable(status=status)
-
-        return await self._say(run_ids, statements, answer, recognised=False)
+        return await self._say(run_ids, statements, answer_requeue, recognised=False)
 
     async def _retry(
         self, run_ids: Sequence[str], event: NewEvent, now_ms: int, statuses: Sequence[RunStatus]
@@ -131,8 +114,9 @@ class Bulk(Role):
             statement("retry_runs.heads", *asked, now_ms),
         ]
 
-        def answer(before: Row, status: RunStatus) -> RetryResult:
-            return Retried(index=before["next_index"]) if status in statuses else NotRetryable(status=status)
+        def answer(read: RowReader, run_id: str, before: Row) -> RetryResult:
+            retried = read.status(before["status"], run_id) in statuses
+            return answer_retry(read, run_id, {**before, "event_index": before["next_index"] if retried else None})
 
         return await self._say(run_ids, statements, answer, recognised=False)
 
@@ -140,7 +124,7 @@ class Bulk(Role):
         self,
         run_ids: Sequence[str],
         statements: Sequence[D1PreparedStatement],
-        answer: Callable[[Row, RunStatus], A],
+        answer: Answer[A],
         *,
         recognised: bool,
     ) -> dict[str, A | NotFound]:
@@ -148,5 +132,5 @@ class Bulk(Role):
         before, *_ = await self._session.batch(statements, recognised=recognised)
         answers: dict[str, A | NotFound] = {run_id: NotFound() for run_id in run_ids}
         for row in before:
-            answers[row["run_id"]] = answer(row, self._read.status(row, row["run_id"]))
+            answers[row["run_id"]] = answer(self._read, row["run_id"], row)
         return answers

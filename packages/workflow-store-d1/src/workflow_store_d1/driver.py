@@ -6,13 +6,12 @@ the fence up, comes last. So either all of them acted or none did, and the head 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workflow_runtime.errors import LeaseLostError, LogConflictError
-from workflow_runtime.store import NewEvent, RunStatus, Timer
+from workflow_runtime.store import NewEvent, Timer
+from workflow_store_sql import Fence
 
 from .database import D1PreparedStatement, D1Value, Row
 from .session import SendBatch, Session, json_list
@@ -38,35 +37,17 @@ class DriverUnit:
 
     Args:
         session: Where it goes.
-        verb: Which verb; an operation id that another verb used is another operation.
-        run_id: Which run.
-        lease_token: The fence.
-        operation_id: Tells a repeat.
-        expected_next_index: The length of the log as the driver knows it; `None` when it does not matter.
+        fence: The driver's lease, and the operation.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        *,
-        verb: str,
-        run_id: str,
-        lease_token: str,
-        operation_id: str,
-        expected_next_index: int | None,
-    ) -> None:
+    def __init__(self, session: Session, fence: Fence) -> None:
         self._session = session
-        self._run_id = run_id
-        self._lease_token = lease_token
-        self._operation = f"{verb}:{operation_id}"
-        self._expected_next_index = expected_next_index
-        log = () if expected_next_index is None else (expected_next_index,)
-        self._fence: tuple[D1Value, ...] = (run_id, lease_token, *log, self._operation)
-        self._statements: list[D1PreparedStatement] = [session.statement("driver.before", run_id)]
+        self._fence = fence
+        self._statements: list[D1PreparedStatement] = [session.statement("driver.before", fence.run_id)]
 
     def add(self, name: str, *values: D1Value) -> None:
         """Add a named statement, whose first parameters are the fence."""
-        self._statements.append(self._session.statement(name, *self._fence, *values))
+        self._statements.append(self._session.statement(name, *self._fence.values(), *values))
 
     def guard(self) -> None:
         """Let the unit fail as a whole, from here on, when the fence does not hold."""
@@ -78,7 +59,7 @@ class DriverUnit:
 
     def append(self, events: Sequence[NewEvent], taken_inbox: Sequence[int], now_ms: int) -> None:
         """Add new events and mark the inbox entries that they account for."""
-        first = self._expected_next_index or 0
+        first = self._fence.expected_next_index or 0
         for start in range(0, len(events), EVENTS_AT_ONCE):
             self._add_events(events[start : start + EVENTS_AT_ONCE], first + start, now_ms)
         if taken_inbox:
@@ -108,7 +89,7 @@ class DriverUnit:
             LeaseLostError: The token is not the current one, or the run is not running.
             LogConflictError: The log is not as long as the driver believed.
         """
-        rows = await self._session.rows("driver.before", self._run_id)
+        rows = await self._session.rows("driver.before", self._fence.run_id)
         return self._judge(rows[0] if rows else None)
 
     async def commit(self, send: SendBatch | None = None) -> Outcome:
@@ -124,11 +105,7 @@ class DriverUnit:
         results = await self._session.batch(self._statements, send)
         return self._judge(results[0][0] if results[0] else None)
 
-    def _judge(self, before: Row | None) -> Outcome:
-        if before is not None and before["operation_id"] == self._operation:
-            return Outcome(before, json.loads(before["operation_answer"]))
-        if before is None or before["status"] != RunStatus.RUNNING or before["lease_token"] != self._lease_token:
-            raise LeaseLostError(f"run {self._run_id!r}")
-        if self._expected_next_index not in {None, before["next_index"]}:
-            raise LogConflictError(self._run_id, self._expected_next_index or 0, before["next_index"])
-        return Outcome(before, None)
+    def _judge(self, head: Row | None) -> Outcome:
+        repeated = self._fence.judge(head)
+        assert head is not None  # without one the fence had not held
+        return Outcome(head, repeated)

@@ -15,6 +15,7 @@ from workflow_runtime.store import (
     checked,
     follow_events,
 )
+from workflow_store_sql import Fence, answer_append, read_log_page
 
 from .driver import DriverUnit, Outcome
 from .role import Role
@@ -40,23 +41,8 @@ class EventLog(Role):
         set_timers: Sequence[Timer] = (),
         removed_timers: Sequence[str] = (),
     ) -> Appended:
-        unit = DriverUnit(
-            self._session,
-            verb="append_events",
-            run_id=run_id,
-            lease_token=lease_token,
-            operation_id=operation_id,
-            expected_next_index=expected_next_index,
-        )
-        add_append(
-            unit,
-            events=events,
-            now_ms=now_ms,
-            lease_ms=lease_ms,
-            taken_inbox=taken_inbox,
-            set_timers=set_timers,
-            removed_timers=removed_timers,
-        )
+        unit = DriverUnit(self._session, Fence("append_events", run_id, lease_token, operation_id, expected_next_index))
+        add_append(unit, events, taken_inbox, set_timers, removed_timers, now_ms, lease_ms)
         return appended(await unit.commit(), expected_next_index + len(events), now_ms + lease_ms)
 
     @checked
@@ -73,26 +59,17 @@ class EventLog(Role):
     async def _look_at_log(self, *, run_id: str, from_index: int) -> LogPage | None:
         bounds = (DEFAULT_HISTORY_EVENTS, DEFAULT_HISTORY_BYTES)
         rows = await self._session.rows("look_at_log", run_id, from_index, *bounds)
-        if not rows:
-            return None
-        found = [row for row in rows if row["event_index"] is not None]
-        return LogPage(
-            status=self._read.status(rows[0], run_id),
-            created_at_ms=rows[0]["run_created_at"],
-            next_index=rows[0]["next_index"],
-            events=self._read.history(found, run_id, from_index=from_index),
-        )
+        return read_log_page(self._read, run_id, rows, from_index)
 
 
 def add_append(
     unit: DriverUnit,
-    *,
     events: Sequence[NewEvent],
-    now_ms: int,
-    lease_ms: int,
     taken_inbox: Sequence[int],
     set_timers: Sequence[Timer],
     removed_timers: Sequence[str],
+    now_ms: int,
+    lease_ms: int,
 ) -> None:
     """Add an append, with the renewal of the lease, to a unit that ends with it."""
     unit.append(events, taken_inbox, now_ms)
@@ -112,9 +89,4 @@ def appended(outcome: Outcome, next_index: int = 0, lease_expires_at_ms: int = 0
         "next_index": next_index,
         "lease_expires_at": max(outcome.before["lease_expires_at"], lease_expires_at_ms),
     }
-    return Appended(
-        next_index=int(first["next_index"]),
-        lease_expires_at_ms=int(first["lease_expires_at"]),
-        inbox_seq=outcome.before["inbox_seq"],
-        cancel_requested=bool(outcome.before["cancel_requested"]),
-    )
+    return answer_append(first, outcome.before)

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from workflow_runtime.store import (
-    Existing,
-    Forked,
-    ForkResult,
-    NewEvent,
-    NotForkable,
-    NotFound,
-    checked,
-    differing_fork,
-)
+from workflow_runtime.store import ForkResult, NewEvent, checked
+from workflow_store_sql import Fork
 
 from .role import Role
 
@@ -33,30 +25,20 @@ class Forks(Role):
         now_ms: int,
         workflow_version: str | None = None,
     ) -> ForkResult:
-        statement = self._session.statement
-        fork, version = (run_id, new_run_id, from_index), (workflow_version, now_ms)
+        fork = Fork(run_id, new_run_id, from_index, workflow_version, operation_id)
+        cut, version = (run_id, new_run_id, from_index), (workflow_version, now_ms)
         written = (event.kind, event.step_id, now_ms, len(event.payload or ""), event.payload)
-        operation = _fork_id(operation_id)
+        statement = self._session.statement
         source, *_, stored = await self._session.batch(
             [
                 statement("fork_run.source", run_id),
-                statement("fork_run.run", *fork, *version),
-                statement("fork_run.state", *fork),
-                statement("fork_run.events", *fork),
-                statement("fork_run.event", *fork, *written),
-                statement("fork_run.head", *fork, *version, operation),
+                statement("fork_run.run", *cut, *version),
+                statement("fork_run.state", *cut),
+                statement("fork_run.events", *cut),
+                statement("fork_run.event", *cut, *written),
+                statement("fork_run.head", *cut, *version, fork.operation),
                 statement("create_run.before", new_run_id),
             ]
         )
-        if not stored:
-            return NotForkable(next_index=source[0]["next_index"]) if source else NotFound()
-        run = self._read.record(stored[0])
-        if stored[0]["operation_id"] == operation:
-            return Forked(run=run)
-        differs = differing_fork(run, run_id=run_id, from_index=from_index, workflow_version=workflow_version)
-        return Existing(run=run, differs=differs)
-
-
-def _fork_id(operation_id: str) -> str:
-    """Say how the head records the operation that forked its run."""
-    return f"fork_run:{operation_id}"
+        length = source[0]["next_index"] if source else None
+        return fork.answer(self._read, stored[0] if stored else None, length)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
@@ -19,9 +18,9 @@ from workflow_runtime.store import (
     WorkflowVersion,
     checked,
 )
+from workflow_store_sql import Fence, answer_heartbeat, not_claimable, read_claims
 
-from .claims import Claim, filter_values
-from .database import Row
+from .claims import Claim, filter_values, run_rows
 from .driver import DriverUnit
 from .role import Role
 
@@ -43,7 +42,7 @@ class Leases(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimResult:
-        claim = self._claim(now_ms, history_limit, history_bytes)
+        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
         statement = self._session.statement
         before, taken, *results = await self._session.batch(
             [
@@ -54,37 +53,23 @@ class Leases(Role):
         )
         if not before:
             return NotFound()
-        claims, corrupt = claim.claimed(results)
+        claims, corrupt = read_claims(self._read, run_rows(results), history_limit)
         for error in corrupt:
             raise error
         if claims:  # by this try, or by one before whose answer was lost
             return Claimed(claim=claims[0])
         if taken:
             return NotClaimable(status=RunStatus.DEAD, claimable_at_ms=None)
-        return self._not_claimable(run_id, before[0])
+        return not_claimable(self._read, run_id, **before[0])
 
     @checked
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
         rows = await self._session.rows("heartbeat_run_lease", run_id, lease_token, now_ms + lease_ms)
-        if not rows:
-            raise LeaseLostError(f"run {run_id!r}")
-        return LeaseRenewal(
-            lease_expires_at_ms=rows[0]["lease_expires_at"],
-            inbox_seq=rows[0]["inbox_seq"],
-            cancel_requested=bool(rows[0]["cancel_requested"]),
-            store_clock_ms=rows[0]["clock"],
-        )
+        return answer_heartbeat(run_id, rows)
 
     @checked
     async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
-        unit = DriverUnit(
-            self._session,
-            verb="release_run_lease",
-            run_id=run_id,
-            lease_token=lease_token,
-            operation_id=operation_id,
-            expected_next_index=None,
-        )
+        unit = DriverUnit(self._session, Fence("release_run_lease", run_id, lease_token, operation_id))
         unit.add("release_run_lease.head", now_ms)
         await unit.commit()
 
@@ -102,7 +87,7 @@ class Leases(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = self._claim(now_ms, history_limit, history_bytes)
+        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
         wanted = filter_values(workflows, queues)
         return await claim.take_many(
             "claim_stale_runs.heads",
@@ -136,7 +121,7 @@ class Leases(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = self._claim(now_ms, history_limit, history_bytes)
+        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
         wanted = filter_values(workflows, queues)
         return await claim.take_many(
             "claim_pending_runs.heads",
@@ -144,22 +129,3 @@ class Leases(Role):
             "claim_pending_runs.next_due",
             wanted,
         )
-
-    def _claim(self, now_ms: int, history_limit: int, history_bytes: int) -> Claim:
-        return Claim(
-            session=self._session,
-            read=self._read,
-            token=self._session.new_token(),
-            now_ms=now_ms,
-            history_limit=history_limit,
-            history_bytes=history_bytes,
-        )
-
-    def _not_claimable(self, run_id: str, before: Row) -> NotClaimable:
-        status = self._read.status(before, run_id)
-        claimable_at_ms = None
-        if status is RunStatus.RUNNING:
-            claimable_at_ms = before["lease_expires_at"]
-        elif status in {RunStatus.QUEUED, RunStatus.PAUSED}:
-            claimable_at_ms = before["due_at"]
-        return NotClaimable(status=status, claimable_at_ms=claimable_at_ms)

@@ -10,21 +10,14 @@ from workflow_runtime.store import (
     RunPage,
     RunStatus,
     RunTimeline,
-    build_timeline,
     checked,
-    decode_run_cursor,
-    encode_run_cursor,
 )
+from workflow_store_sql import ANY_SIZE, END_OF_TIME_MS, RunRows, read_run_page, run_page_bounds
 
-from .database import D1Value
 from .role import Role
 from .session import json_list
 
 __all__ = ["Queries"]
-
-_END_OF_TIME_MS = 2**53
-"""After every time that the contract allows."""
-_ANY_SIZE = 2**53
 
 
 class Queries(Role):
@@ -44,7 +37,7 @@ class Queries(Role):
         created_before_ms: int | None = None,
         descending: bool = False,
     ) -> RunPage:
-        bounds = _page_bounds(cursor, created_from_ms or 0, created_before_ms, descending)
+        bounds = run_page_bounds(cursor, created_from_ms, created_before_ms, descending=descending)
         name = "list_runs_descending" if descending else "list_runs"
         workflows = json_list(workflow_ids)
         if workflow_ids is not None and len(workflow_ids) == 1:
@@ -54,14 +47,7 @@ class Queries(Role):
         rows = await self._session.rows(
             name, *bounds, json_list(statuses), workflows, json_list(queues), run_id_prefix, limit + 1
         )
-        shown = rows[:limit]
-        runs, corrupt = self._read.page(shown)
-        more = bool(shown) and len(rows) > limit
-        return RunPage(
-            runs=runs,
-            next_cursor=encode_run_cursor(shown[-1]["created_at"], shown[-1]["run_id"]) if more else None,
-            corrupt=corrupt,
-        )
+        return read_run_page(self._read, rows, limit)
 
     @checked
     async def count_runs(
@@ -77,7 +63,7 @@ class Queries(Role):
         rows = await self._session.rows(
             "count_runs",
             created_from_ms or 0,
-            _END_OF_TIME_MS if created_before_ms is None else created_before_ms,
+            END_OF_TIME_MS if created_before_ms is None else created_before_ms,
             json_list(statuses),
             json_list(workflow_ids),
             json_list(queues),
@@ -91,35 +77,11 @@ class Queries(Role):
         run, events, inbox, timers = await self._session.batch(
             [
                 statement("load_run", run_id),
-                statement("read_events", run_id, 0, limit, _ANY_SIZE),
+                statement("read_events", run_id, 0, limit, ANY_SIZE),
                 statement("get_run_timeline.inbox", run_id, limit),
                 statement("read_timers", run_id),
             ]
         )
         if not run:
             raise RunNotFoundError(run_id)
-        record = self._read.record(run[0])
-        return build_timeline(
-            run=record,
-            events=self._read.first_history(events, record, limit),
-            inbox=self._read.inbox(inbox),
-            timers=[self._read.timer(row) for row in timers],
-            limit=limit,
-        )
-
-
-def _page_bounds(
-    cursor: str | None, created_from_ms: int, created_before_ms: int | None, descending: bool
-) -> tuple[D1Value, ...]:
-    """Say where a page begins, as the key that comes just before it, and at which time the listing ends.
-
-    No id is empty, so `(time, "")` stands before every run of that time: the filter by time and the cursor become one
-    bound, and the index is entered where the page begins.
-    """
-    before_ms = _END_OF_TIME_MS if created_before_ms is None else created_before_ms
-    last = None if cursor is None else decode_run_cursor(cursor)
-    if descending:
-        start = (before_ms, "") if last is None else min(last, (before_ms, ""))
-        return (*start, created_from_ms)
-    start = (created_from_ms, "") if last is None else max(last, (created_from_ms, ""))
-    return (*start, before_ms)
+        return self._read.timeline(RunRows(run[0], events, inbox, timers), limit)

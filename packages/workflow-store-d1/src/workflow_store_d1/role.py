@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from workflow_runtime.store import QueryCosts, StoreCapabilities
+from workflow_store_sql import RowReader
 
 from .driver import EVENTS_AT_ONCE
-from .rows import RowReader
 from .session import Session
 
 __all__ = ["CAPABILITIES", "COSTS", "Role"]

@@ -9,47 +9,42 @@ from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
     DEFAULT_QUEUE,
-    AlreadyFinished,
     Awaited,
-    CancelRequested,
     CancelResult,
-    Created,
     CreateResult,
-    Deleted,
     DeleteResult,
-    Duplicate,
     Execution,
-    Existing,
-    Lease,
     NewEvent,
-    NotDeletable,
-    NotFound,
-    NotRequeueable,
     Paused,
-    Requeued,
     RequeueResult,
     RunRecord,
     RunStatus,
-    Terminated,
     TerminateResult,
     Timer,
     cancel_payload,
-    check_prunable,
     checked,
-    differing_fields,
+)
+from workflow_store_sql import (
+    Fence,
+    NewRun,
+    RunRows,
+    answer_cancel,
+    answer_delete,
+    answer_requeue,
+    answer_terminate,
+    awaited_text,
+    error_status,
+    new_lease,
+    prunable_statuses,
 )
 
-from .creation import NewRun, creation_id, first_claim, first_lease
-from .database import Row
+from .database import D1PreparedStatement
 from .driver import DriverUnit
+from .entries import cancelled
 from .role import Role
-from .rows import awaited_text
 from .session import json_list
 
 __all__ = ["RunLifecycle"]
-
-_ENDED = frozenset({RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED})
-_NOT_CANCELLABLE = _ENDED | {RunStatus.DEAD}
 
 
 class RunLifecycle(Role):
@@ -71,32 +66,24 @@ class RunLifecycle(Role):
         owner: str | None = None,
         lease_ms: int | None = None,
     ) -> CreateResult:
-        lease = None
-        if owner is not None and lease_ms is not None:
-            token = self._session.new_token()
-            lease = Lease(owner=owner, token=token, number=1, expires_at_ms=now_ms + lease_ms)
-        new = NewRun(
-            run_id=run_id,
-            workflow_id=workflow_id,
-            workflow_version=workflow_version,
-            input=input,
-            queue=queue,
-            priority=priority,
-            now_ms=now_ms,
-            due_at_ms=now_ms if available_at_ms is None else available_at_ms,
-            operation_id=operation_id,
-            lease=lease,
-        )
-        before, *_ = await self._session.batch(new.statements(self._session))
+        lease = new_lease(self._session.new_token, owner, lease_ms, now_ms)
+        facts = (run_id, workflow_id, workflow_version, queue, priority, now_ms)
+        new = NewRun(*facts, now_ms if available_at_ms is None else available_at_ms, input, operation_id, lease)
+        before, *_ = await self._session.batch(self._creation(new))
         if not before:
             return new.created()
-        if before[0]["operation_id"] == creation_id(operation_id):
-            return await self._created_before(before[0])
-        run = self._read.record(before[0])
-        differs = differing_fields(
-            stored_workflow_id=run.workflow_id, stored_input=run.input, workflow_id=workflow_id, input=input
-        )
-        return Existing(run=run, differs=differs)
+        page = (0, DEFAULT_HISTORY_EVENTS, DEFAULT_HISTORY_BYTES)
+        return await new.taken(self._read, before[0], lambda: self._session.rows("read_inbox", run_id, *page))
+
+    def _creation(self, new: NewRun) -> list[D1PreparedStatement]:
+        """Make the unit: read what is there, and write if nothing is. The head, which tells that, comes last."""
+        statement = self._session.statement
+        return [
+            statement("create_run.before", new.run_id),
+            statement("create_run.run", *new.facts),
+            statement("create_run.state", new.run_id, new.input),
+            statement("create_run.head", *new.facts, *new.head),
+        ]
 
     @checked
     async def load_run(self, *, run_id: str) -> RunRecord | None:
@@ -120,15 +107,7 @@ class RunLifecycle(Role):
                 statement("read_timers", run_id),
             ]
         )
-        if not run:
-            return None
-        record = self._read.record(run[0])
-        return Execution(
-            run=record,
-            history=self._read.first_history(history, record, history_limit),
-            inbox=self._read.inbox(inbox),
-            timers=tuple(self._read.timer(row) for row in timers),
-        )
+        return self._read.execution(RunRows(run[0], history, inbox, timers), history_limit) if run else None
 
     @checked
     async def mark_run_paused(
@@ -147,12 +126,7 @@ class RunLifecycle(Role):
         awaited: Sequence[Awaited] = (),
     ) -> Paused:
         unit = DriverUnit(
-            self._session,
-            verb="mark_run_paused",
-            run_id=run_id,
-            lease_token=lease_token,
-            operation_id=operation_id,
-            expected_next_index=expected_next_index,
+            self._session, Fence("mark_run_paused", run_id, lease_token, operation_id, expected_next_index)
         )
         unit.append(events, taken_inbox, now_ms)
         unit.change_timers(set_timers, removed_timers)
@@ -180,12 +154,7 @@ class RunLifecycle(Role):
         taken_inbox: Sequence[int] = (),
     ) -> None:
         unit = DriverUnit(
-            self._session,
-            verb="mark_run_finished",
-            run_id=run_id,
-            lease_token=lease_token,
-            operation_id=operation_id,
-            expected_next_index=expected_next_index,
+            self._session, Fence("mark_run_finished", run_id, lease_token, operation_id, expected_next_index)
         )
         unit.append(events, taken_inbox, now_ms)
         unit.add("driver.no_timers")
@@ -210,14 +179,9 @@ class RunLifecycle(Role):
         reason: str | None = None,
     ) -> None:
         unit = DriverUnit(
-            self._session,
-            verb="mark_run_errored",
-            run_id=run_id,
-            lease_token=lease_token,
-            operation_id=operation_id,
-            expected_next_index=expected_next_index,
+            self._session, Fence("mark_run_errored", run_id, lease_token, operation_id, expected_next_index)
         )
-        status = RunStatus.ABORTED if aborted else RunStatus.DEAD if parked else RunStatus.ERRORED
+        status = error_status(aborted=aborted, parked=parked)
         unit.append(events, taken_inbox, now_ms)
         if not parked:
             unit.add("driver.no_timers")
@@ -236,14 +200,8 @@ class RunLifecycle(Role):
                 statement("cancel_run.head", run_id, now_ms),
             ]
         )
-        if not before:
-            return NotFound()
-        status = self._read.status(before[0], run_id)
-        if status in _NOT_CANCELLABLE:
-            return AlreadyFinished(status=status)
-        if before[0]["known_seq"] is not None:
-            return Duplicate(inbox_seq=before[0]["known_seq"])
-        return CancelRequested(inbox_seq=before[0]["inbox_seq"] + 1)
+        row = cancelled(self._read, run_id, before[0]) if before else None
+        return answer_cancel(self._read, run_id, row)
 
     @checked
     async def terminate_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> TerminateResult:
@@ -256,10 +214,7 @@ class RunLifecycle(Role):
                 statement("terminate_run.head", run_id, now_ms),
             ]
         )
-        if not before:
-            return NotFound()
-        status = self._read.status(before[0], run_id)
-        return AlreadyFinished(status=status) if status in _ENDED else Terminated()
+        return answer_terminate(self._read, run_id, before[0] if before else None)
 
     @checked
     async def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
@@ -272,10 +227,7 @@ class RunLifecycle(Role):
             ],
             recognised=False,
         )
-        if not before:
-            return NotFound()
-        status = self._read.status(before[0], run_id)
-        return Requeued() if status is RunStatus.DEAD else NotRequeueable(status=status)
+        return answer_requeue(self._read, run_id, before[0] if before else None)
 
     @checked
     async def delete_run(self, *, run_id: str, now_ms: int, force: bool = False) -> DeleteResult:
@@ -290,9 +242,8 @@ class RunLifecycle(Role):
             ],
             recognised=False,
         )
-        if not before:
-            return NotFound()
-        return Deleted() if deleted else NotDeletable(status=self._read.status(before[0], run_id))
+        row = {**before[0], "deleted": bool(deleted)} if before else None
+        return answer_delete(self._read, run_id, row)
 
     @checked
     async def prune_runs(
@@ -303,10 +254,7 @@ class RunLifecycle(Role):
         statuses: Sequence[RunStatus] | None = None,
         workflow_ids: Sequence[str] | None = None,
     ) -> int:
-        if statuses is None:
-            statuses = sorted(_ENDED)
-        check_prunable(statuses)
-        values = (finished_before_ms, json_list(statuses), json_list(workflow_ids), limit)
+        values = (finished_before_ms, json_list(prunable_statuses(statuses)), json_list(workflow_ids), limit)
         *_, deleted = await self._session.batch(
             [
                 self._session.statement(f"prune_runs.{part}", *values)
@@ -315,13 +263,3 @@ class RunLifecycle(Role):
             recognised=False,
         )
         return len(deleted)
-
-    async def _created_before(self, head: Row) -> Created:
-        """Answer a repeat of the creation as the first time."""
-        run = self._read.record(head)
-        lease = first_lease(head)
-        if lease is None:
-            return Created(run=run, claim=None)
-        values = (run.run_id, 0, DEFAULT_HISTORY_EVENTS, DEFAULT_HISTORY_BYTES)
-        inbox = self._read.inbox(await self._session.rows("read_inbox", *values))
-        return Created(run=run, claim=first_claim(run, lease, inbox))

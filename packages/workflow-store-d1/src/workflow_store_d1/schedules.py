@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from workflow_runtime.errors import LeaseLostError, ScheduleNotFoundError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
     BucketAction,
-    BucketBehind,
-    BucketBuffered,
     BucketClaims,
-    BucketOverlapping,
     BucketResult,
-    BucketSkipped,
     BucketsRequested,
-    BucketStarted,
     Deleted,
     DeleteScheduleResult,
     NotFound,
@@ -26,15 +20,19 @@ from workflow_runtime.store import (
     RequestedBucket,
     RequestedOverlap,
     Schedule,
-    ScheduleChanged,
     SchedulePage,
     ScheduleUpserted,
     checked,
-    decode_schedule_cursor,
-    encode_schedule_cursor,
+)
+from workflow_store_sql import (
+    TickMark,
+    creation_answer,
+    creation_id,
+    read_schedule,
+    read_schedule_page,
+    schedule_page_start,
 )
 
-from .creation import creation_answer, creation_id
 from .database import D1PreparedStatement, Row
 from .role import Role
 from .session import json_list
@@ -84,20 +82,13 @@ class Schedules(Role):
     @checked
     async def get_schedule(self, *, schedule_id: str) -> Schedule:
         rows = await self._session.rows("get_schedule", schedule_id)
-        if not rows:
-            raise ScheduleNotFoundError(schedule_id)
-        return self._read.schedule(rows[0])
+        return read_schedule(self._read, schedule_id, rows)
 
     @checked
     async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
-        after = "" if cursor is None else decode_schedule_cursor(cursor)
         # One more than asked for tells whether there is another page.
-        rows = await self._session.rows("list_schedules", after, limit + 1)
-        schedules = tuple(self._read.schedule(row) for row in rows[:limit])
-        more = bool(schedules) and len(rows) > limit
-        return SchedulePage(
-            schedules=schedules, next_cursor=encode_schedule_cursor(schedules[-1].schedule_id) if more else None
-        )
+        rows = await self._session.rows("list_schedules", schedule_page_start(cursor), limit + 1)
+        return read_schedule_page(self._read, rows, limit)
 
     @checked
     async def delete_schedule(self, *, schedule_id: str) -> DeleteScheduleResult:
@@ -186,29 +177,27 @@ class Schedules(Role):
         next_fire_at_ms: int | None = None,
         available_at_ms: int | None = None,
     ) -> BucketResult:
-        fence = (schedule_id, fire_at_ms, lease_token, expected_revision, run_id)
+        mark = TickMark(schedule_id, fire_at_ms, lease_token, expected_revision, run_id)
+        fence = mark.values()
         moved = (next_fire_at_ms, now_ms, operation_id, action)
         due_at_ms = now_ms if available_at_ms is None else available_at_ms
         statement = self._session.statement
         before, *_, settled = await self._session.batch(
             [
                 statement("mark_schedule_bucket_started.before", schedule_id),
-                *self._start(fence, operation_id, now_ms, due_at_ms),
+                *self._start(mark, operation_id, now_ms, due_at_ms),
                 statement("mark_schedule_bucket_started.bucket", *fence, action),
                 statement("mark_schedule_bucket_started.schedule", *fence, *moved),
             ]
         )
         if settled:
-            return _answer(settled[0]["settled_outcome"], run_id)
-        if not before:
-            return ScheduleChanged()
-        return _refusal(before[0], schedule_id, fire_at_ms, operation_id, lease_token, expected_revision, run_id)
+            return mark.settled(settled[0]["settled_outcome"])
+        return mark.refused(before[0] if before else None, operation_id)
 
-    def _start(
-        self, fence: tuple[str, int, str, int, str | None], operation_id: str, now_ms: int, due_at_ms: int
-    ) -> Sequence[D1PreparedStatement]:
-        if fence[-1] is None:
+    def _start(self, mark: TickMark, operation_id: str, now_ms: int, due_at_ms: int) -> Sequence[D1PreparedStatement]:
+        if mark.run_id is None:
             return ()
+        fence = mark.values()
         statement = self._session.statement
         operation = (creation_id(operation_id), creation_answer(None))
         return (
@@ -226,31 +215,3 @@ def _upserted(
     if before[0]["revision"] != schedule.revision:
         return "updated"
     return "unchanged" if expected_revision in (None, schedule.revision) else "conflict"
-
-
-def _refusal(
-    before: Row,
-    schedule_id: str,
-    fire_at_ms: int,
-    operation_id: str,
-    lease_token: str,
-    expected_revision: int,
-    run_id: str | None,
-) -> BucketResult:
-    """Say why nothing was written."""
-    if (before["settled_fire_at"], before["settled_operation_id"]) == (fire_at_ms, operation_id):
-        return _answer(before["settled_outcome"], before["previous_run_id"])
-    if before["revision"] != expected_revision:
-        return ScheduleChanged()
-    if (before["tick_at"], before["lease_token"]) != (fire_at_ms, lease_token):
-        raise LeaseLostError(f"tick {fire_at_ms} of schedule {schedule_id!r}")
-    if before["live_run_id"] in (None, run_id):
-        return BucketBehind(fire_at_ms=before["buffered_fire_at"])
-    return BucketOverlapping(run_id=before["live_run_id"])
-
-
-def _answer(outcome: str, run_id: str | None) -> BucketResult:
-    """Say what became of a tick; the last run that was started is that of the last tick, if that started one."""
-    if outcome == "started" and run_id is not None:
-        return BucketStarted(run_id=run_id)
-    return BucketBuffered() if outcome == "buffered" else BucketSkipped()

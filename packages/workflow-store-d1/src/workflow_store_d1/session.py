@@ -28,10 +28,9 @@ says that the outcome is unknown.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
 
-from workflow_migrations import DEFAULT_TABLES, TableNames, load_queries, render_sql
+from workflow_migrations import TableNames
 from workflow_runtime.errors import (
     ConfigurationError,
     SchemaMissingError,
@@ -41,6 +40,7 @@ from workflow_runtime.errors import (
     StoreUnavailableError,
 )
 from workflow_runtime.ids import new_id
+from workflow_store_sql import load_statements
 
 from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Value, Row
 from .metering import MeteredUnit, SendBatch
@@ -73,7 +73,7 @@ class Session:
         self.new_token = new_token
         self._retries = retries or Retries()
         self._database = database
-        self._sql = _queries(tables)
+        self._sql = load_statements("workflow_store_d1", tables)
         self._closed = False
 
     @property
@@ -142,11 +142,3 @@ def store_error(error: D1DatabaseError) -> StoreError:
     if "no such table" in error.problem:
         return SchemaMissingError(REMEDY)
     return StoreAccessError(error.problem) if error.no_access else StoreOperationError(error.problem)
-
-
-@lru_cache(maxsize=8)
-def _queries(tables: TableNames) -> Mapping[str, str]:
-    queries = load_queries("workflow_store_d1")
-    if tables == DEFAULT_TABLES:
-        return {name: query.sql for name, query in queries.items()}
-    return {name: render_sql(query.sql, tables) for name, query in queries.items()}

@@ -5,30 +5,21 @@ from __future__ import annotations
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
-    AlreadyDecided,
-    AlreadyFinished,
-    Buffered,
     DeliverApprovalResult,
-    Delivered,
     DeliverRetryResult,
     DeliverSignalResult,
-    Duplicate,
     InboxEntry,
     InboxKind,
-    NotFound,
-    NotWaiting,
-    RunStatus,
     approval_payload,
     checked,
 )
+from workflow_store_sql import answer_approval, answer_retry_request, answer_signal
 
 from .database import Row
+from .entries import delivered
 from .role import Role
 
 __all__ = ["Signals"]
-
-_ENDED = frozenset({RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED})
-"""A dead run takes deliveries: `requeue_run` may bring it back."""
 
 
 class Signals(Role):
@@ -45,12 +36,8 @@ class Signals(Role):
         now_ms: int,
         only_if_waiting: bool = False,
     ) -> DeliverSignalResult:
-        before = await self._deliver(run_id, "signal", name, signal_id, payload, now_ms, only_if_waiting)
-        if before is None:
-            return NotFound()
-        if before["known_seq"] is not None:
-            return Duplicate(inbox_seq=before["known_seq"])
-        return self._answer(run_id, before, only_if_waiting)
+        row = await self._deliver(run_id, "signal", name, signal_id, payload, now_ms, only_if_waiting)
+        return answer_signal(self._read, run_id, row)
 
     @checked
     async def deliver_approval(
@@ -65,32 +52,20 @@ class Signals(Role):
         only_if_waiting: bool = False,
     ) -> DeliverApprovalResult:
         payload = approval_payload(approved=approved, decided_by=decided_by, comment=comment)
-        before = await self._deliver(run_id, "approval", approval_id, approval_id, payload, now_ms, only_if_waiting)
-        if before is None:
-            return NotFound()
-        if before["known_seq"] is not None:
-            return AlreadyDecided(approved=self._read.decision(before, run_id))
-        return self._answer(run_id, before, only_if_waiting)
+        row = await self._deliver(run_id, "approval", approval_id, approval_id, payload, now_ms, only_if_waiting)
+        return answer_approval(self._read, run_id, row)
 
     @checked
     async def deliver_retry(self, *, run_id: str, retry_id: str, now_ms: int) -> DeliverRetryResult:
-        before = await self._deliver(run_id, "retry", "retry", retry_id, None, now_ms, only_if_waiting=False)
-        if before is None:
-            return NotFound()
-        if before["known_seq"] is not None:
-            return Duplicate(inbox_seq=before["known_seq"])
-        status = self._read.status(before, run_id)
-        if status in _ENDED:
-            return AlreadyFinished(status=status)
-        delivery = Delivered if before["awaited"] else Buffered
-        return delivery(inbox_seq=before["inbox_seq"] + 1)
+        row = await self._deliver(run_id, "retry", "retry", retry_id, None, now_ms, only_if_waiting=False)
+        return answer_retry_request(self._read, run_id, row)
 
     @checked
     async def read_inbox(
         self, *, run_id: str, limit: int, after_seq: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
     ) -> tuple[InboxEntry, ...]:
         rows = await self._session.rows("read_inbox", run_id, after_seq, limit, max_bytes)
-        return self._read.inbox(rows)
+        return self._read.inbox(rows, run_id)
 
     async def _deliver(
         self,
@@ -102,7 +77,7 @@ class Signals(Role):
         now_ms: int,
         only_if_waiting: bool,
     ) -> Row | None:
-        """Deliver if everything allows it, and give the head as it was, which tells whether it did."""
+        """Deliver if everything allows it, and return the head as it was with the number of the entry."""
         size = 0 if payload is None else len(payload)
         entry = (run_id, kind, name, delivery_id)
         statement = self._session.statement
@@ -114,16 +89,6 @@ class Signals(Role):
                 statement("deliver.head", run_id, now_ms),
             ]
         )
-        return before[0] if before else None
-
-    def _answer(
-        self, run_id: str, before: Row, only_if_waiting: bool
-    ) -> AlreadyFinished | NotWaiting | Delivered | Buffered:
-        status = self._read.status(before, run_id)
-        if status in _ENDED:
-            return AlreadyFinished(status=status)
-        if before["awaited"]:
-            return Delivered(inbox_seq=before["inbox_seq"] + 1)
-        if only_if_waiting:
-            return NotWaiting(status=status)
-        return Buffered(inbox_seq=before["inbox_seq"] + 1)
+        if not before:
+            return None
+        return delivered(self._read, run_id, before[0], only_if_waiting=only_if_waiting)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from workflow_migrations import Migration
-from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, StoreNotOpenError
+from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError
 from workflow_runtime.ids import new_id
-from workflow_runtime.isolation import outside_handlers, refuse_in_handler
+from workflow_runtime.isolation import outside_handlers
 from workflow_runtime.store import LeaseRenewer
+from workflow_store_sql import RowReader, StoreOpening, table_names
 
 from . import schema
 from .binding import as_database
@@ -28,7 +29,7 @@ from .leases import Leases
 from .queries import Queries
 from .retries import Retries
 from .role import CAPABILITIES
-from .rows import RowReader
+from .rows import checked_payload
 from .runs import RunLifecycle
 from .schedules import Schedules
 from .session import Session, store_error
@@ -39,7 +40,9 @@ from .transactions import Transactions
 if TYPE_CHECKING:
     from .local import LocalD1Database, Synchronous
 
-__all__ = ["D1WorkflowStore", "StoreOpening"]
+__all__ = ["D1WorkflowStore"]
+
+_OPENING = "SQLiteWorkflowStore.open(...)"
 
 
 @outside_handlers
@@ -64,12 +67,12 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
         new_token: Callable[[], str] = new_id,
         retries: Retries | None = None,
     ) -> None:
-        names = schema.table_names(tables)
+        names = table_names(tables)
         self._session = Session(as_database(db), names, new_token=new_token, retries=retries)
-        self._read = RowReader(names)
+        self._read = RowReader(names, checked_payload)
         self._own_database: _Closeable | None = None
         self._capabilities = CAPABILITIES
-        self._open_heartbeats: Callable[[], StoreOpening] | None = None
+        self._open_heartbeats: Callable[[], StoreOpening[D1WorkflowStore]] | None = None
 
     @classmethod
     def open(
@@ -81,7 +84,7 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
         busy_timeout: timedelta = timedelta(seconds=10),
         call_timeout: timedelta = timedelta(seconds=60),
         max_payload_bytes: int = CAPABILITIES.max_payload_bytes,
-    ) -> StoreOpening:
+    ) -> StoreOpening[D1WorkflowStore]:
         """Open a store on a local SQLite file: `await` it and close it yourself, or use `async with`.
 
         Args:
@@ -107,7 +110,7 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
         }
 
         async def open_store() -> D1WorkflowStore:
-            schema.table_names(tables)
+            table_names(tables)
             try:
                 database = await _local().open(path, **options)
             except D1DatabaseError as error:
@@ -117,7 +120,7 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
             store._own(database, None if database.is_in_memory else again, max_payload_bytes=max_payload_bytes)
             return store
 
-        return StoreOpening(open_store)
+        return StoreOpening(open_store, _OPENING)
 
     @classmethod
     def connect_http(
@@ -131,7 +134,7 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
         timeout: timedelta = timedelta(seconds=30),
         max_connections: int = 6,
         retries: Retries | None = None,
-    ) -> StoreOpening:
+    ) -> StoreOpening[D1WorkflowStore]:
         """Open a store on D1 over Cloudflare's HTTP API: `await` it and close it yourself, or use `async with`.
 
         Args:
@@ -158,18 +161,18 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
         again = partial(cls.connect_http, account_id, database_id, token, tables=tables, **options)
 
         async def open_store() -> D1WorkflowStore:
-            schema.table_names(tables)
+            table_names(tables)
             database = D1HttpDatabase(account_id, database_id, token, **options)
             store = cls(database, tables, retries=retries)
             store._own(database, again)
             return store
 
-        return StoreOpening(open_store)
+        return StoreOpening(open_store, _OPENING)
 
     def _own(
         self,
         database: _Closeable,
-        again: Callable[[], StoreOpening] | None,
+        again: Callable[[], StoreOpening[D1WorkflowStore]] | None,
         *,
         max_payload_bytes: int = CAPABILITIES.max_payload_bytes,
     ) -> None:
@@ -247,31 +250,3 @@ def _local() -> type[LocalD1Database]:
 
 class _Closeable(Protocol):
     async def close(self) -> None: ...
-
-
-class StoreOpening:
-    """What `open` and `connect_http` give: to be awaited, or to be entered with `async with`."""
-
-    def __init__(self, open_store: Callable[[], Coroutine[Any, Any, D1WorkflowStore]]) -> None:
-        self._open_store = open_store
-        self._store: D1WorkflowStore | None = None
-
-    def __await__(self) -> Generator[Any, None, D1WorkflowStore]:
-        refuse_in_handler("a store that is opened")
-        return self._open_store().__await__()
-
-    async def __aenter__(self) -> D1WorkflowStore:
-        refuse_in_handler("a store that is opened")
-        self._store = await self._open_store()
-        return self._store
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._store is not None:
-            await self._store.close()
-
-    if not TYPE_CHECKING:  # type checkers know what it has
-
-        def __getattr__(self, name: str) -> NoReturn:
-            raise StoreNotOpenError("SQLiteWorkflowStore.open(...)", name)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from workflow_migrations import TableDefinition, make_sqlalchemy_tables, read_table_definitions
-from workflow_runtime.errors import ConfigurationError
+from workflow_migrations import TableDefinition, read_table_definitions
+from workflow_store_sql import sqlalchemy_tables, table_names
 
-from .schema import get_migrations, table_names
+from .schema import get_migrations
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
@@ -17,7 +17,7 @@ __all__ = ["get_sqlalchemy_tables", "get_table_definitions"]
 
 
 def get_table_definitions(tables: Mapping[str, str] | None = None) -> tuple[TableDefinition, ...]:
-    """Tell the names and columns of the tables, as the migrations make them.
+    """Return the names and columns of the tables, as the migrations make them.
 
     Args:
         tables: Table names by key, where they are not the defaults.
@@ -31,7 +31,7 @@ def get_table_definitions(tables: Mapping[str, str] | None = None) -> tuple[Tabl
 def get_sqlalchemy_tables(
     metadata: MetaData | None = None, tables: Mapping[str, str] | None = None
 ) -> Mapping[str, Table]:
-    """Give the tables as SQLAlchemy's `Table` objects, by key, to be read. It needs the extra `sqlalchemy`.
+    """Return the tables as SQLAlchemy's `Table` objects, by key, to be read. It needs the extra `sqlalchemy`.
 
     Args:
         metadata: Where they are registered. By default one of their own, which keeps them away from the tables that
@@ -41,9 +41,4 @@ def get_sqlalchemy_tables(
     Raises:
         ConfigurationError: SQLAlchemy is not installed, or names that cannot work.
     """
-    try:
-        return make_sqlalchemy_tables(get_table_definitions(tables), metadata)
-    except ImportError as error:
-        raise ConfigurationError(
-            'SQLAlchemy is not installed: `pip install "workflow-store-d1[sqlalchemy]"`'
-        ) from error
+    return sqlalchemy_tables("workflow-store-d1", get_table_definitions(tables), metadata)

@@ -11,6 +11,7 @@ from workflow_runtime.store import (
     WorkflowVersion,
     checked,
 )
+from workflow_store_sql import Fence
 
 from .claims import Claim, filter_values
 from .driver import DriverUnit
@@ -33,14 +34,7 @@ class Timers(Role):
         fire_at_ms: int,
         now_ms: int,
     ) -> None:
-        unit = DriverUnit(
-            self._session,
-            verb="schedule_timer",
-            run_id=run_id,
-            lease_token=lease_token,
-            operation_id=operation_id,
-            expected_next_index=None,
-        )
+        unit = DriverUnit(self._session, Fence("schedule_timer", run_id, lease_token, operation_id))
         unit.add("schedule_timer.timer", timer_id, fire_at_ms)
         unit.add("schedule_timer.head", now_ms)
         await unit.commit()
@@ -58,14 +52,7 @@ class Timers(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = Claim(
-            session=self._session,
-            read=self._read,
-            token=self._session.new_token(),
-            now_ms=now_ms,
-            history_limit=history_limit,
-            history_bytes=history_bytes,
-        )
+        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
         wanted = filter_values(workflows, queues)
         return await claim.take_many(
             "claim_due_timers.heads",

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from workflow_runtime.errors import ConfigurationError, StoreError
 from workflow_runtime.store import Appended, TransactionWork, TransactionWrite, check_transaction_write, checked
+from workflow_store_sql import Fence
 
 from .database import (
     D1Database,
@@ -116,14 +117,8 @@ class Transactions(Role):
         self, *, run_id: str, lease_token: str, operation_id: str, work: TransactionWork
     ) -> Appended:
         def unit(expected_next_index: int | None) -> DriverUnit:
-            return DriverUnit(
-                self._session,
-                verb="append_in_transaction",
-                run_id=run_id,
-                lease_token=lease_token,
-                operation_id=operation_id,
-                expected_next_index=expected_next_index,
-            )
+            fence = Fence("append_in_transaction", run_id, lease_token, operation_id, expected_next_index)
+            return DriverUnit(self._session, fence)
 
         done = await unit(None).look()
         if done.repeated is not None:
@@ -164,13 +159,7 @@ def _put_together(whole: DriverUnit, tx: D1Transaction, write: TransactionWrite)
     whole.guard()
     whole.add_foreign(tx.take())
     add_append(
-        whole,
-        events=write.events,
-        now_ms=write.now_ms,
-        lease_ms=write.lease_ms,
-        taken_inbox=write.taken_inbox,
-        set_timers=write.set_timers,
-        removed_timers=write.removed_timers,
+        whole, write.events, write.taken_inbox, write.set_timers, write.removed_timers, write.now_ms, write.lease_ms
     )
 
 

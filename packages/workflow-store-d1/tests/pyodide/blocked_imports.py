@@ -4,7 +4,7 @@ import builtins
 from collections.abc import Mapping
 from typing import Any
 
-OURS = frozenset({"workflow_migrations", "workflow_runtime", "workflow_store_d1"})
+OURS = frozenset({"workflow_migrations", "workflow_runtime", "workflow_store_sql", "workflow_store_d1"})
 LACKING = frozenset({"fcntl", "multiprocessing", "sqlite3", "ssl", "subprocess", "threading"})
 
 _import = builtins.__import__

@@ -8,25 +8,18 @@ from typing import TypeVar
 
 from workflow_runtime.errors import StoreUnavailableError
 from workflow_runtime.store import (
-    AlreadyFinished,
-    CancelRequested,
     CancelResult,
-    Duplicate,
     NewEvent,
     NotFound,
-    NotRequeueable,
-    NotRetryable,
-    Requeued,
     RequeueResult,
-    Retried,
     RetryResult,
     RunStatus,
-    Terminated,
     TerminateResult,
     cancel_payload,
     check_retryable,
     checked,
 )
+from workflow_store_sql import RowReader, answer_cancel, answer_requeue, answer_retry, answer_terminate
 
 from .role import Role
 from .session import MAX_TRIES, Row, wait_a_little
@@ -34,8 +27,6 @@ from .session import MAX_TRIES, Row, wait_a_little
 __all__ = ["Bulk"]
 
 A = TypeVar("A")
-
-_ENDED = frozenset({RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED})
 
 
 class Bulk(Role):
@@ -55,7 +46,7 @@ class Bulk(Role):
         with self._notices.about(run_id) as telling:
             rows = await self._session.settled("retry_runs", [run_id], list(statuses), now_ms, *facts, telling.itself)
             telling.hear(rows)
-        return _retry_answer(rows[0], self._read.status(rows[0]["status"], run_id)) if rows else NotFound()
+        return answer_retry(self._read, run_id, rows[0] if rows else None)
 
     @checked
     async def retry_runs(
@@ -68,26 +59,26 @@ class Bulk(Role):
     ) -> Mapping[str, RetryResult]:
         check_retryable(statuses)
         values = (list(statuses), now_ms, event.kind, event.step_id, event.payload, False)
-        return await self._say("retry_runs", run_ids, *values, answer=_retry_answer)
+        return await self._say("retry_runs", run_ids, *values, answer=answer_retry)
 
     @checked
     async def cancel_runs(
         self, *, run_ids: Sequence[str], now_ms: int, reason: str | None = None
     ) -> Mapping[str, CancelResult]:
-        return await self._say("cancel_runs", run_ids, now_ms, cancel_payload(reason), answer=_cancel_answer)
+        return await self._say("cancel_runs", run_ids, now_ms, cancel_payload(reason), answer=answer_cancel)
 
     @checked
     async def terminate_runs(
         self, *, run_ids: Sequence[str], now_ms: int, reason: str | None = None
     ) -> Mapping[str, TerminateResult]:
-        return await self._say("terminate_runs", run_ids, now_ms, reason, answer=_terminate_answer)
+        return await self._say("terminate_runs", run_ids, now_ms, reason, answer=answer_terminate)
 
     @checked
     async def requeue_runs(self, *, run_ids: Sequence[str], now_ms: int) -> Mapping[str, RequeueResult]:
-        return await self._say("requeue_runs", run_ids, now_ms, answer=_requeue_answer)
+        return await self._say("requeue_runs", run_ids, now_ms, answer=answer_requeue)
 
     async def _say(
-        self, name: str, run_ids: Sequence[str], *values: object, answer: Callable[[Row, RunStatus], A]
+        self, name: str, run_ids: Sequence[str], *values: object, answer: Callable[[RowReader, str, Row], A]
     ) -> dict[str, A | NotFound]:
         """Run a statement until none of the runs was overtaken, and tell the workers once if there is work."""
         answers: dict[str, A | NotFound] = {run_id: NotFound() for run_id in run_ids}
@@ -97,7 +88,8 @@ class Bulk(Role):
             for tries in range(1, MAX_TRIES + 1):
                 rows = await self._session.rows(name, left, *values)
                 for row in rows:
-                    answers[row["run_id"]] = answer(row, self._read.status(row["status"], row["run_id"]))
+                    if not row["overtaken"]:
+                        answers[row["run_id"]] = answer(self._read, row["run_id"], row)
                 wakes = wakes or any(row["wakes"] for row in rows)
                 left = [row["run_id"] for row in rows if row["overtaken"]]
                 if not left:
@@ -110,23 +102,3 @@ class Bulk(Role):
         finally:
             if wakes:
                 self._notices.tell_of_anything()
-
-
-def _retry_answer(row: Row, status: RunStatus) -> RetryResult:
-    return NotRetryable(status=status) if row["event_index"] is None else Retried(index=row["event_index"])
-
-
-def _cancel_answer(row: Row, status: RunStatus) -> CancelResult:
-    if row["inbox_seq"] is not None:
-        return CancelRequested(inbox_seq=row["inbox_seq"])
-    if status in _ENDED or status is RunStatus.DEAD:
-        return AlreadyFinished(status=status)
-    return Duplicate(inbox_seq=row["known_seq"] or 0)
-
-
-def _terminate_answer(row: Row, status: RunStatus) -> TerminateResult:
-    return AlreadyFinished(status=status) if status in _ENDED else Terminated()
-
-
-def _requeue_answer(row: Row, status: RunStatus) -> RequeueResult:
-    return Requeued() if status is RunStatus.DEAD else NotRequeueable(status=status)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workflow_runtime.errors import CorruptRecordError
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
     ClaimBatch,
-    ClaimedRun,
     RunStatus,
     WorkflowVersion,
 )
+from workflow_store_sql import RowReader, claim_batch
 
-from .rows import RowReader
+from .rows import run_rows
 from .session import Row, Session
 
 __all__ = ["CLAIM_TRIES", "Claim", "filter_values"]
@@ -35,7 +34,7 @@ def filter_values(workflows: Sequence[WorkflowVersion] | None, queues: Sequence[
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Claim:
     """One call that claims: all its runs get the same fresh token."""
 
@@ -61,32 +60,13 @@ class Claim:
             values: Its further parameters.
         """
         rows = await self.session.settled_soon(name, *self._values(), limit, *values, tries=CLAIM_TRIES)
-        claims: list[ClaimedRun] = []
-        corrupt: list[CorruptRecordError] = []
-        dead: list[str] = []
-        for row in rows:
-            if row["run_id"] is None:
-                continue
-            if row["status"] == RunStatus.DEAD:
-                dead.append(row["run_id"])
-                continue
-            try:
-                claims.append(self.claimed_run(row))
-            except CorruptRecordError as error:
-                corrupt.append(error)
-        return ClaimBatch(
-            claims=tuple(claims), next_due_ms=rows[0]["next_due"], corrupt=tuple(corrupt), dead=tuple(sorted(dead))
-        )
-
-    def claimed_run(self, row: Row) -> ClaimedRun:
-        """Read a claimed run with all that is needed to drive it."""
-        run = self.read.record(row)
-        return ClaimedRun(
-            run=run,
-            lease=self.read.lease(row),
-            history=self.read.first_history(row, run, self.history_limit),
-            inbox=self.read.first_inbox(row),
-            due_timers=self.read.timers(row),
+        found = [row for row in rows if row["run_id"] is not None]
+        return claim_batch(
+            self.read,
+            (run_rows(row) for row in found if row["status"] != RunStatus.DEAD),
+            history_limit=self.history_limit,
+            next_due_ms=rows[0]["next_due"],
+            dead=(row["run_id"] for row in found if row["status"] == RunStatus.DEAD),
         )
 
     def _values(self) -> tuple[object, ...]:

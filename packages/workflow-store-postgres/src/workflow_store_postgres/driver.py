@@ -6,13 +6,13 @@ did nothing may be read after it, in a statement of its own, without holding any
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workflow_runtime.errors import LeaseLostError, LogConflictError, StoreUnavailableError
-from workflow_runtime.store import NewEvent, RunStatus, Timer
+from workflow_runtime.errors import StoreUnavailableError
+from workflow_runtime.store import NewEvent, Timer
+from workflow_store_sql import Fence
 
 from .session import Row, Sender
 
@@ -55,25 +55,17 @@ def timer_values(set_timers: Sequence[Timer], removed_timers: Sequence[str]) -> 
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DriverWrite:
     """One write of a driver.
 
     Args:
         session: Where it goes.
-        verb: Which verb; an operation id that another verb used is another operation.
-        run_id: Which run.
-        lease_token: The fence.
-        operation_id: Tells a repeat.
-        expected_next_index: The length of the log as the driver knows it; `None` when it does not matter.
+        fence: The driver's lease, and the operation.
     """
 
     session: Sender
-    verb: str
-    run_id: str
-    lease_token: str
-    operation_id: str
-    expected_next_index: int | None
+    fence: Fence
 
     async def commit(self, name: str, *values: object) -> Outcome:
         """Run a named statement, whose first parameters are the fence.
@@ -82,15 +74,15 @@ class DriverWrite:
             LeaseLostError: The token is not the current one, or the run is not running.
             LogConflictError: The log is not as long as the driver believed.
         """
-        log = () if self.expected_next_index is None else (self.expected_next_index,)
+        fence = self.fence.values()
         for _ in range(_MAX_TRIES):
-            rows = await self.session.rows(name, self.run_id, self.lease_token, *log, self._operation, *values)
+            rows = await self.session.rows(name, *fence, *values)
             if rows:
                 return Outcome(rows[0], None)
             repeated = await self.verdict()
             if repeated is not None:
                 return repeated
-        raise StoreUnavailableError(f"run {self.run_id!r} is written by others all the time")
+        raise StoreUnavailableError(f"run {self.fence.run_id!r} is written by others all the time")
 
     async def verdict(self, name: str = "driver.before") -> Outcome | None:
         """Say why nothing was written; `None` when nothing speaks against it (any more).
@@ -102,18 +94,6 @@ class DriverWrite:
             LeaseLostError: The token is not the current one, or the run is not running.
             LogConflictError: The log is not as long as the driver believed.
         """
-        heads = await self.session.rows(name, self.run_id)
-        if not heads:
-            raise LeaseLostError(f"run {self.run_id!r}")
-        head = heads[0]
-        if head["operation_id"] == self._operation:
-            return Outcome(head, json.loads(head["operation_answer"]))
-        if head["status"] != RunStatus.RUNNING or head["lease_token"] != self.lease_token:
-            raise LeaseLostError(f"run {self.run_id!r}")
-        if self.expected_next_index not in {None, head["next_index"]}:
-            raise LogConflictError(self.run_id, self.expected_next_index or 0, head["next_index"])
-        return None
-
-    @property
-    def _operation(self) -> str:
-        return f"{self.verb}:{self.operation_id}"
+        heads = await self.session.rows(name, self.fence.run_id)
+        repeated = self.fence.judge(heads[0] if heads else None)
+        return None if repeated is None else Outcome(heads[0], repeated)

@@ -15,6 +15,7 @@ from workflow_runtime.store import (
     checked,
     follow_events,
 )
+from workflow_store_sql import Fence, answer_append, read_log_page
 
 from .driver import DriverWrite, Outcome, event_values, timer_values
 from .role import Role
@@ -41,23 +42,9 @@ class EventLog(Role):
         removed_timers: Sequence[str] = (),
     ) -> Appended:
         write = DriverWrite(
-            session=self._session,
-            verb="append_events",
-            run_id=run_id,
-            lease_token=lease_token,
-            operation_id=operation_id,
-            expected_next_index=expected_next_index,
+            self._session, Fence("append_events", run_id, lease_token, operation_id, expected_next_index)
         )
-        outcome = await append(
-            write,
-            events=events,
-            now_ms=now_ms,
-            lease_ms=lease_ms,
-            taken_inbox=taken_inbox,
-            set_timers=set_timers,
-            removed_timers=removed_timers,
-        )
-        return appended(outcome)
+        return appended(await append(write, events, taken_inbox, set_timers, removed_timers, now_ms, lease_ms))
 
     @checked
     async def read_events(
@@ -73,26 +60,17 @@ class EventLog(Role):
     async def _look_at_log(self, *, run_id: str, from_index: int) -> LogPage | None:
         bounds = (DEFAULT_HISTORY_EVENTS, DEFAULT_HISTORY_BYTES)
         rows = await self._session.rows("look_at_log", run_id, from_index, *bounds)
-        if not rows:
-            return None
-        found = [row for row in rows if row["event_index"] is not None]
-        return LogPage(
-            status=self._read.status(rows[0]["status"], run_id),
-            created_at_ms=rows[0]["run_created_at"],
-            next_index=rows[0]["next_index"],
-            events=self._read.history(found, run_id, from_index=from_index),
-        )
+        return read_log_page(self._read, run_id, rows, from_index)
 
 
 async def append(
     write: DriverWrite,
-    *,
     events: Sequence[NewEvent],
-    now_ms: int,
-    lease_ms: int,
     taken_inbox: Sequence[int],
     set_timers: Sequence[Timer],
     removed_timers: Sequence[str],
+    now_ms: int,
+    lease_ms: int,
 ) -> Outcome:
     """Append events and renew the lease, as a part of whatever the write is sent in."""
     return await write.commit(
@@ -106,10 +84,4 @@ async def append(
 
 def appended(outcome: Outcome) -> Appended:
     """Answer an append."""
-    first = outcome.repeated or outcome.row
-    return Appended(
-        next_index=first["next_index"],
-        lease_expires_at_ms=first["lease_expires_at"],
-        inbox_seq=outcome.row["inbox_seq"],
-        cancel_requested=outcome.row["cancel_requested"],
-    )
+    return answer_append(outcome.repeated or outcome.row, outcome.row)

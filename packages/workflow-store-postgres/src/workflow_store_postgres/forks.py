@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from workflow_runtime.store import (
-    Existing,
-    Forked,
-    ForkResult,
-    NewEvent,
-    NotForkable,
-    NotFound,
-    checked,
-    differing_fork,
-)
+from workflow_runtime.store import ForkResult, NewEvent, checked
+from workflow_store_sql import Fork
 
 from .role import Role
 
@@ -33,17 +25,10 @@ class Forks(Role):
         now_ms: int,
         workflow_version: str | None = None,
     ) -> ForkResult:
-        operation = f"fork_run:{operation_id}"
-        fork = (run_id, new_run_id, from_index, workflow_version, now_ms, operation)
+        fork = Fork(run_id, new_run_id, from_index, workflow_version, operation_id)
+        values = (run_id, new_run_id, from_index, workflow_version, now_ms, fork.operation)
         with self._notices.about(new_run_id) as telling:
             written = (event.kind, event.step_id, event.payload, telling.itself)
-            [row] = await self._session.settled("fork_run", *fork, *written)
+            [row] = await self._session.settled("fork_run", *values, *written)
             telling.wakes = row["wakes"]
-        if row["run_id"] is None:
-            length = row["source_length"]
-            return NotFound() if length is None else NotForkable(next_index=length)
-        run = self._read.record(row)
-        if row["operation_id"] == operation:
-            return Forked(run=run)
-        differs = differing_fork(run, run_id=run_id, from_index=from_index, workflow_version=workflow_version)
-        return Existing(run=run, differs=differs)
+        return fork.answer(self._read, None if row["run_id"] is None else row, row["source_length"])

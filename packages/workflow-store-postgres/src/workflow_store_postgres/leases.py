@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
@@ -19,11 +18,12 @@ from workflow_runtime.store import (
     WorkflowVersion,
     checked,
 )
+from workflow_store_sql import Fence, answer_heartbeat, not_claimable
 
 from .claims import Claim, filter_values
 from .driver import DriverWrite
 from .role import Role
-from .session import Row
+from .rows import run_rows
 
 __all__ = ["Leases"]
 
@@ -43,38 +43,30 @@ class Leases(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimResult:
-        claim = self._claim(owner, lease_ms, now_ms, history_limit, history_bytes)
+        claim = Claim(self._session, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
         found = await claim.take_one(run_id, max_crashes)
         if found is None:
             return NotFound()
         if found["run_id"] is None:
-            return self._not_claimable(run_id, found)
+            return not_claimable(
+                self._read,
+                run_id,
+                status=found["before_status"],
+                lease_expires_at=found["before_lease_expires_at"],
+                due_at=found["before_due_at"],
+            )
         if found["status"] == RunStatus.DEAD:
             return NotClaimable(status=RunStatus.DEAD, claimable_at_ms=None)
-        return Claimed(claim=claim.claimed_run(found))
+        return Claimed(claim=self._read.claimed_run(run_rows(found), history_limit))
 
     @checked
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
         rows = await self._session.rows("heartbeat_run_lease", run_id, lease_token, now_ms + lease_ms)
-        if not rows:
-            raise LeaseLostError(f"run {run_id!r}")
-        return LeaseRenewal(
-            lease_expires_at_ms=rows[0]["lease_expires_at"],
-            inbox_seq=rows[0]["inbox_seq"],
-            cancel_requested=rows[0]["cancel_requested"],
-            store_clock_ms=rows[0]["clock"],
-        )
+        return answer_heartbeat(run_id, rows)
 
     @checked
     async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
-        write = DriverWrite(
-            session=self._session,
-            verb="release_run_lease",
-            run_id=run_id,
-            lease_token=lease_token,
-            operation_id=operation_id,
-            expected_next_index=None,
-        )
+        write = DriverWrite(self._session, Fence("release_run_lease", run_id, lease_token, operation_id))
         with self._notices.about(run_id) as telling:
             outcome = await write.commit("release_run_lease", now_ms, telling.itself)
             telling.wakes = outcome.wakes
@@ -93,7 +85,7 @@ class Leases(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = self._claim(owner, lease_ms, now_ms, history_limit, history_bytes)
+        claim = Claim(self._session, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
         return await claim.take_many("claim_stale_runs", limit, *filter_values(workflows, queues), max_crashes)
 
     @checked
@@ -121,25 +113,5 @@ class Leases(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = self._claim(owner, lease_ms, now_ms, history_limit, history_bytes)
+        claim = Claim(self._session, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
         return await claim.take_many("claim_pending_runs", limit, *filter_values(workflows, queues))
-
-    def _claim(self, owner: str, lease_ms: int, now_ms: int, history_limit: int, history_bytes: int) -> Claim:
-        return Claim(
-            session=self._session,
-            read=self._read,
-            owner=owner,
-            lease_expires_at_ms=now_ms + lease_ms,
-            now_ms=now_ms,
-            history_limit=history_limit,
-            history_bytes=history_bytes,
-        )
-
-    def _not_claimable(self, run_id: str, found: Row) -> NotClaimable:
-        status = self._read.status(found["before_status"], run_id)
-        claimable_at_ms = None
-        if status is RunStatus.RUNNING:
-            claimable_at_ms = found["before_lease_expires_at"]
-        elif status in {RunStatus.QUEUED, RunStatus.PAUSED}:
-            claimable_at_ms = found["before_due_at"]
-        return NotClaimable(status=status, claimable_at_ms=claimable_at_ms)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from workflow_runtime.store import StoreCapabilities
+from workflow_store_sql import RowReader
 
 from .notices import Notices
-from .rows import RowReader
 from .session import Session
 
 __all__ = ["CAPABILITIES", "Role"]

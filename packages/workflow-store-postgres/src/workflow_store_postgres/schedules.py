@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workflow_runtime.errors import LeaseLostError, ScheduleNotFoundError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
     BucketAction,
-    BucketBehind,
-    BucketBuffered,
     BucketClaims,
-    BucketOverlapping,
     BucketResult,
-    BucketSkipped,
     BucketsRequested,
-    BucketStarted,
     Deleted,
     DeleteScheduleResult,
     NotFound,
@@ -25,18 +19,21 @@ from workflow_runtime.store import (
     RequestedBucket,
     RequestedOverlap,
     Schedule,
-    ScheduleChanged,
     SchedulePage,
     ScheduleUpserted,
     checked,
-    decode_schedule_cursor,
-    encode_schedule_cursor,
+)
+from workflow_store_sql import (
+    TickMark,
+    creation_answer,
+    creation_id,
+    read_schedule,
+    read_schedule_page,
+    schedule_page_start,
 )
 
 from .claims import CLAIM_TRIES
-from .creation import creation_answer, creation_id
 from .role import Role
-from .session import Row
 
 __all__ = ["Schedules"]
 
@@ -73,20 +70,13 @@ class Schedules(Role):
     @checked
     async def get_schedule(self, *, schedule_id: str) -> Schedule:
         rows = await self._session.rows("get_schedule", schedule_id)
-        if not rows:
-            raise ScheduleNotFoundError(schedule_id)
-        return self._read.schedule(rows[0])
+        return read_schedule(self._read, schedule_id, rows)
 
     @checked
     async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
-        after = "" if cursor is None else decode_schedule_cursor(cursor)
         # One more than asked for tells whether there is another page.
-        rows = await self._session.rows("list_schedules", after, limit + 1)
-        schedules = tuple(self._read.schedule(row) for row in rows[:limit])
-        more = bool(schedules) and len(rows) > limit
-        return SchedulePage(
-            schedules=schedules, next_cursor=encode_schedule_cursor(schedules[-1].schedule_id) if more else None
-        )
+        rows = await self._session.rows("list_schedules", schedule_page_start(cursor), limit + 1)
+        return read_schedule_page(self._read, rows, limit)
 
     @checked
     async def delete_schedule(self, *, schedule_id: str) -> DeleteScheduleResult:
@@ -157,14 +147,11 @@ class Schedules(Role):
         next_fire_at_ms: int | None = None,
         available_at_ms: int | None = None,
     ) -> BucketResult:
+        mark = TickMark(schedule_id, fire_at_ms, lease_token, expected_revision, run_id)
         with self._notices.about(run_id) as telling:
             rows = await self._session.settled(
                 "mark_schedule_bucket_started",
-                schedule_id,
-                fire_at_ms,
-                lease_token,
-                expected_revision,
-                run_id,
+                *mark.values(),
                 next_fire_at_ms,
                 now_ms,
                 operation_id,
@@ -175,36 +162,6 @@ class Schedules(Role):
                 telling.itself,
             )
             telling.hear(rows)
-        if not rows:
-            return ScheduleChanged()
-        if rows[0]["outcome"] is not None:
-            return _answer(rows[0]["outcome"], run_id)
-        return _refusal(rows[0], schedule_id, fire_at_ms, operation_id, lease_token, expected_revision, run_id)
-
-
-def _refusal(
-    before: Row,
-    schedule_id: str,
-    fire_at_ms: int,
-    operation_id: str,
-    lease_token: str,
-    expected_revision: int,
-    run_id: str | None,
-) -> BucketResult:
-    """Say why nothing was written."""
-    if (before["settled_fire_at"], before["settled_operation_id"]) == (fire_at_ms, operation_id):
-        return _answer(before["settled_outcome"], before["previous_run_id"])
-    if before["revision"] != expected_revision:
-        return ScheduleChanged()
-    if (before["tick_at"], before["lease_token"]) != (fire_at_ms, lease_token):
-        raise LeaseLostError(f"tick {fire_at_ms} of schedule {schedule_id!r}")
-    if before["live_run_id"] in (None, run_id):
-        return BucketBehind(fire_at_ms=before["buffered_fire_at"])
-    return BucketOverlapping(run_id=before["live_run_id"])
-
-
-def _answer(outcome: str, run_id: str | None) -> BucketResult:
-    """Say what became of a tick; the last run that was started is that of the last tick, if that started one."""
-    if outcome == "started" and run_id is not None:
-        return BucketStarted(run_id=run_id)
-    return BucketBuffered() if outcome == "buffered" else BucketSkipped()
+        if rows and rows[0]["outcome"] is not None:
+            return mark.settled(rows[0]["outcome"])
+        return mark.refused(rows[0] if rows else None, operation_id)

@@ -10,47 +10,34 @@ from functools import cache
 
 from workflow_migrations import (
     AppliedMigration,
-    DatabaseAheadError,
-    InvalidTableNamesError,
     Migration,
-    MigrationError,
-    TableNames,
     load_migrations,
-    plan_migrations,
     quote_identifier,
     render_sql,
     split_statements,
 )
-from workflow_runtime.errors import (
-    ConfigurationError,
-    ForeignTablesError,
-    SchemaAheadError,
-    SchemaBehindError,
-    SchemaError,
-    SchemaMissingError,
-    StoreUnavailableError,
-)
+from workflow_runtime.errors import ConfigurationError, StoreUnavailableError
+from workflow_store_sql import Schema, table_names
 
 from .connections import LentConnection, Row
 from .failures import REMEDY
 from .session import Session
 
-__all__ = ["check_schema", "ensure_schema", "get_migration_sql", "get_migrations", "schema_name", "table_names"]
+__all__ = ["check_schema", "ensure_schema", "get_migration_sql", "get_migrations", "schema_name"]
 
 _PACKAGE = "workflow-store-postgres"
-_COLUMNS = frozenset({"migration_id", "package_name", "package_version", "checksum", "applied_at"})
 _MAX_NAME_BYTES = 63
 _LOOK_AGAIN_S = 0.05
 
 
 @cache
 def get_migrations() -> tuple[Migration, ...]:
-    """Give the package's migrations in order, with default table names."""
+    """Return the package's migrations in order, with default table names."""
     return load_migrations("workflow_store_postgres")
 
 
 def get_migration_sql(schema: str | None = None, tables: Mapping[str, str] | None = None) -> str:
-    """Give all migrations as one script, for psql and your own tools.
+    """Return all migrations as one script, for psql and your own tools.
 
     Args:
         schema: The schema of the tables, which must be there; by default the first one of the search_path.
@@ -60,20 +47,8 @@ def get_migration_sql(schema: str | None = None, tables: Mapping[str, str] | Non
     return "\n".join(render_sql(migration.sql, names, schema=schema) for migration in get_migrations())
 
 
-def table_names(tables: Mapping[str, str] | None) -> TableNames:
-    """Take a user's table names.
-
-    Raises:
-        ConfigurationError: An unknown key, an unusable name, or one name for two tables.
-    """
-    try:
-        return TableNames.of(tables)
-    except InvalidTableNamesError as error:
-        raise ConfigurationError(str(error)) from error
-
-
 def schema_name(schema: object) -> str | None:
-    """Take the name of a user's schema.
+    """Return the name of a user's schema.
 
     Raises:
         ConfigurationError: An unusable name.
@@ -112,11 +87,8 @@ async def check_schema(session: Session) -> None:
     """Raise unless the tables fit this code."""
     async with session.transaction() as connection:
         database = _Schema(session, connection)
-        missing = await database.missing()
-    if missing and not database.applied:
-        raise SchemaMissingError(REMEDY)
-    if missing:
-        raise SchemaBehindError(tuple(step.migration_id for step in missing), REMEDY)
+        applied = await database.read_applied()
+    database.shipped.check(applied)
 
 
 async def _apply_locked(session: Session, migration_timeout_s: float) -> bool:
@@ -151,36 +123,44 @@ class _Schema:
     def __init__(self, session: Session, connection: LentConnection) -> None:
         self._session = session
         self._connection = connection
-        self._tables = session.tables
-        self.applied: Sequence[AppliedMigration] = ()
+        self.shipped = Schema(distribution=_PACKAGE, migrations=get_migrations(), tables=session.tables, remedy=REMEDY)
 
     async def missing(self) -> tuple[Migration, ...]:
-        """Tell what is to be applied.
+        """Return what is to be applied.
 
         Raises:
             SchemaError: What is there is not ours, not as we shipped it, or newer than this code.
         """
-        self.applied = await self._read_applied()
-        try:
-            return plan_migrations(self.applied, get_migrations())
-        except DatabaseAheadError as error:
-            raise SchemaAheadError(error.unknown, f"upgrade {_PACKAGE}") from error
-        except MigrationError as error:
-            raise SchemaError(str(error)) from error
+        return self.shipped.missing(await self.read_applied())
+
+    async def read_applied(self) -> Sequence[AppliedMigration]:
+        """Return what was applied.
+
+        Raises:
+            ForeignTablesError: What is there is not ours.
+        """
+        tables = self._session.tables
+        place, names = await self._place(), sorted(tables.by_key().values())
+        fetch, sql = self._connection.fetch, self._session.sql
+        present = [row["name"] for row in await fetch(sql("read_relations"), place, names)]
+        columns = await fetch(sql("read_migration_columns"), place, tables.schema_migrations)
+        if not self.shipped.is_ours(present, [row["name"] for row in columns]):
+            return ()
+        return self.shipped.applied(present, await fetch(sql("read_applied_migrations")))
 
     async def apply(self, migration: Migration, timeout_s: float) -> None:
         """Run one migration. Its own BEGIN and COMMIT, which psql needs, are left out: a transaction is open."""
         schema = self._session.schema
         if schema is not None and not (await self._find_schema())["present"]:
             await self._connection.execute(f"CREATE SCHEMA {quote_identifier(schema)}")
-        for statement in split_statements(render_sql(migration.sql, self._tables, schema=schema)):
+        for statement in split_statements(render_sql(migration.sql, self._session.tables, schema=schema)):
             if statement.split()[-1] not in {"BEGIN", "COMMIT"}:
                 await self._connection.execute(statement, timeout_s=timeout_s)
         await self._connection.execute(self._session.sql("record_checksum"), migration.migration_id, migration.checksum)
 
     async def lock_key(self) -> int:
         """Give the key of the lock: one for each set of tables."""
-        place = f"{await self._place()}\0{self._tables.schema_migrations}"
+        place = f"{await self._place()}\0{self._session.tables.schema_migrations}"
         digest = hashlib.sha256(f"{_PACKAGE}\0{place}".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)
 
@@ -194,31 +174,3 @@ class _Schema:
 
     async def _find_schema(self) -> Row:
         return await self._connection.fetchrow(self._session.sql("read_schema"), self._session.schema)
-
-    async def _read_applied(self) -> Sequence[AppliedMigration]:
-        place, record_table = await self._place(), self._tables.schema_migrations
-        names = sorted(self._tables.by_key().values())
-        fetch, sql = self._connection.fetch, self._session.sql
-        present = [row["name"] for row in await fetch(sql("read_relations"), place, names)]
-        columns = {row["name"] for row in await fetch(sql("read_migration_columns"), place, record_table)}
-        if not columns:
-            _refuse_foreign(present, f"there is no table {record_table!r} that says who made it")
-            return ()
-        if not columns >= _COLUMNS:
-            raise ForeignTablesError(record_table, "its columns are not those of this package")
-        applied = await fetch(sql("read_applied_migrations"))
-        if not applied:
-            others = [name for name in present if name != record_table]
-            _refuse_foreign(others, f"{record_table!r} says nothing about it")
-        return [_read_applied(record_table, row) for row in applied]
-
-
-def _refuse_foreign(tables: Sequence[str], problem: str) -> None:
-    for table in tables:
-        raise ForeignTablesError(table, problem)
-
-
-def _read_applied(record_table: str, row: Row) -> AppliedMigration:
-    if row["package_name"] != _PACKAGE:
-        raise ForeignTablesError(record_table, f"it records migrations of {row['package_name']!r}")
-    return AppliedMigration(migration_id=row["migration_id"], checksum=row["checksum"])

@@ -6,23 +6,18 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import Protocol
 
-from workflow_migrations import DEFAULT_TABLES, TableNames, load_queries, render_sql
+from workflow_migrations import DEFAULT_TABLES, TableNames, render_sql
 from workflow_runtime.errors import ConfigurationError, StoreUnavailableError
 from workflow_runtime.ids import new_id
 from workflow_runtime.store import Home
+from workflow_store_sql import load_statements
 
 from .connections import Connections, LentConnection, Row
 from .failures import SERIALIZATION_STATES, driver_errors
 
 __all__ = ["MAX_TRIES", "HeldConnection", "Row", "Sender", "Session", "wait_a_little"]
-
-_CLAIMS = ("claim_run", "claim_stale_runs", "claim_pending_runs", "claim_due_timers")
-"""These end with the block `claimed`."""
-IN_LANES = ("list_runs_in_lanes", "list_runs_in_lanes_descending", "count_runs")
-"""These begin with the block `lanes`."""
 
 MAX_TRIES = 40
 """How often something is sent that the server rolls back because of others."""
@@ -68,7 +63,7 @@ class Session:
         self.new_token = new_token
         self.head_table: str = render_sql(DEFAULT_TABLES.event_locks, tables, schema=schema)
         """The head table as SQL names it."""
-        self._sql = _queries(tables, schema)
+        self._sql = load_statements("workflow_store_postgres", tables, schema)
         self._closed = False
 
     def sql(self, name: str) -> str:
@@ -182,15 +177,3 @@ async def wait_a_little(tries: int) -> None:
     """Let the others finish; at random, so that two do not meet again and again."""
     longest = min(_LONGEST_WAIT_S, 0.001 * 2 ** min(tries, 10))
     await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret
-
-
-@lru_cache(maxsize=8)
-def _queries(tables: TableNames, schema: str | None) -> Mapping[str, str]:
-    texts = {name: query.sql for name, query in load_queries("workflow_store_postgres").items()}
-    brought = texts.pop("claimed")
-    texts.update({name: f"{texts[name]}\n{brought}" for name in _CLAIMS})
-    lanes = texts.pop("lanes")
-    texts.update({name: f"{lanes}{texts[name]}" for name in IN_LANES})
-    if tables == DEFAULT_TABLES and schema is None:
-        return texts
-    return {name: render_sql(sql, tables, schema=schema) for name, sql in texts.items()}

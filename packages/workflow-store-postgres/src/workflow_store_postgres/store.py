@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import asyncpg
 from workflow_migrations import Migration
 from workflow_runtime.durations import check_duration
-from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, StoreNotOpenError, WorkflowError
+from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, WorkflowError
 from workflow_runtime.ids import new_id
-from workflow_runtime.isolation import outside_handlers, refuse_in_handler
+from workflow_runtime.isolation import outside_handlers
 from workflow_runtime.logs import get_logger
 from workflow_runtime.store import Home, LeaseRenewer, Listening, WorkNotice
+from workflow_store_sql import RowReader, StoreOpening, table_names
 
 from . import schema as schema_module
 from .bulk import Bulk
@@ -30,7 +31,6 @@ from .notices import Notices
 from .opening import connector, open_pool, pool_options
 from .queries import Queries
 from .role import CAPABILITIES
-from .rows import RowReader
 from .runs import RunLifecycle
 from .schedules import Schedules
 from .session import Session
@@ -38,7 +38,7 @@ from .signals import Signals
 from .timers import Timers
 from .transactions import Transactions
 
-__all__ = ["PostgresWorkflowStore", "StoreOpening"]
+__all__ = ["PostgresWorkflowStore"]
 
 OpenHeartbeats: TypeAlias = Callable[[], AbstractAsyncContextManager[LeaseRenewer]]
 
@@ -88,7 +88,7 @@ class PostgresWorkflowStore(
         new_token: Callable[[], str] = new_id,
     ) -> None:
         _check_pool(pool)
-        names = schema_module.table_names(tables)
+        names = table_names(tables)
         connections = Connections(
             pool,
             acquire_timeout_s=_seconds("acquire_timeout", acquire_timeout),
@@ -121,7 +121,7 @@ class PostgresWorkflowStore(
         acquire_timeout: timedelta = _ACQUIRE_TIMEOUT,
         statement_timeout: timedelta | None = None,
         **options: Any,
-    ) -> StoreOpening:
+    ) -> StoreOpening[PostgresWorkflowStore]:
         """Open a store on a pool of its own: `await` it and close it yourself, or use `async with`.
 
         Args:
@@ -161,12 +161,12 @@ class PostgresWorkflowStore(
             store._declare()
             return store
 
-        def open_heartbeats() -> StoreOpening:
+        def open_heartbeats() -> StoreOpening[PostgresWorkflowStore]:
             alone = {name: value for name, value in options.items() if name != "init_size"}
             alone |= {"min_size": 0, "max_size": 1}
             return cls.connect(dsn, schema=schema, tables=tables, listen=False, **times, **alone)
 
-        return StoreOpening(open_store)
+        return StoreOpening(open_store, "PostgresWorkflowStore.connect(...)")
 
     async def close(self) -> None:
         """End the store. One that was made by `connect` closes its pool; a second call does nothing.
@@ -320,31 +320,3 @@ def _check_pool(pool: object) -> None:
             f"a store is made of a pool, as `await asyncpg.create_pool(dsn)` gives, not of a {type(pool).__name__}; "
             "PostgresWorkflowStore.connect(dsn) makes its own"
         )
-
-
-class StoreOpening:
-    """What `PostgresWorkflowStore.connect` gives: to be awaited, or to be entered with `async with`."""
-
-    def __init__(self, open_store: Callable[[], Coroutine[Any, Any, PostgresWorkflowStore]]) -> None:
-        self._open_store = open_store
-        self._store: PostgresWorkflowStore | None = None
-
-    def __await__(self) -> Generator[Any, None, PostgresWorkflowStore]:
-        refuse_in_handler("a store that is opened")
-        return self._open_store().__await__()
-
-    async def __aenter__(self) -> PostgresWorkflowStore:
-        refuse_in_handler("a store that is opened")
-        self._store = await self._open_store()
-        return self._store
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._store is not None:
-            await self._store.close()
-
-    if not TYPE_CHECKING:  # type checkers know what it has
-
-        def __getattr__(self, name: str) -> NoReturn:
-            raise StoreNotOpenError("PostgresWorkflowStore.connect(...)", name)

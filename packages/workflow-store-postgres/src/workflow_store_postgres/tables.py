@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from workflow_migrations import TableDefinition, make_sqlalchemy_tables, read_table_definitions
-from workflow_runtime.errors import ConfigurationError
+from workflow_migrations import TableDefinition, read_table_definitions
+from workflow_store_sql import sqlalchemy_tables, table_names
 
-from .schema import get_migrations, schema_name, table_names
+from .schema import get_migrations, schema_name
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
@@ -19,7 +19,7 @@ __all__ = ["get_sqlalchemy_tables", "get_table_definitions"]
 def get_table_definitions(
     schema: str | None = None, tables: Mapping[str, str] | None = None
 ) -> tuple[TableDefinition, ...]:
-    """Tell the names and columns of the tables, as the migrations make them.
+    """Return the names and columns of the tables, as the migrations make them.
 
     Args:
         schema: The schema of the tables; by default the connection's search_path decides.
@@ -36,7 +36,7 @@ def get_sqlalchemy_tables(
     schema: str | None = None,
     tables: Mapping[str, str] | None = None,
 ) -> Mapping[str, Table]:
-    """Give the tables as SQLAlchemy's `Table` objects, by key, to be read. It needs the extra `sqlalchemy`.
+    """Return the tables as SQLAlchemy's `Table` objects, by key, to be read. It needs the extra `sqlalchemy`.
 
     Args:
         metadata: Where they are registered. By default one of their own, which keeps them away from the tables that
@@ -47,9 +47,4 @@ def get_sqlalchemy_tables(
     Raises:
         ConfigurationError: SQLAlchemy is not installed, or names, or a schema, that cannot work.
     """
-    try:
-        return make_sqlalchemy_tables(get_table_definitions(schema, tables), metadata)
-    except ImportError as error:
-        raise ConfigurationError(
-            'SQLAlchemy is not installed: `pip install "workflow-store-postgres[sqlalchemy]"`'
-        ) from error
+    return sqlalchemy_tables("workflow-store-postgres", get_table_definitions(schema, tables), metadata)

@@ -11,6 +11,7 @@ from workflow_runtime.store import (
     WorkflowVersion,
     checked,
 )
+from workflow_store_sql import Fence
 
 from .claims import Claim, filter_values
 from .driver import DriverWrite
@@ -33,14 +34,7 @@ class Timers(Role):
         fire_at_ms: int,
         now_ms: int,
     ) -> None:
-        write = DriverWrite(
-            session=self._session,
-            verb="schedule_timer",
-            run_id=run_id,
-            lease_token=lease_token,
-            operation_id=operation_id,
-            expected_next_index=None,
-        )
+        write = DriverWrite(self._session, Fence("schedule_timer", run_id, lease_token, operation_id))
         await write.commit("schedule_timer", timer_id, fire_at_ms, now_ms)
 
     @checked
@@ -56,13 +50,5 @@ class Timers(Role):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = Claim(
-            session=self._session,
-            read=self._read,
-            owner=owner,
-            lease_expires_at_ms=now_ms + lease_ms,
-            now_ms=now_ms,
-            history_limit=history_limit,
-            history_bytes=history_bytes,
-        )
+        claim = Claim(self._session, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
         return await claim.take_many("claim_due_timers", limit, *filter_values(workflows, queues))

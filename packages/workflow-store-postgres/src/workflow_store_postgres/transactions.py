@@ -19,6 +19,7 @@ from workflow_runtime.store import (
     check_transaction_write,
     checked,
 )
+from workflow_store_sql import Fence
 
 from .connections import LentConnection
 from .driver import DriverWrite, Outcome
@@ -48,14 +49,7 @@ class Transactions(Role):
         self, *, run_id: str, lease_token: str, operation_id: str, work: TransactionWork
     ) -> Appended:
         async with self._session.held() as held:
-            write = DriverWrite(
-                session=held,
-                verb="append_in_transaction",
-                run_id=run_id,
-                lease_token=lease_token,
-                operation_id=operation_id,
-                expected_next_index=None,
-            )
+            write = DriverWrite(held, Fence("append_in_transaction", run_id, lease_token, operation_id))
             unit = _Unit(held.connection, write, work, self.capabilities)
             for tries in range(1, MAX_TRIES + 1):
                 try:
@@ -106,7 +100,7 @@ class _Unit:
         if self._is_closed():
             raise StoreUnavailableError("the connection was lost inside a transaction")
         if not self.connection.raw.is_in_transaction():
-            raise TransactionEndedError(self.write.run_id)
+            raise TransactionEndedError(self.write.fence.run_id)
         check_transaction_write(write, self.capabilities)
         return write
 
@@ -124,21 +118,24 @@ class _Unit:
             return True  # it broke while nothing was sent, and the pool has taken it back
 
     async def _append(self, write: TransactionWrite) -> Outcome:
+        fence = replace(self.write.fence, expected_next_index=write.expected_next_index)
         try:
             return await append(
-                replace(self.write, expected_next_index=write.expected_next_index),
-                events=write.events,
-                now_ms=write.now_ms,
-                lease_ms=write.lease_ms,
-                taken_inbox=write.taken_inbox,
-                set_timers=write.set_timers,
-                removed_timers=write.removed_timers,
+                DriverWrite(self.write.session, fence),
+                write.events,
+                write.taken_inbox,
+                write.set_timers,
+                write.removed_timers,
+                write.now_ms,
+                write.lease_ms,
             )
         except StoreError as error:
             problem = self._left_behind(error.__cause__)
             if problem is None:
                 raise
-            raise ConfigurationError(f"run {self.write.run_id!r}: the function of a transaction {problem}") from error
+            raise ConfigurationError(
+                f"run {self.write.fence.run_id!r}: the function of a transaction {problem}"
+            ) from error
 
     def _left_behind(self, cause: BaseException | None) -> str | None:
         """Say what the function left in the way of its record."""

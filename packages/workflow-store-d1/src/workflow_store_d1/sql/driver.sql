@@ -1,6 +1,23 @@
 -- What every write of a driver is made of. A unit begins with `driver.before`, from which Python derives the verdict;
 -- each write carries the fence, and the update of the head, which uses the fence up, comes last.
 
+-- fragment: fence
+-- Holds for the driver whose lease, log and operation these are.
+-- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id
+head.run_id = ?1
+AND head.status = 'running'
+AND head.lease_token = ?2
+AND head.next_index = ?3
+AND head.operation_id <> ?4
+
+-- fragment: head_fence
+-- The fence where the head itself is updated, which uses it up.
+run_id = ?1
+AND status = 'running'
+AND lease_token = ?2
+AND next_index = ?3
+AND operation_id <> ?4
+
 -- name: driver
 -- The parts that the verbs share.
 -- statement: before
@@ -28,11 +45,7 @@ SELECT
                 SELECT 1
                 FROM workflow_event_locks AS head
                 WHERE
-                    head.run_id = ?1
-                    AND head.status = 'running'
-                    AND head.lease_token = ?2
-                    AND head.next_index = ?3
-                    AND head.operation_id <> ?4
+                    -- include: fence
             ) THEN 'true'
             ELSE 'the fence does not hold'
         END
@@ -45,11 +58,7 @@ INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, pay
 SELECT head.run_id, ?5, ?6, ?7, ?8, ?9, ?10
 FROM workflow_event_locks AS head
 WHERE
-    head.run_id = ?1
-    AND head.status = 'running'
-    AND head.lease_token = ?2
-    AND head.next_index = ?3
-    AND head.operation_id <> ?4;
+    -- include: fence
 
 -- statement: events
 -- 2 to 16 events; for one this would read a row more. facts: [[kind, step_id, payload_bytes], ...].
@@ -87,11 +96,7 @@ SELECT
 FROM workflow_event_locks AS head
 CROSS JOIN json_each(?7) AS fact
 WHERE
-    head.run_id = ?1
-    AND head.status = 'running'
-    AND head.lease_token = ?2
-    AND head.next_index = ?3
-    AND head.operation_id <> ?4;
+    -- include: fence
 
 -- statement: taken
 -- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id  ?5 inbox_numbers
@@ -104,11 +109,7 @@ WHERE
         SELECT 1
         FROM workflow_event_locks AS head
         WHERE
-            head.run_id = ?1
-            AND head.status = 'running'
-            AND head.lease_token = ?2
-            AND head.next_index = ?3
-            AND head.operation_id <> ?4
+            -- include: fence
     );
 
 -- statement: removed_timers
@@ -121,11 +122,7 @@ WHERE
         SELECT 1
         FROM workflow_event_locks AS head
         WHERE
-            head.run_id = ?1
-            AND head.status = 'running'
-            AND head.lease_token = ?2
-            AND head.next_index = ?3
-            AND head.operation_id <> ?4
+            -- include: fence
     );
 
 -- statement: set_timers
@@ -135,11 +132,7 @@ SELECT head.run_id, json_extract(timer.value, '$[0]'), json_extract(timer.value,
 FROM workflow_event_locks AS head
 CROSS JOIN json_each(?5) AS timer
 WHERE
-    head.run_id = ?1
-    AND head.status = 'running'
-    AND head.lease_token = ?2
-    AND head.next_index = ?3
-    AND head.operation_id <> ?4
+    -- include: fence
 ON CONFLICT (run_id, timer_id) DO UPDATE SET fire_at = excluded.fire_at;
 
 -- statement: no_timers
@@ -151,9 +144,5 @@ WHERE
         SELECT 1
         FROM workflow_event_locks AS head
         WHERE
-            head.run_id = ?1
-            AND head.status = 'running'
-            AND head.lease_token = ?2
-            AND head.next_index = ?3
-            AND head.operation_id <> ?4
+            -- include: fence
     );

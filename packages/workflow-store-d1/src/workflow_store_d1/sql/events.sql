@@ -18,11 +18,7 @@ SET
     ),
     updated_at = ?7
 WHERE
-    run_id = ?1
-    AND status = 'running'
-    AND lease_token = ?2
-    AND next_index = ?3
-    AND operation_id <> ?4;
+    -- include: head_fence
 
 -- name: read_events
 -- Reads a page of the log. The inner query measures it without touching the payloads.

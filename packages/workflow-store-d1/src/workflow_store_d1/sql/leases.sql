@@ -275,36 +275,9 @@ LIMIT ?2;
 -- statement: runs
 -- ?1 lease_token
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
     head.lease_token,
     head.lease_number,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.awaiting,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    state.schedule_id,
-    state.scheduled_at,
-    state.forked_from,
-    state.forked_from_index,
-    state.reason,
-    state.input,
-    json_valid(state.input) AS input_valid,
-    state.output,
-    json_valid(state.output) AS output_valid,
-    state.error,
-    json_valid(state.error) AS error_valid
+    -- include: run_columns
 FROM workflow_event_locks AS head
 LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
 WHERE head.status = 'running' AND head.lease_token = ?1

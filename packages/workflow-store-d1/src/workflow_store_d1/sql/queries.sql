@@ -1,36 +1,40 @@
 -- Looking at many runs. Listings walk an index of workflow_runs from where the last page ended.
 -- A long list of what a run waits for is cut to its first AWAITED_SHOWN things, and counted; a short one goes as it is.
 
+-- fragment: listed_columns
+-- What the codec reads of a run in a listing.
+head.run_id,
+head.workflow_id,
+head.workflow_version,
+head.status,
+head.queue,
+head.priority,
+head.due_at,
+head.lease_owner,
+head.lease_expires_at,
+head.next_index,
+head.inbox_seq,
+head.cancel_requested,
+head.crashes,
+head.created_at,
+head.updated_at,
+head.finished_at,
+CASE
+    WHEN head.status <> 'paused' THEN NULL
+    WHEN length(head.awaiting) <= 1000 THEN head.awaiting
+    WHEN json_valid(head.awaiting) THEN json_extract(head.awaiting, '$[0]', '$[1]', '$[2]')
+END AS awaiting,
+CASE
+    WHEN head.status = 'paused' AND length(head.awaiting) > 1000 AND json_valid(head.awaiting)
+        THEN json_array_length(head.awaiting)
+END AS awaited_count
+
 -- name: list_runs
 -- Lists runs, oldest first.
 -- ?1 after_created_at_ms  ?2 after_run_id  ?3 created_before_ms
 -- ?4 statuses  ?5 workflow_ids  ?6 queues  ?7 run_id_prefix  ?8 limit
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    CASE
-        WHEN head.status <> 'paused' THEN NULL
-        WHEN length(head.awaiting) <= 1000 THEN head.awaiting
-        WHEN json_valid(head.awaiting) THEN json_extract(head.awaiting, '$[0]', '$[1]', '$[2]')
-    END AS awaiting,
-    CASE
-        WHEN head.status = 'paused' AND length(head.awaiting) > 1000 AND json_valid(head.awaiting)
-            THEN json_array_length(head.awaiting)
-    END AS awaited_count
+    -- include: listed_columns
 FROM workflow_runs AS run
 CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
@@ -48,31 +52,7 @@ LIMIT ?8;
 -- ?1 before_created_at_ms  ?2 before_run_id  ?3 created_from_ms
 -- ?4 statuses  ?5 workflow_ids  ?6 queues  ?7 run_id_prefix  ?8 limit
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    CASE
-        WHEN head.status <> 'paused' THEN NULL
-        WHEN length(head.awaiting) <= 1000 THEN head.awaiting
-        WHEN json_valid(head.awaiting) THEN json_extract(head.awaiting, '$[0]', '$[1]', '$[2]')
-    END AS awaiting,
-    CASE
-        WHEN head.status = 'paused' AND length(head.awaiting) > 1000 AND json_valid(head.awaiting)
-            THEN json_array_length(head.awaiting)
-    END AS awaited_count
+    -- include: listed_columns
 FROM workflow_runs AS run
 CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
@@ -90,31 +70,7 @@ LIMIT ?8;
 -- ?1 after_created_at_ms  ?2 after_run_id  ?3 created_before_ms
 -- ?4 statuses  ?5 workflow_id  ?6 queues  ?7 run_id_prefix  ?8 limit
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    CASE
-        WHEN head.status <> 'paused' THEN NULL
-        WHEN length(head.awaiting) <= 1000 THEN head.awaiting
-        WHEN json_valid(head.awaiting) THEN json_extract(head.awaiting, '$[0]', '$[1]', '$[2]')
-    END AS awaiting,
-    CASE
-        WHEN head.status = 'paused' AND length(head.awaiting) > 1000 AND json_valid(head.awaiting)
-            THEN json_array_length(head.awaiting)
-    END AS awaited_count
+    -- include: listed_columns
 FROM workflow_runs AS run
 CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
@@ -132,31 +88,7 @@ LIMIT ?8;
 -- ?1 before_created_at_ms  ?2 before_run_id  ?3 created_from_ms
 -- ?4 statuses  ?5 workflow_id  ?6 queues  ?7 run_id_prefix  ?8 limit
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    CASE
-        WHEN head.status <> 'paused' THEN NULL
-        WHEN length(head.awaiting) <= 1000 THEN head.awaiting
-        WHEN json_valid(head.awaiting) THEN json_extract(head.awaiting, '$[0]', '$[1]', '$[2]')
-    END AS awaiting,
-    CASE
-        WHEN head.status = 'paused' AND length(head.awaiting) > 1000 AND json_valid(head.awaiting)
-            THEN json_array_length(head.awaiting)
-    END AS awaited_count
+    -- include: listed_columns
 FROM workflow_runs AS run
 CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE

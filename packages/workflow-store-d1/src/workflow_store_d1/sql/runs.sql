@@ -1,42 +1,46 @@
 -- Creating, ending and removing runs.
 
+-- fragment: run_columns
+-- What the codec reads of a run with its payloads.
+head.run_id,
+head.workflow_id,
+head.workflow_version,
+head.status,
+head.queue,
+head.priority,
+head.due_at,
+head.lease_owner,
+head.lease_expires_at,
+head.next_index,
+head.inbox_seq,
+head.cancel_requested,
+head.awaiting,
+head.crashes,
+head.created_at,
+head.updated_at,
+head.finished_at,
+state.schedule_id,
+state.scheduled_at,
+state.forked_from,
+state.forked_from_index,
+state.reason,
+state.input,
+json_valid(state.input) AS input_valid,
+state.output,
+json_valid(state.output) AS output_valid,
+state.error,
+json_valid(state.error) AS error_valid
+
 -- name: create_run
 -- Creates a run unless its id is taken; queued, or running under its first lease.
 -- statement: before
 -- ?1 run_id
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
     head.lease_token,
     head.lease_number,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.awaiting,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
     head.operation_id,
     head.operation_answer,
-    state.schedule_id,
-    state.scheduled_at,
-    state.forked_from,
-    state.forked_from_index,
-    state.reason,
-    state.input,
-    json_valid(state.input) AS input_valid,
-    state.output,
-    json_valid(state.output) AS output_valid,
-    state.error,
-    json_valid(state.error) AS error_valid
+    -- include: run_columns
 FROM workflow_event_locks AS head
 LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
 WHERE head.run_id = ?1;
@@ -69,34 +73,7 @@ WHERE NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id =
 -- Reads a run with its payloads.
 -- ?1 run_id
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.awaiting,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    state.schedule_id,
-    state.scheduled_at,
-    state.forked_from,
-    state.forked_from_index,
-    state.reason,
-    state.input,
-    json_valid(state.input) AS input_valid,
-    state.output,
-    json_valid(state.output) AS output_valid,
-    state.error,
-    json_valid(state.error) AS error_valid
+    -- include: run_columns
 FROM workflow_event_locks AS head
 LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
 WHERE head.run_id = ?1;
@@ -126,11 +103,7 @@ SET
     ),
     updated_at = ?8
 WHERE
-    run_id = ?1
-    AND status = 'running'
-    AND lease_token = ?2
-    AND next_index = ?3
-    AND operation_id <> ?4;
+    -- include: head_fence
 
 -- name: mark_run_ended
 -- Ends a run with its output or its error.
@@ -147,11 +120,7 @@ WHERE
         SELECT 1
         FROM workflow_event_locks AS head
         WHERE
-            head.run_id = ?1
-            AND head.status = 'running'
-            AND head.lease_token = ?2
-            AND head.next_index = ?3
-            AND head.operation_id <> ?4
+            -- include: fence
     );
 
 -- statement: head
@@ -170,11 +139,7 @@ SET
     updated_at = ?7,
     finished_at = ?7
 WHERE
-    run_id = ?1
-    AND status = 'running'
-    AND lease_token = ?2
-    AND next_index = ?3
-    AND operation_id <> ?4;
+    -- include: head_fence
 
 -- name: terminate_run
 -- Ends a run without its handler and fences its driver off.
@@ -254,6 +219,15 @@ SET
     finished_at = NULL
 WHERE run_id = ?1 AND status = 'dead';
 
+-- fragment: deletable
+-- ?1 run_id  ?2 now_ms  ?3 force
+run_id = ?1
+AND EXISTS (
+    SELECT 1
+    FROM workflow_event_locks AS head
+    WHERE head.run_id = ?1 AND (?3 OR head.status <> 'running' OR head.lease_expires_at <= ?2)
+)
+
 -- name: delete_run
 -- Removes every trace of a run, unless somebody drives it and force is 0.
 -- statement: before
@@ -266,56 +240,31 @@ WHERE head.run_id = ?1;
 -- ?1 run_id  ?2 now_ms  ?3 force
 DELETE FROM workflow_events
 WHERE
-    run_id = ?1
-    AND EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS head
-        WHERE head.run_id = ?1 AND (?3 OR head.status <> 'running' OR head.lease_expires_at <= ?2)
-    );
+    -- include: deletable
 
 -- statement: timers
 -- ?1 run_id  ?2 now_ms  ?3 force
 DELETE FROM workflow_timers
 WHERE
-    run_id = ?1
-    AND EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS head
-        WHERE head.run_id = ?1 AND (?3 OR head.status <> 'running' OR head.lease_expires_at <= ?2)
-    );
+    -- include: deletable
 
 -- statement: inbox
 -- ?1 run_id  ?2 now_ms  ?3 force
 DELETE FROM workflow_signal_deliveries
 WHERE
-    run_id = ?1
-    AND EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS head
-        WHERE head.run_id = ?1 AND (?3 OR head.status <> 'running' OR head.lease_expires_at <= ?2)
-    );
+    -- include: deletable
 
 -- statement: state
 -- ?1 run_id  ?2 now_ms  ?3 force
 DELETE FROM workflow_run_states
 WHERE
-    run_id = ?1
-    AND EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS head
-        WHERE head.run_id = ?1 AND (?3 OR head.status <> 'running' OR head.lease_expires_at <= ?2)
-    );
+    -- include: deletable
 
 -- statement: run
 -- ?1 run_id  ?2 now_ms  ?3 force
 DELETE FROM workflow_runs
 WHERE
-    run_id = ?1
-    AND EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS head
-        WHERE head.run_id = ?1 AND (?3 OR head.status <> 'running' OR head.lease_expires_at <= ?2)
-    );
+    -- include: deletable
 
 -- statement: head
 -- ?1 run_id  ?2 now_ms  ?3 force
@@ -323,89 +272,58 @@ DELETE FROM workflow_event_locks
 WHERE run_id = ?1 AND (?3 OR status <> 'running' OR lease_expires_at <= ?2)
 RETURNING run_id;
 
+-- fragment: oldest_ended
+-- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
+SELECT head.run_id
+FROM workflow_event_locks AS head
+WHERE
+    head.finished_at < ?1
+    AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
+    AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
+ORDER BY head.finished_at, head.run_id
+LIMIT ?4
+
 -- name: prune_runs
 -- Removes every trace of the oldest ended runs. All statements pick the same runs: only the last one changes heads.
 -- statement: events
 -- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
 DELETE FROM workflow_events
 WHERE run_id IN (
-    SELECT head.run_id
-    FROM workflow_event_locks AS head
-    WHERE
-        head.finished_at < ?1
-        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
-        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
-    ORDER BY head.finished_at, head.run_id
-    LIMIT ?4
+    -- include: oldest_ended
 );
 
 -- statement: timers
 -- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
 DELETE FROM workflow_timers
 WHERE run_id IN (
-    SELECT head.run_id
-    FROM workflow_event_locks AS head
-    WHERE
-        head.finished_at < ?1
-        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
-        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
-    ORDER BY head.finished_at, head.run_id
-    LIMIT ?4
+    -- include: oldest_ended
 );
 
 -- statement: inbox
 -- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
 DELETE FROM workflow_signal_deliveries
 WHERE run_id IN (
-    SELECT head.run_id
-    FROM workflow_event_locks AS head
-    WHERE
-        head.finished_at < ?1
-        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
-        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
-    ORDER BY head.finished_at, head.run_id
-    LIMIT ?4
+    -- include: oldest_ended
 );
 
 -- statement: states
 -- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
 DELETE FROM workflow_run_states
 WHERE run_id IN (
-    SELECT head.run_id
-    FROM workflow_event_locks AS head
-    WHERE
-        head.finished_at < ?1
-        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
-        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
-    ORDER BY head.finished_at, head.run_id
-    LIMIT ?4
+    -- include: oldest_ended
 );
 
 -- statement: runs
 -- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
 DELETE FROM workflow_runs
 WHERE run_id IN (
-    SELECT head.run_id
-    FROM workflow_event_locks AS head
-    WHERE
-        head.finished_at < ?1
-        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
-        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
-    ORDER BY head.finished_at, head.run_id
-    LIMIT ?4
+    -- include: oldest_ended
 );
 
 -- statement: heads
 -- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
 DELETE FROM workflow_event_locks
 WHERE run_id IN (
-    SELECT head.run_id
-    FROM workflow_event_locks AS head
-    WHERE
-        head.finished_at < ?1
-        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
-        AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
-    ORDER BY head.finished_at, head.run_id
-    LIMIT ?4
+    -- include: oldest_ended
 )
 RETURNING run_id;

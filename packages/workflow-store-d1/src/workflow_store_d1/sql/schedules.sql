@@ -1,6 +1,27 @@
 -- Schedules and their ticks. The schedule's row says everything that decides: which tick is claimed and by whom, which
 -- one was settled last, which one is buffered, and the earliest of those that were requested.
 
+-- fragment: schedule_columns
+-- What the codec reads of a schedule.
+schedule.schedule_id,
+schedule.workflow_id,
+schedule.workflow_version,
+schedule.overlap_policy,
+schedule.queue,
+schedule.priority,
+schedule.enabled,
+schedule.next_fire_at,
+schedule.last_fire_at,
+schedule.buffered_fire_at,
+schedule.previous_run_id,
+schedule.revision,
+schedule.created_at,
+schedule.updated_at,
+schedule.spec,
+json_valid(schedule.spec) AS spec_valid,
+schedule.input,
+json_valid(schedule.input) AS input_valid
+
 -- name: upsert_schedule
 -- Creates a schedule or changes its definition; writes nothing when the definition is the stored one.
 -- statement: before
@@ -51,24 +72,7 @@ WHERE
 -- statement: after
 -- ?1 schedule_id
 SELECT
-    schedule.schedule_id,
-    schedule.workflow_id,
-    schedule.workflow_version,
-    schedule.overlap_policy,
-    schedule.queue,
-    schedule.priority,
-    schedule.enabled,
-    schedule.next_fire_at,
-    schedule.last_fire_at,
-    schedule.buffered_fire_at,
-    schedule.previous_run_id,
-    schedule.revision,
-    schedule.created_at,
-    schedule.updated_at,
-    schedule.spec,
-    json_valid(schedule.spec) AS spec_valid,
-    schedule.input,
-    json_valid(schedule.input) AS input_valid
+    -- include: schedule_columns
 FROM workflow_schedules AS schedule
 WHERE schedule.schedule_id = ?1;
 
@@ -76,24 +80,7 @@ WHERE schedule.schedule_id = ?1;
 -- Reads one schedule.
 -- ?1 schedule_id
 SELECT
-    schedule.schedule_id,
-    schedule.workflow_id,
-    schedule.workflow_version,
-    schedule.overlap_policy,
-    schedule.queue,
-    schedule.priority,
-    schedule.enabled,
-    schedule.next_fire_at,
-    schedule.last_fire_at,
-    schedule.buffered_fire_at,
-    schedule.previous_run_id,
-    schedule.revision,
-    schedule.created_at,
-    schedule.updated_at,
-    schedule.spec,
-    json_valid(schedule.spec) AS spec_valid,
-    schedule.input,
-    json_valid(schedule.input) AS input_valid
+    -- include: schedule_columns
 FROM workflow_schedules AS schedule
 WHERE schedule.schedule_id = ?1;
 
@@ -101,24 +88,7 @@ WHERE schedule.schedule_id = ?1;
 -- Lists schedules after one id, ordered by id.
 -- ?1 after_schedule_id  ?2 limit
 SELECT
-    schedule.schedule_id,
-    schedule.workflow_id,
-    schedule.workflow_version,
-    schedule.overlap_policy,
-    schedule.queue,
-    schedule.priority,
-    schedule.enabled,
-    schedule.next_fire_at,
-    schedule.last_fire_at,
-    schedule.buffered_fire_at,
-    schedule.previous_run_id,
-    schedule.revision,
-    schedule.created_at,
-    schedule.updated_at,
-    schedule.spec,
-    json_valid(schedule.spec) AS spec_valid,
-    schedule.input,
-    json_valid(schedule.input) AS input_valid
+    -- include: schedule_columns
 FROM workflow_schedules AS schedule
 WHERE schedule.schedule_id > ?1
 ORDER BY schedule.schedule_id
@@ -312,24 +282,6 @@ WHERE
 -- statement: claimed
 -- ?1 lease_token
 SELECT
-    schedule.schedule_id,
-    schedule.workflow_id,
-    schedule.workflow_version,
-    schedule.overlap_policy,
-    schedule.queue,
-    schedule.priority,
-    schedule.enabled,
-    schedule.next_fire_at,
-    schedule.last_fire_at,
-    schedule.buffered_fire_at,
-    schedule.previous_run_id,
-    schedule.revision,
-    schedule.created_at,
-    schedule.updated_at,
-    schedule.spec,
-    json_valid(schedule.spec) AS spec_valid,
-    schedule.input,
-    json_valid(schedule.input) AS input_valid,
     schedule.tick_at,
     schedule.tick_source,
     coalesce(schedule.tick_overlap, schedule.overlap_policy) AS tick_policy,
@@ -337,7 +289,8 @@ SELECT
     schedule.lease_token,
     schedule.lease_number,
     schedule.lease_expires_at,
-    previous.run_id AS overlapping_run_id
+    previous.run_id AS overlapping_run_id,
+    -- include: schedule_columns
 FROM workflow_schedules AS schedule
 LEFT JOIN workflow_event_locks AS previous
     ON previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')

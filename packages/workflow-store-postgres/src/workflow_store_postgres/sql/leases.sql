@@ -18,8 +18,50 @@
 -- due_at stays while a run is running (as the time since when it had been claimable), so that the answer keeps the
 -- order in which the runs were chosen.
 
+-- fragment: queued_lanes
+-- Hops from one lane of queued runs to the next.
+WITH RECURSIVE lane AS (
+    (
+        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
+        FROM workflow_event_locks AS head
+        WHERE head.status = 'queued'
+        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT further.workflow_id, further.workflow_version, further.queue, further.priority
+    FROM lane
+    CROSS JOIN LATERAL (
+        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
+        FROM workflow_event_locks AS head
+        WHERE
+            head.status = 'queued'
+            AND (head.workflow_id, head.workflow_version, head.queue, head.priority)
+            > (lane.workflow_id, lane.workflow_version, lane.queue, lane.priority)
+        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
+        LIMIT 1
+    ) AS further
+),
+
+-- fragment: wanted_lanes
+-- The lanes that the worker can run.
+-- $10 workflow_ids  $11 workflow_versions  $12 queues
+wanted AS MATERIALIZED (
+    SELECT lane.workflow_id, lane.workflow_version, lane.queue, lane.priority
+    FROM lane
+    WHERE
+        (
+            (SELECT $10::text[]) IS NULL
+            OR (lane.workflow_id, lane.workflow_version) IN (
+                SELECT pair.workflow_id, pair.workflow_version
+                FROM unnest((SELECT $10::text[]), (SELECT $11::text[])) AS pair (workflow_id, workflow_version)
+            )
+        )
+        AND ((SELECT $12::text[]) IS NULL OR lane.queue = ANY((SELECT $12::text[])::text[]))
+),
+
 -- name: claim_run
--- Claims one run by its id. Goes on with `claimed`.
+-- Claims one run by its id.
 -- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
 -- $5 history_limit  $6 history_bytes  $7 inbox_limit  $8 inbox_bytes
 -- $9 run_id  $10 max_crashes
@@ -83,9 +125,10 @@ answer AS (
         before.lease_expires_at AS before_lease_expires_at
     FROM before
 )
+-- include: claimed
 
 -- name: claim_stale_runs
--- Claims runs whose lease has expired, or parks them as dead. Goes on with `claimed`.
+-- Claims runs whose lease has expired, or parks them as dead.
 -- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
 -- $5 history_limit  $6 history_bytes  $7 inbox_limit  $8 inbox_bytes
 -- $9 limit  $10 workflow_ids  $11 workflow_versions  $12 queues  $13 max_crashes
@@ -163,47 +206,15 @@ answer AS (
     FROM held
     WHERE held.run_id <> ALL(ARRAY(SELECT taken.run_id FROM taken))
 )
+-- include: claimed
 
 -- name: claim_pending_runs
--- Claims due queued runs. Goes on with `claimed`.
+-- Claims due queued runs.
 -- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
 -- $5 history_limit  $6 history_bytes  $7 inbox_limit  $8 inbox_bytes
 -- $9 limit  $10 workflow_ids  $11 workflow_versions  $12 queues
-WITH RECURSIVE lane AS (
-    (
-        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
-        FROM workflow_event_locks AS head
-        WHERE head.status = 'queued'
-        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
-        LIMIT 1
-    )
-    UNION ALL
-    SELECT further.workflow_id, further.workflow_version, further.queue, further.priority
-    FROM lane
-    CROSS JOIN LATERAL (
-        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
-        FROM workflow_event_locks AS head
-        WHERE
-            head.status = 'queued'
-            AND (head.workflow_id, head.workflow_version, head.queue, head.priority)
-            > (lane.workflow_id, lane.workflow_version, lane.queue, lane.priority)
-        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
-        LIMIT 1
-    ) AS further
-),
-wanted AS MATERIALIZED (
-    SELECT lane.workflow_id, lane.workflow_version, lane.queue, lane.priority
-    FROM lane
-    WHERE
-        (
-            (SELECT $10::text[]) IS NULL
-            OR (lane.workflow_id, lane.workflow_version) IN (
-                SELECT pair.workflow_id, pair.workflow_version
-                FROM unnest((SELECT $10::text[]), (SELECT $11::text[])) AS pair (workflow_id, workflow_version)
-            )
-        )
-        AND ((SELECT $12::text[]) IS NULL OR lane.queue = ANY((SELECT $12::text[])::text[]))
-),
+-- include: queued_lanes
+-- include: wanted_lanes
 candidate AS MATERIALIZED (
     SELECT due.run_id, due.operation_id, due.next_index, due.inbox_seq, due.lease_number
     FROM wanted
@@ -285,32 +296,12 @@ answer AS (
         LIMIT 1
     ) AS waiting
 )
+-- include: claimed
 
 -- name: list_pending_runs
 -- Lists what claim_pending_runs would take.
 -- $1 now_ms  $2 limit  $3 workflow_ids  $4 workflow_versions  $5 queues
-WITH RECURSIVE lane AS (
-    (
-        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
-        FROM workflow_event_locks AS head
-        WHERE head.status = 'queued'
-        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
-        LIMIT 1
-    )
-    UNION ALL
-    SELECT further.workflow_id, further.workflow_version, further.queue, further.priority
-    FROM lane
-    CROSS JOIN LATERAL (
-        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
-        FROM workflow_event_locks AS head
-        WHERE
-            head.status = 'queued'
-            AND (head.workflow_id, head.workflow_version, head.queue, head.priority)
-            > (lane.workflow_id, lane.workflow_version, lane.queue, lane.priority)
-        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
-        LIMIT 1
-    ) AS further
-),
+-- include: queued_lanes
 wanted AS MATERIALIZED (
     SELECT lane.workflow_id, lane.workflow_version, lane.queue, lane.priority
     FROM lane
@@ -358,7 +349,7 @@ CROSS JOIN LATERAL (
 ORDER BY due.priority DESC, due.due_at, due.run_id
 LIMIT (SELECT $2::bigint);
 
--- name: claimed
+-- fragment: claimed
 -- What a claim brings along; the end of each of the statements above. One row per taken run, and one without a run when
 -- nothing was taken. Lists come as one array for each of their columns.
 ,
@@ -466,7 +457,7 @@ LEFT JOIN LATERAL (
     FROM workflow_timers AS timer
     WHERE timer.run_id = brought.run_id AND timer.fire_at <= $4::bigint
 ) AS timers ON brought.status = 'running'
-ORDER BY brought.priority DESC, brought.due_at, brought.run_id;
+ORDER BY brought.priority DESC, brought.due_at, brought.run_id
 
 -- name: heartbeat_run_lease
 -- Renews a lease; gives no row when it is lost.

@@ -2,7 +2,39 @@
 -- out of an index before anything else is read of its runs, whatever the filters.
 -- A long list of what a run waits for is cut to its first AWAITED_SHOWN things, and counted; a short one goes as it is.
 
--- name: lanes
+-- fragment: listed_columns
+-- What the codec reads of a run in a listing.
+head.run_id,
+head.workflow_id,
+head.workflow_version,
+head.status,
+head.queue,
+head.priority,
+head.due_at,
+head.lease_owner,
+head.lease_expires_at,
+head.next_index,
+head.inbox_seq,
+head.cancel_requested,
+head.crashes,
+head.created_at,
+head.updated_at,
+head.finished_at,
+CASE
+    WHEN head.status <> 'paused' THEN NULL
+    WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
+    WHEN json_typeof(head.awaiting) = 'array'
+        THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
+END AS awaiting,
+CASE
+    WHEN
+        head.status = 'paused'
+        AND octet_length(head.awaiting::text) > 1000
+        AND json_typeof(head.awaiting) = 'array'
+        THEN json_array_length(head.awaiting)
+END AS awaited_count
+
+-- fragment: lanes
 -- Begins the statements that filter by status, workflow or queue: finds which of them there are, by jumping from one
 -- to the next in workflow_event_locks_listed.
 -- $1 statuses  $2 workflow_ids  $3 queues
@@ -61,35 +93,7 @@ WITH page AS (
 )
 
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    CASE
-        WHEN head.status <> 'paused' THEN NULL
-        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
-        WHEN json_typeof(head.awaiting) = 'array'
-            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
-    END AS awaiting,
-    CASE
-        WHEN
-            head.status = 'paused'
-            AND octet_length(head.awaiting::text) > 1000
-            AND json_typeof(head.awaiting) = 'array'
-            THEN json_array_length(head.awaiting)
-    END AS awaited_count
+    -- include: listed_columns
 FROM page
 CROSS JOIN LATERAL (
     SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
@@ -108,35 +112,7 @@ WITH page AS (
 )
 
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    CASE
-        WHEN head.status <> 'paused' THEN NULL
-        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
-        WHEN json_typeof(head.awaiting) = 'array'
-            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
-    END AS awaiting,
-    CASE
-        WHEN
-            head.status = 'paused'
-            AND octet_length(head.awaiting::text) > 1000
-            AND json_typeof(head.awaiting) = 'array'
-            THEN json_array_length(head.awaiting)
-    END AS awaited_count
+    -- include: listed_columns
 FROM page
 CROSS JOIN LATERAL (
     SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
@@ -146,6 +122,7 @@ ORDER BY page.created_at DESC, page.run_id DESC;
 -- name: list_runs_in_lanes
 -- Lists the runs of some statuses, workflows and queues, oldest first.
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 after_created_at_ms  $5 after_run_id  $6 created_before_ms  $7 limit
+-- include: lanes
 ,
 page AS (
     SELECT found.created_at, found.run_id
@@ -167,35 +144,7 @@ page AS (
 )
 
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    CASE
-        WHEN head.status <> 'paused' THEN NULL
-        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
-        WHEN json_typeof(head.awaiting) = 'array'
-            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
-    END AS awaiting,
-    CASE
-        WHEN
-            head.status = 'paused'
-            AND octet_length(head.awaiting::text) > 1000
-            AND json_typeof(head.awaiting) = 'array'
-            THEN json_array_length(head.awaiting)
-    END AS awaited_count
+    -- include: listed_columns
 FROM page
 CROSS JOIN LATERAL (
     SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
@@ -205,6 +154,7 @@ ORDER BY page.created_at, page.run_id;
 -- name: list_runs_in_lanes_descending
 -- Lists the runs of some statuses, workflows and queues, newest first.
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 before_created_at_ms  $5 before_run_id  $6 created_from_ms  $7 limit
+-- include: lanes
 ,
 page AS (
     SELECT found.created_at, found.run_id
@@ -226,35 +176,7 @@ page AS (
 )
 
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    CASE
-        WHEN head.status <> 'paused' THEN NULL
-        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
-        WHEN json_typeof(head.awaiting) = 'array'
-            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
-    END AS awaiting,
-    CASE
-        WHEN
-            head.status = 'paused'
-            AND octet_length(head.awaiting::text) > 1000
-            AND json_typeof(head.awaiting) = 'array'
-            THEN json_array_length(head.awaiting)
-    END AS awaited_count
+    -- include: listed_columns
 FROM page
 CROSS JOIN LATERAL (
     SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
@@ -266,35 +188,7 @@ ORDER BY page.created_at DESC, page.run_id DESC;
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 after_created_at_ms  $5 after_run_id  $6 created_before_ms  $7 limit
 -- $8 run_id_prefix
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    CASE
-        WHEN head.status <> 'paused' THEN NULL
-        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
-        WHEN json_typeof(head.awaiting) = 'array'
-            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
-    END AS awaiting,
-    CASE
-        WHEN
-            head.status = 'paused'
-            AND octet_length(head.awaiting::text) > 1000
-            AND json_typeof(head.awaiting) = 'array'
-            THEN json_array_length(head.awaiting)
-    END AS awaited_count
+    -- include: listed_columns
 FROM workflow_runs AS run
 INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
@@ -312,35 +206,7 @@ LIMIT $7::bigint;
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 before_created_at_ms  $5 before_run_id  $6 created_from_ms  $7 limit
 -- $8 run_id_prefix
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    CASE
-        WHEN head.status <> 'paused' THEN NULL
-        WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
-        WHEN json_typeof(head.awaiting) = 'array'
-            THEN json_build_array(head.awaiting -> 0, head.awaiting -> 1, head.awaiting -> 2)::text
-    END AS awaiting,
-    CASE
-        WHEN
-            head.status = 'paused'
-            AND octet_length(head.awaiting::text) > 1000
-            AND json_typeof(head.awaiting) = 'array'
-            THEN json_array_length(head.awaiting)
-    END AS awaited_count
+    -- include: listed_columns
 FROM workflow_runs AS run
 INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
@@ -356,6 +222,7 @@ LIMIT $7::bigint;
 -- name: count_runs
 -- Counts runs by status, lane by lane.
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 created_from_ms  $5 created_before_ms
+-- include: lanes
 SELECT wanted.status, sum(counted.runs)::bigint AS run_count
 FROM wanted
 CROSS JOIN LATERAL (

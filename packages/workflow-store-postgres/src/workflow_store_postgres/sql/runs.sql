@@ -9,6 +9,34 @@
 -- the one who did it broke while its commit waited for a synchronous standby, everybody sees what the standby does not
 -- have yet. A word to the log makes this a commit too: it waits for the standby, and for all that was committed before.
 
+-- fragment: run_columns
+-- What the codec reads of a run with its payloads.
+head.run_id,
+head.workflow_id,
+head.workflow_version,
+head.status,
+head.queue,
+head.priority,
+head.due_at,
+head.lease_owner,
+head.lease_expires_at,
+head.next_index,
+head.inbox_seq,
+head.cancel_requested,
+head.awaiting::text AS awaiting,
+head.crashes,
+head.created_at,
+head.updated_at,
+head.finished_at,
+state.schedule_id,
+state.scheduled_at,
+state.forked_from,
+state.forked_from_index,
+state.reason,
+state.input::text AS input,
+state.output::text AS output,
+state.error::text AS error
+
 -- name: create_run
 -- Creates a run unless its id is taken; queued, or running under its first lease. Gives the stored run if there is one.
 -- $1 run_id  $2 workflow_id  $3 workflow_version  $4 queue  $5 priority  $6 now_ms
@@ -87,31 +115,7 @@ LEFT JOIN workflow_run_states AS stored_state ON stored_state.run_id = asked.run
 -- Reads a run with its payloads.
 -- $1 run_id
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.awaiting::text AS awaiting,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    state.schedule_id,
-    state.scheduled_at,
-    state.forked_from,
-    state.forked_from_index,
-    state.reason,
-    state.input::text AS input,
-    state.output::text AS output,
-    state.error::text AS error
+    -- include: run_columns
 FROM workflow_event_locks AS head
 LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
 WHERE head.run_id = $1::text;
@@ -120,31 +124,6 @@ WHERE head.run_id = $1::text;
 -- Reads a run with the first page of its history, its inbox and its timers, as of one moment.
 -- $1 run_id  $2 history_limit  $3 history_bytes  $4 inbox_limit  $5 inbox_bytes  $6 with_taken_entries
 SELECT
-    head.run_id,
-    head.workflow_id,
-    head.workflow_version,
-    head.status,
-    head.queue,
-    head.priority,
-    head.due_at,
-    head.lease_owner,
-    head.lease_expires_at,
-    head.next_index,
-    head.inbox_seq,
-    head.cancel_requested,
-    head.awaiting::text AS awaiting,
-    head.crashes,
-    head.created_at,
-    head.updated_at,
-    head.finished_at,
-    state.schedule_id,
-    state.scheduled_at,
-    state.forked_from,
-    state.forked_from_index,
-    state.reason,
-    state.input::text AS input,
-    state.output::text AS output,
-    state.error::text AS error,
     history.event_indexes,
     history.event_kinds,
     history.event_step_ids,
@@ -157,7 +136,8 @@ SELECT
     inbox.entry_times,
     inbox.entry_payloads,
     timers.timer_ids,
-    timers.timer_times
+    timers.timer_times,
+    -- include: run_columns
 FROM workflow_event_locks AS head
 LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
 LEFT JOIN LATERAL (

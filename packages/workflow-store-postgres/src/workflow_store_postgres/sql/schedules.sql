@@ -7,6 +7,25 @@
 -- then does not know of the previous run is at most that it has ended meanwhile. See runs.sql for `overtaken`
 -- and `backed`.
 
+-- fragment: schedule_columns
+-- What the codec reads of a schedule.
+schedule.schedule_id,
+schedule.workflow_id,
+schedule.workflow_version,
+schedule.overlap_policy,
+schedule.queue,
+schedule.priority,
+schedule.enabled,
+schedule.next_fire_at,
+schedule.last_fire_at,
+schedule.buffered_fire_at,
+schedule.previous_run_id,
+schedule.revision,
+schedule.created_at,
+schedule.updated_at,
+schedule.spec::text AS spec,
+schedule.input::text AS input
+
 -- name: upsert_schedule
 -- Creates a schedule or changes its definition; changes nothing when the definition is the stored one.
 -- $1 schedule_id  $2 workflow_id  $3 workflow_version  $4 overlap_policy  $5 queue  $6 priority  $7 enabled
@@ -111,22 +130,7 @@ LEFT JOIN found ON true;
 -- Reads one schedule.
 -- $1 schedule_id
 SELECT
-    schedule.schedule_id,
-    schedule.workflow_id,
-    schedule.workflow_version,
-    schedule.overlap_policy,
-    schedule.queue,
-    schedule.priority,
-    schedule.enabled,
-    schedule.next_fire_at,
-    schedule.last_fire_at,
-    schedule.buffered_fire_at,
-    schedule.previous_run_id,
-    schedule.revision,
-    schedule.created_at,
-    schedule.updated_at,
-    schedule.spec::text AS spec,
-    schedule.input::text AS input
+    -- include: schedule_columns
 FROM workflow_schedules AS schedule
 WHERE schedule.schedule_id = $1::text;
 
@@ -134,22 +138,7 @@ WHERE schedule.schedule_id = $1::text;
 -- Lists schedules after one id, ordered by id.
 -- $1 after_schedule_id  $2 limit
 SELECT
-    schedule.schedule_id,
-    schedule.workflow_id,
-    schedule.workflow_version,
-    schedule.overlap_policy,
-    schedule.queue,
-    schedule.priority,
-    schedule.enabled,
-    schedule.next_fire_at,
-    schedule.last_fire_at,
-    schedule.buffered_fire_at,
-    schedule.previous_run_id,
-    schedule.revision,
-    schedule.created_at,
-    schedule.updated_at,
-    schedule.spec::text AS spec,
-    schedule.input::text AS input
+    -- include: schedule_columns
 FROM workflow_schedules AS schedule
 WHERE schedule.schedule_id > $1::text
 ORDER BY schedule.schedule_id

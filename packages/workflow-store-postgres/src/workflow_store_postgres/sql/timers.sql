@@ -27,7 +27,7 @@ SELECT head.run_id
 FROM head;
 
 -- name: claim_due_timers
--- Claims paused runs that have a timer due. Goes on with `claimed`.
+-- Claims paused runs that have a timer due.
 -- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
 -- $5 history_limit  $6 history_bytes  $7 inbox_limit  $8 inbox_bytes
 -- $9 limit  $10 workflow_ids  $11 workflow_versions  $12 queues
@@ -53,19 +53,7 @@ WITH RECURSIVE lane AS (
         LIMIT 1
     ) AS further
 ),
-wanted AS MATERIALIZED (
-    SELECT lane.workflow_id, lane.workflow_version, lane.queue, lane.priority
-    FROM lane
-    WHERE
-        (
-            (SELECT $10::text[]) IS NULL
-            OR (lane.workflow_id, lane.workflow_version) IN (
-                SELECT pair.workflow_id, pair.workflow_version
-                FROM unnest((SELECT $10::text[]), (SELECT $11::text[])) AS pair (workflow_id, workflow_version)
-            )
-        )
-        AND ((SELECT $12::text[]) IS NULL OR lane.queue = ANY((SELECT $12::text[])::text[]))
-),
+-- include: wanted_lanes
 candidate AS MATERIALIZED (
     SELECT due.run_id, due.operation_id, due.inbox_seq, due.lease_number
     FROM wanted
@@ -139,3 +127,4 @@ answer AS (
         LIMIT 1
     ) AS waiting
 )
+-- include: claimed

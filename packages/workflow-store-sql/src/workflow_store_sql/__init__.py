@@ -1,0 +1,85 @@
+"""What the SQL stores of workflow-runtime share, as values and functions. It talks to no database."""
+
+from ._version import __version__
+from .answers import (
+    ENDED,
+    NOT_CANCELLABLE,
+    answer_approval,
+    answer_cancel,
+    answer_delete,
+    answer_requeue,
+    answer_retry,
+    answer_retry_request,
+    answer_signal,
+    answer_terminate,
+    error_status,
+    prunable_statuses,
+)
+from .claims import answer_heartbeat, claim_batch, not_claimable, read_claims
+from .creation import Fork, NewRun, creation_answer, creation_id, new_lease
+from .fence import Fence, answer_append
+from .opening import StoreOpening
+from .pages import (
+    ANY_SIZE,
+    END_OF_TIME_MS,
+    read_log_page,
+    read_run_page,
+    read_schedule_page,
+    run_page_bounds,
+    schedule_page_start,
+)
+from .queries import InvalidQueryFileError, Query, load_queries, parse_queries
+from .rows import RowReader, RunRows, awaited_text, plain_payload
+from .schema import Schema
+from .statements import load_statements
+from .tables import sqlalchemy_tables, table_names
+from .ticks import TickMark, read_schedule
+
+__all__ = [
+    "ANY_SIZE",
+    "ENDED",
+    "END_OF_TIME_MS",
+    "NOT_CANCELLABLE",
+    "Fence",
+    "Fork",
+    "InvalidQueryFileError",
+    "NewRun",
+    "Query",
+    "RowReader",
+    "RunRows",
+    "Schema",
+    "StoreOpening",
+    "TickMark",
+    "__version__",
+    "answer_append",
+    "answer_approval",
+    "answer_cancel",
+    "answer_delete",
+    "answer_heartbeat",
+    "answer_requeue",
+    "answer_retry",
+    "answer_retry_request",
+    "answer_signal",
+    "answer_terminate",
+    "awaited_text",
+    "claim_batch",
+    "creation_answer",
+    "creation_id",
+    "error_status",
+    "load_queries",
+    "load_statements",
+    "new_lease",
+    "not_claimable",
+    "parse_queries",
+    "plain_payload",
+    "prunable_statuses",
+    "read_claims",
+    "read_log_page",
+    "read_run_page",
+    "read_schedule",
+    "read_schedule_page",
+    "run_page_bounds",
+    "schedule_page_start",
+    "sqlalchemy_tables",
+    "table_names",
+]

@@ -1,0 +1,107 @@
+"""The state of a database's tables: whose they are, what is applied, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from workflow_migrations import (
+    AppliedMigration,
+    DatabaseAheadError,
+    Migration,
+    MigrationError,
+    TableNames,
+    plan_migrations,
+)
+from workflow_runtime.errors import (
+    ForeignTablesError,
+    SchemaAheadError,
+    SchemaBehindError,
+    SchemaError,
+    SchemaMissingError,
+)
+
+from .rows import Row
+
+__all__ = ["Schema"]
+
+_COLUMNS = frozenset({"migration_id", "package_name", "package_version", "checksum", "applied_at"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """The tables as a store ships them, to be compared with what a database has.
+
+    Args:
+        distribution: The store, as it records its migrations.
+        migrations: What it ships.
+        tables: The names of its tables.
+        remedy: What to do when something is missing.
+    """
+
+    distribution: str
+    migrations: Sequence[Migration]
+    tables: TableNames
+    remedy: str
+
+    def is_ours(self, present: Iterable[str], columns: Collection[str]) -> bool:
+        """Return whether the table of the migrations is there, by its columns.
+
+        Raises:
+            ForeignTablesError: Tables of these names are there, and this package did not make them.
+        """
+        record_table = self.tables.schema_migrations
+        if not columns:
+            _refuse(present, f"there is no table {record_table!r} that says who made it")
+            return False
+        if not set(columns) >= _COLUMNS:
+            raise ForeignTablesError(record_table, "its columns are not those of this package")
+        return True
+
+    def applied(self, present: Iterable[str], records: Sequence[Row]) -> Sequence[AppliedMigration]:
+        """Return what was applied, by the rows of the table of the migrations.
+
+        Raises:
+            ForeignTablesError: Another package's migrations, or tables that no migration made.
+        """
+        record_table = self.tables.schema_migrations
+        if not records:
+            others = (name for name in present if name.lower() != record_table.lower())
+            _refuse(others, f"{record_table!r} says nothing about it")
+        for record in records:
+            if record["package_name"] != self.distribution:
+                raise ForeignTablesError(record_table, f"it records migrations of {record['package_name']!r}")
+        return [AppliedMigration(migration_id=row["migration_id"], checksum=row["checksum"]) for row in records]
+
+    def missing(self, applied: Sequence[AppliedMigration]) -> tuple[Migration, ...]:
+        """Return what is to be applied, in order.
+
+        Raises:
+            SchemaAheadError: The database is newer than this package.
+            SchemaError: A migration was applied with another text, or left out.
+        """
+        try:
+            return plan_migrations(applied, self.migrations)
+        except DatabaseAheadError as error:
+            raise SchemaAheadError(error.unknown, f"upgrade {self.distribution}") from error
+        except MigrationError as error:
+            raise SchemaError(str(error)) from error
+
+    def check(self, applied: Sequence[AppliedMigration]) -> None:
+        """Raise unless everything is applied.
+
+        Raises:
+            SchemaMissingError: There are no tables.
+            SchemaBehindError: Some migrations are missing.
+            SchemaError: As `missing`.
+        """
+        missing = self.missing(applied)
+        if missing and not applied:
+            raise SchemaMissingError(self.remedy)
+        if missing:
+            raise SchemaBehindError(tuple(migration.migration_id for migration in missing), self.remedy)
+
+
+def _refuse(tables: Iterable[str], problem: str) -> None:
+    for table in tables:
+        raise ForeignTablesError(table, problem)

@@ -1,0 +1,246 @@
+"""What follows from a row: answers, verdicts, pages and the state of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from workflow_migrations import DEFAULT_TABLES, AppliedMigration, parse_migrations
+from workflow_runtime.errors import (
+    CorruptRecordError,
+    ForeignTablesError,
+    LeaseLostError,
+    LogConflictError,
+    SchemaAheadError,
+    SchemaBehindError,
+    SchemaError,
+    SchemaMissingError,
+    StoreNotOpenError,
+)
+from workflow_runtime.store import encode_run_cursor
+from workflow_store_sql import (
+    END_OF_TIME_MS,
+    Fence,
+    RowReader,
+    Schema,
+    StoreOpening,
+    TickMark,
+    answer_approval,
+    answer_cancel,
+    answer_delete,
+    answer_heartbeat,
+    answer_requeue,
+    answer_retry,
+    answer_retry_request,
+    answer_signal,
+    answer_terminate,
+    not_claimable,
+    run_page_bounds,
+)
+
+READ = RowReader(DEFAULT_TABLES)
+
+Answer = Callable[[RowReader, str, dict[str, Any] | None], Any]
+
+
+def head(status: str, **columns: Any) -> dict[str, Any]:
+    nothing = {"known_seq": None, "inbox_seq": None, "awaited": False, "event_index": None, "deleted": False}
+    return {"status": status} | nothing | columns
+
+
+@pytest.mark.parametrize(
+    ("answer", "row", "kind"),
+    [
+        (answer_signal, head("paused", inbox_seq=1, awaited=True), "delivered"),
+        (answer_signal, head("paused", inbox_seq=1), "buffered"),
+        (answer_signal, head("paused", known_seq=1), "duplicate"),
+        (answer_signal, head("paused"), "not-waiting"),
+        (answer_signal, head("finished"), "finished"),
+        (answer_signal, head("finished", known_seq=1), "duplicate"),
+        (answer_approval, head("paused", inbox_seq=1, awaited=True), "delivered"),
+        (answer_approval, head("finished", known_seq=1, known_payload='{"approved": true}'), "already-decided"),
+        (answer_retry_request, head("dead", inbox_seq=1), "buffered"),
+        (answer_retry_request, head("errored"), "finished"),
+        (answer_retry_request, head("errored", known_seq=1), "duplicate"),
+        (answer_cancel, head("running", inbox_seq=1), "requested"),
+        (answer_cancel, head("running", known_seq=1), "duplicate"),
+        (answer_cancel, head("finished", known_seq=1), "finished"),
+        (answer_cancel, head("dead"), "finished"),
+        (answer_terminate, head("dead"), "terminated"),
+        (answer_terminate, head("errored"), "finished"),
+        (answer_requeue, head("dead"), "requeued"),
+        (answer_requeue, head("paused"), "not-requeueable"),
+        (answer_retry, head("errored", event_index=3), "retried"),
+        (answer_retry, head("paused"), "not-retryable"),
+        (answer_delete, head("paused", deleted=True), "deleted"),
+        (answer_delete, head("running"), "not-deletable"),
+    ],
+)
+def test_answer_follows_from_the_row(answer: Answer, row: dict[str, Any], kind: str) -> None:
+    assert answer(READ, "a", row).kind == kind
+    assert answer(READ, "a", None).kind == "not-found"
+
+
+@pytest.mark.parametrize("answer", [answer_signal, answer_cancel, answer_terminate, answer_requeue, answer_delete])
+def test_status_that_nobody_knows_is_named(answer: Answer) -> None:
+    with pytest.raises(CorruptRecordError, match="unknown status 'odd'"):
+        answer(READ, "a", head("odd"))
+
+
+@pytest.mark.parametrize(("status", "claimable_at_ms"), [("running", 9), ("queued", 5), ("paused", 5), ("dead", None)])
+def test_run_that_cannot_be_claimed_tells_when_it_can(status: str, claimable_at_ms: int | None) -> None:
+    answer = not_claimable(READ, "a", status=status, lease_expires_at=9, due_at=5)
+    assert answer.claimable_at_ms == claimable_at_ms
+
+
+def test_heartbeat_without_a_row_has_lost_the_lease() -> None:
+    with pytest.raises(LeaseLostError, match="run 'a'"):
+        answer_heartbeat("a", [])
+
+
+FENCE = Fence("append_events", "a", "token", "op", 2)
+HEAD = {"status": "running", "lease_token": "token", "next_index": 2, "operation_id": "append_events:before"}
+
+
+def test_fence_holds_and_recognises_a_repeat() -> None:
+    assert FENCE.judge(HEAD) is None
+    repeated = HEAD | {"operation_id": "append_events:op", "operation_answer": '{"next_index": 3}', "status": "paused"}
+    assert FENCE.judge(repeated) == {"next_index": 3}
+    assert Fence("release_run_lease", "a", "token", "op").values() == ("a", "token", "release_run_lease:op")
+
+
+@pytest.mark.parametrize("change", [{"status": "queued"}, {"lease_token": "other"}])
+def test_fence_refuses_who_has_lost_the_lease(change: dict[str, Any]) -> None:
+    with pytest.raises(LeaseLostError):
+        FENCE.judge(HEAD | change)
+    with pytest.raises(LeaseLostError):
+        FENCE.judge(None)
+
+
+def test_fence_refuses_a_log_of_another_length() -> None:
+    with pytest.raises(LogConflictError):
+        FENCE.judge(HEAD | {"next_index": 3})
+
+
+SCHEDULE = {
+    "settled_fire_at": 1,
+    "settled_operation_id": "before",
+    "settled_outcome": "started",
+    "previous_run_id": "last",
+    "revision": 1,
+    "tick_at": 5,
+    "lease_token": "t",
+    "live_run_id": None,
+    "buffered_fire_at": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"settled_fire_at": 5, "settled_operation_id": "op"}, "started"),
+        ({"settled_fire_at": 5, "settled_operation_id": "op", "settled_outcome": "skipped"}, "skipped"),
+        ({"revision": 2}, "schedule-changed"),
+        ({"live_run_id": "other"}, "overlapping"),
+        ({"live_run_id": "r"}, "behind"),
+        ({}, "behind"),
+    ],
+)
+def test_tick_that_was_not_settled_says_why(change: dict[str, Any], kind: str) -> None:
+    mark = TickMark("s", 5, "t", 1, "r")
+    assert mark.refused(SCHEDULE | change, "op").kind == kind
+    assert mark.refused(None, "op").kind == "schedule-changed"
+    with pytest.raises(LeaseLostError, match="tick 5 of schedule 's'"):
+        mark.refused(SCHEDULE | {"lease_token": "other"}, "op")
+
+
+@pytest.mark.parametrize(
+    ("cursor", "descending", "bounds"),
+    [
+        (None, False, (10, "", 20)),
+        (None, True, (20, "", 10)),
+        ((15, "x"), False, (15, "x", 20)),
+        ((15, "x"), True, (15, "x", 10)),
+        ((5, "x"), False, (10, "", 20)),
+        ((25, "x"), True, (20, "", 10)),
+    ],
+)
+def test_page_begins_at_the_cursor_or_at_the_filter(
+    cursor: tuple[int, str] | None, descending: bool, bounds: tuple[int, str, int]
+) -> None:
+    text = None if cursor is None else encode_run_cursor(*cursor)
+    assert run_page_bounds(text, 10, 20, descending=descending) == bounds
+    assert run_page_bounds(None, None, None, descending=False) == (0, "", END_OF_TIME_MS)
+
+
+SHIPPED = Schema(
+    distribution="workflow-store-mine",
+    migrations=parse_migrations({"0000_first.sql": "SELECT 1;", "0001_expand_more.sql": "SELECT 2;"}),
+    tables=DEFAULT_TABLES,
+    remedy="mend it",
+)
+OWN_COLUMNS = ("migration_id", "package_name", "package_version", "checksum", "applied_at")
+RECORD_TABLE = DEFAULT_TABLES.schema_migrations
+
+
+def record(index: int, **change: str) -> dict[str, str]:
+    migration = SHIPPED.migrations[index]
+    own = {"package_name": SHIPPED.distribution, "migration_id": migration.migration_id, "checksum": migration.checksum}
+    return own | change
+
+
+def test_tables_of_others_are_refused() -> None:
+    assert not SHIPPED.is_ours([], [])
+    assert SHIPPED.is_ours([RECORD_TABLE], OWN_COLUMNS)
+    with pytest.raises(ForeignTablesError, match="says who made it"):
+        SHIPPED.is_ours(["workflow_runs"], [])
+    with pytest.raises(ForeignTablesError, match="not those of this package"):
+        SHIPPED.is_ours([RECORD_TABLE], ["version"])
+    with pytest.raises(ForeignTablesError, match="says nothing about it"):
+        SHIPPED.applied([RECORD_TABLE.upper(), "workflow_runs"], [])
+    with pytest.raises(ForeignTablesError, match="records migrations of 'another'"):
+        SHIPPED.applied([RECORD_TABLE], [record(0, package_name="another")])
+    assert SHIPPED.applied([RECORD_TABLE], []) == []
+
+
+def test_what_is_missing_is_told_apart() -> None:
+    applied = SHIPPED.applied([RECORD_TABLE], [record(0), record(1)])
+    SHIPPED.check(applied)
+    assert [migration.migration_id for migration in SHIPPED.missing(applied[:1])] == ["0001_expand_more"]
+    with pytest.raises(SchemaMissingError, match="mend it"):
+        SHIPPED.check([])
+    with pytest.raises(SchemaBehindError, match="mend it"):
+        SHIPPED.check(applied[:1])
+    with pytest.raises(SchemaAheadError, match="upgrade workflow-store-mine"):
+        SHIPPED.check([*applied, AppliedMigration(migration_id="0002_expand_new", checksum="c")])
+    with pytest.raises(SchemaError, match="another text"):
+        SHIPPED.check(SHIPPED.applied([RECORD_TABLE], [record(0, checksum="c")]))
+
+
+class Closing:
+    """A store that counts how often it was closed."""
+
+    closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+async def test_store_is_opened_by_await_or_by_async_with() -> None:
+    store = Closing()
+
+    async def open_store() -> Closing:
+        return store
+
+    opened = await StoreOpening(open_store, "Mine.open(...)")
+    assert (opened, store.closed) == (store, 0)
+    async with StoreOpening(open_store, "Mine.open(...)") as entered:
+        assert entered is store
+    assert store.closed == 1
+
+
+def test_opening_taken_for_the_store_names_the_call() -> None:
+    opening: Any = StoreOpening(Closing, "Mine.open(...)")  # type: ignore[arg-type]
+    with pytest.raises(StoreNotOpenError, match=r"Mine\.open"):
+        opening.create_run  # noqa: B018
