@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .engine.allowance import QueryAllowance
-from .engine.pending import MAX_EVENTS
+from .engine.log_draft import MAX_EVENTS
 from .errors import ConfigurationError
 from .metering import QueryMeter, queries_left
 from .store import QueryCosts

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ..errors import QueryLimitReachedError
 from ..metering import QueryMeter, meter_queries
 from ..store import QueryCosts
-from .pending import MAX_EVENTS
+from .log_draft import MAX_EVENTS
 
 __all__ = ["Allowance", "QueryAllowance"]
 

@@ -39,9 +39,10 @@ from .finishing import to_its_end
 from .history import EventKind, OperationKind, Recorded, UnknownKindError, from_event, run_event
 from .inbox import Inbox
 from .lease import HeldLease
+from .log_draft import LogDraft
+from .log_write import LogWrite
 from .machine import Aborted, Errored, Finished, Machine
 from .operations import Operation
-from .pending import PendingUnit, TimerBook
 from .replay_check import TracedMachine, compare
 from .retried import MATTERS, RetriedLog, end_facts
 from .settlement import Settlement
@@ -147,12 +148,9 @@ class Driver:
         self._retried = RetriedLog()
         self._fence = Fence(asyncio.get_running_loop())
         self._watched = WatchedDrive(settings.watch, claim.run.run_id, workflow.id, self._step_of)
-        self._unit = PendingUnit(self._allowance.max_events)
-        self._timers = TimerBook()
+        self._draft = LogDraft(self._allowance.max_events)
         self._inbox = Inbox()
-        self._transactions = Transactions(
-            writer=self._writer, machine=self._machine, unit=self._unit, timers=self._timers
-        )
+        self._transactions = Transactions(writer=self._writer, machine=self._machine, draft=self._draft)
         self._steps = StepTasks(
             run=self._run_attempt,
             threads=settings.threads,
@@ -162,8 +160,7 @@ class Driver:
         )
         self._settlement = Settlement(
             machine=self._machine,
-            unit=self._unit,
-            timers=self._timers,
+            draft=self._draft,
             inbox=self._inbox,
             steps=self._steps,
             clock=settings.clock,
@@ -309,12 +306,12 @@ class Driver:
                 return DriveOutcome.LOST
             if (thread := self._machine.loop.called_from) is not None:
                 return await self._end_with_error(_called_from(thread))
-            if self._unit.full and not self._steps.transaction_open:
+            if self._draft.full and not self._steps.transaction_open:
                 await self._flush()
                 await self._read_news()
             elif self._machine.outcome is not None:
                 return await self._end()
-            elif self._steps.ended and not self._unit.full:
+            elif self._steps.ended and not self._draft.full:
                 continue  # a step ended after the settling: it may have woken the handler
             elif not self._steps.running and not self._steps.holding and (let_go := self._way_to_let_go()):
                 return await let_go()
@@ -342,16 +339,16 @@ class Driver:
     def _keep_back(self) -> None:
         self._allowance.keep_back(
             unrecorded_steps=self._steps.unrecorded,
-            unwritten_events=len(self._unit.events) if self._has_unwritten() else None,
+            unwritten_events=None if self._draft.empty else len(self._draft.events),
         )
 
     def _way_to_let_go(self) -> Callable[[], Awaitable[DriveOutcome]] | None:
         """Tell how the drive ends when no step runs; `None` when one is to be started, or is yet to be recorded."""
         if self._closing:
             # What was kept back for a record is more than it takes: the rest may do for another step.
-            return None if self._has_unwritten() else self._release
+            return self._release if self._draft.empty else None
         if not self._steps.has_runnable:
-            can_be_woken = bool(self._inbox.waiting()) or self._timers.next_due() is not None
+            can_be_woken = bool(self._inbox.waiting()) or self._draft.timers.next_due() is not None
             return self._pause if can_be_woken else partial(self._end_with_error, _deadlock())
         return self._release if self._stopping else None
 
@@ -372,7 +369,7 @@ class Driver:
         self._inbox.seen_seq = max(self._inbox.seen_seq, run.inbox_seq)
         for timer in self._claim.due_timers:
             if not self._machine.waits_for(timer.timer_id):
-                self._timers.stray(timer.timer_id)  # it would make the run claimable again at once, for ever
+                self._draft.timers.stray(timer.timer_id)  # it would make the run claimable again at once, for ever
 
     def _make_machine(self) -> Machine:
         run_id, package = self._claim.run.run_id, package_of(self._workflow.handler)
@@ -482,7 +479,7 @@ class Driver:
         if not self._steps.transaction_open:
             await self._flush()
         # Nothing runs before its cause is durable.
-        if not self._stopping and not self._has_unwritten():
+        if not self._stopping and self._draft.empty:
             self._steps.start(self._allowance.startable_steps(self._steps.unrecorded))
             self._keep_back()
         if self._steps.running or self._steps.holding:
@@ -528,23 +525,13 @@ class Driver:
 
     # Writing and waiting.
 
-    def _has_unwritten(self) -> bool:
-        return bool(self._unit.events) or any(self._timers.changes())
-
     async def _flush(self) -> None:
-        while self._has_unwritten():
+        while not self._draft.empty:
             await self._append()
 
     async def _append(self) -> None:
-        to_set, to_remove = self._timers.changes()
-        await self._writer.append(
-            events=tuple(self._unit.events),
-            taken_inbox=tuple(self._unit.taken_inbox),
-            set_timers=to_set,
-            removed_timers=to_remove,
-        )
-        self._unit.clear()
-        self._timers.written()
+        await self._writer.append(self._draft.write())
+        self._draft.written()
         self._keep_back()
         await self._check_replay()
 
@@ -552,7 +539,7 @@ class Driver:
         """Wait for a step to end, a timer, news from outside, or a request to stop."""
         if not self._has_news():
             # A unit that is full takes nothing, and so no timer either, before it is written.
-            due = None if self._unit.full or self._closing else self._timers.next_due()
+            due = None if self._draft.full or self._closing else self._draft.timers.next_due()
             await self._clock.wait(self._wake, None if due is None else due.until_ms)
         self._wake.clear()
         await self._read_news()
@@ -582,17 +569,10 @@ class Driver:
         return not self._looks_later and (self._nudged or self._lease.inbox_seq > self._inbox.seen_seq)
 
     async def _pause(self) -> DriveOutcome:
-        while self._timers.overfull:
+        while self._draft.timers.overfull:
             await self._append()
-        to_set, to_remove = self._timers.changes()
-        paused = await self._writer.pause(
-            seen_inbox_seq=self._inbox.seen_seq,
-            events=tuple(self._unit.events),
-            taken_inbox=tuple(self._unit.taken_inbox),
-            set_timers=to_set,
-            removed_timers=to_remove,
-            awaited=[_awaited(operation) for operation in self._inbox.waiting()],
-        )
+        awaited = [_awaited(operation) for operation in self._inbox.waiting()]
+        paused = await self._writer.pause(self._draft.write(), seen_inbox_seq=self._inbox.seen_seq, awaited=awaited)
         return DriveOutcome.PAUSED if paused.status is RunStatus.PAUSED else DriveOutcome.QUEUED
 
     async def _release(self) -> DriveOutcome:
@@ -607,7 +587,7 @@ class Driver:
         self._steps.cancel()  # nobody waits for them, and a transaction may hold the only connection
         while self._settlement.record_done():
             await self._flush()
-        if not self._allowance.covers_write(len(self._unit.events) + 1):
+        if not self._allowance.covers_write(len(self._draft.events) + 1):
             return await self._release()
         match self._machine.outcome:
             case Finished(output):
@@ -617,8 +597,7 @@ class Driver:
                         raise PayloadTooLargeError("output", len(text), self._max_payload_bytes)
                 except BaseException as error:  # noqa: BLE001  # a codec is the user's code
                     return await self._end_with_error(error)
-                events = (*self._unit.events, run_event(EventKind.RUN_FINISHED))
-                await self._writer.finish(output=text, events=events, taken_inbox=tuple(self._unit.taken_inbox))
+                await self._writer.finish(self._draft.last_write(run_event(EventKind.RUN_FINISHED)), output=text)
                 return DriveOutcome.FINISHED
             case Errored(error):
                 return await self._end_with_error(error)
@@ -644,9 +623,8 @@ class Driver:
         payload = write_failure(failure_of(error), **{name: getattr(error, name) for name in names})
         try:
             await self._writer.error(
+                LogWrite(events=(run_event(EventKind.RUN_PARKED, payload),)),
                 error=payload,
-                events=[run_event(EventKind.RUN_PARKED, payload)],
-                taken_inbox=(),
                 parked=True,
                 reason=one_line(error)[:_MAX_REASON],
             )
@@ -661,13 +639,8 @@ class Driver:
         return end_facts(() if returned else ledger.step_ids, cancelled=ledger.cancelled and not returned)
 
     async def _write_error(self, error: JsonText, event: NewEvent, *, aborted: bool) -> None:
-        await self._writer.error(
-            error=error,
-            events=(*self._unit.events, event),
-            taken_inbox=tuple(self._unit.taken_inbox),
-            aborted=aborted,
-            reason=self._machine.cancel_reason if aborted else None,
-        )
+        reason = self._machine.cancel_reason if aborted else None
+        await self._writer.error(self._draft.last_write(event), error=error, aborted=aborted, reason=reason)
 
     async def _in_turns(self, function: Callable[..., bool]) -> None:
         """Run something of the handler's loop, and let the application's event loop go on after each short while."""

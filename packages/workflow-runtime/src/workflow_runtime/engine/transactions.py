@@ -17,9 +17,9 @@ from ..errors import QueryLimitReachedError, StoreError, StoreUnavailableError
 from ..payloads import JsonText
 from ..store import TransactionWrite
 from .history import EventKind, Recorded, new_event
+from .log_draft import LogDraft
 from .machine import Machine
 from .operations import Operation
-from .pending import PendingUnit, TimerBook
 from .writer import RunWriter
 
 __all__ = ["Transactions"]
@@ -34,13 +34,12 @@ class _NotWantedError(Exception):
 class Transactions:
     """The transactions of one drive. At most one of them can still commit."""
 
-    def __init__(self, *, writer: RunWriter, machine: Machine, unit: PendingUnit, timers: TimerBook) -> None:
+    def __init__(self, *, writer: RunWriter, machine: Machine, draft: LogDraft) -> None:
         self.broken: Exception | None = None
         """Set when the store could not say whether a transaction was committed, or refused to go on."""
         self._writer = writer
         self._machine = machine
-        self._unit = unit
-        self._timers = timers
+        self._draft = draft
         self._gate = asyncio.Event()
         self._gate.set()
         self._settled = asyncio.Event()
@@ -103,8 +102,7 @@ class Transactions:
                 raise
             self.broken = error
         else:
-            self._unit.clear()
-            self._timers.written()
+            self._draft.written()
             self._committed = commit.recorded
         finally:
             self._open_gate(commit)
@@ -129,14 +127,7 @@ class Transactions:
         self._committing = commit
         self._gate.clear()
         recorded = Recorded(EventKind.STEP_COMPLETED, operation.step_id, text)
-        to_set, to_remove = self._timers.changes()
-        write = self._writer.transaction_write(
-            events=(*self._unit.events, new_event(recorded)),
-            taken_inbox=tuple(self._unit.taken_inbox),
-            set_timers=tuple(to_set),
-            removed_timers=tuple(to_remove),
-        )
-        return recorded, write
+        return recorded, self._writer.transaction_write(self._draft.write(new_event(recorded)))
 
 
 class _Commit:
