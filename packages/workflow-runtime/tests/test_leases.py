@@ -147,7 +147,7 @@ async def test_hand_over_of_a_late_driver_is_refused(lab: Lab, gate: Gate) -> No
     await runtime.start_run(works, run_id="run")
     async with lab.driving(runtime, deadline=timedelta(milliseconds=300)) as sweep:
         await gate.reached.wait()
-        await lab.until(lambda: runtime._drivers["run"]._stopping)
+        await lab.until(lambda: runtime._drivers["run"].stopping)
         gate.opened.set()
     assert (await sweep).outcomes == {"lost": 1}
     assert (await lab.load("run")).lease_owner == "thief"

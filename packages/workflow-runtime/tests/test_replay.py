@@ -207,7 +207,7 @@ async def test_random_program_gives_the_same_in_the_smallest_turns(
     source = ["sequence", *(author.write(3) for _ in range(3))]
     signals = author.signals()
     expected = await Programs(lab).run_undisturbed(source, signals, gate)
-    monkeypatch.setattr("workflow_runtime.engine.driver._TURN_S", 0.0)
+    monkeypatch.setattr("workflow_runtime.engine.handler_turns._TURN_S", 0.0)
     assert await Programs(type(lab)()).run_with_pauses(source, signals) == expected
 
 

@@ -21,7 +21,9 @@ from .drives import Drives, see_through
 from .durations import check_duration
 from .engine.allowance import Allowance
 from .engine.definition import Registry, Workflow, checked_workflow
-from .engine.driver import DriveOutcome, Driver, DriverSettings
+from .engine.drive_outcome import DriveOutcome
+from .engine.driver import Driver
+from .engine.driver_settings import DriverSettings
 from .engine.history import EventKind, run_event
 from .errors import (
     CapabilityNotSupportedError,

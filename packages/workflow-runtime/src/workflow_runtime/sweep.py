@@ -15,7 +15,9 @@ from .clock import Clock
 from .drives import Drives
 from .engine.allowance import Allowance
 from .engine.definition import Registry
-from .engine.driver import DriveOutcome, Driver, DriverSettings
+from .engine.drive_outcome import DriveOutcome
+from .engine.driver import Driver
+from .engine.driver_settings import DriverSettings
 from .errors import CorruptRecordError, QueryLimitReachedError, StoreError
 from .logs import get_logger, one_line
 from .metering import QueryMeter

@@ -1,117 +1,62 @@
-"""Drives one claimed run: replays it, runs its steps, writes what happened, and lets it go."""
+"""Driving one claimed run: replay it, settle what happens, write it down, and let the run go."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NoReturn
 
-from ..clock import Clock, from_ms
 from ..errors import (
     ConfigurationError,
     CorruptRecordError,
     LeaseLostError,
-    LogConflictError,
     NonDeterminismError,
-    PayloadTooLargeError,
     QueryLimitReachedError,
     StoreAccessError,
     StoreError,
 )
-from ..escapes import exc_info_of, is_interrupt
-from ..failures import failure_of, write_failure
-from ..isolation import Fence, package_of, refused
-from ..logs import get_logger, one_line
-from ..payloads import ExactCodec, JsonText, encode_json
-from ..store import Awaited, ClaimedRun, Event, NewEvent, RunStatus, WorkflowExecutionStore
-from ..tries import may_pass
-from ..watch import LoopWatch, WatchedDrive
+from ..isolation import refused
+from ..store import ClaimedRun
+from ..watch import WatchedDrive
 from .allowance import Allowance
-from .context import Context
+from .break_off import BreakOff
 from .definition import Workflow
-from .finishing import to_its_end
-from .history import EventKind, OperationKind, Recorded, UnknownKindError, from_event, run_event
+from .draft_writer import DraftWriter
+from .drive_budget import DriveBudget
+from .drive_outcome import DriveOutcome
+from .driver_settings import DriverSettings
+from .handler_turns import HandlerTurns
+from .history import UnknownKindError
 from .inbox import Inbox
+from .inbox_reader import InboxReader
 from .lease import HeldLease
+from .lease_end import LeaseEnd
 from .log_draft import LogDraft
-from .log_write import LogWrite
-from .machine import Aborted, Errored, Finished, Machine
-from .operations import Operation
-from .replay_check import TracedMachine, compare
-from .retried import MATTERS, RetriedLog, end_facts
-from .settlement import Settlement
+from .moves import DriveState, Move, StepWork, next_move
+from .replay import Replay
+from .replay_check import ReplayCheck
+from .run_end import RunEnd
+from .run_handler import RunHandler
+from .settler import Settler
+from .shielding import run_shielded
+from .step_attempts import StepAttempts
 from .step_tasks import StepTasks
-from .steps import make_step_info, run_attempt
-from .transactions import Transactions
+from .step_transactions import StepTransactions
+from .stop_request import StopRequest
 from .writer import RunWriter
 
-if TYPE_CHECKING:
-    from ..heartbeats import HeartbeatThread
-    from .step_threads import StepThreads
+__all__ = ["Driver"]
 
-__all__ = ["DriveOutcome", "Driver", "DriverSettings"]
-
-T = TypeVar("T")
-logger = get_logger("workflow_runtime")
-
-_TURN_S = 0.02
-"""How long a handler, or its replay, goes on before the application's event loop gets a turn."""
-_PAGE = 1_000
-_LOOK_AGAIN_S = 1.0
-"""After the inbox could not be read."""
-_LET_GO_S = 2.0
-"""How long a drive that is cancelled may take to hand its run over."""
 _LAST_GRACE_S = 0.5
 """Where the drive was cancelled, and has waited for them before."""
 _CLEANUP_GRACE_S = 5.0
 """How long cancelled steps may take to clean up before the driver stops waiting for them."""
-_MAX_REASON = 1_000
-"""Characters of a reason; the error tells the rest."""
-
-
-class DriveOutcome(StrEnum):
-    """How a drive ended."""
-
-    FINISHED = "finished"
-    ERRORED = "errored"
-    ABORTED = "aborted"
-    PAUSED = "paused"
-    QUEUED = "queued"
-    """Paused, but something arrived meanwhile: it is claimable at once."""
-    DEAD = "dead"
-    """Parked: it does not match its history, or that cannot be read."""
-    RELEASED = "released"
-    """Handed over, because the worker stops."""
-    LOST = "lost"
-    """Another worker has it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriverSettings:
-    """What all drivers of a runtime share."""
-
-    store: WorkflowExecutionStore
-    clock: Clock
-    codec: ExactCodec
-    lease_ms: int
-    rng: random.Random
-    threads: StepThreads | None
-    """Where plain functions run; `None` in a Python without threads."""
-    watch: LoopWatch
-    checks_replay: bool = False
-    """Whether each run is replayed and compared after each unit: in tests."""
-    heartbeats: HeartbeatThread | None
-    """Renews leases beside the event loop, where the store and the clock allow it."""
 
 
 class Driver:
-    """Drives one run until it ends, pauses, or must be let go. Used once.
+    """The drive of one run, until the run ends, pauses, or must be let go. A worker makes one for each claim.
 
     Args:
         settings: What it shares with others.
@@ -129,13 +74,32 @@ class Driver:
         allowance: Allowance | None = None,
     ) -> None:
         self._settings = settings
-        self._allowance = allowance or Allowance()
-        self._store = settings.store
-        self._clock = settings.clock
-        self._max_payload_bytes = settings.store.capabilities.max_payload_bytes
         self._claim = claim
         self._workflow = workflow
+        self._allowance = allowance or Allowance()
         self._wake = asyncio.Event()
+        self._stop = StopRequest()
+        self._draft = LogDraft(self._allowance.max_events)
+        self._inbox = Inbox()
+        self._handler = RunHandler(settings, claim.run, workflow)
+        self._watched = WatchedDrive(settings.watch, claim.run.run_id, workflow.id, self.step_of)
+        self._turns = HandlerTurns(self._watched)
+        self._set_up_machine()
+        self._set_up_lease()
+        self._set_up_steps()
+        self._set_up_writes()
+        self._set_up_ends()
+
+    def _set_up_machine(self) -> None:
+        self._check: ReplayCheck | None = None
+        if not self._settings.checks_replay:
+            self._machine = self._handler.machine()
+            return
+        self._machine = traced = self._handler.traced_machine()
+        self._check = ReplayCheck(first=traced, handler=self._handler, turns=self._turns, store=self._settings.store)
+
+    def _set_up_lease(self) -> None:
+        settings, claim = self._settings, self._claim
         self._lease = HeldLease(claim=claim, clock=settings.clock, lease_ms=settings.lease_ms, on_news=self._wake.set)
         self._writer = RunWriter(
             store=settings.store,
@@ -143,22 +107,28 @@ class Driver:
             next_index=claim.run.next_index,
             clock=settings.clock,
             allowance=self._allowance,
+            stop=self._stop,
         )
-        self._machine = self._make_machine()
-        self._retried = RetriedLog()
-        self._fence = Fence(asyncio.get_running_loop())
-        self._watched = WatchedDrive(settings.watch, claim.run.run_id, workflow.id, self._step_of)
-        self._draft = LogDraft(self._allowance.max_events)
-        self._inbox = Inbox()
-        self._transactions = Transactions(writer=self._writer, machine=self._machine, draft=self._draft)
+        self._reader = InboxReader(store=settings.store, lease=self._lease, inbox=self._inbox, wake=self._wake)
+
+    def _set_up_steps(self) -> None:
+        settings = self._settings
+        self._transactions = StepTransactions(writer=self._writer, machine=self._machine, draft=self._draft)
+        attempts = StepAttempts(
+            run=self._claim.run,
+            codec=settings.codec,
+            max_payload_bytes=settings.store.capabilities.max_payload_bytes,
+            transactions=self._transactions,
+        )
         self._steps = StepTasks(
-            run=self._run_attempt,
+            attempts=attempts,
+            transactions=self._transactions,
             threads=settings.threads,
+            allowance=self._allowance,
+            stop=self._stop,
             on_change=self._wake.set,
-            is_committing=lambda: self._transactions.committing,
-            cuts_short=self._cut_short,
         )
-        self._settlement = Settlement(
+        self._settler = Settler(
             machine=self._machine,
             draft=self._draft,
             inbox=self._inbox,
@@ -166,14 +136,39 @@ class Driver:
             clock=settings.clock,
             rng=settings.rng,
         )
-        self._stopping = False
-        self._closing = False
-        """Whether so few queries are left that nothing new is begun, for the time being."""
-        self._refusal: QueryLimitReachedError | None = None
-        """Why a step, or the drive, was cut short."""
-        self._nudged = False
-        self._looks_later = False
-        """Whether the inbox could not be read a moment ago."""
+
+    def _set_up_writes(self) -> None:
+        self._budget = DriveBudget(allowance=self._allowance, steps=self._steps, draft=self._draft)
+        self._drafts = DraftWriter(writer=self._writer, draft=self._draft, budget=self._budget, check=self._check)
+
+    def _set_up_ends(self) -> None:
+        self._run_end = RunEnd(
+            workflow_id=self._workflow.id,
+            machine=self._machine,
+            codec=self._settings.codec,
+            max_payload_bytes=self._settings.store.capabilities.max_payload_bytes,
+            writer=self._writer,
+            draft=self._draft,
+        )
+        self._lease_end = LeaseEnd(
+            writer=self._writer, draft=self._draft, drafts=self._drafts, budget=self._budget, inbox=self._inbox
+        )
+        self._break_off = BreakOff(
+            writer=self._writer,
+            steps=self._steps,
+            transactions=self._transactions,
+            stop=self._stop,
+            wake=self._wake,
+        )
+        self._ends: dict[Move, Callable[[], Awaitable[DriveOutcome]]] = {
+            Move.RAISE: self._raise,
+            Move.LEAVE: self._leave,
+            Move.REFUSE_THREAD: self._refuse_thread,
+            Move.END_RUN: self._end_run,
+            Move.RELEASE: self._lease_end.release,
+            Move.PAUSE: self._lease_end.pause,
+            Move.REFUSE_DEADLOCK: self._refuse_deadlock,
+        }
 
     @property
     def run_id(self) -> str:
@@ -183,17 +178,26 @@ class Driver:
     @property
     def nudged(self) -> bool:
         """Whether it was asked to look at the inbox, and has not done so."""
-        return self._nudged
+        return self._reader.nudged
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is about to hand the run over."""
+        return self._stop.made
 
     @property
     def retried(self) -> int:
         """How many attempts of steps failed and are repeated."""
-        return self._settlement.retried
+        return self._settler.retried
 
     @property
     def refused_at(self) -> int | None:
         """Where in the log it would have taken more queries than it had; `None` when they sufficed."""
-        return None if self._refusal is None else self._writer.next_index
+        return None if self._stop.refusal is None else self._writer.next_index
+
+    def step_of(self, task: asyncio.Task[Any]) -> str | None:
+        """Return the id of the step that runs as this task. May be called from another thread."""
+        return self._steps.step_of(task)
 
     def stop(self, *, cancel_steps: bool = False) -> None:
         """Ask to hand the run over: no new step starts.
@@ -202,7 +206,7 @@ class Driver:
             cancel_steps: Cancel the steps that are running instead of waiting for them; they run again elsewhere.
                 A plain function that has begun cannot be cancelled: it is waited for all the same.
         """
-        self._stopping = self._writer.in_a_hurry = True
+        self._stop.make()
         if cancel_steps:
             self._steps.interrupt()
         else:
@@ -211,11 +215,10 @@ class Driver:
 
     def nudge(self) -> None:
         """Look at the inbox now: something may have been delivered."""
-        self._nudged = True
-        self._wake.set()
+        self._reader.nudge()
 
     async def drive(self) -> DriveOutcome:
-        """Drive the run.
+        """Drive the run. To be called once.
 
         Raises:
             QueryLimitReachedError: A step, or reading the run, takes more queries than there are. The run was handed
@@ -228,7 +231,7 @@ class Driver:
         with self._watched.watched(), self._allowance.opened(), keeping:
             # Beside a thread this is the second line, in case that the thread cannot connect.
             patience_ms = 0 if thread is None else self._lease.lease_ms // 6
-            heartbeat = asyncio.create_task(self._lease.keep(self._store, patience_ms=patience_ms))
+            heartbeat = asyncio.create_task(self._lease.keep(self._settings.store, patience_ms=patience_ms))
             grace_s = _CLEANUP_GRACE_S
             try:
                 return await self._drive_as_far_as_allowed()
@@ -236,455 +239,163 @@ class Driver:
                 return DriveOutcome.LOST
             except asyncio.CancelledError:
                 grace_s = _LAST_GRACE_S
-                await to_its_end(self._let_go_at_once())
+                await run_shielded(self._break_off.release_at_once())
                 raise
             except Exception:
-                await self._sit_out_threads()
+                await self._break_off.sit_out_threads()
                 raise
             finally:
                 try:
-                    await self._stop_tasks(heartbeat, grace_s)
+                    await self._break_off.clean_up(heartbeat, grace_s)
                 finally:
-                    await self._in_callback(self._machine.suspend)
-
-    async def _let_go_at_once(self) -> None:
-        """Give the lease back, though nothing more can be recorded; keep it where a step would run twice at once."""
-        self._writer.in_a_hurry = True
-        self._transactions.close()
-        self._steps.cancel()
-        try:
-            async with asyncio.timeout(_LET_GO_S):
-                while self._steps.running:
-                    await asyncio.wait(self._steps.running)
-                    await asyncio.sleep(0)  # the steps hear of their tasks' ends in callbacks
-                if not self._steps.holding and not self._lease.lost:
-                    await self._writer.release()
-        except (StoreError, TimeoutError) as error:
-            logger.warning("run %r: not handed over, its lease runs out: %s", self.run_id, one_line(error))
-
-    async def _sit_out_threads(self) -> None:
-        """Keep the lease while a plain function runs that nobody can interrupt: the next worker would begin it too."""
-        self._steps.cancel()
-        while self._steps.holding and not self._lease.lost:
-            self._wake.clear()
-            await self._wake.wait()
+                    await self._turns.call(self._machine.suspend)
 
     async def _drive_as_far_as_allowed(self) -> DriveOutcome:
-        self._keep_back()
+        self._budget.keep_back()
         try:
             outcome = await self._drive()
-            await self._check_replay()
+            if self._check is not None:
+                await self._check.run()
         except QueryLimitReachedError as error:
-            self._refusal = error
-            # With a step still running somebody else would run it a second time beside it: let the lease run out.
-            if not self._steps.running and not self._steps.holding:
-                await self._writer.release()
+            self._stop.refusal = error
+            await self._break_off.release_unless_at_work()
             raise
         except StoreAccessError:
-            await self._hand_over()
-            raise
-        if outcome is DriveOutcome.RELEASED and self._refusal is not None:
-            raise self._refusal
-        return outcome
-
-    async def _hand_over(self) -> None:
-        """Let the run go because of an error that is not its own: a lease that runs out would count as a crash."""
-        self._writer.in_a_hurry = True
-        if not self._steps.running and not self._steps.holding:
+            # Not the run's own fault: a lease that runs out would count as a crash.
+            self._stop.make()
             with suppress(StoreError):
-                await self._writer.release()
+                await self._break_off.release_unless_at_work()
+            raise
+        if outcome is DriveOutcome.RELEASED and self._stop.refusal is not None:
+            raise self._stop.refusal
+        return outcome
 
     async def _drive(self) -> DriveOutcome:
         if (parked := await self._replay_or_park()) is not None:
             return parked
         while True:
             await self._settle()
-            self._steps.cancel_abandoned()
-            if fatal := self._steps.fatal or self._transactions.broken:
-                raise fatal
-            if self._lease.lost:
-                return DriveOutcome.LOST
-            if (thread := self._machine.loop.called_from) is not None:
-                return await self._end_with_error(_called_from(thread))
-            if self._draft.full and not self._steps.transaction_open:
-                await self._flush()
-                await self._read_news()
-            elif self._machine.outcome is not None:
-                return await self._end()
-            elif self._steps.ended and not self._draft.full:
-                continue  # a step ended after the settling: it may have woken the handler
-            elif not self._steps.running and not self._steps.holding and (let_go := self._way_to_let_go()):
-                return await let_go()
-            else:
-                await self._run_steps()
+            match move := next_move(self._state()):
+                case Move.WORK:
+                    await self._work()
+                case Move.WRITE:
+                    await self._drafts.write_all()
+                    await self._read_news()
+                case Move.SETTLE:
+                    pass
+                case _:
+                    return await self._ends[move]()
 
     async def _replay_or_park(self) -> DriveOutcome | None:
+        replay = Replay(
+            claim=self._claim,
+            store=self._settings.store,
+            writer=self._writer,
+            machine=self._machine,
+            handler=self._handler,
+            turns=self._turns,
+            watched=self._watched,
+        )
         try:
-            await self._replay()
+            await replay.run()
         except UnknownKindError:
             raise  # a worker with a newer engine may take the run when the lease has run out
         except (NonDeterminismError, CorruptRecordError) as error:
-            return await self._park(error)
+            return await self._run_end.park(error)
+        await self._take_over_claim()
         return None
+
+    async def _take_over_claim(self) -> None:
+        """Take in what else the claim brought: the inbox, and the timers that are due."""
+        inbox, inbox_seq = self._inbox, self._claim.run.inbox_seq
+        inbox.add(self._claim.inbox)
+        if self._claim.inbox and inbox.seen_seq < inbox_seq:
+            await self._writer.ask(self._reader.read)  # the claim brought the first page only
+        inbox.seen_seq = max(inbox.seen_seq, inbox_seq)
+        for timer in self._claim.due_timers:
+            if not self._machine.waits_for(timer.timer_id):
+                self._draft.timers.stray(timer.timer_id)  # it would make the run claimable again at once, for ever
 
     async def _settle(self) -> None:
         """Let everything that has happened take effect; what is being committed comes first."""
         async with self._transactions.held_back():
             if committed := self._transactions.take_committed():
-                await self._in_callback(partial(self._machine.apply, committed))
-            self._closing = not self._allowance.covers_unit(self._steps.unrecorded)
-            await self._in_turns(partial(self._settlement.settle, only_attempts=self._closing))
-            self._keep_back()
+                await self._turns.call(partial(self._machine.apply, committed))
+            self._budget.measure()
+            await self._turns.repeat(partial(self._settler.settle, only_attempts=self._budget.low))
+            self._budget.keep_back()
+        self._steps.cancel_abandoned()
 
-    def _keep_back(self) -> None:
-        self._allowance.keep_back(
-            unrecorded_steps=self._steps.unrecorded,
-            unwritten_events=None if self._draft.empty else len(self._draft.events),
+    def _state(self) -> DriveState:
+        steps, work = self._steps, self._steps.work
+        return DriveState(
+            broken=steps.fatal is not None or self._transactions.broken is not None,
+            lease_lost=self._lease.lost,
+            called_from_thread=self._machine.loop.called_from is not None,
+            draft_full=self._draft.full,
+            draft_empty=self._draft.empty,
+            transaction_open=steps.transaction_open,
+            handler_ended=self._machine.outcome is not None,
+            step_ended=bool(steps.ended),
+            step_work=work,
+            budget_low=self._budget.low,
+            stopping=self._stop.made,
+            can_wake=work is not StepWork.NONE or self._can_be_woken(),
         )
 
-    def _way_to_let_go(self) -> Callable[[], Awaitable[DriveOutcome]] | None:
-        """Tell how the drive ends when no step runs; `None` when one is to be started, or is yet to be recorded."""
-        if self._closing:
-            # What was kept back for a record is more than it takes: the rest may do for another step.
-            return self._release if self._draft.empty else None
-        if not self._steps.has_runnable:
-            can_be_woken = bool(self._inbox.waiting()) or self._draft.timers.next_due() is not None
-            return self._pause if can_be_woken else partial(self._end_with_error, _deadlock())
-        return self._release if self._stopping else None
+    def _can_be_woken(self) -> bool:
+        return self._draft.timers.next_due() is not None or bool(self._inbox.waiting())
 
-    # Replaying.
-
-    async def _replay(self) -> None:
-        run = self._claim.run
-        handler = self._handler_for(self._machine)
-        while True:
-            await self._in_callback(partial(self._machine.start, handler))
-            await self._replay_history()
-            if not self._retried.begin_again():
-                break
-            await self._in_callback(self._machine.restart)
-        self._inbox.add(self._claim.inbox)
-        if self._claim.inbox and self._inbox.seen_seq < run.inbox_seq:
-            await self._writer.ask(self._read_inbox)  # the claim brought the first page only
-        self._inbox.seen_seq = max(self._inbox.seen_seq, run.inbox_seq)
-        for timer in self._claim.due_timers:
-            if not self._machine.waits_for(timer.timer_id):
-                self._draft.timers.stray(timer.timer_id)  # it would make the run claimable again at once, for ever
-
-    def _make_machine(self) -> Machine:
-        run_id, package = self._claim.run.run_id, package_of(self._workflow.handler)
-        if self._settings.checks_replay:
-            return TracedMachine(run_id, package, self._settings.codec)
-        return Machine(run_id, package)
-
-    def _handler_for(self, machine: Machine) -> Callable[[], Awaitable[Any]]:
-        run = self._claim.run
-        context = Context(
-            machine=machine,
-            run_id=run.run_id,
-            schedule_id=run.schedule_id,
-            scheduled_at=None if run.scheduled_at_ms is None else from_ms(run.scheduled_at_ms),
-            codec=self._settings.codec,
-            retry=self._workflow.retry,
-            max_payload_bytes=self._max_payload_bytes,
-            now_ms=self._clock.now_ms,
-            store=self._store,
-        )
-
-        async def handler() -> Any:
-            return await self._workflow.handler(context, self._settings.codec.decode(run.input))
-
-        return handler
-
-    async def _check_replay(self) -> None:
-        """Replay what is in the log on a machine of its own, and compare; in tests that ask for it."""
-        first = self._machine
-        if not isinstance(first, TracedMachine):
-            return
-        second = TracedMachine(first.run_id, package_of(self._workflow.handler), self._settings.codec)
-        history = await self._whole_history()
-        if any(event.kind == EventKind.RUN_RETRIED for event in history):
-            return  # some of what it records counts no more
-        try:
-            await self._in_callback(partial(second.start, self._handler_for(second)))
-            await self._in_callback(second.run)
-            for event in history:
-                await self._in_callback(partial(second.apply, from_event(self.run_id, event)))
-                await self._in_callback(second.run)
-            compare(first, second)
-        finally:
-            await self._in_callback(second.suspend)
-
-    async def _whole_history(self) -> list[Event]:
-        history: list[Event] = []
-        while page := await self._store.read_events(run_id=self.run_id, from_index=len(history), limit=_PAGE):
-            history += page
-        return history
-
-    async def _replay_history(self) -> None:
-        page, applied = self._claim.history, 0
-        while True:
-            await self._in_turns(partial(self._apply_recorded, iter(page)))
-            applied += len(page)
-            if applied >= self._writer.next_index:
-                self._watched.report_replay(applied)
-                return
-            read = partial(self._store.read_events, run_id=self.run_id, from_index=applied, limit=_PAGE)
-            page = await self._writer.ask(read)
-            if not page:
-                problem = f"the log ends at {applied}, the head says {self._writer.next_index}"
-                raise CorruptRecordError("events", self.run_id, problem)
-
-    def _apply_recorded(self, events: Iterator[Event], *, until_s: float) -> bool:
-        """Let events take effect; tell whether that was all of them, or just all that there was time for."""
-        while self._machine.run(until_s):
-            if (event := next(events, None)) is None:
-                return True
-            recorded = from_event(self.run_id, event)
-            try:
-                self._apply(recorded, event.index)
-            except NonDeterminismError as error:
-                self._retried.diverged(event.index, error)
-        return False
-
-    def _apply(self, recorded: Recorded, index: int) -> None:
-        try:
-            if recorded.kind in MATTERS:
-                ledger = self._machine.ledger
-                self._retried.read(index, recorded, ledger.step_ids, cancelled=ledger.cancelled)
-            if self._retried.only_reading:
-                return
-            if index in self._retried.undone:
-                self._machine.undo(recorded)
-            else:
-                self._machine.apply(recorded)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            problem = f"the payload of {recorded.kind} cannot be read: {error!r}"
-            raise CorruptRecordError("events", f"{self.run_id}/{index}", problem) from error
-
-    async def _read_inbox(self) -> None:
-        known = self._lease.inbox_seq
-        while True:
-            entries = await self._store.read_inbox(run_id=self.run_id, after_seq=self._inbox.seen_seq, limit=_PAGE)
-            self._inbox.add(entries)
-            if not entries:
-                break
-        # Numbers that were not brought are taken already.
-        self._inbox.seen_seq = max(self._inbox.seen_seq, known)
-
-    # Steps.
-
-    async def _run_steps(self) -> None:
+    async def _work(self) -> None:
         # A write might have to wait for the very connection that an open transaction holds.
         if not self._steps.transaction_open:
-            await self._flush()
+            await self._drafts.write_all()
         # Nothing runs before its cause is durable.
-        if not self._stopping and self._draft.empty:
-            self._steps.start(self._allowance.startable_steps(self._steps.unrecorded))
-            self._keep_back()
-        if self._steps.running or self._steps.holding:
+        if not self._stop.made and self._draft.empty:
+            self._steps.start(self._budget.startable_steps())
+            self._budget.keep_back()
+        if self._steps.at_work:
             await self._wait()
-
-    def _cut_short(self, error: QueryLimitReachedError) -> bool:
-        """Tell whether a step's attempt ended because this drive may send no more; then it hands the run over."""
-        if not self._allowance.exceeded:
-            return False  # a meter of the step's own
-        self._refusal = error
-        self.stop()
-        return True
-
-    def _run_attempt(self, operation: Operation, number: int) -> Awaitable[JsonText | None]:
-        assert operation.step is not None
-        run, call = self._claim.run, operation.step
-        info = make_step_info(run.run_id, run.created_at_ms, operation.step_id, number)
-        attempt = partial(
-            run_attempt,
-            info=info,
-            codec=self._settings.codec,
-            max_payload_bytes=self._max_payload_bytes,
-            on_thread=partial(self._steps.on_thread, operation, info),
-        )
-        if not call.transactional:
-            return attempt(call)
-
-        def run_in_transaction(tx: Any) -> Awaitable[JsonText]:
-            return attempt(replace(call, args=(tx, *call.args)))
-
-        return self._transactions.run(operation, run_in_transaction)
-
-    def _step_of(self, task: asyncio.Task[Any]) -> str | None:
-        return self._steps.step_of(task)
-
-    async def _stop_tasks(self, heartbeat: asyncio.Task[None], grace_s: float) -> None:
-        heartbeat.cancel()
-        self._transactions.close()
-        self._steps.cancel()
-        _, left = await asyncio.wait([heartbeat, *self._steps.running], timeout=grace_s)
-        if left:
-            logger.warning("run %r: %d cancelled steps are still cleaning up", self.run_id, len(left))
-
-    # Writing and waiting.
-
-    async def _flush(self) -> None:
-        while not self._draft.empty:
-            await self._append()
-
-    async def _append(self) -> None:
-        await self._writer.append(self._draft.write())
-        self._draft.written()
-        self._keep_back()
-        await self._check_replay()
 
     async def _wait(self) -> None:
         """Wait for a step to end, a timer, news from outside, or a request to stop."""
-        if not self._has_news():
-            # A unit that is full takes nothing, and so no timer either, before it is written.
-            due = None if self._draft.full or self._closing else self._draft.timers.next_due()
-            await self._clock.wait(self._wake, None if due is None else due.until_ms)
+        if not self._reader.has_news:
+            # A draft that is full takes nothing, and so no timer either, before it is written.
+            due = None if self._draft.full or self._budget.low else self._draft.timers.next_due()
+            await self._settings.clock.wait(self._wake, None if due is None else due.until_ms)
         self._wake.clear()
         await self._read_news()
 
     async def _read_news(self) -> None:
-        if not self._has_news() or self._lease.lost:
-            return
-        self._nudged = False
         try:
-            await self._read_inbox()
+            await self._reader.read_news()
         except QueryLimitReachedError:
-            self._looks_later = True  # whoever drives the run next is brought it
             self.stop()
-        except StoreError as error:
-            if not may_pass(error):
-                raise
-            # Not worth the steps that are running: nothing is lost, and a pause would be told of what was not seen.
-            logger.warning("run %r: cannot read the inbox: %s", self.run_id, one_line(error))
-            self._looks_later = True
-            asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._look_again)
 
-    def _look_again(self) -> None:
-        self._looks_later = False
-        self.nudge()
+    async def _end_run(self) -> DriveOutcome:
+        self._break_off.cancel_steps()  # nobody waits for them, and a transaction may hold the only connection
+        while self._settler.record_done():
+            await self._drafts.write_all()
+        if not self._budget.covers_end():
+            return await self._lease_end.release()
+        return await self._run_end.by_outcome()
 
-    def _has_news(self) -> bool:
-        return not self._looks_later and (self._nudged or self._lease.inbox_seq > self._inbox.seen_seq)
+    async def _raise(self) -> NoReturn:
+        raise self._steps.fatal or self._transactions.broken or AssertionError("nothing is broken")
 
-    async def _pause(self) -> DriveOutcome:
-        while self._draft.timers.overfull:
-            await self._append()
-        awaited = [_awaited(operation) for operation in self._inbox.waiting()]
-        paused = await self._writer.pause(self._draft.write(), seen_inbox_seq=self._inbox.seen_seq, awaited=awaited)
-        return DriveOutcome.PAUSED if paused.status is RunStatus.PAUSED else DriveOutcome.QUEUED
+    async def _leave(self) -> DriveOutcome:
+        return DriveOutcome.LOST
 
-    async def _release(self) -> DriveOutcome:
-        await self._flush()
-        if self._closing and self._writer.next_index == self._claim.run.next_index:
-            self._allowance.require_unit()  # or nobody would hear that the run never gets on
-        await self._writer.release()
-        return DriveOutcome.RELEASED
+    async def _refuse_thread(self) -> DriveOutcome:
+        thread = self._machine.loop.called_from
+        what = f"a thread: {thread!r} has called back, and would wake the handler at another moment in a replay"
+        return await self._run_end.by_error(refused(what))
 
-    async def _end(self) -> DriveOutcome:
-        self._transactions.close()
-        self._steps.cancel()  # nobody waits for them, and a transaction may hold the only connection
-        while self._settlement.record_done():
-            await self._flush()
-        if not self._allowance.covers_write(len(self._draft.events) + 1):
-            return await self._release()
-        match self._machine.outcome:
-            case Finished(output):
-                try:
-                    text = self._settings.codec.encode(output, "output")
-                    if len(text) > self._max_payload_bytes:
-                        raise PayloadTooLargeError("output", len(text), self._max_payload_bytes)
-                except BaseException as error:  # noqa: BLE001  # a codec is the user's code
-                    return await self._end_with_error(error)
-                await self._writer.finish(self._draft.last_write(run_event(EventKind.RUN_FINISHED)), output=text)
-                return DriveOutcome.FINISHED
-            case Errored(error):
-                return await self._end_with_error(error)
-            case Aborted() | None:
-                facts = {"reason": self._machine.cancel_reason}
-                event = run_event(EventKind.RUN_ABORTED, encode_json(facts | self._retry_facts()))
-                await self._write_error(encode_json(facts), event, aborted=True)
-                return DriveOutcome.ABORTED
-
-    async def _end_with_error(self, error: BaseException) -> DriveOutcome:
-        if is_interrupt(error):
-            raise error
-        logger.error("run %r of %r errored", self.run_id, self._workflow.id, exc_info=exc_info_of(error))
-        failure = failure_of(error)
-        event = run_event(EventKind.RUN_ERRORED, write_failure(failure, **self._retry_facts()))
-        await self._write_error(write_failure(failure), event, aborted=False)
-        return DriveOutcome.ERRORED
-
-    async def _park(self, error: NonDeterminismError | CorruptRecordError) -> DriveOutcome:
-        """Leave the run to somebody who mends the code or the row: nothing that others have recorded is wrong."""
-        logger.error("run %r of %r is parked as dead: %s", self.run_id, self._workflow.id, one_line(error))
-        names = ("step_id", "recorded", "called") if isinstance(error, NonDeterminismError) else ()
-        payload = write_failure(failure_of(error), **{name: getattr(error, name) for name in names})
-        try:
-            await self._writer.error(
-                LogWrite(events=(run_event(EventKind.RUN_PARKED, payload),)),
-                error=payload,
-                parked=True,
-                reason=one_line(error)[:_MAX_REASON],
-            )
-        except LogConflictError:
-            raise error from None  # the log is not even as long as its head says
-        return DriveOutcome.DEAD
-
-    def _retry_facts(self) -> dict[str, Any]:
-        # A handler that returned has come to terms with what failed, whatever is wrong with its result.
-        ledger = self._machine.ledger
-        returned = isinstance(self._machine.outcome, Finished)
-        return end_facts(() if returned else ledger.step_ids, cancelled=ledger.cancelled and not returned)
-
-    async def _write_error(self, error: JsonText, event: NewEvent, *, aborted: bool) -> None:
-        reason = self._machine.cancel_reason if aborted else None
-        await self._writer.error(self._draft.last_write(event), error=error, aborted=aborted, reason=reason)
-
-    async def _in_turns(self, function: Callable[..., bool]) -> None:
-        """Run something of the handler's loop, and let the application's event loop go on after each short while."""
-        while not await self._in_callback(lambda: function(until_s=time.perf_counter() + _TURN_S)):
-            pass
-
-    async def _in_callback(self, function: Callable[[], T]) -> T:
-        """Run something of the handler's loop in a plain callback (see `WorkflowLoop.run_until_blocked`)."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-
-        def call() -> None:
-            try:
-                with self._fence, self._watched:
-                    result = function()
-            except BaseException as error:  # noqa: BLE001  # handed on to the driver's task
-                error_ = (
-                    error if not isinstance(error, StopIteration) else RuntimeError("a handler raised StopIteration")
-                )
-                if not done.cancelled():
-                    done.set_exception(error_)
-            else:
-                if not done.cancelled():
-                    done.set_result(result)
-
-        loop.call_soon(call)
-        return await done
+    async def _refuse_deadlock(self) -> DriveOutcome:
+        return await self._run_end.by_error(ConfigurationError(_DEADLOCK))
 
 
-def _awaited(operation: Operation) -> Awaited:
-    return Awaited(
-        kind="signal" if operation.kind is OperationKind.WAIT else "approval",
-        name=operation.name,
-        step_id=operation.step_id,
-        until_ms=operation.until_ms,
-    )
-
-
-def _deadlock() -> ConfigurationError:
-    return ConfigurationError(
-        "every branch of the handler waits for something that is not durable (an asyncio event, queue or future): "
-        "nothing could ever wake it. What comes from outside belongs in a step: await ctx.step(function)"
-    )
-
-
-def _called_from(thread: str) -> ConfigurationError:
-    return refused(f"a thread: {thread!r} has called back, and would wake the handler at another moment in a replay")
+_DEADLOCK = (
+    "every branch of the handler waits for something that is not durable (an asyncio event, queue or future): "
+    "nothing could ever wake it. What comes from outside belongs in a step: await ctx.step(function)"
+)

@@ -24,6 +24,7 @@ from ..tries import may_pass, until_answered
 from .allowance import Allowance
 from .lease import HeldLease
 from .log_write import LogWrite
+from .stop_request import StopRequest
 
 __all__ = ["RunWriter"]
 
@@ -43,6 +44,7 @@ class RunWriter:
         next_index: int,
         clock: Clock,
         allowance: Allowance,
+        stop: StopRequest,
     ) -> None:
         self.run_id: str = lease.run_id
         self.next_index: int = next_index
@@ -50,8 +52,7 @@ class RunWriter:
         self.lease = lease
         self._clock = clock
         self._allowance = allowance
-        self.in_a_hurry = False
-        """Whether the drive is to end soon: a store that is away is given up after some seconds then."""
+        self._stop = stop
 
     async def append(self, write: LogWrite) -> None:
         """Append to the log and renew the lease."""
@@ -150,4 +151,4 @@ class RunWriter:
 
     def _patience_s(self) -> float:
         # For as long as the lease lasts nobody else has the run: what the steps have done need not be done again.
-        return 0.0 if self.in_a_hurry else min(self.lease.lease_ms / 1000, _LONGEST_PATIENCE_S)
+        return 0.0 if self._stop.made else min(self.lease.lease_ms / 1000, _LONGEST_PATIENCE_S)

@@ -22,7 +22,7 @@ from .machine import Machine
 from .operations import Operation
 from .writer import RunWriter
 
-__all__ = ["Transactions"]
+__all__ = ["StepTransactions"]
 
 Attempt = Callable[[Any], Awaitable[JsonText]]
 
@@ -31,8 +31,8 @@ class _NotWantedError(Exception):
     """Rolls a transaction back whose record nobody would read."""
 
 
-class Transactions:
-    """The transactions of one drive. At most one of them can still commit."""
+class StepTransactions:
+    """The transactional steps of one drive. At most one of them can still commit."""
 
     def __init__(self, *, writer: RunWriter, machine: Machine, draft: LogDraft) -> None:
         self.broken: Exception | None = None
@@ -74,7 +74,7 @@ class Transactions:
             await self._settled.wait()
 
     def take_committed(self) -> Recorded | None:
-        """Give the record that is in the log and has not taken effect yet."""
+        """Take the record that is in the log and has not taken effect yet."""
         committed, self._committed = self._committed, None
         return committed
 
@@ -121,7 +121,7 @@ class Transactions:
             self._gate.set()
 
     def _close_gate(self, commit: _Commit, operation: Operation, text: JsonText) -> tuple[Recorded, TransactionWrite]:
-        """Stop the driver from deciding, and give what is to be written."""
+        """Stop the driver from deciding, and return what is to be written."""
         if self._closed or self._writer.lease.lost or not operation.pending or self._machine.outcome is not None:
             raise _NotWantedError
         self._committing = commit
@@ -133,7 +133,7 @@ class Transactions:
 class _Commit:
     """One attempt, which the store may run several times until it is committed."""
 
-    def __init__(self, transactions: Transactions, operation: Operation, attempt: Attempt) -> None:
+    def __init__(self, transactions: StepTransactions, operation: Operation, attempt: Attempt) -> None:
         self.recorded: Recorded | None = None
         self.handed_over = 0
         """How often the function came to its end and the store got what to write."""
@@ -149,7 +149,7 @@ class _Commit:
         return error is self._failure
 
     async def work(self, tx: Any) -> TransactionWrite:
-        """Run the function with what the store gives it, and say what the log gets."""
+        """Run the function with what the store gives it, and return what the log gets."""
         self._transactions._open_gate(self)  # noqa: SLF001  # one module, one thing
         try:
             text = await self._attempt(tx)

@@ -20,16 +20,16 @@ from .inbox import Inbox
 from .log_draft import LogDraft
 from .machine import Machine
 from .operations import Operation
+from .step_attempts import did_not_fit
 from .step_tasks import EndedAttempt, StepTasks
-from .steps import did_not_fit
 
-__all__ = ["Settlement"]
+__all__ = ["Settler"]
 
 logger = get_logger("workflow_runtime")
 
 
-class Settlement:
-    """Feeds the handler with what has happened, one event at a time, and keeps the events for the next unit.
+class Settler:
+    """The part of a driver that decides. It feeds the handler one event at a time, and adds each of them to the draft.
 
     Everything but the constructor must be called from a plain callback of the application's loop (see `loop.py`).
     """
