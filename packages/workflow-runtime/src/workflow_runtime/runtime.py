@@ -42,8 +42,8 @@ from .logs import get_logger, one_line
 from .metering import QueryMeter, meter_queries, queries_left
 from .misuse import checked_store
 from .payloads import PayloadCodec, encode_json, exact_codec
-from .planning import QueryPlan, can_start_and_drive, lone_allowance
 from .progress import log_start
+from .query_plan import QueryPlan, can_start_and_drive, whole_allowance
 from .schedules.client import Schedules
 from .schedules.definition import Schedule
 from .stop_signals import hear_stop_signals
@@ -318,7 +318,7 @@ class WorkflowRuntime(RunsInBulk):
             answer, claimed = await self._create(workflow, input, run_id, queue, priority, None, claim=claim)
             if claimed is not None:
                 settings = await self._settings(heartbeats=costs is None)
-                allowance = None if costs is None else lone_allowance(costs)
+                allowance = None if costs is None else whole_allowance(costs)
                 await self._drive(self._driver(claimed, settings, allowance), SweepReport(), drives)
             elif not claim:
                 self._wake_workers()

@@ -21,10 +21,10 @@ from .engine.driver_settings import DriverSettings
 from .errors import CorruptRecordError, QueryLimitReachedError, StoreError
 from .logs import get_logger, one_line
 from .metering import QueryMeter
-from .planning import QueryPlan
+from .query_plan import QueryPlan
 from .schedules.firing import TickFailure, TickFirer
 from .store import ClaimBatch, ClaimedRun
-from .tries import may_pass
+from .store_retry import may_pass
 from .unserved import UnservedRuns, UnservedWatch
 
 __all__ = ["Claimer", "PlannedSweep", "RunFailure", "Sweep", "SweepReport", "drive_claim"]

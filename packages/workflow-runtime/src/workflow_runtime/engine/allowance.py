@@ -20,6 +20,8 @@ __all__ = ["Allowance", "QueryAllowance"]
 class Allowance:
     """As many queries as the drive likes."""
 
+    limited = False
+    """Whether there is anything to count and to keep back."""
     max_events = MAX_EVENTS
     """So many events go into one write."""
 
@@ -72,6 +74,8 @@ class QueryAllowance(Allowance):
         max_queries: How many there are.
         max_events: So many events go into one write.
     """
+
+    limited = True
 
     def __init__(self, costs: QueryCosts, max_queries: int, max_events: int) -> None:
         self.max_events = max_events

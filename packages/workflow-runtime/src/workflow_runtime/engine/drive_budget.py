@@ -27,10 +27,13 @@ class DriveBudget:
 
     def measure(self) -> None:
         """Set `low`."""
-        self.low = not self._allowance.covers_unit(self._steps.unrecorded)
+        if self._allowance.limited:
+            self.low = not self._allowance.covers_unit(self._steps.unrecorded)
 
     def keep_back(self) -> None:
         """Keep what it takes to write the draft, to record the steps and to hand the run over."""
+        if not self._allowance.limited:
+            return  # most drives, several times for each step
         self._allowance.keep_back(
             unrecorded_steps=self._steps.unrecorded,
             unwritten_events=None if self._draft.empty else len(self._draft.events),

@@ -7,7 +7,7 @@ import asyncio
 from ..errors import QueryLimitReachedError, StoreError
 from ..logs import get_logger, one_line
 from ..store import WorkflowExecutionStore
-from ..tries import may_pass
+from ..store_retry import may_pass
 from .inbox import Inbox
 from .lease import HeldLease
 

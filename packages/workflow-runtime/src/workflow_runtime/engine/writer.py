@@ -20,7 +20,7 @@ from ..store import (
     TransactionWrite,
     WorkflowExecutionStore,
 )
-from ..tries import may_pass, until_answered
+from ..store_retry import may_pass, until_answered
 from .allowance import Allowance
 from .lease import HeldLease
 from .log_write import LogWrite
@@ -56,8 +56,8 @@ class RunWriter:
 
     async def append(self, write: LogWrite) -> None:
         """Append to the log and renew the lease."""
-        verb = partial(self._store.append_events, lease_ms=self.lease.lease_ms)
-        self._appended(await self._write(verb, **self._log_and_timers(write)))
+        arguments = self._log_and_timers(write)
+        self._appended(await self._write(self._store.append_events, lease_ms=self.lease.lease_ms, **arguments))
 
     async def transact(self, work: TransactionWork, *, is_own: Callable[[StoreError], bool]) -> None:
         """Run `work` in a transaction of the store, append what it gives, and renew the lease.
@@ -98,12 +98,13 @@ class RunWriter:
 
     async def pause(self, write: LogWrite, *, seen_inbox_seq: int, awaited: Sequence[Awaited]) -> Paused:
         """End the lease because every branch waits."""
-        verb = partial(self._store.mark_run_paused, seen_inbox_seq=seen_inbox_seq, awaited=awaited)
-        return await self._write(verb, **self._log_and_timers(write))
+        arguments = self._log_and_timers(write)
+        verb = self._store.mark_run_paused
+        return await self._write(verb, seen_inbox_seq=seen_inbox_seq, awaited=awaited, **arguments)
 
     async def finish(self, write: LogWrite, *, output: JsonText) -> None:
         """End the run with an output."""
-        await self._write(partial(self._store.mark_run_finished, output=output), **self._log(write))
+        await self._write(self._store.mark_run_finished, output=output, **self._log(write))
 
     async def error(
         self,
@@ -115,8 +116,8 @@ class RunWriter:
         reason: str | None = None,
     ) -> None:
         """End the run with an error or as aborted, or park it."""
-        verb = partial(self._store.mark_run_errored, error=error, aborted=aborted, parked=parked, reason=reason)
-        await self._write(verb, **self._log(write))
+        how = {"aborted": aborted, "parked": parked, "reason": reason}
+        await self._write(self._store.mark_run_errored, error=error, **how, **self._log(write))
 
     async def release(self) -> None:
         """Hand the run over to any worker."""
