@@ -23,7 +23,7 @@ from workflow_runtime import (
     step_info,
     workflow,
 )
-from workflow_runtime.engine.machine import Finished
+from workflow_runtime.engine.handler_outcome import Finished
 from workflow_runtime.testing import run_to_completion, run_until_blocked
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from ..failures import failure_of, write_failure
 from ..logs import get_logger, one_line
 from ..payloads import ExactCodec, JsonText, encode_json
 from .drive_outcome import DriveOutcome
+from .handler_outcome import Aborted, Errored, Finished
 from .history import EventKind, run_event
 from .log_draft import LogDraft
 from .log_write import LogWrite
-from .machine import Aborted, Errored, Finished, Machine
+from .machine import Machine
 from .retried_log import end_facts
 from .writer import RunWriter
 

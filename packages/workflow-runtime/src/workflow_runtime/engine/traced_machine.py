@@ -10,8 +10,9 @@ from typing import Any
 from ..errors import NonDeterminismError
 from ..escapes import text_of
 from ..payloads import PayloadCodec
+from .handler_outcome import Aborted, Errored, Finished, Outcome
 from .history import OperationKind
-from .machine import Aborted, Errored, Finished, Machine, Outcome
+from .machine import Machine
 from .operations import Operation, StepCall
 
 __all__ = ["TracedMachine", "compare"]
