@@ -1,4 +1,4 @@
-"""How many queries a drive may send, and what it keeps back of them.
+"""The number of queries that a drive may send, and the part of them that it keeps back.
 
 A run whose lease runs out counts as crashed and makes the next worker wait. So a drive begins nothing whose record it
 could not pay for, and always keeps enough to record what its steps have done and to hand the run over.
@@ -18,7 +18,7 @@ __all__ = ["Allowance", "QueryAllowance"]
 
 
 class Allowance:
-    """As many queries as the drive likes."""
+    """The queries that a drive may send: any number, unless a sweep or a caller limits them."""
 
     limited = False
     """Whether there is anything to count and to keep back."""
@@ -30,7 +30,7 @@ class Allowance:
         return nullcontext()
 
     def use_all(self) -> AbstractContextManager[None]:
-        """Let the driver's own writes use what is kept back."""
+        """Allow the driver's own writes what is kept back."""
         return nullcontext()
 
     def covers_unit(self, unrecorded_steps: int) -> bool:
@@ -42,14 +42,14 @@ class Allowance:
         return True
 
     def require_unit(self) -> None:
-        """Complain when a full unit cannot be written.
+        """Raise when a full unit cannot be written.
 
         Raises:
             QueryLimitReachedError: So few queries are left.
         """
 
     def startable_steps(self, unrecorded_steps: int) -> int | None:
-        """Tell how many more steps may start beside those; `None` means any number."""
+        """Return how many more steps may start beside those; `None` means any number."""
         return None
 
     def keep_back(self, *, unrecorded_steps: int, unwritten_events: int | None) -> None:
@@ -67,7 +67,7 @@ class Allowance:
 
 
 class QueryAllowance(Allowance):
-    """A number of queries for one drive.
+    """A limited number of queries for one drive. A sweep with a limit, or a meter around a call, gives one.
 
     Args:
         costs: What calls cost.
@@ -85,7 +85,7 @@ class QueryAllowance(Allowance):
 
     @staticmethod
     def least(costs: QueryCosts, max_events: int) -> int:
-        """Tell with how many queries a drive gets on: it writes what it decides, runs a step, and hands over."""
+        """Return with how many queries a drive gets on: it writes what it decides, runs a step, and hands over."""
         return costs.write_of(max_events) + costs.write_of(1) + costs.release
 
     @contextmanager

@@ -6,10 +6,10 @@ import asyncio
 
 from ..errors import StoreError
 from ..logs import get_logger, one_line
+from .run_writer import RunWriter
 from .step_tasks import StepTasks
 from .step_transactions import StepTransactions
 from .stop_request import StopRequest
-from .writer import RunWriter
 
 __all__ = ["BreakOff"]
 

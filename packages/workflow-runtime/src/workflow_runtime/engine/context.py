@@ -147,7 +147,7 @@ class Context:
         timeout: timedelta | None = None,  # noqa: ASYNC109  # a durable one
         id: str | None = None,
     ) -> Any:
-        """Wait for a signal from outside and give its payload.
+        """Wait for a signal from outside and return its payload.
 
         Signals that came before are kept: the oldest one of this name that nobody has taken is taken.
 
@@ -194,17 +194,17 @@ class Context:
 
     @durable
     async def now(self) -> datetime:
-        """Give the time of the first execution, in UTC, also in a replay."""
+        """Return the time of the first execution, in UTC, also in a replay."""
         return from_ms(decode_json(await self._record("now", self._now_ms)))
 
     @durable
     async def uuid(self) -> uuid.UUID:
-        """Give a random UUID, the same in a replay."""
+        """Return a random UUID, the same in a replay."""
         return uuid.UUID(decode_json(await self._record("uuid", lambda: str(uuid.uuid4()))))
 
     @durable
     async def random(self) -> float:
-        """Give a random number from 0 to 1 (exclusive), the same in a replay. Not for secrets."""
+        """Return a random number from 0 to 1 (exclusive), the same in a replay. Not for secrets."""
         return float(decode_json(await self._record("random", random.random)))
 
     @durable
@@ -288,7 +288,7 @@ class Steps:
     async def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     @durable
     async def __call__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Run the function, or give its record.
+        """Run the function, or return its record.
 
         Raises:
             InvalidArgumentError: `fn` is not callable, or the explicit id was used before; before anything runs.
@@ -339,7 +339,7 @@ class TransactionalSteps:
     async def __call__(
         self, id: str, fn: Callable[Concatenate[Any, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run the function, or give its record.
+        """Run the function, or return its record.
 
         Raises:
             ConfigurationError: The store has no transactions; before anything runs.

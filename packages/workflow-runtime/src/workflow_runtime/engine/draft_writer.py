@@ -5,7 +5,7 @@ from __future__ import annotations
 from .drive_budget import DriveBudget
 from .log_draft import LogDraft
 from .replay_check import ReplayCheck
-from .writer import RunWriter
+from .run_writer import RunWriter
 
 __all__ = ["DraftWriter"]
 

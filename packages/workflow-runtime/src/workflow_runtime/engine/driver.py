@@ -28,10 +28,10 @@ from .drive_budget import DriveBudget
 from .drive_outcome import DriveOutcome
 from .driver_settings import DriverSettings
 from .handler_turns import HandlerTurns
+from .held_lease import HeldLease
 from .history import UnknownKindError
 from .inbox import Inbox
 from .inbox_reader import InboxReader
-from .lease import HeldLease
 from .lease_end import LeaseEnd
 from .log_draft import LogDraft
 from .moves import DriveState, Move, StepWork, next_move
@@ -39,13 +39,13 @@ from .replay import Replay
 from .replay_check import ReplayCheck
 from .run_end import RunEnd
 from .run_handler import RunHandler
+from .run_writer import RunWriter
 from .settler import Settler
 from .shielding import run_shielded
 from .step_attempts import StepAttempts
 from .step_tasks import StepTasks
 from .step_transactions import StepTransactions
 from .stop_request import StopRequest
-from .writer import RunWriter
 
 __all__ = ["Driver"]
 
@@ -317,7 +317,7 @@ class Driver:
                 self._draft.timers.stray(timer.timer_id)  # it would make the run claimable again at once, for ever
 
     async def _settle(self) -> None:
-        """Let everything that has happened take effect; what is being committed comes first."""
+        """Apply everything that has happened; what is being committed comes first."""
         async with self._transactions.held_back():
             if committed := self._transactions.take_committed():
                 await self._turns.call(partial(self._machine.apply, committed))

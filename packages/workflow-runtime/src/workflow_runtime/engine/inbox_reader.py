@@ -8,8 +8,8 @@ from ..errors import QueryLimitReachedError, StoreError
 from ..logs import get_logger, one_line
 from ..store import WorkflowExecutionStore
 from ..store_retry import may_pass
+from .held_lease import HeldLease
 from .inbox import Inbox
-from .lease import HeldLease
 
 __all__ = ["InboxReader"]
 

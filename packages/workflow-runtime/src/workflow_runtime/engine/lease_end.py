@@ -10,7 +10,7 @@ from .history import OperationKind
 from .inbox import Inbox
 from .log_draft import LogDraft
 from .operations import Operation
-from .writer import RunWriter
+from .run_writer import RunWriter
 
 __all__ = ["LeaseEnd"]
 
@@ -37,7 +37,7 @@ class LeaseEnd:
         self._first_index = writer.next_index
 
     async def pause(self) -> DriveOutcome:
-        """Let the run wait for its inbox and its timers, without a worker."""
+        """Pause the run until its inbox or a timer wakes it."""
         while self._draft.timers.overfull:
             await self._drafts.write()
         awaited = [_awaited(operation) for operation in self._inbox.waiting()]

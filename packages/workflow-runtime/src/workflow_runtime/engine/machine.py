@@ -27,20 +27,20 @@ from ..failures import read_failure
 from ..isolation import with_advice
 from ..payloads import JsonText
 from ..store import MAX_AWAITED_BYTES, awaited_bytes
+from .failure_ledger import FailureLedger
 from .handler_outcome import Aborted, Errored, Finished, Outcome
 from .history import OPERATION_OF, EventKind, OperationKind, Recorded
-from .ledger import FailureLedger
 from .leftovers import DurableCalls, error_of_circles, error_of_leftovers, still_going_on, unseen_failure
 from .loop import WorkflowLoop
 from .operations import UNKNOWN_TIMER, Operation, StepCall
 from .step_ids import StepIds
-from .suspend import Suspended
+from .suspended import Suspended
 
 __all__ = ["Machine"]
 
 
 class Machine:
-    """Runs one handler and keeps its pending operations.
+    """A handler that runs, with its pending operations. A driver feeds it events, and a replay does the same.
 
     Everything but the constructor must be called from a plain callback of the application's loop (see `loop.py`).
 
@@ -85,7 +85,7 @@ class Machine:
         self._main = self.loop.create_task(main(), context=copy_context())
 
     def run(self, until_s: float = math.inf) -> bool:
-        """Let the handler go on until every branch is blocked.
+        """Run the handler until every branch is blocked.
 
         Args:
             until_s: Stop at this moment (of `time.perf_counter`), to be called again.
@@ -111,12 +111,12 @@ class Machine:
         return _MOST_TURNS + 4 * asked - (self.loop.turns - self._turns_before)
 
     def take_new(self) -> list[Operation]:
-        """Give the operations that the handler asked for since the last call, in that order."""
+        """Return the operations that the handler asked for since the last call, in that order."""
         unseen, self._unseen = self._unseen, []
         return unseen
 
     def apply(self, event: Recorded) -> None:
-        """Let an event take effect. `run` must follow.
+        """Apply an event. `run` must follow.
 
         Raises:
             NonDeterminismError: The handler has not asked for what the event records, or has given it up.
@@ -166,7 +166,7 @@ class Machine:
         return Errored(with_advice(error))
 
     def _leftovers(self) -> ConfigurationError | None:
-        """Give the error of a handler that returned too early. Whatever was cancelled has had its turn by now."""
+        """Return the error of a handler that returned too early. Whatever was cancelled has had its turn by now."""
         forgotten, failures, living = self.calls.forgotten(), self.loop.unseen_failures(), self.loop.living_tasks()
         if not (forgotten or failures or living):
             return None
@@ -245,7 +245,7 @@ class Machine:
         self._awaited_bytes, self._waits = self._awaited_bytes - size, self._waits - 1
 
     def waits_for(self, step_id: str) -> bool:
-        """Tell whether the handler waits for an operation."""
+        """Return whether the handler waits for an operation."""
         operation = self._operations.get(step_id)
         return operation is not None and operation.pending
 

@@ -13,7 +13,7 @@ from .history import Recorded, from_event
 from .machine import Machine
 from .retried_log import MATTERS, RetriedLog
 from .run_handler import RunHandler
-from .writer import RunWriter
+from .run_writer import RunWriter
 
 __all__ = ["Replay"]
 
@@ -88,7 +88,7 @@ class Replay:
         return page
 
     def _apply_page(self, events: Iterator[Event], *, until_s: float) -> bool:
-        """Let events take effect. Return whether that was all of them, and not just all that there was time for."""
+        """Apply events. Return whether that was all of them, and not just all that there was time for."""
         while self._machine.run(until_s):
             if (event := next(events, None)) is None:
                 return True

@@ -16,7 +16,7 @@ from .log_draft import LogDraft
 from .log_write import LogWrite
 from .machine import Machine
 from .retried_log import end_facts
-from .writer import RunWriter
+from .run_writer import RunWriter
 
 __all__ = ["RunEnd"]
 

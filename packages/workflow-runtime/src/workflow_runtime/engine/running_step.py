@@ -16,7 +16,7 @@ __all__ = ["RunningStep"]
 
 @dataclass(slots=True)
 class RunningStep:
-    """A step while an attempt of it runs as a task."""
+    """A step while an attempt of it runs as a task. The step tasks of a drive make one for each start."""
 
     operation: Operation
     task: asyncio.Task[None] = field(init=False)

@@ -55,7 +55,7 @@ class Settler:
         """How many attempts failed that will be repeated."""
 
     def settle(self, *, only_attempts: bool = False, until_s: float = math.inf) -> bool:
-        """Let everything that has happened take effect, until the handler waits or the unit is full.
+        """Apply everything that has happened, until the handler waits or the draft is full.
 
         Args:
             only_attempts: Record what steps have done, and begin nothing that the handler asks for.
@@ -74,7 +74,7 @@ class Settler:
         """Add what steps have done, though the handler has ended: a retry of the run must not do it again.
 
         Returns:
-            Whether the unit has to be written, because there is more than it takes.
+            Whether the draft has to be written, because there is more than it takes.
         """
         ended = self._steps.ended
         while ended and not self._draft.full:
@@ -84,7 +84,7 @@ class Settler:
         return bool(ended)
 
     def _advance(self) -> bool:
-        """Let the next thing that has happened take effect; tell whether there was one."""
+        """Apply the next thing that has happened. Return whether there was one."""
         if self._take_cancel():
             return True
         self._fresh.extend(self._machine.take_new())
@@ -98,7 +98,7 @@ class Settler:
         return self._take_attempt() or self._take_retry() or self._take_inbox() or self._take_due()
 
     def _begin(self, operation: Operation) -> bool:
-        """Begin an operation that the handler asked for; tell whether that resolved it."""
+        """Begin an operation that the handler asked for. Return whether that resolved it."""
         match operation.kind:
             case OperationKind.VALUE:
                 self._record(EventKind.VALUE_RECORDED, operation, operation.value)

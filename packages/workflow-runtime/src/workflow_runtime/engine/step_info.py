@@ -28,7 +28,7 @@ current_info: ContextVar[StepInfo] = ContextVar("workflow_runtime_step")
 
 
 def step_info() -> StepInfo:
-    """Tell the running step's body who it is.
+    """Return the facts about the running step, to its body.
 
     Raises:
         ConfigurationError: Not called inside a step.
@@ -40,7 +40,7 @@ def step_info() -> StepInfo:
 
 
 def make_step_info(run_id: str, created_at_ms: int, step_id: str, attempt: int) -> StepInfo:
-    """Describe an attempt."""
+    """Return the facts about an attempt."""
     # The time of creation tells a run from an earlier one of the same id that was deleted.
     identity = f"{len(run_id)}:{run_id}:{created_at_ms}:{step_id}"
     key = hashlib.sha256(identity.encode()).hexdigest()[:32]

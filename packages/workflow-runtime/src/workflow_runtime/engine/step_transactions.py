@@ -20,7 +20,7 @@ from .history import EventKind, Recorded, new_event
 from .log_draft import LogDraft
 from .machine import Machine
 from .operations import Operation
-from .writer import RunWriter
+from .run_writer import RunWriter
 
 __all__ = ["StepTransactions"]
 
@@ -79,7 +79,7 @@ class StepTransactions:
         return committed
 
     def close(self) -> None:
-        """Let no transaction commit that is not committing already."""
+        """Refuse the commit of every transaction that is not committing already."""
         self._closed = True
 
     async def run(self, operation: Operation, attempt: Attempt) -> None:

@@ -1,4 +1,4 @@
-"""A driver's writes: fenced, numbered, repeated when an answer was lost."""
+"""A driver's writes: fenced, numbered, and repeated when an answer was lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..store import (
 )
 from ..store_retry import may_pass, until_answered
 from .allowance import Allowance
-from .lease import HeldLease
+from .held_lease import HeldLease
 from .log_write import LogWrite
 from .stop_request import StopRequest
 
@@ -34,7 +34,7 @@ _LONGEST_PATIENCE_S = 30.0
 
 
 class RunWriter:
-    """Writes under a lease, from the position in the log that the last write left."""
+    """The writes of one drive, under its lease, each from the position in the log that the last one left."""
 
     def __init__(
         self,
