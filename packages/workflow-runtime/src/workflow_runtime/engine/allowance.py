@@ -20,7 +20,7 @@ __all__ = ["Allowance", "QueryAllowance"]
 class Allowance:
     """The queries that a drive may send: any number, unless a sweep or a caller limits them."""
 
-    limited = False
+    limited: bool = False
     """Whether there is anything to count and to keep back."""
     max_events = MAX_EVENTS
     """So many events go into one write."""
@@ -75,7 +75,7 @@ class QueryAllowance(Allowance):
         max_events: So many events go into one write.
     """
 
-    limited = True
+    limited: bool = True
 
     def __init__(self, costs: QueryCosts, max_queries: int, max_events: int) -> None:
         self.max_events = max_events
