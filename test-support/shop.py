@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import asyncpg
 from workflow_runtime import Context, JsonCodec, TestClock, Workflow
+from workflow_runtime.engine.handler_outcome import Finished
 from workflow_runtime.engine.history import from_event
-from workflow_runtime.engine.machine import Finished, Machine
+from workflow_runtime.engine.machine import Machine
 from workflow_runtime.store import Event
 from workflow_store_d1 import SQLiteTransaction, SQLiteWorkflowStore
 from workflow_store_postgres import PostgresWorkflowStore

@@ -481,17 +481,17 @@ async def test_unit_that_fills_up_meanwhile_waits_quietly(shop: Shop, store: Any
         paid, _, noise = await asyncio.gather(ctx.transaction("pay", sell_last, key), ctx.step(end_late), others())
         return [paid, noise]
 
-    from workflow_runtime.engine.settlement import Settlement  # noqa: PLC0415  # counts how often there was a turn
+    from workflow_runtime.engine.settler import Settler  # noqa: PLC0415  # counts how often there was a turn
 
-    settle = Settlement.settle
+    settle = Settler.settle
 
-    def counted(self: Settlement, **options: Any) -> bool:
+    def counted(self: Settler, **options: Any) -> bool:
         nonlocal settled
         settled += 1
         return settle(self, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Settlement, "settle", counted)
+        patch.setattr(Settler, "settle", counted)
         handle = await runtime_on(store, sale).start_run(sale, "a", run_id="a")
         runtime = runtime_on(store, sale)
         while not (await handle.load()).status.is_terminal:
@@ -663,7 +663,7 @@ async def test_nothing_is_committed_in_the_middle_of_a_turn_of_the_handler(
     shop: Shop, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the handler's turn takes several of the event loop, it may yet give the transaction up."""
-    monkeypatch.setattr("workflow_runtime.engine.driver._TURN_S", 0.0)
+    monkeypatch.setattr("workflow_runtime.engine.handler_turns._TURN_S", 0.0)
     begun, resumed = asyncio.Event(), asyncio.Event()
 
     async def sell_when_resumed(tx: Any, key: str) -> str:

@@ -14,8 +14,9 @@ from typing import Any, cast
 import pytest
 from workflow_runtime import RunStatus, SweepReport, TestClock, Workflow, WorkflowRuntime
 from workflow_runtime.engine.context import Context
+from workflow_runtime.engine.handler_outcome import Outcome
 from workflow_runtime.engine.history import from_event
-from workflow_runtime.engine.machine import Machine, Outcome
+from workflow_runtime.engine.machine import Machine
 from workflow_runtime.payloads import JsonCodec
 from workflow_runtime.store import (
     ClaimedRun,

@@ -335,7 +335,7 @@ async def test_failure_is_shown_where_it_arrives(lab: Lab) -> None:
     assert first.failure.cause is not None
     assert first.failure.cause.message == "connection reset"
     assert "in pay" in first.failure.traceback
-    assert "steps.py" not in first.failure.traceback
+    assert "step_attempts.py" not in first.failure.traceback
     assert any("in pay" in note and "connection reset" in note for note in first.__notes__)
     # The run's own record: where the handler was, and the step's as its cause.
     run = failed.value.failure

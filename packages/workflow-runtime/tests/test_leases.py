@@ -16,7 +16,7 @@ from workflow_runtime import (
     StoreOperationError,
     StoreUnavailableError,
     fixed_backoff,
-    tries,
+    store_retry,
     workflow,
 )
 from workflow_runtime.testing import run_to_completion
@@ -147,7 +147,7 @@ async def test_hand_over_of_a_late_driver_is_refused(lab: Lab, gate: Gate) -> No
     await runtime.start_run(works, run_id="run")
     async with lab.driving(runtime, deadline=timedelta(milliseconds=300)) as sweep:
         await gate.reached.wait()
-        await lab.until(lambda: runtime._drivers["run"]._stopping)
+        await lab.until(lambda: runtime._drivers["run"].stopping)
         gate.opened.set()
     assert (await sweep).outcomes == {"lost": 1}
     assert (await lab.load("run")).lease_owner == "thief"
@@ -206,7 +206,7 @@ async def test_store_that_is_away_is_asked_again_with_the_same_operation_id(
     lab: Lab, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the call was lost or its answer: every write happens exactly once, and the run does not notice."""
-    monkeypatch.setattr(tries, "_RETRY_DELAYS_S", (0.0,) * 6)
+    monkeypatch.setattr(store_retry, "_RETRY_DELAYS_S", (0.0,) * 6)
     failures: dict[str, int] = {}
 
     async def fail(verb: str, arguments: dict[str, Any]) -> None:
@@ -250,7 +250,7 @@ async def test_store_that_is_away_is_asked_again_with_the_same_operation_id(
 
 async def test_store_that_stays_away_is_given_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run is reported, and goes on elsewhere when its lease has run out; its step is made again."""
-    monkeypatch.setattr(tries, "_RETRY_DELAYS_S", (0.0,) * 6)
+    monkeypatch.setattr(store_retry, "_RETRY_DELAYS_S", (0.0,) * 6)
 
     async def fail(verb: str, arguments: dict[str, Any]) -> None:
         if verb == "append_events":
@@ -280,7 +280,7 @@ async def test_store_that_stays_away_is_given_up(lab: Lab, monkeypatch: pytest.M
 
 async def test_lease_that_was_lost_while_the_store_was_away(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The repeat of the write is refused, and that is the end of it."""
-    monkeypatch.setattr(tries, "_RETRY_DELAYS_S", (0.0,) * 6)
+    monkeypatch.setattr(store_retry, "_RETRY_DELAYS_S", (0.0,) * 6)
 
     async def fail(verb: str, arguments: dict[str, Any]) -> None:
         if verb == "mark_run_finished":

@@ -10,7 +10,7 @@ import pytest
 from workflow_runtime import Context, RunFailedError, WaitLimitError, WaitTimeoutError, workflow
 from workflow_runtime.engine.history import OperationKind
 from workflow_runtime.engine.operations import UNKNOWN_TIMER, Operation
-from workflow_runtime.engine.pending import TimerBook
+from workflow_runtime.engine.timer_book import TimerBook
 from workflow_runtime.errors import StoreOperationError
 from workflow_runtime.store import MAX_AWAITED_BYTES, MAX_TIMER_CHANGES
 from workflow_runtime.testing import run_to_completion, run_until_blocked

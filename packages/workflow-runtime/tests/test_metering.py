@@ -9,7 +9,7 @@ import pytest
 from workflow_runtime import InvalidArgumentError, QueryLimitReachedError, meter_queries
 from workflow_runtime.engine.allowance import Allowance, QueryAllowance
 from workflow_runtime.metering import note_rows, queries_left, spend_queries
-from workflow_runtime.planning import QueryPlan
+from workflow_runtime.query_plan import QueryPlan
 from workflow_runtime.store import QueryCosts
 
 COSTS = QueryCosts(read=1, claim=6, tick=6, write=5, release=2, events_per_query=1, call=7)

@@ -23,7 +23,7 @@ from workflow_runtime import (
     step_info,
     workflow,
 )
-from workflow_runtime.engine.machine import Finished
+from workflow_runtime.engine.handler_outcome import Finished
 from workflow_runtime.testing import run_to_completion, run_until_blocked
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ async def test_random_program_gives_the_same_in_the_smallest_turns(
     source = ["sequence", *(author.write(3) for _ in range(3))]
     signals = author.signals()
     expected = await Programs(lab).run_undisturbed(source, signals, gate)
-    monkeypatch.setattr("workflow_runtime.engine.driver._TURN_S", 0.0)
+    monkeypatch.setattr("workflow_runtime.engine.handler_turns._TURN_S", 0.0)
     assert await Programs(type(lab)()).run_with_pauses(source, signals) == expected
 
 

@@ -26,7 +26,7 @@ from workflow_runtime import (
     TestClock,
     UnknownWorkflowError,
     WorkflowRuntime,
-    tries,
+    store_retry,
     workflow,
 )
 from workflow_runtime.clock import from_ms
@@ -921,7 +921,7 @@ async def test_a_crash_between_any_two_calls_is_harmless(lab: Lab, policy: Any, 
 
 async def test_a_lost_answer_is_asked_for_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same operation id, so that it is not done twice; a store that stays away is reported."""
-    monkeypatch.setattr(tries, "_RETRY_DELAYS_S", (0.0,) * 3)
+    monkeypatch.setattr(store_retry, "_RETRY_DELAYS_S", (0.0,) * 3)
     await with_schedule(lab, schedule(workflow=waits, overlap="terminate-previous"))
     verbs = ("mark_schedule_bucket_started", "terminate_run")
     store = lab.tapped()

@@ -206,7 +206,7 @@ async def test_drive_waits_for_what_passes_within_the_lease(
     lab: Lab, verb: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is done twice, and no crash is counted."""
-    monkeypatch.setattr("workflow_runtime.tries._RETRY_DELAYS_S", (0.001,))
+    monkeypatch.setattr("workflow_runtime.store_retry._RETRY_DELAYS_S", (0.001,))
 
     async def step() -> None:
         lab.ran["step"] += 1
@@ -239,7 +239,7 @@ async def test_drive_waits_for_what_passes_within_the_lease(
 @pytest.mark.parametrize("verb", ["read_events", "read_inbox"])
 async def test_replay_waits_for_what_passes(lab: Lab, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the claim did not bring is asked for until it is answered."""
-    monkeypatch.setattr("workflow_runtime.tries._RETRY_DELAYS_S", (0.001,))
+    monkeypatch.setattr("workflow_runtime.store_retry._RETRY_DELAYS_S", (0.001,))
 
     @workflow()
     async def collects(ctx: Context, count: int) -> int:
@@ -264,7 +264,7 @@ async def test_replay_waits_for_what_passes(lab: Lab, verb: str, monkeypatch: py
 
 async def test_run_is_handed_over_when_its_writes_are_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts no crash, however long it lasts, and its steps are made again only now and then."""
-    monkeypatch.setattr("workflow_runtime.tries._RETRY_DELAYS_S", (0.0,))
+    monkeypatch.setattr("workflow_runtime.store_retry._RETRY_DELAYS_S", (0.0,))
     bodies = lab.ran
 
     async def step(number: int) -> None:

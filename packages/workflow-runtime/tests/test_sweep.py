@@ -148,7 +148,7 @@ async def test_deadline_hands_over_what_is_still_running(lab: Lab, gate: Gate) -
     handle = await runtime.start_run(works, run_id="run")
     async with lab.driving(runtime, deadline=timedelta(milliseconds=300)) as sweep:
         await gate.reached.wait()
-        await lab.until(lambda: runtime._drivers["run"]._stopping)
+        await lab.until(lambda: runtime._drivers["run"].stopping)
         assert not sweep.done()
         gate.opened.set()
     assert (await sweep).outcomes == {"released": 1}
@@ -171,7 +171,7 @@ async def test_deadline_pauses_what_only_waits(lab: Lab, gate: Gate) -> None:
     await runtime.start_run(works, run_id="run")
     async with lab.driving(runtime, deadline=timedelta(milliseconds=300)) as sweep:
         await gate.reached.wait()
-        await lab.until(lambda: runtime._drivers["run"]._stopping)
+        await lab.until(lambda: runtime._drivers["run"].stopping)
         gate.opened.set()
     assert (await sweep).outcomes == {"paused": 1}
 

@@ -23,7 +23,7 @@ from workflow_runtime import (
     errors,
     workflow,
 )
-from workflow_runtime.engine.suspend import Suspended
+from workflow_runtime.engine.suspended import Suspended
 from workflow_runtime.store import RunStatus
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from .bulk import BulkReport
 from .clock import Clock, StoreClock, TestClock
 from .engine.context import Approval, Context
 from .engine.definition import Workflow, workflow
-from .engine.steps import StepInfo, step_info
+from .engine.step_info import StepInfo, step_info
 from .errors import *  # noqa: F403  # the whole tree is public
 from .failure import Failure
 from .handles import RunHandle

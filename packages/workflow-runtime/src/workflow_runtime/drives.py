@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from .engine.driver import Driver
-from .engine.finishing import to_its_end
+from .engine.shielding import run_shielded
 from .logs import get_logger, one_line
 
 __all__ = ["Drives", "see_through"]
@@ -129,7 +129,7 @@ async def _end(working: asyncio.Task[T], drives: Drives, within_s: float) -> boo
 
 
 async def _end_though_cancelled(working: asyncio.Task[T], drives: Drives, within_s: float) -> None:
-    await to_its_end(_end(working, drives, within_s))
+    await run_shielded(_end(working, drives, within_s))
     if working.done() and not working.cancelled() and (error := working.exception()) is not None:
         logger.error("a call that was cancelled failed: %s", one_line(error), exc_info=error)
 

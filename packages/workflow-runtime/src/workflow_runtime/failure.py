@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from .frozen import Value, value
+from .frozen_value import Value, value
 
 __all__ = ["Failure", "render_failure"]
 

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 from typing import Protocol
 
 from .clock import Clock
-from .engine.lease import beat_patience_s
+from .engine.held_lease import beat_patience_s
 from .errors import LeaseLostError
 from .logs import get_logger, indented, one_line
 from .store import LeaseRenewal, LeaseRenewer

@@ -21,7 +21,9 @@ from .drives import Drives, see_through
 from .durations import check_duration
 from .engine.allowance import Allowance
 from .engine.definition import Registry, Workflow, checked_workflow
-from .engine.driver import DriveOutcome, Driver, DriverSettings
+from .engine.drive_outcome import DriveOutcome
+from .engine.driver import Driver
+from .engine.driver_settings import DriverSettings
 from .engine.history import EventKind, run_event
 from .errors import (
     CapabilityNotSupportedError,
@@ -40,8 +42,8 @@ from .logs import get_logger, one_line
 from .metering import QueryMeter, meter_queries, queries_left
 from .misuse import checked_store
 from .payloads import PayloadCodec, encode_json, exact_codec
-from .planning import QueryPlan, can_start_and_drive, lone_allowance
 from .progress import log_start
+from .query_plan import QueryPlan, can_start_and_drive, whole_allowance
 from .schedules.client import Schedules
 from .schedules.definition import Schedule
 from .stop_signals import hear_stop_signals
@@ -316,7 +318,7 @@ class WorkflowRuntime(RunsInBulk):
             answer, claimed = await self._create(workflow, input, run_id, queue, priority, None, claim=claim)
             if claimed is not None:
                 settings = await self._settings(heartbeats=costs is None)
-                allowance = None if costs is None else lone_allowance(costs)
+                allowance = None if costs is None else whole_allowance(costs)
                 await self._drive(self._driver(claimed, settings, allowance), SweepReport(), drives)
             elif not claim:
                 self._wake_workers()

@@ -7,7 +7,7 @@ import random
 
 from .clock import Clock
 from .logs import get_logger, one_line
-from .tries import may_pass
+from .store_retry import may_pass
 
 __all__ = ["Setbacks"]
 

@@ -15,14 +15,16 @@ from .clock import Clock
 from .drives import Drives
 from .engine.allowance import Allowance
 from .engine.definition import Registry
-from .engine.driver import DriveOutcome, Driver, DriverSettings
+from .engine.drive_outcome import DriveOutcome
+from .engine.driver import Driver
+from .engine.driver_settings import DriverSettings
 from .errors import CorruptRecordError, QueryLimitReachedError, StoreError
 from .logs import get_logger, one_line
 from .metering import QueryMeter
-from .planning import QueryPlan
+from .query_plan import QueryPlan
 from .schedules.firing import TickFailure, TickFirer
 from .store import ClaimBatch, ClaimedRun
-from .tries import may_pass
+from .store_retry import may_pass
 from .unserved import UnservedRuns, UnservedWatch
 
 __all__ = ["Claimer", "PlannedSweep", "RunFailure", "Sweep", "SweepReport", "drive_claim"]

@@ -9,7 +9,8 @@ from datetime import timedelta
 
 from .clock import Clock
 from .drives import Drives
-from .engine.driver import DriveOutcome, Driver
+from .engine.drive_outcome import DriveOutcome
+from .engine.driver import Driver
 from .errors import ConfigurationError, StoreAccessError, StoreError
 from .health import Pulse, WorkerHealth
 from .logs import get_logger

@@ -1,4 +1,4 @@
-"""How many queries a drive may send, and what it keeps back of them.
+"""The number of queries that a drive may send, and the part of them that it keeps back.
 
 A run whose lease runs out counts as crashed and makes the next worker wait. So a drive begins nothing whose record it
 could not pay for, and always keeps enough to record what its steps have done and to hand the run over.
@@ -12,14 +12,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ..errors import QueryLimitReachedError
 from ..metering import QueryMeter, meter_queries
 from ..store import QueryCosts
-from .pending import MAX_EVENTS
+from .log_draft import MAX_EVENTS
 
 __all__ = ["Allowance", "QueryAllowance"]
 
 
 class Allowance:
-    """As many queries as the drive likes."""
+    """The queries that a drive may send: any number, unless a sweep or a caller limits them."""
 
+    limited: bool = False
+    """Whether there is anything to count and to keep back."""
     max_events = MAX_EVENTS
     """So many events go into one write."""
 
@@ -28,7 +30,7 @@ class Allowance:
         return nullcontext()
 
     def use_all(self) -> AbstractContextManager[None]:
-        """Let the driver's own writes use what is kept back."""
+        """Allow the driver's own writes what is kept back."""
         return nullcontext()
 
     def covers_unit(self, unrecorded_steps: int) -> bool:
@@ -40,14 +42,14 @@ class Allowance:
         return True
 
     def require_unit(self) -> None:
-        """Complain when a full unit cannot be written.
+        """Raise when a full unit cannot be written.
 
         Raises:
             QueryLimitReachedError: So few queries are left.
         """
 
     def startable_steps(self, unrecorded_steps: int) -> int | None:
-        """Tell how many more steps may start beside those; `None` means any number."""
+        """Return how many more steps may start beside those; `None` means any number."""
         return None
 
     def keep_back(self, *, unrecorded_steps: int, unwritten_events: int | None) -> None:
@@ -65,13 +67,15 @@ class Allowance:
 
 
 class QueryAllowance(Allowance):
-    """A number of queries for one drive.
+    """A limited number of queries for one drive. A sweep with a limit, or a meter around a call, gives one.
 
     Args:
         costs: What calls cost.
         max_queries: How many there are.
         max_events: So many events go into one write.
     """
+
+    limited: bool = True
 
     def __init__(self, costs: QueryCosts, max_queries: int, max_events: int) -> None:
         self.max_events = max_events
@@ -81,7 +85,7 @@ class QueryAllowance(Allowance):
 
     @staticmethod
     def least(costs: QueryCosts, max_events: int) -> int:
-        """Tell with how many queries a drive gets on: it writes what it decides, runs a step, and hands over."""
+        """Return with how many queries a drive gets on: it writes what it decides, runs a step, and hands over."""
         return costs.write_of(max_events) + costs.write_of(1) + costs.release
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What a handler sees: the durable operations."""
+"""The durable operations, as a handler sees them."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from types import UnionType
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_origin, is_typeddict, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
 
 from ..clock import from_ms, to_ms
-from ..durations import check_duration
 from ..errors import ConfigurationError, InvalidArgumentError, InvalidPayloadError, PayloadTooLargeError
-from ..ids import check_id, plain_text
+from ..ids import check_id
 from ..misuse import check_function, is_async
 from ..payloads import ExactCodec, JsonText, decode_json, encode_json
-from ..retry import MAX_DELAY, RetryPolicy
+from ..retry import RetryPolicy
 from ..store import WorkflowExecutionStore
+from .call_arguments import checkable_class, checked_retry, deadline, duration_ms, name_of_step, timeout_s
 from .definition import Workflow
 from .history import OperationKind
 from .leftovers import durable
-from .machine import Machine, derived_id
+from .machine import Machine
 from .operations import StepCall
+from .step_ids import derived_id
 
 __all__ = ["Approval", "Context", "Steps", "TransactionalSteps"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_START_IT = "start it within a step, with await runtime.start_run(...)"
+_ENVELOPE_BYTES = 4_096
+"""Room for the small object that an emitted value travels in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +107,8 @@ class Context:
             duration: How long, from now on. Nothing or less is over at once.
             id: The step id; `sleep`, `sleep#2`, … when absent.
         """
-        duration_ms = _duration_ms("duration", duration)
-        await self._await(OperationKind.SLEEP, id, "sleep", until=lambda now_ms: now_ms + duration_ms)
+        sleep_ms = duration_ms("duration", duration)
+        await self._await(OperationKind.SLEEP, id, "sleep", until=lambda now_ms: now_ms + sleep_ms)
 
     @durable
     async def sleep_until(self, moment: datetime, *, id: str | None = None) -> None:
@@ -143,7 +147,7 @@ class Context:
         timeout: timedelta | None = None,  # noqa: ASYNC109  # a durable one
         id: str | None = None,
     ) -> Any:
-        """Wait for a signal from outside and give its payload.
+        """Wait for a signal from outside and return its payload.
 
         Signals that came before are kept: the oldest one of this name that nobody has taken is taken.
 
@@ -159,8 +163,8 @@ class Context:
             InvalidPayloadError: A signal came, and its payload is not of this type. It is taken all the same.
         """
         name = check_id("name", name)
-        expected = None if type is None else _checkable(type)
-        text = await self._await(OperationKind.WAIT, id, f"wait:{name}", name=name, until=_deadline("timeout", timeout))
+        expected = None if type is None else checkable_class(type)
+        text = await self._await(OperationKind.WAIT, id, f"wait:{name}", name=name, until=deadline("timeout", timeout))
         payload = None if text is None else self._codec.decode(text)
         if expected is not None and not isinstance(payload, expected):
             problem = f"is {payload.__class__.__name__}, not {expected.__name__}"
@@ -184,23 +188,23 @@ class Context:
             derived_id(f"approval:{approval_id}"),
             "",
             name=approval_id,
-            until=_deadline("timeout", timeout),
+            until=deadline("timeout", timeout),
         )
         return Approval(**decode_json(text))
 
     @durable
     async def now(self) -> datetime:
-        """Give the time of the first execution, in UTC, also in a replay."""
+        """Return the time of the first execution, in UTC, also in a replay."""
         return from_ms(decode_json(await self._record("now", self._now_ms)))
 
     @durable
     async def uuid(self) -> uuid.UUID:
-        """Give a random UUID, the same in a replay."""
+        """Return a random UUID, the same in a replay."""
         return uuid.UUID(decode_json(await self._record("uuid", lambda: str(uuid.uuid4()))))
 
     @durable
     async def random(self) -> float:
-        """Give a random number from 0 to 1 (exclusive), the same in a replay. Not for secrets."""
+        """Return a random number from 0 to 1 (exclusive), the same in a replay. Not for secrets."""
         return float(decode_json(await self._record("random", random.random)))
 
     @durable
@@ -232,7 +236,7 @@ class Context:
         return await self._machine.request(kind, id, default, name=name, value=value, step=step, until=until)
 
     async def _step(self, call: StepCall, id: str | None) -> Any:
-        return self._codec.decode(await self._await(OperationKind.STEP, id, _name_of(call.function), step=call))
+        return self._codec.decode(await self._await(OperationKind.STEP, id, name_of_step(call.function), step=call))
 
     def _encode(self, payload: Any) -> JsonText:
         text = self._codec.encode(payload, "payload")
@@ -276,7 +280,7 @@ class Steps:
             timeout: For one attempt, in real time. A plain function cannot be interrupted: its thread goes on
                 while the step is retried or fails.
         """
-        return Steps(self._context, id, _checked_retry(retry), timeout)
+        return Steps(self._context, id, checked_retry(retry), timeout)
 
     @overload
     async def __call__(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -284,7 +288,7 @@ class Steps:
     async def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     @durable
     async def __call__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Run the function, or give its record.
+        """Run the function, or return its record.
 
         Raises:
             InvalidArgumentError: `fn` is not callable, or the explicit id was used before; before anything runs.
@@ -298,7 +302,7 @@ class Steps:
             args=args,
             kwargs=kwargs,
             retry=self._retry or self._context._retry,  # noqa: SLF001  # one module, one thing
-            timeout_s=_timeout_s(self._timeout),
+            timeout_s=timeout_s(self._timeout),
             context=contextvars.copy_context(),
         )
         return await self._context._step(call, self._id)  # noqa: SLF001
@@ -329,13 +333,13 @@ class TransactionalSteps:
             retry: Instead of the workflow's policy.
             timeout: For one run of the function, in real time; the commit is not counted.
         """
-        return TransactionalSteps(self._context, _checked_retry(retry), timeout)
+        return TransactionalSteps(self._context, checked_retry(retry), timeout)
 
     @durable
     async def __call__(
         self, id: str, fn: Callable[Concatenate[Any, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run the function, or give its record.
+        """Run the function, or return its record.
 
         Raises:
             ConfigurationError: The store has no transactions; before anything runs.
@@ -348,7 +352,7 @@ class TransactionalSteps:
             args=args,
             kwargs=kwargs,
             retry=self._retry or self._context._retry,  # noqa: SLF001  # one module, one thing
-            timeout_s=_timeout_s(self._timeout),
+            timeout_s=timeout_s(self._timeout),
             context=contextvars.copy_context(),
             transactional=True,
         )
@@ -365,58 +369,3 @@ class TransactionalSteps:
                 f"{type(store).__name__} has no transactions. The stores for Postgres, SQLite and D1 have them; on "
                 "this one use ctx.step, and step_info().idempotency_key where the outside must act once"
             )
-
-
-def _checkable(expected: Any) -> type[Any]:
-    """Give the class that `isinstance` can ask for: `dict` for `dict[str, int]` and for a `TypedDict`.
-
-    Raises:
-        InvalidArgumentError: There is no such class.
-    """
-    found = dict if is_typeddict(expected) else get_origin(expected) or expected
-    try:
-        isinstance(None, found)
-    except TypeError:
-        found = None
-    if not isinstance(found, type) or found is UnionType:
-        raise InvalidArgumentError("type", f"must be a class, not {expected!r}")
-    return found
-
-
-_START_IT = "start it within a step, with await runtime.start_run(...)"
-_ENVELOPE_BYTES = 4_096
-"""Room for the small object that an emitted value travels in."""
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    """Make the default id of a step; any function has one, however it came by its name."""
-    try:
-        name = plain_text("name", function.__name__).replace("\0", "?")
-    except Exception:  # noqa: BLE001  # a `functools.partial` has none, and __getattr__ may be the user's code
-        return "step"
-    return name.encode("utf-8", "replace").decode() or "step"
-
-
-def _checked_retry(retry: RetryPolicy | None) -> RetryPolicy | None:
-    given: object = retry
-    if given is not None and not isinstance(given, RetryPolicy):
-        raise InvalidArgumentError("retry", f"must be a RetryPolicy, as RetryPolicy(max_attempts=3), not {given!r}")
-    return retry
-
-
-def _duration_ms(argument: str, duration: timedelta) -> int:
-    duration = check_duration(argument, duration)
-    if duration > MAX_DELAY:
-        raise InvalidArgumentError(argument, f"must be at most {MAX_DELAY.days} days, not {duration.days}")
-    return max(0, duration // timedelta(milliseconds=1))
-
-
-def _timeout_s(timeout: timedelta | None) -> float | None:
-    return None if timeout is None else _duration_ms("timeout", timeout) / 1000
-
-
-def _deadline(argument: str, timeout: timedelta | None) -> Callable[[int], int] | None:
-    if timeout is None:
-        return None
-    timeout_ms = _duration_ms(argument, timeout)
-    return lambda now_ms: now_ms + timeout_ms

@@ -73,7 +73,7 @@ class EventKind(StrEnum):
     """Somebody wants now what waits for its next attempt."""
     RUN_FINISHED = "run-finished"
     RUN_ERRORED = "run-errored"
-    """The error, and what a retry repeats (`retry_repeats`): see `retried.py`."""
+    """The error, and what a retry repeats (`retry_repeats`): see `retried_log.py`."""
     RUN_ABORTED = "run-aborted"
     """`reason`."""
     RUN_PARKED = "run-parked"

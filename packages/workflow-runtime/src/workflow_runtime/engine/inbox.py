@@ -18,11 +18,14 @@ _Key: TypeAlias = tuple[OperationKind, str]
 
 
 class Inbox:
-    """Matches entries, in the order of their numbers, with waits, in the order in which they were asked for."""
+    """The entries of one run that are not used yet, and the waits that they may end.
+
+    A driver asks it for the next match: entries in the order of their numbers, waits in the order of the calls.
+    """
 
     def __init__(self) -> None:
         self.seen_seq: int = 0
-        """The newest number that the driver knows everything up to."""
+        """All entries up to this number have been read."""
         self._cancel: InboxEntry | None = None
         self._retries: deque[InboxEntry] = deque()
         self._entries: dict[_Key, deque[InboxEntry]] = {}
@@ -45,7 +48,7 @@ class Inbox:
                 self._propose(key)
 
     def wait(self, operation: Operation) -> None:
-        """Let an operation wait for its name."""
+        """Add an operation that waits for its name."""
         key = (operation.kind, operation.name)
         self._waiting.setdefault(key, deque()).append(operation)
         self._propose(key)
@@ -60,7 +63,7 @@ class Inbox:
         return entry
 
     def take_retry(self) -> InboxEntry | None:
-        """Take the first wish that what waits for its next attempt be tried now."""
+        """Take the first request to try now what waits for its next attempt."""
         return self._retries.popleft() if self._retries else None
 
     def take_match(self) -> tuple[InboxEntry, Operation] | None:

@@ -1,4 +1,4 @@
-"""What is wrong with how a handler ends: what it leaves behind when it returns, and that it never comes to an end."""
+"""The ways in which a handler ends wrongly: it leaves something behind when it returns, or it never ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DurableCalls:
         self._full = _FEW
 
     def add(self, call: Coroutine[Any, Any, Any]) -> None:
-        """Hear of a call, as soon as it is made."""
+        """Note a call, as soon as it is made."""
         made = self._made
         made.append(call)
         if len(made) >= self._full:
@@ -34,7 +34,7 @@ class DurableCalls:
             self._full = max(_FEW, 2 * len(self._made))
 
     def forgotten(self) -> list[Coroutine[Any, Any, Any]]:
-        """Give those that nobody has begun to await, in the order of the calls."""
+        """Return those that nobody has begun to await, in the order of the calls."""
         return [call for call in self._made if inspect.getcoroutinestate(call) == inspect.CORO_CREATED]
 
     def close(self) -> None:
@@ -71,14 +71,14 @@ _OPERATIONS: set[CodeType] = set()
 
 
 def still_going_on(task: asyncio.Task[Any], waits_for: Iterable[str]) -> str:
-    """Say what a task that lives was doing."""
+    """Describe what a task that lives was doing."""
     what = ", ".join(waits_for)
     name = _described(task.get_coro())
     return f"{name} was still going on" + (f" (waiting for {what})" if what and what != name else "")
 
 
 def unseen_failure(error: BaseException) -> str:
-    """Say that a task failed and nobody looked."""
+    """Describe a task that failed while nobody looked."""
     return f"a task failed and nobody awaited it ({type(error).__qualname__}: {one_line(text_of(error))})"
 
 
@@ -105,7 +105,7 @@ def error_of_circles(turns: int, tasks: Iterable[asyncio.Task[Any]]) -> Configur
 
 
 def _place(coroutine: Any) -> str:
-    """Say where a coroutine stands: in the innermost one that it awaits and that is not asyncio's."""
+    """Return where a coroutine stands: in the innermost one that it awaits and that is not asyncio's."""
     while _is_of_handler(awaited := getattr(coroutine, "cr_await", None)):
         coroutine = awaited
     frame = getattr(coroutine, "cr_frame", None)

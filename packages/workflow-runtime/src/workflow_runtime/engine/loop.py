@@ -49,7 +49,7 @@ class HandlerTask(asyncio.Task[T]):
         super().__init__(coro, **options)
 
     def descends_from(self, other: HandlerTask[Any]) -> bool:
-        """Tell whether the other one is this task, or has made it, or has made who made it, and so on."""
+        """Return whether the other one is this task, or has made it, or has made who made it, and so on."""
         lineage: _Lineage | None = self.lineage
         while lineage is not None:
             if lineage[0] == other.number:
@@ -62,7 +62,7 @@ class HandlerTask(asyncio.Task[T]):
 
 
 class WorkflowLoop(LoopOfHandler):
-    """Runs the tasks of one handler, on demand, inside a callback of the application's loop.
+    """The event loop of one handler. A machine runs it, on demand, inside a callback of the application's loop.
 
     Args:
         run_id: Whose handler.
@@ -140,11 +140,11 @@ class WorkflowLoop(LoopOfHandler):
             task.cancel()
 
     def living_tasks(self) -> list[asyncio.Task[Any]]:
-        """Give the tasks that have not ended, in the order in which they were made."""
+        """Return the tasks that have not ended, in the order in which they were made."""
         return sorted((task for task in self._tasks if not task.done()), key=hash)
 
     def unseen_failures(self) -> list[BaseException]:
-        """Give the errors of tasks that nobody has looked at, unless the handler has cancelled them."""
+        """Return the errors of tasks that nobody has looked at, unless the handler has cancelled them."""
         failed = (task for task in sorted(self._tasks, key=hash) if _failed_unseen(task))
         return [*self._unseen_failures, *(error for task in failed if (error := task.exception()) is not None)]
 
@@ -216,15 +216,15 @@ class WorkflowLoop(LoopOfHandler):
         self.call_soon(lambda: self.create_task(generator.aclose()))
 
     def get_debug(self) -> bool:
-        """Tell that debug mode is off."""
+        """Return False: there is no debug mode."""
         return False
 
     def is_running(self) -> bool:
-        """Tell whether this loop is the one that runs now."""
+        """Return whether this loop is the one that runs now."""
         return _get_running_loop() is self
 
     def is_closed(self) -> bool:
-        """Tell whether it was closed."""
+        """Return whether it was closed."""
         return self._closed
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
@@ -238,7 +238,7 @@ class WorkflowLoop(LoopOfHandler):
             logger.error("run %r: %s", self._run_id, one_line(message), exc_info=exc_info)
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
-        """Do the same."""
+        """Log what nobody handled, as `call_exception_handler` does."""
         self.call_exception_handler(context)
 
 

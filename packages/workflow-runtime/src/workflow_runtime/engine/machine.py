@@ -8,63 +8,39 @@ so a replay goes through the very same states as the first execution.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ..errors import (
     ConfigurationError,
-    InvalidArgumentError,
     NonDeterminismError,
     StepFailedError,
     WaitLimitError,
     WaitTimeoutError,
 )
 from ..failures import read_failure
-from ..ids import MAX_ID_BYTES, check_id
 from ..isolation import with_advice
 from ..payloads import JsonText
 from ..store import MAX_AWAITED_BYTES, awaited_bytes
+from .failure_ledger import FailureLedger
+from .handler_outcome import Aborted, Errored, Finished, Outcome
 from .history import OPERATION_OF, EventKind, OperationKind, Recorded
-from .ledger import FailureLedger
 from .leftovers import DurableCalls, error_of_circles, error_of_leftovers, still_going_on, unseen_failure
 from .loop import WorkflowLoop
 from .operations import UNKNOWN_TIMER, Operation, StepCall
-from .suspend import Suspended
+from .step_ids import StepIds
+from .suspended import Suspended
 
-__all__ = ["Aborted", "Errored", "Finished", "Machine", "Outcome", "derived_id"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The handler returned."""
-
-    output: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Errored:
-    """The handler raised."""
-
-    error: BaseException
-
-
-@dataclass(frozen=True, slots=True)
-class Aborted:
-    """The handler ended by the cancellation that was asked for."""
-
-
-Outcome = Finished | Errored | Aborted
+__all__ = ["Machine"]
 
 
 class Machine:
-    """Runs one handler and keeps its pending operations.
+    """A handler that runs, with its pending operations. A driver feeds it events, and a replay does the same.
 
     Everything but the constructor must be called from a plain callback of the application's loop (see `loop.py`).
 
@@ -88,7 +64,7 @@ class Machine:
         """How many signals and approvals the handler waits for."""
         self._awaited_bytes = 0
         """What their names and step ids take."""
-        self._names: dict[str, int] = {}
+        self._step_ids = StepIds(self._operations)
         self._main: asyncio.Task[Any] | None = None
         self._cancelled = False
         self.cancel_reason: str | None = None
@@ -109,7 +85,7 @@ class Machine:
         self._main = self.loop.create_task(main(), context=copy_context())
 
     def run(self, until_s: float = math.inf) -> bool:
-        """Let the handler go on until every branch is blocked.
+        """Run the handler until every branch is blocked.
 
         Args:
             until_s: Stop at this moment (of `time.perf_counter`), to be called again.
@@ -135,12 +111,12 @@ class Machine:
         return _MOST_TURNS + 4 * asked - (self.loop.turns - self._turns_before)
 
     def take_new(self) -> list[Operation]:
-        """Give the operations that the handler asked for since the last call, in that order."""
+        """Return the operations that the handler asked for since the last call, in that order."""
         unseen, self._unseen = self._unseen, []
         return unseen
 
     def apply(self, event: Recorded) -> None:
-        """Let an event take effect. `run` must follow.
+        """Apply an event. `run` must follow.
 
         Raises:
             NonDeterminismError: The handler has not asked for what the event records, or has given it up.
@@ -190,7 +166,7 @@ class Machine:
         return Errored(with_advice(error))
 
     def _leftovers(self) -> ConfigurationError | None:
-        """Give the error of a handler that returned too early. Whatever was cancelled has had its turn by now."""
+        """Return the error of a handler that returned too early. Whatever was cancelled has had its turn by now."""
         forgotten, failures, living = self.calls.forgotten(), self.loop.unseen_failures(), self.loop.living_tasks()
         if not (forgotten or failures or living):
             return None
@@ -243,7 +219,7 @@ class Machine:
             raise ConfigurationError(
                 "durable operations are for the handler itself: a step or a thread cannot use them"
             )
-        step_id = self._name(id, default)
+        step_id = self._step_ids.take(id, default)
         task = asyncio.current_task(self.loop)
         operation = Operation(
             step_id=step_id, kind=kind, future=future, task=task, name=name, value=value, step=step, until=until
@@ -269,7 +245,7 @@ class Machine:
         self._awaited_bytes, self._waits = self._awaited_bytes - size, self._waits - 1
 
     def waits_for(self, step_id: str) -> bool:
-        """Tell whether the handler waits for an operation."""
+        """Return whether the handler waits for an operation."""
         operation = self._operations.get(step_id)
         return operation is not None and operation.pending
 
@@ -284,18 +260,6 @@ class Machine:
             f"run {self.run_id!r}: this ctx is over. Its handler has ended, or was taken down when the run was paused "
             "or handed over. Await durable operations in the handler itself, and give no ctx to steps or other tasks"
         )
-
-    def _name(self, explicit: str | None, default: str) -> str:
-        if explicit is not None:
-            explicit = check_id("id", explicit)
-            if explicit in self._operations:
-                raise InvalidArgumentError("id", f"step id {explicit!r} was used before in this run")
-            return explicit
-        count = self._names.get(default, 0) + 1
-        while (name := derived_id(default if count == 1 else f"{default}#{count}")) in self._operations:
-            count += 1
-        self._names[default] = count
-        return name
 
     def _cancel(self, event: Recorded) -> None:
         self.cancel_reason = event.facts().get("reason")
@@ -372,15 +336,6 @@ class Machine:
 def _waits_for(task: asyncio.Task[Any], operations: Mapping[asyncio.Future[Any], str]) -> list[str]:
     waits_for: asyncio.Future[Any] | None = getattr(task, "_fut_waiter", None)
     return [operations[waits_for]] if waits_for is not None and waits_for in operations else []
-
-
-def derived_id(text: str) -> str:
-    """Make a step id of a name; one that would be longer than a store carries ends in its hash instead."""
-    data = text.encode("utf-8", "surrogatepass")
-    if len(data) <= MAX_ID_BYTES:
-        return text
-    digest = hashlib.sha256(data).hexdigest()[:32]
-    return f"{data[: MAX_ID_BYTES - 33].decode('utf-8', 'ignore')}~{digest}"
 
 
 _AWAITED = frozenset({OperationKind.WAIT, OperationKind.APPROVAL})

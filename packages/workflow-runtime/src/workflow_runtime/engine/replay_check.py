@@ -1,4 +1,4 @@
-"""For tests: drives a run a second time from its log, and compares what its handler asks for with the first time.
+"""For tests: replays a run from its log, and compares what its handler asks for with the first time.
 
 What a handler must not use (`datetime.now()`, `uuid4()`, `random`, what is left from an earlier call) shows in that it
 asks for something else, or ends in another way, when nothing but the log has stayed the same.
@@ -6,99 +6,59 @@ asks for something else, or ends in another way, when nothing but the log has st
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Any
+from functools import partial
 
-from ..errors import NonDeterminismError
-from ..escapes import text_of
-from ..payloads import PayloadCodec
-from .history import OperationKind
-from .machine import Aborted, Errored, Finished, Machine, Outcome
-from .operations import Operation, StepCall
+from ..store import Event, WorkflowExecutionStore
+from .handler_turns import HandlerTurns
+from .history import EventKind, from_event
+from .run_handler import RunHandler
+from .traced_machine import TracedMachine, compare
 
-__all__ = ["TracedMachine", "compare"]
+__all__ = ["ReplayCheck"]
+
+_PAGE = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One operation, as the handler asked for it."""
+class ReplayCheck:
+    """A second replay of all that is in a run's log. A driver makes one after each write, where tests ask for it.
 
-    step_id: str
-    what: str
-
-
-class TracedMachine(Machine):
-    """Keeps what the handler asks for, in the order of the calls."""
-
-    def __init__(self, run_id: str, package: str | None, codec: PayloadCodec) -> None:
-        self._codec = codec
-        super().__init__(run_id, package)
-
-    def _begin(self) -> None:
-        super()._begin()
-        self.asked: list[Asked] = []
-
-    def request(self, *args: Any, **options: Any) -> asyncio.Future[Any]:
-        """Register what the handler asks for, and keep it."""
-        before = len(self._operations)
-        future = super().request(*args, **options)
-        if len(self._operations) > before:  # else the handler is being taken down
-            operation = self._unseen[-1]
-            self.asked.append(Asked(operation.step_id, self._describe(operation)))
-        return future
-
-    @property
-    def end(self) -> str:
-        """How the handler has ended, in words."""
-        return self._describe_end(self.outcome)
-
-    def _describe(self, operation: Operation) -> str:
-        # Now, because a step may change what it was given. A recorded value is another one each time, and is not used.
-        parts = [f"{operation.kind} {operation.step_id!r}"]
-        if operation.kind is OperationKind.EMIT:
-            parts.append(f"with {operation.value}")
-        if operation.until is not None:
-            parts.append(f"until {operation.until(0)} ms")
-        if operation.step is not None:
-            parts.append(self._describe_call(operation.step))
-        return " ".join(parts)
-
-    def _describe_call(self, call: StepCall) -> str:
-        name = getattr(call.function, "__qualname__", type(call.function).__qualname__)
-        arguments = [self._text(value) for value in call.args]
-        arguments += [f"{key}={self._text(value)}" for key, value in call.kwargs.items()]
-        return f"calling {name}({', '.join(arguments)})"
-
-    def _text(self, value: Any) -> str:
-        try:
-            return str(self._codec.encode(value, "argument"))
-        except Exception:  # noqa: BLE001  # an object of the program: all that can be compared is what it is
-            return f"<{type(value).__qualname__}>"
-
-    def _describe_end(self, outcome: Outcome | None) -> str:
-        match outcome:
-            case Finished(output):
-                return f"returns {self._text(output)}"
-            case Errored(error):
-                return f"raises {type(error).__qualname__}: {text_of(error)}"
-            case Aborted():
-                return "ends as cancelled"
-            case None:
-                return "goes on"
-
-
-def compare(first: TracedMachine, second: TracedMachine) -> None:
-    """Raise at the first difference between an execution and its replay.
-
-    Raises:
-        NonDeterminismError: Names the operation, what was asked for the first time, and what in the replay.
+    Args:
+        first: Runs the handler for the driver.
+        handler: What it runs.
+        turns: How the handler gets its turns.
+        store: Has the log.
     """
-    for one, other in zip_longest(first.asked, second.asked):
-        if one != other:
-            step_id = one.step_id if one is not None else other.step_id if other is not None else ""
-            recorded, called = (asked.what if asked is not None else "nothing more" for asked in (one, other))
-            raise NonDeterminismError(first.run_id, step_id, recorded, called)
-    if first.end != second.end:
-        raise NonDeterminismError(first.run_id, "the end of the handler", first.end, second.end)
+
+    def __init__(
+        self, *, first: TracedMachine, handler: RunHandler, turns: HandlerTurns, store: WorkflowExecutionStore
+    ) -> None:
+        self._first = first
+        self._handler = handler
+        self._turns = turns
+        self._store = store
+
+    async def run(self) -> None:
+        """Replay the log, and raise at the first difference.
+
+        Raises:
+            NonDeterminismError: The handler has asked for something else, or ended in another way.
+        """
+        history = await self._whole_history()
+        if any(event.kind == EventKind.RUN_RETRIED for event in history):
+            return  # some of what it records counts no more
+        second = self._handler.traced_machine()
+        try:
+            await self._turns.call(partial(second.start, self._handler.on(second)))
+            await self._turns.call(second.run)
+            for event in history:
+                await self._turns.call(partial(second.apply, from_event(second.run_id, event)))
+                await self._turns.call(second.run)
+            compare(self._first, second)
+        finally:
+            await self._turns.call(second.suspend)
+
+    async def _whole_history(self) -> list[Event]:
+        run_id, history = self._first.run_id, list[Event]()
+        while page := await self._store.read_events(run_id=run_id, from_index=len(history), limit=_PAGE):
+            history += page
+        return history

@@ -76,7 +76,7 @@ class ThreadCall:
         await asyncio.wait({asyncio.wrap_future(self._future)})
 
     def take_back(self) -> bool:
-        """Do not call the function; tell whether it will never begin."""
+        """Refuse to call the function. Return whether it will never begin."""
         return self._future.cancel()
 
     def run(self) -> Callable[[], None]:

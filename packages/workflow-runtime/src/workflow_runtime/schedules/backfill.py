@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import takewhile
 
 from ..clock import from_ms
-from ..frozen import Value, value
+from ..frozen_value import Value, value
 from ..store import RequestedBucket, WorkflowExecutionStore
 from .decisions import tick_run_id
 

@@ -7,7 +7,7 @@ from collections import deque
 from datetime import datetime
 
 from ..clock import from_ms
-from ..frozen import Value, value
+from ..frozen_value import Value, value
 from ..ids import MAX_ID_BYTES
 from ..store import BucketSource
 from .spec import Spec

@@ -19,7 +19,7 @@ from ..errors import LeaseLostError, QueryLimitReachedError, StoreError
 from ..ids import new_id
 from ..logs import get_logger, one_line
 from ..store import BucketAction, BucketClaims, BucketResult, ClaimedBucket, WorkflowExecutionStore
-from ..tries import until_answered
+from ..store_retry import until_answered
 from .decisions import Decision, decide, tick_run_id
 from .spec import decode_spec
 

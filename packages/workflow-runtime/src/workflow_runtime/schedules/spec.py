@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from ..clock import from_ms, to_ms
 from ..errors import CorruptRecordError, InvalidArgumentError
-from ..frozen import Value, value
+from ..frozen_value import Value, value
 from ..payloads import JsonText, decode_json, encode_json
 from .cron import Cron
 from .definition import MAX_MISSED, MissedPolicy, Schedule

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from ..errors import CorruptRecordError, RunNotFoundError
-from ..frozen import Value, value
+from ..frozen_value import Value, value
 from .values import Event, RunStatus
 
 __all__ = ["LogPage", "LookAtLog", "follow_events"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Literal, NoReturn, Self, TypeAlias, TypeVar
 
 from ..errors import OutcomeError, RunConflictError, RunNotFoundError, ScheduleNotFoundError
-from ..frozen import Value, value
+from ..frozen_value import Value, value
 from .values import ClaimedRun, RunRecord, RunStatus, Schedule
 
 __all__ = [

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
 from ..errors import CorruptRecordError
-from ..frozen import Value, value
+from ..frozen_value import Value, value
 from ..ids import check_id
 from ..payloads import JsonText, check_json_text
 

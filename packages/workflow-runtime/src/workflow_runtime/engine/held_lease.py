@@ -1,4 +1,4 @@
-"""A lease as the driver of its run holds it."""
+"""The lease of a run, as its driver holds it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ logger = get_logger("workflow_runtime")
 
 
 def beat_patience_s(lease_ms: int) -> float:
-    """Say how long a heartbeat may go without an answer: so that several fit in before the lease runs out."""
+    """Return how long a heartbeat may go without an answer: so that several fit in before the lease runs out."""
     return max(lease_ms / 6, min(lease_ms / 3, 1_000)) / 1_000
 
 
 class HeldLease:
-    """When the lease must be renewed, whether it was lost, and what its renewals bring.
+    """The lease of the run that a driver drives: when to renew it, whether it is lost, and what its renewals brought.
 
     Args:
         claim: The claim that gave it.
@@ -41,11 +41,11 @@ class HeldLease:
         self._on_news = on_news
 
     def extended(self, lease_expires_at_ms: int) -> None:
-        """Hear that a write has renewed the lease along the way."""
+        """Note that a write has renewed the lease along the way."""
         self.renew_at_ms = max(self.renew_at_ms, lease_expires_at_ms - self.lease_ms + self.lease_ms // 3)
 
     def renewed(self, renewal: LeaseRenewal) -> None:
-        """Hear what a heartbeat was answered."""
+        """Note the answer to a heartbeat."""
         self.extended(renewal.lease_expires_at_ms)
         self._clock.correct(renewal.store_clock_ms)
         if renewal.inbox_seq > self.inbox_seq:
@@ -53,7 +53,7 @@ class HeldLease:
             self._on_news()
 
     def lose(self) -> None:
-        """Hear that somebody else has the run."""
+        """Note that another worker has the run."""
         self.lost = True
         self._on_news()
 

@@ -17,19 +17,19 @@ from ..payloads import JsonText, encode_json
 from ..store import InboxEntry
 from .history import EventKind, OperationKind, Recorded, emitted_payload
 from .inbox import Inbox
+from .log_draft import LogDraft
 from .machine import Machine
 from .operations import Operation
-from .pending import PendingUnit, TimerBook
+from .step_attempts import did_not_fit
 from .step_tasks import EndedAttempt, StepTasks
-from .steps import did_not_fit
 
-__all__ = ["Settlement"]
+__all__ = ["Settler"]
 
 logger = get_logger("workflow_runtime")
 
 
-class Settlement:
-    """Feeds the handler with what has happened, one event at a time, and keeps the events for the next unit.
+class Settler:
+    """The part of a driver that decides. It feeds the handler one event at a time, and adds each of them to the draft.
 
     Everything but the constructor must be called from a plain callback of the application's loop (see `loop.py`).
     """
@@ -38,16 +38,14 @@ class Settlement:
         self,
         *,
         machine: Machine,
-        unit: PendingUnit,
-        timers: TimerBook,
+        draft: LogDraft,
         inbox: Inbox,
         steps: StepTasks,
         clock: Clock,
         rng: random.Random,
     ) -> None:
         self._machine = machine
-        self._unit = unit
-        self._timers = timers
+        self._draft = draft
         self._inbox = inbox
         self._steps = steps
         self._clock = clock
@@ -57,7 +55,7 @@ class Settlement:
         """How many attempts failed that will be repeated."""
 
     def settle(self, *, only_attempts: bool = False, until_s: float = math.inf) -> bool:
-        """Let everything that has happened take effect, until the handler waits or the unit is full.
+        """Apply everything that has happened, until the handler waits or the draft is full.
 
         Args:
             only_attempts: Record what steps have done, and begin nothing that the handler asks for.
@@ -68,7 +66,7 @@ class Settlement:
         """
         advance = self._take_attempt if only_attempts else self._advance
         while self._machine.run(until_s):
-            if self._unit.full or self._machine.outcome is not None or not advance():
+            if self._draft.full or self._machine.outcome is not None or not advance():
                 return True
         return False
 
@@ -76,23 +74,23 @@ class Settlement:
         """Add what steps have done, though the handler has ended: a retry of the run must not do it again.
 
         Returns:
-            Whether the unit has to be written, because there is more than it takes.
+            Whether the draft has to be written, because there is more than it takes.
         """
         ended = self._steps.ended
-        while ended and not self._unit.full:
+        while ended and not self._draft.full:
             attempt = ended.popleft()
             if attempt.error is None and attempt.operation.pending:
-                self._unit.add(Recorded(EventKind.STEP_COMPLETED, attempt.operation.step_id, attempt.result))
+                self._draft.add(Recorded(EventKind.STEP_COMPLETED, attempt.operation.step_id, attempt.result))
         return bool(ended)
 
     def _advance(self) -> bool:
-        """Let the next thing that has happened take effect; tell whether there was one."""
+        """Apply the next thing that has happened. Return whether there was one."""
         if self._take_cancel():
             return True
         self._fresh.extend(self._machine.take_new())
         while self._fresh:
             # The begin of a wait resolves nothing: a handler may ask for any number of them at once.
-            if self._unit.full:
+            if self._draft.full:
                 return False
             operation = self._fresh.popleft()
             if operation.pending and self._begin(operation):
@@ -100,7 +98,7 @@ class Settlement:
         return self._take_attempt() or self._take_retry() or self._take_inbox() or self._take_due()
 
     def _begin(self, operation: Operation) -> bool:
-        """Begin an operation that the handler asked for; tell whether that resolved it."""
+        """Begin an operation that the handler asked for. Return whether that resolved it."""
         match operation.kind:
             case OperationKind.VALUE:
                 self._record(EventKind.VALUE_RECORDED, operation, operation.value)
@@ -111,7 +109,7 @@ class Settlement:
                 return True
             case OperationKind.STEP:
                 self._steps.add(operation)
-                self._timers.watch(operation)
+                self._draft.timers.watch(operation)
             case OperationKind.SLEEP | OperationKind.WAIT | OperationKind.APPROVAL:
                 self._begin_wait(operation)
         return False
@@ -124,7 +122,7 @@ class Settlement:
             )
             self._record(_STARTED[operation.kind], operation, encode_json(facts))
             operation.timer_set_ms = None  # applied as in a replay; the store does not hold it yet
-        self._timers.watch(operation)
+        self._draft.timers.watch(operation)
         if operation.kind is not OperationKind.SLEEP:
             self._inbox.wait(operation)
 
@@ -133,7 +131,7 @@ class Settlement:
         if entry is None:
             return False
         recorded = Recorded(EventKind.CANCEL_REQUESTED, "", entry.payload)
-        self._unit.add(recorded, taken=entry.inbox_seq)
+        self._draft.add(recorded, taken=entry.inbox_seq)
         self._machine.apply(recorded)
         return True
 
@@ -142,7 +140,7 @@ class Settlement:
         if entry is None:
             return False
         recorded = Recorded(EventKind.RETRY_REQUESTED, "", None)
-        self._unit.add(recorded, taken=entry.inbox_seq)
+        self._draft.add(recorded, taken=entry.inbox_seq)
         self._machine.apply(recorded)
         return True
 
@@ -170,7 +168,7 @@ class Settlement:
         payload = write_failure(failure, attempt=ended.attempt, retry_at_ms=retry_at_ms)
         self._record(EventKind.STEP_RETRYING, operation, payload)
         operation.timer_set_ms = None
-        self._timers.watch(operation)
+        self._draft.timers.watch(operation)
         self._steps.add(operation)
 
     def _log(self, ended: EndedAttempt, delay: timedelta | None, error: BaseException) -> None:
@@ -207,7 +205,7 @@ class Settlement:
         return True
 
     def _take_due(self) -> bool:
-        while (operation := self._timers.next_due()) is not None:
+        while (operation := self._draft.timers.next_due()) is not None:
             if operation.until_ms is None or operation.until_ms > self._clock.now_ms():
                 return False
             if operation.kind is not OperationKind.STEP:
@@ -221,7 +219,7 @@ class Settlement:
     ) -> None:
         # The handler may see it before it is durable: nothing outside it happens until the unit is written.
         recorded = Recorded(kind, operation.step_id, payload)
-        self._unit.add(recorded, taken=None if taken is None else taken.inbox_seq)
+        self._draft.add(recorded, taken=None if taken is None else taken.inbox_seq)
         self._machine.apply(recorded)
 
 

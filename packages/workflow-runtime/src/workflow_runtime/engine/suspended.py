@@ -1,4 +1,4 @@
-"""How a waiting handler is taken down: a signal of control flow, not an error."""
+"""The signal that takes a waiting handler down: control flow, not an error."""
 
 from __future__ import annotations
 

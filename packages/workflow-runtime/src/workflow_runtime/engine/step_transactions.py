@@ -17,12 +17,12 @@ from ..errors import QueryLimitReachedError, StoreError, StoreUnavailableError
 from ..payloads import JsonText
 from ..store import TransactionWrite
 from .history import EventKind, Recorded, new_event
+from .log_draft import LogDraft
 from .machine import Machine
 from .operations import Operation
-from .pending import PendingUnit, TimerBook
-from .writer import RunWriter
+from .run_writer import RunWriter
 
-__all__ = ["Transactions"]
+__all__ = ["StepTransactions"]
 
 Attempt = Callable[[Any], Awaitable[JsonText]]
 
@@ -31,16 +31,15 @@ class _NotWantedError(Exception):
     """Rolls a transaction back whose record nobody would read."""
 
 
-class Transactions:
-    """The transactions of one drive. At most one of them can still commit."""
+class StepTransactions:
+    """The transactional steps of one drive. At most one of them can still commit."""
 
-    def __init__(self, *, writer: RunWriter, machine: Machine, unit: PendingUnit, timers: TimerBook) -> None:
+    def __init__(self, *, writer: RunWriter, machine: Machine, draft: LogDraft) -> None:
         self.broken: Exception | None = None
         """Set when the store could not say whether a transaction was committed, or refused to go on."""
         self._writer = writer
         self._machine = machine
-        self._unit = unit
-        self._timers = timers
+        self._draft = draft
         self._gate = asyncio.Event()
         self._gate.set()
         self._settled = asyncio.Event()
@@ -75,12 +74,12 @@ class Transactions:
             await self._settled.wait()
 
     def take_committed(self) -> Recorded | None:
-        """Give the record that is in the log and has not taken effect yet."""
+        """Take the record that is in the log and has not taken effect yet."""
         committed, self._committed = self._committed, None
         return committed
 
     def close(self) -> None:
-        """Let no transaction commit that is not committing already."""
+        """Refuse the commit of every transaction that is not committing already."""
         self._closed = True
 
     async def run(self, operation: Operation, attempt: Attempt) -> None:
@@ -103,8 +102,7 @@ class Transactions:
                 raise
             self.broken = error
         else:
-            self._unit.clear()
-            self._timers.written()
+            self._draft.written()
             self._committed = commit.recorded
         finally:
             self._open_gate(commit)
@@ -123,26 +121,19 @@ class Transactions:
             self._gate.set()
 
     def _close_gate(self, commit: _Commit, operation: Operation, text: JsonText) -> tuple[Recorded, TransactionWrite]:
-        """Stop the driver from deciding, and give what is to be written."""
+        """Stop the driver from deciding, and return what is to be written."""
         if self._closed or self._writer.lease.lost or not operation.pending or self._machine.outcome is not None:
             raise _NotWantedError
         self._committing = commit
         self._gate.clear()
         recorded = Recorded(EventKind.STEP_COMPLETED, operation.step_id, text)
-        to_set, to_remove = self._timers.changes()
-        write = self._writer.transaction_write(
-            events=(*self._unit.events, new_event(recorded)),
-            taken_inbox=tuple(self._unit.taken_inbox),
-            set_timers=tuple(to_set),
-            removed_timers=tuple(to_remove),
-        )
-        return recorded, write
+        return recorded, self._writer.transaction_write(self._draft.write(new_event(recorded)))
 
 
 class _Commit:
     """One attempt, which the store may run several times until it is committed."""
 
-    def __init__(self, transactions: Transactions, operation: Operation, attempt: Attempt) -> None:
+    def __init__(self, transactions: StepTransactions, operation: Operation, attempt: Attempt) -> None:
         self.recorded: Recorded | None = None
         self.handed_over = 0
         """How often the function came to its end and the store got what to write."""
@@ -158,7 +149,7 @@ class _Commit:
         return error is self._failure
 
     async def work(self, tx: Any) -> TransactionWrite:
-        """Run the function with what the store gives it, and say what the log gets."""
+        """Run the function with what the store gives it, and return what the log gets."""
         self._transactions._open_gate(self)  # noqa: SLF001  # one module, one thing
         try:
             text = await self._attempt(tx)

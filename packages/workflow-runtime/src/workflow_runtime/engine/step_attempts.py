@@ -1,64 +1,65 @@
-"""Running one attempt of a step, on the application's own event loop."""
+"""Attempts of steps, on the application's own event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from ..errors import ConfigurationError, PayloadTooLargeError, StepTimeoutError
+from ..errors import PayloadTooLargeError, StepTimeoutError
 from ..escapes import EscapedError, is_interrupt, text_of, traceback_of
 from ..misuse import asyncio_advice, call_misfits, is_async
 from ..payloads import ExactCodec, JsonText
-from .operations import StepCall
+from ..store import RunRecord
+from .operations import Operation, StepCall
+from .step_info import StepInfo, current_info, make_step_info
+from .step_transactions import StepTransactions
 
-__all__ = ["OnThread", "StepInfo", "did_not_fit", "run_attempt", "step_info"]
+__all__ = ["OnThread", "StepAttempts", "did_not_fit"]
 
-OnThread: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
+OnThread: TypeAlias = Callable[[StepInfo, Callable[[], Any]], Awaitable[Any]]
 """Calls a plain function where it does not block the event loop."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepInfo:
-    """What a step's body can know about itself."""
+class StepAttempts:
+    """The attempts of one run's steps. A drive's step tasks make them, one at a time for each step.
 
-    run_id: str
-    step_id: str
-    attempt: int
-    """From 1. After a crash the attempt in flight is made again under the same number."""
-    idempotency_key: str
-    """The same for every attempt of this step of this run: hand it to whatever must act once."""
-
-
-_current: ContextVar[StepInfo] = ContextVar("workflow_runtime_step")
-
-
-def step_info() -> StepInfo:
-    """Tell the running step's body who it is.
-
-    Raises:
-        ConfigurationError: Not called inside a step.
+    Args:
+        run: Whose steps.
+        codec: Writes the results down.
+        max_payload_bytes: What the store carries.
+        transactions: Runs the attempts of transactional steps.
     """
-    info = _current.get(None)
-    if info is None:
-        raise ConfigurationError("step_info() can only be called inside a step")
-    return info
+
+    def __init__(
+        self, *, run: RunRecord, codec: ExactCodec, max_payload_bytes: int, transactions: StepTransactions
+    ) -> None:
+        self._run = run
+        self._codec = codec
+        self._max_payload_bytes = max_payload_bytes
+        self._transactions = transactions
+
+    def make(self, operation: Operation, number: int, on_thread: OnThread) -> Awaitable[JsonText | None]:
+        """Return what runs one attempt, and gives its result: `None` when there is nothing left to record."""
+        assert operation.step is not None
+        call = operation.step
+        info = make_step_info(self._run.run_id, self._run.created_at_ms, operation.step_id, number)
+        attempt = partial(
+            _run_attempt,
+            info=info,
+            codec=self._codec,
+            max_payload_bytes=self._max_payload_bytes,
+            on_thread=on_thread,
+        )
+        if not call.transactional:
+            return attempt(call)
+        return self._transactions.run(operation, lambda tx: attempt(replace(call, args=(tx, *call.args))))
 
 
-def make_step_info(run_id: str, created_at_ms: int, step_id: str, attempt: int) -> StepInfo:
-    """Describe an attempt."""
-    # The time of creation tells a run from an earlier one of the same id that was deleted.
-    identity = f"{len(run_id)}:{run_id}:{created_at_ms}:{step_id}"
-    key = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    return StepInfo(run_id=run_id, step_id=step_id, attempt=attempt, idempotency_key=key)
-
-
-async def run_attempt(
+async def _run_attempt(
     call: StepCall, info: StepInfo, codec: ExactCodec, max_payload_bytes: int, on_thread: OnThread
 ) -> JsonText:
     """Run a step's body once and write its result down.
@@ -70,7 +71,7 @@ async def run_attempt(
         Exception: Whatever the body or the codec raises.
         EscapedError: The body or the codec raised something that is no `Exception`.
     """
-    _current.set(info)
+    current_info.set(info)
     try:
         text = codec.encode(await _result(call, info, on_thread), f"result of step {info.step_id!r}")
     except (Exception, asyncio.CancelledError):
@@ -88,17 +89,17 @@ async def _result(call: StepCall, info: StepInfo, on_thread: OnThread) -> Any:
     scope = asyncio.timeout(call.timeout_s)
     try:
         async with scope:
-            return await _call(call, on_thread)
+            return await _call(call, info, on_thread)
     except TimeoutError:
         if scope.expired():
             raise StepTimeoutError(info.step_id, call.timeout_s or 0) from None
         raise
 
 
-async def _call(call: StepCall, on_thread: OnThread) -> Any:
+async def _call(call: StepCall, info: StepInfo, on_thread: OnThread) -> Any:
     if is_async(call.function):
         return await call.function(*call.args, **call.kwargs)
-    result, error = await on_thread(partial(_call_on_thread, call.function, call.args, call.kwargs))
+    result, error = await on_thread(info, partial(_call_on_thread, call.function, call.args, call.kwargs))
     if error is not None:
         raise asyncio_advice(call.function, error, text_of(error)) or error
     # A lambda or a functools.partial around an `async def` only makes the coroutine.
@@ -108,7 +109,7 @@ async def _call(call: StepCall, on_thread: OnThread) -> Any:
 def _call_on_thread(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Any, Exception | None]:
-    """Call a plain function; give what it returns, or what it raises in a form that crosses threads."""
+    """Call a plain function. Return its result, or what it raises in a form that crosses threads."""
     try:
         return function(*args, **kwargs), None
     except StopIteration as error:  # no future carries it: whoever awaits the future would wait for ever
@@ -120,7 +121,7 @@ def _call_on_thread(
 
 
 def did_not_fit(call: StepCall, error: BaseException) -> bool:
-    """Tell whether an attempt failed because the function takes other arguments: so would every other attempt."""
+    """Return whether an attempt failed because the function takes other arguments: every other attempt would, too."""
     if not issubclass(type(error), TypeError):
         return False
     innermost = traceback_of(error)

@@ -1,9 +1,9 @@
-"""Which events of a log count no more, because the run was retried after them, or forked whole.
+"""The events of a log that count no more, because the run was retried after them, or forked whole.
 
-The end of a run names the operations that had failed and that a retry repeats (see `ledger.py`). When `run-retried` or
-`run-forked` follows, those failures are not replayed: to the handler the operations are still pending. A handler cannot
-be rewound, so the log is replayed from the top again when it turns out that something was replayed that counts no more.
-Only runs that were retried pay for that.
+The end of a run names the operations that had failed and that a retry repeats (see `failure_ledger.py`). When
+`run-retried` or `run-forked` follows, those failures are not replayed: to the handler the operations are still pending.
+A handler cannot be rewound, so the log is replayed from the top again when it turns out that something was replayed
+that counts no more. Only runs that were retried pay for that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_NAMED_BYTES = 65_536
 
 
 def end_facts(step_ids: Sequence[str], *, cancelled: bool) -> dict[str, object]:
-    """Say what a retry will take back, for the event that ends a run. Of very many failures nothing is said."""
+    """Return what a retry will take back, for the event that ends a run. Nothing for very many failures."""
     if sum(len(step_id) for step_id in step_ids) > _MAX_NAMED_BYTES:
         return {}
     facts: dict[str, object] = {_REPEATS: list(step_ids)}
@@ -40,7 +40,7 @@ def end_facts(step_ids: Sequence[str], *, cancelled: bool) -> dict[str, object]:
 
 
 class RetriedLog:
-    """Learns, while a log is read, which of its events count no more."""
+    """The events of a log that count no more, learned while it is read. A replay asks it about each event."""
 
     def __init__(self) -> None:
         self.undone: frozenset[int] = frozenset()
@@ -79,7 +79,7 @@ class RetriedLog:
         self._divergence = (index, error)
 
     def begin_again(self) -> bool:
-        """Tell, at the end of the log, whether it has to be replayed from the top, now that more is known.
+        """Return, at the end of the log, whether it has to be replayed from the top, now that more is known.
 
         Raises:
             NonDeterminismError: The handler diverges, and no retry has to do with it.

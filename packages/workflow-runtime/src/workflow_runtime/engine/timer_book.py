@@ -1,52 +1,22 @@
-"""What a driver has decided but not yet written: the next unit of the log, with everything that belongs to it."""
+"""The deadlines of a run's operations, and which of their timers the store holds."""
 
 from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
 
-from ..store import MAX_TIMER_CHANGES, NewEvent, Timer
-from .history import Recorded, new_event
+from ..store import MAX_TIMER_CHANGES, Timer
 from .operations import UNKNOWN_TIMER, Operation
 
-__all__ = ["MAX_EVENTS", "PendingUnit", "TimerBook"]
-
-MAX_EVENTS = 50
-"""Each event sets one timer at most: so many timers to set are never too many for one call."""
-_MAX_BYTES = 500_000
-
-
-@dataclass(slots=True)
-class PendingUnit:
-    """Collects events, taken inbox entries and changes of timers until they are written together."""
-
-    max_events: int = MAX_EVENTS
-    events: list[NewEvent] = field(default_factory=list)
-    taken_inbox: list[int] = field(default_factory=list)
-    size: int = 0
-
-    def add(self, recorded: Recorded, taken: int | None = None) -> None:
-        """Add an event, and the inbox entry that it accounts for."""
-        self.events.append(new_event(recorded))
-        self.size += len(recorded.payload or "")
-        if taken is not None:
-            self.taken_inbox.append(taken)
-
-    @property
-    def full(self) -> bool:
-        """Whether it should be written before more is added: a unit is bounded."""
-        return len(self.events) >= self.max_events or self.size >= _MAX_BYTES
-
-    def clear(self) -> None:
-        """Forget what was written."""
-        self.events.clear()
-        self.taken_inbox.clear()
-        self.size = 0
+__all__ = ["TimerBook"]
 
 
 @dataclass(slots=True)
 class TimerBook:
-    """Knows which operations have a deadline, and which of their timers the store holds."""
+    """The operations of a run that have a deadline, and what their timers in the store lack.
+
+    A driver asks it for the next deadline, and each write for the timers to set and to remove.
+    """
 
     _timed: dict[str, Operation] = field(default_factory=dict)
     _queue: list[tuple[int, int, Operation]] = field(default_factory=list)
@@ -55,25 +25,25 @@ class TimerBook:
     _strays: list[str] = field(default_factory=list)
 
     def watch(self, operation: Operation) -> None:
-        """Look after an operation whose deadline, if it has one, has just become known."""
+        """Add an operation whose deadline, if it has one, has just become known."""
         if operation.until_ms is not None:
             self._timed[operation.step_id] = operation
             self._watched += 1
             heapq.heappush(self._queue, (operation.until_ms, self._watched, operation))
 
     def changes(self) -> tuple[list[Timer], list[str]]:
-        """Give the timers to set and the ids of those to remove; `written` must follow when that is done.
+        """Return the timers to set and the ids of those to remove; `written` must follow when that is done.
 
-        Of very many these are some, and the others follow in the next units: `overfull` tells. New timers always come
-        with the event that sets them. One to be removed that a crash in between leaves behind wakes the run once, and
-        is then a stray one.
+        Of very many these are some, and the others follow in the next writes: `overfull` is true then. New timers
+        always come with the event that sets them. One to be removed that a crash in between leaves behind wakes the
+        run once, and is then a stray one.
         """
         to_set, to_remove, strays, _ = self._next()
         timers = [Timer(timer_id=op.step_id, fire_at_ms=op.until_ms) for op in to_set if op.until_ms is not None]
         return timers, strays + [operation.step_id for operation in to_remove]
 
     def written(self) -> None:
-        """Hear that the store holds what `changes` gave."""
+        """Note that the store holds what `changes` returned."""
         to_set, to_remove, strays, _ = self._next()
         for operation in to_set:
             operation.timer_set_ms = operation.until_ms
@@ -85,12 +55,18 @@ class TimerBook:
                 del self._timed[step_id]
 
     @property
+    def has_changes(self) -> bool:
+        """Whether a timer is to be set or removed."""
+        to_set, to_remove, strays, _ = self._next()
+        return bool(to_set or to_remove or strays)
+
+    @property
     def overfull(self) -> bool:
-        """Whether there is more to change than one unit takes."""
+        """Whether there is more to change than one write takes."""
         return self._next()[3]
 
     def stray(self, timer_id: str) -> None:
-        """Remove a timer that nobody waits for."""
+        """Note a timer that nobody waits for: it is to be removed."""
         self._strays.append(timer_id)
 
     def _next(self) -> tuple[list[Operation], list[Operation], list[str], bool]:
@@ -115,7 +91,7 @@ class TimerBook:
         return to_set, to_remove, strays, done < len(new) + len(again) + len(gone) + len(self._strays)
 
     def next_due(self) -> Operation | None:
-        """Give the pending operation with the earliest deadline."""
+        """Return the pending operation with the earliest deadline."""
         while self._queue:
             until_ms, _, operation = self._queue[0]
             if operation.pending and operation.until_ms == until_ms:

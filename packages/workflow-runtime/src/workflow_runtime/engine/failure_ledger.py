@@ -1,4 +1,4 @@
-"""Which failures of a run nothing that its handler asked for later can depend on: those a retry may take back.
+"""The failures of a run that a retry may take back: nothing that its handler asked for later can depend on them.
 
 What was asked for later is in the log, or on its way there, and stays. So a failure that led to something stays as
 well: a handler that has compensated for a payment must not see the payment succeed afterwards.
@@ -35,7 +35,7 @@ class _Failure:
 
 
 class FailureLedger:
-    """Keeps the failures that nothing depends on so far."""
+    """The failures of a run that nothing depends on so far. The machine keeps one."""
 
     def __init__(self) -> None:
         self.moment = 0

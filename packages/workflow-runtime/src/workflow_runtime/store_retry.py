@@ -1,4 +1,4 @@
-"""Repeating one call while the store is away."""
+"""The repetition of a store call while the store is away."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 def may_pass(error: BaseException) -> bool:
-    """Tell whether an error is about the database and not about the call: it passes, or somebody mends it."""
+    """Return whether an error is about the database and not about the call: it passes, or somebody mends it."""
     return isinstance(error, StoreAccessError) or (isinstance(error, StoreError) and error.retryable)
 
 

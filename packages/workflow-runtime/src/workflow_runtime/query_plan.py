@@ -1,17 +1,17 @@
-"""Dividing the queries that a sweep may send: what it may begin, and how much each drive gets."""
+"""The plan for the queries that a sweep may send: what it may begin, and how much each drive gets."""
 
 from __future__ import annotations
 
 from .engine.allowance import QueryAllowance
-from .engine.pending import MAX_EVENTS
+from .engine.log_draft import MAX_EVENTS
 from .errors import ConfigurationError
 from .metering import QueryMeter, queries_left
 from .store import QueryCosts
 
-__all__ = ["QueryPlan", "can_start_and_drive", "lone_allowance"]
+__all__ = ["QueryPlan", "can_start_and_drive", "whole_allowance"]
 
 _UNIT_SHARE = 5
-"""A write of many events takes at most the fifth part of what a sweep has beyond the least."""
+"""One write may take at most 1/5 of what a sweep has beyond the least."""
 
 
 def can_start_and_drive(costs: QueryCosts) -> bool:
@@ -20,20 +20,20 @@ def can_start_and_drive(costs: QueryCosts) -> bool:
     return (queries_left() or 0) >= costs.read + costs.call + least
 
 
-def lone_allowance(costs: QueryCosts) -> QueryAllowance:
-    """Give one drive everything that is left."""
+def whole_allowance(costs: QueryCosts) -> QueryAllowance:
+    """Return an allowance of everything that is left, for one drive."""
     left = queries_left() or 0
     beyond = left - QueryAllowance.least(costs, costs.events_per_query)
     return QueryAllowance(costs, left, _max_events(costs, beyond))
 
 
 def _max_events(costs: QueryCosts, beyond: int) -> int:
-    """Tell how many events go into one write, given what there is beyond the least."""
+    """Return how many events go into one write, given what there is beyond the least."""
     return min(MAX_EVENTS, costs.events_per_query * max(1, beyond // _UNIT_SHARE))
 
 
 class QueryPlan:
-    """Begins nothing that what is left could not bring to an orderly end.
+    """The plan of one sweep within a limit of queries. What is left always suffices to bring to an end what is begun.
 
     Args:
         meter: What counts the sweep. It must have a limit.
@@ -67,11 +67,11 @@ class QueryPlan:
         return self._meter.remaining or 0
 
     def ticks(self, wanted: int) -> int:
-        """Tell how many ticks may be claimed: 0 when not even one."""
+        """Return how many ticks may be claimed: 0 when not even one."""
         return max(0, min(wanted, (self._left - self._costs.claim) // self._tick))
 
     def runs(self, wanted: int) -> int:
-        """Tell how many runs may be claimed at once: 0 when not even one.
+        """Return how many runs may be claimed at once: 0 when not even one.
 
         Few queries are better spent on a few runs that get on than on claims of many that hardly do.
         """
@@ -81,11 +81,11 @@ class QueryPlan:
         return min(wanted, 1 if self._one_at_a_time else max(1, left // self._expected()))
 
     def allowance(self, runs: int) -> QueryAllowance:
-        """Give each of so many drives its part of what is left."""
+        """Return one of so many equal parts of what is left, for one drive."""
         return QueryAllowance(self._costs, self._left // runs, self._max_events)
 
     def learn(self, runs: int, queries: int, *, refused: bool) -> None:
-        """Hear what drives took, and whether one of them would have taken more."""
+        """Note what drives took, and whether one of them would have taken more."""
         self._driven += runs
         self._spent += queries
         self._refused = self._refused or refused

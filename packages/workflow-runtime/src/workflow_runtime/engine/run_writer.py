@@ -1,4 +1,4 @@
-"""A driver's writes: fenced, numbered, repeated when an answer was lost."""
+"""A driver's writes: fenced, numbered, and repeated when an answer was lost."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..store import (
     Appended,
     Awaited,
     Event,
-    NewEvent,
     Paused,
     SupportsTransactions,
-    Timer,
     TransactionWork,
     TransactionWrite,
     WorkflowExecutionStore,
 )
-from ..tries import may_pass, until_answered
+from ..store_retry import may_pass, until_answered
 from .allowance import Allowance
-from .lease import HeldLease
+from .held_lease import HeldLease
+from .log_write import LogWrite
+from .stop_request import StopRequest
 
 __all__ = ["RunWriter"]
 
@@ -34,7 +34,7 @@ _LONGEST_PATIENCE_S = 30.0
 
 
 class RunWriter:
-    """Writes under a lease, from the position in the log that the last write left."""
+    """The writes of one drive, under its lease, each from the position in the log that the last one left."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class RunWriter:
         next_index: int,
         clock: Clock,
         allowance: Allowance,
+        stop: StopRequest,
     ) -> None:
         self.run_id: str = lease.run_id
         self.next_index: int = next_index
@@ -51,28 +52,12 @@ class RunWriter:
         self.lease = lease
         self._clock = clock
         self._allowance = allowance
-        self.in_a_hurry = False
-        """Whether the drive is to end soon: a store that is away is given up after some seconds then."""
+        self._stop = stop
 
-    async def append(
-        self,
-        *,
-        events: Sequence[NewEvent],
-        taken_inbox: Sequence[int],
-        set_timers: Sequence[Timer],
-        removed_timers: Sequence[str],
-    ) -> None:
-        """Append events and renew the lease."""
-        appended = await self._write(
-            self._store.append_events,
-            expected_next_index=self.next_index,
-            events=events,
-            lease_ms=self.lease.lease_ms,
-            taken_inbox=taken_inbox,
-            set_timers=set_timers,
-            removed_timers=removed_timers,
-        )
-        self._appended(appended)
+    async def append(self, write: LogWrite) -> None:
+        """Append to the log and renew the lease."""
+        arguments = self._log_and_timers(write)
+        self._appended(await self._write(self._store.append_events, lease_ms=self.lease.lease_ms, **arguments))
 
     async def transact(self, work: TransactionWork, *, is_own: Callable[[StoreError], bool]) -> None:
         """Run `work` in a transaction of the store, append what it gives, and renew the lease.
@@ -85,24 +70,10 @@ class RunWriter:
         verb = partial(store.append_in_transaction, run_id=self.run_id, lease_token=self.lease.token, work=work)
         self._appended(await self._repeat(partial(verb, operation_id=new_id()), is_own))
 
-    def transaction_write(
-        self,
-        *,
-        events: tuple[NewEvent, ...],
-        taken_inbox: tuple[int, ...],
-        set_timers: tuple[Timer, ...],
-        removed_timers: tuple[str, ...],
-    ) -> TransactionWrite:
-        """Say what a transaction appends, from the present position in the log."""
-        return TransactionWrite(
-            expected_next_index=self.next_index,
-            events=events,
-            now_ms=self._clock.now_ms(),
-            lease_ms=self.lease.lease_ms,
-            taken_inbox=taken_inbox,
-            set_timers=set_timers,
-            removed_timers=removed_timers,
-        )
+    def transaction_write(self, write: LogWrite) -> TransactionWrite:
+        """Return what a transaction appends, from the present position in the log."""
+        arguments = self._log_and_timers(write)
+        return TransactionWrite(now_ms=self._clock.now_ms(), lease_ms=self.lease.lease_ms, **arguments)
 
     async def read_from(self, index: int) -> tuple[Event, ...]:
         """Read what was appended from an index on."""
@@ -125,63 +96,42 @@ class RunWriter:
         self.lease.inbox_seq = max(self.lease.inbox_seq, appended.inbox_seq)
         self.lease.extended(appended.lease_expires_at_ms)
 
-    async def pause(
-        self,
-        *,
-        seen_inbox_seq: int,
-        events: Sequence[NewEvent],
-        taken_inbox: Sequence[int],
-        set_timers: Sequence[Timer],
-        removed_timers: Sequence[str],
-        awaited: Sequence[Awaited],
-    ) -> Paused:
+    async def pause(self, write: LogWrite, *, seen_inbox_seq: int, awaited: Sequence[Awaited]) -> Paused:
         """End the lease because every branch waits."""
-        return await self._write(
-            self._store.mark_run_paused,
-            expected_next_index=self.next_index,
-            seen_inbox_seq=seen_inbox_seq,
-            events=events,
-            taken_inbox=taken_inbox,
-            set_timers=set_timers,
-            removed_timers=removed_timers,
-            awaited=awaited,
-        )
+        arguments = self._log_and_timers(write)
+        verb = self._store.mark_run_paused
+        return await self._write(verb, seen_inbox_seq=seen_inbox_seq, awaited=awaited, **arguments)
 
-    async def finish(self, *, output: JsonText, events: Sequence[NewEvent], taken_inbox: Sequence[int]) -> None:
+    async def finish(self, write: LogWrite, *, output: JsonText) -> None:
         """End the run with an output."""
-        await self._write(
-            self._store.mark_run_finished,
-            expected_next_index=self.next_index,
-            output=output,
-            events=events,
-            taken_inbox=taken_inbox,
-        )
+        await self._write(self._store.mark_run_finished, output=output, **self._log(write))
 
     async def error(
         self,
+        write: LogWrite,
         *,
         error: JsonText,
-        events: Sequence[NewEvent],
-        taken_inbox: Sequence[int],
         aborted: bool = False,
         parked: bool = False,
-        reason: str | None,
+        reason: str | None = None,
     ) -> None:
         """End the run with an error or as aborted, or park it."""
-        await self._write(
-            self._store.mark_run_errored,
-            expected_next_index=self.next_index,
-            error=error,
-            events=events,
-            taken_inbox=taken_inbox,
-            aborted=aborted,
-            parked=parked,
-            reason=reason,
-        )
+        how = {"aborted": aborted, "parked": parked, "reason": reason}
+        await self._write(self._store.mark_run_errored, error=error, **how, **self._log(write))
 
     async def release(self) -> None:
         """Hand the run over to any worker."""
         await self._write(self._store.release_run_lease)
+
+    def _log(self, write: LogWrite) -> dict[str, Any]:
+        return {
+            "expected_next_index": self.next_index,
+            "events": write.events,
+            "taken_inbox": write.taken_inbox,
+        }
+
+    def _log_and_timers(self, write: LogWrite) -> dict[str, Any]:
+        return self._log(write) | {"set_timers": write.set_timers, "removed_timers": write.removed_timers}
 
     async def _write(self, verb: Callable[..., Awaitable[T]], **arguments: Any) -> T:
         named = partial(verb, run_id=self.run_id, lease_token=self.lease.token, operation_id=new_id(), **arguments)
@@ -202,4 +152,4 @@ class RunWriter:
 
     def _patience_s(self) -> float:
         # For as long as the lease lasts nobody else has the run: what the steps have done need not be done again.
-        return 0.0 if self.in_a_hurry else min(self.lease.lease_ms / 1000, _LONGEST_PATIENCE_S)
+        return 0.0 if self._stop.made else min(self.lease.lease_ms / 1000, _LONGEST_PATIENCE_S)

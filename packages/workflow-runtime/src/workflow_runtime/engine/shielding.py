@@ -1,4 +1,4 @@
-"""Waiting for an end that must come, whatever cancellations come meanwhile."""
+"""Running something to its end, whatever cancellations come meanwhile."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["to_its_end"]
+__all__ = ["run_shielded"]
 
 
-async def to_its_end(work: Coroutine[Any, Any, object]) -> None:
+async def run_shielded(work: Coroutine[Any, Any, object]) -> None:
     """Run something that a cancelled task has to do, and that is bounded by itself.
 
     A further cancellation must not cut it short, and there are those who cancel again and again.

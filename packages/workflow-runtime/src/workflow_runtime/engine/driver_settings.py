@@ -1,0 +1,36 @@
+"""The part of a driver that is not its run's."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..clock import Clock
+from ..payloads import ExactCodec
+from ..store import WorkflowExecutionStore
+from ..watch import LoopWatch
+
+if TYPE_CHECKING:
+    from ..heartbeats import HeartbeatThread
+    from .step_threads import StepThreads
+
+__all__ = ["DriverSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverSettings:
+    """The objects and options that all drivers of a runtime share."""
+
+    store: WorkflowExecutionStore
+    clock: Clock
+    codec: ExactCodec
+    lease_ms: int
+    rng: random.Random
+    threads: StepThreads | None
+    """Where plain functions run; `None` in a Python without threads."""
+    watch: LoopWatch
+    checks_replay: bool = False
+    """Whether each run is replayed and compared after each write: in tests."""
+    heartbeats: HeartbeatThread | None
+    """Renews leases beside the event loop, where the store and the clock allow it."""

@@ -1,0 +1,67 @@
+"""The end of a lease in good order, while the run goes on."""
+
+from __future__ import annotations
+
+from ..store import Awaited, RunStatus
+from .draft_writer import DraftWriter
+from .drive_budget import DriveBudget
+from .drive_outcome import DriveOutcome
+from .history import OperationKind
+from .inbox import Inbox
+from .log_draft import LogDraft
+from .operations import Operation
+from .run_writer import RunWriter
+
+__all__ = ["LeaseEnd"]
+
+
+class LeaseEnd:
+    """The end of a lease by a pause or by a release. Each method makes the last write of the drive.
+
+    Args:
+        writer: Makes it.
+        draft: What is to be written before, or with it.
+        drafts: Writes what is to be written before.
+        budget: Tells whether the drive has come to its end for want of queries.
+        inbox: Knows what the run waits for.
+    """
+
+    def __init__(
+        self, *, writer: RunWriter, draft: LogDraft, drafts: DraftWriter, budget: DriveBudget, inbox: Inbox
+    ) -> None:
+        self._writer = writer
+        self._draft = draft
+        self._drafts = drafts
+        self._budget = budget
+        self._inbox = inbox
+        self._first_index = writer.next_index
+
+    async def pause(self) -> DriveOutcome:
+        """Pause the run until its inbox or a timer wakes it."""
+        while self._draft.timers.overfull:
+            await self._drafts.write()
+        awaited = [_awaited(operation) for operation in self._inbox.waiting()]
+        seen = self._inbox.seen_seq
+        paused = await self._writer.pause(self._draft.write(), seen_inbox_seq=seen, awaited=awaited)
+        return DriveOutcome.PAUSED if paused.status is RunStatus.PAUSED else DriveOutcome.QUEUED
+
+    async def release(self) -> DriveOutcome:
+        """Hand the run over to any worker.
+
+        Raises:
+            QueryLimitReachedError: The drive has written nothing, and never would with so few queries.
+        """
+        await self._drafts.write_all()
+        if self._budget.low and self._writer.next_index == self._first_index:
+            self._budget.require_unit()  # or nobody would hear that the run never gets on
+        await self._writer.release()
+        return DriveOutcome.RELEASED
+
+
+def _awaited(operation: Operation) -> Awaited:
+    return Awaited(
+        kind="signal" if operation.kind is OperationKind.WAIT else "approval",
+        name=operation.name,
+        step_id=operation.step_id,
+        until_ms=operation.until_ms,
+    )
