@@ -193,6 +193,7 @@ def test_a_closed_loop_does_not_end_the_thread(path: Path) -> None:
 
 FORK = """
 def child(work):
+    sys.stdout.flush()  # or the child would have, and write, what is still to be written here
     pid = os.fork()
     if pid == 0:
         try:
