@@ -25,3 +25,19 @@ def test_sessions_are_documented() -> None:
 
     assert len(sessions) > 8
     assert [name for name in sessions if not re.search(rf"`{name}[`(-]", PAGE)] == []
+
+
+def test_rooms_are_there() -> None:
+    """Each path of the map is a file or folder of this repository."""
+    section = PAGE.split("## Where things are")[1].split("\n## ")[0]
+    paths = set(re.findall(r"`([\w/.-]+(?:\.py|/[\w-]+))`", section))
+    runtime = ROOT / "packages/workflow-runtime"
+    bases = (
+        ROOT,
+        runtime / "src/workflow_runtime",
+        runtime / "tests",
+        ROOT / "packages/workflow-store-d1/src/workflow_store_d1",
+    )
+
+    assert len(paths) > 40
+    assert {path for path in paths if not any((base / path).exists() for base in bases)} == set()
