@@ -341,34 +341,41 @@ async def test_impatient_cancellations_do_not_cut_the_hand_over_short(lab: Lab, 
 @pytest.mark.parametrize("call", CALLS)
 async def test_run_that_was_claimed_while_its_call_was_cancelled_is_handed_over(lab: Lab, call: str) -> None:
     """The cancellation comes between the claim's commit and its answer."""
-    claimed = asyncio.Event()
+    claimed, answered = asyncio.Event(), asyncio.Event()
 
     async def answer_late(verb: str, arguments: dict[str, Any]) -> None:
         if verb == ("create_run" if call == "run_here" else "claim_pending_runs"):
             claimed.set()
-            await asyncio.sleep(0.01)
+            await answered.wait()
 
     store = lab.tapped()
     store.after = answer_late
     task = asyncio.create_task(starts(quick)[call](lab.runtime(quick, store=store)))
     await claimed.wait()
-    task.cancel()
+    await _cancel_and_let_it_be_heard(task)
+    answered.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await lab.status("run") is RunStatus.QUEUED
     assert await lab.log("run") == []
 
 
+async def _cancel_and_let_it_be_heard(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("verb", ["append_events", "mark_run_finished", "mark_run_paused"])
 @pytest.mark.parametrize("call", CALLS)
 async def test_write_that_is_under_way_is_let_end(lab: Lab, call: str, verb: str) -> None:
     """Cut off, it would leave open whether it was done."""
-    writing = asyncio.Event()
+    writing, answered = asyncio.Event(), asyncio.Event()
 
     async def answer_late(called: str, arguments: dict[str, Any]) -> None:
         if called == verb:
             writing.set()
-            await asyncio.sleep(0.01)
+            await answered.wait()
 
     @workflow()
     async def works(ctx: Context, _: Any) -> Any:
@@ -381,7 +388,8 @@ async def test_write_that_is_under_way_is_let_end(lab: Lab, call: str, verb: str
     store.before = answer_late
     task = asyncio.create_task(starts(works)[call](lab.runtime(works, store=store)))
     await writing.wait()
-    task.cancel()
+    await _cancel_and_let_it_be_heard(task)
+    answered.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     ends = {"append_events": RunStatus.QUEUED, "mark_run_finished": RunStatus.FINISHED}
