@@ -67,7 +67,7 @@ def is_complete(package: str) -> bool:
 
 
 def examples_pass() -> bool:
-    """Let both checkers read the examples of all pages, each page as one module with the line numbers of the page."""
+    """Have both checkers read the examples of all pages, each page as one module with the line numbers of the page."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for page in sorted(path for pattern in PAGES for path in ROOT.glob(f"{pattern}/*.md")):
@@ -90,7 +90,7 @@ def write_examples(page: Path, folder: Path) -> None:
 
 
 def examples_of(page: str) -> str:
-    """Give a page's Python blocks; every other line is empty."""
+    """Return a page's Python blocks; every other line is empty."""
     lines, inside = [], False
     for line in page.splitlines():
         fence = line.startswith("```")

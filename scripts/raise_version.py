@@ -45,11 +45,11 @@ class Project:
         return numbers(found["version"])
 
     def write_version(self, version: tuple[int, ...]) -> None:
-        """Give the code another version."""
+        """Write another version into the code."""
         self._version_file().write_text(f'__version__ = "{dotted(version)}"\n', encoding="utf-8")
 
     def ranges(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Tell which versions of which siblings it allows: from the first on, before the second."""
+        """Return which versions of which siblings it allows: from the first on, before the second."""
         found = _REQUIREMENT.finditer(self._text())
         return {item["name"]: (numbers(item["least"]), numbers(item["end"])) for item in found}
 
@@ -84,13 +84,13 @@ def dotted(version: tuple[int, ...]) -> str:
 
 
 def raised(version: tuple[int, ...], part: str) -> tuple[int, ...]:
-    """Give the next version."""
+    """Return the next version."""
     index = PARTS.index(part)
     return (*version[:index], version[index] + 1, *(0 for _ in version[index + 1 :]))
 
 
 def next_breaking(version: tuple[int, ...]) -> tuple[int, ...]:
-    """Give the version before which nothing breaks: the next major one, before 1.0 the next minor one."""
+    """Return the version before which nothing breaks: the next major one, before 1.0 the next minor one."""
     return (version[0] + 1,) if version[0] else (0, version[1] + 1)
 
 

@@ -17,7 +17,7 @@ _TIMEOUT_S = 300
 
 
 def fetch_once(name: str, fetch: Callable[[Path], None]) -> Path:
-    """Give the folder of a download, which `fetch` fills if it is not there. Several processes may do this at once."""
+    """Return the folder of a download, which `fetch` fills if need be. Several processes may do this at once."""
     target = _FOLDER / name
     if target.exists():
         return target

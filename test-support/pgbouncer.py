@@ -146,7 +146,7 @@ def _quoted(value: str) -> str:
 
 
 def _find_program() -> tuple[Path, str]:
-    """Give the program and where its libraries are."""
+    """Return the program and where its libraries are."""
     installed = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if installed is not None:
         return Path(installed), os.environ.get("LD_LIBRARY_PATH", "")

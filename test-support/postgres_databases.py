@@ -15,7 +15,7 @@ _numbers = itertools.count()
 
 
 def at_database(dsn: str, name: str) -> str:
-    """Give the DSN of another database on the same server."""
+    """Return the DSN of another database on the same server."""
     return urlsplit(dsn)._replace(path=f"/{name}").geturl()
 
 

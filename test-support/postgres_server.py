@@ -67,7 +67,7 @@ class PostgresNotFoundError(Exception):
 
 @contextlib.contextmanager
 def postgres_dsn() -> Iterator[str]:
-    """Give the DSN of a server's maintenance database, for as long as the block lasts."""
+    """Start a server for as long as the block lasts; gives the DSN of its maintenance database."""
     given = os.environ.get(DSN_VARIABLE)
     if given:
         yield given
@@ -227,7 +227,7 @@ def _folders() -> Iterator[Path]:
 
 
 def as_somebody_else(folder: Path) -> tuple[Sequence[str], int | None]:
-    """Say how to start a program that refuses to run as root: behind a prefix, or as the user `nobody`."""
+    """Return how to start a program that refuses to run as root: behind a prefix, or as the user `nobody`."""
     if os.geteuid() != 0:
         return (), None
     prefix = ("unshare", "--user", "--map-user=1000", "--map-group=1000")

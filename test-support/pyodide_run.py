@@ -100,7 +100,7 @@ class Pyodide:
         threading.Thread(target=_read, args=(process.stdout, self._lines), daemon=True).start()
 
     def ask(self, value: object, *, timeout_s: float) -> Any:
-        """Tell the program a value, which its `receive()` gives, and wait for what it emits next.
+        """Send the program a value, which its `receive()` gives, and wait for what it emits next.
 
         Raises:
             PyodideError: It has ended, or emits nothing in time.
@@ -115,7 +115,7 @@ class Pyodide:
         raise self._error("it has ended")
 
     def emitted(self, *, timeout_s: float) -> Iterator[Any]:
-        """Give what the program emits, until it ends.
+        """Yield what the program emits, until it ends.
 
         Raises:
             PyodideError: It failed, or had not ended in time.

@@ -45,7 +45,7 @@ class WorkerStatement:
         self.values = values
 
     def bind(self, *values: D1Value) -> Self:
-        """Give a statement of the same text with these values."""
+        """Return a statement of the same text with these values."""
         return type(self)(self._database, self.sql, values)
 
     async def all(self) -> WorkerResult:

@@ -45,7 +45,7 @@ class TableDefinition:
 def read_table_definitions(
     migrations: Sequence[Migration], tables: TableNames = DEFAULT_TABLES, *, schema: str | None = None
 ) -> tuple[TableDefinition, ...]:
-    """Tell what tables the migrations make, one after the other.
+    """Return what tables the migrations make, one after the other.
 
     Args:
         migrations: All of a package's, in order.

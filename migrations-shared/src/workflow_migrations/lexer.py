@@ -52,13 +52,13 @@ def split_statements(sql: str) -> tuple[str, ...]:
 
 
 def code_tokens(sql: str) -> tuple[str, ...]:
-    """Give the words, marks, strings and quoted names of a statement, without its comments."""
+    """Return the words, marks, strings and quoted names of a statement, without its comments."""
     texts = (token[0] for token in _TOKEN.finditer(sql))
     return tuple(text for text in texts if not (text.isspace() or text.startswith(("--", "/*"))))
 
 
 def comment_above(statement: str) -> str:
-    """Give the lines of comment that stand directly above the code of a statement, as one line."""
+    """Return the lines of comment that stand directly above the code of a statement, as one line."""
     lines: list[str] = []
     for line in map(str.strip, statement.splitlines()):
         if line.startswith("--"):

@@ -52,7 +52,7 @@ class TableNames:
         return cls(**chosen)
 
     def by_key(self) -> dict[str, str]:
-        """Give the names by key."""
+        """Return the names by key."""
         return asdict(self)
 
 

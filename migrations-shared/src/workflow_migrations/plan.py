@@ -21,7 +21,7 @@ class AppliedMigration:
 
 
 def plan_migrations(applied: Sequence[AppliedMigration], migrations: Sequence[Migration]) -> tuple[Migration, ...]:
-    """Give the migrations that the database lacks, in order.
+    """Return the migrations that the database lacks, in order.
 
     Args:
         applied: What the database recorded, in any order.

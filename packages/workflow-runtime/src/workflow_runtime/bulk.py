@@ -87,7 +87,7 @@ class RunsInBulk(ABC):
         on_progress: Progress | None = None,
         **filters: Unpack[RunFilters],
     ) -> BulkReport:
-        """Let runs that ended wrongly go on, as `retry_run` does: `errored` and `dead` ones unless told otherwise.
+        """Requeue runs that ended wrongly, as `retry_run` does: `errored` and `dead` ones unless told otherwise.
 
         Args:
             limit: At most so many runs.
@@ -141,7 +141,7 @@ class RunsInBulk(ABC):
     async def requeue_runs(
         self, *, limit: int = 1_000, on_progress: Progress | None = None, **filters: Unpack[RunFilters]
     ) -> BulkReport:
-        """Give runs that are `dead` back to the workers, as `requeue_run` does.
+        """Requeue runs that are `dead`, as `requeue_run` does.
 
         Args:
             limit: At most so many runs.

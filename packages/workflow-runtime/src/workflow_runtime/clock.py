@@ -17,11 +17,11 @@ class Clock(Protocol):
     """Where a runtime takes the time from, and how it waits."""
 
     def now_ms(self) -> int:
-        """Give the present in milliseconds since the Unix epoch; never less than before."""
+        """Return the present in milliseconds since the Unix epoch; never less than before."""
         ...
 
     def correct(self, store_clock_ms: int) -> None:
-        """Hear what the store's clock showed a moment ago."""
+        """Take in what the store's clock showed a moment ago."""
         ...
 
     async def wait(self, event: asyncio.Event, until_ms: int | None) -> None:
@@ -41,7 +41,7 @@ class StoreClock:
         self._latest_ms = store_clock_ms
 
     def now_ms(self) -> int:
-        """Give the present."""
+        """Return the present."""
         self._latest_ms = max(self._latest_ms, self._offset_ms + _monotonic_ms())
         return self._latest_ms
 
@@ -75,11 +75,11 @@ class TestClock:
         self._moved = asyncio.Event()
 
     def now_ms(self) -> int:
-        """Give the present."""
+        """Return the present."""
         return self._now_ms
 
     def now(self) -> datetime:
-        """Give the present as an aware datetime."""
+        """Return the present as an aware datetime."""
         return from_ms(self._now_ms)
 
     def correct(self, store_clock_ms: int) -> None:

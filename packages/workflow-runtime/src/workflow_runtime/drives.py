@@ -48,7 +48,7 @@ class Drives:
             driver.stop(cancel_steps=self.hurried.is_set())
 
     def discard(self, driver: Driver) -> None:
-        """Hear that a drive has ended."""
+        """Forget a drive that has ended."""
         self._drivers.discard(driver)
 
     def stop(self, *, hurry: bool = False) -> None:
@@ -74,7 +74,7 @@ class Drives:
 async def see_through(
     work: Coroutine[Any, Any, T], drives: Drives, *, stop: asyncio.Event | None = None, within_s: float = _HAND_OVER_S
 ) -> T | None:
-    """Let a call do its work; when it is told to stop, or is cancelled, have it hand over what it drives.
+    """Run a call to its end; when it is told to stop, or is cancelled, have it hand over what it drives.
 
     Whatever the work waits for then (a step, a store that does not answer), this returns in time.
 
@@ -101,7 +101,7 @@ async def see_through(
 
 
 async def _drain(working: asyncio.Task[T], drives: Drives, within_s: float) -> bool:
-    """Let steps end, then cancel them; give up what is not handed over in time, and tell whether that was needed."""
+    """Wait for steps to end, then cancel them. Return True if some were not handed over in time and are abandoned."""
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + within_s
     drives.stop()

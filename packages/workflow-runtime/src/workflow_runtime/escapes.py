@@ -33,7 +33,7 @@ class EscapedError(Exception):
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Tell whether Python itself may have raised it on Ctrl-C; it does so on the main thread only."""
+    """Return True if Python itself may have raised it on Ctrl-C; it does so on the main thread only."""
     return issubclass(type(error), KeyboardInterrupt) and _is_main_thread()
 
 
@@ -46,36 +46,36 @@ def _is_main_thread() -> bool:
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """Give what an error was raised from, or else while what was being handled, as Python would print it."""
+    """Return what an error was raised from, or else while what was being handled, as Python would print it."""
     # Not by attribute access, which a user's class may have redefined.
     cause: BaseException | None = _CAUSE(error)
     return cause if cause is not None or _SUPPRESS_CONTEXT(error) else _CONTEXT(error)
 
 
 def members_of(error: BaseException) -> tuple[BaseException, ...]:
-    """Give the exceptions of a group; nothing of any other error."""
+    """Return the exceptions of a group; nothing of any other error."""
     return _MEMBERS(error) if issubclass(type(error), BaseExceptionGroup) else ()
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """Give where an error was raised."""
+    """Return where an error was raised."""
     traceback: TracebackType | None = _TRACEBACK(error)
     return traceback
 
 
 def exc_info_of(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """Give what a logger takes as `exc_info`."""
+    """Return what a logger takes as `exc_info`."""
     return type(error), error, traceback_of(error)
 
 
 def name_of(error: BaseException) -> str:
-    """Give the name of an error's class."""
+    """Return the name of an error's class."""
     name: str = _QUALNAME(type(error))
     return name
 
 
 def text_of(error: object) -> str:
-    """Give an error's message, whatever its class does when it is asked."""
+    """Return an error's message, whatever its class does when it is asked."""
     try:
         return str.__str__(str(error))
     except BaseException as broken:  # a user's class, broken where nobody looks before it is raised
@@ -85,7 +85,7 @@ def text_of(error: object) -> str:
 
 
 def attribute(error: BaseException, name: str) -> Any:
-    """Give an attribute if the error has it and lets it be read; else `None`."""
+    """Return an attribute if the error has it and lets it be read; else `None`."""
     try:
         return object.__getattribute__(error, name)
     except BaseException as broken:  # a property is the user's code

@@ -82,7 +82,7 @@ class RunHandle(Generic[OutputT_co]):
         return run
 
     async def status(self) -> RunStatus:
-        """Tell where the run stands."""
+        """Return the run's status."""
         return (await self.load()).status
 
     def events(self, from_index: int = 0) -> AsyncGenerator[Event, None]:

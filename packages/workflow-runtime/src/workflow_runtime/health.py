@@ -65,7 +65,7 @@ class Pulse:
         self._last_error = one_line(error)
 
     def health(self, *, driving: int, draining: bool) -> WorkerHealth:
-        """Tell how it is."""
+        """Return the worker's health."""
         return WorkerHealth(
             working_since=self._since,
             last_look=self._last_look,

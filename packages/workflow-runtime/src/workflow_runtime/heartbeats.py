@@ -34,11 +34,11 @@ class RenewableLease(Protocol):
     renew_at_ms: int
 
     def renewed(self, renewal: LeaseRenewal) -> None:
-        """Hear that the lease was renewed."""
+        """Note that the lease was renewed."""
         ...
 
     def lose(self) -> None:
-        """Hear that somebody else has the run."""
+        """Note that another worker has the run."""
         ...
 
 
@@ -70,7 +70,7 @@ class _Entry:
         return time.monotonic() - self._alive_at - self._pat_every_s
 
     def where(self) -> str:
-        """Say what the event loop's thread is doing."""
+        """Return what the event loop's thread is doing."""
         frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001  # the documented way
         return "".join(traceback.format_stack(frame)) if frame is not None else "(its thread has ended)"
 
@@ -180,7 +180,7 @@ class HeartbeatThread:
         return max(entry.lease.renew_at_ms, entry.not_before_ms)
 
     def _may_keep(self, entry: _Entry) -> bool:
-        """Tell whether the event loop still deserves the lease, and say so when it does not."""
+        """Return True if the event loop still deserves the lease; log it when it does not."""
         blocked_s = entry.blocked_s
         if blocked_s > self._max_block_s and not entry.given_up:
             entry.given_up = True

@@ -35,7 +35,7 @@ _ASKED = ("get_remaining_time_in_millis", "getRemainingTimeInMilliSeconds")
 
 
 def time_left(*event: object, **context: object) -> timedelta | None:
-    """Tell how long a call of a function may still take, from what its host has passed; `None` if nothing tells it."""
+    """Return how long a call of a function may still take, from what its host has passed; `None` if nothing says so."""
     for argument in (*event, *context.values()):
         for name in _ASKED:
             ask = getattr(argument, name, None)

@@ -34,7 +34,7 @@ def check_id(argument: str, value: object) -> str:
 
 
 def plain_text(argument: str, value: object) -> str:
-    """Give the string that a member of an enum, or of another subclass of `str`, holds.
+    """Return the string that a member of an enum, or of another subclass of `str`, holds.
 
     Raises:
         InvalidArgumentError: It is no string.

@@ -63,7 +63,7 @@ def refuse_in_handler(what: str) -> None:
 
 
 def with_advice(error: BaseException) -> BaseException:
-    """Give what a handler's error is to be reported as: what asyncio says about foreign loops needs a translation."""
+    """Return the error to report for a handler's error: what asyncio says about foreign loops needs a translation."""
     text = text_of(error) if issubclass(type(error), RuntimeError) else ""
     if not any(words in text for words in _WORDS_OF_ASYNCIO):
         return error

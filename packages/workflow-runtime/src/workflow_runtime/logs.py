@@ -41,7 +41,7 @@ def indented(text: str) -> str:
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Give a logger whose tracebacks are `indented`."""
+    """Return a logger whose tracebacks are `indented`."""
     logger = logging.getLogger(name)
     logger.addFilter(_indent_traceback)  # the same filter twice counts once
     return logger

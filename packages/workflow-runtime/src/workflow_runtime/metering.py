@@ -70,7 +70,7 @@ class QueryMeter:
 
     @contextmanager
     def use_all(self) -> Iterator[None]:
-        """Let the present task use what is kept back too."""
+        """Allow the present task to use what is kept back too."""
         token = _using_all.set(self)
         try:
             yield
@@ -126,7 +126,7 @@ def meter_queries(max_queries: int | None = None) -> Iterator[QueryMeter]:
 
 
 def queries_left() -> int | None:
-    """Tell how many queries the present task may still send; `None` without any limit."""
+    """Return how many queries the present task may still send; `None` without any limit."""
     return QueryMeter(outer=_current.get()).remaining
 
 

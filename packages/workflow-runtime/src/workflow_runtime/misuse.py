@@ -61,7 +61,7 @@ def name_of_callable(function: object) -> str:
 
 
 def call_misfits(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Tell whether a function, whose call raised `TypeError` before anything else, can never take these arguments."""
+    """Return True if a function, whose call raised `TypeError` before anything else, can never take these arguments."""
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError:
@@ -72,7 +72,7 @@ def call_misfits(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
 
 
 def is_async(function: Any) -> bool:
-    """Tell whether a function is an `async def`, also one that answers no question about itself."""
+    """Return True if a function is an `async def`, also one that answers no question about itself."""
     try:
         return inspect.iscoroutinefunction(function)
     except Exception:  # noqa: BLE001  # __getattr__ may be the user's code
@@ -80,7 +80,7 @@ def is_async(function: Any) -> bool:
 
 
 def asyncio_advice(function: Callable[..., Any], error: BaseException, text: str) -> ConfigurationError | None:
-    """Give the error for a plain function that uses asyncio as if it ran on an event loop; `None` for any other."""
+    """Return the error for a plain function that uses asyncio as if it ran on an event loop; `None` for any other."""
     if not issubclass(type(error), RuntimeError) or not any(words in text for words in _WORDS_OF_ASYNCIO):
         return None
     name = name_of_callable(function)

@@ -28,7 +28,7 @@ def log_start(
     concurrency: int,
     lease_ms: int,
 ) -> None:
-    """Say what a worker is about to do."""
+    """Log what a worker is about to do."""
     known = ", ".join(f"{workflow.workflow_id!r} {workflow.version!r}" for workflow in workflows)
     logger.info(
         "worker %r starts: store %s; workflows %s; queues %s; concurrency %d; lease %.3g s",
@@ -65,7 +65,7 @@ class Progress:
             self._tell()
 
     def look_was_answered(self) -> None:
-        """Say once, at the start, that nothing can be done before others' leases run out: nobody sees why else."""
+        """Log once, at the start, that nothing can be done before others' leases run out: nobody sees why else."""
         end_ms, now_ms = self._report.next_lease_end_ms, self._clock.now_ms()
         if not self._told_of_leases and not self._report.total and end_ms is not None and end_ms > now_ms:
             logger.info(

@@ -434,7 +434,7 @@ class WorkflowRuntime(RunsInBulk):
         return about(answer, run_id=run_id, wanted=RunStatus.ABORTED)
 
     async def _told_of_end(self, run_id: str, answer: CancelRequested, wait: timedelta | None) -> CancelRequested:
-        """Say where a run stands that is to end. The request itself is durable, whatever can be read of the run."""
+        """Add to the answer where the run stands. The request itself is durable, whatever can be read of the run."""
         try:
             if wait is not None:
                 with suppress(ResultTimeoutError):
@@ -451,7 +451,7 @@ class WorkflowRuntime(RunsInBulk):
         return replace(answer, status=run.status, unserved=unserved)
 
     def _unserved(self, run: RunSummary) -> str | None:
-        """Say why no worker of this runtime takes a run that waits for one."""
+        """Return why no worker of this runtime takes a run that waits for one; `None` if one does."""
         if run.status not in {RunStatus.QUEUED, RunStatus.PAUSED}:
             return None
         version = WorkflowVersion(workflow_id=run.workflow_id, version=run.workflow_version)
@@ -476,13 +476,13 @@ class WorkflowRuntime(RunsInBulk):
         return about(answer, run_id=run_id, wanted=RunStatus.ABORTED)
 
     async def requeue_run(self, run_id: str) -> RequeueResult:
-        """Give a run that is `dead` back to the workers, when what crashed them is mended."""
+        """Requeue a run that is `dead`, when what crashed its workers is mended."""
         answer = await self._store.requeue_run(run_id=check_id("run_id", run_id), now_ms=await self._now_ms())
         self._wake_workers()
         return about(answer, run_id=run_id)
 
     async def retry_run(self, run_id: str, *, reason: str | None = None, even_aborted: bool = False) -> RetryResult:
-        """Let a run that ended wrongly go on from its log, when what was wrong is mended.
+        """Requeue a run that ended wrongly, when what was wrong is mended; it goes on from its log.
 
         What was recorded stays recorded. What had failed and made the handler give up (a step that used up its
         attempts, a wait that timed out) is tried anew, with all attempts and the whole timeout. A failure that the
@@ -534,7 +534,7 @@ class WorkflowRuntime(RunsInBulk):
         return about(answer, run_id=run_id)
 
     async def retry_now(self, run_id: str, *, retry_id: str | None = None) -> DeliverRetryResult:
-        """Let the steps of a run that wait for their next attempts make them now, as when what they call is back.
+        """End the backoff of a run's steps now, as when what they call is back.
 
         Nothing else of the run is hurried: it sleeps, and waits for signals and approvals, as long as before. For a
         run that has ended there is `retry_run`.
@@ -661,7 +661,7 @@ class WorkflowRuntime(RunsInBulk):
         return self._counted(report, meter)
 
     def health(self) -> WorkerHealth:
-        """Tell how the worker of this runtime is, for liveness and readiness probes. Asks nobody.
+        """Return the health of this runtime's worker, for liveness and readiness probes. Asks nobody.
 
         Of several workers that work at once it is the one that is worst off.
         """
@@ -758,7 +758,7 @@ class WorkflowRuntime(RunsInBulk):
             self._workers.discard(worker)
 
     def _bounded_costs(self) -> QueryCosts | None:
-        """Tell what the store's calls cost; `None` where no meter bounds them."""
+        """Return what the store's calls cost; `None` where no meter bounds them."""
         return None if queries_left() is None else self._store.capabilities.metered
 
     def _counted(self, report: SweepReport, meter: QueryMeter) -> SweepReport:

@@ -24,7 +24,7 @@ _ONES_HEARD = 2
 
 @contextmanager
 def hear_stop_signals(received: Callable[[], None]) -> Iterator[None]:
-    """Hear of SIGTERM and SIGINT while the block lasts, unless the program has a handler of its own.
+    """Call a function on SIGTERM and SIGINT while the block lasts, unless the program has a handler of its own.
 
     What is no program's own is Python's default and the handler with which `asyncio.run` turns Ctrl-C into a
     cancellation. Everything else stays as it is: whoever handles a signal decides what it stops.
@@ -115,7 +115,7 @@ def _is_of_asyncio_run(handler: Any) -> bool:
 
 
 def _still_good(found: Any) -> Any:
-    """Give what was found, or what its owner would have put back: `asyncio.run` does not when it finds ours."""
+    """Return what was found, or what its owner would have put back: `asyncio.run` does not when it finds ours."""
     if _is_of_asyncio_run(found):
         main_task = found.keywords.get("main_task")
         if main_task is not None and main_task.done():

@@ -225,7 +225,7 @@ class Claimer:
         return claims, _earliest(*due)
 
     def turns(self) -> Turns:
-        """Give the order in which one sweep looks into the sources, beginning with another one each time."""
+        """Return the order in which one sweep looks into the sources, beginning with another one each time."""
         self._turns.rotate(-1)
         return self._turns.copy()
 

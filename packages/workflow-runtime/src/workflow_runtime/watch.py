@@ -59,7 +59,7 @@ class WatchedDrive:
             )  # fmt: skip
 
     def report_replay(self, events: int) -> None:
-        """Say so if the replay took long; the event loop went on in between."""
+        """Log the replay if it took long; the event loop went on in between."""
         if events and self.spent_s > self._watch.after_s:
             logger.warning(
                 "run %r of %r: the replay of its %d events took %.1f s of the event loop",
@@ -68,7 +68,7 @@ class WatchedDrive:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Let the thread look on for as long as the block lasts."""
+        """Have the thread watch for as long as the block lasts."""
         self._loop = self._watch.begin(self)
         try:
             yield
@@ -107,7 +107,7 @@ class _Loop:
         self.asked_at = None
 
     def step(self) -> str | None:
-        """Say which step is running at this moment, if one is."""
+        """Return which step is running at this moment, if one is."""
         task = asyncio.current_task(self.loop)
         for drive in self.drives if task is not None else ():
             if (step_id := drive.step_of(task)) is not None:
@@ -115,7 +115,7 @@ class _Loop:
         return None
 
     def where(self) -> str:
-        """Say what its thread is doing."""
+        """Return what its thread is doing."""
         frame = sys._current_frames().get(self.thread_id)  # noqa: SLF001  # the documented way
         return "".join(traceback.format_stack(frame)) if frame is not None else "(its thread has ended)"
 

@@ -56,13 +56,13 @@ class Polling:
         self._listening = listening
 
     def idle_ms(self) -> int:
-        """Tell how long when all is well and nothing is known to be due sooner."""
+        """Return the pause when all is well and nothing is known to be due sooner."""
         if self._chosen_ms is not None:
             return self._chosen_ms
         return _LIVE_POLL_MS if self._listening.live else _POLL_MS
 
     def again_ms(self) -> int:
-        """Tell how long when there is work that could not be claimed: no notice will come for it."""
+        """Return the pause when there is work that could not be claimed: no notice will come for it."""
         return min(_POLL_MS, self.idle_ms())
 
 
@@ -106,13 +106,13 @@ class Patience:
         self._longest_s = 0.0
 
     async def wait(self, *, busy: bool) -> None:
-        """Let others go first, if need be: who drives a run already leaves a new one to the idle."""
+        """Wait a random moment where several workers were woken, so that they do not stampede."""
         longest_s = max(self._longest_s, _FIRST_PATIENCE_S) if busy else self._longest_s
         if longest_s:
             await asyncio.sleep(self._rng.uniform(0, longest_s))
 
     def looked(self, *, found: bool) -> None:
-        """Hear whether there was something to be had."""
+        """Note whether there was something to be had."""
         self._longest_s = 0.0 if found else min(_LAST_PATIENCE_S, max(_FIRST_PATIENCE_S, 2 * self._longest_s))
 
 
@@ -159,7 +159,7 @@ class Worker:
         self._progress = Progress(self._report, clock=clock, driving=lambda: len(self._driving))
 
     def health(self, *, driving: int) -> WorkerHealth:
-        """Tell how it is, while so many runs are driven."""
+        """Return the worker's health, while so many runs are driven."""
         return self._pulse.health(driving=driving, draining=self._drives.stopping)
 
     async def work(self) -> None:

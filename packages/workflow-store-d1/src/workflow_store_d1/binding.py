@@ -32,7 +32,7 @@ _PYODIDE, _SDK = "pyodide", "workers"
 
 
 def as_database(db: Any) -> D1Database:
-    """Give a database as it is, and a Worker's binding as a database."""
+    """Return a database as it is, and a Worker's binding as a database."""
     kind = type(db)
     # Whatever a binding can do is done by JavaScript: its class has no method of that name.
     if kind.__module__.partition(".")[0] in {_PYODIDE, _SDK} and not hasattr(kind, "prepare"):
@@ -66,7 +66,7 @@ class BindingStatement:
         """The statement of JavaScript."""
 
     def bind(self, *values: D1Value) -> Self:
-        """Give a statement of the same text with these values for `?1`, `?2` and so on."""
+        """Return a statement of the same text with these values for `?1`, `?2` and so on."""
         check_values(values)
         border = self._border
         return type(self)(border, border.call(self.prepared.bind, *(border.value_out(value) for value in values)))
@@ -117,7 +117,7 @@ class _Border:
         self._ffi = ffi
 
     def bare(self, binding: Any) -> Any:
-        """Give the object of JavaScript.
+        """Return the object of JavaScript.
 
         Raises:
             ConfigurationError: There is none.
@@ -179,7 +179,7 @@ def _cell(value: Any) -> Any:
 
 
 def _unwrapped(binding: Any) -> Any:
-    """Give what an object of the SDK is to JavaScript."""
+    """Return what an object of the SDK is to JavaScript."""
     if type(binding).__module__.partition(".")[0] != _SDK:
         return None
     from workers import python_to_rpc  # noqa: PLC0415  # the package of the object

@@ -27,7 +27,7 @@ class Connection(Protocol):
     """What lives on the thread. All but `interrupt` is called there."""
 
     def interrupt(self) -> None:
-        """Let the statement that runs fail; called on any thread."""
+        """Make the statement that runs fail; called on any thread."""
         ...
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ class ConnectionThread:
             timer.cancel()
 
     def end(self, *, hurry: bool = False) -> None:
-        """Let the thread close the connection and end, behind what was called before.
+        """Make the thread close the connection and end, behind what was called before.
 
         Args:
             hurry: Interrupt what is under way, and begin nothing more.
@@ -162,7 +162,7 @@ class ConnectionThread:
             self._overdue = None
 
     def _give_up(self, job: _Job, within_s: float) -> D1DatabaseError:
-        """Say that a call took too long, and whether it may still do what it was to do."""
+        """Return the error of a call that took too long; it says whether the call may still do what it was to do."""
         if not job.begun:
             did = "was busy with other calls for" if self._connected else "could not be opened within"
             return D1DatabaseError(f"the file {did} {within_s:g} s", unavailable=True)

@@ -74,7 +74,7 @@ class D1PreparedStatement(Protocol):
     """One statement, with or without its values."""
 
     def bind(self, *values: D1Value) -> Self:
-        """Give a statement of the same text with these values for `?1`, `?2` and so on."""
+        """Return a statement of the same text with these values for `?1`, `?2` and so on."""
         ...
 
     async def all(self) -> D1Result:
@@ -120,5 +120,5 @@ class InteractiveD1Database(D1Database, Protocol):
     """A database that can do more than batches."""
 
     def interactive(self) -> AbstractAsyncContextManager[InteractiveUnit]:
-        """Give a transaction; one that is not committed at the end is rolled back."""
+        """Open a transaction; one that is not committed at the end is rolled back."""
         ...

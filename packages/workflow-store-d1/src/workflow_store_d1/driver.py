@@ -50,7 +50,7 @@ class DriverUnit:
         self._statements.append(self._session.statement(name, *self._fence.values(), *values))
 
     def guard(self) -> None:
-        """Let the unit fail as a whole, from here on, when the fence does not hold."""
+        """Add a statement that fails the whole batch when the fence does not hold."""
         self.add("driver.guard")
 
     def add_foreign(self, statements: Sequence[D1PreparedStatement]) -> None:

@@ -36,7 +36,7 @@ _CUT_OFF = (
 
 
 def failure(text: str) -> D1DatabaseError:
-    """Give the error that D1's words stand for.
+    """Return the error that D1's words stand for.
 
     Args:
         text: The message of its error, with or without the prefixes that D1 and JavaScript put before it.

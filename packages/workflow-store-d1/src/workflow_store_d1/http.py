@@ -72,7 +72,7 @@ class HttpStatement:
         self.values: tuple[D1Value, ...] = values
 
     def bind(self, *values: D1Value) -> Self:
-        """Give a statement of the same text with these values for `?1`, `?2` and so on."""
+        """Return a statement of the same text with these values for `?1`, `?2` and so on."""
         check_values(values)
         check_wire_values(values)
         return type(self)(self._database, self.sql, values)

@@ -14,7 +14,7 @@ EXACT = 2**53
 
 
 def as_bound(value: D1Value) -> D1Value:
-    """Give what D1 gets for a value: no integer, but a REAL, which a column of integers makes an integer again.
+    """Return what D1 gets for a value: no integer, but a REAL, which a column of integers makes an integer again.
 
     An integer that JavaScript cannot have goes as text; so a column of integers stores it as it is.
     """
@@ -26,7 +26,7 @@ def as_bound(value: D1Value) -> D1Value:
 
 
 def as_read(value: Any) -> Any:
-    """Give what D1 gives for a value: an integral number is an integer up to 2^53, and rounded beyond."""
+    """Return a value as D1 returns it: an integral number is an integer up to 2^53, and rounded beyond."""
     kind = type(value)
     if kind is int:
         return value if -EXACT <= value <= EXACT else _number(float(value))

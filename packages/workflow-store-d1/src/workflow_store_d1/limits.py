@@ -29,7 +29,7 @@ _REFUSED = frozenset(
 
 @lru_cache(maxsize=512)
 def first_keyword(sql: str) -> str:
-    """Give the first word of a statement, in capitals; comments before it do not count."""
+    """Return the first word of a statement, in capitals; comments before it do not count."""
     blank = _BLANK.match(sql)
     word = _WORD.match(sql, blank.end() if blank else 0)
     return word[0].upper() if word else ""

@@ -67,7 +67,7 @@ class LocalStatement:
         self.values: tuple[D1Value, ...] = values
 
     def bind(self, *values: D1Value) -> Self:
-        """Give a statement of the same text with these values for `?1`, `?2` and so on."""
+        """Return a statement of the same text with these values for `?1`, `?2` and so on."""
         check_values(values, self._database.max_value_bytes)
         return type(self)(self._database, self.sql, tuple(map(as_bound, values)))
 
@@ -183,7 +183,7 @@ class LocalD1Database:
 
     @asynccontextmanager
     async def interactive(self) -> AsyncIterator[LocalUnit]:
-        """Give a transaction that begins with its first statement. Other tasks on this handle wait until it ends."""
+        """Open a transaction that begins with its first statement. Other tasks on this handle wait until it ends."""
         unit = LocalUnit(self)
         token = _inside.set(unit)
         try:
@@ -364,7 +364,7 @@ _inside: ContextVar[LocalUnit | None] = ContextVar("workflow_store_d1_unit", def
 
 
 def largest_payload_bytes() -> int:
-    """Tell how large payloads may be in this SQLite: two of them lie in one row."""
+    """Return how large payloads may be in this SQLite: two of them lie in one row."""
     return (greatest_value_bytes() - _BESIDE_PAYLOADS) // 2
 
 

@@ -101,12 +101,12 @@ def _result(item: Any) -> HttpResult:
 
 
 def _strange(problem: str) -> D1DatabaseError:
-    """Say that an answer cannot be understood; the batch it answers may have been done."""
+    """Return the error of an answer that cannot be understood; the batch it answers may have been done."""
     return D1DatabaseError(f"{problem}: check base_url", unavailable=True, outcome_unknown=True)
 
 
 def _verdict(body: Any) -> str | None:
-    """Give what D1 says is wrong, if it is D1 that speaks."""
+    """Return what D1 says is wrong, if it is D1 that speaks."""
     errors = body.get("errors") if isinstance(body, dict) else None
     messages = [error.get("message") for error in errors or () if isinstance(error, dict)]
     return "; ".join(message for message in messages if isinstance(message, str)) or None

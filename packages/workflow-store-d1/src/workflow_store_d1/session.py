@@ -134,7 +134,7 @@ def json_list(items: Iterable[object] | None) -> str | None:
 
 
 def store_error(error: D1DatabaseError) -> StoreError:
-    """Say a database's error in the contract's words."""
+    """Return a database's error in the contract's words."""
     if error.outcome_unknown:
         return StoreUnavailableError(f"{error.problem}; the outcome is unknown: the call may have taken effect")
     if error.unavailable:

@@ -284,7 +284,7 @@ def check_version() -> None:
 
 
 def greatest_value_bytes() -> int:
-    """Tell how large a value or a row may be in this SQLite."""
+    """Return how large a value or a row may be in this SQLite."""
     connection = sqlite3.connect(IN_MEMORY)
     try:
         return connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
@@ -293,7 +293,7 @@ def greatest_value_bytes() -> int:
 
 
 def database_error(error: Exception, *, passes: frozenset[int] = _PASSES) -> D1DatabaseError:
-    """Say an error of SQLite's in the words that the store knows.
+    """Return an error of SQLite's in the words that the store knows.
 
     Args:
         error: What SQLite raised.

@@ -224,11 +224,11 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
         await schema.check_schema(self._session)
 
     def get_migrations(self) -> tuple[Migration, ...]:
-        """Give the package's migrations in order, with default table names."""
+        """Return the package's migrations in order, with default table names."""
         return schema.get_migrations()
 
     def get_migration_sql(self, tables: Mapping[str, str] | None = None) -> str:
-        """Give all migrations as one script, with this store's table names unless others are given."""
+        """Return all migrations as one script, with this store's table names unless others are given."""
         return schema.get_migration_sql(self._session.tables.by_key() if tables is None else tables)
 
     async def read_clock(self) -> int:

@@ -51,7 +51,7 @@ class D1Transaction:
         self._statements.append(self._statement(sql, values))
 
     def take(self) -> list[D1PreparedStatement]:
-        """Give what was added and has not run; for the store."""
+        """Return what was added and has not run; for the store."""
         statements, self._statements = self._statements, []
         return statements
 
@@ -171,7 +171,7 @@ async def _try(whole: DriverUnit, tx: D1Transaction) -> Outcome | StoreError:
 
 
 async def _explain(whole: DriverUnit, refusal: StoreError) -> Outcome:
-    """Say which statement refused: the guard, or one of the business's."""
+    """Return the answer of a repeat, or raise the error of the statement that refused."""
     if refusal.retryable:
         raise refusal
     done = await whole.look()

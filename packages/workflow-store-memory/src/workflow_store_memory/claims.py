@@ -30,7 +30,7 @@ class RunFilter:
     queues: Sequence[str] | None
 
     def matches(self, run: Run) -> bool:
-        """Tell whether the run is one of them."""
+        """Return True if the run is one of them."""
         if run.status is not self.status or (self.queues is not None and run.queue not in self.queues):
             return False
         version = WorkflowVersion(workflow_id=run.workflow_id, version=run.workflow_version)
@@ -71,7 +71,7 @@ class Claimer:
 
 
 def due_runs(data: InMemoryData, runs: RunFilter, *, now_ms: int, limit: int) -> list[Run]:
-    """Give the runs that a claim would take now, in its order."""
+    """Return the runs that a claim would take now, in its order."""
     return _first_due(_waiting(data, runs), now_ms=now_ms, limit=limit)
 
 

@@ -129,22 +129,22 @@ class Run:
         return tuple(sorted(self.timers.values(), key=lambda timer: (timer.fire_at_ms, timer.timer_id)))
 
     def events_from(self, index: int) -> Iterator[Event]:
-        """Give the log from an index on, without walking over what lies before."""
+        """Return the log from an index on, without walking over what lies before."""
         return (self.events[number] for number in range(index, len(self.events)))
 
     def untaken_after(self, inbox_seq: int) -> Iterator[InboxEntry]:
-        """Give what no event accounts for yet and arrived later than this number, in order."""
+        """Return what no event accounts for yet and arrived later than this number, in order."""
         newer = (self.inbox[number] for number in range(inbox_seq, len(self.inbox)))  # numbers begin with 1
         return (entry for entry in newer if entry.inbox_seq in self.untaken)
 
     def waits_for(self, kind: InboxKind, name: str) -> bool:
-        """Tell whether the run is paused until this arrives."""
+        """Return True if the run is paused until this arrives."""
         return self.status is RunStatus.PAUSED and (
             kind == "retry" or any(awaited.kind == kind and awaited.name == name for awaited in self.awaited)
         )
 
     def begin_lease(self, *, owner: str, expires_at_ms: int, now_ms: int) -> Lease:
-        """Give the run to a worker."""
+        """Lease the run to a worker."""
         self.lease_number += 1
         token = f"{self.generation}.{self.lease_number}"
         self.lease = Lease(owner=owner, token=token, number=self.lease_number, expires_at_ms=expires_at_ms)
@@ -160,7 +160,7 @@ class Run:
         return self.lease
 
     def make_queued(self, now_ms: int) -> None:
-        """Give the run to any worker, from now on."""
+        """Queue the run, for any worker, from now on."""
         self.status = RunStatus.QUEUED
         self.available_at_ms = now_ms
         self.finished_at_ms = None
@@ -312,15 +312,15 @@ class ScheduleRow:
         return Tick(fire_at_ms=fire_at_ms, source=source, overlap=None if requested is None else requested.overlap)
 
     def policy_of(self, tick: Tick) -> RequestedOverlap:
-        """Tell what holds for a tick whose predecessor's run is live."""
+        """Return what holds for a tick whose predecessor's run is live."""
         return tick.overlap or self.value.overlap_policy
 
     def is_leased(self, now_ms: int) -> bool:
-        """Tell whether a tick is under a live lease."""
+        """Return True if a tick is under a live lease."""
         return self.lease is not None and self.lease.expires_at_ms > now_ms
 
     def begin_lease(self, tick: Tick, *, owner: str, expires_at_ms: int) -> Lease:
-        """Give a tick to a worker."""
+        """Lease a tick to a worker."""
         self.lease_number += 1
         token = f"{self.generation}.{self.lease_number}"
         self.lease = Lease(owner=owner, token=token, number=self.lease_number, expires_at_ms=expires_at_ms)
@@ -395,11 +395,11 @@ class InMemoryData:
             )
 
     def tell(self, run_id: str | None) -> None:
-        """Tell all who listen that there may be work for this run."""
+        """Notify all who listen that there may be work for this run."""
         for listener in self.listeners:
             listener.tell(run_id)
 
     def is_live(self, run_id: str | None) -> bool:
-        """Tell whether there is such a run and it is not terminal."""
+        """Return True if there is such a run and it is not terminal."""
         run = None if run_id is None else self.runs.get(run_id)
         return run is not None and run.status not in TERMINAL_STATUSES

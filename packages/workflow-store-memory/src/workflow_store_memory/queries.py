@@ -36,7 +36,7 @@ class _Listing:
     created_before_ms: int | None
 
     def matches(self, run: Run) -> bool:
-        """Tell whether the listing shows the run."""
+        """Return True if the listing shows the run."""
         return (
             (self.statuses is None or run.status in self.statuses)
             and (self.workflow_ids is None or run.workflow_id in self.workflow_ids)

@@ -43,12 +43,12 @@ def first_page(items: Iterable[T], *, limit: int, max_bytes: int) -> tuple[T, ..
 
 
 def first_history(run: Run, *, history_limit: int, history_bytes: int) -> tuple[Event, ...]:
-    """Give the first page of a run's log."""
+    """Return the first page of a run's log."""
     return first_page(run.events, limit=history_limit, max_bytes=history_bytes)
 
 
 def untaken_inbox(run: Run) -> tuple[InboxEntry, ...]:
-    """Give the inbox entries that a claim brings."""
+    """Return the inbox entries that a claim brings."""
     return tuple(islice(run.untaken.values(), DEFAULT_HISTORY_EVENTS))
 
 

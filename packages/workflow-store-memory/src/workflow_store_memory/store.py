@@ -68,11 +68,11 @@ class InMemoryWorkflowStore(Bulk, Forks, EventLog, Leases, Timers, Signals, Sche
         """Pass: there are no tables."""
 
     def get_migrations(self) -> tuple[()]:
-        """Give no migrations."""
+        """Return no migrations."""
         return ()
 
     def get_migration_sql(self) -> str:
-        """Give no SQL."""
+        """Return no SQL."""
         return ""
 
     async def read_clock(self) -> int:

@@ -85,7 +85,7 @@ class DriverWrite:
         raise StoreUnavailableError(f"run {self.fence.run_id!r} is written by others all the time")
 
     async def verdict(self, name: str = "driver.before") -> Outcome | None:
-        """Say why nothing was written; `None` when nothing speaks against it (any more).
+        """Return why nothing was written; `None` when nothing speaks against it (any more).
 
         Args:
             name: How to read the head.

@@ -88,7 +88,7 @@ def driver_errors() -> Iterator[None]:
 
 
 def opening_error(error: BaseException, *, is_drivers: bool = False) -> BaseException:
-    """Say what went wrong while a connection was opened in the contract's words, and in nothing but these.
+    """Return what went wrong while a connection was opened in the contract's words, and in nothing but these.
 
     What the driver and the server say then quotes the DSN: host, port and names, and of a DSN that was misread any part
     of the password. So neither their words nor their exceptions are in what this gives, not even as its context; raise
@@ -149,7 +149,7 @@ def _name(error: Exception) -> str:
 
 
 def _without_words(error: Exception) -> Exception | None:
-    """Give the server's code for those who decide by it."""
+    """Return the server's code for those who decide by it."""
     if not isinstance(error, asyncpg.PostgresError):
         return None
     bare: Exception = type(error)("(what it says may quote the DSN)")

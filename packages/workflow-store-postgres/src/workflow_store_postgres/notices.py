@@ -83,11 +83,11 @@ class Notices:
                 self._end_window()
 
     def tell_of_anything(self) -> None:
-        """Tell, by a statement of its own, that everybody should look: for what happens seldom."""
+        """Notify everybody, by a statement of its own: for what happens seldom."""
         self._tell_later(ANYTHING)
 
     async def flush(self) -> None:
-        """Tell what is left to be told, now. Gives up soon when the server is away."""
+        """Send the notices that are left, now. Stops trying soon when the server is away."""
         await self._end_sending()
         if self._untold:
             self._send()

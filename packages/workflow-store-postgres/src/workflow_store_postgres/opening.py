@@ -96,7 +96,7 @@ def pool_options(options: Mapping[str, Any], *, timeout_s: float) -> dict[str, A
 
 
 def connector(connect: Connect | None) -> Connect:
-    """Give a function that connects as another one does, or as asyncpg, and never quotes the DSN when it fails."""
+    """Return a function that connects as another one does, or as asyncpg, and never quotes the DSN when it fails."""
     given: Connect = connect or asyncpg.connect
 
     async def connect_silently(*dsn: object, **options: Any) -> asyncpg.Connection:

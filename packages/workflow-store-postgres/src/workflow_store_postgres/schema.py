@@ -159,7 +159,7 @@ class _Schema:
         await self._connection.execute(self._session.sql("record_checksum"), migration.migration_id, migration.checksum)
 
     async def lock_key(self) -> int:
-        """Give the key of the lock: one for each set of tables."""
+        """Return the key of the lock: one for each set of tables."""
         place = f"{await self._place()}\0{self._session.tables.schema_migrations}"
         digest = hashlib.sha256(f"{_PACKAGE}\0{place}".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)

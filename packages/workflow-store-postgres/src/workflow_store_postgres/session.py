@@ -67,7 +67,7 @@ class Session:
         self._closed = False
 
     def sql(self, name: str) -> str:
-        """Give the text of one of the named statements."""
+        """Return the text of one of the named statements."""
         return self._sql[name]
 
     async def rows(self, name: str, *values: object) -> Sequence[Row]:
@@ -121,7 +121,7 @@ class Session:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[LentConnection]:
-        """Hold one connection for one transaction."""
+        """Keep one connection for one transaction."""
         self.check_open()
         with driver_errors():
             async with self.connections.lend() as connection:
@@ -131,7 +131,7 @@ class Session:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[HeldConnection]:
-        """Hold one connection for somebody else's statements. What is raised inside passes as it is."""
+        """Keep one connection for somebody else's statements. What is raised inside passes as it is."""
         self.check_open()
         async with self.connections.lend() as connection:
             yield HeldConnection(connection, self._sql)
@@ -174,6 +174,6 @@ class HeldConnection:
 
 
 async def wait_a_little(tries: int) -> None:
-    """Let the others finish; at random, so that two do not meet again and again."""
+    """Back off for a random moment, so that two do not meet again and again."""
     longest = min(_LONGEST_WAIT_S, 0.001 * 2 ** min(tries, 10))
     await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret

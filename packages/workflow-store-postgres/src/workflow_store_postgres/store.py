@@ -220,11 +220,11 @@ class PostgresWorkflowStore(
         await schema_module.check_schema(self._session)
 
     def get_migrations(self) -> tuple[Migration, ...]:
-        """Give the package's migrations in order, with default table names."""
+        """Return the package's migrations in order, with default table names."""
         return schema_module.get_migrations()
 
     def get_migration_sql(self, schema: str | None = None, tables: Mapping[str, str] | None = None) -> str:
-        """Give all migrations as one script, with this store's names where none are given."""
+        """Return all migrations as one script, with this store's names where none are given."""
         return schema_module.get_migration_sql(
             self._session.schema if schema is None else schema,
             self._session.tables.by_key() if tables is None else tables,
@@ -237,7 +237,7 @@ class PostgresWorkflowStore(
         return clock
 
     def listen(self, on_notice: Callable[[WorkNotice], None]) -> AbstractAsyncContextManager[Listening]:
-        """Hear of new work for as long as the block lasts."""
+        """Call a function on each notice of work while the block lasts."""
         return self._listening(on_notice)
 
     @asynccontextmanager

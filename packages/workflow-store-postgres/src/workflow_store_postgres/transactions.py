@@ -138,7 +138,7 @@ class _Unit:
             ) from error
 
     def _left_behind(self, cause: BaseException | None) -> str | None:
-        """Say what the function left in the way of its record."""
+        """Return what the function left in the way of its record."""
         state = getattr(cause, "sqlstate", None)
         if state in _CHANGED_SESSION:
             return (
@@ -172,7 +172,7 @@ def _asks_for_repeat(error: BaseException) -> bool:
 
 
 def _states(error: BaseException | None) -> set[str]:
-    """Give what the server said, of the error and of its causes."""
+    """Return the server's codes, of the error and of its causes."""
     states = set()
     while error is not None:
         states.add(getattr(error, "sqlstate", None) or "")

@@ -48,7 +48,7 @@ class BreakOff:
         self._wake = wake
 
     async def release_unless_at_work(self) -> None:
-        """Give the lease back, or let it run out where a step still runs.
+        """Release the lease, or leave it to run out where a step still runs.
 
         Raises:
             StoreError: The store does not take it back.
@@ -57,7 +57,7 @@ class BreakOff:
             await self._writer.release()
 
     async def release_at_once(self) -> None:
-        """Give the lease back within some seconds, though nothing more can be recorded. The steps are cancelled."""
+        """Release the lease within some seconds, though nothing more can be recorded. The steps are cancelled."""
         self._stop.make()
         self.cancel_steps()
         try:

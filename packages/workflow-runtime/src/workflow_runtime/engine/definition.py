@@ -54,7 +54,7 @@ class Workflow(Generic[InputT_contra, OutputT_co]):
     if not TYPE_CHECKING:  # for a type checker it stays what cannot be called
 
         def __call__(self, *args: object, **kwargs: object) -> NoReturn:
-            """Say how a workflow is run.
+            """Raise an error that says how a workflow is run.
 
             Raises:
                 ConfigurationError: Always.

@@ -68,7 +68,7 @@ class Schedules:
         """What the look into the store found; `None` before it."""
 
     async def unfit(self) -> Mapping[str, Unfit]:
-        """Say which declared schedules are `missing` in the store, or there as something that `differs`, and log it.
+        """Return which declared schedules are `missing` in the store, or there as something that `differs`, and log it.
 
         What cannot be written at all is `unwritable`. Looks once; not at all if this runtime has brought them in.
         """
@@ -134,7 +134,7 @@ class Schedules:
         return about(answer, schedule_id=schedule_id)
 
     async def pause(self, schedule_id: str) -> ScheduleRecord:
-        """Let a schedule fire no more until it is resumed; on request it still fires.
+        """Stop a schedule from firing until it is resumed; on request it still fires.
 
         Raises:
             ScheduleNotFoundError: There is none of that id.
@@ -143,7 +143,7 @@ class Schedules:
         return self._record(await self._set_enabled(schedule_id, enabled=False))
 
     async def resume(self, schedule_id: str) -> ScheduleRecord:
-        """Let a paused schedule fire again, from now on: the ticks of the pause are not made up for.
+        """Make a paused schedule fire again, from now on: the ticks of the pause are not made up for.
 
         Raises:
             ScheduleNotFoundError: There is none of that id.
@@ -214,7 +214,7 @@ class Schedules:
         )
 
     async def backfill_status(self, schedule_id: str, start: datetime, end: datetime) -> BackfillStatus:
-        """Say what has become of the ticks of a period, whoever asked for them.
+        """Return what has become of the ticks of a period, whoever asked for them.
 
         Args:
             schedule_id: Which schedule.
@@ -231,7 +231,7 @@ class Schedules:
     async def next_fire_times(
         self, schedule: Schedule[Any] | str, count: int, *, after: datetime | None = None
     ) -> Sequence[datetime]:
-        """Say when a schedule will fire, without firing: as if it were not paused.
+        """Return when a schedule will fire, without firing: as if it were not paused.
 
         Args:
             schedule: A schedule, or the id of one in the store.

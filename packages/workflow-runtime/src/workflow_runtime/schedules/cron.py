@@ -54,7 +54,7 @@ class Cron:
             raise InvalidArgumentError("expression", f"no day ever matches {self.expression!r}")
 
     def ticks_after(self, after_ms: int) -> Iterator[int]:
-        """Give the ticks after a moment, in order, each once."""
+        """Yield the ticks after a moment, in order, each once."""
         after = from_ms(min(after_ms, _LAST_MS))
         minute, hour, *_ = self.expression.split()
         walk = _clock_ticks if "*" in (minute[0], hour[0]) else _fixed_ticks
@@ -91,7 +91,7 @@ def _clock_ticks(expression: str, zone: tzinfo, after: datetime) -> Iterator[dat
 
 
 def _labels(expression: str, after: datetime) -> Iterator[datetime]:
-    """Give the matching wall-clock times after one; none when 50 years bring none."""
+    """Yield the matching wall-clock times after one; none when 50 years bring none."""
     from cronsim import CronSim  # noqa: PLC0415  # only programs with a schedule pay for it
 
     for label in CronSim(expression, after):
@@ -101,7 +101,7 @@ def _labels(expression: str, after: datetime) -> Iterator[datetime]:
 
 
 def _first_moment(label: datetime, zone: tzinfo) -> datetime:
-    """Say when a wall-clock time is first shown, or the moment at which the clocks jump over it."""
+    """Return when a wall-clock time is first shown, or the moment at which the clocks jump over it."""
     moment = label.replace(tzinfo=zone).astimezone(UTC)
     if _wall_clock(moment, zone) == label:
         return moment

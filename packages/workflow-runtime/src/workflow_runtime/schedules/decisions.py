@@ -75,7 +75,7 @@ def _oldest_kept(spec: Spec, fire_at_ms: int, until_ms: int) -> int:
 
 
 def first_after(spec: Spec, now_ms: int, last_fire_at_ms: int | None) -> int | None:
-    """Say when a schedule that exists fires next: never again what it has fired already."""
+    """Return when a schedule that exists fires next: never again what it has fired already."""
     return spec.next_after(now_ms if last_fire_at_ms is None else max(now_ms, last_fire_at_ms))
 
 

@@ -42,7 +42,7 @@ class Every:
         object.__setattr__(self, "offset", (offset_ms % interval_ms) * _MS)
 
     def ticks_after(self, after_ms: int) -> Iterator[int]:
-        """Give the ticks after a moment, in order."""
+        """Yield the ticks after a moment, in order."""
         interval_ms, offset_ms = self.interval // _MS, self.offset // _MS
         tick_ms = ((after_ms - offset_ms) // interval_ms + 1) * interval_ms + offset_ms
         while tick_ms < _LAST_MS:

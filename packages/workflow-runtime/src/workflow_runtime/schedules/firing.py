@@ -191,7 +191,7 @@ class _Tick:
         return _outcome(await self._mark("skip" if self._policy == "skip" else "buffer", decision))
 
     async def _has_run(self) -> bool:
-        """Tell whether the tick was fired before, by itself or by a backfill: then nobody has to make way for it."""
+        """Return True if the tick was fired before, by itself or by a backfill: then nobody has to make way for it."""
         return await self._store.load_run(run_id=self._run_id) is not None
 
     async def _put_back(self, decision: Decision, previous_run_id: str) -> TickOutcome:

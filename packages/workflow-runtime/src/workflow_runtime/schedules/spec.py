@@ -42,7 +42,7 @@ class Spec(Value):
     ends_at_ms: int | None
 
     def ticks_after(self, after_ms: int) -> Iterator[int]:
-        """Give the ticks after a moment, in order, from the start to the end of the schedule."""
+        """Yield the ticks after a moment, in order, from the start to the end of the schedule."""
         if self.starts_at_ms is not None:
             after_ms = max(after_ms, self.starts_at_ms - 1)
         for tick_ms in self.when.ticks_after(after_ms):
@@ -51,7 +51,7 @@ class Spec(Value):
             yield tick_ms
 
     def next_after(self, after_ms: int) -> int | None:
-        """Give the first tick after a moment."""
+        """Return the first tick after a moment."""
         return next(self.ticks_after(after_ms), None)
 
 

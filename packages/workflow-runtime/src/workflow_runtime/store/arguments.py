@@ -126,7 +126,7 @@ def _optional_by_contract(verb_name: str) -> frozenset[str] | None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Give a store nothing but `str`, where a caller's strings are members of an enum, say."""
+    """Return arguments that hold nothing but `str`, where a caller's strings are members of an enum, say."""
     if isinstance(value, str):
         return plain_text(name, value)
     return [plain_text(name, item) for item in value]

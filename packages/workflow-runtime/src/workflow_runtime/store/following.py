@@ -41,7 +41,7 @@ class LookAtLog(Protocol):
 
 
 async def follow_events(look: LookAtLog, *, run_id: str, from_index: int) -> AsyncGenerator[Event, None]:
-    """Give the events of a run from an index on, as `SupportsSubscribe` says. Holds nothing between two looks.
+    """Yield the events of a run from an index on, as `SupportsSubscribe` says. Holds nothing between two looks.
 
     Raises:
         RunNotFoundError: There is no such run, or not any more.
@@ -68,5 +68,5 @@ async def follow_events(look: LookAtLog, *, run_id: str, from_index: int) -> Asy
 
 
 def _is_another_record(page: LogPage, created_at_ms: int | None, position: int, from_index: int) -> bool:
-    """Tell whether the run was deleted, and its id given to another, since the last look."""
+    """Return True if the run was deleted, and its id given to another, since the last look."""
     return created_at_ms not in {None, page.created_at_ms} or position > max(from_index, page.next_index)

@@ -336,7 +336,7 @@ class RunLifecycleStore(Protocol):
         ...
 
     async def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
-        """Give a `dead` run back to the workers.
+        """Requeue a `dead` run.
 
         Contract:
             DEAD-1: Only a `dead` run: it is `queued`, due now, with a crash count of zero and without error, reason and
@@ -352,7 +352,7 @@ class RunLifecycleStore(Protocol):
         now_ms: int,
         statuses: Sequence[RunStatus] = (RunStatus.ERRORED, RunStatus.DEAD),
     ) -> RetryResult:
-        """Give a run that ended wrongly back to the workers, to go on from its log.
+        """Requeue a run that ended wrongly, to go on from its log.
 
         Args:
             run_id: Which run.
@@ -430,7 +430,7 @@ class BulkStore(Protocol):
         ...
 
     async def requeue_runs(self, *, run_ids: Sequence[str], now_ms: int) -> Mapping[str, RequeueResult]:
-        """Give dead runs back to the workers: `requeue_run` for each."""
+        """Requeue dead runs: `requeue_run` for each."""
         ...
 
     async def retry_runs(
@@ -441,7 +441,7 @@ class BulkStore(Protocol):
         now_ms: int,
         statuses: Sequence[RunStatus] = (RunStatus.ERRORED, RunStatus.DEAD),
     ) -> Mapping[str, RetryResult]:
-        """Let runs that ended wrongly go on: `retry_run` for each, with the same event."""
+        """Requeue runs that ended wrongly: `retry_run` for each, with the same event."""
         ...
 
 
@@ -995,7 +995,7 @@ class QueryStore(Protocol):
         ...
 
     async def get_run_timeline(self, *, run_id: str, limit: int = 1_000) -> RunTimeline:
-        """Tell what happened to a run.
+        """Return what happened to a run.
 
         Contract:
             LIST-5: Creation, events (with payloads), inbox entries and pending timers, ordered by time; at most
@@ -1078,7 +1078,7 @@ class SupportsSubscribe(Protocol):
     """A store that gives events as they are appended; declared by `capabilities.subscribe`."""
 
     def subscribe_events(self, *, run_id: str, from_index: int = 0) -> AsyncGenerator[Event, None]:
-        """Give the run's events from an index on, waiting for new ones, until the run is terminal.
+        """Yield the run's events from an index on, waiting for new ones, until the run is terminal.
 
         Args:
             run_id: Which run.
@@ -1154,7 +1154,7 @@ class SupportsNotify(Protocol):
     """
 
     def listen(self, on_notice: Callable[[WorkNotice], None]) -> AbstractAsyncContextManager[Listening]:
-        """Hear of work for as long as the block lasts.
+        """Call a function on each notice of work while the block lasts.
 
         Args:
             on_notice: Called in the event loop of whoever listens; must neither wait nor raise.

@@ -67,7 +67,7 @@ class Done(Value):
     __slots__ = ()
 
     def raise_for_outcome(self) -> Self:
-        """Give this answer back."""
+        """Return this answer."""
         return self
 
 

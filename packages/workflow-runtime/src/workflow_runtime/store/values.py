@@ -150,7 +150,7 @@ class QueryCosts(Value):
     the statements of its function."""
 
     def write_of(self, events: int) -> int:
-        """Give the most that a driver's write of so many events takes."""
+        """Return the most that a driver's write of so many events takes."""
         return self.write + -(-events // self.events_per_query)
 
 
