@@ -26,7 +26,7 @@ class RestDatabase:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `connect_http` takes to reach it."""
+        """Arguments of `connect_http` that reach it."""
         return {
             "account_id": self.account_id,
             "database_id": self.database_id,

@@ -13,14 +13,14 @@ __all__ = ["Fault", "Relay", "cut_before", "gateway", "hang", "lose_answer", "re
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What becomes of one request."""
+    """The fate of one request."""
 
     forwarded: bool
-    """Whether the server gets it, and does what it asks."""
+    """True if the server gets it, and does what it asks."""
     answer: bytes | None = None
     """What the client gets instead of the server's answer; when absent, its connection ends."""
     hang: bool = False
-    """Whether the client gets nothing for as long as it waits."""
+    """True if the client gets nothing for as long as it waits."""
     trickle_s: float | None = None
     """After how long the client gets another byte of an answer that never ends."""
 

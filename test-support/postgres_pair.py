@@ -50,7 +50,7 @@ class ServerPair:
 
     @property
     def has_standby(self) -> bool:
-        """Whether there was no failover yet."""
+        """True if there was no failover yet."""
         return not self._failed_over
 
     @contextmanager

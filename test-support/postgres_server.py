@@ -115,7 +115,7 @@ class LocalServer:
 
     @property
     def dsn(self) -> str:
-        """Where the maintenance database is."""
+        """DSN of the maintenance database."""
         return f"postgresql://postgres@{self.address}/postgres"
 
     @property

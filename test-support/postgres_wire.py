@@ -28,9 +28,9 @@ class Wire:
         self.statements = 0
         """How many statements it had executed."""
         self.refusing = False
-        """Whether new connections end at once, as when the server is away."""
+        """True if new connections end at once, as when the server is away."""
         self.deaf = False
-        """Whether notices are kept from the client, as a pooler in transaction mode does."""
+        """True if notices are kept from the client, as a pooler in transaction mode does."""
         self.swallow_answers = 0
         """From so many answers the client gets nothing, and then its connection breaks."""
 

@@ -87,7 +87,7 @@ emit(await done)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it."""
+    """The result of a run of pytest."""
 
     code: int
     """As pytest gives it to the shell: 0 when all tests have passed."""

@@ -66,20 +66,20 @@ class PyodideError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a program runs in."""
+    """The surroundings of a program."""
 
     version: str = "314.0.6"
     """One of `PYODIDES`. By default what a Worker with today's compatibility date gets."""
     wrapped: bool = True
-    """Whether `env` is what Cloudflare's SDK hands to an entrypoint, or the bare object of JavaScript."""
+    """True if `env` is what Cloudflare's SDK hands to an entrypoint, or the bare object of JavaScript."""
     path: Sequence[Path] = ()
     """Folders to import from, besides those of our packages."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """What `env` holds besides the database `DB`."""
     proxy: bool = False
-    """Whether `env.PROXY` gives the same database through miniflare's own binding, which is slower."""
+    """True if `env.PROXY` gives the same database through miniflare's own binding, which is slower."""
     own_binding: bool = False
-    """Whether `env.DB` too is miniflare's own binding."""
+    """True if `env.DB` too is miniflare's own binding."""
     persist: Path | None = None
     """The folder where Wrangler keeps its local databases; when absent, the database is empty and not kept."""
     database_id: str = "DB"

@@ -29,9 +29,9 @@ class SilentRelay:
         self._port = port
         self.dsn = ""
         self.drops_questions = False
-        """Whether what clients send is lost from now on, on all connections."""
+        """True if what clients send is lost from now on, on all connections."""
         self.drops_answers = False
-        """Whether what the server sends is lost from now on, on all connections."""
+        """True if what the server sends is lost from now on, on all connections."""
         self.falls_silent_at: bytes | None = None
         """What a client has to send for its connection, and all others, to fall silent; it is lost already."""
         self.loses_answer_to: bytes | None = None

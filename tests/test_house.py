@@ -97,14 +97,16 @@ logger.error("run %r", run_id, error)
     assert not unsafe_parts(next(log_calls('logger.error("run %r: %s, %d %%", run_id, one_line(error), 3)')))
 
 
-VAGUE = ("Tell ", "Give ", "Say ", "Let ", "Hear ", "Hold ")
+VAGUE = re.compile(r"(Tell|Give|Say|Let|Hear|Hold|Whether|What|Who|Where|When|Why|How|Which)\b")
 
 
-def test_docstring_begins_with_what_a_function_does(package: Path) -> None:
-    """Return, raise, set, wake, notify …: the words above say neither what comes back nor what changes."""
+def test_docstring_begins_with_what_a_class_is_or_a_function_does(package: Path) -> None:
+    """A noun; or return, raise, set, wake …: the words above say neither what comes back nor what changes."""
     found = []
     for module in package.rglob("*.py"):
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                found += [f"{module.name}: {node.name}"] * (ast.get_docstring(node) or "").startswith(VAGUE)
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and VAGUE.match(
+                ast.get_docstring(node) or ""
+            ):
+                found.append(f"{module.name}: {node.name}")
     assert found == []

@@ -25,7 +25,7 @@ _LIVE = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED)
 
 
 class RunFilters(TypedDict, total=False):
-    """Which runs; what is given must all hold. As for `list_runs`."""
+    """Filters that choose runs; what is given must all hold. As for `list_runs`."""
 
     statuses: Sequence[RunStatus]
     workflow_ids: Sequence[str]
@@ -38,16 +38,16 @@ class RunFilters(TypedDict, total=False):
 
 @dataclass(slots=True, kw_only=True)
 class BulkReport:
-    """What a call for many runs has done, so far or in all."""
+    """The effect of a call for many runs, so far or in all."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     """Runs by the `kind` of their answer: `retried`, `requested`, …; a run that changed meanwhile has another one."""
     more: bool = False
-    """Whether the limit left runs behind that match."""
+    """True if the limit left runs behind that match."""
 
     @property
     def total(self) -> int:
-        """How many runs were dealt with."""
+        """Number of runs that were dealt with."""
         return self.outcomes.total()
 
 

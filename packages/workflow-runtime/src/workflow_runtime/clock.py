@@ -14,7 +14,7 @@ __all__ = ["Clock", "StoreClock", "TestClock", "from_ms", "to_ms"]
 
 
 class Clock(Protocol):
-    """Where a runtime takes the time from, and how it waits."""
+    """The source of a runtime's time, and its way of waiting."""
 
     def now_ms(self) -> int:
         """Return the present in milliseconds since the Unix epoch; never less than before."""

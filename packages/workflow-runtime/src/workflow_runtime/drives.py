@@ -35,7 +35,7 @@ class Drives:
 
     def __init__(self, on_stop: Callable[[], None] = lambda: None) -> None:
         self.stopping: bool = False
-        """Whether nothing new is to be begun."""
+        """True if nothing new is to be begun."""
         self.hurried: asyncio.Event = asyncio.Event()
         """Set when the steps that run are not to be waited for either."""
         self._on_stop = on_stop

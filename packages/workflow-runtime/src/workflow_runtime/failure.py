@@ -12,7 +12,7 @@ __all__ = ["Failure", "render_failure"]
 
 @value
 class Failure(Value):
-    """What is kept of an error, cut to some kilobytes."""
+    """The record of an error, cut to some kilobytes."""
 
     error_type: str
     """The name of its class."""
@@ -30,7 +30,7 @@ class Failure(Value):
 
     @property
     def is_bare(self) -> bool:
-        """Whether there is nothing beyond the type and the message."""
+        """True if there is nothing beyond the type and the message."""
         return not (self.notes or self.traceback or self.cause or self.members)
 
 

@@ -58,7 +58,7 @@ class RunHandle(Generic[OutputT_co]):
         self.run_id = run_id
         """The id of the run."""
         self.created = created
-        """Whether this very call created it."""
+        """True if this very call created it."""
         self._store = store
         self._codec = codec
         self._workflow_id = workflow_id

@@ -13,7 +13,7 @@ __all__ = ["NOT_WORKING", "Pulse", "WorkerHealth"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHealth:
-    """How the worker of a runtime is. All times are the store's, as aware datetimes in UTC."""
+    """The health of a runtime's worker. All times are the store's, as aware datetimes in UTC."""
 
     working_since: datetime | None
     """When it began to work; `None` while none works."""
@@ -22,15 +22,15 @@ class WorkerHealth:
     driving: int
     """How many runs are being driven here, by sweeps and `run_here` too."""
     store_reachable: bool
-    """Whether the last look was answered."""
+    """True if the last look was answered."""
     last_error: str | None
     """What went wrong when the store was last asked for work in vain, in one line; kept after it passed."""
     draining: bool
-    """Whether it was told to stop."""
+    """True if it was told to stop."""
 
     @property
     def ready(self) -> bool:
-        """Whether it takes work: it works, the store answers, and nobody has told it to stop."""
+        """True if it takes work: it works, the store answers, and nobody has told it to stop."""
         return self.working_since is not None and self.store_reachable and not self.draining
 
 
@@ -40,7 +40,7 @@ NOT_WORKING = WorkerHealth(
 
 
 class Pulse:
-    """What a worker notes for its health."""
+    """The notes of a worker for its health."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -51,7 +51,7 @@ class Pulse:
 
     @property
     def looked(self) -> bool:
-        """Whether a look was ever answered."""
+        """True if a look was ever answered."""
         return self._last_look is not None
 
     def beat(self) -> None:

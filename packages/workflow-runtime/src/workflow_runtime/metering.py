@@ -17,7 +17,7 @@ __all__ = ["QueryMeter", "meter_queries", "note_rows", "queries_left", "spend_qu
 
 
 class QueryMeter:
-    """What was sent while its block lasted. Made by `meter_queries`."""
+    """The count of what was sent while its block lasted. Made by `meter_queries`."""
 
     def __init__(self, max_queries: int | None = None, outer: QueryMeter | None = None) -> None:
         self.max_queries = max_queries
@@ -29,13 +29,13 @@ class QueryMeter:
         """As far as the database tells, like `rows_written`."""
         self.rows_written = 0
         self.limit_reached = False
-        """Whether something was refused here, or by a meter around this one."""
+        """True if something was refused here, or by a meter around this one."""
         self._outer = outer
         self._kept_back = 0
 
     @property
     def remaining(self) -> int | None:
-        """How many queries may still be sent; `None` without any limit.
+        """Number of queries that may still be sent; `None` without any limit.
 
         What is kept back here counts, as it is for whoever asks. What a meter around keeps back does not.
         """

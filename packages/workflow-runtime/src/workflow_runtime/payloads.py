@@ -160,7 +160,7 @@ def _a(kind: type) -> str:
 
 
 class PayloadCodec(Protocol):
-    """How the runtime turns a user's values into JSON text and back.
+    """The two ways between a user's values and JSON text.
 
     One codec serves inputs, step results, signals and outputs. It must be deterministic enough that
     decoding gives an equal value, and `decode` must accept everything that an earlier version of it wrote.

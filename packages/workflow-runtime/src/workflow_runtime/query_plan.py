@@ -15,7 +15,7 @@ _UNIT_SHARE = 5
 
 
 def can_start_and_drive(costs: QueryCosts) -> bool:
-    """Whether what is left pays for a new run, and for driving it as well."""
+    """Return True if what is left pays for a new run, and for driving it as well."""
     least = QueryAllowance.least(costs, costs.events_per_query)
     return (queries_left() or 0) >= costs.read + costs.call + least
 

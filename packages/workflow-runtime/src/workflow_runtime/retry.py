@@ -35,7 +35,7 @@ def fixed_backoff(delay: timedelta) -> Backoff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often, how soon and after which errors a step is tried again.
+    """The number of attempts of a step, the pauses between them, and the errors that allow them.
 
     Waits are durable: a worker may go away meanwhile, and another one makes the next attempt.
     """
@@ -77,7 +77,7 @@ class RetryPolicy:
             raise InvalidArgumentError("non_retryable", f"must be a tuple of classes of errors, not {kinds!r}")
 
     def delay_after(self, attempt: int, error: BaseException, rng: random.Random) -> timedelta | None:
-        """How long to wait before the next attempt, or `None` when there is none.
+        """Return how long to wait before the next attempt, or `None` when there is none.
 
         Args:
             attempt: The number of the attempt that failed, from 1.

@@ -191,7 +191,7 @@ class WorkflowRuntime(RunsInBulk):
 
     @property
     def owner(self) -> str:
-        """How this runtime names itself in leases."""
+        """This runtime's name in leases."""
         return self._owner
 
     # Calls from outside.

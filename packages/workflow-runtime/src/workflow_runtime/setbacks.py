@@ -41,7 +41,7 @@ class Setbacks:
 
     @property
     def failing(self) -> bool:
-        """Whether it failed last."""
+        """True if it failed last."""
         return self._count > 0
 
     def met(self, error: Exception) -> int:

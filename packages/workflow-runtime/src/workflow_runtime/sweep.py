@@ -49,7 +49,7 @@ class RunFailure:
 
 @dataclass(slots=True, kw_only=True)
 class SweepReport:
-    """What one sweep did."""
+    """The outcome of one sweep."""
 
     claimed: Counter[str] = field(default_factory=Counter)
     """Runs by source: `stale`, `timers`, `pending`."""
@@ -103,12 +103,12 @@ class SweepReport:
 
     @property
     def total(self) -> int:
-        """How many runs were claimed."""
+        """Number of runs that were claimed."""
         return self.claimed.total()
 
     @property
     def handled(self) -> int:
-        """How many runs were claimed and ticks were fired: a pass that did neither has nothing left to do."""
+        """Number of runs that were claimed and of ticks that were fired; none means that nothing is left to do."""
         return self.claimed.total() + self.ticks.total()
 
 
@@ -397,7 +397,7 @@ class PlannedSweep(Sweep):
         self._turns = self._claimer.turns()
         self._refused: dict[str, int] = {}
         self._in_vain = False
-        """Whether a run was refused twice in one place: it would be claimed again and again, with less each time."""
+        """True if a run was refused twice in one place: it would be claimed again and again, with less each time."""
 
     async def _begin(self, *, runs: int, ticks: int) -> list[Driver]:
         claims = await self._claimer.claim_in_plan(self._plan, self._turns, self._report, runs=runs, ticks=ticks)

@@ -70,7 +70,7 @@ class UnservedWatch:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to look."""
+        """True if it is time to look."""
         return self._clock.now_ms() >= self._next_ms
 
     async def look(self) -> tuple[UnservedRuns, ...]:

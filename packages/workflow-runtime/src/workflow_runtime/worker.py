@@ -44,7 +44,7 @@ class NotListening:
 
 
 class Polling:
-    """How long a worker waits when nothing tells it to look.
+    """The intervals at which a worker looks when nothing tells it to.
 
     Args:
         interval: What the user chose, if anything.
@@ -67,7 +67,7 @@ class Polling:
 
 
 class WakeUp:
-    """What a worker is woken for: to look at everything, or only for the run that a notice told of."""
+    """A worker's wake-up: to look at everything, or only for the run that a notice told of."""
 
     def __init__(self) -> None:
         self.event: asyncio.Event = asyncio.Event()
@@ -84,7 +84,7 @@ class WakeUp:
 
     @property
     def told(self) -> bool:
-        """Whether nothing but a notice has come."""
+        """True if nothing but a notice has come."""
         return self.event.is_set() and not self._everything
 
     def take(self) -> bool:
@@ -95,7 +95,7 @@ class WakeUp:
 
 
 class Patience:
-    """How long a worker lets others go first when all of them are told of the same run.
+    """The random delay before claiming, so that workers woken by one notification do not stampede.
 
     Who got the last one goes at once, and the others look one after the other: where all would look in the same
     moment, they would keep the rows, and the processors, from the one who gets it.

@@ -111,7 +111,7 @@ class BindingD1Database:
 
 
 class _Border:
-    """What Python and JavaScript have to change about values that pass between them."""
+    """The conversions of values between Python and JavaScript."""
 
     def __init__(self, ffi: ModuleType) -> None:
         self._ffi = ffi

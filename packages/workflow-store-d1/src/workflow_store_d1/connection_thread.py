@@ -24,7 +24,7 @@ _LAST_WAIT_S = 5.0
 
 
 class Connection(Protocol):
-    """What lives on the thread. All but `interrupt` is called there."""
+    """The object that lives on the thread. All but `interrupt` is called there."""
 
     def interrupt(self) -> None:
         """Make the statement that runs fail; called on any thread."""
@@ -93,7 +93,7 @@ class ConnectionThread:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread is there, and with it the connection."""
+        """True if the thread is there, and with it the connection."""
         return self._thread.is_alive()
 
     async def connected(self, within_s: float) -> None:

@@ -66,7 +66,7 @@ class D1Result(Protocol):
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """What the database tells besides: `changes` is the number of rows written."""
+        """Further facts from the database: `changes` is the number of rows written."""
         ...
 
 
@@ -103,7 +103,7 @@ class InteractiveUnit(Protocol):
 
     @property
     def begun(self) -> bool:
-        """Whether anything has run in it."""
+        """True if anything has run in it."""
         ...
 
     async def run(self, statements: Sequence[D1PreparedStatement]) -> Sequence[D1Result]:

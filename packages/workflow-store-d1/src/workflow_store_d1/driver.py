@@ -24,7 +24,7 @@ EVENTS_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a unit that was not refused."""
+    """The result of a write that was not refused."""
 
     before: Row
     """The head as it was."""

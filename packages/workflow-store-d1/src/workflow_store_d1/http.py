@@ -303,7 +303,7 @@ class D1HttpDatabase:
 
 
 class _Secrets:
-    """What no text may show. It has no telling `repr`, because tools write down the variables of a traceback."""
+    """Words that no text may show. It has no telling `repr`, because tools write down the variables of a traceback."""
 
     __slots__ = ("_account_id", "_token")
 

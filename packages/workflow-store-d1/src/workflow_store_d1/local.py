@@ -107,7 +107,7 @@ class LocalD1Database:
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether there is no file, and nothing that could be opened again."""
+        """True if there is no file, and nothing that could be opened again."""
         return self._path == IN_MEMORY
 
     @classmethod
@@ -285,7 +285,7 @@ class LocalUnit:
 
     @property
     def begun(self) -> bool:
-        """Whether anything has run in it."""
+        """True if anything has run in it."""
         return self._begun
 
     async def wait(self, within_s: float, deadline: float) -> None:

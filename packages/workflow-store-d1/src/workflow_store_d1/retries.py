@@ -87,10 +87,10 @@ class Retries:
 
 
 def was_not_done(error: D1DatabaseError) -> bool:
-    """Whether the call had no effect and may succeed later."""
+    """Return True if the call had no effect and may succeed later."""
     return error.unavailable and not error.outcome_unknown
 
 
 def is_unknown(error: D1DatabaseError) -> bool:
-    """Whether the call may have had its effect."""
+    """Return True if the call may have had its effect."""
     return error.outcome_unknown

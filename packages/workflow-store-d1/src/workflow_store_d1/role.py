@@ -28,5 +28,5 @@ class Role:
 
     @property
     def capabilities(self) -> StoreCapabilities:
-        """What this store declares."""
+        """The store's own declaration."""
         return self._capabilities

@@ -78,7 +78,7 @@ class Session:
 
     @property
     def database(self) -> D1Database:
-        """Where the statements go."""
+        """The database that gets the statements."""
         return self._database
 
     def statement(self, name: str, *values: D1Value) -> D1PreparedStatement:

@@ -130,7 +130,7 @@ class LocalResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a file is used."""
+    """The settings of a file."""
 
     synchronous: Synchronous
     busy_timeout_s: float
@@ -145,14 +145,14 @@ class Unit:
     begin: str | None = None
     commit: bool = False
     inside: bool = False
-    """Whether it must find a transaction open."""
+    """True if it must find a transaction open."""
     roll_back: bool = False
     deadline: float
     """On the monotonic clock: until when it may wait for a file that others have locked."""
 
     @property
     def reads(self) -> bool:
-        """Whether it writes nothing."""
+        """True if it writes nothing."""
         return all(first_keyword(sql) == "SELECT" for sql, _ in self.statements)
 
 

@@ -34,7 +34,7 @@ __all__ = ["D1Transaction", "SQLiteTransaction", "Transactions"]
 
 
 class D1Transaction:
-    """What the function of `ctx.transaction` gets: it collects statements, which go out with the step's record."""
+    """The argument of a function in `ctx.transaction`: it collects statements, which go out with the step's record."""
 
     def __init__(self, database: D1Database) -> None:
         self._database = database
@@ -71,7 +71,7 @@ class D1Transaction:
 
 
 class SQLiteTransaction(D1Transaction):
-    """What the function gets on a local file: statements may also run at once, and be read from.
+    """The argument of such a function on a local file: statements may also run at once, and be read from.
 
     The first one that does locks the file for all other writers until the transaction ends.
     """

@@ -23,7 +23,7 @@ __all__ = ["Claimer", "RunFilter", "claim_batch", "due_runs"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFilter:
-    """Which runs a worker can drive; `None` means any, an empty sequence none."""
+    """A filter of the runs that a worker can drive; `None` means any, an empty sequence none."""
 
     status: RunStatus
     workflows: Sequence[WorkflowVersion] | None
@@ -39,7 +39,7 @@ class RunFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimer:
-    """Who claims, for how long, and how much history comes along."""
+    """The worker that claims, the length of its lease, and how much history comes along."""
 
     owner: str
     lease_ms: int

@@ -111,7 +111,7 @@ class Run:
 
     @property
     def due_at_ms(self) -> int | None:
-        """When a queued or paused run can be claimed."""
+        """Time at which a queued or paused run can be claimed."""
         if self.status is RunStatus.QUEUED:
             return self.available_at_ms
         if self.status is RunStatus.PAUSED:
@@ -120,7 +120,7 @@ class Run:
 
     @property
     def claimable_at_ms(self) -> int | None:
-        """When the run can be claimed unless something happens before."""
+        """Time at which the run can be claimed unless something happens before."""
         return self.due_at_ms if self.lease is None else self.lease.expires_at_ms
 
     @property

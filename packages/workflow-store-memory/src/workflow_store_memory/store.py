@@ -58,7 +58,7 @@ class InMemoryWorkflowStore(Bulk, Forks, EventLog, Leases, Timers, Signals, Sche
 
     @property
     def capabilities(self) -> StoreCapabilities:
-        """What this store declares."""
+        """The store's own declaration."""
         return self._capabilities
 
     async def ensure_schema(self) -> None:

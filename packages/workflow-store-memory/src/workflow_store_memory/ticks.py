@@ -30,7 +30,7 @@ _NEWEST_WAITS = frozenset({"cancel-previous", "terminate-previous"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingTicks:
-    """What a claim finds."""
+    """The ticks that a claim finds."""
 
     claimable: Sequence[tuple[Tick, ScheduleRow]]
     """In the order in which they are claimed."""
@@ -66,7 +66,7 @@ def _later_ms(row: ScheduleRow, now_ms: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """What a claimer asks for."""
+    """A claimer's order about a tick."""
 
     action: BucketAction
     operation_id: str

@@ -39,7 +39,7 @@ class LentConnection:
         self.raw = connection
         """The `asyncpg.Connection`, whose own calls may take as long as they like."""
         self.silent: bool = False
-        """Whether a statement was left without an answer."""
+        """True if a statement was left without an answer."""
         self._timeout_s = timeout_s
         self._transaction: Any = None
 

@@ -23,7 +23,7 @@ _MAX_TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a write that was not refused."""
+    """The result of a write that was not refused."""
 
     row: Row
     """What the statement gave; for a repeat the head as it is now."""
@@ -32,7 +32,7 @@ class Outcome:
 
     @property
     def wakes(self) -> bool:
-        """Whether the write, of those that may leave work for somebody, did so."""
+        """True if the write, of those that may leave work for somebody, did so."""
         return self.repeated is None and bool(self.row["wakes"])
 
 

@@ -117,7 +117,7 @@ def _is_about_the_pool(error: Exception) -> bool:
 
 
 def _is_raised_below(traceback: TracebackType | None) -> bool:
-    """Whether the driver was reading what it was told to connect to."""
+    """Return True if the driver was reading what it was told to connect to."""
     while traceback is not None:
         if traceback.tb_frame.f_globals is vars(connect_utils):
             return True

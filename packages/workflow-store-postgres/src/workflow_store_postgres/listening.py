@@ -104,7 +104,7 @@ class Listener:
 
     @property
     def live(self) -> bool:
-        """Whether notices are coming."""
+        """True if notices are coming."""
         return self._live
 
     @asynccontextmanager

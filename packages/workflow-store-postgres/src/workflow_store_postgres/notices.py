@@ -35,7 +35,7 @@ class Telling:
     def __init__(self, *, itself: bool) -> None:
         self.itself = itself
         self.wakes: bool = False
-        """Whether there was something to tell."""
+        """True if there was something to tell."""
 
     def hear(self, rows: Sequence[Row]) -> None:
         """Take note of what the statement answered."""
@@ -61,7 +61,7 @@ class Notices:
 
     @property
     def quiet(self) -> bool:
-        """Whether the next statement may tell, and nothing is left to be told."""
+        """True if the next statement may tell, and nothing is left to be told."""
         return self._window is None and not self._is_sending()
 
     @contextmanager

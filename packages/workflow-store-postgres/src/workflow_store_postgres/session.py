@@ -26,7 +26,7 @@ _READ_ONLY = "25006"
 
 
 class Sender(Protocol):
-    """What sends named SQL."""
+    """An object that sends named SQL."""
 
     async def rows(self, name: str, *values: object) -> Sequence[Row]:
         """Run one named statement and give its rows."""
@@ -142,7 +142,7 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """True if it was closed."""
         return self._closed
 
     def check_open(self) -> None:

@@ -167,7 +167,7 @@ async def _commit(connection: LentConnection) -> None:
 
 
 def _asks_for_repeat(error: BaseException) -> bool:
-    """Whether the server rolled back because of another transaction, however the function put it."""
+    """Return True if the server rolled back because of another transaction, however the function put it."""
     return bool(_states(error) & SERIALIZATION_STATES)
 
 

@@ -73,7 +73,7 @@ class NewRun:
 
     @property
     def facts(self) -> tuple[str, str, str, str, int, int]:
-        """What never changes: id, workflow, version, queue, priority and time of creation."""
+        """The facts that never change: id, workflow, version, queue, priority and time of creation."""
         return (self.run_id, self.workflow_id, self.workflow_version, self.queue, self.priority, self.now_ms)
 
     @property

@@ -21,7 +21,7 @@ class Allowance:
     """The queries that a drive may send: any number, unless a sweep or a caller limits them."""
 
     limited: bool = False
-    """Whether there is anything to count and to keep back."""
+    """True if there is anything to count and to keep back."""
     max_events = MAX_EVENTS
     """So many events go into one write."""
 
@@ -34,11 +34,11 @@ class Allowance:
         return nullcontext()
 
     def covers_unit(self, unrecorded_steps: int) -> bool:
-        """Whether a full unit can be written, and after it the results of so many steps."""
+        """Return True if a full unit can be written, and after it the results of so many steps."""
         return True
 
     def covers_write(self, events: int) -> bool:
-        """Whether a write of so many events that ends the drive can be paid for."""
+        """Return True if a write of so many events that ends the drive can be paid for."""
         return True
 
     def require_unit(self) -> None:
@@ -62,7 +62,7 @@ class Allowance:
 
     @property
     def exceeded(self) -> bool:
-        """Whether something was refused."""
+        """True if something was refused."""
         return False
 
 

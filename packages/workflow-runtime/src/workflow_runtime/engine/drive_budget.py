@@ -10,7 +10,7 @@ __all__ = ["DriveBudget"]
 
 
 class DriveBudget:
-    """What is left of a drive's allowance, beyond the record of its steps and the end of the drive.
+    """The rest of a drive's allowance, beyond the record of its steps and the end of the drive.
 
     Args:
         allowance: How many queries there are.
@@ -20,7 +20,7 @@ class DriveBudget:
 
     def __init__(self, *, allowance: Allowance, steps: StepTasks, draft: LogDraft) -> None:
         self.low: bool = False
-        """Whether so few queries are left that nothing new is begun, for the time being."""
+        """True if so few queries are left that nothing new is begun, for the time being."""
         self._allowance = allowance
         self._steps = steps
         self._draft = draft

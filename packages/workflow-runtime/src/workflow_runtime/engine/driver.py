@@ -48,27 +48,27 @@ class Driver:
 
     @property
     def run_id(self) -> str:
-        """Which run."""
+        """Id of the run."""
         return self._parts.writer.run_id
 
     @property
     def nudged(self) -> bool:
-        """Whether it was asked to look at the inbox, and has not done so."""
+        """True if it was asked to look at the inbox, and has not done so."""
         return self._parts.reader.nudged
 
     @property
     def stopping(self) -> bool:
-        """Whether it is about to hand the run over."""
+        """True if it is about to hand the run over."""
         return self._stop.made
 
     @property
     def retried(self) -> int:
-        """How many attempts of steps failed and are repeated."""
+        """Number of attempts of steps that failed and are repeated."""
         return self._parts.settler.retried
 
     @property
     def refused_at(self) -> int | None:
-        """Where in the log it would have taken more queries than it had; `None` when they sufficed."""
+        """Index in the log at which it would have taken more queries than it had; `None` when they sufficed."""
         return None if self._stop.refusal is None else self._parts.writer.next_index
 
     def stop(self, *, cancel_steps: bool = False) -> None:

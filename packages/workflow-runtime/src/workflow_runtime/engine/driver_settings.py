@@ -31,6 +31,6 @@ class DriverSettings:
     """Where plain functions run; `None` in a Python without threads."""
     watch: LoopWatch
     checks_replay: bool = False
-    """Whether each run is replayed and compared after each write: in tests."""
+    """True if each run is replayed and compared after each write: in tests."""
     heartbeats: HeartbeatThread | None
     """Renews leases beside the event loop, where the store and the clock allow it."""

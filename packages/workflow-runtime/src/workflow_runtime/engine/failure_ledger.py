@@ -23,7 +23,7 @@ class _Failure:
     tasks_made: int
 
     def answered_by(self, task: asyncio.Task[object] | None, moment: int) -> bool:
-        """Whether what this task asks for may be the consequence of the failure."""
+        """Return True if what this task asks for may be the consequence of the failure."""
         if moment == self.moment or not isinstance(task, HandlerTask) or not isinstance(self.task, HandlerTask):
             return True  # in the very turn of the handler in which it heard of it
         if task.number > self.tasks_made:
@@ -41,12 +41,12 @@ class FailureLedger:
         self.moment = 0
         """Counts the events that took effect: what is asked for before the next one may be in answer to this one."""
         self.cancelled: bool = False
-        """Whether the request to end took effect and nothing was asked for since."""
+        """True if the request to end took effect and nothing was asked for since."""
         self._open: list[_Failure] = []
 
     @property
     def step_ids(self) -> tuple[str, ...]:
-        """What failed, in the order of the log."""
+        """Step ids of what failed, in the order of the log."""
         return tuple(failure.step_id for failure in self._open)
 
     def failed(self, step_id: str, task: asyncio.Task[object] | None, tasks_made: int) -> None:

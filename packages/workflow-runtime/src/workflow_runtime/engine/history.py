@@ -107,7 +107,7 @@ FAILURES = frozenset({EventKind.STEP_FAILED, EventKind.WAIT_TIMED_OUT, EventKind
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the machine needs of an event, whether read from the log or about to be written."""
+    """The part of an event that the machine needs, whether read from the log or about to be written."""
 
     kind: EventKind
     step_id: str

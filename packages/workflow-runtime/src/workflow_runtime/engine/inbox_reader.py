@@ -32,13 +32,13 @@ class InboxReader:
 
     def __init__(self, *, store: WorkflowExecutionStore, lease: HeldLease, inbox: Inbox, wake: asyncio.Event) -> None:
         self.nudged: bool = False
-        """Whether the driver was asked to look, and has not done so."""
+        """True if the driver was asked to look, and has not done so."""
         self._store = store
         self._lease = lease
         self._inbox = inbox
         self._wake = wake
         self._resting = False
-        """Whether the inbox could not be read a moment ago."""
+        """True if the inbox could not be read a moment ago."""
 
     def nudge(self) -> None:
         """Ask the driver to look now: something may have been delivered."""
@@ -47,7 +47,7 @@ class InboxReader:
 
     @property
     def has_news(self) -> bool:
-        """Whether there may be entries that are not read yet, and it is time to read them."""
+        """True if there may be entries that are not read yet, and it is time to read them."""
         return not self._resting and (self.nudged or self._lease.inbox_seq > self._inbox.seen_seq)
 
     async def read_news(self) -> None:

@@ -30,12 +30,12 @@ class LogDraft:
 
     @property
     def full(self) -> bool:
-        """Whether it should be written before more is added: a write is bounded."""
+        """True if it should be written before more is added: a write is bounded."""
         return len(self.events) >= self._max_events or self._size >= _MAX_BYTES
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to write, no timer either."""
+        """True if there is nothing to write, no timer either."""
         return not self.events and not self.timers.has_changes
 
     def add(self, recorded: Recorded, taken: int | None = None) -> None:

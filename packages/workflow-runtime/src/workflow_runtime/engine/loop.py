@@ -86,7 +86,7 @@ class WorkflowLoop(LoopOfHandler):
 
     @property
     def tasks_made(self) -> int:
-        """How many tasks there have been."""
+        """Number of tasks that there have been."""
         return self._tasks_made
 
     def run_until_blocked(self, max_callbacks: int | None = None, until_s: float = math.inf) -> bool:

@@ -9,7 +9,7 @@ __all__ = ["DriveState", "Move", "StepWork", "next_move"]
 
 
 class StepWork(Enum):
-    """What the steps of a drive are doing."""
+    """The state of a drive's steps."""
 
     RUNNING = auto()
     """A step runs, or its plain function still has a thread."""
@@ -43,7 +43,7 @@ class DriveState(NamedTuple):
 
 
 class Move(Enum):
-    """What a driver does next."""
+    """The next thing for a driver to do."""
 
     RAISE = auto()
     """Raise what went wrong. The run is not to blame."""

@@ -20,7 +20,7 @@ UNKNOWN_TIMER = -1
 
 @dataclass(slots=True, kw_only=True)
 class StepCall:
-    """What a step runs, and how."""
+    """The function of a step, and how to run it."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -30,7 +30,7 @@ class StepCall:
     context: contextvars.Context
     """The handler's context at the call, so that tracing and the like go on inside the step."""
     transactional: bool = False
-    """Whether it commits together with its record."""
+    """True if it commits together with its record."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class Operation:
 
     @property
     def pending(self) -> bool:
-        """Whether the handler still waits for it. A cancelled branch does not."""
+        """True if the handler still waits for it. A cancelled branch does not."""
         return not self.future.done()
 
     def begin_anew(self) -> None:
@@ -72,5 +72,5 @@ class Operation:
 
     @property
     def transactional(self) -> bool:
-        """Whether it is a step that commits together with its record."""
+        """True if it is a step that commits together with its record."""
         return self.step is not None and self.step.transactional

@@ -46,7 +46,7 @@ class RetriedLog:
         self.undone: frozenset[int] = frozenset()
         """The indexes of those that are known."""
         self.only_reading: bool = False
-        """Whether the replay has gone wrong, so that the rest of the log is read to learn from it."""
+        """True if the replay has gone wrong, so that the rest of the log is read to learn from it."""
         self._by_retry: dict[int, frozenset[int]] = {}
         self._is_new = False
         self._newest: dict[str, int] = {}
@@ -103,7 +103,7 @@ class RetriedLog:
         self.only_reading = self.only_reading or self._is_new or ended is None
 
     def _refuted_by(self, index: int) -> bool:
-        """Whether a divergence shows that something depends on what a retry took back; then that counts again."""
+        """Return True if a divergence shows that something depends on what a retry took back: that counts again."""
         for retried_at, undone in self._by_retry.items():
             if undone and min(undone) < index < retried_at:
                 self._by_retry[retried_at] = frozenset()

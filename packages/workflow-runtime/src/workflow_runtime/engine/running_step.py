@@ -21,12 +21,12 @@ class RunningStep:
     operation: Operation
     task: asyncio.Task[None] = field(init=False)
     plain: bool = False
-    """Whether it is a plain function: that needs a thread."""
+    """True if it is a plain function: that needs a thread."""
     call: ThreadCall | None = None
     """The plain function, once it waits for nothing but a thread."""
     cancelled: bool = False
     cut_short: bool = False
-    """Whether it has not failed, but is to be run again by somebody who may send more queries."""
+    """True if it has not failed, but is to be run again by somebody who may send more queries."""
 
     def cancel(self) -> None:
         """Cancel it, unless that was done: a second cancellation would hit the step while it cleans up."""

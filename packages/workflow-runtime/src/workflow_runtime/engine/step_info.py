@@ -13,7 +13,7 @@ __all__ = ["StepInfo", "current_info", "make_step_info", "step_info"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInfo:
-    """What a step's body can know about itself."""
+    """The facts that a step's body can ask about itself."""
 
     run_id: str
     step_id: str

@@ -82,12 +82,12 @@ class StepTasks:
 
     @property
     def unrecorded(self) -> int:
-        """How many steps run or have ended without a record. A transactional one that runs brings its record along."""
+        """Number of steps that run or have ended without a record; a transactional one brings its record along."""
         return len(self._running) + len(self.ended) - self.transaction_open
 
     @property
     def work(self) -> StepWork:
-        """What the steps are doing."""
+        """State of the steps."""
         if self.at_work:
             return StepWork.RUNNING
         startable = any(op.pending and op.until_ms is None for op in self._idle)
@@ -95,17 +95,17 @@ class StepTasks:
 
     @property
     def at_work(self) -> bool:
-        """Whether a step runs, or its plain function still does: nobody else may drive the run meanwhile."""
+        """True if a step runs, or its plain function still does: nobody else may drive the run meanwhile."""
         return bool(self._running) or self._calls.holding
 
     @property
     def holding(self) -> bool:
-        """Whether a plain function runs whose step is yet to be recorded; see `ThreadCalls`."""
+        """True if a plain function runs whose step is yet to be recorded; see `ThreadCalls`."""
         return self._calls.holding
 
     @property
     def transaction_open(self) -> bool:
-        """Whether a transactional step runs that the handler waits for: one that can still commit."""
+        """True if a transactional step runs that the handler waits for: one that can still commit."""
         return any(step.operation.transactional and step.operation.pending for step in self._running.values())
 
     def step_of(self, task: asyncio.Task[Any]) -> str | None:

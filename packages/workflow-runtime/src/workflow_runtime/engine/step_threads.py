@@ -36,12 +36,12 @@ class ThreadCall:
 
     @property
     def running(self) -> bool:
-        """Whether the function has begun, and not returned."""
+        """True if the function has begun, and not returned."""
         return self._future.running()
 
     @property
     def is_over(self) -> bool:
-        """Whether it has returned, or will never begin."""
+        """True if it has returned, or will never begin."""
         return self._future.done()
 
     def when_over(self, tell: Callable[[], None]) -> None:

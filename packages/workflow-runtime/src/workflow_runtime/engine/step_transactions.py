@@ -51,7 +51,7 @@ class StepTransactions:
 
     @property
     def committing(self) -> bool:
-        """Whether a transaction is being committed: nothing may be decided, and its task must not be cancelled."""
+        """True if a transaction is being committed: nothing may be decided, and its task must not be cancelled."""
         return not self._gate.is_set()
 
     @asynccontextmanager
@@ -145,7 +145,7 @@ class _Commit:
         self._failure: BaseException | None = None
 
     def is_own(self, error: BaseException) -> bool:
-        """Whether an error came out of the function, and not out of the store."""
+        """Return True if an error came out of the function, and not out of the store."""
         return error is self._failure
 
     async def work(self, tx: Any) -> TransactionWrite:

@@ -34,7 +34,7 @@ class ThreadCalls:
 
     @property
     def holding(self) -> bool:
-        """Whether a plain function runs whose step is yet to be recorded.
+        """True if a plain function runs whose step is yet to be recorded.
 
         Nobody can interrupt it, not even after its attempt has ended by a timeout. Whoever else would drive the run
         might run the step beside it.

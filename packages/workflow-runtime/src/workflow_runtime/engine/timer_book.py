@@ -56,13 +56,13 @@ class TimerBook:
 
     @property
     def has_changes(self) -> bool:
-        """Whether a timer is to be set or removed."""
+        """True if a timer is to be set or removed."""
         to_set, to_remove, strays, _ = self._next()
         return bool(to_set or to_remove or strays)
 
     @property
     def overfull(self) -> bool:
-        """Whether there is more to change than one write takes."""
+        """True if there is more to change than one write takes."""
         return self._next()[3]
 
     def stray(self, timer_id: str) -> None:

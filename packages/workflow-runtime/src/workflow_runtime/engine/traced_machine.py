@@ -48,7 +48,7 @@ class TracedMachine(Machine):
 
     @property
     def end(self) -> str:
-        """How the handler has ended, in words."""
+        """The handler's end, in words."""
         return self._describe_end(self.outcome)
 
     def _describe(self, operation: Operation) -> str:

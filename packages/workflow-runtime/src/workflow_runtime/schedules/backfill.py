@@ -21,7 +21,7 @@ _ONE_BY_ONE = 20
 
 @value
 class BackfillStatus(Value):
-    """What has become of the ticks of a period. Each is in exactly one of the four."""
+    """The ticks of a period by what has become of them. Each is in exactly one of the four."""
 
     waiting: tuple[datetime, ...]
     """No worker has dealt with these yet, or they wait for their turn (`buffer-all`)."""
@@ -34,12 +34,12 @@ class BackfillStatus(Value):
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is left to be done."""
+        """True if nothing is left to be done."""
         return not self.waiting and not self.buffered
 
 
 class Backfill:
-    """What was asked for. Made by `runtime.schedules.backfill`; workers fire the ticks."""
+    """A request for the ticks of a period. Made by `runtime.schedules.backfill`; workers fire the ticks."""
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class Schedule(Generic[InputT]):
     priority: int = 0
     """Of its runs; greater is sooner."""
     paused: bool = False
-    """Whether it is paused when it is created. Later only `pause` and `resume` decide."""
+    """True if it is paused when it is created. Later only `pause` and `resume` decide."""
 
     def __post_init__(self) -> None:
         for name in ("id", "queue"):

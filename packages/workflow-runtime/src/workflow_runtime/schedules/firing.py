@@ -48,7 +48,7 @@ class TickFailure:
 
 @dataclass(slots=True, kw_only=True)
 class TickRound:
-    """What firing once did."""
+    """The outcome of firing once."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[TickFailure] = field(default_factory=list)

@@ -15,7 +15,7 @@ __all__ = ["ScheduleRecord"]
 
 
 class ScheduleRecord:
-    """What the store holds of one schedule, at the moment of the reading."""
+    """A schedule as the store holds it, at the moment of the reading."""
 
     def __init__(self, stored: StoredSchedule, codec: ExactCodec) -> None:
         self.id: str = stored.schedule_id
@@ -25,7 +25,7 @@ class ScheduleRecord:
         self.workflow_version: str = stored.workflow_version
         """In which version."""
         self.paused: bool = not stored.enabled
-        """Whether it only fires on request."""
+        """True if it only fires on request."""
         self.revision: int = stored.revision
         """Counts the changes of its definition, pauses among them, from 1."""
         self.next_fire_at: datetime | None = _moment(stored.next_fire_at_ms)

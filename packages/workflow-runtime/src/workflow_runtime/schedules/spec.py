@@ -31,7 +31,7 @@ _KEYS = {
 
 @value
 class Spec(Value):
-    """When a schedule fires, and what becomes of a late tick."""
+    """The times at which a schedule fires, and what becomes of a late tick."""
 
     when: Cron | Every
     missed: MissedPolicy

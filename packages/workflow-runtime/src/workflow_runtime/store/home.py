@@ -32,7 +32,7 @@ class Home:
 
     @property
     def is_inherited(self) -> bool:
-        """Whether this process is a forked child, and the connections are its parent's: they are not to be closed."""
+        """True if this process is a forked child, and the connections are its parent's: they are not to be closed."""
         return self._pid != os.getpid()
 
     def check(self) -> None:

@@ -407,7 +407,7 @@ class RunLifecycleStore(Protocol):
 
 
 class BulkStore(Protocol):
-    """What operators say to many runs at once. `MAX_BULK_RUNS` ids fit into one call.
+    """Calls of operators for many runs at once. `MAX_BULK_RUNS` ids fit into one call.
 
     Contract:
         BULK-1: Each run is dealt with as by the verb for one run, and its answer is that verb's; unknown ids answer
@@ -1027,7 +1027,7 @@ class StoreAdmin(Protocol):
 
     @property
     def capabilities(self) -> StoreCapabilities:
-        """What this store declares."""
+        """The store's own declaration."""
         ...
 
     async def ensure_schema(self) -> None:
@@ -1097,16 +1097,16 @@ class SupportsSubscribe(Protocol):
 
 
 class Listening(Protocol):
-    """What `SupportsNotify.listen` gives while it lasts."""
+    """The state of `SupportsNotify.listen` while it lasts."""
 
     @property
     def live(self) -> bool:
-        """Whether notices are coming at present, as far as is known."""
+        """True if notices are coming at present, as far as is known."""
         ...
 
 
 class LeaseRenewer(Protocol):
-    """What renews leases and does nothing else."""
+    """A connection that renews leases and does nothing else."""
 
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
         """See `LeaseStore`."""

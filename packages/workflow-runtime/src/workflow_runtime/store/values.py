@@ -81,7 +81,7 @@ NOTICE_HORIZON_MS = 60_000
 
 
 class RunStatus(StrEnum):
-    """Where a run stands."""
+    """The state of a run."""
 
     QUEUED = "queued"
     """Ready for any worker, from its `due_at_ms` on."""
@@ -100,7 +100,7 @@ class RunStatus(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether no worker gets a run in this status."""
+        """True if no worker gets a run in this status."""
         return self in TERMINAL_STATUSES
 
 
@@ -156,12 +156,12 @@ class QueryCosts(Value):
 
 @value
 class StoreCapabilities(Value):
-    """What a store declares about itself. Declared, never sniffed."""
+    """A store's declaration about itself. Declared, never sniffed."""
 
     max_payload_bytes: int
     """The largest payload, in bytes of JSON text, that it accepts."""
     durable: bool
-    """Whether what it acknowledged outlives the process."""
+    """True if what it acknowledged outlives the process."""
     subscribe: bool = False
     """It keeps `SupportsSubscribe`."""
     transactions: bool = False
@@ -391,7 +391,7 @@ class Appended(Value):
 
 @value
 class TransactionWrite(Value):
-    """What a driver appends at the end of a transaction; the fields are those of `append_events`."""
+    """The append at the end of a transaction; the fields are those of `append_events`."""
 
     expected_next_index: int
     events: tuple[NewEvent, ...]
@@ -475,12 +475,12 @@ class TimelineEntry(Value):
 
 @value
 class RunTimeline(Value):
-    """What happened to a run, in order of time; pending timers come last."""
+    """The history of a run, in order of time; pending timers come last."""
 
     run: RunRecord
     entries: tuple[TimelineEntry, ...]
     truncated: bool
-    """Whether the log or the inbox holds more than the limit allowed."""
+    """True if the log or the inbox holds more than the limit allowed."""
 
 
 @value
