@@ -102,11 +102,7 @@ VAGUE = re.compile(r"(Tell|Give|Say|Let|Hear|Hold|Whether|What|Who|Where|When|Wh
 
 def test_docstring_begins_with_what_a_class_is_or_a_function_does(package: Path) -> None:
     """A noun; or return, raise, set, wake …: the words above say neither what comes back nor what changes."""
-    found = []
-    for module in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and VAGUE.match(
-                ast.get_docstring(node) or ""
-            ):
-                found.append(f"{module.name}: {node.name}")
-    assert found == []
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    modules = {module: ast.parse(module.read_text(encoding="utf-8")) for module in package.rglob("*.py")}
+    nodes = [(module, node) for module, tree in modules.items() for node in ast.walk(tree) if isinstance(node, kinds)]
+    assert [f"{module.name}: {node.name}" for module, node in nodes if VAGUE.match(ast.get_docstring(node) or "")] == []
