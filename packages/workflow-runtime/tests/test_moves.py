@@ -1,4 +1,4 @@
-"""What a driver does next: each case of `next_move`, and which of two cases goes first."""
+"""The next move of a driver: each case of `next_move`, and which of two cases goes first."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ async def test_what_is_only_added_does_not_hold_the_file(scenes: "Scenes", datab
 async def test_statement_at_once_holds_the_file_until_the_end(
     scenes: "Scenes", database: LocalD1Database, reads: bool
 ) -> None:
-    """What a function has read is still so when it writes: its write cannot fail because of another's."""
+    """Nobody changes the rows that a function has read before it writes, so its write cannot conflict."""
 
     async def work(tx: SQLiteTransaction) -> None:
         if reads:

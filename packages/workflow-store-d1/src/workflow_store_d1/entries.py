@@ -1,4 +1,4 @@
-"""What a batch wrote into an inbox, by the head as it was before."""
+"""The entry that a batch has added to an inbox, found from the head as it was before."""
 
 from __future__ import annotations
 

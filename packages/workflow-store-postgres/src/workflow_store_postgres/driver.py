@@ -82,10 +82,12 @@ class DriverWrite:
             repeated = await self.verdict()
             if repeated is not None:
                 return repeated
-        raise StoreUnavailableError(f"run {self.fence.run_id!r} is written by others all the time")
+        raise StoreUnavailableError(
+            f"gave up after {_MAX_TRIES} tries: run {self.fence.run_id!r} is being modified concurrently"
+        )
 
     async def verdict(self, name: str = "driver.before") -> Outcome | None:
-        """Return why nothing was written; `None` when nothing speaks against it (any more).
+        """Return the outcome of an earlier try of this operation; `None` when the write may be tried again.
 
         Args:
             name: How to read the head.

@@ -102,7 +102,7 @@ class Session:
         """Run a statement until it was not overtaken: until it did not have to wait for one that changed its facts.
 
         Raises:
-            StoreUnavailableError: The run is being written by others all the time.
+            StoreUnavailableError: The run is being modified concurrently.
         """
         rows = await self.settled_soon(name, *values, tries=MAX_TRIES)
         if rows and rows[0]["overtaken"]:

@@ -16,7 +16,7 @@ __all__ = ["BreakOff"]
 logger = get_logger("workflow_runtime")
 
 _LET_GO_S = 2.0
-"""How long a drive that is cancelled may take to hand its run over."""
+"""The longest that a cancelled drive takes to hand its run over."""
 
 
 class BreakOff:

@@ -1,4 +1,4 @@
-"""What a driver does with a run that it holds: settle, ask for the next move, do it."""
+"""The loop of one drive: settle, ask for the next move, make it."""
 
 from __future__ import annotations
 

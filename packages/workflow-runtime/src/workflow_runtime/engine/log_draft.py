@@ -1,4 +1,4 @@
-"""What a driver has decided but not yet written."""
+"""The next write of a run's log, while it grows."""
 
 from __future__ import annotations
 

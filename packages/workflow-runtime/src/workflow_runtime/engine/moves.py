@@ -1,4 +1,4 @@
-"""What a driver does next: decided from facts alone, without a store, a clock or an event loop."""
+"""The next move of a driver, decided from facts alone, without a store, a clock or an event loop."""
 
 from __future__ import annotations
 

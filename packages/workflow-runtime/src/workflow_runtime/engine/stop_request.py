@@ -16,7 +16,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.made: bool = False
         self.refusal: QueryLimitReachedError | None = None
-        """What the drive ends with, when a query was refused."""
+        """The error that the drive ends with, when a query was refused."""
 
     def make(self, because: QueryLimitReachedError | None = None) -> None:
         """Ask for the run to be handed over."""
