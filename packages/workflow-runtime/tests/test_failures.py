@@ -365,6 +365,70 @@ async def test_each_failed_attempt_is_logged_with_its_traceback(lab: Lab, caplog
     assert all(record.exc_info and "in pay" in caplog.handler.format(record) for record in lines)
 
 
+@pytest.mark.parametrize("beside", [1, 60, 150])
+async def test_attempt_that_fails_beside_the_runs_end_is_logged(
+    lab: Lab, caplog: pytest.LogCaptureFixture, beside: int
+) -> None:
+    """The first failure ends the run; those of the same turn are in no record, so they must be in the log."""
+
+    async def pay(number: int) -> None:
+        raise ValueError(f"{number} declined")
+
+    @workflow(retry=NO_RETRY)
+    async def shop(ctx: Context, _: Any) -> None:
+        await asyncio.gather(*(ctx.step.options(id=f"pay {number}")(pay, number) for number in range(beside + 1)))
+
+    with pytest.raises(RunFailedError):
+        await lab.finish(shop, run_id="order")
+    lines = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert lines[0].getMessage() == "run 'order', step 'pay 0': attempt 1 failed, and with it the step"
+    assert [record.getMessage() for record in lines[1:]] == [
+        f"run 'order', step 'pay {number}': attempt 1 failed, and is not recorded: the run has ended"
+        for number in range(1, beside + 1)
+    ]
+    assert all("in pay" in caplog.handler.format(record) for record in lines)
+
+
+@pytest.mark.parametrize("how", ["group", "cancel", "end"])
+async def test_error_of_a_step_that_was_given_up_is_logged(
+    lab: Lab, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """The handler waits for it no more, the step cleans up, and the clean-up fails: nothing else would tell."""
+
+    async def pay() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise ValueError("cannot void the payment")
+
+    async def decline() -> None:
+        raise KeyError("no such order")
+
+    @workflow(retry=NO_RETRY)
+    async def shop(ctx: Context, _: Any) -> None:
+        if how == "group":
+            with contextlib.suppress(BaseExceptionGroup):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(ctx.step(pay))
+                    group.create_task(ctx.step(decline))
+        elif how == "cancel":
+            paying = asyncio.ensure_future(ctx.step(pay))
+            await ctx.step.options(id="meanwhile")(asyncio.sleep, 0)
+            paying.cancel()
+            await ctx.step.options(id="afterwards")(asyncio.sleep, 0)
+        else:
+            await asyncio.gather(ctx.step(pay), ctx.step(decline))
+
+    with contextlib.suppress(RunFailedError):
+        await lab.finish(shop, run_id="order")
+    lines = [
+        record for record in caplog.records if record.levelno == logging.WARNING and "'pay'" in record.getMessage()
+    ]
+    assert len(lines) == 1, caplog.text
+    assert lines[0].getMessage().startswith("run 'order', step 'pay': attempt 1 failed, and is not recorded: ")
+    assert "cannot void the payment" in caplog.handler.format(lines[0])
+
+
 @pytest.mark.parametrize("place", ["step", "handler", "retry_if"])
 def test_real_interrupt_still_ends_the_program(lab: Lab, place: str) -> None:
     """Python raises it in whatever runs on the main thread, also in user code."""

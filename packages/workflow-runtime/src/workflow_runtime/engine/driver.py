@@ -119,6 +119,7 @@ class Driver:
             finally:
                 try:
                     await self._break_off.clean_up(heartbeat, grace_s)
+                    self._parts.settler.drop_ended()
                 finally:
                     await self._parts.turns.call(self._parts.machine.suspend)
 

@@ -79,9 +79,19 @@ class Settler:
         ended = self._steps.ended
         while ended and not self._draft.full:
             attempt = ended.popleft()
-            if attempt.error is None and attempt.operation.pending:
+            if attempt.error is not None:
+                self._log_unrecorded(attempt, attempt.error, "the run has ended")
+            elif attempt.operation.pending:
                 self._draft.add(Recorded(EventKind.STEP_COMPLETED, attempt.operation.step_id, attempt.result))
         return bool(ended)
+
+    def drop_ended(self) -> None:
+        """Log the failures that this drive cannot record any more. May be called from anywhere on the loop's thread."""
+        ended = self._steps.ended
+        while ended:
+            attempt = ended.popleft()
+            if attempt.error is not None:
+                self._log_unrecorded(attempt, attempt.error, "the drive is over")
 
     def _advance(self) -> bool:
         """Apply the next thing that has happened. Return whether there was one."""
@@ -150,6 +160,8 @@ class Settler:
             if ended.operation.pending:
                 self._record_attempt(ended)
                 return True
+            if ended.error is not None:
+                self._log_unrecorded(ended, ended.error, "the handler waits for the step no more")
         return False
 
     def _record_attempt(self, ended: EndedAttempt) -> None:
@@ -158,7 +170,8 @@ class Settler:
             self._record(EventKind.STEP_COMPLETED, operation, ended.result)
             return
         delay, error = self._delay_after(ended, ended.error)
-        self._log(ended, delay, error)
+        follows = "and with it the step" if delay is None else f"the next one follows after {delay}"
+        self._log(ended, error, follows)
         failure = failure_of(error)
         if delay is None:
             self._record(EventKind.STEP_FAILED, operation, write_failure(failure, attempts=ended.attempt))
@@ -171,13 +184,16 @@ class Settler:
         self._draft.timers.watch(operation)
         self._steps.add(operation)
 
-    def _log(self, ended: EndedAttempt, delay: timedelta | None, error: BaseException) -> None:
+    def _log_unrecorded(self, ended: EndedAttempt, error: BaseException, why: str) -> None:
+        self._log(ended, error, f"and is not recorded: {why}")
+
+    def _log(self, ended: EndedAttempt, error: BaseException, what_follows: str) -> None:
         logger.warning(
             "run %r, step %r: attempt %d failed, %s",
             self._machine.run_id,
             ended.operation.step_id,
             ended.attempt,
-            one_line("and with it the step" if delay is None else f"the next one follows after {delay}"),
+            one_line(what_follows),
             exc_info=exc_info_of(error),
         )
 
