@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -78,6 +80,11 @@ CONTENTION = "tests/contention"
 SOAK = "tests/soak"
 WHEELS = "tests/test_wheels.py"
 DOCS = ("tests/test_docs.py", "tests/test_store_contract_page.py")
+
+REPEATED_CHARACTERS = 6_000
+"""How much of the output of a part that failed is printed again below all other output."""
+LAST_OUTPUT_S = 10.0
+"""How long a part's output may stay open after the part."""
 
 
 def install(session: nox.Session, *groups: str, editable: bool = True) -> None:
@@ -257,25 +264,58 @@ def tests(session: nox.Session) -> None:
 
 
 def run_parts(session: nox.Session, parts: Mapping[str, Callable[[nox.Session], None]]) -> None:
-    """Run every part, whatever fails before it, and print a table; fail at the end if one has failed."""
-    outcomes = [run_part(session, name, part) for name, part in parts.items()]
+    """Run every part, whatever fails before it; at the end, print a table and how each part that failed ended."""
+    logs = Path(".nox", "logs", session.name).resolve()  # a part may change the folder
+    logs.mkdir(parents=True, exist_ok=True)
+    outcomes = [run_part(session, name, part, logs / f"{name}.log") for name, part in parts.items()]
+    failed = [name for name, passed, _ in outcomes if not passed]
+    for name in failed:
+        log = logs / f"{name}.log"
+        session.log(f"=== {name} FAILED; the end of {log.relative_to(Path.cwd())}:")
+        session.log(log.read_text(errors="replace")[-REPEATED_CHARACTERS:])
     session.log("part                  result    seconds")
     for name, passed, seconds in outcomes:
         session.log(f"{name:<20}  {'passed' if passed else 'FAILED'}  {seconds:9.1f}")
-    failed = [name for name, passed, _ in outcomes if not passed]
     if failed:
         session.error(f"failed: {', '.join(failed)}")
 
 
-def run_part(session: nox.Session, name: str, part: Callable[[nox.Session], None]) -> tuple[str, bool, float]:
+def run_part(
+    session: nox.Session, name: str, part: Callable[[nox.Session], None], log: Path
+) -> tuple[str, bool, float]:
     """Run one part; a failure does not keep the next ones from running."""
     session.log(f"=== {name}")
     started = time.monotonic()
     try:
-        part(session)
+        with copied_output(log):
+            part(session)
     except CommandFailed:
         return name, False, time.monotonic() - started
     return name, True, time.monotonic() - started
+
+
+@contextmanager
+def copied_output(log: Path) -> Iterator[None]:
+    """Write to a file too what this process and the commands that it runs print."""
+    copier = shutil.which("tee") or "tee"
+    with subprocess.Popen([copier, log], stdin=subprocess.PIPE, start_new_session=True) as tee:  # noqa: S603
+        assert tee.stdin is not None
+        kept = {stream: os.dup(stream) for stream in (1, 2)}
+        sys.stdout.flush()
+        for stream in kept:
+            os.dup2(tee.stdin.fileno(), stream)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            for stream, before in kept.items():
+                os.dup2(before, stream)
+                os.close(before)
+            tee.stdin.close()
+            try:
+                tee.wait(timeout=LAST_OUTPUT_S)
+            except subprocess.TimeoutExpired:  # a process that a test left behind can still print
+                tee.kill()
 
 
 @nox.session
