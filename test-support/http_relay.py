@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from tcp_server import tcp_connection, tcp_server
+
 __all__ = ["Fault", "Relay", "cut_before", "gateway", "hang", "lose_answer", "relay_to", "trickle"]
 
 
@@ -83,7 +85,6 @@ class Relay:
         finally:
             self.connections -= 1
             self._writers.discard(to_client)
-            to_client.transport.abort()
 
     def cut(self) -> None:
         """Break all connections."""
@@ -111,12 +112,9 @@ class Relay:
 
     async def _ask(self, request: bytes) -> bytes:
         """Send a request on a connection of its own, and read the answer to its end."""
-        server, to_server = await asyncio.open_connection(self.host, self.port)
-        try:
+        async with tcp_connection(self.host, self.port) as (server, to_server):
             to_server.write(request)
             return await _read_message(server)
-        finally:
-            to_server.transport.abort()
 
 
 async def _trickle(to_client: asyncio.StreamWriter, every_s: float) -> None:
@@ -151,13 +149,6 @@ async def relay_to(url: str) -> AsyncIterator[Relay]:
     """Put a relay before the server of a URL; `url` of the result goes through it, with the same path."""
     parts = urlsplit(url)
     relay = Relay(parts.hostname or "127.0.0.1", parts.port or 80)
-    server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
-    relay.url = parts._replace(netloc=f"127.0.0.1:{server.sockets[0].getsockname()[1]}").geturl()
-    try:
+    async with tcp_server(relay.serve) as port:
+        relay.url = parts._replace(netloc=f"127.0.0.1:{port}").geturl()
         yield relay
-    finally:
-        server.close()
-        while relay.connections:
-            relay.cut()
-            await asyncio.sleep(0.001)
-        await server.wait_closed()

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+from tcp_server import tcp_connection, tcp_server
+
 __all__ = ["Wire", "wire_to"]
 
 _LENGTH_BYTES = 4
@@ -51,7 +53,6 @@ class Wire:
                 await _Connection(self, client, to_client).carry(self._host, self._port)
         finally:
             self._writers.discard(to_client)
-            to_client.transport.abort()
 
 
 class _Connection:
@@ -62,18 +63,17 @@ class _Connection:
         self._servers_turn = False
 
     async def carry(self, host: str, port: int) -> None:
-        server, to_server = await asyncio.open_connection(host, port)
-        both = [
-            asyncio.ensure_future(self._carry_questions(to_server)),
-            asyncio.ensure_future(self._carry_answers(server)),
-        ]
-        try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in both:
-                task.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
-            to_server.transport.abort()
+        async with tcp_connection(host, port) as (server, to_server):
+            both = [
+                asyncio.ensure_future(self._carry_questions(to_server)),
+                asyncio.ensure_future(self._carry_answers(server)),
+            ]
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in both:
+                    task.cancel()
+                await asyncio.gather(*both, return_exceptions=True)
 
     async def _carry_questions(self, to_server: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -127,14 +127,7 @@ async def wire_to(dsn: str) -> AsyncIterator[Wire]:
     """Put a proxy before the server of a DSN (with a host and a port); `dsn` of the result goes through it."""
     parts = urlsplit(dsn)
     wire = Wire(parts.hostname or "127.0.0.1", parts.port or 5432)
-    server = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
     user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    wire.dsn = parts._replace(netloc=f"{user}127.0.0.1:{port}").geturl()
-    try:
+    async with tcp_server(wire.serve) as port:
+        wire.dsn = parts._replace(netloc=f"{user}127.0.0.1:{port}").geturl()
         yield wire
-    finally:
-        server.close()
-        wire.cut()
-        await asyncio.sleep(0)
-        await server.wait_closed()

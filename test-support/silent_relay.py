@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from tcp_server import tcp_connection, tcp_server
+
 __all__ = ["SilentRelay", "silent_relay_to"]
 
 T = TypeVar("T")
@@ -63,11 +65,8 @@ class SilentRelay:
         self.connections += 1
         try:
             await _Connection(self, client, to_client).carry(self._host, self._port)
-        except asyncio.CancelledError:
-            pass  # the relay ends
         finally:
             self.connections -= 1
-            to_client.transport.abort()
 
 
 class _Connection:
@@ -78,18 +77,17 @@ class _Connection:
         self._loses_questions = self._loses_answers = False
 
     async def carry(self, host: str, port: int) -> None:
-        server, to_server = await asyncio.open_connection(host, port)
-        both = [
-            asyncio.ensure_future(self._carry_questions(to_server)),
-            asyncio.ensure_future(self._carry_answers(server)),
-        ]
-        try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in both:
-                task.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
-            to_server.transport.abort()
+        async with tcp_connection(host, port) as (server, to_server):
+            both = [
+                asyncio.ensure_future(self._carry_questions(to_server)),
+                asyncio.ensure_future(self._carry_answers(server)),
+            ]
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in both:
+                    task.cancel()
+                await asyncio.gather(*both, return_exceptions=True)
 
     async def _carry_questions(self, to_server: asyncio.StreamWriter) -> None:
         relay = self._relay
@@ -129,13 +127,14 @@ def silent_relay_to(dsn: str) -> Iterator[SilentRelay]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="silent relay", daemon=True)
     thread.start()
-    server = _on(loop, asyncio.start_server(relay.serve, "127.0.0.1", 0))
+    server = tcp_server(relay.serve)
+    port = _on(loop, server.__aenter__())
     user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    relay.dsn = parts._replace(netloc=f"{user}127.0.0.1:{server.sockets[0].getsockname()[1]}").geturl()
+    relay.dsn = parts._replace(netloc=f"{user}127.0.0.1:{port}").geturl()
     try:
         yield relay
     finally:
-        _on(loop, _end(server))
+        _on(loop, server.__aexit__(None, None, None))
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -143,12 +142,3 @@ def silent_relay_to(dsn: str) -> Iterator[SilentRelay]:
 
 def _on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run_coroutine_threadsafe(work, loop).result(10)
-
-
-async def _end(server: asyncio.Server) -> None:
-    server.close()
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=5)

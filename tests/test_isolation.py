@@ -19,7 +19,7 @@ import aiosqlite
 import asyncpg
 import httpx
 import pytest
-from postgres_server import postgres_dsn
+from tcp_server import tcp_server
 from workflow_runtime import ConfigurationError, Context, RunFailedError, WorkflowRuntime, workflow
 from workflow_runtime.store import WorkflowExecutionStore
 from workflow_store_d1 import SQLiteWorkflowStore
@@ -64,9 +64,8 @@ def nothing_left_to_later_tests() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def dsn() -> Iterator[str]:
-    with postgres_dsn() as found:
-        yield found
+def dsn(server_dsn: str) -> str:
+    return server_dsn
 
 
 @pytest.fixture
@@ -361,16 +360,14 @@ class Server:
                 self.requests[head.split()[1].decode()] += 1
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
                 await writer.drain()
-        writer.close()
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     serving = Server()
-    listener = await asyncio.start_server(serving.answer, "127.0.0.1", 0)
-    serving.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    yield serving
-    listener.close()
+    async with tcp_server(serving.answer) as port:
+        serving.url = f"http://127.0.0.1:{port}"
+        yield serving
 
 
 @pytest.mark.parametrize("is_warm", [False, True])
