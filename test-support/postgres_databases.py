@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -29,26 +31,45 @@ async def run_on(dsn: str, *statements: str) -> None:
         await connection.close()
 
 
+async def copy_template(server_dsn: str, template: str) -> str:
+    """Copy a template. Return the name of the copy."""
+    name = f"workflow_test_{os.getpid()}_{next(_numbers)}"
+    connection = await asyncpg.connect(server_dsn)
+    try:
+        # Copying files is three times as quick as writing each page to the log, where the server can do it.
+        strategy = "STRATEGY file_copy" if connection.get_server_version() >= (15,) else ""
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
+    finally:
+        await connection.close()
+    return name
+
+
+async def drop_database(server_dsn: str, name: str) -> None:
+    """Drop a database, whoever uses it; nothing happens when a test has dropped it."""
+    await run_on(server_dsn, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
 @asynccontextmanager
 async def new_database(server_dsn: str, template: str) -> AsyncIterator[str]:
     """Copy a template for one test; gives the DSN."""
-    name = f"workflow_test_{os.getpid()}_{next(_numbers)}"
-    connection = await asyncpg.connect(server_dsn)
-    # Copying files is three times as quick as writing each page to the log, where the server can do it.
-    strategy = "STRATEGY file_copy" if connection.get_server_version() >= (15,) else ""
-    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
+    name = await copy_template(server_dsn, template)
     try:
         yield at_database(server_dsn, name)
     finally:
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await connection.close()
+        await drop_database(server_dsn, name)
 
 
 @contextmanager
 def new_template(server_dsn: str, base: str, *statements: str) -> Iterator[str]:
     """Make a database to be copied: like another one, with what the statements do to it."""
     name = f"workflow_test_{os.getpid()}_template_{next(_numbers)}"
-    asyncio.run(run_on(server_dsn, f"CREATE DATABASE {name} TEMPLATE {base}"))
-    asyncio.run(run_on(at_database(server_dsn, name), *statements))
+    run_aside(run_on(server_dsn, f"CREATE DATABASE {name} TEMPLATE {base}"))
+    run_aside(run_on(at_database(server_dsn, name), *statements))
     yield name
-    asyncio.run(run_on(server_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+    run_aside(drop_database(server_dsn, name))
+
+
+def run_aside(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end on a thread: a fixture may be called in a running event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
+from database_pool import DatabasePool
 from workflow_runtime import Context, JsonCodec, TestClock, Workflow
 from workflow_runtime.engine.handler_outcome import Finished
 from workflow_runtime.engine.history import from_event
@@ -49,8 +48,8 @@ class Shop:
     """Opens a store; on Postgres its pool has the size `max_size`."""
     sales: Callable[[], Awaitable[list[str]]]
     """The committed sales, sorted."""
-    dsn: str = ""
-    """Where it is, on Postgres."""
+    location: str
+    """Path of the file, or DSN."""
 
 
 @asynccontextmanager
@@ -68,37 +67,25 @@ async def sqlite_shop(path: str) -> AsyncIterator[Shop]:
         await store.ensure_schema()
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(TABLE)
-    yield Shop("sqlite", open_store, sales)
+    yield Shop("sqlite", open_store, sales, path)
 
 
 @asynccontextmanager
-async def postgres_shop(server_dsn: str, name: str) -> AsyncIterator[Shop]:
-    """Set one up in a database of its own."""
-    dsn = urlsplit(server_dsn)._replace(path=f"/{name}").geturl()
-    server = await asyncpg.connect(server_dsn)
-    await server.execute(f"CREATE DATABASE {name}")
-    shop = await asyncpg.connect(dsn)
-    try:
-        async with PostgresWorkflowStore.connect(dsn) as store:
-            await store.ensure_schema()
-        await shop.execute(TABLE)
+async def postgres_shop(databases: DatabasePool) -> AsyncIterator[Shop]:
+    """Set one up in a database of its own, which has `TABLE`."""
+    async with databases.database() as dsn:
 
         def open_store(max_size: int = 2, **options: Any) -> AbstractAsyncContextManager[Any]:
             return PostgresWorkflowStore.connect(options.pop("dsn", dsn), max_size=max_size, **options)
 
         async def sales() -> list[str]:
-            return [row["key"] for row in await shop.fetch("SELECT key FROM sales ORDER BY key")]
+            connection = await asyncpg.connect(dsn)
+            try:
+                return [row["key"] for row in await connection.fetch("SELECT key FROM sales ORDER BY key")]
+            finally:
+                await connection.close()
 
         yield Shop("postgres", open_store, sales, dsn)
-    finally:
-        await shop.close()
-        await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await server.close()
-
-
-def database_name(number: int) -> str:
-    """Name a database that no other process of this test session makes."""
-    return f"workflow_shop_{os.getpid()}_{number}"
 
 
 async def read_log(store: Any, run_id: str) -> tuple[Event, ...]:

@@ -1,8 +1,14 @@
-"""A test that takes `folder` runs once for each distribution of the repository."""
+"""A server for all tests of this folder, and databases of it. `folder` in a test is each distribution in turn."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from database_pool import DatabasePool, database_pool
+from postgres_databases import new_template
+from postgres_server import postgres_dsn
+from shop import TABLE
+from workflow_store_postgres import get_migration_sql
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = [path.parent for pattern in ("packages/*", "*") for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))]
@@ -18,3 +24,20 @@ def package(folder: Path) -> Path:
     """The import package of the distribution."""
     [init] = folder.glob("src/*/__init__.py")
     return init.parent
+
+
+@pytest.fixture(scope="session")
+def server_dsn() -> Iterator[str]:
+    """DSN of a PostgreSQL that all tests of this process share."""
+    with postgres_dsn() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def databases(server_dsn: str) -> Iterator[DatabasePool]:
+    """Databases with the workflow tables, and that of the shop's sales."""
+    with (
+        new_template(server_dsn, "template0", get_migration_sql(), TABLE) as name,
+        database_pool(server_dsn, name) as pool,
+    ):
+        yield pool

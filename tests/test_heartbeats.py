@@ -16,13 +16,11 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import heartbeat_process
 import pytest
 from heartbeat_process import LEASE, open_store
-from postgres_server import postgres_dsn
 from silent_relay import silent_relay_to
 from workflow_runtime import Context, TestClock, WorkflowRuntime, workflow
 from workflow_store_postgres import PostgresWorkflowStore
@@ -41,24 +39,13 @@ async def answer() -> str:
     return "parent"
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    with postgres_dsn() as dsn:
-        yield dsn
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 async def location(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     if request.param == "sqlite":
         yield str(tmp_path / "beats.db")
         return
-    server_dsn = request.getfixturevalue("server")
-    connection = await asyncpg.connect(server_dsn)
-    name = f"beats_{os.getpid()}_{time.monotonic_ns()}"
-    await connection.execute(f"CREATE DATABASE {name}")
-    yield urlsplit(server_dsn)._replace(path=f"/{name}").geturl()
-    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await connection.close()
+    async with request.getfixturevalue("databases").database() as dsn:
+        yield dsn
 
 
 @pytest.fixture

@@ -6,30 +6,20 @@ What steps did is written to a journal, a file of its own: the store is not aske
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
-from postgres_server import postgres_dsn
 from workflow_runtime import BulkReport, Context, RunStatus, TestClock, Workflow, WorkflowRuntime, workflow
 from workflow_runtime.store import WorkflowExecutionStore
 from workflow_store_d1 import SQLiteWorkflowStore
 from workflow_store_postgres import PostgresWorkflowStore
 
 RUNS = int(os.environ.get("WORKFLOW_MENDED_RUNS", "60"))
-schemas = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def dsn() -> Iterator[str]:
-    with postgres_dsn() as dsn:
-        yield dsn
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -39,13 +29,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             await opened.ensure_schema()
             yield opened
         return
-    dsn, schema = request.getfixturevalue("dsn"), f"mended_{os.getpid()}_{next(schemas)}"
-    async with PostgresWorkflowStore.connect(dsn, schema=schema) as connected:
-        await connected.ensure_schema()
+    async with (
+        request.getfixturevalue("databases").database() as dsn,
+        PostgresWorkflowStore.connect(dsn) as connected,
+    ):
         yield connected
-    connection = await asyncpg.connect(dsn)
-    await connection.execute(f"DROP SCHEMA {schema} CASCADE")
-    await connection.close()
 
 
 class Journal:

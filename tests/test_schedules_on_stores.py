@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
 
-import asyncpg
 import pytest
-from postgres_server import postgres_dsn
 from workflow_runtime import (
     ConfigurationError,
     Context,
@@ -35,13 +32,6 @@ from workflow_store_postgres import PostgresWorkflowStore
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
-schemas = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def dsn() -> Iterator[str]:
-    with postgres_dsn() as dsn:
-        yield dsn
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -51,13 +41,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             await opened.ensure_schema()
             yield opened
         return
-    dsn, schema = request.getfixturevalue("dsn"), f"schedules_{os.getpid()}_{next(schemas)}"
-    async with PostgresWorkflowStore.connect(dsn, schema=schema) as connected:
-        await connected.ensure_schema()
+    async with (
+        request.getfixturevalue("databases").database() as dsn,
+        PostgresWorkflowStore.connect(dsn) as connected,
+    ):
         yield connected
-    connection = await asyncpg.connect(dsn)
-    await connection.execute(f"DROP SCHEMA {schema} CASCADE")
-    await connection.close()
 
 
 @workflow()

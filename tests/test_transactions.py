@@ -1,17 +1,15 @@
 """`ctx.transaction` on real stores: a business row and its record are there together, exactly once, or not at all."""
 
 import asyncio
-import itertools
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_server import postgres_dsn
-from shop import Shop, add_sale, database_name, kinds, postgres_shop, read_log, replayed, sell, sqlite_shop
+from shop import Shop, add_sale, kinds, postgres_shop, read_log, replayed, sell, sqlite_shop
 from workflow_runtime import (
     NO_RETRY,
     Context,
@@ -29,17 +27,10 @@ from workflow_runtime import (
 )
 from workflow_runtime.testing import run_to_completion
 
-_numbers = itertools.count()
 PATIENCE_S = 30
 QUICK = RetryPolicy(max_attempts=3, backoff=fixed_backoff(timedelta(0)))
 
 Function = Callable[..., Awaitable[Any]]
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    with postgres_dsn() as dsn:
-        yield dsn
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -47,7 +38,7 @@ async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     if request.param == "sqlite":
         opening = sqlite_shop(str(tmp_path / "shop.db"))
     else:
-        opening = postgres_shop(request.getfixturevalue("server"), database_name(next(_numbers)))
+        opening = postgres_shop(request.getfixturevalue("databases"))
     async with opening as opened, asyncio.timeout(PATIENCE_S):
         yield opened
 

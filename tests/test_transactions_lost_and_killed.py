@@ -1,23 +1,21 @@
 """`ctx.transaction` when the answer is lost, the server asks for a repeat, or the process dies: exactly once."""
 
 import asyncio
-import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from postgres_server import postgres_dsn
+from database_pool import DatabasePool
 from postgres_wire import wire_to
-from shop import Shop, database_name, kinds, postgres_shop, read_log, sell, sqlite_shop
+from shop import Shop, kinds, postgres_shop, read_log, sell, sqlite_shop
 from workflow_runtime import (
     NO_RETRY,
     Context,
@@ -32,19 +30,12 @@ from workflow_store_d1.local import LocalD1Database
 from workflow_store_memory import InMemoryWorkflowStore
 from workflow_store_postgres import transactions
 
-_numbers = itertools.count(1_000)
 PATIENCE_S = 60
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    with postgres_dsn() as dsn:
-        yield dsn
-
-
 @pytest.fixture
-async def shop(server: str) -> AsyncIterator[Shop]:
-    async with postgres_shop(server, database_name(next(_numbers))) as opened, asyncio.timeout(PATIENCE_S):
+async def shop(databases: DatabasePool) -> AsyncIterator[Shop]:
+    async with postgres_shop(databases) as opened, asyncio.timeout(PATIENCE_S):
         yield opened
 
 
@@ -77,7 +68,7 @@ async def test_lost_answer_to_the_commit(shop: Shop, monkeypatch: pytest.MonkeyP
         calls += 1
         return await sell(tx, key)
 
-    async with wire_to(shop.dsn) as wire, shop.open(dsn=wire.dsn) as store:
+    async with wire_to(shop.location) as wire, shop.open(dsn=wire.dsn) as store:
 
         async def commit_and_lose(transaction: Any) -> None:
             if calls == 1:
@@ -101,7 +92,7 @@ async def test_connection_lost_before_the_commit(shop: Shop, monkeypatch: pytest
         calls += 1
         return f"{await sell(tx, key)} at {calls}"
 
-    async with wire_to(shop.dsn) as wire, shop.open(dsn=wire.dsn) as store:
+    async with wire_to(shop.location) as wire, shop.open(dsn=wire.dsn) as store:
 
         async def lose(transaction: Any) -> None:
             if calls == 1:
@@ -116,7 +107,7 @@ async def test_connection_lost_before_the_commit(shop: Shop, monkeypatch: pytest
 
 async def test_connection_lost_inside_the_function(shop: Shop) -> None:
     calls = 0
-    async with wire_to(shop.dsn) as wire, shop.open(dsn=wire.dsn) as store:
+    async with wire_to(shop.location) as wire, shop.open(dsn=wire.dsn) as store:
 
         async def lose(tx: Any, key: str) -> str:
             nonlocal calls
@@ -157,7 +148,7 @@ async def test_connection_that_breaks_while_the_function_does_something_else(sho
         calls += 1
         sold = await sell(tx, key)
         if calls == 1:
-            other = await asyncpg.connect(shop.dsn)
+            other = await asyncpg.connect(shop.location)
             await other.execute("SELECT pg_terminate_backend($1)", tx.get_server_pid())
             await other.close()
             await asyncio.sleep(0.1)
@@ -491,16 +482,14 @@ def _child(kind: str, where: str, moment: str) -> Child:
 @pytest.mark.real_time
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 @pytest.mark.parametrize("moment", ["in-the-function", "after-the-commit"])
-async def test_killed_process(server: str, tmp_path: Path, kind: str, moment: str) -> None:
+async def test_killed_process(databases: DatabasePool, tmp_path: Path, kind: str, moment: str) -> None:
     """Whenever it dies, the row is there once, and the record is that of the process that wrote it."""
-    name, path = database_name(next(_numbers)), str(tmp_path / "shop.db")
-    opening = sqlite_shop(path) if kind == "sqlite" else postgres_shop(server, name)
-    where = path if kind == "sqlite" else urlsplit(server)._replace(path=f"/{name}").geturl()
+    opening = sqlite_shop(str(tmp_path / "shop.db")) if kind == "sqlite" else postgres_shop(databases)
     async with opening as shop:
         async with shop.open() as store:
             sale = selling(sell)
             await WorkflowRuntime(store=store, workflows=[sale]).start_run(sale, "a", run_id="a")
-        killed = await asyncio.to_thread(_child, kind, where, moment)
+        killed = await asyncio.to_thread(_child, kind, shop.location, moment)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         async with shop.open() as store:
             done = moment == "after-the-commit"
@@ -508,7 +497,7 @@ async def test_killed_process(server: str, tmp_path: Path, kind: str, moment: st
             assert [event.payload for event in await read_log(store, "a")] == (
                 [f'"sold a by {killed.pid}"'] if done else []
             )
-            recovered = await asyncio.to_thread(_child, kind, where, "never")
+            recovered = await asyncio.to_thread(_child, kind, shop.location, "never")
             assert recovered.returncode == 0, recovered.stderr
             assert recovered.stdout == f"sold a by {killed.pid if done else recovered.pid}\n"
             assert await shop.sales() == ["a"]

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from database_pool import DatabasePool, database_pool
 from pgbouncer import PgBouncer, PgBouncerNotFoundError
 from postgres_databases import at_database, new_database, new_template
 from postgres_server import postgres_dsn
@@ -36,6 +37,13 @@ def template(server_dsn: str) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def databases(server_dsn: str, template: str) -> Iterator[DatabasePool]:
+    """Copies of the template."""
+    with database_pool(server_dsn, template) as pool:
+        yield pool
+
+
 @pytest.fixture
 async def empty_dsn(server_dsn: str) -> AsyncIterator[str]:
     """A database without our tables."""
@@ -44,9 +52,9 @@ async def empty_dsn(server_dsn: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def dsn(server_dsn: str, template: str) -> AsyncIterator[str]:
+async def dsn(databases: DatabasePool) -> AsyncIterator[str]:
     """A database with our tables."""
-    async with new_database(server_dsn, template) as dsn:
+    async with databases.database() as dsn:
         yield dsn
 
 
