@@ -405,7 +405,9 @@ def matrix(session: nox.Session) -> None:
     """Run unit tests and contracts at full counts on each supported Python."""
     count_fully(session)
     install(session, "test")
-    run_parts(session, {"unit": run_unit_tests, **contract_parts(CONTRACTS)})
+    # Pyodide brings its own Python, whichever starts it; `release` takes each Pyodide through the contract.
+    stores = [store for store in CONTRACTS if store != "d1-pyodide"]
+    run_parts(session, {"unit": run_unit_tests, **contract_parts(stores)})
 
 
 @nox.session(python=[PYTHONS[0], PYTHONS[-1]])

@@ -3,7 +3,8 @@
     python benchmarks/postgres_listings.py [--runs N] [--plans] [--check]
 
 All calls go over one connection: after five calls of a statement the server keeps one plan for all values. With
-`--check` it exits with 1 when the hundredth call of a page takes more than 2 ms beyond an empty question to the server.
+`--check` it exits with 1 when the hundredth call of a page takes more than 8 times as long as an empty question to the
+server; 20 times by a prefix that few runs have, because such a page reads all of them to find the oldest.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ PAGE = 50
 CALLS = 100
 LATE = 20
 """So many of the last calls give the median that stands for the hundredth."""
-BUDGET_MS = 2.0
+BUDGET = 8.0
+"""The most that a page takes, in empty questions: a machine may be slow."""
+BUDGET_OF_ALL_MATCHES = 20.0
+RARE_PREFIX = "a rare prefix"
 
 # Nearly all have finished. The other statuses, one workflow and one queue are rare.
 FILL = """
@@ -53,7 +57,7 @@ INSERT INTO workflow_run_states (run_id, input) SELECT run_id, '{"order":1}' FRO
 
 
 def filters(runs: int) -> dict[str, dict[str, Any]]:
-    """Name what is asked for."""
+    """Return the filters by name."""
     middle = {"created_from_ms": runs // 2, "created_before_ms": runs // 2 + 1_000}
     return {
         "everything": {},
@@ -66,14 +70,14 @@ def filters(runs: int) -> dict[str, dict[str, Any]]:
         "finished, rare, in gpu": {"statuses": [RunStatus.FINISHED], "workflow_ids": ["rare"], "queues": ["gpu"]},
         "a short time": middle,
         "a short time, finished": {**middle, "statuses": [RunStatus.FINISHED]},
-        "a rare prefix": {"run_id_prefix": "run-00001"},
+        RARE_PREFIX: {"run_id_prefix": "run-00001"},
         "a common prefix": {"run_id_prefix": "run-"},
         "a common prefix, dead": {"run_id_prefix": "run-", "statuses": [RunStatus.DEAD]},
     }
 
 
 async def measure(call: Callable[[], Awaitable[object]], calls: int) -> tuple[float, float]:
-    """Give how long the first call took, and the median of the last ones, in milliseconds."""
+    """Return how long the first call took, and the median of the last ones, in milliseconds."""
     times = []
     for _ in range(calls):
         started = time.perf_counter()
@@ -83,7 +87,7 @@ async def measure(call: Callable[[], Awaitable[object]], calls: int) -> tuple[fl
 
 
 async def compare(store: PostgresWorkflowStore, runs: int) -> bool:
-    """Print a line for each question; tell whether all pages are within the budget."""
+    """Print a line for each question. Return True if all pages are within their budgets."""
     _, empty_ms = await measure(store.read_clock, CALLS)
     print(f"{runs:,} runs; an empty question takes {empty_ms:.2f} ms\n")
     print(f"{'':<24}{'page, first':>12}{'100th':>9}{'newest, 100th':>15}{'runs':>9}{'count, first':>14}{'100th':>9}")
@@ -94,7 +98,10 @@ async def compare(store: PostgresWorkflowStore, runs: int) -> bool:
         found = sum((await store.count_runs(**wanted)).values())
         count_first, count = await measure(lambda w=wanted: store.count_runs(**w), CALLS if found < 30_000 else LATE)  # type: ignore[misc]
         print(f"{what:<24}{first:12.2f}{last:9.2f}{newest:15.2f}{found:9,}{count_first:14.2f}{count:9.2f}", flush=True)
-        kept = kept and max(last, newest) - empty_ms <= BUDGET_MS
+        budget_ms = empty_ms * (BUDGET_OF_ALL_MATCHES if what == RARE_PREFIX else BUDGET)
+        if max(last, newest) > budget_ms:
+            print(f"{'':<24}above its budget of {budget_ms:.2f} ms")
+            kept = False
     return kept
 
 
