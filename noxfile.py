@@ -162,6 +162,7 @@ def run_unit_tests(session: nox.Session) -> None:
         *(f"{folder}/tests" for folder in (*DISTRIBUTIONS, AUDIT)),
         "tests",
         *(f"--ignore={path}" for path in elsewhere),
+        processes=3,  # many of these tests wait for a clock, a lock or a silent server
     )
 
 
