@@ -129,8 +129,9 @@ def run_each(session: nox.Session, *commands: tuple[str, ...]) -> None:
 
 
 def check_style(session: nox.Session) -> None:
-    """Rules and formatting."""
-    run_each(session, ("ruff", "check", "."), ("ruff", "format", "--check", "."))
+    """Rules, formatting and words."""
+    words = ("python", "scripts/check_words.py")
+    run_each(session, ("ruff", "check", "."), ("ruff", "format", "--check", "."), words)
 
 
 def check_boundaries(session: nox.Session) -> None:
