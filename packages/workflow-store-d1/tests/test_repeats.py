@@ -1,4 +1,4 @@
-"""A unit whose answer was lost is repeated where the store recognises it, and only there."""
+"""A batch whose answer was lost is repeated where the store recognises it, and only there."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a unit does when it had to wait for a schedule: what it then acts on is what is there, not what was before.
+"""What a statement does when it had to wait for a schedule: it acts on what is there then, not on what was before.
 
 As in `test_waiting`: a transaction holds the row, the store's call queues up behind it, and only then it commits.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from workflow_runtime.store import QueryCosts, StoreCapabilities
 from workflow_store_sql import RowReader
 
-from .driver import EVENTS_AT_ONCE
+from .fenced_write import EVENTS_AT_ONCE
 from .session import Session
 
 __all__ = ["CAPABILITIES", "COSTS", "Role"]

@@ -53,7 +53,7 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
         db: The database, or the D1 binding of a Python Worker (`env.DB`). The store does not close it.
         tables: Table names by key, where they are not the defaults.
         new_token: Makes a lease token that was never used before; for tests.
-        retries: How a unit is repeated whose answer was lost.
+        retries: How a batch is repeated whose answer was lost.
 
     Raises:
         ConfigurationError: Table names that cannot work.

@@ -17,7 +17,7 @@ from workflow_runtime.store import WorkNotice
 
 from .connections import GRACE_S, Connections, close_or_cut, cut, in_time
 from .deadlines import Deadline
-from .failures import DRIVER_ERRORS, driver_errors
+from .failures import DATABASE_ERRORS, database_errors
 from .notices import ANYTHING
 from .opening import for_one
 from .session import Session
@@ -123,7 +123,7 @@ class Listener:
     async def _keep_listening(self) -> None:
         while True:
             try:
-                with driver_errors():
+                with database_errors():
                     async with self._open_connection() as connection:
                         await self._listen_on(connection)
             except WorkflowError as error:
@@ -167,7 +167,7 @@ class Listener:
                 async with asyncio.timeout(GRACE_S):
                     await connection.remove_listener(channel, self._hear)
                     await connection.remove_listener(self._probe_channel, self._hear_probe)
-        except DRIVER_ERRORS:
+        except DATABASE_ERRORS:
             cut(connection)
 
     async def _hears(self, channel: str) -> bool:
@@ -189,7 +189,7 @@ class Listener:
         self._failures = max(self._failures, 10)
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait for a condition that the driver's calls bring about; tell whether it came true in time."""
+        """Wait for a condition that asyncpg's calls bring about; return whether it came true in time."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():
@@ -208,7 +208,7 @@ class Listener:
         self._suspicious = True
         self._news.set()
 
-    # Called by the driver. An exception would end up in the event loop's handler.
+    # Called by asyncpg. An exception would end up in the event loop's handler.
 
     def _hear(self, connection: asyncpg.Connection, pid: int, channel: str, payload: str) -> None:
         self._tell(None if payload == ANYTHING else payload)

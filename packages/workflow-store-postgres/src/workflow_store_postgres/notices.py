@@ -26,7 +26,7 @@ _FLUSH_S = 1.0
 
 
 class Telling:
-    """One unit that may leave work for somebody.
+    """One transaction that may leave work for somebody.
 
     Args:
         itself: Whether its statement is to tell, if there is something to tell.
@@ -66,7 +66,7 @@ class Notices:
 
     @contextmanager
     def about(self, run_id: str | None) -> Iterator[Telling]:
-        """Accompany one unit; without a run id it makes no work."""
+        """Accompany one transaction; without a run id it makes no work."""
         self._session.check_open()
         window = self._open_window() if run_id is not None and self._window is None else None
         telling = Telling(itself=window is not None)

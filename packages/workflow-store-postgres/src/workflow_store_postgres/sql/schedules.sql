@@ -3,7 +3,7 @@
 --
 -- Traps. A row lock gives the newest version of the schedule, but the runs and the requested ticks are read as of the
 -- statement's beginning: a run that was started while this statement waited would not be there, and count as ended. So
--- a unit acts only on a row that is still what its beginning saw: `changes` counts every change of the row. What it
+-- a statement acts only on a row that is still what its beginning saw: `changes` counts every change of the row. What it
 -- then does not know of the previous run is at most that it has ended meanwhile. See runs.sql for `overtaken`
 -- and `backed`.
 
