@@ -1,53 +1,22 @@
-"""What the roles share: the data, the two looks at a run that begin a driver's write, and what a unit is."""
+"""What every role of the store stands on: the data, and the two looks at a run that begin a driver's write."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar, cast
+from collections.abc import Callable
+from typing import TypeVar
 
 from workflow_runtime.errors import LeaseLostError, LogConflictError
-from workflow_runtime.store import StoreCapabilities, checked
+from workflow_runtime.store import StoreCapabilities
 
 from .data import InMemoryData, Run
 
-__all__ = ["Role", "unit"]
+__all__ = ["StoreRole"]
 
-R = TypeVar("R")
 A = TypeVar("A")
-VerbT = TypeVar("VerbT", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
-def unit(verb: VerbT) -> VerbT:
-    """Make all of a verb of the contract happen in one go, after its arguments were checked.
-
-    The verb is an `async def`, as callers see it, that never waits, so no other task comes in between. The lock does
-    the same between threads.
-    """
-
-    @functools.wraps(verb)
-    async def run_unit(self: Role, **arguments: Any) -> Any:
-        # Let other tasks in where a database would: callers then interleave here as they do in production.
-        await asyncio.sleep(0)
-        self._data.check_process()
-        with self._data.lock:
-            return _at_once(verb(self, **arguments))
-
-    return cast("VerbT", checked(run_unit))
-
-
-def _at_once(verb: Coroutine[Any, Any, R]) -> R:
-    try:
-        verb.send(None)
-    except StopIteration as done:
-        return cast("R", done.value)
-    verb.close()
-    raise RuntimeError("a unit of the store in memory must not wait for anything")
-
-
-class Role:
-    """The part of the store that every role stands on."""
+class StoreRole:
+    """A role of the contract, as the store keeps it."""
 
     _data: InMemoryData
     _capabilities: StoreCapabilities
