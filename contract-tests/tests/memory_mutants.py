@@ -20,7 +20,7 @@ from workflow_runtime.store import (
 )
 from workflow_store_memory import InMemoryWorkflowStore
 from workflow_store_memory.data import Run
-from workflow_store_memory.role import StoreRole
+from workflow_store_memory.store_role import StoreRole
 
 __all__ = ["MEMORY_MUTANTS", "Faulty"]
 

@@ -22,12 +22,12 @@ from workflow_store_sql import Fence, answer_heartbeat, not_claimable, read_clai
 
 from .claims import Claim, filter_values, run_rows
 from .fenced_write import FencedWrite
-from .role import Role
+from .store_role import StoreRole
 
 __all__ = ["Leases"]
 
 
-class Leases(Role):
+class Leases(StoreRole):
     """Keeps `LeaseStore`."""
 
     @checked

@@ -41,13 +41,13 @@ from workflow_store_sql import (
 from .database import D1PreparedStatement
 from .entries import cancelled
 from .fenced_write import FencedWrite
-from .role import Role
 from .session import json_list
+from .store_role import StoreRole
 
 __all__ = ["RunLifecycle"]
 
 
-class RunLifecycle(Role):
+class RunLifecycle(StoreRole):
     """Keeps `RunLifecycleStore`."""
 
     @checked

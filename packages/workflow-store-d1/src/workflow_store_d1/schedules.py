@@ -34,15 +34,15 @@ from workflow_store_sql import (
 )
 
 from .database import D1PreparedStatement, Row
-from .role import Role
 from .session import json_list
+from .store_role import StoreRole
 
 __all__ = ["Schedules"]
 
 _MAX_UNCLAIMABLE = 10
 
 
-class Schedules(Role):
+class Schedules(StoreRole):
     """Keeps `ScheduleStore`."""
 
     @checked

@@ -27,10 +27,10 @@ from .events import add_append, appended
 from .fenced_write import FencedWrite, Outcome
 from .limits import check_statement
 from .metering import MeteredBatch
-from .role import Role
 from .session import store_error
+from .store_role import StoreRole
 
-__all__ = ["D1Transaction", "SQLiteTransaction", "Transactions"]
+__all__ = ["D1Transaction", "SQLiteTransaction", "TransactionalAppends"]
 
 
 class D1Transaction:
@@ -109,7 +109,7 @@ class SQLiteTransaction(D1Transaction):
         return (await MeteredBatch([*self.take(), statement], self._transaction.run).send())[-1]
 
 
-class Transactions(Role):
+class TransactionalAppends(StoreRole):
     """Keeps `SupportsTransactions`."""
 
     @checked

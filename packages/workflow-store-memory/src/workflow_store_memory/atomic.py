@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from workflow_runtime.store import checked
 
-from .role import StoreRole
+from .store_role import StoreRole
 
 __all__ = ["atomic"]
 

@@ -17,7 +17,7 @@ from workflow_runtime.store import (
 
 from .atomic import atomic
 from .records import first_page
-from .role import StoreRole
+from .store_role import StoreRole
 
 __all__ = ["EventLog"]
 

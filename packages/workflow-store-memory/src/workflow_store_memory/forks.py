@@ -7,7 +7,7 @@ from workflow_runtime.store import Existing, Forked, ForkResult, NewEvent, NotFo
 from .atomic import atomic
 from .data import Run
 from .records import run_record
-from .role import StoreRole
+from .store_role import StoreRole
 
 __all__ = ["Forks"]
 

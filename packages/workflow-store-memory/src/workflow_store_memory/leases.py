@@ -22,7 +22,7 @@ from .atomic import atomic
 from .claims import Claim, RunFilter, claim_batch, due_runs
 from .data import NoAnswer
 from .records import run_summary
-from .role import StoreRole
+from .store_role import StoreRole
 
 __all__ = ["Leases"]
 

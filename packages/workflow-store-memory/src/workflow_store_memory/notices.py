@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from workflow_runtime.store import Listening, WorkNotice
 
 from .data import InMemoryData, WorkListener
-from .role import StoreRole
+from .store_role import StoreRole
 
 __all__ = ["Notices"]
 

@@ -20,7 +20,7 @@ from workflow_runtime.store import (
 from .atomic import atomic
 from .data import Run
 from .records import run_record, run_summary
-from .role import StoreRole
+from .store_role import StoreRole
 
 __all__ = ["Queries"]
 

@@ -47,7 +47,7 @@ from .atomic import atomic
 from .claims import Claim
 from .data import NoAnswer, Run
 from .records import first_history, run_record, untaken_inbox
-from .role import StoreRole
+from .store_role import StoreRole
 
 __all__ = ["RunLifecycle"]
 

@@ -31,7 +31,7 @@ from workflow_runtime.store import (
 
 from .atomic import atomic
 from .data import ScheduleRow
-from .role import StoreRole
+from .store_role import StoreRole
 from .ticks import TickDecision, waiting_ticks
 
 __all__ = ["Schedules"]

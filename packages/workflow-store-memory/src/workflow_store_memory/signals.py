@@ -27,7 +27,7 @@ from workflow_runtime.store import (
 from .atomic import atomic
 from .data import InMemoryData, Run
 from .records import first_page
-from .role import StoreRole
+from .store_role import StoreRole
 
 __all__ = ["Signals"]
 

@@ -16,7 +16,7 @@ from workflow_runtime.store import (
 from .atomic import atomic
 from .claims import Claim, RunFilter, claim_batch
 from .data import NoAnswer
-from .role import StoreRole
+from .store_role import StoreRole
 
 __all__ = ["Timers"]
 

@@ -18,12 +18,12 @@ from workflow_runtime.store import (
 from workflow_store_sql import Fence, answer_append, read_log_page
 
 from .fenced_write import FencedWrite, Outcome, event_values, timer_values
-from .role import Role
+from .store_role import StoreRole
 
 __all__ = ["EventLog", "append", "appended"]
 
 
-class EventLog(Role):
+class EventLog(StoreRole):
     """Keeps `EventLogStore` and `SupportsSubscribe`."""
 
     @checked

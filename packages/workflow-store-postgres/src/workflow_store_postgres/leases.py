@@ -22,13 +22,13 @@ from workflow_store_sql import Fence, answer_heartbeat, not_claimable
 
 from .claims import Claim, filter_values
 from .fenced_write import FencedWrite
-from .role import Role
 from .rows import run_rows
+from .store_role import StoreRole
 
 __all__ = ["Leases"]
 
 
-class Leases(Role):
+class Leases(StoreRole):
     """Keeps `LeaseStore`."""
 
     @checked

@@ -22,7 +22,7 @@ from .notices import ANYTHING
 from .opening import for_one
 from .session import Session
 
-__all__ = ["Listener", "OpenConnection", "borrowed_from", "connected_to"]
+__all__ = ["NoticeListener", "OpenConnection", "borrowed_from", "connected_to"]
 
 OpenConnection: TypeAlias = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
 
@@ -78,7 +78,7 @@ def borrowed_from(connections: Connections, size: int) -> OpenConnection:
     return open_connection
 
 
-class Listener:
+class NoticeListener:
     """Listens for as long as its block lasts, whatever happens to the connection.
 
     Args:
@@ -108,7 +108,7 @@ class Listener:
         return self._live
 
     @asynccontextmanager
-    async def listening(self) -> AsyncGenerator[Listener, None]:
+    async def listening(self) -> AsyncGenerator[NoticeListener, None]:
         """Listen in the background. The first connection is not waited for."""
         task = asyncio.create_task(self._keep_listening())
         self._session.connections.on_silence.add(self._suspect)

@@ -11,7 +11,7 @@ from workflow_runtime.logs import get_logger, one_line
 
 from .session import Row, Session
 
-__all__ = ["ANYTHING", "Notices", "Telling"]
+__all__ = ["ANYTHING", "NoticeSender", "Telling"]
 
 logger = get_logger("workflow_store_postgres")
 
@@ -42,7 +42,7 @@ class Telling:
         self.wakes = bool(rows and rows[0]["wakes"])
 
 
-class Notices:
+class NoticeSender:
     """Sees to it that all work is told of, and that few commits do so.
 
     The first statement tells by itself: its notice goes out with its commit. What others make within the window after

@@ -39,13 +39,13 @@ from workflow_store_sql import (
 )
 
 from .fenced_write import FencedWrite, event_values, timer_values
-from .role import Role
 from .rows import run_rows
+from .store_role import StoreRole
 
 __all__ = ["RunLifecycle"]
 
 
-class RunLifecycle(Role):
+class RunLifecycle(StoreRole):
     """Keeps `RunLifecycleStore`."""
 
     @checked

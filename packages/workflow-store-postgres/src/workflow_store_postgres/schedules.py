@@ -33,12 +33,12 @@ from workflow_store_sql import (
 )
 
 from .claims import CLAIM_TRIES
-from .role import Role
+from .store_role import StoreRole
 
 __all__ = ["Schedules"]
 
 
-class Schedules(Role):
+class Schedules(StoreRole):
     """Keeps `ScheduleStore`."""
 
     @checked

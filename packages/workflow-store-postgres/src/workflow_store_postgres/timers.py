@@ -15,12 +15,12 @@ from workflow_store_sql import Fence
 
 from .claims import Claim, filter_values
 from .fenced_write import FencedWrite
-from .role import Role
+from .store_role import StoreRole
 
 __all__ = ["Timers"]
 
 
-class Timers(Role):
+class Timers(StoreRole):
     """Keeps `TimerStore`."""
 
     @checked

@@ -25,10 +25,10 @@ from .connections import LentConnection
 from .events import append, appended
 from .failures import SERIALIZATION_STATES, database_errors
 from .fenced_write import FencedWrite, Outcome
-from .role import Role
 from .session import MAX_TRIES, wait_a_little
+from .store_role import StoreRole
 
-__all__ = ["Transactions"]
+__all__ = ["TransactionalAppends"]
 
 _BUSINESS_CLASSES = ("22", "23", "44", "P0")
 """What a COMMIT raises because of the business's own rules: deferred constraints and triggers."""
@@ -41,7 +41,7 @@ _HELD_TOO_LONG = frozenset({"25P03", "25P04"})
 """The server closed the connection because the function's statement took its time. That is no failure of the server."""
 
 
-class Transactions(Role):
+class TransactionalAppends(StoreRole):
     """Keeps `SupportsTransactions`."""
 
     @checked
