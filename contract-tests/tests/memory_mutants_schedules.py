@@ -230,10 +230,10 @@ class OthersHoldTheLimit(_OfSchedules):
         claims = await super().claim_due_schedule_buckets(**arguments)
         if wanted is None:
             return claims
-        for bucket in claims.buckets:
-            if bucket.schedule.workflow_id not in wanted:
-                self._data.schedules[bucket.schedule.schedule_id].end_lease()
-        mine = tuple(bucket for bucket in claims.buckets if bucket.schedule.workflow_id in wanted)
+        for tick in claims.buckets:
+            if tick.schedule.workflow_id not in wanted:
+                self._data.schedules[tick.schedule.schedule_id].end_lease()
+        mine = tuple(tick for tick in claims.buckets if tick.schedule.workflow_id in wanted)
         others = tuple(b.schedule.schedule_id for b in claims.buckets if b.schedule.workflow_id not in wanted)
         return replace(claims, buckets=mine, unclaimable=others[:10])
 

@@ -23,7 +23,7 @@ from .binding import as_database
 from .bulk import Bulk
 from .capabilities import CAPABILITIES
 from .database import D1Database, D1DatabaseError
-from .events import EventLog
+from .event_log import EventLog
 from .forks import Forks
 from .http import API_URL, D1HttpDatabase
 from .leases import Leases

@@ -23,7 +23,7 @@ from .database import (
     InteractiveTransaction,
     Row,
 )
-from .events import add_append, appended
+from .event_log import add_append, appended
 from .fenced_write import FencedWrite, Outcome
 from .limits import check_statement
 from .metering import MeteredBatch

@@ -1,4 +1,8 @@
-"""Schedules and their ticks."""
+"""Schedules and their ticks.
+
+A bucket, in the names of the contract and of the tables, is one tick of a schedule. Settling a tick is called
+`mark_schedule_bucket_started` after its usual action: to skip it, or to put it back, settles it as well.
+"""
 
 from __future__ import annotations
 
@@ -159,10 +163,10 @@ class Schedules(StoreRole):
     ) -> BucketClaims:
         """SCHEDULE-9 to SCHEDULE-12."""
         waiting = waiting_ticks(self._data, workflow_ids, now_ms=now_ms)
-        buckets = []
+        claimed = []
         for tick, row in waiting.claimable[:limit]:
             previous = row.value.previous_run_id
-            bucket = ClaimedBucket(
+            claimed_tick = ClaimedBucket(
                 schedule=row.value,
                 fire_at_ms=tick.fire_at_ms,
                 source=tick.source,
@@ -170,10 +174,10 @@ class Schedules(StoreRole):
                 overlapping_run_id=previous if self._data.is_live(previous) else None,
                 lease=row.begin_lease(tick, owner=owner, expires_at_ms=now_ms + lease_ms),
             )
-            buckets.append(bucket)
+            claimed.append(claimed_tick)
         left = [now_ms] if len(waiting.claimable) > limit else []
         return BucketClaims(
-            buckets=tuple(buckets),
+            buckets=tuple(claimed),
             next_due_ms=min([*left, *waiting.later_ms], default=None),
             unclaimable=waiting.unclaimable,
         )

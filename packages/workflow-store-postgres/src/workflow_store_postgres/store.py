@@ -24,7 +24,7 @@ from . import schema as schema_module
 from .bulk import Bulk
 from .capabilities import CAPABILITIES
 from .connections import Connections, in_time
-from .events import EventLog
+from .event_log import EventLog
 from .forks import Forks
 from .leases import Leases
 from .listening import NoticeListener, OpenConnection, borrowed_from, connected_to

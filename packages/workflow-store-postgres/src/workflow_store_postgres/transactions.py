@@ -22,7 +22,7 @@ from workflow_runtime.store import (
 from workflow_store_sql import Fence
 
 from .connections import LentConnection
-from .events import append, appended
+from .event_log import append, appended
 from .failures import SERIALIZATION_STATES, database_errors
 from .fenced_write import FencedWrite, Outcome
 from .session import MAX_TRIES, wait_a_little

@@ -1,5 +1,6 @@
 -- Schedules and their ticks. The schedule's row says everything that decides: which tick is claimed and by whom, which
--- one was settled last, which one is buffered, and the earliest of those that were requested.
+-- one was settled last, which one is buffered, and the earliest of those that were requested. A bucket, in the names of
+-- the tables and the verbs, is one tick.
 --
 -- Traps. A row lock gives the newest version of the schedule, but the runs and the requested ticks are read as of the
 -- statement's beginning: a run that was started while this statement waited would not be there, and count as ended. So
