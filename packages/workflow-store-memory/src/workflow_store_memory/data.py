@@ -48,7 +48,7 @@ def new_generation() -> str:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """Stands for the answer of a driver's write that answers nothing."""
+    """The answer of a driver's write that answers nothing."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -57,7 +57,7 @@ def timer_values(set_timers: Sequence[Timer], removed_timers: Sequence[str]) -> 
 
 @dataclass(frozen=True, slots=True)
 class FencedWrite:
-    """One write of a driver.
+    """A driver's write, which its fence lets through or refuses.
 
     Args:
         session: Where it goes.
