@@ -20,7 +20,7 @@ from workflow_runtime.store import (
 )
 from workflow_store_memory import InMemoryWorkflowStore
 from workflow_store_memory.data import Run
-from workflow_store_memory.role import Role
+from workflow_store_memory.store_role import StoreRole
 
 __all__ = ["MEMORY_MUTANTS", "Faulty"]
 
@@ -76,24 +76,24 @@ class TokenIsReusedAfterDelete(Faulty):
     """Tokens are made of the run id and a counter that begins again with a new record."""
 
 
-def _never(self: Role, run_id: str, operation_id: str, answer_type: type) -> Any:
+def _never(self: StoreRole, run_id: str, operation_id: str, answer_type: type) -> Any:
     return None
 
 
-@broken("OP-1", (Role, "_repeated", _never))
+@broken("OP-1", (StoreRole, "_repeated", _never))
 class RepeatedOperationIsAppliedAgain(Faulty):
     """Operation ids are ignored."""
 
 
-_repeated = Role._repeated
+_repeated = StoreRole._repeated
 
 
-def _only_while_leased(self: Role, run_id: str, operation_id: str, answer_type: type) -> Any:
+def _only_while_leased(self: StoreRole, run_id: str, operation_id: str, answer_type: type) -> Any:
     run = self._data.runs.get(run_id)
     return None if run is None or run.lease is None else _repeated(self, run_id, operation_id, answer_type)
 
 
-@broken("OP-1", (Role, "_repeated", _only_while_leased))
+@broken("OP-1", (StoreRole, "_repeated", _only_while_leased))
 class OperationIsForgottenWithTheLease(Faulty):
     """The last operation is looked up after the fence, so one that ended the lease cannot be repeated."""
 
@@ -121,24 +121,24 @@ class OperationIsForgottenByADelivery(Faulty):
     """A delivery clears the last operation."""
 
 
-_driven = Role._driven
+_driven = StoreRole._driven
 
 
-def _driven_anywhere(self: Role, run_id: str, lease_token: str, expected_next_index: int | None = None) -> Run:
+def _driven_anywhere(self: StoreRole, run_id: str, lease_token: str, expected_next_index: int | None = None) -> Run:
     return _driven(self, run_id, lease_token)
 
 
-@broken("LOG-1", (Role, "_driven", _driven_anywhere))
+@broken("LOG-1", (StoreRole, "_driven", _driven_anywhere))
 class AppendGoesAnywhere(Faulty):
     """The expected index is not compared with the length of the log."""
 
 
-@broken("PAUSE-4", (Role, "_driven", _driven_anywhere))
+@broken("PAUSE-4", (StoreRole, "_driven", _driven_anywhere))
 class PauseGoesAnywhere(Faulty):
     """A pause does not compare the expected index."""
 
 
-@broken("FINISH-2", (Role, "_driven", _driven_anywhere))
+@broken("FINISH-2", (StoreRole, "_driven", _driven_anywhere))
 class FinishGoesAnywhere(Faulty):
     """A finish does not compare the expected index."""
 

@@ -13,7 +13,7 @@ from workflow_contract_tests.suites import notify
 from workflow_runtime.errors import RunNotFoundError
 from workflow_runtime.store import Event, Listening, WorkNotice
 from workflow_store_memory import InMemoryWorkflowStore
-from workflow_store_memory.data import InMemoryData, Listener
+from workflow_store_memory.data import InMemoryData, WorkListener
 
 IMPATIENT = (notify, "_LATE_S", 1.0)
 """Half of these faults are seen by waiting in vain."""
@@ -222,7 +222,7 @@ class ListenerIsNeverForgotten(Faulty):
     async def listen(self, on_notice: OnNotice) -> AsyncGenerator[Listening, None]:
         async with super().listen(on_notice) as listening:
             yield listening
-        self._data.listeners.add(Listener(asyncio.get_running_loop(), on_notice))
+        self._data.listeners.add(WorkListener(asyncio.get_running_loop(), on_notice))
 
 
 @broken("NOTIFY-5")

@@ -360,8 +360,8 @@ class SchemaIsNeverRight(Faulty):
 
 
 @broken("ERROR-1")
-class DriverErrorEscapes(Faulty):
-    """A closed handle raises what its driver raises."""
+class DatabaseErrorEscapes(Faulty):
+    """A closed handle raises what its database library raises."""
 
     closed = False
 

@@ -10,7 +10,7 @@ from mutant_catalogue import broken
 from workflow_runtime.store import BucketBuffered, RequestedBucket, Schedule, ScheduleUpserted
 from workflow_store_memory import ticks
 from workflow_store_memory.data import InMemoryData, ScheduleRow, Tick
-from workflow_store_memory.ticks import Settlement
+from workflow_store_memory.ticks import TickDecision
 
 
 class _OfSchedules(Faulty):
@@ -230,10 +230,10 @@ class OthersHoldTheLimit(_OfSchedules):
         claims = await super().claim_due_schedule_buckets(**arguments)
         if wanted is None:
             return claims
-        for bucket in claims.buckets:
-            if bucket.schedule.workflow_id not in wanted:
-                self._data.schedules[bucket.schedule.schedule_id].end_lease()
-        mine = tuple(bucket for bucket in claims.buckets if bucket.schedule.workflow_id in wanted)
+        for tick in claims.buckets:
+            if tick.schedule.workflow_id not in wanted:
+                self._data.schedules[tick.schedule.schedule_id].end_lease()
+        mine = tuple(tick for tick in claims.buckets if tick.schedule.workflow_id in wanted)
         others = tuple(b.schedule.schedule_id for b in claims.buckets if b.schedule.workflow_id not in wanted)
         return replace(claims, buckets=mine, unclaimable=others[:10])
 
@@ -286,7 +286,7 @@ class RunIsAvailableAtOnce(_OfSchedules):
         return await super().mark_schedule_bucket_started(**arguments | {"available_at_ms": None})
 
 
-@broken("SCHEDULE-14", (Settlement, "_overlaps", lambda settlement, data, schedule, policy: False))
+@broken("SCHEDULE-14", (TickDecision, "_overlaps", lambda decision, data, schedule, policy: False))
 class RunsOverlap(_OfSchedules):
     """The policy is stored and never looked at."""
 
@@ -308,7 +308,7 @@ class RefusedStartSettles(_OfSchedules):
         return answer
 
 
-@broken("SCHEDULE-15", (Settlement, "_put_back", lambda settlement, row, tick, policy: BucketBuffered()))
+@broken("SCHEDULE-15", (TickDecision, "_put_back", lambda decision, row, tick, policy: BucketBuffered()))
 class BufferKeepsTheLast(_OfSchedules):
     """With `buffer-one` a later tick replaces the buffered one."""
 
@@ -359,7 +359,7 @@ class SettledTickIsForgotten(_OfSchedules):
         return answer
 
 
-@broken("SCHEDULE-17", (Settlement, "_goes_first", lambda settlement, schedule, tick, policy: None))
+@broken("SCHEDULE-17", (TickDecision, "_goes_first", lambda decision, schedule, tick, policy: None))
 class LaterTickOvertakes(_OfSchedules):
     """A tick starts before the one that waits when the run has ended in time for it."""
 
@@ -367,9 +367,9 @@ class LaterTickOvertakes(_OfSchedules):
 @broken(
     "SCHEDULE-17",
     (
-        Settlement,
+        TickDecision,
         "_goes_first",
-        lambda settlement, schedule, tick, policy: (
+        lambda decision, schedule, tick, policy: (
             None if schedule.buffered_fire_at_ms == tick.fire_at_ms else schedule.buffered_fire_at_ms
         ),
     ),

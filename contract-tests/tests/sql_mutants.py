@@ -163,7 +163,7 @@ FAULTS = {
         clause="FENCE-1",
         story="An append is refused after it was written: the statements do not carry the fence.",
         edits=[
-            ("driver.event", "AND head.lease_token = ?2", "AND ?2 = ?2"),
+            ("fenced_write.event", "AND head.lease_token = ?2", "AND ?2 = ?2"),
             ("append_events.head", "AND lease_token = ?2", "AND ?2 = ?2"),
         ],
     ),
@@ -180,7 +180,7 @@ FAULTS = {
     "half-a-late-pause": Fault(
         clause="FENCE-1",
         story="A late pause leaves its timers behind: one statement of the batch lacks the fence.",
-        edits=[("driver.set_timers", "AND head.lease_token = ?2", "AND ?2 = ?2")],
+        edits=[("fenced_write.set_timers", "AND head.lease_token = ?2", "AND ?2 = ?2")],
     ),
     "repeat-is-written": Fault(
         clause="OP-1",
@@ -203,7 +203,7 @@ FAULTS = {
     "inbox-is-never-taken": Fault(
         clause="LOG-6",
         story="Taken entries are not marked.",
-        edits=[("driver.taken", "SET taken = 1", "SET taken = 0")],
+        edits=[("fenced_write.taken", "SET taken = 1", "SET taken = 0")],
     ),
     "page-counts-from-zero": Fault(
         clause="LOG-7",
@@ -400,7 +400,7 @@ FAULTS = {
     "business-write-has-no-fence": Fault(
         clause="TX-2",
         story="The guard lets every token pass: of a late transaction the business write stays.",
-        edits=[("driver.guard", "AND head.lease_token = ?2", "AND ?2 = ?2")],
+        edits=[("fenced_write.guard", "AND head.lease_token = ?2", "AND ?2 = ?2")],
     ),
     "late-transaction-begins": Fault(
         clause="TX-2",
@@ -410,7 +410,7 @@ FAULTS = {
     "business-write-goes-anywhere": Fault(
         clause="TX-3",
         story="The guard does not compare the length of the log.",
-        edits=[("driver.guard", "AND head.next_index = ?3", "AND ?3 = ?3")],
+        edits=[("fenced_write.guard", "AND head.next_index = ?3", "AND ?3 = ?3")],
     ),
     "business-write-goes-first": Fault(
         clause="TX-3",

@@ -175,16 +175,16 @@ async def _ticks(store: WorkflowExecutionStore, order: dict[str, Any], chosen: r
         )
         if not claims.buckets:
             return started
-        for bucket in claims.buckets:
-            run_id = f"{bucket.schedule.schedule_id}@{bucket.fire_at_ms}"
-            next_ms = bucket.fire_at_ms + 1 if bucket.fire_at_ms < order["until_ms"] else None
+        for tick in claims.buckets:
+            run_id = f"{tick.schedule.schedule_id}@{tick.fire_at_ms}"
+            next_ms = tick.fire_at_ms + 1 if tick.fire_at_ms < order["until_ms"] else None
             try:
                 await store.mark_schedule_bucket_started(
-                    schedule_id=bucket.schedule.schedule_id,
-                    fire_at_ms=bucket.fire_at_ms,
-                    lease_token=bucket.lease.token,
+                    schedule_id=tick.schedule.schedule_id,
+                    fire_at_ms=tick.fire_at_ms,
+                    lease_token=tick.lease.token,
                     operation_id=new_id(),
-                    expected_revision=bucket.schedule.revision,
+                    expected_revision=tick.schedule.revision,
                     action="start",
                     next_fire_at_ms=next_ms,
                     run_id=run_id,

@@ -1,4 +1,8 @@
-"""The first steps of cases about schedules: create a schedule, request, claim and settle its ticks."""
+"""The first steps of cases about schedules: create a schedule, request, claim and settle its ticks.
+
+A bucket, in the names of the contract, is one tick of a schedule. Settling a tick is called
+`mark_schedule_bucket_started` after its usual action: to skip it, or to put it back, settles it as well.
+"""
 
 from __future__ import annotations
 
@@ -80,41 +84,39 @@ async def claim_ticks(
 
 async def claim_tick(h: StoreHarness, **overrides: Any) -> ClaimedBucket:
     """Claim a tick. Exactly one must be claimable."""
-    buckets = (await claim_ticks(h, **overrides)).buckets
-    assert len(buckets) == 1, f"expected one tick, got {buckets}"
-    return buckets[0]
+    ticks = (await claim_ticks(h, **overrides)).buckets
+    assert len(ticks) == 1, f"expected one tick, got {ticks}"
+    return ticks[0]
 
 
 def settle_arguments(
-    h: StoreHarness, bucket: ClaimedBucket, action: str, run_id: str | None = None, **overrides: Any
+    h: StoreHarness, tick: ClaimedBucket, action: str, run_id: str | None = None, **overrides: Any
 ) -> dict[str, Any]:
     """Return arguments that settle a claimed tick."""
     return {
-        "schedule_id": bucket.schedule.schedule_id,
-        "fire_at_ms": bucket.fire_at_ms,
-        "lease_token": bucket.lease.token,
+        "schedule_id": tick.schedule.schedule_id,
+        "fire_at_ms": tick.fire_at_ms,
+        "lease_token": tick.lease.token,
         "operation_id": h.new_id("op"),
-        "expected_revision": bucket.schedule.revision,
+        "expected_revision": tick.schedule.revision,
         "action": action,
         "run_id": run_id,
-        "next_fire_at_ms": bucket.fire_at_ms + HOUR,
+        "next_fire_at_ms": tick.fire_at_ms + HOUR,
         "now_ms": h.now_ms,
     } | overrides
 
 
-async def settle(
-    h: StoreHarness, bucket: ClaimedBucket, action: str, run_id: str | None = None, **overrides: Any
-) -> Any:
+async def settle(h: StoreHarness, tick: ClaimedBucket, action: str, run_id: str | None = None, **overrides: Any) -> Any:
     """Settle a claimed tick."""
-    return await h.store.mark_schedule_bucket_started(**settle_arguments(h, bucket, action, run_id, **overrides))
+    return await h.store.mark_schedule_bucket_started(**settle_arguments(h, tick, action, run_id, **overrides))
 
 
 async def start_tick(h: StoreHarness, run_id: str, **overrides: Any) -> ClaimedBucket:
     """Claim a tick and start its run. Exactly one must be claimable."""
-    bucket = await claim_tick(h)
-    answer = await settle(h, bucket, "start", run_id, **overrides)
+    tick = await claim_tick(h)
+    answer = await settle(h, tick, "start", run_id, **overrides)
     assert answer == BucketStarted(run_id=run_id), f"a tick that nothing stands in the way of answered {answer}"
-    return bucket
+    return tick
 
 
 async def end_run(h: StoreHarness, *run_ids: str) -> None:

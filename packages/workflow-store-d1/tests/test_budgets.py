@@ -56,11 +56,11 @@ async def test_heartbeat_is_one_statement(store: D1WorkflowStore, database: Coun
 async def test_tick_is_one_trip_to_claim_and_one_to_start(store: D1WorkflowStore, database: CountingDatabase) -> None:
     await store.upsert_schedule(**ONE_TRIP["upsert schedule"][1])
     database.trips = 0
-    (bucket,) = (await store.claim_due_schedule_buckets(**BATCH)).buckets
+    (tick,) = (await store.claim_due_schedule_buckets(**BATCH)).buckets
     await store.mark_schedule_bucket_started(
         schedule_id="s",
-        fire_at_ms=bucket.fire_at_ms,
-        lease_token=bucket.lease.token,
+        fire_at_ms=tick.fire_at_ms,
+        lease_token=tick.lease.token,
         operation_id="o",
         expected_revision=1,
         action="start",

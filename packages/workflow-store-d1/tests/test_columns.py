@@ -37,7 +37,7 @@ COLUMNS = {
     "list_requested_buckets": rows.REQUESTED_BUCKET_COLUMNS,
 }
 
-HEADS = {"driver.before", "deliver.before", "mark_schedule_bucket_started.before"}
+HEADS = {"fenced_write.before", "deliver.before", "mark_schedule_bucket_started.before"}
 """These are read by answers and verdicts, not by the codec."""
 
 
@@ -64,7 +64,7 @@ def test_statement_has_the_columns_of_the_codec(database: sqlite3.Connection, na
     assert len(found) == len(set(found))
 
 
-@pytest.mark.parametrize("name", sorted(QUERIES.keys() - COLUMNS.keys() - HEADS - {"driver.guard"}))
+@pytest.mark.parametrize("name", sorted(QUERIES.keys() - COLUMNS.keys() - HEADS - {"fenced_write.guard"}))
 def test_no_other_statement_gives_such_rows(database: sqlite3.Connection, name: str) -> None:
     """A new statement with many columns belongs into the table above."""
     assert len(columns_of(database, name)) < 5

@@ -274,5 +274,5 @@ async def test_a_second_event_loop_is_told_why(path: Path) -> None:
 
 async def transaction(store: D1WorkflowStore) -> None:
     assert isinstance(store.database, LocalD1Database)
-    async with store.database.interactive() as unit:
-        await unit.run([store.database.prepare("SELECT 1")])
+    async with store.database.interactive() as transaction:
+        await transaction.run([store.database.prepare("SELECT 1")])

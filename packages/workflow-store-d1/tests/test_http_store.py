@@ -94,11 +94,11 @@ async def test_tick(store: D1WorkflowStore, relay: Relay) -> None:
     await store.upsert_schedule(
         schedule_id="s", workflow_id="w", workflow_version="1", spec=ONE, input=ONE, now_ms=1, next_fire_at_ms=5
     )
-    (bucket,) = (await lost(relay, store.claim_due_schedule_buckets(**BATCH))).buckets
+    (tick,) = (await lost(relay, store.claim_due_schedule_buckets(**BATCH))).buckets
     settle = store.mark_schedule_bucket_started(
         schedule_id="s",
         fire_at_ms=5,
-        lease_token=bucket.lease.token,
+        lease_token=tick.lease.token,
         operation_id="o",
         expected_revision=1,
         action="start",

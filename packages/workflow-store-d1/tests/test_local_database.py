@@ -430,8 +430,8 @@ async def test_transaction_that_does_not_end_makes_others_wait_for_the_busy_time
 ) -> None:
     database = await open_database(busy_timeout=timedelta(seconds=0.1))
     select = database.prepare("SELECT 1")
-    async with database.interactive() as unit:
-        await unit.run([select])
+    async with database.interactive() as transaction:
+        await transaction.run([select])
         waiting = asyncio.create_task(select.all(), context=contextvars.Context())
         with pytest.raises(D1DatabaseError, match="another transaction of this program has held the file") as refused:
             await waiting
@@ -536,9 +536,9 @@ async def test_what_is_under_way_when_the_file_is_lost_is_not_acknowledged(
 ) -> None:
     plain = SQLiteConnection._run
 
-    def run(self: SQLiteConnection, unit: Any) -> Any:
+    def run(self: SQLiteConnection, call: Any) -> Any:
         lose(Path(in_a_folder.path))
-        return plain(self, unit)
+        return plain(self, call)
 
     monkeypatch.setattr(SQLiteConnection, "_run", run)
     with pytest.raises(D1DatabaseError, match="was deleted, moved or replaced"):
@@ -547,11 +547,11 @@ async def test_what_is_under_way_when_the_file_is_lost_is_not_acknowledged(
 
 async def test_a_transaction_in_a_file_that_was_lost_is_rolled_back(in_a_folder: LocalD1Database) -> None:
     insert = in_a_folder.prepare("INSERT INTO t (n) VALUES (1)")
-    async with in_a_folder.interactive() as unit:
-        await unit.run([insert])
+    async with in_a_folder.interactive() as transaction:
+        await transaction.run([insert])
         deleted(Path(in_a_folder.path))
         with pytest.raises(D1DatabaseError, match="was deleted"):
-            await unit.commit([insert])
+            await transaction.commit([insert])
     assert not await in_a_folder._thread.call(lambda connection: connection.in_transaction, within_s=10)
 
 
@@ -667,8 +667,8 @@ async def test_transaction_whose_end_nobody_heard_of_is_no_part_of_what_comes_ne
     database = await open_database(busy_timeout=timedelta(0), call_timeout=timedelta(seconds=0.1))
     await database.prepare("CREATE TABLE t (n INTEGER PRIMARY KEY)").run()
     insert = database.prepare("INSERT INTO t (n) VALUES (?1)")
-    async with database.interactive() as unit:
-        await unit.run([insert.bind(1)])
+    async with database.interactive() as transaction:
+        await transaction.run([insert.bind(1)])
         blocking = await blocked(database, released)
         with pytest.raises(D1DatabaseError, match="no answer"):
             await blocking

@@ -239,5 +239,5 @@ def test_append_costs_the_same_in_a_long_log(database: sqlite3.Connection) -> No
         )
         database.execute("UPDATE workflow_event_locks SET next_index = ?", (length,))
         at = {"expected_next_index": length, "event_index": length, "event_count": 1, "lease_expires_at_ms": 5}
-        costs.append(sum(work(database, name, **event, **at) for name in ("driver.event", "append_events.head")))
+        costs.append(sum(work(database, name, **event, **at) for name in ("fenced_write.event", "append_events.head")))
     assert costs[1] <= costs[0] * 1.05

@@ -1,4 +1,4 @@
-"""A unit whose answer was lost is repeated where the store recognises it, and only there."""
+"""A batch whose answer was lost is repeated where the store recognises it, and only there."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -236,7 +236,7 @@ async def test_ticks(store: D1WorkflowStore, database: LosingDatabase) -> None:
     for number in range(4):
         await schedule(store, f"s{number}")
     claims = await lost(database, store.claim_due_schedule_buckets(**BATCH))
-    assert [bucket.schedule.schedule_id for bucket in claims.buckets] == ["s0", "s1"]
+    assert [tick.schedule.schedule_id for tick in claims.buckets] == ["s0", "s1"]
     started = await lost(
         database,
         store.mark_schedule_bucket_started(
@@ -252,7 +252,7 @@ async def test_ticks(store: D1WorkflowStore, database: LosingDatabase) -> None:
     )
     assert started.kind == "started"
     rest = await store.claim_due_schedule_buckets(**{**BATCH, "limit": 9})
-    assert [bucket.schedule.schedule_id for bucket in rest.buckets] == ["s2", "s3"]
+    assert [tick.schedule.schedule_id for tick in rest.buckets] == ["s2", "s3"]
 
 
 async def test_schedule_without_a_revision(store: D1WorkflowStore, database: LosingDatabase) -> None:

@@ -187,15 +187,15 @@ async def test_collector_is_closed_behind_the_function(scenes: "Scenes") -> None
 async def test_file_that_another_process_holds_makes_the_store_unavailable(
     scenes: "Scenes", database: LocalD1Database, open_store: Callable[..., Awaitable[D1WorkflowStore]]
 ) -> None:
-    """Retryable, so that the runtime repeats the unit; not an error of the function."""
+    """Retryable, so that the runtime repeats the transaction; not an error of the function."""
     lease = await scenes.running("a")
     impatient = await open_store(busy_timeout=timedelta(milliseconds=10))
 
     async def work(tx: SQLiteTransaction) -> None:
         await tx.execute(INSERT, "executed")
 
-    async with database.interactive() as unit:
-        await unit.run([database.prepare("SELECT 1")])
+    async with database.interactive() as transaction:
+        await transaction.run([database.prepare("SELECT 1")])
         with pytest.raises(StoreUnavailableError):
             await transact(impatient, lease, work)
     assert await transact(impatient, lease, work) == 1
@@ -240,8 +240,8 @@ async def test_statement_that_outlives_its_transaction_holds_nobody_up(
     assert isinstance(mine, LocalD1Database)
 
     async def be_in_the_way() -> None:
-        async with mine.interactive() as unit:
-            await unit.run([mine.prepare("SELECT 1")])
+        async with mine.interactive() as transaction:
+            await transaction.run([mine.prepare("SELECT 1")])
             begun.set()
             await over.wait()
 

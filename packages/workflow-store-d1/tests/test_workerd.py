@@ -161,7 +161,7 @@ async def timers(store: D1WorkflowStore) -> list[str]:
 
 
 async def ticks(store: D1WorkflowStore) -> list[str]:
-    return [bucket.schedule.schedule_id for bucket in (await store.claim_due_schedule_buckets(**AT)).buckets]
+    return [tick.schedule.schedule_id for tick in (await store.claim_due_schedule_buckets(**AT)).buckets]
 
 
 CLAIMS: dict[str, Claim] = {"pending": pending, "stale": stale, "timer": timers, "tick": ticks}

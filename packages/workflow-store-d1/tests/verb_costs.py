@@ -157,8 +157,8 @@ async def _scene(
 
 async def _claimed_tick(store: D1WorkflowStore) -> tuple[str, dict[str, Any]]:
     await store.upsert_schedule(**ONE_TRIP["upsert schedule"][1])
-    [bucket] = (await store.claim_due_schedule_buckets(**BATCH)).buckets
-    settled = {"fire_at_ms": bucket.fire_at_ms, "lease_token": bucket.lease.token, "expected_revision": 1}
+    [tick] = (await store.claim_due_schedule_buckets(**BATCH)).buckets
+    settled = {"fire_at_ms": tick.fire_at_ms, "lease_token": tick.lease.token, "expected_revision": 1}
     started = {"schedule_id": "s", "operation_id": "o", "action": "start", "run_id": "ticked", "now_ms": 100}
     return "mark_schedule_bucket_started", settled | started
 

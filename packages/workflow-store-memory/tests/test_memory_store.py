@@ -127,7 +127,7 @@ async def test_there_is_nothing_to_migrate() -> None:
     assert (store.get_migrations(), store.get_migration_sql()) == ((), "")
 
 
-async def test_a_verb_lets_other_tasks_run_before_its_unit() -> None:
+async def test_a_verb_lets_other_tasks_run_before_its_work() -> None:
     """Two tasks that each make two calls interleave, as they would over a network."""
     store, order = InMemoryWorkflowStore(), []
 
@@ -142,7 +142,7 @@ async def test_a_verb_lets_other_tasks_run_before_its_unit() -> None:
 
 @pytest.fixture
 def eager_threads() -> Iterator[None]:
-    """Make threads take turns so often that a unit without its lock would be cut in two."""
+    """Make threads take turns so often that a verb without its lock would be cut in two."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -177,7 +177,7 @@ def test_one_claim_wins_between_threads() -> None:
 
 
 async def test_a_refused_argument_writes_nothing() -> None:
-    """Arguments are checked before the unit begins."""
+    """Arguments are checked before the work begins."""
     store = InMemoryWorkflowStore()
     with pytest.raises(InvalidArgumentError, match="priority"):
         await create(store, priority=40_000)

@@ -17,12 +17,12 @@ CLAIM = (
     "before_due_at",
     "before_lease_expires_at",
 )
-UNIT = ("overtaken", "backed", "wakes", "told")
+ITSELF = ("overtaken", "backed", "wakes", "told")
 """What statements say about themselves: whether they must be sent again, and what they told the workers."""
 
 COLUMNS = {
-    "create_run": (*rows.RECORD_COLUMNS, *rows.LEASE_COLUMNS, "created", "operation_id", "operation_answer", *UNIT),
-    "fork_run": (*rows.RECORD_COLUMNS, "operation_id", "source_length", *UNIT),
+    "create_run": (*rows.RECORD_COLUMNS, *rows.LEASE_COLUMNS, "created", "operation_id", "operation_answer", *ITSELF),
+    "fork_run": (*rows.RECORD_COLUMNS, "operation_id", "source_length", *ITSELF),
     "load_run": rows.RECORD_COLUMNS,
     "load_execution": EXECUTION,
     "claim_run": CLAIM,

@@ -24,7 +24,7 @@ from workflow_runtime.errors import (
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import NewEvent
 from workflow_store_postgres import PostgresWorkflowStore
-from workflow_store_postgres.failures import driver_errors
+from workflow_store_postgres.failures import database_errors
 
 if TYPE_CHECKING:
     from conftest import Scenes
@@ -217,7 +217,7 @@ async def test_lock_timeout(scenes: "Scenes", dsn: str, database: asyncpg.Connec
             await store.terminate_run(run_id="a", now_ms=5)
 
 
-async def test_command_timeout_of_the_driver(scenes: "Scenes", dsn: str, database: asyncpg.Connection) -> None:
+async def test_command_timeout_of_asyncpg(scenes: "Scenes", dsn: str, database: asyncpg.Connection) -> None:
     await scenes.queued("a")
     async with PostgresWorkflowStore.connect(dsn, command_timeout=0.1) as store, database.transaction():
         await database.execute("SELECT 1 FROM workflow_event_locks FOR UPDATE")
@@ -346,7 +346,7 @@ def classes_below(kind: type[BaseException]) -> set[type[BaseException]]:
     return {kind}.union(*(classes_below(below) for below in kind.__subclasses__()))
 
 
-DRIVERS_OWN = sorted(
+ASYNCPGS_OWN = sorted(
     {
         kind
         for root in (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -357,10 +357,10 @@ DRIVERS_OWN = sorted(
 )
 
 
-@pytest.mark.parametrize("kind", [kind for kind in DRIVERS_OWN if not issubclass(kind, Warning)])
-def test_every_failure_of_the_driver_is_one_of_the_contract(kind: type[Exception]) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in ASYNCPGS_OWN if not issubclass(kind, Warning)])
+def test_every_failure_of_asyncpg_is_one_of_the_contract(kind: type[Exception]) -> None:
     """All of asyncpg's own errors: none escapes, and those that pass are retryable."""
-    with pytest.raises((StoreError, ConfigurationError)) as raised, driver_errors():
+    with pytest.raises((StoreError, ConfigurationError)) as raised, database_errors():
         raise kind("something")
     assert raised.value.__cause__ is not None
     assert type(raised.value.__cause__) is kind
@@ -375,7 +375,7 @@ def test_every_failure_of_the_driver_is_one_of_the_contract(kind: type[Exception
 
 @pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError("gone"), OSError(28, "No space left")])
 def test_failure_of_the_network_or_of_this_machine_passes(error: OSError) -> None:
-    with pytest.raises(StoreUnavailableError), driver_errors():
+    with pytest.raises(StoreUnavailableError), database_errors():
         raise error
 
 

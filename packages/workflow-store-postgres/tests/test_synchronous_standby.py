@@ -155,13 +155,13 @@ async def test_repeated_settlement_of_a_tick_waits_for_the_standby(
 ) -> None:
     await store.upsert_schedule(schedule_id="settled", **SCHEDULE | {"workflow_id": "settled"})
     claims = await store.claim_due_schedule_buckets(owner="w", lease_ms=10, now_ms=9, limit=1, workflow_ids=["settled"])
-    (bucket,) = claims.buckets
+    (tick,) = claims.buckets
     answer = await check(
         pair,
         lambda: store.mark_schedule_bucket_started(
             schedule_id="settled",
-            fire_at_ms=bucket.fire_at_ms,
-            lease_token=bucket.lease.token,
+            fire_at_ms=tick.fire_at_ms,
+            lease_token=tick.lease.token,
             expected_revision=1,
             action="start",
             run_id="settled",

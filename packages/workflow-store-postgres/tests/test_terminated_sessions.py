@@ -84,11 +84,11 @@ class Stage:
     async def claimed_tick(self) -> dict[str, Any]:
         schedule_id = await self.scheduled()
         batch = await self.store.claim_due_schedule_buckets(owner="w", lease_ms=10, now_ms=100, limit=100)
-        [bucket] = [bucket for bucket in batch.buckets if bucket.schedule.schedule_id == schedule_id]
+        [tick] = [tick for tick in batch.buckets if tick.schedule.schedule_id == schedule_id]
         return {
             "schedule_id": schedule_id,
-            "fire_at_ms": bucket.fire_at_ms,
-            "lease_token": bucket.lease.token,
+            "fire_at_ms": tick.fire_at_ms,
+            "lease_token": tick.lease.token,
             "operation_id": "o",
             "expected_revision": 1,
             "action": "start",

@@ -1,4 +1,4 @@
-"""What a unit does when it had to wait for the head: it decides by what is there afterwards, not by what was before.
+"""What a statement does when it had to wait for the head: it decides by what is there then, not by what was before.
 
 Each test holds the row by a transaction of its own, lets the store's call queue up behind it, and only then commits.
 """

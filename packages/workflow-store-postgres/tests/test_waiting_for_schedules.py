@@ -1,4 +1,4 @@
-"""What a unit does when it had to wait for a schedule: what it then acts on is what is there, not what was before.
+"""What a statement does when it had to wait for a schedule: it acts on what is there then, not on what was before.
 
 As in `test_waiting`: a transaction holds the row, the store's call queues up behind it, and only then it commits.
 """
@@ -64,18 +64,18 @@ async def behind(dsn: str, store: PostgresWorkflowStore, database: asyncpg.Conne
 
 async def claimed(store: PostgresWorkflowStore, now_ms: int = 9, lease_ms: int = 10) -> ClaimedBucket:
     claims = await store.claim_due_schedule_buckets(owner="w", lease_ms=lease_ms, now_ms=now_ms, limit=5)
-    (bucket,) = claims.buckets
-    return bucket
+    (tick,) = claims.buckets
+    return tick
 
 
-async def settle(store: PostgresWorkflowStore, bucket: ClaimedBucket, action: Any, **options: Any) -> Any:
+async def settle(store: PostgresWorkflowStore, tick: ClaimedBucket, action: Any, **options: Any) -> Any:
     values: dict[str, Any] = {
         "schedule_id": "s",
-        "fire_at_ms": bucket.fire_at_ms,
-        "lease_token": bucket.lease.token,
-        "operation_id": f"settle {bucket.fire_at_ms}",
-        "expected_revision": bucket.schedule.revision,
-        "next_fire_at_ms": bucket.fire_at_ms + 1,
+        "fire_at_ms": tick.fire_at_ms,
+        "lease_token": tick.lease.token,
+        "operation_id": f"settle {tick.fire_at_ms}",
+        "expected_revision": tick.schedule.revision,
+        "next_fire_at_ms": tick.fire_at_ms + 1,
         "now_ms": 9,
     }
     return await store.mark_schedule_bucket_started(action=action, **values | options)
@@ -95,8 +95,8 @@ async def test_start_that_waited_for_the_start_of_the_previous_run_overlaps(
 
 
 async def test_tick_requested_while_a_settlement_waits_is_kept(store: PostgresWorkflowStore, behind: Behind) -> None:
-    bucket = await claimed(store)
-    async with behind(lambda: settle(store, bucket, "skip", next_fire_at_ms=None)) as (holder, answers, _):
+    tick = await claimed(store)
+    async with behind(lambda: settle(store, tick, "skip", next_fire_at_ms=None)) as (holder, answers, _):
         await holder.request_schedule_buckets(schedule_id="s", fire_times_ms=[77], now_ms=9)
     assert answers[0].kind == "skipped"
     assert (await claimed(store)).fire_at_ms == 77
@@ -106,13 +106,13 @@ async def test_request_that_waits_for_the_settlement_of_its_tick_is_new(
     store: PostgresWorkflowStore, behind: Behind
 ) -> None:
     await store.request_schedule_buckets(schedule_id="s", fire_times_ms=[3], now_ms=9)
-    bucket = await claimed(store)
+    tick = await claimed(store)
 
     def request_again() -> Awaitable[Any]:
         return store.request_schedule_buckets(schedule_id="s", fire_times_ms=[3, 4], now_ms=9)
 
     async with behind(request_again) as (holder, answers, _):
-        assert (await settle(holder, bucket, "skip")).kind == "skipped"
+        assert (await settle(holder, tick, "skip")).kind == "skipped"
     assert answers[0].count == 2
     assert (await claimed(store)).fire_at_ms == 3
 
@@ -130,9 +130,9 @@ async def test_twins_that_request_together_count_each_tick_once(store: PostgresW
 async def test_change_that_waits_for_a_settlement_keeps_what_was_settled(
     store: PostgresWorkflowStore, behind: Behind
 ) -> None:
-    bucket = await claimed(store)
+    tick = await claimed(store)
     async with behind(lambda: store.upsert_schedule(**SCHEDULE | {"priority": 3})) as (holder, answers, _):
-        await settle(holder, bucket, "start", run_id="first")
+        await settle(holder, tick, "start", run_id="first")
     schedule = answers[0].schedule
     assert (answers[0].kind, schedule.last_fire_at_ms, schedule.next_fire_at_ms) == ("updated", 5, 6)
     assert (schedule.previous_run_id, schedule.revision, schedule.priority) == ("first", 2, 3)
@@ -164,8 +164,8 @@ async def test_change_that_waits_for_a_deletion_creates_only_what_it_may(
 async def test_settlement_that_waits_for_the_deletion_starts_nothing(
     store: PostgresWorkflowStore, behind: Behind
 ) -> None:
-    bucket = await claimed(store)
-    async with behind(lambda: settle(store, bucket, "start", run_id="first")) as (holder, answers, _):
+    tick = await claimed(store)
+    async with behind(lambda: settle(store, tick, "start", run_id="first")) as (holder, answers, _):
         await holder.delete_schedule(schedule_id="s")
     assert answers[0].kind == "schedule-changed"
     assert await store.load_run(run_id="first") is None
@@ -195,6 +195,6 @@ async def test_claim_that_was_held_up_knows_the_run_that_was_started_meanwhile(
         await until_waiting(database, 1)
         await settle(store, await claimed(store), "start", run_id="first")
         await database.execute("SELECT pg_advisory_unlock(1)")
-        bucket = await asyncio.wait_for(late, 20)
-    assert (bucket.fire_at_ms, bucket.overlapping_run_id) == (6, "first")
-    assert bucket.schedule.previous_run_id == "first"
+        tick = await asyncio.wait_for(late, 20)
+    assert (tick.fire_at_ms, tick.overlapping_run_id) == (6, "first")
+    assert tick.schedule.previous_run_id == "first"

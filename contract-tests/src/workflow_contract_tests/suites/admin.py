@@ -52,7 +52,7 @@ async def clock_is_in_milliseconds(h: StoreHarness) -> None:
     readings = [await h.store.read_clock() for _ in range(20)]
     assert all(type(reading) is int for reading in readings)
     assert readings == sorted(readings), f"the clock ran backwards: {readings}"
-    # A day of tolerance: another unit is off by a factor of a thousand, another zone by hours.
+    # A day of tolerance: another unit of time is off by a factor of a thousand, another zone by hours.
     assert abs(readings[0] - time.time() * 1_000) < _DAY_MS, f"{readings[0]} is not the time in milliseconds"
 
 

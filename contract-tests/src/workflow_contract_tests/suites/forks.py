@@ -116,10 +116,10 @@ async def run_and_fork_know_their_tick(h: StoreHarness) -> None:
     """The run of a tick names schedule and moment, in each record of it; its fork does too, other runs do not."""
     await upsert(h)
     h.advance(70)
-    bucket = await start_tick(h, "tick-1")
+    tick = await start_tick(h, "tick-1")
     await _fork(h, "tick-1", 0)
     plain = await create(h)
-    expected = ("nightly", bucket.fire_at_ms)
+    expected = ("nightly", tick.fire_at_ms)
     for run_id in ("tick-1", "fork"):
         run = (await claim(h, run_id)).claim.run
         assert (run.schedule_id, run.scheduled_at_ms) == expected, run_id
@@ -128,7 +128,7 @@ async def run_and_fork_know_their_tick(h: StoreHarness) -> None:
     assert (execution.run.schedule_id, execution.run.scheduled_at_ms) == expected
     assert (await h.second.get_run_timeline(run_id="tick-1")).run.schedule_id == "nightly"
     await h.store.delete_schedule(schedule_id="nightly")
-    assert (await record(h, "tick-1")).scheduled_at_ms == bucket.fire_at_ms
+    assert (await record(h, "tick-1")).scheduled_at_ms == tick.fire_at_ms
     for other in (plain, await record(h, plain.run_id)):
         assert (other.schedule_id, other.scheduled_at_ms) == (None, None)
         assert (other.forked_from_run_id, other.forked_from_index) == (None, None)

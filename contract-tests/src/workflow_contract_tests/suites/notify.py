@@ -80,14 +80,14 @@ async def _listening(*stores: WorkflowExecutionStore) -> AsyncIterator[list[_Lis
         yield listeners
 
 
-Unit: TypeAlias = Callable[[], Awaitable[object]]
+MakeWork: TypeAlias = Callable[[], Awaitable[object]]
 
 
-async def _new_run(h: StoreHarness, later_ms: int = 0) -> tuple[str, Unit]:
+async def _new_run(h: StoreHarness, later_ms: int = 0) -> tuple[str, MakeWork]:
     return "new", lambda: create(h, "new", available_at_ms=h.now_ms + later_ms)
 
 
-async def _tick(h: StoreHarness) -> tuple[str, Unit]:
+async def _tick(h: StoreHarness) -> tuple[str, MakeWork]:
     nothing = encode_json(None)
     await h.store.upsert_schedule(
         schedule_id="s",
@@ -112,32 +112,32 @@ async def _tick(h: StoreHarness) -> tuple[str, Unit]:
     )
 
 
-async def _signal(h: StoreHarness, holder: LeaseHolder) -> tuple[str, Unit]:
+async def _signal(h: StoreHarness, holder: LeaseHolder) -> tuple[str, MakeWork]:
     return holder.run_id, holder.signal
 
 
-async def _approval(h: StoreHarness, holder: LeaseHolder) -> tuple[str, Unit]:
+async def _approval(h: StoreHarness, holder: LeaseHolder) -> tuple[str, MakeWork]:
     return holder.run_id, lambda: h.store.deliver_approval(
         run_id=holder.run_id, approval_id="yes", approved=True, now_ms=h.now_ms
     )
 
 
-async def _hasten(h: StoreHarness, holder: LeaseHolder) -> tuple[str, Unit]:
+async def _hasten(h: StoreHarness, holder: LeaseHolder) -> tuple[str, MakeWork]:
     return holder.run_id, lambda: h.store.deliver_retry(run_id=holder.run_id, retry_id="r", now_ms=h.now_ms)
 
 
-async def _cancel(h: StoreHarness, run_id: str) -> tuple[str, Unit]:
+async def _cancel(h: StoreHarness, run_id: str) -> tuple[str, MakeWork]:
     return run_id, lambda: h.store.cancel_run(run_id=run_id, now_ms=h.now_ms)
 
 
-async def _requeue(h: StoreHarness) -> tuple[str, Unit]:
+async def _requeue(h: StoreHarness) -> tuple[str, MakeWork]:
     holder = await start(h, lease_ms=1)
     h.advance(1_000_000)
     assert (await park(h, holder)).dead == (holder.run_id,)
     return holder.run_id, lambda: h.store.requeue_run(run_id=holder.run_id, now_ms=h.now_ms)
 
 
-async def _retry(h: StoreHarness) -> tuple[str, Unit]:
+async def _retry(h: StoreHarness) -> tuple[str, MakeWork]:
     holder = await start(h)
     await holder.fail()
     return holder.run_id, lambda: h.store.retry_run(
@@ -145,7 +145,7 @@ async def _retry(h: StoreHarness) -> tuple[str, Unit]:
     )
 
 
-async def _fork(h: StoreHarness) -> tuple[str, Unit]:
+async def _fork(h: StoreHarness) -> tuple[str, MakeWork]:
     holder = await start(h)
     return "forked", lambda: h.store.fork_run(
         run_id=holder.run_id,
@@ -157,32 +157,32 @@ async def _fork(h: StoreHarness) -> tuple[str, Unit]:
     )
 
 
-async def _release(h: StoreHarness) -> tuple[str, Unit]:
+async def _release(h: StoreHarness) -> tuple[str, MakeWork]:
     holder = await start(h)
     return holder.run_id, holder.release
 
 
-async def _pause_with_unseen_inbox(h: StoreHarness) -> tuple[str, Unit]:
+async def _pause_with_unseen_inbox(h: StoreHarness) -> tuple[str, MakeWork]:
     holder = await start(h)
     await holder.signal()
     return holder.run_id, holder.pause
 
 
-async def _pause_with_timer(h: StoreHarness) -> tuple[str, Unit]:
+async def _pause_with_timer(h: StoreHarness) -> tuple[str, MakeWork]:
     holder = await start(h)
     return holder.run_id, lambda: holder.pause(timers={"t": h.now_ms + NOTICE_HORIZON_MS - 1})
 
 
-async def _new_schedule(h: StoreHarness) -> tuple[str, Unit]:
+async def _new_schedule(h: StoreHarness) -> tuple[str, MakeWork]:
     return "anything", lambda: _upsert(h, 1)
 
 
-async def _changed_schedule(h: StoreHarness) -> tuple[str, Unit]:
+async def _changed_schedule(h: StoreHarness) -> tuple[str, MakeWork]:
     await _upsert(h, 1)
     return "anything", lambda: _upsert(h, 2)
 
 
-async def _requested_tick(h: StoreHarness) -> tuple[str, Unit]:
+async def _requested_tick(h: StoreHarness) -> tuple[str, MakeWork]:
     await _upsert(h, 1)
     return "anything", lambda: h.store.request_schedule_buckets(
         schedule_id="s", fire_times_ms=[h.now_ms], now_ms=h.now_ms
@@ -201,7 +201,7 @@ async def _upsert(h: StoreHarness, spec: int) -> None:
     )
 
 
-TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, Unit]]]] = {
+TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, MakeWork]]]] = {
     "creation": _new_run,
     "creation for later": lambda h: _new_run(h, 10**9),
     "tick": _tick,
@@ -227,8 +227,8 @@ TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, Unit]]]] = {
 
 
 async def _then(
-    first: Awaitable[T], then: Callable[[StoreHarness, T], Awaitable[tuple[str, Unit]]], h: StoreHarness
-) -> tuple[str, Unit]:
+    first: Awaitable[T], then: Callable[[StoreHarness, T], Awaitable[tuple[str, MakeWork]]], h: StoreHarness
+) -> tuple[str, MakeWork]:
     return await then(h, await first)
 
 

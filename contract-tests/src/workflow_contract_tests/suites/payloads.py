@@ -162,11 +162,11 @@ async def _of_schedule(h: StoreHarness, text: JsonText) -> list[Any]:
     got = await h.second.get_schedule(schedule_id=schedule_id)
     listed = (await h.second.list_schedules(limit=MANY)).schedules[-1]
     claims = await h.second.claim_due_schedule_buckets(owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, limit=1)
-    (bucket,) = claims.buckets
+    (tick,) = claims.buckets
     await h.store.mark_schedule_bucket_started(
         schedule_id=schedule_id,
         fire_at_ms=h.now_ms,
-        lease_token=bucket.lease.token,
+        lease_token=tick.lease.token,
         operation_id=h.new_id("op"),
         expected_revision=1,
         action="start",
@@ -175,7 +175,7 @@ async def _of_schedule(h: StoreHarness, text: JsonText) -> list[Any]:
     )
     await h.store.delete_schedule(schedule_id=schedule_id)
     assert answer.schedule is not None
-    shown = (answer.schedule, got, listed, bucket.schedule)
+    shown = (answer.schedule, got, listed, tick.schedule)
     run = await record(h, run_id)
     return [*(s.spec for s in shown), *(s.input for s in shown), run.input]
 

@@ -68,14 +68,14 @@ async def new_schedule_under_a_known_id(h: StoreHarness) -> None:
 async def unchanged_definition_writes_nothing(h: StoreHarness) -> None:
     """The same definition again keeps revision, times and next fire time, whatever fire time it brings."""
     before = (await upsert(h)).schedule
-    bucket = await claim_tick(h)
+    tick = await claim_tick(h)
     h.advance(1_000)
     for again in ({"next_fire_at_ms": h.now_ms + 9 * HOUR}, {"next_fire_at_ms": None}, {"enabled": True}):
         answer = await upsert(h, **again)
         assert (answer.kind, answer.schedule) == ("unchanged", before), f"{again} answered {answer}"
     assert (await upsert(h, expected_revision=1)).kind == "unchanged"
     assert await get_schedule(h) == before
-    assert isinstance(await settle(h, bucket, "start", "tick-1"), BucketStarted)
+    assert isinstance(await settle(h, tick, "start", "tick-1"), BucketStarted)
 
 
 _CHANGES: dict[str, dict[str, Any]] = {
@@ -125,9 +125,9 @@ async def due_tick_outlives_a_change(h: StoreHarness) -> None:
     """A tick that is due stays due when something else than the timing changes: a deploy never swallows one."""
     await upsert(h)
     await upsert(h, workflow_version="4", next_fire_at_ms=h.now_ms + HOUR)
-    bucket = await claim_tick(h)
-    assert (bucket.fire_at_ms, bucket.source, bucket.schedule.workflow_version) == (h.now_ms, "due", "4")
-    assert isinstance(await settle(h, bucket, "start", "tick-1"), BucketStarted)
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source, tick.schedule.workflow_version) == (h.now_ms, "due", "4")
+    assert isinstance(await settle(h, tick, "start", "tick-1"), BucketStarted)
     assert (await record(h, "tick-1")).workflow_version == "4"
 
 
@@ -183,13 +183,13 @@ async def expected_revision_guards_the_change(h: StoreHarness) -> None:
     second = (await upsert(h, priority=1, expected_revision=1)).schedule
     assert second is not None
     assert second.revision == 2
-    bucket = await claim_tick(h)
+    tick = await claim_tick(h)
     for change in ({"priority": 2}, {"priority": 1}, {"spec": "1", "next_fire_at_ms": None}):
         for revision in (1, 3):
             answer = await upsert(h, **change, expected_revision=revision)
             assert (answer.kind, answer.schedule) == ("conflict", second), f"{change} at {revision}"
     assert await get_schedule(h) == second
-    assert isinstance(await settle(h, bucket, "start", "tick-1"), BucketStarted), "a conflict freed the claimed tick"
+    assert isinstance(await settle(h, tick, "start", "tick-1"), BucketStarted), "a conflict freed the claimed tick"
 
 
 @clause("SCHEDULE-5", "SCHEDULE-7", "SCHEDULE-8")
@@ -235,9 +235,9 @@ async def deleted_schedule_fires_nothing(h: StoreHarness) -> None:
     await start_tick(h, "tick-1")
     h.advance(HOUR)
     await request(h, h.now_ms + 1)
-    bucket = await claim_tick(h)
+    tick = await claim_tick(h)
     assert isinstance(await h.second.delete_schedule(schedule_id="nightly"), Deleted)
-    assert isinstance(await settle(h, bucket, "start", "tick-2"), ScheduleChanged)
+    assert isinstance(await settle(h, tick, "start", "tick-2"), ScheduleChanged)
     assert await h.store.load_run(run_id="tick-2") is None, "a tick of a deleted schedule started a run"
     claims = await claim_ticks(h, now_ms=h.now_ms + 100 * HOUR)
     assert (claims.buckets, claims.next_due_ms) == ((), None)
@@ -283,9 +283,9 @@ async def requested_ticks_are_claimable_at_once(h: StoreHarness) -> None:
     moments = [due - HOUR, due, due + 1, due + 9 * HOUR]
     assert await request(h, *reversed(moments)) == 4
     for number, moment in enumerate(moments):
-        bucket = await claim_tick(h)
-        assert (bucket.fire_at_ms, bucket.source) == (moment, "requested")
-        assert isinstance(await settle(h, bucket, "start", f"asked-{number}"), BucketStarted)
+        tick = await claim_tick(h)
+        assert (tick.fire_at_ms, tick.source) == (moment, "requested")
+        assert isinstance(await settle(h, tick, "start", f"asked-{number}"), BucketStarted)
     schedule = await get_schedule(h)
     assert (schedule.last_fire_at_ms, schedule.next_fire_at_ms, schedule.revision) == (due, None, 2)
     assert (await claim_ticks(h, now_ms=h.now_ms + 99 * HOUR)).buckets == ()
@@ -298,15 +298,15 @@ async def requested_tick_waits_once(h: StoreHarness) -> None:
     assert await request(h) == 0
     assert await request(h, 5, 7, 5) == 2
     assert await request(h, 7, 9) == 1
-    bucket = await claim_tick(h)
+    tick = await claim_tick(h)
     assert await request(h, 5, 9) == 0
-    await settle(h, bucket, "skip")
+    await settle(h, tick, "skip")
     assert await request(h, 5) == 1
     settled = []
     for _ in range(3):
-        bucket = await claim_tick(h)
-        settled.append(bucket.fire_at_ms)
-        await settle(h, bucket, "skip")
+        tick = await claim_tick(h)
+        settled.append(tick.fire_at_ms)
+        await settle(h, tick, "skip")
     assert settled == [5, 7, 9]
     assert (await claim_ticks(h)).buckets == ()
 
@@ -328,8 +328,8 @@ async def bad_moments_are_refused(h: StoreHarness) -> None:
 async def request_during_a_claim_is_kept(h: StoreHarness) -> None:
     """Ticks requested while another is claimed wait behind it, and are there when it was settled."""
     await upsert(h)
-    bucket = await claim_tick(h)
-    assert await request(h, bucket.fire_at_ms - 1) == 1
+    tick = await claim_tick(h)
+    assert await request(h, tick.fire_at_ms - 1) == 1
     assert (await claim_ticks(h)).buckets == (), "two ticks of one schedule are claimed at once"
-    await settle(h, bucket, "skip")
-    assert (await claim_tick(h)).fire_at_ms == bucket.fire_at_ms - 1
+    await settle(h, tick, "skip")
+    assert (await claim_tick(h)).fire_at_ms == tick.fire_at_ms - 1

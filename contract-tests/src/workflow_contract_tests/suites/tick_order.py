@@ -29,8 +29,8 @@ async def _one_buffered(h: StoreHarness, policy: str) -> ClaimedBucket:
     await upsert(h, overlap_policy=policy)
     await start_tick(h, "tick-1", next_fire_at_ms=h.now_ms + 1)
     h.advance(1)
-    bucket = await claim_tick(h)
-    assert await settle(h, bucket, "buffer", next_fire_at_ms=h.now_ms + 1) == BucketBuffered()
+    tick = await claim_tick(h)
+    assert await settle(h, tick, "buffer", next_fire_at_ms=h.now_ms + 1) == BucketBuffered()
     h.advance(1)
     return await claim_tick(h)
 
@@ -49,9 +49,9 @@ async def buffered_tick_goes_first(h: StoreHarness, policy: str) -> None:
     assert await get_schedule(h) == before, "a refused start moved the schedule"
     assert (await claim_ticks(h)).buckets == (), "a refused start freed the tick"
     assert await settle(h, late, "skip") == BucketSkipped()
-    bucket = await claim_tick(h)
-    assert (bucket.fire_at_ms, bucket.source) == (buffered, "buffered")
-    assert await settle(h, bucket, "start", "tick-2") == BucketStarted(run_id="tick-2")
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source) == (buffered, "buffered")
+    assert await settle(h, tick, "start", "tick-2") == BucketStarted(run_id="tick-2")
 
 
 @clause("SCHEDULE-17", "SCHEDULE-14")
@@ -62,8 +62,8 @@ async def live_run_is_named_before_the_buffered_tick(h: StoreHarness) -> None:
     h.advance(60_000)
     await end_run(h, "tick-1")
     assert await settle(h, late, "start", "tick-3") == BucketBehind(fire_at_ms=late.fire_at_ms - 1)
-    bucket = await claim_tick(h)
-    assert (bucket.fire_at_ms, bucket.source) == (late.fire_at_ms - 1, "buffered")
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source) == (late.fire_at_ms - 1, "buffered")
 
 
 @clause("SCHEDULE-17", "SCHEDULE-15")
@@ -98,8 +98,8 @@ async def older_tick_gives_way_to_the_buffered_one(h: StoreHarness, policy: str)
     await end_run(h, "tick-1")
     assert await settle(h, old, "start", "tick-0") == BucketBehind(fire_at_ms=buffered)
     assert await settle(h, old, "buffer") == BucketSkipped()
-    bucket = await claim_tick(h)
-    assert (bucket.fire_at_ms, bucket.source) == (buffered, "buffered")
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source) == (buffered, "buffered")
 
 
 @clause("SCHEDULE-17")
@@ -120,10 +120,10 @@ async def buffered_tick_that_is_requested_is_not_behind_itself(h: StoreHarness) 
     late = await _one_buffered(h, "buffer-one")
     await settle(h, late, "skip", next_fire_at_ms=None)
     await request(h, late.fire_at_ms - 1)
-    bucket = await claim_tick(h)
-    assert (bucket.fire_at_ms, bucket.source) == (late.fire_at_ms - 1, "requested")
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source) == (late.fire_at_ms - 1, "requested")
     await end_run(h, "tick-1")
-    assert isinstance(await settle(h, bucket, "start", "tick-2"), BucketStarted)
+    assert isinstance(await settle(h, tick, "start", "tick-2"), BucketStarted)
     await end_run(h, "tick-2")
     assert (await claim_ticks(h)).buckets == ()
 
@@ -140,9 +140,9 @@ async def claim_says_what_was_requested(h: StoreHarness, overlap: Any) -> None:
     await request(h, h.now_ms - 1)
     claimed = {}
     for _ in range(3):
-        bucket = await claim_tick(h)
-        claimed[bucket.fire_at_ms - h.now_ms] = bucket.overlap_policy
-        await settle(h, bucket, "skip", next_fire_at_ms=None)
+        tick = await claim_tick(h)
+        claimed[tick.fire_at_ms - h.now_ms] = tick.overlap_policy
+        await settle(h, tick, "skip", next_fire_at_ms=None)
     assert claimed == {-2: overlap, -1: policy, 0: policy}
 
 
@@ -156,8 +156,8 @@ async def request_may_allow_what_the_schedule_does_not(h: StoreHarness) -> None:
         assert isinstance(await settle(h, await claim_tick(h), "start", f"asked-{number}"), BucketStarted)
     await upsert(h, overlap_policy="allow")
     await request(h, 3, overlap="skip")
-    bucket = await claim_tick(h)
-    assert await settle(h, bucket, "start", "asked-3") == BucketOverlapping(run_id="asked-2")
+    tick = await claim_tick(h)
+    assert await settle(h, tick, "start", "asked-3") == BucketOverlapping(run_id="asked-2")
 
 
 @clause("SCHEDULE-18", "SCHEDULE-15")
@@ -167,9 +167,9 @@ async def none_of_those_that_wait_for_their_turn_is_dropped(h: StoreHarness) -> 
     await request(h, 30, 10, 20, overlap="buffer-all")
     started = []
     for moment in (10, 20, 30):
-        bucket = await claim_tick(h)
-        assert (bucket.fire_at_ms, bucket.source) == (moment, "requested")
-        await settle(h, bucket, "start", f"tick-{moment}")
+        tick = await claim_tick(h)
+        assert (tick.fire_at_ms, tick.source) == (moment, "requested")
+        await settle(h, tick, "start", f"tick-{moment}")
         started.append(f"tick-{moment}")
         claims = await claim_ticks(h)
         assert (claims.buckets, claims.next_due_ms) == ((), None), "a tick that waits for its turn wakes workers"
@@ -184,10 +184,10 @@ async def tick_that_is_put_back_for_its_turn_stays_requested(h: StoreHarness) ->
     await request(h, 10, 20, overlap="buffer-all")
     await settle(h, await claim_tick(h), "start", "tick-10")
     await end_run(h, "tick-10")
-    bucket = await claim_tick(h)
+    tick = await claim_tick(h)
     h.advance(1)
     assert (await claim_ticks(h)).buckets == ()
-    answer = await settle(h, bucket, "buffer")
+    answer = await settle(h, tick, "buffer")
     assert answer == BucketBuffered()
     schedule = await get_schedule(h)
     assert (schedule.buffered_fire_at_ms, schedule.last_fire_at_ms) == (None, None)
@@ -202,14 +202,14 @@ async def those_that_wait_hold_up_no_others(h: StoreHarness) -> None:
     await request(h, 10, 20, overlap="buffer-all")
     await request(h, 30, 40)
     for moment in (30, 40):
-        bucket = await claim_tick(h)
-        assert bucket.fire_at_ms == moment
-        await settle(h, bucket, "start", f"tick-{moment}")
+        tick = await claim_tick(h)
+        assert tick.fire_at_ms == moment
+        await settle(h, tick, "start", f"tick-{moment}")
     assert (await claim_ticks(h, workflow_ids=["other"])).unclaimable == ()
     h.advance(1)
-    bucket = await claim_tick(h)
-    assert (bucket.fire_at_ms, bucket.source) == (h.now_ms, "due")
-    await settle(h, bucket, "start", "due", next_fire_at_ms=None)
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source) == (h.now_ms, "due")
+    await settle(h, tick, "start", "due", next_fire_at_ms=None)
     assert (await claim_ticks(h)).buckets == ()
     await end_run(h, "due")
     assert (await claim_ticks(h, workflow_ids=["other"])).unclaimable == ("nightly",)
@@ -223,15 +223,15 @@ async def due_moment_keeps_what_was_requested_with_it(h: StoreHarness) -> None:
     await start_tick(h, "tick-1", next_fire_at_ms=h.now_ms + 1)
     await request(h, h.now_ms + 1, overlap="buffer-all")
     h.advance(1)
-    bucket = await claim_tick(h)
-    assert (bucket.source, bucket.overlap_policy) == ("due", "buffer-all")
-    assert await settle(h, bucket, "buffer", next_fire_at_ms=None) == BucketBuffered()
+    tick = await claim_tick(h)
+    assert (tick.source, tick.overlap_policy) == ("due", "buffer-all")
+    assert await settle(h, tick, "buffer", next_fire_at_ms=None) == BucketBuffered()
     schedule = await get_schedule(h)
     assert (schedule.last_fire_at_ms, schedule.next_fire_at_ms) == (h.now_ms, None)
     assert (await claim_ticks(h)).buckets == ()
     await end_run(h, "tick-1")
-    bucket = await claim_tick(h)
-    assert (bucket.fire_at_ms, bucket.source) == (h.now_ms, "requested")
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source) == (h.now_ms, "requested")
 
 
 @clause("SCHEDULE-8", "SCHEDULE-18")
@@ -267,9 +267,9 @@ async def requested_ticks_are_listed(h: StoreHarness) -> None:
     assert await _requested(h, limit=2) == expected[:2]
     assert await _requested(h, limit=0) == ()
     assert await _requested(h, from_ms=11) == expected[1:]
-    bucket = (await claim_ticks(h, limit=1)).buckets[0]
+    tick = (await claim_ticks(h, limit=1)).buckets[0]
     assert await _requested(h) == expected
-    await settle(h, bucket, "skip")
+    await settle(h, tick, "skip")
     assert await _requested(h) == expected[1:]
     await h.store.delete_schedule(schedule_id="nightly")
     assert await _requested(h) == ()

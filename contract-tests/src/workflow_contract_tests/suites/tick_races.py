@@ -53,32 +53,32 @@ class _Rivals:
             claims = await claim_ticks(self.h, store=store, lease_ms=lease_ms, limit=chosen.randint(1, 3))
             idle = 0 if claims.buckets else idle + 1
             await asyncio.sleep(chosen.random() * 0.004 if lease_ms == 1 or idle else 0)
-            for bucket in claims.buckets:
-                await self.settle_tick(store, bucket, chosen)
+            for tick in claims.buckets:
+                await self.settle_tick(store, tick, chosen)
         self.left += 1
 
-    async def settle_tick(self, store: WorkflowExecutionStore, bucket: ClaimedBucket, chosen: random.Random) -> None:
+    async def settle_tick(self, store: WorkflowExecutionStore, tick: ClaimedBucket, chosen: random.Random) -> None:
         """Settle a claimed tick by the policy."""
-        previous = bucket.overlapping_run_id
+        previous = tick.overlapping_run_id
         if previous is not None and self.policy in {"cancel-previous", "terminate-previous"}:
             await store.terminate_run(run_id=previous, now_ms=self.h.now_ms)
         # Sometimes try it although the claim named a live run: the store must refuse.
         tries = previous is None or self.policy == "allow" or chosen.random() < 0.5
-        answer = await self._mark(store, bucket, "start", chosen) if tries else None
+        answer = await self._mark(store, tick, "start", chosen) if tries else None
         if answer is None or isinstance(answer, BucketOverlapping | BucketBehind):
-            answer = await self._mark(store, bucket, "skip" if self.policy == "skip" else "buffer", chosen)
+            answer = await self._mark(store, tick, "skip" if self.policy == "skip" else "buffer", chosen)
         if not isinstance(answer, LeaseLostError):
-            self.told[bucket.fire_at_ms].append(answer)
+            self.told[tick.fire_at_ms].append(answer)
 
     async def _mark(
-        self, store: WorkflowExecutionStore, bucket: ClaimedBucket, action: BucketAction, chosen: random.Random
+        self, store: WorkflowExecutionStore, tick: ClaimedBucket, action: BucketAction, chosen: random.Random
     ) -> Any:
-        moment = bucket.fire_at_ms
+        moment = tick.fire_at_ms
         run_id = self.h.new_id(f"tick-{moment}") if action == "start" else None
         self.moments |= {} if run_id is None else {run_id: moment}
         arguments = settle_arguments(
             self.h,
-            bucket,
+            tick,
             action,
             run_id,
             next_fire_at_ms=moment + 1 if moment + 1 in self.due else None,
@@ -152,8 +152,8 @@ async def _finish(rivals: _Rivals, chosen: random.Random) -> None:
         rivals.h.advance(LEASE_MS)
         await rivals.end_one()
         rivals.left = 0
-        for bucket in (await claim_ticks(rivals.h, store=handle)).buckets:
-            await rivals.settle_tick(handle, bucket, chosen)
+        for tick in (await claim_ticks(rivals.h, store=handle)).buckets:
+            await rivals.settle_tick(handle, tick, chosen)
     assert (await claim_ticks(rivals.h, store=handle)).buckets == (), "ticks are left"
 
 
@@ -177,10 +177,10 @@ async def ticks_are_claimed_and_marked_once(h: StoreHarness) -> None:
     for name in names:
         await upsert(h, name)
     batches = await all_of(*(claim_ticks(h, store=handle) for handle in handles))
-    buckets = [bucket for batch in batches for bucket in batch.buckets]
-    assert sorted(bucket.schedule.schedule_id for bucket in buckets) == names
-    for bucket in buckets[:10]:
-        mark = settle_arguments(h, bucket, "start", h.new_id("tick"), next_fire_at_ms=None)
+    ticks = [tick for batch in batches for tick in batch.buckets]
+    assert sorted(tick.schedule.schedule_id for tick in ticks) == names
+    for tick in ticks[:10]:
+        mark = settle_arguments(h, tick, "start", h.new_id("tick"), next_fire_at_ms=None)
         answers = await all_of(*(_answer(handle, mark) for handle in handles[:3]))
         assert all(isinstance(answer, BucketStarted) for answer in answers), answers
     assert len((await h.store.list_runs(limit=MANY)).runs) == 10
@@ -205,12 +205,12 @@ async def requests_during_settlements_are_kept(h: StoreHarness) -> None:
     async def serve(store: WorkflowExecutionStore) -> None:
         idle = 0
         while idle < 20:
-            buckets = (await claim_ticks(h, store=store)).buckets
-            idle = 0 if buckets else idle + 1
+            ticks = (await claim_ticks(h, store=store)).buckets
+            idle = 0 if ticks else idle + 1
             await asyncio.sleep(0.001 if idle else 0)
-            for bucket in buckets:
-                await store.mark_schedule_bucket_started(**settle_arguments(h, bucket, "skip"))
-                settled.append(bucket.fire_at_ms)
+            for tick in ticks:
+                await store.mark_schedule_bucket_started(**settle_arguments(h, tick, "skip"))
+                settled.append(tick.fire_at_ms)
 
     await all_of(*(ask(handle) for handle in handles[:3]), *(serve(handle) for handle in handles[3:]))
     await serve(h.store)

@@ -58,10 +58,10 @@ async def one_tick_of_a_schedule_at_a_time(h: StoreHarness) -> None:
     await request(h, due - 5, due + 5)
     expected = [(due - 5, "requested"), (due, "due"), (due + 5, "requested")]
     for number, wanted in enumerate(expected):
-        bucket = await claim_tick(h)
-        assert (bucket.fire_at_ms, bucket.source) == wanted
+        tick = await claim_tick(h)
+        assert (tick.fire_at_ms, tick.source) == wanted
         assert (await claim_ticks(h)).buckets == (), "two ticks of one schedule are claimed at once"
-        await settle(h, bucket, "start", f"tick-{number}")
+        await settle(h, tick, "start", f"tick-{number}")
 
 
 @clause("SCHEDULE-9", "SCHEDULE-13")
@@ -69,9 +69,9 @@ async def due_and_requested_moment_is_one_tick(h: StoreHarness) -> None:
     """A moment that is due and requested is claimed once, as due, and settling it settles the request."""
     await upsert(h)
     await request(h, h.now_ms)
-    bucket = await claim_tick(h)
-    assert (bucket.fire_at_ms, bucket.source) == (h.now_ms, "due")
-    await settle(h, bucket, "skip")
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source) == (h.now_ms, "due")
+    await settle(h, tick, "skip")
     schedule = await get_schedule(h)
     assert (schedule.last_fire_at_ms, schedule.next_fire_at_ms) == (h.now_ms, h.now_ms + HOUR)
     assert (await claim_ticks(h)).buckets == ()
@@ -117,10 +117,10 @@ async def buffered_tick_waits_for_its_predecessor(h: StoreHarness, how: str) -> 
         assert batch.dead == ("tick-1",)
     else:
         await end_run(h, "tick-1")
-    bucket = await claim_tick(h)
-    assert (bucket.fire_at_ms, bucket.source) == (due.fire_at_ms + 7, "buffered")
-    assert bucket.overlapping_run_id is None
-    assert isinstance(await settle(h, bucket, "start", "tick-2"), BucketStarted)
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source) == (due.fire_at_ms + 7, "buffered")
+    assert tick.overlapping_run_id is None
+    assert isinstance(await settle(h, tick, "start", "tick-2"), BucketStarted)
     schedule = await get_schedule(h)
     assert (schedule.buffered_fire_at_ms, schedule.previous_run_id) == (None, "tick-2")
     assert (schedule.last_fire_at_ms, schedule.next_fire_at_ms) == (due.fire_at_ms, due.fire_at_ms + HOUR)
@@ -133,13 +133,13 @@ async def claim_names_the_live_previous_run(h: StoreHarness) -> None:
     await upsert(h, overlap_policy="allow")
     assert (await start_tick(h, "tick-1")).overlapping_run_id is None
     h.advance(HOUR)
-    bucket = await claim_tick(h)
-    assert (bucket.schedule.previous_run_id, bucket.overlapping_run_id) == ("tick-1", "tick-1")
-    await settle(h, bucket, "start", "tick-2")
+    tick = await claim_tick(h)
+    assert (tick.schedule.previous_run_id, tick.overlapping_run_id) == ("tick-1", "tick-1")
+    await settle(h, tick, "start", "tick-2")
     await end_run(h, "tick-2")
     h.advance(HOUR)
-    bucket = await claim_tick(h)
-    assert (bucket.schedule.previous_run_id, bucket.overlapping_run_id) == ("tick-2", None)
+    tick = await claim_tick(h)
+    assert (tick.schedule.previous_run_id, tick.overlapping_run_id) == ("tick-2", None)
 
 
 @clause("SCHEDULE-10")
@@ -234,15 +234,15 @@ async def marking_starts_the_run_and_moves_on(h: StoreHarness) -> None:
     """The run, the mark, the previous run, the next fire time and the high-water mark are one unit."""
     await upsert(h, queue="slow", priority=7, input='{"b":2,"a":1}')
     h.advance(5)
-    bucket = await claim_tick(h)
-    assert await settle(h, bucket, "start", "tick-1") == BucketStarted(run_id="tick-1")
+    tick = await claim_tick(h)
+    assert await settle(h, tick, "start", "tick-1") == BucketStarted(run_id="tick-1")
     run = await record(h, "tick-1")
     assert (run.workflow_id, run.workflow_version, run.input) == ("report", "3", '{"b":2,"a":1}')
     assert (run.queue, run.priority, run.status, run.due_at_ms) == ("slow", 7, "queued", h.now_ms)
     assert (run.created_at_ms, run.next_index, run.inbox_seq) == (h.now_ms, 0, 0)
     schedule = await get_schedule(h)
-    assert (schedule.next_fire_at_ms, schedule.last_fire_at_ms) == (bucket.fire_at_ms + HOUR, bucket.fire_at_ms)
-    assert (schedule.revision, schedule.previous_run_id) == (bucket.schedule.revision, "tick-1")
+    assert (schedule.next_fire_at_ms, schedule.last_fire_at_ms) == (tick.fire_at_ms + HOUR, tick.fire_at_ms)
+    assert (schedule.revision, schedule.previous_run_id) == (tick.schedule.revision, "tick-1")
     assert schedule.updated_at_ms == h.now_ms
     assert (await claim_ticks(h)).buckets == ()
     assert [c.run.run_id for c in (await claim_pending(h)).claims] == ["tick-1"]
@@ -257,9 +257,9 @@ async def run_may_be_available_later(h: StoreHarness) -> None:
     assert (run.status, run.due_at_ms, run.created_at_ms) == ("queued", h.now_ms + 500, h.now_ms)
     assert (await claim_pending(h)).claims == ()
     h.advance(1)
-    bucket = await claim_tick(h)
-    assert bucket.overlapping_run_id == "tick-1"
-    assert await settle(h, bucket, "start", "tick-2") == BucketOverlapping(run_id="tick-1")
+    tick = await claim_tick(h)
+    assert tick.overlapping_run_id == "tick-1"
+    assert await settle(h, tick, "start", "tick-2") == BucketOverlapping(run_id="tick-1")
 
 
 @clause("SCHEDULE-13")
@@ -267,12 +267,12 @@ async def existing_run_counts_as_started(h: StoreHarness) -> None:
     """A tick whose run id is there already is started, and the run stays as it is."""
     await upsert(h)
     await create(h, "tick-1", workflow_id="something-else")
-    bucket = await claim_tick(h)
+    tick = await claim_tick(h)
     async with unchanged(h, "tick-1", after="a tick with an existing run id"):
-        answer = await settle(h, bucket, "start", "tick-1", now_ms=h.advance(1))
+        answer = await settle(h, tick, "start", "tick-1", now_ms=h.advance(1))
     assert isinstance(answer, BucketStarted)
     schedule = await get_schedule(h)
-    assert (schedule.last_fire_at_ms, schedule.previous_run_id) == (bucket.fire_at_ms, "tick-1")
+    assert (schedule.last_fire_at_ms, schedule.previous_run_id) == (tick.fire_at_ms, "tick-1")
 
 
 @clause("SCHEDULE-13")
@@ -296,9 +296,9 @@ async def no_run_starts_beside_a_live_one(h: StoreHarness, policy: str) -> None:
     await upsert(h, overlap_policy=policy)
     await start_tick(h, "tick-1", next_fire_at_ms=h.now_ms + 1)
     h.advance(1)
-    bucket = await claim_tick(h)
+    tick = await claim_tick(h)
     before = await get_schedule(h)
-    arguments = settle_arguments(h, bucket, "start", "tick-2")
+    arguments = settle_arguments(h, tick, "start", "tick-2")
     for status in ("queued", "running", "paused"):
         if status == "running":
             await claim(h, "tick-1", lease_ms=1)
@@ -321,8 +321,8 @@ async def ended_run_stands_in_no_way(h: StoreHarness, how: str) -> None:
     await upsert(h)
     await start_tick(h, "tick-1", next_fire_at_ms=h.now_ms + 1)
     h.advance(1)
-    bucket = await claim_tick(h)
-    assert bucket.overlapping_run_id == "tick-1"
+    tick = await claim_tick(h)
+    assert tick.overlapping_run_id == "tick-1"
     holder = await claim(h, "tick-1", lease_ms=1)
     if how == "finished":
         await holder.finish()
@@ -334,7 +334,7 @@ async def ended_run_stands_in_no_way(h: StoreHarness, how: str) -> None:
         await h.store.delete_run(run_id="tick-1", now_ms=h.now_ms, force=True)
     else:
         await end_run(h, "tick-1")
-    assert isinstance(await settle(h, bucket, "start", "tick-2"), BucketStarted)
+    assert isinstance(await settle(h, tick, "start", "tick-2"), BucketStarted)
 
 
 @clause("SCHEDULE-14")
@@ -355,9 +355,9 @@ async def run_does_not_overlap_with_itself(h: StoreHarness) -> None:
     await start_tick(h, "tick-1")
     await create(h, "stranger")
     await request(h, h.now_ms)
-    bucket = await claim_tick(h)
-    assert await settle(h, bucket, "start", "stranger") == BucketOverlapping(run_id="tick-1")
-    assert await settle(h, bucket, "start", "tick-1") == BucketStarted(run_id="tick-1")
+    tick = await claim_tick(h)
+    assert await settle(h, tick, "start", "stranger") == BucketOverlapping(run_id="tick-1")
+    assert await settle(h, tick, "start", "tick-1") == BucketStarted(run_id="tick-1")
     assert (await claim_ticks(h)).buckets == ()
 
 
@@ -367,13 +367,13 @@ async def settling_without_a_run_moves_on(h: StoreHarness, action: str) -> None:
     await upsert(h)
     await start_tick(h, "tick-1", next_fire_at_ms=h.now_ms + 1)
     h.advance(1)
-    bucket = await claim_tick(h)
-    answer = await settle(h, bucket, action, next_fire_at_ms=None)
+    tick = await claim_tick(h)
+    answer = await settle(h, tick, action, next_fire_at_ms=None)
     assert isinstance(answer, BucketSkipped if action == "skip" else BucketBuffered)
     assert [run.run_id for run in (await h.store.list_runs(limit=9)).runs] == ["tick-1"]
     schedule = await get_schedule(h)
-    assert (schedule.next_fire_at_ms, schedule.last_fire_at_ms) == (None, bucket.fire_at_ms)
-    assert schedule.buffered_fire_at_ms == (None if action == "skip" else bucket.fire_at_ms)
+    assert (schedule.next_fire_at_ms, schedule.last_fire_at_ms) == (None, tick.fire_at_ms)
+    assert schedule.buffered_fire_at_ms == (None if action == "skip" else tick.fire_at_ms)
     assert (schedule.previous_run_id, schedule.updated_at_ms) == ("tick-1", h.now_ms)
     assert (await claim_ticks(h, now_ms=h.now_ms + 100 * HOUR)).buckets == ()
 
@@ -386,16 +386,16 @@ async def one_tick_is_buffered_at_most(h: StoreHarness, policy: str) -> None:
     answers = []
     for _ in range(3):
         h.advance(1)
-        bucket = await claim_tick(h)
-        answers.append(await settle(h, bucket, "buffer", next_fire_at_ms=bucket.fire_at_ms + 1))
+        tick = await claim_tick(h)
+        answers.append(await settle(h, tick, "buffer", next_fire_at_ms=tick.fire_at_ms + 1))
     later = BucketSkipped() if policy == "buffer-one" else BucketBuffered()
     assert answers == [BucketBuffered(), later, later]
     kept = h.now_ms - 2 if policy == "buffer-one" else h.now_ms
     assert (await get_schedule(h)).buffered_fire_at_ms == kept
     await end_run(h, "tick-1")
-    bucket = await claim_tick(h)
-    assert (bucket.fire_at_ms, bucket.source) == (kept, "buffered")
-    await settle(h, bucket, "start", "tick-2")
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source) == (kept, "buffered")
+    await settle(h, tick, "start", "tick-2")
     await end_run(h, "tick-2")
     assert (await claim_ticks(h)).buckets == ()
 
@@ -420,12 +420,12 @@ async def buffered_tick_may_be_put_back_again(h: StoreHarness) -> None:
 async def wrong_token_refuses_the_mark(h: StoreHarness) -> None:
     """A token that is not the tick's current one raises, and nothing is written."""
     before = (await upsert(h)).schedule
-    bucket = await claim_tick(h)
+    tick = await claim_tick(h)
     for action, run_id in (("start", "tick-1"), ("skip", None), ("buffer", None)):
         with refused(LeaseLostError, f"{action} with an invented token"):
-            await settle(h, bucket, action, run_id, lease_token="invented")
+            await settle(h, tick, action, run_id, lease_token="invented")
         with refused(LeaseLostError, f"{action} of a tick that nobody claimed"):
-            await settle(h, bucket, action, run_id, fire_at_ms=bucket.fire_at_ms + 1)
+            await settle(h, tick, action, run_id, fire_at_ms=tick.fire_at_ms + 1)
     assert await h.store.load_run(run_id="tick-1") is None
     assert await get_schedule(h) == before
 
@@ -434,9 +434,9 @@ async def wrong_token_refuses_the_mark(h: StoreHarness) -> None:
 async def expired_claim_may_still_mark(h: StoreHarness) -> None:
     """A claimer whose lease expired, but whom nobody replaced, may still mark its tick."""
     await upsert(h)
-    bucket = await claim_tick(h, lease_ms=1_000)
+    tick = await claim_tick(h, lease_ms=1_000)
     h.advance(60_000)
-    assert isinstance(await settle(h, bucket, "start", "tick-1"), BucketStarted)
+    assert isinstance(await settle(h, tick, "start", "tick-1"), BucketStarted)
 
 
 @clause("SCHEDULE-16", "OP-1", each=("start", "skip", "buffer", "buffer-second"))
@@ -448,9 +448,9 @@ async def repeated_mark_gives_the_first_answer(h: StoreHarness, how: str) -> Non
         await request(h, h.now_ms + 1)
         await settle(h, await claim_tick(h), "buffer")
         await request(h, h.now_ms + 2)
-    bucket = await claim_tick(h)
+    tick = await claim_tick(h)
     action, run_id = how.partition("-")[0], "tick-1" if how == "start" else None
-    arguments = settle_arguments(h, bucket, action, run_id)
+    arguments = settle_arguments(h, tick, action, run_id)
     first = await h.store.mark_schedule_bucket_started(**arguments)
     settled = await get_schedule(h)
     assert await h.second.mark_schedule_bucket_started(**(arguments | {"now_ms": h.advance(9)})) == first
@@ -469,12 +469,12 @@ async def repeated_mark_gives_the_first_answer(h: StoreHarness, how: str) -> Non
 async def settled_tick_is_not_settled_by_another(h: StoreHarness) -> None:
     """After the mark, the same token under another operation id does nothing."""
     await upsert(h, overlap_policy="allow")
-    bucket = await claim_tick(h)
-    await settle(h, bucket, "start", "tick-1")
+    tick = await claim_tick(h)
+    await settle(h, tick, "start", "tick-1")
     before = await get_schedule(h)
     for action, run_id in (("start", "tick-2"), ("skip", None), ("buffer", None)):
         with refused(LeaseLostError, f"{action} of a settled tick"):
-            await settle(h, bucket, action, run_id)
+            await settle(h, tick, action, run_id)
     assert await h.store.load_run(run_id="tick-2") is None, "one tick started two runs"
     assert await get_schedule(h) == before
 
@@ -483,24 +483,24 @@ async def settled_tick_is_not_settled_by_another(h: StoreHarness) -> None:
 async def revision_of_the_claim_is_checked(h: StoreHarness) -> None:
     """A mark with another revision than the stored one answers `schedule-changed` and writes nothing."""
     before = (await upsert(h)).schedule
-    bucket = await claim_tick(h)
+    tick = await claim_tick(h)
     for action, run_id in (("start", "tick-1"), ("skip", None), ("buffer", None)):
-        answer = await settle(h, bucket, action, run_id, expected_revision=2)
+        answer = await settle(h, tick, action, run_id, expected_revision=2)
         assert isinstance(answer, ScheduleChanged)
     assert await get_schedule(h) == before
     assert await h.store.load_run(run_id="tick-1") is None
-    assert isinstance(await settle(h, bucket, "start", "tick-1"), BucketStarted)
+    assert isinstance(await settle(h, tick, "start", "tick-1"), BucketStarted)
 
 
 @clause("SCHEDULE-13", "ARG-1")
 async def run_id_goes_with_start_only(h: StoreHarness) -> None:
     """A start without a run id, any other action with one, and an unknown action are refused by name."""
     before = (await upsert(h)).schedule
-    bucket = await claim_tick(h)
+    tick = await claim_tick(h)
     bad = (("start", None, "run_id"), ("skip", "r", "run_id"), ("buffer", "r", "run_id"), ("cancel", None, "action"))
     for action, run_id, named in bad:
         with refused(InvalidArgumentError, f"the action {action} with the run id {run_id}") as refusal:
-            await settle(h, bucket, action, run_id)
+            await settle(h, tick, action, run_id)
         assert refusal.error.argument == named
     assert await get_schedule(h) == before
 

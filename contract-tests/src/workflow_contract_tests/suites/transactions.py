@@ -38,7 +38,7 @@ class _Work:
         **write: Any,
     ) -> None:
         self.calls = 0
-        self._driver = holder
+        self._holder = holder
         self._key = key
         self._before = before
         self._after = after
@@ -48,10 +48,10 @@ class _Work:
         self.calls += 1
         if self._before is not None:
             await self._before()
-        await self._driver.harness.write_business(tx, self._key)
+        await self._holder.harness.write_business(tx, self._key)
         if self._after is not None:
             await self._after()
-        holder = self._driver
+        holder = self._holder
         fields: dict[str, Any] = {
             "expected_next_index": holder.next_index,
             "events": (event('"paid"', step_id="pay"),),

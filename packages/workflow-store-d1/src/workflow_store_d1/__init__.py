@@ -6,12 +6,10 @@ from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Result
 from .http import D1HttpDatabase
 from .retries import Retries
 from .schema import get_migration_sql, get_migrations
+from .sqlite_store import SQLiteWorkflowStore
 from .store import D1WorkflowStore
 from .tables import get_sqlalchemy_tables, get_table_definitions
 from .transactions import D1Transaction, SQLiteTransaction
-
-SQLiteWorkflowStore = D1WorkflowStore
-"""The same class, under the name that one looks for when the database is a local file."""
 
 __all__ = [
     "BindingD1Database",

@@ -40,7 +40,7 @@ def as_database(db: Any) -> D1Database:
     if not callable(getattr(db, "prepare", None)):
         what = "a path" if isinstance(db, str | bytes | os.PathLike) else f"a {kind.__name__}"
         raise ConfigurationError(
-            f"a store is made of a D1 database, not of {what}: for a file write `async with "
+            f"a store is made of a database object, not of {what}: for a file write `async with "
             "SQLiteWorkflowStore.open(path) as store:`"
         )
     database: D1Database = db

@@ -21,8 +21,8 @@ from workflow_store_sql import RowReader, answer_cancel, answer_requeue, answer_
 
 from .database import D1PreparedStatement, Row
 from .entries import cancelled
-from .role import Role
 from .session import json_list
+from .store_role import StoreRole
 
 __all__ = ["Bulk"]
 
@@ -30,7 +30,7 @@ A = TypeVar("A")
 Answer: TypeAlias = Callable[[RowReader, str, Row], A]
 
 
-class Bulk(Role):
+class Bulk(StoreRole):
     """Keeps `BulkStore`, and `retry_run`."""
 
     @checked

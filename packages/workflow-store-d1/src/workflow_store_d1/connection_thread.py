@@ -76,7 +76,7 @@ class ConnectionThread:
 
     Args:
         name: Of the thread.
-        connect: Opens the connection; called on the thread. It gets an event that is set when there is no time left:
+        connect: Opens the connection; called on the thread. It gets a flag that is set when there is no time left:
             whatever waits on the thread waits for that too.
     """
 

@@ -18,7 +18,7 @@ __all__ = [
     "D1Result",
     "D1Value",
     "InteractiveD1Database",
-    "InteractiveUnit",
+    "InteractiveTransaction",
     "Row",
 ]
 
@@ -98,7 +98,7 @@ class D1Database(Protocol):
         ...
 
 
-class InteractiveUnit(Protocol):
+class InteractiveTransaction(Protocol):
     """A transaction that is open while its caller decides what comes next. D1 has none."""
 
     @property
@@ -119,6 +119,6 @@ class InteractiveUnit(Protocol):
 class InteractiveD1Database(D1Database, Protocol):
     """A database that can do more than batches."""
 
-    def interactive(self) -> AbstractAsyncContextManager[InteractiveUnit]:
+    def interactive(self) -> AbstractAsyncContextManager[InteractiveTransaction]:
         """Open a transaction; one that is not committed at the end is rolled back."""
         ...

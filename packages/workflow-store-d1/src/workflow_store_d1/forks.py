@@ -5,12 +5,12 @@ from __future__ import annotations
 from workflow_runtime.store import ForkResult, NewEvent, checked
 from workflow_store_sql import Fork
 
-from .role import Role
+from .store_role import StoreRole
 
 __all__ = ["Forks"]
 
 
-class Forks(Role):
+class Forks(StoreRole):
     """Keeps `fork_run` of `RunLifecycleStore`."""
 
     @checked

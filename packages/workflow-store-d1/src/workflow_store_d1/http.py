@@ -5,7 +5,7 @@ with every row; `/query`, for a gateway that knows nothing else, is understood a
 
 What certainly was not done is repeated here, and so is what only reads. A write whose answer was lost is not: nobody
 here knows whether the SQL may run twice. It raises with `outcome_unknown`, and the store's session, which knows its own
-units, repeats those.
+batches, repeats those.
 
 No call waits for ever: `timeout` bounds how long it waits for its turn and for each step of its request, and a request
 ends after four times that, however slowly its answer trickles in.

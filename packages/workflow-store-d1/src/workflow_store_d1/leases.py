@@ -21,13 +21,13 @@ from workflow_runtime.store import (
 from workflow_store_sql import Fence, answer_heartbeat, not_claimable, read_claims
 
 from .claims import Claim, filter_values, run_rows
-from .driver import DriverUnit
-from .role import Role
+from .fenced_write import FencedWrite
+from .store_role import StoreRole
 
 __all__ = ["Leases"]
 
 
-class Leases(Role):
+class Leases(StoreRole):
     """Keeps `LeaseStore`."""
 
     @checked
@@ -69,9 +69,9 @@ class Leases(Role):
 
     @checked
     async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
-        unit = DriverUnit(self._session, Fence("release_run_lease", run_id, lease_token, operation_id))
-        unit.add("release_run_lease.head", now_ms)
-        await unit.commit()
+        write = FencedWrite(self._session, Fence("release_run_lease", run_id, lease_token, operation_id))
+        write.add("release_run_lease.head", now_ms)
+        await write.commit()
 
     @checked
     async def claim_stale_runs(

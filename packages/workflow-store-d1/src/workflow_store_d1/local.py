@@ -34,20 +34,27 @@ from .database import D1DatabaseError, D1PreparedStatement, D1Value
 from .javascript import as_bound
 from .limits import MAX_VALUE_BYTES, check_statement, check_values, first_keyword
 from .sqlite_connection import (
-    DRIVER_ERRORS,
     IN_MEMORY,
     PASSES_AT_THE_START,
+    SQLITE_ERRORS,
+    ConnectionCall,
     LocalResult,
     Settings,
     SQLiteConnection,
     Synchronous,
-    Unit,
     check_version,
     database_error,
     greatest_value_bytes,
 )
 
-__all__ = ["LocalD1Database", "LocalResult", "LocalStatement", "LocalUnit", "Synchronous", "largest_payload_bytes"]
+__all__ = [
+    "LocalD1Database",
+    "LocalResult",
+    "LocalStatement",
+    "LocalTransaction",
+    "Synchronous",
+    "largest_payload_bytes",
+]
 
 _AT_EXIT_S = 5.0
 """How long the end of the program waits for all files that nobody closed."""
@@ -95,7 +102,7 @@ class LocalD1Database:
         self._longest_s = settings.busy_timeout_s + call_timeout_s
         self._home = Home("this SQLite store")
         self._closed = False
-        self._open: LocalUnit | None = None
+        self._open: LocalTransaction | None = None
         self._thread = ConnectionThread(f"SQLite {Path(path).name}", partial(SQLiteConnection, path, settings))
         _handles.add(self)
         _threads.add(self._thread)
@@ -156,7 +163,7 @@ class LocalD1Database:
             # Nobody waits for the thread: it ends by itself, and closes what it has opened.
             self._closed = True
             self._thread.end(hurry=True)
-            if isinstance(error, DRIVER_ERRORS):
+            if isinstance(error, SQLITE_ERRORS):
                 raise database_error(error, passes=PASSES_AT_THE_START) from error
             raise
 
@@ -178,19 +185,19 @@ class LocalD1Database:
         """Run statements in one hop to the connection's thread, as one transaction if `begin` says how."""
         deadline = await self._wait_for_turn()
         return await self._hop(
-            Unit(statements=_texts(statements), begin=begin, commit=begin is not None, deadline=deadline)
+            ConnectionCall(statements=_texts(statements), begin=begin, commit=begin is not None, deadline=deadline)
         )
 
     @asynccontextmanager
-    async def interactive(self) -> AsyncIterator[LocalUnit]:
+    async def interactive(self) -> AsyncIterator[LocalTransaction]:
         """Open a transaction that begins with its first statement. Other tasks on this handle wait until it ends."""
-        unit = LocalUnit(self)
-        token = _inside.set(unit)
+        transaction = LocalTransaction(self)
+        token = _inside.set(transaction)
         try:
-            yield unit
+            yield transaction
         finally:
             _inside.reset(token)
-            await unit.end()
+            await transaction.end()
 
     async def _wait_for_turn(self) -> float:
         """Wait until no transaction of this handle is open; give until when the call may wait for others.
@@ -210,13 +217,13 @@ class LocalD1Database:
             await self._open.wait(self._busy_timeout_s, deadline)
         return deadline
 
-    async def _hop(self, unit: Unit) -> list[LocalResult]:
+    async def _hop(self, call: ConnectionCall) -> list[LocalResult]:
         self._home.check()
         if self._closed:
             raise ConfigurationError("the database is closed")
         try:
-            return await self._thread.call(lambda connection: connection.run(unit), within_s=self._longest_s)
-        except DRIVER_ERRORS as error:
+            return await self._thread.call(lambda connection: connection.run(call), within_s=self._longest_s)
+        except SQLITE_ERRORS as error:
             raise database_error(error) from error
 
     async def close(self) -> None:
@@ -273,7 +280,7 @@ def _end_forgotten() -> None:
         handle._warn()  # noqa: SLF001
 
 
-class LocalUnit:
+class LocalTransaction:
     """A transaction that is open for as long as its caller likes."""
 
     def __init__(self, database: LocalD1Database) -> None:
@@ -338,8 +345,8 @@ class LocalUnit:
     ) -> list[LocalResult]:
         self._check_going_on()
         texts = _texts(_own(statements))
-        unit = Unit(statements=texts, begin=begin, commit=commit, inside=begin is None, deadline=deadline)
-        return await self._database._hop(unit)  # noqa: SLF001
+        call = ConnectionCall(statements=texts, begin=begin, commit=commit, inside=begin is None, deadline=deadline)
+        return await self._database._hop(call)  # noqa: SLF001
 
     def _check_going_on(self) -> None:
         if self._ended.is_set():
@@ -349,7 +356,7 @@ class LocalUnit:
         try:
             # Where the file was closed meanwhile, that has rolled back.
             with suppress(D1DatabaseError, ConfigurationError):
-                await self._database._hop(Unit(roll_back=True, deadline=0.0))  # noqa: SLF001
+                await self._database._hop(ConnectionCall(roll_back=True, deadline=0.0))  # noqa: SLF001
         finally:
             self._let_go()
 
@@ -359,7 +366,7 @@ class LocalUnit:
         self._ended.set()
 
 
-_inside: ContextVar[LocalUnit | None] = ContextVar("workflow_store_d1_unit", default=None)
+_inside: ContextVar[LocalTransaction | None] = ContextVar("workflow_store_d1_transaction", default=None)
 """The transaction in whose function the present task runs."""
 
 

@@ -11,12 +11,12 @@ from workflow_runtime.metering import note_rows, spend_queries
 
 from .database import D1DatabaseError, D1PreparedStatement, D1Result
 
-__all__ = ["MeteredUnit", "SendBatch", "spend_repeat"]
+__all__ = ["MeteredBatch", "SendBatch", "spend_repeat"]
 
 SendBatch: TypeAlias = Callable[[Sequence[D1PreparedStatement]], Awaitable[Sequence[D1Result]]]
 
 
-class MeteredUnit:
+class MeteredBatch:
     """Statements that go out together, counted anew each time they are sent.
 
     Args:
@@ -54,7 +54,7 @@ class MeteredUnit:
 
 
 _counting: ContextVar[bool] = ContextVar("workflow_store_d1_counting", default=False)
-"""Whether a unit of the store is being sent. What an application sends by itself is not counted."""
+"""Whether statements of the store are being sent. What an application sends by itself is not counted."""
 
 
 def spend_repeat(statements: int) -> None:

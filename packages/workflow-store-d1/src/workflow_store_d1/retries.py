@@ -1,7 +1,7 @@
 """How often and how patiently a call to the database is repeated; which errors allow it is for the caller to say.
 
-D1 over HTTP repeats what certainly was not done (`was_not_done`) and what only reads. A unit of the store is repeated
-also when its outcome is unknown (`is_unknown`), because the store recognises its own units: see `session`.
+D1 over HTTP repeats what certainly was not done (`was_not_done`) and what only reads. A batch of the store is repeated
+also when its outcome is unknown (`is_unknown`), because the store recognises its own batches: see `session`.
 """
 
 from __future__ import annotations

@@ -39,15 +39,15 @@ from workflow_store_sql import (
 )
 
 from .database import D1PreparedStatement
-from .driver import DriverUnit
 from .entries import cancelled
-from .role import Role
+from .fenced_write import FencedWrite
 from .session import json_list
+from .store_role import StoreRole
 
 __all__ = ["RunLifecycle"]
 
 
-class RunLifecycle(Role):
+class RunLifecycle(StoreRole):
     """Keeps `RunLifecycleStore`."""
 
     @checked
@@ -76,7 +76,7 @@ class RunLifecycle(Role):
         return await new.taken(self._read, before[0], lambda: self._session.rows("read_inbox", run_id, *page))
 
     def _creation(self, new: NewRun) -> list[D1PreparedStatement]:
-        """Make the unit: read what is there, and write if nothing is. The head, which tells that, comes last."""
+        """Make the batch: read what is there, and write if nothing is. The head, which tells that, comes last."""
         statement = self._session.statement
         return [
             statement("create_run.before", new.run_id),
@@ -125,13 +125,13 @@ class RunLifecycle(Role):
         removed_timers: Sequence[str] = (),
         awaited: Sequence[Awaited] = (),
     ) -> Paused:
-        unit = DriverUnit(
+        write = FencedWrite(
             self._session, Fence("mark_run_paused", run_id, lease_token, operation_id, expected_next_index)
         )
-        unit.append(events, taken_inbox, now_ms)
-        unit.change_timers(set_timers, removed_timers)
-        unit.add("mark_run_paused.head", len(events), seen_inbox_seq, awaited_text(awaited), now_ms)
-        outcome = await unit.commit()
+        write.append(events, taken_inbox, now_ms)
+        write.change_timers(set_timers, removed_timers)
+        write.add("mark_run_paused.head", len(events), seen_inbox_seq, awaited_text(awaited), now_ms)
+        outcome = await write.commit()
         if outcome.repeated is not None:
             queued = outcome.repeated["status"] == RunStatus.QUEUED
             next_index = int(outcome.repeated["next_index"])
@@ -153,14 +153,14 @@ class RunLifecycle(Role):
         events: Sequence[NewEvent] = (),
         taken_inbox: Sequence[int] = (),
     ) -> None:
-        unit = DriverUnit(
+        write = FencedWrite(
             self._session, Fence("mark_run_finished", run_id, lease_token, operation_id, expected_next_index)
         )
-        unit.append(events, taken_inbox, now_ms)
-        unit.add("driver.no_timers")
-        unit.add("mark_run_ended.state", output, None, None)
-        unit.add("mark_run_ended.head", len(events), RunStatus.FINISHED.value, now_ms)
-        await unit.commit()
+        write.append(events, taken_inbox, now_ms)
+        write.add("fenced_write.no_timers")
+        write.add("mark_run_ended.state", output, None, None)
+        write.add("mark_run_ended.head", len(events), RunStatus.FINISHED.value, now_ms)
+        await write.commit()
 
     @checked
     async def mark_run_errored(
@@ -178,16 +178,16 @@ class RunLifecycle(Role):
         parked: bool = False,
         reason: str | None = None,
     ) -> None:
-        unit = DriverUnit(
+        write = FencedWrite(
             self._session, Fence("mark_run_errored", run_id, lease_token, operation_id, expected_next_index)
         )
         status = error_status(aborted=aborted, parked=parked)
-        unit.append(events, taken_inbox, now_ms)
+        write.append(events, taken_inbox, now_ms)
         if not parked:
-            unit.add("driver.no_timers")
-        unit.add("mark_run_ended.state", None, error, reason if aborted or parked else None)
-        unit.add("mark_run_ended.head", len(events), status.value, now_ms)
-        await unit.commit()
+            write.add("fenced_write.no_timers")
+        write.add("mark_run_ended.state", None, error, reason if aborted or parked else None)
+        write.add("mark_run_ended.head", len(events), status.value, now_ms)
+        await write.commit()
 
     @checked
     async def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:

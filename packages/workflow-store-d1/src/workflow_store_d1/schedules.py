@@ -1,4 +1,8 @@
-"""Schedules and their ticks."""
+"""Schedules and their ticks.
+
+A bucket, in the names of the contract and of the tables, is one tick of a schedule. Settling a tick is called
+`mark_schedule_bucket_started` after its usual action: to skip it, or to put it back, settles it as well.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +38,15 @@ from workflow_store_sql import (
 )
 
 from .database import D1PreparedStatement, Row
-from .role import Role
 from .session import json_list
+from .store_role import StoreRole
 
 __all__ = ["Schedules"]
 
 _MAX_UNCLAIMABLE = 10
 
 
-class Schedules(Role):
+class Schedules(StoreRole):
     """Keeps `ScheduleStore`."""
 
     @checked

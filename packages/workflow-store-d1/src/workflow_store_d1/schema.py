@@ -32,7 +32,7 @@ def get_migration_sql(tables: Mapping[str, str] | None = None) -> str:
 
 
 async def ensure_schema(session: Session) -> None:
-    """Apply what is missing, one migration per unit. Several processes may do this at once."""
+    """Apply what is missing, one migration per batch. Several processes may do this at once."""
     schema = _schema(session)
     while steps := schema.missing(await _read_applied(session, schema)):
         try:

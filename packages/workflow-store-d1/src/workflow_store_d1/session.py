@@ -1,7 +1,7 @@
 """Sends named SQL to a database. The one place where a database's errors become the contract's.
 
-The answer to a unit may be lost on its way: whether the unit was done is unknown then. A session repeats such a unit,
-because the store recognises it. What the second try answers when the first one was done:
+The answer to a batch may be lost on its way: whether the batch was done is unknown then. A session repeats it, because
+the store recognises it. What the second try answers when the first one was done:
 
 - reads: what is there.
 - a driver's writes (`append_events`, `append_in_transaction`, `schedule_timer`, `release_run_lease`, `mark_run_paused`,
@@ -43,7 +43,7 @@ from workflow_runtime.ids import new_id
 from workflow_store_sql import load_statements
 
 from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Value, Row
-from .metering import MeteredUnit, SendBatch
+from .metering import MeteredBatch, SendBatch
 from .retries import Retries, is_unknown
 
 __all__ = ["REMEDY", "SendBatch", "Session", "json_list", "store_error"]
@@ -58,7 +58,7 @@ class Session:
         database: Where the statements go.
         tables: The names to use.
         new_token: Makes a lease token that was never used before.
-        retries: How a unit is repeated whose outcome is unknown.
+        retries: How a batch is repeated whose outcome is unknown.
     """
 
     def __init__(
@@ -99,26 +99,26 @@ class Session:
             raise store_error(error) from error
 
     async def rows(self, name: str, *values: D1Value) -> Sequence[Row]:
-        """Run one named statement as a unit of its own."""
+        """Run one named statement as a transaction of its own."""
         statement = self.statement(name, *values)
         try:
-            return (await self._retries.run(MeteredUnit([statement]).send, is_unknown))[0].results
+            return (await self._retries.run(MeteredBatch([statement]).send, is_unknown))[0].results
         except D1DatabaseError as error:
             raise store_error(error) from error
 
     async def batch(
         self, statements: Sequence[D1PreparedStatement], send: SendBatch | None = None, *, recognised: bool = True
     ) -> list[Sequence[Row]]:
-        """Run statements in order as one unit and give the rows of each.
+        """Run statements in order as one transaction and return the rows of each.
 
         Args:
             statements: What to run.
             send: How; as the database's batch when absent.
-            recognised: Whether the unit does nothing when it was done before, so that it may be repeated.
+            recognised: Whether the batch does nothing when it was done before, so that it may be repeated.
         """
-        unit = MeteredUnit(statements, send or self._database.batch)
+        batch = MeteredBatch(statements, send or self._database.batch)
         try:
-            results = await (self._retries.run(unit.send, is_unknown) if recognised else unit.send())
+            results = await (self._retries.run(batch.send, is_unknown) if recognised else batch.send())
             return [result.results for result in results]
         except D1DatabaseError as error:
             raise store_error(error) from error

@@ -17,12 +17,12 @@ from workflow_store_sql import answer_approval, answer_retry_request, answer_sig
 
 from .database import Row
 from .entries import delivered
-from .role import Role
+from .store_role import StoreRole
 
 __all__ = ["Signals"]
 
 
-class Signals(Role):
+class Signals(StoreRole):
     """Keeps `SignalStore`."""
 
     @checked

@@ -1,4 +1,4 @@
-"""A connection to a SQLite file that behaves like D1's: its limits, its numbers, and units as the only transactions.
+"""A connection to a SQLite file that behaves like D1's: its limits, its numbers, and batches as transactions.
 
 Lives on the thread of a `ConnectionThread`. This is the only module that speaks to sqlite3.
 """
@@ -25,14 +25,14 @@ from .limits import MAX_BOUND_VALUES, MAX_STATEMENT_BYTES, first_keyword
 from .open_files import OpenFiles
 
 __all__ = [
-    "DRIVER_ERRORS",
     "IN_MEMORY",
     "PASSES_AT_THE_START",
+    "SQLITE_ERRORS",
+    "ConnectionCall",
     "LocalResult",
     "SQLiteConnection",
     "Settings",
     "Synchronous",
-    "Unit",
     "check_version",
     "database_error",
     "greatest_value_bytes",
@@ -46,7 +46,7 @@ IN_MEMORY = ":memory:"
 _OLDEST_SQLITE = (3, 37, 0)
 """STRICT tables."""
 
-DRIVER_ERRORS = (sqlite3.Error, sqlite3.Warning)
+SQLITE_ERRORS = (sqlite3.Error, sqlite3.Warning)
 
 _CACHED_STATEMENTS = 256
 """More than the store has, so that none is compiled twice."""
@@ -138,8 +138,8 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """Statements that run in one go, with what begins and ends their transaction."""
+class ConnectionCall:
+    """Statements that run in one hop to the thread, with what begins and ends their transaction."""
 
     statements: Sequence[tuple[str, tuple[D1Value, ...]]] = ()
     begin: str | None = None
@@ -157,7 +157,7 @@ class Unit:
 
 
 class SQLiteConnection(sqlite3.Connection):
-    """A connection that runs units.
+    """A connection to the file, with D1's limits and numbers.
 
     Args:
         path: The file, or `:memory:`.
@@ -184,17 +184,17 @@ class SQLiteConnection(sqlite3.Connection):
             self.close()
             raise
 
-    def run(self, unit: Unit) -> list[LocalResult]:
-        """Run a unit: all of it or nothing.
+    def run(self, call: ConnectionCall) -> list[LocalResult]:
+        """Run the statements of a call: all of them or none.
 
         Raises:
             sqlite3.Error: What SQLite says.
             D1DatabaseError: The file is no longer the one that was opened.
         """
-        writes = not unit.reads
-        if not unit.roll_back:
+        writes = not call.reads
+        if not call.roll_back:
             self._look(at_once=writes)
-        results = self._patiently(partial(self._run, unit), unit.deadline)
+        results = self._patiently(partial(self._run, call), call.deadline)
         if writes:
             self._look(at_once=True)  # before anybody is told that it is written
         return results
@@ -237,22 +237,22 @@ class SQLiteConnection(sqlite3.Connection):
             self._hurry.wait(min(pause_s, left_s))
         raise AssertionError("the pauses never end")
 
-    def _run(self, unit: Unit) -> list[LocalResult]:
-        if unit.inside and not self.in_transaction:
+    def _run(self, call: ConnectionCall) -> list[LocalResult]:
+        if call.inside and not self.in_transaction:
             raise sqlite3.OperationalError("a statement before has ended the transaction")
-        if not unit.inside:
+        if not call.inside:
             self._roll_back()  # a transaction whose end was not heard here: nothing new may become a part of it
-        if unit.begin is not None:
-            super().execute(unit.begin)
+        if call.begin is not None:
+            super().execute(call.begin)
         try:
-            results = [self._run_one(*statement) for statement in unit.statements]
-            if unit.commit:
+            results = [self._run_one(*statement) for statement in call.statements]
+            if call.commit:
                 super().execute("COMMIT")
         except BaseException:
-            if unit.commit:
+            if call.commit:
                 self._roll_back()
             raise
-        if unit.roll_back:
+        if call.roll_back:
             self._roll_back()
         return results
 
@@ -319,7 +319,7 @@ def _primary_code(error: Exception) -> int | None:
 
 def _by_name(sql: str, values: tuple[D1Value, ...]) -> tuple[D1Value, ...] | dict[str, D1Value]:
     names = set(_NUMBERED.findall(sql))
-    # A wrong number of values is left as it is, for the driver to refuse.
+    # A wrong number of values is left as it is, for sqlite3 to refuse.
     return {name: values[int(name) - 1] for name in names} if len(names) == len(values) else values
 
 

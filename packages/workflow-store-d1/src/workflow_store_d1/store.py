@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from workflow_migrations import Migration
 from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError
@@ -21,39 +21,41 @@ from workflow_store_sql import RowReader, StoreOpening, table_names
 from . import schema
 from .binding import as_database
 from .bulk import Bulk
+from .capabilities import CAPABILITIES
 from .database import D1Database, D1DatabaseError
-from .events import EventLog
+from .event_log import EventLog
 from .forks import Forks
 from .http import API_URL, D1HttpDatabase
 from .leases import Leases
 from .queries import Queries
 from .retries import Retries
-from .role import CAPABILITIES
 from .rows import checked_payload
 from .runs import RunLifecycle
 from .schedules import Schedules
 from .session import Session, store_error
 from .signals import Signals
 from .timers import Timers
-from .transactions import Transactions
+from .transactions import TransactionalAppends
 
 if TYPE_CHECKING:
     from .local import LocalD1Database, Synchronous
 
 __all__ = ["D1WorkflowStore"]
 
-_OPENING = "SQLiteWorkflowStore.open(...)"
+OpenHeartbeats: TypeAlias = Callable[[], AbstractAsyncContextManager[LeaseRenewer]]
 
 
 @outside_handlers
-class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions):
+class D1WorkflowStore(
+    RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, TransactionalAppends
+):
     """Keeps the contract in a D1 database, or in a local SQLite file that behaves like one.
 
     Args:
         db: The database, or the D1 binding of a Python Worker (`env.DB`). The store does not close it.
         tables: Table names by key, where they are not the defaults.
         new_token: Makes a lease token that was never used before; for tests.
-        retries: How a unit is repeated whose answer was lost.
+        retries: How a batch is repeated whose answer was lost.
 
     Raises:
         ConfigurationError: Table names that cannot work.
@@ -72,7 +74,7 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
         self._read = RowReader(names, checked_payload)
         self._own_database: _Closeable | None = None
         self._capabilities = CAPABILITIES
-        self._open_heartbeats: Callable[[], StoreOpening[D1WorkflowStore]] | None = None
+        self._open_heartbeats: OpenHeartbeats | None = None
 
     @classmethod
     def open(
@@ -84,7 +86,7 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
         busy_timeout: timedelta = timedelta(seconds=10),
         call_timeout: timedelta = timedelta(seconds=60),
         max_payload_bytes: int = CAPABILITIES.max_payload_bytes,
-    ) -> StoreOpening[D1WorkflowStore]:
+    ) -> StoreOpening[Self]:
         """Open a store on a local SQLite file: `await` it and close it yourself, or use `async with`.
 
         Args:
@@ -109,7 +111,7 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
             "max_payload_bytes": max_payload_bytes,
         }
 
-        async def open_store() -> D1WorkflowStore:
+        async def open_store() -> Self:
             table_names(tables)
             try:
                 database = await _local().open(path, **options)
@@ -120,7 +122,7 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
             store._own(database, None if database.is_in_memory else again, max_payload_bytes=max_payload_bytes)
             return store
 
-        return StoreOpening(open_store, _OPENING)
+        return StoreOpening(open_store, f"{cls.__name__}.open(...)")
 
     @classmethod
     def connect_http(
@@ -134,7 +136,7 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
         timeout: timedelta = timedelta(seconds=30),
         max_connections: int = 6,
         retries: Retries | None = None,
-    ) -> StoreOpening[D1WorkflowStore]:
+    ) -> StoreOpening[Self]:
         """Open a store on D1 over Cloudflare's HTTP API: `await` it and close it yourself, or use `async with`.
 
         Args:
@@ -160,19 +162,19 @@ class D1WorkflowStore(RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signa
         }
         again = partial(cls.connect_http, account_id, database_id, token, tables=tables, **options)
 
-        async def open_store() -> D1WorkflowStore:
+        async def open_store() -> Self:
             table_names(tables)
             database = D1HttpDatabase(account_id, database_id, token, **options)
             store = cls(database, tables, retries=retries)
             store._own(database, again)
             return store
 
-        return StoreOpening(open_store, _OPENING)
+        return StoreOpening(open_store, f"{cls.__name__}.connect_http(...)")
 
     def _own(
         self,
         database: _Closeable,
-        again: Callable[[], StoreOpening[D1WorkflowStore]] | None,
+        again: OpenHeartbeats | None,
         *,
         max_payload_bytes: int = CAPABILITIES.max_payload_bytes,
     ) -> None:

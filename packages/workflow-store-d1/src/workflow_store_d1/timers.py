@@ -14,13 +14,13 @@ from workflow_runtime.store import (
 from workflow_store_sql import Fence
 
 from .claims import Claim, filter_values
-from .driver import DriverUnit
-from .role import Role
+from .fenced_write import FencedWrite
+from .store_role import StoreRole
 
 __all__ = ["Timers"]
 
 
-class Timers(Role):
+class Timers(StoreRole):
     """Keeps `TimerStore`."""
 
     @checked
@@ -34,10 +34,10 @@ class Timers(Role):
         fire_at_ms: int,
         now_ms: int,
     ) -> None:
-        unit = DriverUnit(self._session, Fence("schedule_timer", run_id, lease_token, operation_id))
-        unit.add("schedule_timer.timer", timer_id, fire_at_ms)
-        unit.add("schedule_timer.head", now_ms)
-        await unit.commit()
+        write = FencedWrite(self._session, Fence("schedule_timer", run_id, lease_token, operation_id))
+        write.add("schedule_timer.timer", timer_id, fire_at_ms)
+        write.add("schedule_timer.head", now_ms)
+        await write.commit()
 
     @checked
     async def claim_due_timers(

@@ -20,17 +20,17 @@ from .database import (
     D1Result,
     D1Value,
     InteractiveD1Database,
-    InteractiveUnit,
+    InteractiveTransaction,
     Row,
 )
-from .driver import DriverUnit, Outcome
-from .events import add_append, appended
+from .event_log import add_append, appended
+from .fenced_write import FencedWrite, Outcome
 from .limits import check_statement
-from .metering import MeteredUnit
-from .role import Role
+from .metering import MeteredBatch
 from .session import store_error
+from .store_role import StoreRole
 
-__all__ = ["D1Transaction", "SQLiteTransaction", "Transactions"]
+__all__ = ["D1Transaction", "SQLiteTransaction", "TransactionalAppends"]
 
 
 class D1Transaction:
@@ -76,9 +76,9 @@ class SQLiteTransaction(D1Transaction):
     The first one that does locks the file for all other writers until the transaction ends.
     """
 
-    def __init__(self, database: D1Database, unit: InteractiveUnit) -> None:
+    def __init__(self, database: D1Database, transaction: InteractiveTransaction) -> None:
         super().__init__(database)
-        self._unit = unit
+        self._transaction = transaction
 
     async def execute(self, sql: str, *values: D1Value) -> int:
         """Run a statement now, behind those that were added before; give the number of rows that it changed.
@@ -100,33 +100,33 @@ class SQLiteTransaction(D1Transaction):
 
     async def commit(self, statements: Sequence[D1PreparedStatement]) -> Sequence[D1Result]:
         """Run the last statements and commit everything; for the store."""
-        if self._unit.begun:
-            return await self._unit.commit(statements)
+        if self._transaction.begun:
+            return await self._transaction.commit(statements)
         return await super().commit(statements)
 
     async def _run(self, sql: str, values: tuple[D1Value, ...]) -> D1Result:
         statement = self._statement(sql, values)
-        return (await MeteredUnit([*self.take(), statement], self._unit.run).send())[-1]
+        return (await MeteredBatch([*self.take(), statement], self._transaction.run).send())[-1]
 
 
-class Transactions(Role):
+class TransactionalAppends(StoreRole):
     """Keeps `SupportsTransactions`."""
 
     @checked
     async def append_in_transaction(
         self, *, run_id: str, lease_token: str, operation_id: str, work: TransactionWork
     ) -> Appended:
-        def unit(expected_next_index: int | None) -> DriverUnit:
+        def fenced(expected_next_index: int | None) -> FencedWrite:
             fence = Fence("append_in_transaction", run_id, lease_token, operation_id, expected_next_index)
-            return DriverUnit(self._session, fence)
+            return FencedWrite(self._session, fence)
 
-        done = await unit(None).look()
+        done = await fenced(None).look()
         if done.repeated is not None:
             return appended(done)
         async with self._transaction() as tx:
             write = await _run(work, tx)
             check_transaction_write(write, self.capabilities)
-            whole = unit(write.expected_next_index)
+            whole = fenced(write.expected_next_index)
             _put_together(whole, tx, write)
             result = await _try(whole, tx)
         # The file is free again, so that the head can be read.
@@ -140,8 +140,8 @@ class Transactions(Role):
             tx = D1Transaction(database)
             yield tx
             return
-        async with database.interactive() as unit:
-            yield SQLiteTransaction(database, unit)
+        async with database.interactive() as transaction:
+            yield SQLiteTransaction(database, transaction)
 
 
 async def _run(work: TransactionWork, tx: D1Transaction) -> TransactionWrite:
@@ -155,7 +155,7 @@ async def _run(work: TransactionWork, tx: D1Transaction) -> TransactionWrite:
         tx.end()
 
 
-def _put_together(whole: DriverUnit, tx: D1Transaction, write: TransactionWrite) -> None:
+def _put_together(whole: FencedWrite, tx: D1Transaction, write: TransactionWrite) -> None:
     whole.guard()
     whole.add_foreign(tx.take())
     add_append(
@@ -163,14 +163,14 @@ def _put_together(whole: DriverUnit, tx: D1Transaction, write: TransactionWrite)
     )
 
 
-async def _try(whole: DriverUnit, tx: D1Transaction) -> Outcome | StoreError:
+async def _try(whole: FencedWrite, tx: D1Transaction) -> Outcome | StoreError:
     try:
         return await whole.commit(tx.commit)
     except StoreError as error:
         return error
 
 
-async def _explain(whole: DriverUnit, refusal: StoreError) -> Outcome:
+async def _explain(whole: FencedWrite, refusal: StoreError) -> Outcome:
     """Return the answer of a repeat, or raise the error of the statement that refused."""
     if refusal.retryable:
         raise refusal

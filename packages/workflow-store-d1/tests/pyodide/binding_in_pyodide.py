@@ -215,7 +215,7 @@ async def test_the_store_says_it_in_the_contracts_words(env: Any, form: str) -> 
         assert isinstance((await ended_by(kind, store.load_run(run_id="a"))).__cause__, D1DatabaseError)
 
 
-async def test_a_unit_whose_answer_was_lost_is_repeated(env: Any, form: str) -> None:
+async def test_a_batch_whose_answer_was_lost_is_repeated(env: Any, form: str) -> None:
     """The first answer to every batch is lost after the commit: the store finds what it did."""
     lossy = D1WorkflowStore(run_js(LOSSY_BINDING)(env.DB), retries=Retries(first_wait=timedelta(milliseconds=1)))
     store = D1WorkflowStore(bound(env, form))

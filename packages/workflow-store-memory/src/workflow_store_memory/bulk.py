@@ -19,7 +19,7 @@ from .runs import RunLifecycle
 
 __all__ = ["Bulk"]
 
-# Each run is a unit of its own, that of the plain verb, whatever a descendant makes of it.
+# Each run is handled by the plain verb, atomically by itself, whatever a descendant makes of that verb.
 
 
 class Bulk(RunLifecycle):

@@ -18,7 +18,7 @@ from workflow_runtime.store import (
 from .data import InMemoryData, Run
 from .records import first_history, run_record, untaken_inbox
 
-__all__ = ["Claimer", "RunFilter", "claim_batch", "due_runs"]
+__all__ = ["Claim", "RunFilter", "claim_batch", "due_runs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,8 @@ class RunFilter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claimer:
-    """The worker that claims, the length of its lease, and how much history comes along."""
+class Claim:
+    """One call that claims: for which worker, for how long, and how much history comes along."""
 
     owner: str
     lease_ms: int
@@ -49,7 +49,7 @@ class Claimer:
     max_crashes: int = 1
     """Matters only for a run that is taken from an expired lease."""
 
-    def claim(self, run: Run) -> ClaimedRun | None:
+    def take(self, run: Run) -> ClaimedRun | None:
         """Claim a run that is due; `None` when that was one crash too many and the run is `dead` now."""
         if run.status is RunStatus.RUNNING:
             counts = run.silent_claims in {0, SILENT_CLAIMS_PER_CRASH}
@@ -75,16 +75,16 @@ def due_runs(data: InMemoryData, runs: RunFilter, *, now_ms: int, limit: int) ->
     return _first_due(_waiting(data, runs), now_ms=now_ms, limit=limit)
 
 
-def claim_batch(data: InMemoryData, runs: RunFilter, claimer: Claimer, *, limit: int) -> ClaimBatch:
+def claim_batch(data: InMemoryData, runs: RunFilter, claim: Claim, *, limit: int) -> ClaimBatch:
     """Claim the due runs, greatest priority first, then earliest due, then by id."""
     waiting = _waiting(data, runs)
-    chosen = _first_due(waiting, now_ms=claimer.now_ms, limit=limit)
+    chosen = _first_due(waiting, now_ms=claim.now_ms, limit=limit)
     chosen_ids = {run.run_id for run in chosen}
-    outcomes = [(run.run_id, claimer.claim(run)) for run in chosen]
+    outcomes = [(run.run_id, claim.take(run)) for run in chosen]
     return ClaimBatch(
-        claims=tuple(claim for _, claim in outcomes if claim is not None),
+        claims=tuple(taken for _, taken in outcomes if taken is not None),
         next_due_ms=min((at_ms for at_ms, run in waiting if run.run_id not in chosen_ids), default=None),
-        dead=tuple(run_id for run_id, claim in outcomes if claim is None),
+        dead=tuple(run_id for run_id, taken in outcomes if taken is None),
     )
 
 

@@ -36,7 +36,7 @@ from workflow_runtime.store import (
     WorkNotice,
 )
 
-__all__ = ["Done", "InMemoryData", "Listener", "Run", "ScheduleRow", "SettledTick", "Tick", "new_generation"]
+__all__ = ["InMemoryData", "NoAnswer", "Run", "ScheduleRow", "SettledTick", "Tick", "WorkListener", "new_generation"]
 
 A = TypeVar("A")
 
@@ -47,8 +47,8 @@ def new_generation() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """Stands for the answer of a driver's write that answers nothing."""
+class NoAnswer:
+    """The answer of a driver's write that answers nothing."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -346,8 +346,8 @@ class ScheduleRow:
         return answer
 
 
-class Listener:
-    """Somebody who waits for notices, in an event loop which may be another thread's."""
+class WorkListener:
+    """Somebody who listens for notices of work, in an event loop which may be another thread's."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_notice: Callable[[WorkNotice], None]) -> None:
         self._loop = loop
@@ -355,7 +355,7 @@ class Listener:
         self.left = False
 
     def tell(self, run_id: str | None) -> None:
-        """Have the callback called soon: when the unit that is under way is done."""
+        """Have the callback called soon: when the verb that is under way is done."""
         # Where the event loop is closed nobody listens any more. It may be another thread's, and close just now.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._call, WorkNotice(run_id=run_id))
@@ -379,7 +379,7 @@ class InMemoryData:
         self._pid = os.getpid()
         self.runs: dict[str, Run] = {}
         self.schedules: dict[str, ScheduleRow] = {}
-        self.listeners: set[Listener] = set()
+        self.listeners: set[WorkListener] = set()
 
     def check_process(self) -> None:
         """Refuse a forked child, whose copy nobody else would ever see.

@@ -15,16 +15,17 @@ from workflow_runtime.store import (
     follow_events,
 )
 
+from .atomic import atomic
 from .records import first_page
-from .role import Role, unit
+from .store_role import StoreRole
 
 __all__ = ["EventLog"]
 
 
-class EventLog(Role):
+class EventLog(StoreRole):
     """Keeps `EventLogStore` and `SupportsSubscribe`."""
 
-    @unit
+    @atomic
     async def append_events(
         self,
         *,
@@ -55,7 +56,7 @@ class EventLog(Role):
         )
         return run.record(operation_id, answer)
 
-    @unit
+    @atomic
     async def read_events(
         self, *, run_id: str, limit: int, from_index: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
     ) -> tuple[Event, ...]:
@@ -69,7 +70,7 @@ class EventLog(Role):
         """SUBSCRIBE-1 to SUBSCRIBE-4."""
         return follow_events(self._look_at_log, run_id=run_id, from_index=from_index)
 
-    @unit
+    @atomic
     async def _look_at_log(self, *, run_id: str, from_index: int) -> LogPage | None:
         run = self._data.runs.get(run_id)
         if run is None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from workflow_runtime.store import Existing, Forked, ForkResult, NewEvent, NotForkable, NotFound, differing_fork
 
+from .atomic import atomic
 from .data import Run
 from .records import run_record
-from .role import Role, unit
+from .store_role import StoreRole
 
 __all__ = ["Forks"]
 
 
-class Forks(Role):
+class Forks(StoreRole):
     """Keeps `fork_run` of `RunLifecycleStore`."""
 
-    @unit
+    @atomic
     async def fork_run(
         self,
         *,

@@ -18,18 +18,19 @@ from workflow_runtime.store import (
     WorkflowVersion,
 )
 
-from .claims import Claimer, RunFilter, claim_batch, due_runs
-from .data import Done
+from .atomic import atomic
+from .claims import Claim, RunFilter, claim_batch, due_runs
+from .data import NoAnswer
 from .records import run_summary
-from .role import Role, unit
+from .store_role import StoreRole
 
 __all__ = ["Leases"]
 
 
-class Leases(Role):
+class Leases(StoreRole):
     """Keeps `LeaseStore`."""
 
-    @unit
+    @atomic
     async def claim_run(
         self,
         *,
@@ -45,7 +46,7 @@ class Leases(Role):
         run = self._data.runs.get(run_id)
         if run is None:
             return NotFound()
-        claimer = Claimer(
+        claim = Claim(
             owner=owner,
             lease_ms=lease_ms,
             now_ms=now_ms,
@@ -54,14 +55,14 @@ class Leases(Role):
             max_crashes=max_crashes,
         )
         claimable_at_ms = run.claimable_at_ms
-        claim = None
+        taken = None
         if claimable_at_ms is not None and claimable_at_ms <= now_ms:
-            claim = claimer.claim(run)
-        if claim is None:
+            taken = claim.take(run)
+        if taken is None:
             return NotClaimable(status=run.status, claimable_at_ms=run.claimable_at_ms)
-        return Claimed(claim=claim)
+        return Claimed(claim=taken)
 
-    @unit
+    @atomic
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
         """LEASE-1, LEASE-2."""
         run = self._driven(run_id, lease_token)
@@ -73,17 +74,17 @@ class Leases(Role):
             store_clock_ms=self._clock(),
         )
 
-    @unit
+    @atomic
     async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
         """LEASE-3."""
-        if self._repeated(run_id, operation_id, Done) is not None:
+        if self._repeated(run_id, operation_id, NoAnswer) is not None:
             return
         run = self._driven(run_id, lease_token)
         run.make_queued(now_ms)
         self._data.tell(run_id)
-        run.record(operation_id, Done())
+        run.record(operation_id, NoAnswer())
 
-    @unit
+    @atomic
     async def claim_stale_runs(
         self,
         *,
@@ -98,7 +99,7 @@ class Leases(Role):
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
         """DEAD-2."""
-        claimer = Claimer(
+        claim = Claim(
             owner=owner,
             lease_ms=lease_ms,
             now_ms=now_ms,
@@ -107,9 +108,9 @@ class Leases(Role):
             max_crashes=max_crashes,
         )
         running = RunFilter(status=RunStatus.RUNNING, workflows=workflows, queues=queues)
-        return claim_batch(self._data, running, claimer, limit=limit)
+        return claim_batch(self._data, running, claim, limit=limit)
 
-    @unit
+    @atomic
     async def list_pending_runs(
         self,
         *,
@@ -122,7 +123,7 @@ class Leases(Role):
         queued = RunFilter(status=RunStatus.QUEUED, workflows=workflows, queues=queues)
         return tuple(run_summary(run) for run in due_runs(self._data, queued, now_ms=now_ms, limit=limit))
 
-    @unit
+    @atomic
     async def claim_pending_runs(
         self,
         *,
@@ -136,8 +137,8 @@ class Leases(Role):
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
         """CLAIM-4 to CLAIM-9."""
-        claimer = Claimer(
+        claim = Claim(
             owner=owner, lease_ms=lease_ms, now_ms=now_ms, history_limit=history_limit, history_bytes=history_bytes
         )
         queued = RunFilter(status=RunStatus.QUEUED, workflows=workflows, queues=queues)
-        return claim_batch(self._data, queued, claimer, limit=limit)
+        return claim_batch(self._data, queued, claim, limit=limit)

@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from workflow_runtime.store import Listening, WorkNotice
 
-from .data import InMemoryData, Listener
-from .role import Role
+from .data import InMemoryData, WorkListener
+from .store_role import StoreRole
 
 __all__ = ["Notices"]
 
@@ -18,7 +18,7 @@ class _Live:
     live = True
 
 
-class Notices(Role):
+class Notices(StoreRole):
     """Keeps `SupportsNotify`."""
 
     def listen(self, on_notice: Callable[[WorkNotice], None]) -> AbstractAsyncContextManager[Listening]:
@@ -28,7 +28,7 @@ class Notices(Role):
 
 @asynccontextmanager
 async def _listening(data: InMemoryData, on_notice: Callable[[WorkNotice], None]) -> AsyncGenerator[Listening, None]:
-    listener = Listener(asyncio.get_running_loop(), on_notice)
+    listener = WorkListener(asyncio.get_running_loop(), on_notice)
     with data.lock:
         data.listeners.add(listener)
     listener.tell(None)

@@ -17,9 +17,10 @@ from workflow_runtime.store import (
     encode_run_cursor,
 )
 
+from .atomic import atomic
 from .data import Run
 from .records import run_record, run_summary
-from .role import Role, unit
+from .store_role import StoreRole
 
 __all__ = ["Queries"]
 
@@ -47,10 +48,10 @@ class _Listing:
         )
 
 
-class Queries(Role):
+class Queries(StoreRole):
     """Keeps `QueryStore`."""
 
-    @unit
+    @atomic
     async def list_runs(
         self,
         *,
@@ -83,7 +84,7 @@ class Queries(Role):
             next_cursor=encode_run_cursor(*page[-1]) if page and len(keys) > limit else None,
         )
 
-    @unit
+    @atomic
     async def count_runs(
         self,
         *,
@@ -105,7 +106,7 @@ class Queries(Role):
         )
         return RunCounts(Counter(run.status for run in self._data.runs.values() if listing.matches(run)))
 
-    @unit
+    @atomic
     async def get_run_timeline(self, *, run_id: str, limit: int = 1_000) -> RunTimeline:
         """LIST-5."""
         run = self._data.runs.get(run_id)

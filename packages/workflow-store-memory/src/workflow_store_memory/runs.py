@@ -43,20 +43,21 @@ from workflow_runtime.store import (
     differing_fields,
 )
 
-from .claims import Claimer
-from .data import Done, Run
+from .atomic import atomic
+from .claims import Claim
+from .data import NoAnswer, Run
 from .records import first_history, run_record, untaken_inbox
-from .role import Role, unit
+from .store_role import StoreRole
 
 __all__ = ["RunLifecycle"]
 
 _PRUNED_BY_DEFAULT = (RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED)
 
 
-class RunLifecycle(Role):
+class RunLifecycle(StoreRole):
     """Keeps `RunLifecycleStore`."""
 
-    @unit
+    @atomic
     async def create_run(
         self,
         *,
@@ -94,18 +95,18 @@ class RunLifecycle(Role):
         self._data.runs[run_id] = run
         claim = None
         if owner is not None and lease_ms is not None:
-            claim = Claimer(owner=owner, lease_ms=lease_ms, now_ms=now_ms).claim(run)
+            claim = Claim(owner=owner, lease_ms=lease_ms, now_ms=now_ms).take(run)
         else:
             self._data.tell(run_id)
         return run.record(operation_id, Created(run=run_record(run), claim=claim))
 
-    @unit
+    @atomic
     async def load_run(self, *, run_id: str) -> RunRecord | None:
         """RUN-6."""
         run = self._data.runs.get(run_id)
         return None if run is None else run_record(run)
 
-    @unit
+    @atomic
     async def load_execution(
         self,
         *,
@@ -124,7 +125,7 @@ class RunLifecycle(Role):
             timers=run.pending_timers,
         )
 
-    @unit
+    @atomic
     async def mark_run_paused(
         self,
         *,
@@ -158,7 +159,7 @@ class RunLifecycle(Role):
             self._data.tell(run_id)
         return run.record(operation_id, Paused(status=RunStatus.PAUSED, next_index=run.next_index))
 
-    @unit
+    @atomic
     async def mark_run_finished(
         self,
         *,
@@ -172,15 +173,15 @@ class RunLifecycle(Role):
         taken_inbox: Sequence[int] = (),
     ) -> None:
         """FINISH-1, FINISH-2."""
-        if self._repeated(run_id, operation_id, Done) is not None:
+        if self._repeated(run_id, operation_id, NoAnswer) is not None:
             return
         run = self._driven(run_id, lease_token, expected_next_index)
         run.append(events, taken_inbox, now_ms)
         run.output = output
         run.make_ended(RunStatus.FINISHED, now_ms)
-        run.record(operation_id, Done())
+        run.record(operation_id, NoAnswer())
 
-    @unit
+    @atomic
     async def mark_run_errored(
         self,
         *,
@@ -197,7 +198,7 @@ class RunLifecycle(Role):
         reason: str | None = None,
     ) -> None:
         """FINISH-3, FINISH-4."""
-        if self._repeated(run_id, operation_id, Done) is not None:
+        if self._repeated(run_id, operation_id, NoAnswer) is not None:
             return
         run = self._driven(run_id, lease_token, expected_next_index)
         run.append(events, taken_inbox, now_ms)
@@ -207,9 +208,9 @@ class RunLifecycle(Role):
             run.make_dead(now_ms)
         else:
             run.make_ended(RunStatus.ABORTED if aborted else RunStatus.ERRORED, now_ms)
-        run.record(operation_id, Done())
+        run.record(operation_id, NoAnswer())
 
-    @unit
+    @atomic
     async def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:
         """CANCEL-1 to CANCEL-3."""
         run = self._data.runs.get(run_id)
@@ -232,7 +233,7 @@ class RunLifecycle(Role):
         self._data.tell(run_id)
         return CancelRequested(inbox_seq=entry.inbox_seq)
 
-    @unit
+    @atomic
     async def terminate_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> TerminateResult:
         """CANCEL-4."""
         run = self._data.runs.get(run_id)
@@ -244,7 +245,7 @@ class RunLifecycle(Role):
         run.make_ended(RunStatus.ABORTED, now_ms)
         return Terminated()
 
-    @unit
+    @atomic
     async def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
         """DEAD-1."""
         run = self._data.runs.get(run_id)
@@ -258,7 +259,7 @@ class RunLifecycle(Role):
         self._data.tell(run_id)
         return Requeued()
 
-    @unit
+    @atomic
     async def retry_run(
         self,
         *,
@@ -282,7 +283,7 @@ class RunLifecycle(Role):
         self._data.tell(run_id)
         return Retried(index=run.next_index - 1)
 
-    @unit
+    @atomic
     async def delete_run(self, *, run_id: str, now_ms: int, force: bool = False) -> DeleteResult:
         """RETAIN-1, RETAIN-2."""
         run = self._data.runs.get(run_id)
@@ -293,7 +294,7 @@ class RunLifecycle(Role):
         del self._data.runs[run_id]
         return Deleted()
 
-    @unit
+    @atomic
     async def prune_runs(
         self,
         *,

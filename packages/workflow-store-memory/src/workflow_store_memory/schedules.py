@@ -1,4 +1,8 @@
-"""Schedules and their ticks."""
+"""Schedules and their ticks.
+
+A bucket, in the names of the contract and of the tables, is one tick of a schedule. Settling a tick is called
+`mark_schedule_bucket_started` after its usual action: to skip it, or to put it back, settles it as well.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +33,18 @@ from workflow_runtime.store import (
     encode_schedule_cursor,
 )
 
+from .atomic import atomic
 from .data import ScheduleRow
-from .role import Role, unit
-from .ticks import Settlement, waiting_ticks
+from .store_role import StoreRole
+from .ticks import TickDecision, waiting_ticks
 
 __all__ = ["Schedules"]
 
 
-class Schedules(Role):
+class Schedules(StoreRole):
     """Keeps `ScheduleStore`."""
 
-    @unit
+    @atomic
     async def upsert_schedule(
         self,
         *,
@@ -90,7 +95,7 @@ class Schedules(Role):
         self._data.tell(None)
         return ScheduleUpserted(kind="updated", schedule=row.value)
 
-    @unit
+    @atomic
     async def get_schedule(self, *, schedule_id: str) -> Schedule:
         """SCHEDULE-5."""
         row = self._data.schedules.get(schedule_id)
@@ -98,7 +103,7 @@ class Schedules(Role):
             raise ScheduleNotFoundError(schedule_id)
         return row.value
 
-    @unit
+    @atomic
     async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
         """SCHEDULE-6."""
         after = "" if cursor is None else decode_schedule_cursor(cursor)
@@ -109,14 +114,14 @@ class Schedules(Role):
             next_cursor=encode_schedule_cursor(page[-1]) if page and len(ids) > limit else None,
         )
 
-    @unit
+    @atomic
     async def delete_schedule(self, *, schedule_id: str) -> DeleteScheduleResult:
         """SCHEDULE-7."""
         if self._data.schedules.pop(schedule_id, None) is None:
             return NotFound()
         return Deleted()
 
-    @unit
+    @atomic
     async def request_schedule_buckets(
         self,
         *,
@@ -135,7 +140,7 @@ class Schedules(Role):
         self._data.tell(None)
         return BucketsRequested(count=len(new))
 
-    @unit
+    @atomic
     async def list_requested_buckets(
         self, *, schedule_id: str, limit: int, from_ms: int = 0
     ) -> tuple[RequestedBucket, ...]:
@@ -146,7 +151,7 @@ class Schedules(Role):
         moments = sorted(moment for moment in row.requested if moment >= from_ms)
         return tuple(row.requested[moment] for moment in moments[:limit])
 
-    @unit
+    @atomic
     async def claim_due_schedule_buckets(
         self,
         *,
@@ -158,10 +163,10 @@ class Schedules(Role):
     ) -> BucketClaims:
         """SCHEDULE-9 to SCHEDULE-12."""
         waiting = waiting_ticks(self._data, workflow_ids, now_ms=now_ms)
-        buckets = []
+        claimed = []
         for tick, row in waiting.claimable[:limit]:
             previous = row.value.previous_run_id
-            bucket = ClaimedBucket(
+            claimed_tick = ClaimedBucket(
                 schedule=row.value,
                 fire_at_ms=tick.fire_at_ms,
                 source=tick.source,
@@ -169,15 +174,15 @@ class Schedules(Role):
                 overlapping_run_id=previous if self._data.is_live(previous) else None,
                 lease=row.begin_lease(tick, owner=owner, expires_at_ms=now_ms + lease_ms),
             )
-            buckets.append(bucket)
+            claimed.append(claimed_tick)
         left = [now_ms] if len(waiting.claimable) > limit else []
         return BucketClaims(
-            buckets=tuple(buckets),
+            buckets=tuple(claimed),
             next_due_ms=min([*left, *waiting.later_ms], default=None),
             unclaimable=waiting.unclaimable,
         )
 
-    @unit
+    @atomic
     async def mark_schedule_bucket_started(
         self,
         *,
@@ -204,7 +209,7 @@ class Schedules(Role):
         tick = row.held_tick(fire_at_ms, lease_token)
         if tick is None:
             raise LeaseLostError(f"tick {fire_at_ms} of schedule {schedule_id!r}")
-        settlement = Settlement(
+        decision = TickDecision(
             action=action,
             operation_id=operation_id,
             now_ms=now_ms,
@@ -212,7 +217,7 @@ class Schedules(Role):
             next_fire_at_ms=next_fire_at_ms,
             available_at_ms=available_at_ms,
         )
-        return settlement.settle(self._data, row, tick)
+        return decision.settle(self._data, row, tick)
 
 
 def _with_state_of(stored: Schedule, asked: Schedule) -> Schedule:

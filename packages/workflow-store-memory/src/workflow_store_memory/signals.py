@@ -24,17 +24,18 @@ from workflow_runtime.store import (
     approval_payload,
 )
 
+from .atomic import atomic
 from .data import InMemoryData, Run
 from .records import first_page
-from .role import Role, unit
+from .store_role import StoreRole
 
 __all__ = ["Signals"]
 
 
-class Signals(Role):
+class Signals(StoreRole):
     """Keeps `SignalStore`."""
 
-    @unit
+    @atomic
     async def deliver_signal(
         self,
         *,
@@ -55,7 +56,7 @@ class Signals(Role):
         refusal = _refusal(run, "signal", name, only_if_waiting)
         return refusal or _deliver(self._data, run, "signal", name, signal_id, payload, now_ms)
 
-    @unit
+    @atomic
     async def deliver_approval(
         self,
         *,
@@ -78,7 +79,7 @@ class Signals(Role):
         refusal = _refusal(run, "approval", approval_id, only_if_waiting)
         return refusal or _deliver(self._data, run, "approval", approval_id, approval_id, payload, now_ms)
 
-    @unit
+    @atomic
     async def deliver_retry(self, *, run_id: str, retry_id: str, now_ms: int) -> DeliverRetryResult:
         """SIGNAL-7."""
         run = self._data.runs.get(run_id)
@@ -91,7 +92,7 @@ class Signals(Role):
             return AlreadyFinished(status=run.status)
         return _deliver(self._data, run, "retry", "retry", retry_id, None, now_ms)
 
-    @unit
+    @atomic
     async def read_inbox(
         self, *, run_id: str, limit: int, after_seq: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
     ) -> tuple[InboxEntry, ...]:

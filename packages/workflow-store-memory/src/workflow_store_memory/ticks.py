@@ -21,7 +21,7 @@ from workflow_runtime.store import (
 from .data import InMemoryData, Run, ScheduleRow, Tick
 from .records import run_record
 
-__all__ = ["Settlement", "WaitingTicks", "waiting_ticks"]
+__all__ = ["TickDecision", "WaitingTicks", "waiting_ticks"]
 
 _MAX_UNCLAIMABLE = 10
 _NEWEST_WAITS = frozenset({"cancel-previous", "terminate-previous"})
@@ -65,8 +65,8 @@ def _later_ms(row: ScheduleRow, now_ms: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """A claimer's order about a tick."""
+class TickDecision:
+    """A worker's decision about the tick that it claimed: to start its run, to skip it, or to put it back."""
 
     action: BucketAction
     operation_id: str

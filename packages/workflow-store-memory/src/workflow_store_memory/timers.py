@@ -13,17 +13,18 @@ from workflow_runtime.store import (
     WorkflowVersion,
 )
 
-from .claims import Claimer, RunFilter, claim_batch
-from .data import Done
-from .role import Role, unit
+from .atomic import atomic
+from .claims import Claim, RunFilter, claim_batch
+from .data import NoAnswer
+from .store_role import StoreRole
 
 __all__ = ["Timers"]
 
 
-class Timers(Role):
+class Timers(StoreRole):
     """Keeps `TimerStore`."""
 
-    @unit
+    @atomic
     async def schedule_timer(
         self,
         *,
@@ -35,15 +36,15 @@ class Timers(Role):
         now_ms: int,
     ) -> None:
         """TIMER-1."""
-        if self._repeated(run_id, operation_id, Done) is not None:
+        if self._repeated(run_id, operation_id, NoAnswer) is not None:
             return
         run = self._driven(run_id, lease_token)
         run.silent_claims = 0
         run.change_timers([Timer(timer_id=timer_id, fire_at_ms=fire_at_ms)], [])
         run.updated_at_ms = now_ms
-        run.record(operation_id, Done())
+        run.record(operation_id, NoAnswer())
 
-    @unit
+    @atomic
     async def claim_due_timers(
         self,
         *,
@@ -57,8 +58,8 @@ class Timers(Role):
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
         """TIMER-2, TIMER-3."""
-        claimer = Claimer(
+        claim = Claim(
             owner=owner, lease_ms=lease_ms, now_ms=now_ms, history_limit=history_limit, history_bytes=history_bytes
         )
         paused = RunFilter(status=RunStatus.PAUSED, workflows=workflows, queues=queues)
-        return claim_batch(self._data, paused, claimer, limit=limit)
+        return claim_batch(self._data, paused, claim, limit=limit)

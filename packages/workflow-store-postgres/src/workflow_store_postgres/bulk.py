@@ -21,15 +21,15 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import RowReader, answer_cancel, answer_requeue, answer_retry, answer_terminate
 
-from .role import Role
 from .session import MAX_TRIES, Row, wait_a_little
+from .store_role import StoreRole
 
 __all__ = ["Bulk"]
 
 A = TypeVar("A")
 
 
-class Bulk(Role):
+class Bulk(StoreRole):
     """Keeps `BulkStore`, and `retry_run`."""
 
     @checked

@@ -12,7 +12,7 @@ import asyncpg
 from workflow_runtime.errors import StoreUnavailableError
 
 from .deadlines import Deadline
-from .failures import DRIVER_ERRORS, driver_errors, opening_error
+from .failures import DATABASE_ERRORS, database_errors, opening_error
 from .inherited import Inherited
 
 __all__ = ["GRACE_S", "Connections", "LentConnection", "Row", "close_or_cut", "cut", "in_time"]
@@ -90,7 +90,7 @@ class LentConnection:
         try:
             async with asyncio.timeout(GRACE_S):
                 await transaction.rollback()
-        except DRIVER_ERRORS:  # one that is gone has rolled back
+        except DATABASE_ERRORS:  # one that is gone has rolled back
             cut(self.raw)
 
     async def within(self, answer: Awaitable[T], timeout_s: float | None = None) -> T:
@@ -111,8 +111,8 @@ class LentConnection:
 class Connections:
     """Lends the connections of a pool.
 
-    Whoever is cancelled, or gives a statement up, goes after a moment. What is left to be done with the connection (the
-    driver asks the server to cancel the statement, and waits for its word) goes on behind him, and not for long.
+    Whoever is cancelled, or gives a statement up, goes after a moment. What is left to be done with the connection
+    (asyncpg asks the server to cancel the statement, and waits for its word) goes on behind him, and not for long.
 
     Args:
         pool: An `asyncpg.Pool`.
@@ -133,7 +133,7 @@ class Connections:
         """Run one statement on any connection."""
         lent = await self._take()
         try:
-            with driver_errors():
+            with database_errors():
                 rows = await lent.fetch(sql, *values)
         except BaseException as error:
             await self._take_back_after(lent, error)
@@ -175,7 +175,7 @@ class Connections:
         return LentConnection(connection, self._statement_timeout_s)
 
     async def _take_back(self, lent: LentConnection) -> None:
-        with suppress(*DRIVER_ERRORS):  # what was to be done is done; the pool throws away what cannot be cleaned
+        with suppress(*DATABASE_ERRORS):  # what was to be done is done; the pool throws away what cannot be cleaned
             await self._pool.release(lent.raw, timeout=self._statement_timeout_s)
 
     async def _take_back_after(self, lent: LentConnection, error: BaseException) -> None:
@@ -199,7 +199,7 @@ class Connections:
             async with asyncio.timeout(3 * GRACE_S):  # asyncpg 0.30 does not always keep to what follows
                 await lent.roll_back()
                 await self._pool.release(lent.raw, timeout=GRACE_S)
-        except DRIVER_ERRORS:
+        except DATABASE_ERRORS:
             pass
         finally:
             cut(lent.raw)  # which does nothing to a connection that is back in its pool
@@ -210,7 +210,7 @@ async def close_or_cut(connection: asyncpg.Connection) -> None:
     try:
         async with asyncio.timeout(GRACE_S):
             await connection.close()
-    except DRIVER_ERRORS:
+    except DATABASE_ERRORS:
         cut(connection)
 
 

@@ -1,4 +1,4 @@
-"""What the driver and the server say went wrong, in the contract's words."""
+"""What asyncpg and the server say went wrong, in the contract's words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workflow_runtime.errors import (
     WorkflowError,
 )
 
-__all__ = ["DRIVER_ERRORS", "REMEDY", "SERIALIZATION_STATES", "UNREADABLE_DSN", "driver_errors", "opening_error"]
+__all__ = ["DATABASE_ERRORS", "REMEDY", "SERIALIZATION_STATES", "UNREADABLE_DSN", "database_errors", "opening_error"]
 
 REMEDY = "run `await store.ensure_schema()`, or apply the .sql files in the package's folder `migrations` with psql"
 
@@ -75,34 +75,34 @@ _UNUSABLE = (
     asyncpg.UnsupportedClientFeatureError,
     asyncpg.UnsupportedServerFeatureError,
 )
-DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+DATABASE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 @contextmanager
-def driver_errors() -> Iterator[None]:
+def database_errors() -> Iterator[None]:
     """Raise what goes wrong inside in the contract's words, with the original as the cause."""
     try:
         yield
-    except DRIVER_ERRORS as error:
+    except DATABASE_ERRORS as error:
         raise _store_error(error) from error
 
 
-def opening_error(error: BaseException, *, is_drivers: bool = False) -> BaseException:
+def opening_error(error: BaseException, *, from_asyncpg: bool = False) -> BaseException:
     """Return what went wrong while a connection was opened in the contract's words, and in nothing but these.
 
-    What the driver and the server say then quotes the DSN: host, port and names, and of a DSN that was misread any part
+    What asyncpg and the server say then quotes the DSN: host, port and names, and of a DSN that was misread any part
     of the password. So neither their words nor their exceptions are in what this gives, not even as its context; raise
     it where no exception is being handled. What other functions raise that a pool calls is given as it is.
 
     Args:
         error: What was raised.
-        is_drivers: Whether nothing but the driver can have raised it.
+        from_asyncpg: Whether nothing but asyncpg can have raised it.
     """
     if isinstance(error, WorkflowError) or not isinstance(error, Exception):
         return error
     if _is_about_the_pool(error):
         return _caused_by(error, _store_error(error))
-    if is_drivers or isinstance(error, DRIVER_ERRORS) or _is_raised_below(error.__traceback__):
+    if from_asyncpg or isinstance(error, DATABASE_ERRORS) or _is_raised_below(error.__traceback__):
         return _caused_by(_without_words(error), _opening_error(error))
     return error
 
@@ -117,7 +117,7 @@ def _is_about_the_pool(error: Exception) -> bool:
 
 
 def _is_raised_below(traceback: TracebackType | None) -> bool:
-    """Return True if the driver was reading what it was told to connect to."""
+    """Return True if asyncpg was reading what it was told to connect to."""
     while traceback is not None:
         if traceback.tb_frame.f_globals is vars(connect_utils):
             return True

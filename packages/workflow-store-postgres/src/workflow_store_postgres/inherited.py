@@ -1,7 +1,7 @@
 """What a forked child inherits of connections stays its parent's, also when the child throws it away.
 
-A driver's connection that is thrown away says good-bye to the server, and takes itself off the event loop. In a child
-both would be done to the parent's.
+A connection of asyncpg's that is thrown away says good-bye to the server, and takes itself off the event loop. In a
+child both would be done to the parent's.
 """
 
 from __future__ import annotations

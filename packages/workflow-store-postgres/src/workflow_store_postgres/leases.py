@@ -21,14 +21,14 @@ from workflow_runtime.store import (
 from workflow_store_sql import Fence, answer_heartbeat, not_claimable
 
 from .claims import Claim, filter_values
-from .driver import DriverWrite
-from .role import Role
+from .fenced_write import FencedWrite
 from .rows import run_rows
+from .store_role import StoreRole
 
 __all__ = ["Leases"]
 
 
-class Leases(Role):
+class Leases(StoreRole):
     """Keeps `LeaseStore`."""
 
     @checked
@@ -66,7 +66,7 @@ class Leases(Role):
 
     @checked
     async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
-        write = DriverWrite(self._session, Fence("release_run_lease", run_id, lease_token, operation_id))
+        write = FencedWrite(self._session, Fence("release_run_lease", run_id, lease_token, operation_id))
         with self._notices.about(run_id) as telling:
             outcome = await write.commit("release_run_lease", now_ms, telling.itself)
             telling.wakes = outcome.wakes

@@ -17,12 +17,12 @@ from workflow_runtime.store import WorkNotice
 
 from .connections import GRACE_S, Connections, close_or_cut, cut, in_time
 from .deadlines import Deadline
-from .failures import DRIVER_ERRORS, driver_errors
+from .failures import DATABASE_ERRORS, database_errors
 from .notices import ANYTHING
 from .opening import for_one
 from .session import Session
 
-__all__ = ["Listener", "OpenConnection", "borrowed_from", "connected_to"]
+__all__ = ["NoticeListener", "OpenConnection", "borrowed_from", "connected_to"]
 
 OpenConnection: TypeAlias = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
 
@@ -78,7 +78,7 @@ def borrowed_from(connections: Connections, size: int) -> OpenConnection:
     return open_connection
 
 
-class Listener:
+class NoticeListener:
     """Listens for as long as its block lasts, whatever happens to the connection.
 
     Args:
@@ -108,7 +108,7 @@ class Listener:
         return self._live
 
     @asynccontextmanager
-    async def listening(self) -> AsyncGenerator[Listener, None]:
+    async def listening(self) -> AsyncGenerator[NoticeListener, None]:
         """Listen in the background. The first connection is not waited for."""
         task = asyncio.create_task(self._keep_listening())
         self._session.connections.on_silence.add(self._suspect)
@@ -123,7 +123,7 @@ class Listener:
     async def _keep_listening(self) -> None:
         while True:
             try:
-                with driver_errors():
+                with database_errors():
                     async with self._open_connection() as connection:
                         await self._listen_on(connection)
             except WorkflowError as error:
@@ -167,7 +167,7 @@ class Listener:
                 async with asyncio.timeout(GRACE_S):
                     await connection.remove_listener(channel, self._hear)
                     await connection.remove_listener(self._probe_channel, self._hear_probe)
-        except DRIVER_ERRORS:
+        except DATABASE_ERRORS:
             cut(connection)
 
     async def _hears(self, channel: str) -> bool:
@@ -189,7 +189,7 @@ class Listener:
         self._failures = max(self._failures, 10)
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait for a condition that the driver's calls bring about; tell whether it came true in time."""
+        """Wait for a condition that asyncpg's calls bring about; return whether it came true in time."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():
@@ -208,7 +208,7 @@ class Listener:
         self._suspicious = True
         self._news.set()
 
-    # Called by the driver. An exception would end up in the event loop's handler.
+    # Called by asyncpg. An exception would end up in the event loop's handler.
 
     def _hear(self, connection: asyncpg.Connection, pid: int, channel: str, payload: str) -> None:
         self._tell(None if payload == ANYTHING else payload)

@@ -11,7 +11,7 @@ from workflow_runtime.logs import get_logger, one_line
 
 from .session import Row, Session
 
-__all__ = ["ANYTHING", "Notices", "Telling"]
+__all__ = ["ANYTHING", "NoticeSender", "Telling"]
 
 logger = get_logger("workflow_store_postgres")
 
@@ -26,7 +26,7 @@ _FLUSH_S = 1.0
 
 
 class Telling:
-    """One unit that may leave work for somebody.
+    """One transaction that may leave work for somebody.
 
     Args:
         itself: Whether its statement is to tell, if there is something to tell.
@@ -42,7 +42,7 @@ class Telling:
         self.wakes = bool(rows and rows[0]["wakes"])
 
 
-class Notices:
+class NoticeSender:
     """Sees to it that all work is told of, and that few commits do so.
 
     The first statement tells by itself: its notice goes out with its commit. What others make within the window after
@@ -66,7 +66,7 @@ class Notices:
 
     @contextmanager
     def about(self, run_id: str | None) -> Iterator[Telling]:
-        """Accompany one unit; without a run id it makes no work."""
+        """Accompany one transaction; without a run id it makes no work."""
         self._session.check_open()
         window = self._open_window() if run_id is not None and self._window is None else None
         telling = Telling(itself=window is not None)

@@ -103,7 +103,7 @@ def connector(connect: Connect | None) -> Connect:
         try:
             return await given(*dsn, **options)
         except Exception as error:  # noqa: BLE001  # it is raised again, or what it says is
-            told = opening_error(error, is_drivers=connect is None)
+            told = opening_error(error, from_asyncpg=connect is None)
         raise told
 
     return connect_silently

@@ -14,13 +14,13 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import ANY_SIZE, END_OF_TIME_MS, read_run_page, run_page_bounds
 
-from .role import Role
 from .rows import run_rows
+from .store_role import StoreRole
 
 __all__ = ["Queries"]
 
 
-class Queries(Role):
+class Queries(StoreRole):
     """Keeps `QueryStore`."""
 
     @checked

@@ -38,14 +38,14 @@ from workflow_store_sql import (
     prunable_statuses,
 )
 
-from .driver import DriverWrite, event_values, timer_values
-from .role import Role
+from .fenced_write import FencedWrite, event_values, timer_values
 from .rows import run_rows
+from .store_role import StoreRole
 
 __all__ = ["RunLifecycle"]
 
 
-class RunLifecycle(Role):
+class RunLifecycle(StoreRole):
     """Keeps `RunLifecycleStore`."""
 
     @checked
@@ -115,7 +115,7 @@ class RunLifecycle(Role):
         removed_timers: Sequence[str] = (),
         awaited: Sequence[Awaited] = (),
     ) -> Paused:
-        write = DriverWrite(
+        write = FencedWrite(
             self._session, Fence("mark_run_paused", run_id, lease_token, operation_id, expected_next_index)
         )
         with self._notices.about(run_id) as telling:
@@ -147,7 +147,7 @@ class RunLifecycle(Role):
         events: Sequence[NewEvent] = (),
         taken_inbox: Sequence[int] = (),
     ) -> None:
-        write = DriverWrite(
+        write = FencedWrite(
             self._session, Fence("mark_run_finished", run_id, lease_token, operation_id, expected_next_index)
         )
         end = (RunStatus.FINISHED.value, output, None, None, now_ms)
@@ -169,7 +169,7 @@ class RunLifecycle(Role):
         parked: bool = False,
         reason: str | None = None,
     ) -> None:
-        write = DriverWrite(
+        write = FencedWrite(
             self._session, Fence("mark_run_errored", run_id, lease_token, operation_id, expected_next_index)
         )
         status = error_status(aborted=aborted, parked=parked)

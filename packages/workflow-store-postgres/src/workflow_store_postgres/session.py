@@ -15,7 +15,7 @@ from workflow_runtime.store import Home
 from workflow_store_sql import load_statements
 
 from .connections import Connections, LentConnection, Row
-from .failures import SERIALIZATION_STATES, driver_errors
+from .failures import SERIALIZATION_STATES, database_errors
 
 __all__ = ["MAX_TRIES", "HeldConnection", "Row", "Sender", "Session", "wait_a_little"]
 
@@ -36,7 +36,7 @@ class Sender(Protocol):
 class Session:
     """Connections, the names of the tables, and a source of lease tokens.
 
-    A statement is a unit of its own: no connection is held between two of them, so that a pool of one connection
+    A statement is a transaction of its own: no connection is held between two of them, so that a pool of one connection
     serves any number of tasks.
 
     Args:
@@ -71,7 +71,7 @@ class Session:
         return self._sql[name]
 
     async def rows(self, name: str, *values: object) -> Sequence[Row]:
-        """Run one named statement as a unit.
+        """Run one named statement as a transaction of its own.
 
         Raises:
             StoreError: The database could not do it.
@@ -123,7 +123,7 @@ class Session:
     async def transaction(self) -> AsyncIterator[LentConnection]:
         """Keep one connection for one transaction."""
         self.check_open()
-        with driver_errors():
+        with database_errors():
             async with self.connections.lend() as connection:
                 await connection.begin(isolation="read_committed")
                 yield connection
@@ -169,7 +169,7 @@ class HeldConnection:
 
     async def rows(self, name: str, *values: object) -> Sequence[Row]:
         """Run one named statement, in the transaction that is open."""
-        with driver_errors():
+        with database_errors():
             return await self.connection.fetch(self._sql[name], *values)
 
 

@@ -14,13 +14,13 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import answer_approval, answer_retry_request, answer_signal
 
-from .role import Role
 from .session import Row
+from .store_role import StoreRole
 
 __all__ = ["Signals"]
 
 
-class Signals(Role):
+class Signals(StoreRole):
     """Keeps `SignalStore`."""
 
     @checked

@@ -22,21 +22,21 @@ from workflow_store_sql import RowReader, StoreOpening, table_names
 
 from . import schema as schema_module
 from .bulk import Bulk
+from .capabilities import CAPABILITIES
 from .connections import Connections, in_time
-from .events import EventLog
+from .event_log import EventLog
 from .forks import Forks
 from .leases import Leases
-from .listening import Listener, OpenConnection, borrowed_from, connected_to
-from .notices import Notices
+from .listening import NoticeListener, OpenConnection, borrowed_from, connected_to
+from .notices import NoticeSender
 from .opening import connector, open_pool, pool_options
 from .queries import Queries
-from .role import CAPABILITIES
 from .runs import RunLifecycle
 from .schedules import Schedules
 from .session import Session
 from .signals import Signals
 from .timers import Timers
-from .transactions import Transactions
+from .transactions import TransactionalAppends
 
 __all__ = ["PostgresWorkflowStore"]
 
@@ -53,7 +53,7 @@ _CLOSE_TIMEOUT_S = 2.0
 
 @outside_handlers
 class PostgresWorkflowStore(
-    RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, Transactions
+    RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, TransactionalAppends
 ):
     """Keeps the contract in a PostgreSQL database.
 
@@ -98,7 +98,7 @@ class PostgresWorkflowStore(
         home = Home("this Postgres store", getattr(pool, "_loop", None))
         self._session = Session(connections, home, names, schema_module.schema_name(schema), new_token=new_token)
         self._read = RowReader(names)
-        self._notices = Notices(self._session)
+        self._notices = NoticeSender(self._session)
         self._own_pool: asyncpg.Pool | None = None
         self._open_listening: OpenConnection | None = _spare_connection(pool, connections) if listen else None
         self._open_heartbeats: OpenHeartbeats | None = (
@@ -245,7 +245,7 @@ class PostgresWorkflowStore(
         if self._open_listening is None:
             raise CapabilityNotSupportedError("notify")
         self._session.check_open()
-        async with Listener(self._session, self._open_listening, on_notice).listening() as listener:
+        async with NoticeListener(self._session, self._open_listening, on_notice).listening() as listener:
             yield listener
         await self._notices.flush()  # what a worker that stops has handed over is told before its program ends
 

@@ -14,13 +14,13 @@ from workflow_runtime.store import (
 from workflow_store_sql import Fence
 
 from .claims import Claim, filter_values
-from .driver import DriverWrite
-from .role import Role
+from .fenced_write import FencedWrite
+from .store_role import StoreRole
 
 __all__ = ["Timers"]
 
 
-class Timers(Role):
+class Timers(StoreRole):
     """Keeps `TimerStore`."""
 
     @checked
@@ -34,7 +34,7 @@ class Timers(Role):
         fire_at_ms: int,
         now_ms: int,
     ) -> None:
-        write = DriverWrite(self._session, Fence("schedule_timer", run_id, lease_token, operation_id))
+        write = FencedWrite(self._session, Fence("schedule_timer", run_id, lease_token, operation_id))
         await write.commit("schedule_timer", timer_id, fire_at_ms, now_ms)
 
     @checked

@@ -22,13 +22,13 @@ from workflow_runtime.store import (
 from workflow_store_sql import Fence
 
 from .connections import LentConnection
-from .driver import DriverWrite, Outcome
-from .events import append, appended
-from .failures import SERIALIZATION_STATES, driver_errors
-from .role import Role
+from .event_log import append, appended
+from .failures import SERIALIZATION_STATES, database_errors
+from .fenced_write import FencedWrite, Outcome
 from .session import MAX_TRIES, wait_a_little
+from .store_role import StoreRole
 
-__all__ = ["Transactions"]
+__all__ = ["TransactionalAppends"]
 
 _BUSINESS_CLASSES = ("22", "23", "44", "P0")
 """What a COMMIT raises because of the business's own rules: deferred constraints and triggers."""
@@ -41,7 +41,7 @@ _HELD_TOO_LONG = frozenset({"25P03", "25P04"})
 """The server closed the connection because the function's statement took its time. That is no failure of the server."""
 
 
-class Transactions(Role):
+class TransactionalAppends(StoreRole):
     """Keeps `SupportsTransactions`."""
 
     @checked
@@ -49,11 +49,11 @@ class Transactions(Role):
         self, *, run_id: str, lease_token: str, operation_id: str, work: TransactionWork
     ) -> Appended:
         async with self._session.held() as held:
-            write = DriverWrite(held, Fence("append_in_transaction", run_id, lease_token, operation_id))
-            unit = _Unit(held.connection, write, work, self.capabilities)
+            write = FencedWrite(held, Fence("append_in_transaction", run_id, lease_token, operation_id))
+            transaction = _Transaction(held.connection, write, work, self.capabilities)
             for tries in range(1, MAX_TRIES + 1):
                 try:
-                    return appended(await unit.commit())
+                    return appended(await transaction.commit())
                 except Exception as error:
                     if tries == MAX_TRIES or not _asks_for_repeat(error):
                         raise
@@ -62,18 +62,20 @@ class Transactions(Role):
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
+class _Transaction:
+    """A business write and its record, which are committed together."""
+
     connection: LentConnection
-    write: DriverWrite
+    write: FencedWrite
     work: TransactionWork
     capabilities: StoreCapabilities
 
     async def commit(self) -> Outcome:
         # This waits for an earlier try whose connection is gone while its COMMIT is still on the way.
-        done = await self.write.verdict("driver.settled")
+        done = await self.write.verdict("fenced_write.settled")
         if done is not None:
             return done
-        with driver_errors():
+        with database_errors():
             await self.connection.begin()
         try:
             outcome = await self._append(await self._work())
@@ -82,7 +84,7 @@ class _Unit:
             else:
                 # By a twin, in the meantime. Its answer counts when it is as safe as a write of one's own.
                 await self.connection.roll_back()
-                outcome = await self.write.verdict("driver.settled") or outcome
+                outcome = await self.write.verdict("fenced_write.settled") or outcome
         except asyncio.CancelledError:
             raise  # whoever is cancelled does not wait: the connection is cleaned up behind him
         except BaseException:
@@ -121,7 +123,7 @@ class _Unit:
         fence = replace(self.write.fence, expected_next_index=write.expected_next_index)
         try:
             return await append(
-                DriverWrite(self.write.session, fence),
+                FencedWrite(self.write.session, fence),
                 write.events,
                 write.taken_inbox,
                 write.set_timers,
@@ -157,7 +159,7 @@ class _Unit:
 
 async def _commit(connection: LentConnection) -> None:
     try:
-        with driver_errors():
+        with database_errors():
             await connection.commit()
     except StoreError as error:
         cause = error.__cause__

@@ -16,10 +16,10 @@ class _Closeable(Protocol):
     async def close(self) -> None: ...
 
 
-S = TypeVar("S", bound=_Closeable)
+S_co = TypeVar("S_co", bound=_Closeable, covariant=True)
 
 
-class StoreOpening(Generic[S]):
+class StoreOpening(Generic[S_co]):
     """A store on its way: `await` it and close it yourself, or enter it with `async with`.
 
     Args:
@@ -27,16 +27,16 @@ class StoreOpening(Generic[S]):
         call: The call that was made, for the error of whoever takes this for the store.
     """
 
-    def __init__(self, open_store: Callable[[], Coroutine[Any, Any, S]], call: str) -> None:
+    def __init__(self, open_store: Callable[[], Coroutine[Any, Any, S_co]], call: str) -> None:
         self._open_store = open_store
         self._call = call
-        self._store: S | None = None
+        self._store: S_co | None = None
 
-    def __await__(self) -> Generator[Any, None, S]:
+    def __await__(self) -> Generator[Any, None, S_co]:
         refuse_in_handler("a store that is opened")
         return self._open_store().__await__()
 
-    async def __aenter__(self) -> S:
+    async def __aenter__(self) -> S_co:
         refuse_in_handler("a store that is opened")
         self._store = await self._open_store()
         return self._store

@@ -1,4 +1,8 @@
-"""Answers about schedules and their ticks, as pure functions of rows."""
+"""Answers about schedules and their ticks, as pure functions of rows.
+
+A bucket, in the names of the contract and of the tables, is one tick of a schedule. Settling a tick is called
+`mark_schedule_bucket_started` after its usual action: to skip it, or to put it back, settles it as well.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ def read_schedule(read: RowReader, schedule_id: str, rows: Sequence[Row]) -> Sch
 
 @dataclass(frozen=True, slots=True)
 class TickMark:
-    """A tick that its claimer wants to settle; the fence of `mark_schedule_bucket_started`."""
+    """A tick that its claimer wants to start, skip or put back; the fence of `mark_schedule_bucket_started`."""
 
     schedule_id: str
     fire_at_ms: int

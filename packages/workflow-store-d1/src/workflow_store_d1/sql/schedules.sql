@@ -1,5 +1,6 @@
 -- Schedules and their ticks. The schedule's row says everything that decides: which tick is claimed and by whom, which
--- one was settled last, which one is buffered, and the earliest of those that were requested.
+-- one was settled last, which one is buffered, and the earliest of those that were requested. A bucket, in the names of
+-- the tables and the verbs, is one tick.
 
 -- fragment: schedule_columns
 -- What the codec reads of a schedule.

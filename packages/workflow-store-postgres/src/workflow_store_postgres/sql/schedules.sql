@@ -1,9 +1,10 @@
 -- Schedules and their ticks. The schedule's row says everything that decides: which tick is claimed and by whom, which
--- one was settled last, which one is buffered, and the earliest of those that were requested.
+-- one was settled last, which one is buffered, and the earliest of those that were requested. A bucket, in the names of
+-- the tables and the verbs, is one tick.
 --
 -- Traps. A row lock gives the newest version of the schedule, but the runs and the requested ticks are read as of the
 -- statement's beginning: a run that was started while this statement waited would not be there, and count as ended. So
--- a unit acts only on a row that is still what its beginning saw: `changes` counts every change of the row. What it
+-- a statement acts only on a row that is still what its beginning saw: `changes` counts every change of the row. What it
 -- then does not know of the previous run is at most that it has ended meanwhile. See runs.sql for `overtaken`
 -- and `backed`.
 

@@ -1,4 +1,4 @@
--- What every write of a driver is made of. A unit begins with `driver.before`, from which Python derives the verdict;
+-- What every write of a driver is made of. The batch begins with `fenced_write.before`, from which Python derives the verdict;
 -- each write carries the fence, and the update of the head, which uses the fence up, comes last.
 
 -- fragment: fence
@@ -18,7 +18,7 @@ AND lease_token = ?2
 AND next_index = ?3
 AND operation_id <> ?4
 
--- name: driver
+-- name: fenced_write
 -- The parts that the verbs share.
 -- statement: before
 -- ?1 run_id

@@ -16,7 +16,7 @@ from workflow_store_sql import Fence
 
 from .session import Row, Sender
 
-__all__ = ["DriverWrite", "Outcome", "event_values", "timer_values"]
+__all__ = ["FencedWrite", "Outcome", "event_values", "timer_values"]
 
 _MAX_TRIES = 5
 
@@ -56,8 +56,8 @@ def timer_values(set_timers: Sequence[Timer], removed_timers: Sequence[str]) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class DriverWrite:
-    """One write of a driver.
+class FencedWrite:
+    """A driver's write, which its fence lets through or refuses.
 
     Args:
         session: Where it goes.
@@ -86,7 +86,7 @@ class DriverWrite:
             f"gave up after {_MAX_TRIES} tries: run {self.fence.run_id!r} is being modified concurrently"
         )
 
-    async def verdict(self, name: str = "driver.before") -> Outcome | None:
+    async def verdict(self, name: str = "fenced_write.before") -> Outcome | None:
         """Return the outcome of an earlier try of this operation; `None` when the write may be tried again.
 
         Args:

@@ -17,13 +17,13 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import Fence, answer_append, read_log_page
 
-from .driver import DriverUnit, Outcome
-from .role import Role
+from .fenced_write import FencedWrite, Outcome
+from .store_role import StoreRole
 
 __all__ = ["EventLog", "add_append", "appended"]
 
 
-class EventLog(Role):
+class EventLog(StoreRole):
     """Keeps `EventLogStore` and `SupportsSubscribe`."""
 
     @checked
@@ -41,9 +41,11 @@ class EventLog(Role):
         set_timers: Sequence[Timer] = (),
         removed_timers: Sequence[str] = (),
     ) -> Appended:
-        unit = DriverUnit(self._session, Fence("append_events", run_id, lease_token, operation_id, expected_next_index))
-        add_append(unit, events, taken_inbox, set_timers, removed_timers, now_ms, lease_ms)
-        return appended(await unit.commit(), expected_next_index + len(events), now_ms + lease_ms)
+        write = FencedWrite(
+            self._session, Fence("append_events", run_id, lease_token, operation_id, expected_next_index)
+        )
+        add_append(write, events, taken_inbox, set_timers, removed_timers, now_ms, lease_ms)
+        return appended(await write.commit(), expected_next_index + len(events), now_ms + lease_ms)
 
     @checked
     async def read_events(
@@ -63,7 +65,7 @@ class EventLog(Role):
 
 
 def add_append(
-    unit: DriverUnit,
+    write: FencedWrite,
     events: Sequence[NewEvent],
     taken_inbox: Sequence[int],
     set_timers: Sequence[Timer],
@@ -71,10 +73,10 @@ def add_append(
     now_ms: int,
     lease_ms: int,
 ) -> None:
-    """Add an append, with the renewal of the lease, to a unit that ends with it."""
-    unit.append(events, taken_inbox, now_ms)
-    unit.change_timers(set_timers, removed_timers)
-    unit.add("append_events.head", len(events), now_ms + lease_ms, now_ms)
+    """Add an append, with the renewal of the lease, to a write that ends with it."""
+    write.append(events, taken_inbox, now_ms)
+    write.change_timers(set_timers, removed_timers)
+    write.add("append_events.head", len(events), now_ms + lease_ms, now_ms)
 
 
 def appended(outcome: Outcome, next_index: int = 0, lease_expires_at_ms: int = 0) -> Appended:

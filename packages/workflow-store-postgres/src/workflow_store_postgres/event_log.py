@@ -17,13 +17,13 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import Fence, answer_append, read_log_page
 
-from .driver import DriverWrite, Outcome, event_values, timer_values
-from .role import Role
+from .fenced_write import FencedWrite, Outcome, event_values, timer_values
+from .store_role import StoreRole
 
 __all__ = ["EventLog", "append", "appended"]
 
 
-class EventLog(Role):
+class EventLog(StoreRole):
     """Keeps `EventLogStore` and `SupportsSubscribe`."""
 
     @checked
@@ -41,7 +41,7 @@ class EventLog(Role):
         set_timers: Sequence[Timer] = (),
         removed_timers: Sequence[str] = (),
     ) -> Appended:
-        write = DriverWrite(
+        write = FencedWrite(
             self._session, Fence("append_events", run_id, lease_token, operation_id, expected_next_index)
         )
         return appended(await append(write, events, taken_inbox, set_timers, removed_timers, now_ms, lease_ms))
@@ -64,7 +64,7 @@ class EventLog(Role):
 
 
 async def append(
-    write: DriverWrite,
+    write: FencedWrite,
     events: Sequence[NewEvent],
     taken_inbox: Sequence[int],
     set_timers: Sequence[Timer],

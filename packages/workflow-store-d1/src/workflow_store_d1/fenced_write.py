@@ -1,6 +1,6 @@
 """What every write of a driver has in common: the repeat, the fence, and one batch.
 
-A unit begins by reading the head as it was. All its writes carry the fence, and the update of the head, which uses
+The batch begins by reading the head as it was. All its writes carry the fence, and the update of the head, which uses
 the fence up, comes last. So either all of them acted or none did, and the head as it was tells which.
 """
 
@@ -16,10 +16,10 @@ from workflow_store_sql import Fence
 from .database import D1PreparedStatement, D1Value, Row
 from .session import SendBatch, Session, json_list
 
-__all__ = ["EVENTS_AT_ONCE", "DriverUnit", "Outcome"]
+__all__ = ["EVENTS_AT_ONCE", "FencedWrite", "Outcome"]
 
 EVENTS_AT_ONCE = 16
-"""As many payloads as `driver.events` has parameters for."""
+"""As many payloads as `fenced_write.events` has parameters for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Outcome:
     """The first answer, when this operation had been done before; nothing was written now."""
 
 
-class DriverUnit:
-    """One write of a driver, being put together.
+class FencedWrite:
+    """A driver's write: the batch that keeps it, being put together.
 
     Args:
         session: Where it goes.
@@ -43,7 +43,7 @@ class DriverUnit:
     def __init__(self, session: Session, fence: Fence) -> None:
         self._session = session
         self._fence = fence
-        self._statements: list[D1PreparedStatement] = [session.statement("driver.before", fence.run_id)]
+        self._statements: list[D1PreparedStatement] = [session.statement("fenced_write.before", fence.run_id)]
 
     def add(self, name: str, *values: D1Value) -> None:
         """Add a named statement, whose first parameters are the fence."""
@@ -51,7 +51,7 @@ class DriverUnit:
 
     def guard(self) -> None:
         """Add a statement that fails the whole batch when the fence does not hold."""
-        self.add("driver.guard")
+        self.add("fenced_write.guard")
 
     def add_foreign(self, statements: Sequence[D1PreparedStatement]) -> None:
         """Add statements that do not carry the fence; they need the guard before them."""
@@ -63,37 +63,37 @@ class DriverUnit:
         for start in range(0, len(events), EVENTS_AT_ONCE):
             self._add_events(events[start : start + EVENTS_AT_ONCE], first + start, now_ms)
         if taken_inbox:
-            self.add("driver.taken", json_list(taken_inbox))
+            self.add("fenced_write.taken", json_list(taken_inbox))
 
     def _add_events(self, events: Sequence[NewEvent], first_index: int, now_ms: int) -> None:
         facts = [(event.kind, event.step_id, len(event.payload or "")) for event in events]
         payloads = [event.payload for event in events]
         if len(events) == 1:
             [(kind, step_id, size)] = facts
-            self.add("driver.event", first_index, kind, step_id, now_ms, size, *payloads)
+            self.add("fenced_write.event", first_index, kind, step_id, now_ms, size, *payloads)
         else:
             padding = [None] * (EVENTS_AT_ONCE - len(events))
-            self.add("driver.events", first_index, now_ms, json_list(facts), *payloads, *padding)
+            self.add("fenced_write.events", first_index, now_ms, json_list(facts), *payloads, *padding)
 
     def change_timers(self, set_timers: Sequence[Timer], removed_timers: Sequence[str]) -> None:
         """Remove timers, then add or move others."""
         if removed_timers:
-            self.add("driver.removed_timers", json_list(removed_timers))
+            self.add("fenced_write.removed_timers", json_list(removed_timers))
         if set_timers:
-            self.add("driver.set_timers", json_list([timer.timer_id, timer.fire_at_ms] for timer in set_timers))
+            self.add("fenced_write.set_timers", json_list([timer.timer_id, timer.fire_at_ms] for timer in set_timers))
 
     async def look(self) -> Outcome:
-        """Read how the head stands to this unit, and write nothing.
+        """Read how the head stands to this write, and write nothing.
 
         Raises:
             LeaseLostError: The token is not the current one, or the run is not running.
             LogConflictError: The log is not as long as the driver believed.
         """
-        rows = await self._session.rows("driver.before", self._fence.run_id)
+        rows = await self._session.rows("fenced_write.before", self._fence.run_id)
         return self._judge(rows[0] if rows else None)
 
     async def commit(self, send: SendBatch | None = None) -> Outcome:
-        """Write the unit.
+        """Send the batch.
 
         Args:
             send: How; as a batch of its own when absent.

@@ -1,7 +1,7 @@
 -- What the writes of a driver have in common. Each is one UPDATE of the head, whose conditions are the fence, and
--- everything else hangs on the row that it returns. No row: `driver.before` tells why.
+-- everything else hangs on the row that it returns. No row: `fenced_write.before` tells why.
 
--- name: driver
+-- name: fenced_write
 -- The head, for the verdict on a write that did nothing. See runs.sql for `backed`.
 -- statement: before
 -- $1 run_id
@@ -19,7 +19,7 @@ FROM workflow_event_locks AS head
 WHERE head.run_id = $1::text;
 
 -- statement: settled
--- As `before`, but it waits for a unit that is being committed, and so sees it. The lock is a write, which waits for a
+-- As `before`, but it waits for a transaction that is being committed, and so sees it. The lock is a write, which waits for a
 -- synchronous standby as well.
 -- $1 run_id
 SELECT

@@ -1,0 +1,23 @@
+"""What every role of the store stands on."""
+
+from __future__ import annotations
+
+from workflow_runtime.store import StoreCapabilities
+from workflow_store_sql import RowReader
+
+from .session import Session
+
+__all__ = ["StoreRole"]
+
+
+class StoreRole:
+    """A role of the contract, as the store keeps it: a session to send SQL by, and a reader for what comes back."""
+
+    _session: Session
+    _read: RowReader
+    _capabilities: StoreCapabilities
+
+    @property
+    def capabilities(self) -> StoreCapabilities:
+        """The store's own declaration."""
+        return self._capabilities
