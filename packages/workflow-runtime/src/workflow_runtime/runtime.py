@@ -19,7 +19,6 @@ from .bulk import RunsInBulk
 from .clock import Clock, StoreClock, to_ms
 from .drives import Drives, see_through
 from .durations import check_duration
-from .engine.allowance import Allowance
 from .engine.definition import Registry, Workflow, checked_workflow
 from .engine.drive_outcome import DriveOutcome
 from .engine.driver import Driver
@@ -40,10 +39,11 @@ from .ids import check_id, new_id, plain_text
 from .isolation import outside_handlers
 from .logs import get_logger, one_line
 from .metering import QueryMeter, meter_queries, queries_left
+from .metering.drive_budget import DriveBudget
+from .metering.sweep_plan import SweepPlan, can_start_and_drive, whole_budget
 from .misuse import checked_store
 from .payloads import PayloadCodec, encode_json, exact_codec
 from .progress import log_start
-from .query_plan import QueryPlan, can_start_and_drive, whole_allowance
 from .schedules.client import Schedules
 from .schedules.definition import Schedule
 from .stop_signals import hear_stop_signals
@@ -318,8 +318,8 @@ class WorkflowRuntime(RunsInBulk):
             answer, claimed = await self._create(workflow, input, run_id, queue, priority, None, claim=claim)
             if claimed is not None:
                 settings = await self._settings(heartbeats=costs is None)
-                allowance = None if costs is None else whole_allowance(costs)
-                await self._drive(self._driver(claimed, settings, allowance), SweepReport(), drives)
+                budget = None if costs is None else whole_budget(costs)
+                await self._drive(self._driver(claimed, settings, budget), SweepReport(), drives)
             elif not claim:
                 self._wake_workers()
             return answer
@@ -693,7 +693,7 @@ class WorkflowRuntime(RunsInBulk):
         settings = await self._settings(heartbeats=plan is None)
         options: dict[str, Any] = {
             "claimer": self._claimer_for(settings),
-            "make_driver": lambda claim, allowance: self._driver(claim, settings, allowance),
+            "make_driver": lambda claim, budget: self._driver(claim, settings, budget),
             "drive": lambda driver: self._drive(driver, report, drives),
             "clock": settings.clock,
             "drives": drives,
@@ -704,9 +704,9 @@ class WorkflowRuntime(RunsInBulk):
         sweep = Sweep(**options) if plan is None else PlannedSweep(plan, meter, **options)
         await sweep.run(limit=limit, deadline=deadline, concurrency=concurrency)
 
-    def _plan(self, meter: QueryMeter, costs: QueryCosts) -> QueryPlan:
+    def _plan(self, meter: QueryMeter, costs: QueryCosts) -> SweepPlan:
         # Now and then, so that a run which takes all that a sweep can give gets on, whoever waits beside it.
-        return QueryPlan(meter, costs, one_first=self._rng.random() < _ONE_FIRST)
+        return SweepPlan(meter, costs, one_first=self._rng.random() < _ONE_FIRST)
 
     async def _work(
         self,
@@ -878,9 +878,9 @@ class WorkflowRuntime(RunsInBulk):
             )
         return self._claimer
 
-    def _driver(self, claim: ClaimedRun, settings: DriverSettings, allowance: Allowance | None = None) -> Driver:
+    def _driver(self, claim: ClaimedRun, settings: DriverSettings, budget: DriveBudget | None = None) -> Driver:
         workflow = self._registry.find(claim.run.workflow_id, claim.run.workflow_version)
-        return Driver(settings=settings, claim=claim, workflow=workflow, allowance=allowance)
+        return Driver(settings=settings, claim=claim, workflow=workflow, budget=budget)
 
     async def _drive(self, driver: Driver, report: SweepReport, drives: Drives) -> DriveOutcome | RunFailure:
         self._drivers[driver.run_id] = driver

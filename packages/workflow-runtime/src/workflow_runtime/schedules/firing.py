@@ -8,18 +8,17 @@ tick's own id, a run is cancelled or terminated once.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..clock import Clock
-from ..errors import LeaseLostError, QueryLimitReachedError, StoreError
+from ..errors import LeaseLostError
 from ..ids import new_id
 from ..logs import get_logger, one_line
 from ..store import BucketAction, BucketClaims, BucketResult, ClaimedBucket, WorkflowExecutionStore
-from ..store_retry import until_answered
+from ..store_retry import failure_level, until_answered
 from .decisions import Decision, decide, tick_run_id
 from .spec import decode_spec
 
@@ -130,10 +129,8 @@ class TickFirer:
             outcome = "lost"
         except Exception as error:  # reported, with the tick, instead of holding up the others
             schedule_id, fire_at_ms = bucket.schedule.schedule_id, bucket.fire_at_ms
-            passes = isinstance(error, QueryLimitReachedError) or (isinstance(error, StoreError) and error.retryable)
-            level = logging.WARNING if passes else logging.ERROR
             logger.log(
-                level,
+                failure_level(error),
                 "tick %d of schedule %r could not be settled: %s",
                 fire_at_ms,
                 schedule_id,
