@@ -19,8 +19,8 @@ from ..ids import new_id
 from ..logs import get_logger, one_line
 from ..store import BucketAction, BucketClaims, BucketResult, ClaimedBucket, WorkflowExecutionStore
 from ..store_retry import failure_level, until_answered
+from .conversions import spec_in
 from .decisions import Decision, decide, tick_run_id
-from .spec import decode_spec
 
 __all__ = ["TickFailure", "TickFirer", "TickOutcome", "TickRound"]
 
@@ -165,7 +165,7 @@ class _Tick:
     async def settle(self) -> TickOutcome:
         schedule = self._bucket.schedule
         decision = decide(
-            spec=decode_spec(schedule.schedule_id, schedule.spec),
+            spec=spec_in(schedule),
             schedule_id=schedule.schedule_id,
             fire_at_ms=self._bucket.fire_at_ms,
             source=self._bucket.source,
