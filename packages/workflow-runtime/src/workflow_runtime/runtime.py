@@ -672,7 +672,7 @@ class WorkflowRuntime(RunsInBulk):
 
     @contextmanager
     def _checking_replay(self, checks: bool) -> Iterator[None]:
-        """Replay each run after each unit and compare, for as long as the block lasts (see `testing.py`)."""
+        """Replay each run after each write and compare, for as long as the block lasts (see `testing.py`)."""
         before, self._checks_replay = self._checks_replay, checks
         try:
             yield

@@ -425,8 +425,8 @@ async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | Run
     except asyncio.CancelledError:
         raise
     except Exception as error:  # reported, with the run's id, instead of ending the whole sweep
-        message = "run %r could not be driven: %s"
-        logger.log(failure_level(error), message, driver.run_id, one_line(error), exc_info=error)
+        level = failure_level(error)
+        logger.log(level, "run %r could not be driven: %s", driver.run_id, one_line(error), exc_info=error)
         failure = RunFailure(run_id=driver.run_id, error=error)
         report.failures.append(failure)
         report.failed += 1
