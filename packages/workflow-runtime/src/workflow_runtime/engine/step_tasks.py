@@ -82,7 +82,8 @@ class StepTasks:
     @property
     def unrecorded(self) -> int:
         """Number of steps that run or have ended without a record; a transactional one brings its record along."""
-        return len(self._running) + len(self.ended) - self.transaction_open
+        unended = (step.operation for step in self._running.values() if not step.ended)
+        return len(self.ended) + sum(not (operation.transactional and operation.pending) for operation in unended)
 
     @property
     def work(self) -> StepWork:
@@ -193,5 +194,6 @@ class StepTasks:
         except BaseException as interrupt:
             self.fatal = interrupt  # the process is going down, not the step
             raise
+        self._running[operation.step_id].ended = True
         if result is not None or error is not None:
             self.ended.append(EndedAttempt(operation, attempt, result, error))
