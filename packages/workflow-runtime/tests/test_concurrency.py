@@ -303,7 +303,7 @@ async def test_wait_for_without_a_time_and_timeout_without_a_time(lab: Lab) -> N
     assert await lab.finish(waits) == 1
 
 
-async def test_what_is_decided_at_once_is_written_in_bounded_units(lab: Lab) -> None:
+async def test_what_is_decided_at_once_is_written_in_bounded_writes(lab: Lab) -> None:
     """Two hundred values make several appends, none of them large; the log is whole."""
     store = lab.tapped()
 
@@ -316,10 +316,10 @@ async def test_what_is_decided_at_once_is_written_in_bounded_units(lab: Lab) -> 
     runtime = lab.runtime(values, store=store)
     await runtime.start_run(values, run_id="run")
     await runtime.sweep()
-    units = [arguments["events"] for verb, arguments in store.arguments if "events" in arguments]
-    assert sum(len(events) for events in units) == 201
-    assert max(len(events) for events in units) <= 51
-    assert max(sum(len(event.payload or "") for event in events) for events in units) < 550_000
+    writes = [arguments["events"] for verb, arguments in store.arguments if "events" in arguments]
+    assert sum(len(events) for events in writes) == 201
+    assert max(len(events) for events in writes) <= 51
+    assert max(sum(len(event.payload or "") for event in events) for events in writes) < 550_000
     assert await lab.status("run") is RunStatus.FINISHED
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from typing import Any, cast
 
 import pytest
 from workflow_runtime import InvalidArgumentError, QueryLimitReachedError, meter_queries
-from workflow_runtime.engine.allowance import Allowance, QueryAllowance
 from workflow_runtime.metering import note_rows, queries_left, spend_queries
-from workflow_runtime.query_plan import QueryPlan
-from workflow_runtime.store import QueryCosts
+from workflow_runtime.metering.drive_budget import DriveBudget, DriveProgress, LimitedDriveBudget
+from workflow_runtime.metering.sweep_plan import SweepPlan
+from workflow_runtime.store import QueryCosts, WorkflowExecutionStore
 
 COSTS = QueryCosts(read=1, claim=6, tick=6, write=5, release=2, events_per_query=1, call=7)
 
@@ -119,31 +120,83 @@ def test_events_share_queries(events: int, queries: int) -> None:
     )
 
 
-def test_allowance_always_leaves_enough_to_record_its_steps_and_to_hand_over() -> None:
-    allowance = QueryAllowance(COSTS, 40, max_events=4)
-    with allowance.opened():
-        assert allowance.startable_steps(0) == (40 - 2) // 6
-        allowance.keep_back(unrecorded_steps=3, unwritten_events=None)
-        with pytest.raises(QueryLimitReachedError):
+class SpendingStore:
+    """Two verbs that send what they are told to."""
+
+    async def append_events(self, *, queries: int) -> str:
+        spend_queries(queries)
+        return "appended"
+
+    release_run_lease = read_events = append_events
+
+
+async def test_budget_always_leaves_enough_to_record_its_steps_and_to_hand_over() -> None:
+    progress = DriveProgress()
+    budget = LimitedDriveBudget(COSTS, 40, max_events=4)
+    store: Any = budget.wrap(cast("WorkflowExecutionStore", SpendingStore()))
+    with budget.opened(lambda: progress):
+        assert budget.startable_steps() == (40 - 2) // 6
+        progress = DriveProgress(unrecorded_steps=3)
+        with pytest.raises(QueryLimitReachedError) as refused:
             spend_queries(40 - 3 * 6 - 2 + 1)
         spend_queries(40 - 3 * 6 - 2)
-        assert not allowance.covers_unit(3)
-        assert allowance.startable_steps(3) == 0
-        with allowance.use_all():
-            for _ in range(3):
-                spend_queries(6)
-            spend_queries(2)
-    assert allowance.exceeded
+        budget.measure()
+        assert budget.low
+        assert budget.startable_steps() == 0
+        with pytest.raises(QueryLimitReachedError):
+            await store.read_events(queries=1)
+        for _ in range(3):
+            assert await store.append_events(queries=6) == "appended"
+        await store.release_run_lease(queries=2)
+    assert budget.refused(refused.value)
+    assert budget.refusal is refused.value
+
+
+async def test_budget_keeps_the_next_write_back_too() -> None:
+    progress = DriveProgress(unrecorded_steps=1, draft_events=2)
+    budget = LimitedDriveBudget(COSTS, 40, max_events=4)
+    with budget.opened(lambda: progress):
+        with pytest.raises(QueryLimitReachedError):
+            spend_queries(40 - 6 - 2 - 7 + 1)
+        spend_queries(40 - 6 - 2 - 7)
+        assert budget.covers_end()
+        budget.measure()
+        assert budget.low, "a full write has four events"
+
+
+@pytest.mark.parametrize(("next_index", "told"), [(5, True), (6, False)])
+async def test_drive_that_wrote_nothing_for_want_of_queries_is_told_of(next_index: int, told: bool) -> None:
+    progress = DriveProgress(next_index=5)
+    budget = LimitedDriveBudget(COSTS, 12, max_events=4)
+    store: Any = budget.wrap(cast("WorkflowExecutionStore", SpendingStore()))
+    with budget.opened(lambda: progress):
+        spend_queries(5)
+        budget.measure()
+        progress = DriveProgress(next_index=next_index)
+        await store.release_run_lease(queries=2)
+    assert (budget.refusal is not None) is told
+    assert not told or str(budget.refusal) == "9 more queries are too many: of 12 allowed, 5 are used"
+
+
+async def test_refusal_by_a_meter_of_the_steps_own_is_no_refusal_of_the_drive() -> None:
+    budget = LimitedDriveBudget(COSTS, 40, max_events=4)
+    with budget.opened(DriveProgress), pytest.raises(QueryLimitReachedError) as refused, meter_queries(1):
+        spend_queries(2)
+    assert not budget.refused(refused.value)
+    assert budget.refusal is None
 
 
 def test_drive_without_a_limit_does_as_it_likes() -> None:
-    allowance = Allowance()
-    with allowance.opened(), allowance.use_all():
-        allowance.keep_back(unrecorded_steps=1_000, unwritten_events=50)
+    budget = DriveBudget()
+    store = cast("WorkflowExecutionStore", SpendingStore())
+    assert budget.wrap(store) is store
+    with budget.opened(lambda: DriveProgress(unrecorded_steps=1_000, draft_events=50)):
         spend_queries(10_000)
-        assert allowance.covers_unit(1_000)
-        assert allowance.startable_steps(1_000) is None
-    assert not allowance.exceeded
+        budget.measure()
+        assert not budget.low
+        assert budget.covers_end()
+        assert budget.startable_steps() is None
+    assert not budget.refused(QueryLimitReachedError(1, 1, 1))
 
 
 @pytest.mark.parametrize("max_queries", [27, 50, 100, 1_000, 100_000])
@@ -151,14 +204,15 @@ def test_plan_never_gives_more_than_there_is(max_queries: int) -> None:
     """Whatever was learned, a claim and the least of each drive fit into what is left."""
     for spent in range(0, max_queries, max(1, max_queries // 50)):
         with meter_queries(max_queries) as meter:
-            plan = QueryPlan(meter, COSTS)
+            plan = SweepPlan(meter, COSTS)
             spend_queries(spent)
             for learned in (0, 1, 50):
                 if runs := plan.runs(10):
                     spend_queries(COSTS.claim)
-                    allowance = plan.allowance(runs)
-                    with allowance.opened():
-                        assert allowance.covers_unit(0)
+                    budget = plan.budget(runs)
+                    with budget.opened(DriveProgress):
+                        budget.measure()
+                        assert not budget.low
                     meter.queries -= COSTS.claim
                 ticks = plan.ticks(100)
                 assert COSTS.claim * (ticks > 0) + ticks * 2 * COSTS.tick <= max_queries - spent

@@ -141,8 +141,8 @@ async def test_what_a_handler_may_do_is_no_difference(lab: Lab) -> None:
     assert len(await check(lab, body)) == 3
 
 
-async def test_many_units_are_checked_one_by_one(lab: Lab) -> None:
-    """Found at the unit in which it happens, though a run would end as if nothing were wrong."""
+async def test_many_writes_are_checked_one_by_one(lab: Lab) -> None:
+    """Found at the write in which it happens, though a run would end as if nothing were wrong."""
     runs: list[int] = []
     numbers = count()
 

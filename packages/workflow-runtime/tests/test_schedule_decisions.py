@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from workflow_runtime import CorruptRecordError, Cron, Every, InvalidArgumentError, JsonText, Schedule
 from workflow_runtime.clock import from_ms
 from workflow_runtime.ids import MAX_ID_BYTES, check_id
+from workflow_runtime.schedules.conversions import encode_spec, spec_in, spec_of
 from workflow_runtime.schedules.decisions import Decision, decide, tick_run_id
-from workflow_runtime.schedules.spec import Spec, decode_spec, encode_spec, spec_of
+from workflow_runtime.schedules.spec import Spec
+from workflow_runtime.store import Schedule as StoredSchedule
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -24,6 +26,27 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 def schedule(**changes: Any) -> Schedule:
     options: dict[str, Any] = {"id": "s", "workflow": "w", "when": Every(timedelta(hours=1))}
     return Schedule(**(options | changes))
+
+
+def stored(schedule_id: str, spec: JsonText) -> StoredSchedule:
+    return StoredSchedule(
+        schedule_id=schedule_id,
+        workflow_id="w",
+        workflow_version="1",
+        spec=spec,
+        input=JsonText("null"),
+        overlap_policy="skip",
+        queue="default",
+        priority=0,
+        enabled=True,
+        next_fire_at_ms=None,
+        last_fire_at_ms=None,
+        buffered_fire_at_ms=None,
+        previous_run_id=None,
+        revision=1,
+        created_at_ms=0,
+        updated_at_ms=0,
+    )
 
 
 def decided(fire_at_ms: int, now_ms: int, source: Any = "due", **changes: Any) -> Decision:
@@ -43,7 +66,7 @@ def decided(fire_at_ms: int, now_ms: int, source: Any = "due", **changes: Any) -
 )
 def test_spec_comes_back(declared: Schedule) -> None:
     spec = spec_of(declared)
-    assert decode_spec("s", encode_spec(spec)) == spec
+    assert spec_in(stored("s", encode_spec(spec))) == spec
 
 
 GOOD = json.loads(encode_spec(spec_of(schedule())))
@@ -79,7 +102,7 @@ def test_spec_is_read_strictly(facts: Any, problem: str) -> None:
     """What another version wrote is not guessed at; the error names the schedule."""
     text = facts if isinstance(facts, str) else json.dumps(facts)
     with pytest.raises(CorruptRecordError) as caught:
-        decode_spec("nightly", JsonText(text))
+        spec_in(stored("nightly", JsonText(text)))
     assert problem in str(caught.value)
     assert (caught.value.table, caught.value.key) == ("schedules", "nightly")
 

@@ -20,7 +20,7 @@ from .store import RunStatus, WorkflowExecutionStore
 __all__ = ["BulkReport", "Progress", "RunFilters", "RunsInBulk"]
 
 _BATCH = 200
-"""Runs in one unit of the store: a few milliseconds, during which others who write them wait."""
+"""Runs in one transaction of the store: a few milliseconds, during which others who write them wait."""
 _LIVE = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED)
 
 
@@ -68,7 +68,7 @@ class RunsInBulk(ABC):
     """The part of a runtime that deals with many runs.
 
     Each run is dealt with by itself. The calls take the runs that match a filter, oldest first, some hundreds in one
-    unit of the store. One that breaks off because the store is away has done the batches that it reported: repeat it.
+    batch. One that breaks off because the store is away has done the batches that it reported: repeat it.
     """
 
     _store: WorkflowExecutionStore

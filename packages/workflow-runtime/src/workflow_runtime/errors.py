@@ -229,7 +229,7 @@ class ScheduleConflictError(WorkflowError):
 
 
 class StoreError(WorkflowError):
-    """Something between the caller and the stored data went wrong; the driver's error is the cause."""
+    """Something between the caller and the stored data went wrong; the database library's error is the cause."""
 
     retryable: ClassVar[bool] = False
 

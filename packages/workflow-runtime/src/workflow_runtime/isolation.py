@@ -94,26 +94,26 @@ def outside_handlers(cls: ClassT) -> ClassT:
         if name.startswith("_"):
             continue
         if inspect.iscoroutinefunction(method):
-            setattr(cls, name, _refusing(f"{cls.__name__}.{name}()", method))
+            setattr(cls, name, _refusing(name, method))
         elif inspect.isasyncgenfunction(method):
-            setattr(cls, name, _refusing_generator(f"{cls.__name__}.{name}()", method))
+            setattr(cls, name, _refusing_generator(name, method))
     return cls
 
 
-def _refusing(what: str, method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+def _refusing(name: str, method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
     @functools.wraps(method)
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        refuse_in_handler(what)
-        return await method(*args, **kwargs)
+    async def call(self: object, *args: Any, **kwargs: Any) -> Any:
+        refuse_in_handler(f"{type(self).__name__}.{name}()")
+        return await method(self, *args, **kwargs)
 
     return call
 
 
-def _refusing_generator(what: str, method: Callable[..., Any]) -> Callable[..., Any]:
+def _refusing_generator(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        refuse_in_handler(what)
-        return method(*args, **kwargs)
+    def call(self: object, *args: Any, **kwargs: Any) -> Any:
+        refuse_in_handler(f"{type(self).__name__}.{name}()")
+        return method(self, *args, **kwargs)
 
     return call
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from .errors import StoreAccessError, StoreError
+from .errors import QueryLimitReachedError, StoreAccessError, StoreError
 
-__all__ = ["may_pass", "until_answered"]
+__all__ = ["failure_level", "may_pass", "until_answered"]
 
 T = TypeVar("T")
 
@@ -19,6 +20,12 @@ _RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 def may_pass(error: BaseException) -> bool:
     """Return whether an error is about the database and not about the call: it passes, or somebody mends it."""
     return isinstance(error, StoreAccessError) or (isinstance(error, StoreError) and error.retryable)
+
+
+def failure_level(error: BaseException) -> int:
+    """Return the level to log a failed drive or tick with: a warning if trying again later may be all it takes."""
+    passes = isinstance(error, QueryLimitReachedError) or (isinstance(error, StoreError) and error.retryable)
+    return logging.WARNING if passes else logging.ERROR
 
 
 async def until_answered(

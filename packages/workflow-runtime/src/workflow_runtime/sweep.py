@@ -13,18 +13,18 @@ from typing import Any, TypeAlias
 
 from .clock import Clock
 from .drives import Drives
-from .engine.allowance import Allowance
 from .engine.definition import Registry
 from .engine.drive_outcome import DriveOutcome
 from .engine.driver import Driver
 from .engine.driver_settings import DriverSettings
-from .errors import CorruptRecordError, QueryLimitReachedError, StoreError
+from .errors import CorruptRecordError, StoreError
 from .logs import get_logger, one_line
 from .metering import QueryMeter
-from .query_plan import QueryPlan
+from .metering.drive_budget import DriveBudget
+from .metering.sweep_plan import SweepPlan
 from .schedules.firing import TickFailure, TickFirer
 from .store import ClaimBatch, ClaimedRun
-from .store_retry import may_pass
+from .store_retry import failure_level, may_pass
 from .unserved import UnservedRuns, UnservedWatch
 
 __all__ = ["Claimer", "PlannedSweep", "RunFailure", "Sweep", "SweepReport", "drive_claim"]
@@ -230,7 +230,7 @@ class Claimer:
         return self._turns.copy()
 
     async def claim_in_plan(
-        self, plan: QueryPlan, turns: Turns, report: SweepReport, *, runs: int, ticks: int
+        self, plan: SweepPlan, turns: Turns, report: SweepReport, *, runs: int, ticks: int
     ) -> list[ClaimedRun]:
         """Fire ticks or claim runs: what the next source gives that has something.
 
@@ -327,7 +327,7 @@ class Sweep:
         self,
         *,
         claimer: Claimer,
-        make_driver: Callable[[ClaimedRun, Allowance | None], Driver],
+        make_driver: Callable[[ClaimedRun, DriveBudget | None], Driver],
         drive: Callable[[Driver], Coroutine[Any, Any, DriveOutcome | RunFailure]],
         clock: Clock,
         drives: Drives,
@@ -390,7 +390,7 @@ class Sweep:
 class PlannedSweep(Sweep):
     """A sweep that sends no more than so many queries, and leaves nothing half done for want of them."""
 
-    def __init__(self, plan: QueryPlan, meter: QueryMeter, **options: Any) -> None:
+    def __init__(self, plan: SweepPlan, meter: QueryMeter, **options: Any) -> None:
         super().__init__(**options)
         self._plan = plan
         self._meter = meter
@@ -401,7 +401,7 @@ class PlannedSweep(Sweep):
 
     async def _begin(self, *, runs: int, ticks: int) -> list[Driver]:
         claims = await self._claimer.claim_in_plan(self._plan, self._turns, self._report, runs=runs, ticks=ticks)
-        return [self._make_driver(claim, self._plan.allowance(len(claims))) for claim in claims]
+        return [self._make_driver(claim, self._plan.budget(len(claims))) for claim in claims]
 
     async def _drive_all(self, drivers: list[Driver]) -> None:
         before = self._meter.queries
@@ -425,8 +425,7 @@ async def drive_claim(driver: Driver, report: SweepReport) -> DriveOutcome | Run
     except asyncio.CancelledError:
         raise
     except Exception as error:  # reported, with the run's id, instead of ending the whole sweep
-        passes = isinstance(error, QueryLimitReachedError) or (isinstance(error, StoreError) and error.retryable)
-        level = logging.WARNING if passes else logging.ERROR
+        level = failure_level(error)
         logger.log(level, "run %r could not be driven: %s", driver.run_id, one_line(error), exc_info=error)
         failure = RunFailure(run_id=driver.run_id, error=error)
         report.failures.append(failure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .drive_budget import DriveBudget
 from .log_draft import LogDraft
 from .replay_check import ReplayCheck
 from .run_writer import RunWriter
@@ -16,14 +15,12 @@ class DraftWriter:
     Args:
         writer: Writes it.
         draft: What is written.
-        budget: Keeps queries back for the next write.
         check: Made after each write, where tests ask for it.
     """
 
-    def __init__(self, *, writer: RunWriter, draft: LogDraft, budget: DriveBudget, check: ReplayCheck | None) -> None:
+    def __init__(self, *, writer: RunWriter, draft: LogDraft, check: ReplayCheck | None) -> None:
         self._writer = writer
         self._draft = draft
-        self._budget = budget
         self._check = check
 
     async def write_all(self) -> None:
@@ -35,6 +32,5 @@ class DraftWriter:
         """Append the draft to the log."""
         await self._writer.append(self._draft.write())
         self._draft.written()
-        self._budget.keep_back()
         if self._check is not None:
             await self._check.run()

@@ -97,7 +97,6 @@ class DriveLoop:
                 await self._turns.call(partial(self._machine.apply, committed))
             self._budget.measure()
             await self._turns.repeat(partial(self._settler.settle, only_attempts=self._budget.low))
-            self._budget.keep_back()
         self._steps.cancel_abandoned()
 
     def _state(self) -> DriveState:
@@ -126,8 +125,7 @@ class DriveLoop:
             await self._drafts.write_all()
         # Nothing runs before its cause is durable.
         if not self._stop.made and self._draft.empty:
-            self._steps.start(self._budget.startable_steps())
-            self._budget.keep_back()
+            self._steps.start()
         if self._steps.at_work:
             await self._wait()
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ..store import ClaimedRun
+from ..metering.drive_budget import DriveBudget, DriveProgress
+from ..store import ClaimedRun, WorkflowExecutionStore
 from ..watch import WatchedDrive
-from .allowance import Allowance
 from .break_off import BreakOff
 from .definition import Workflow
 from .draft_writer import DraftWriter
-from .drive_budget import DriveBudget
 from .driver_settings import DriverSettings
 from .handler_turns import HandlerTurns
 from .held_lease import HeldLease
@@ -43,19 +42,20 @@ class DriveParts:
         settings: What all drivers share.
         claim: The run.
         workflow: What the run is a run of.
-        allowance: How many queries the drive may send.
+        budget: How many queries the drive may send.
     """
 
     def __init__(
-        self, *, settings: DriverSettings, claim: ClaimedRun, workflow: Workflow[Any, Any], allowance: Allowance
+        self, *, settings: DriverSettings, claim: ClaimedRun, workflow: Workflow[Any, Any], budget: DriveBudget
     ) -> None:
         self.settings: DriverSettings = settings
         self.claim: ClaimedRun = claim
         self.workflow: Workflow[Any, Any] = workflow
-        self.allowance: Allowance = allowance
+        self.budget: DriveBudget = budget
+        self.store: WorkflowExecutionStore = budget.wrap(settings.store)
         self.wake: asyncio.Event = asyncio.Event()
         self.stop: StopRequest = StopRequest()
-        self.draft: LogDraft = LogDraft(allowance.max_events)
+        self.draft: LogDraft = LogDraft(budget.max_events)
         self.inbox: Inbox = Inbox()
         self._make_lease()
         self._make_machine()
@@ -64,20 +64,27 @@ class DriveParts:
         self._make_writes()
         self._make_ends()
 
+    def progress(self) -> DriveProgress:
+        """Return how far the drive is, for its budget."""
+        return DriveProgress(
+            unrecorded_steps=self.steps.unrecorded,
+            draft_events=None if self.draft.empty else len(self.draft.events),
+            next_index=self.writer.next_index,
+        )
+
     def _make_lease(self) -> None:
         settings, claim = self.settings, self.claim
         self.lease: HeldLease = HeldLease(
             claim=claim, clock=settings.clock, lease_ms=settings.lease_ms, on_news=self.wake.set
         )
         self.writer: RunWriter = RunWriter(
-            store=settings.store,
+            store=self.store,
             lease=self.lease,
             next_index=claim.run.next_index,
             clock=settings.clock,
-            allowance=self.allowance,
             stop=self.stop,
         )
-        self.reader: InboxReader = InboxReader(store=settings.store, lease=self.lease, inbox=self.inbox, wake=self.wake)
+        self.reader: InboxReader = InboxReader(store=self.store, lease=self.lease, inbox=self.inbox, wake=self.wake)
 
     def _make_machine(self) -> None:
         self._handler = RunHandler(self.settings, self.claim.run, self.workflow)
@@ -99,7 +106,7 @@ class DriveParts:
             attempts=attempts,
             transactions=self.transactions,
             threads=settings.threads,
-            allowance=self.allowance,
+            budget=self.budget,
             stop=self.stop,
             on_change=self.wake.set,
         )
@@ -113,7 +120,7 @@ class DriveParts:
         )
 
     def _make_turns(self) -> None:
-        run_id, store = self.claim.run.run_id, self.settings.store
+        run_id, store = self.claim.run.run_id, self.store
         self.watched: WatchedDrive = WatchedDrive(self.settings.watch, run_id, self.workflow.id, self.steps.step_of)
         self.turns: HandlerTurns = HandlerTurns(self.watched)
         self.replay: Replay = Replay(
@@ -130,10 +137,7 @@ class DriveParts:
             self.check = ReplayCheck(first=self._traced, handler=self._handler, turns=self.turns, store=store)
 
     def _make_writes(self) -> None:
-        self.budget: DriveBudget = DriveBudget(allowance=self.allowance, steps=self.steps, draft=self.draft)
-        self.drafts: DraftWriter = DraftWriter(
-            writer=self.writer, draft=self.draft, budget=self.budget, check=self.check
-        )
+        self.drafts: DraftWriter = DraftWriter(writer=self.writer, draft=self.draft, check=self.check)
 
     def _make_ends(self) -> None:
         self.run_end: RunEnd = RunEnd(
@@ -144,9 +148,7 @@ class DriveParts:
             writer=self.writer,
             draft=self.draft,
         )
-        self.lease_end: LeaseEnd = LeaseEnd(
-            writer=self.writer, draft=self.draft, drafts=self.drafts, budget=self.budget, inbox=self.inbox
-        )
+        self.lease_end: LeaseEnd = LeaseEnd(writer=self.writer, draft=self.draft, drafts=self.drafts, inbox=self.inbox)
         self.break_off: BreakOff = BreakOff(
             writer=self.writer, steps=self.steps, transactions=self.transactions, stop=self.stop, wake=self.wake
         )

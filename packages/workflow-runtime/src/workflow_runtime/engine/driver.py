@@ -7,8 +7,8 @@ from contextlib import nullcontext, suppress
 from typing import Any
 
 from ..errors import LeaseLostError, QueryLimitReachedError, StoreAccessError, StoreError
+from ..metering.drive_budget import DriveBudget
 from ..store import ClaimedRun
-from .allowance import Allowance
 from .definition import Workflow
 from .drive_loop import DriveLoop
 from .drive_outcome import DriveOutcome
@@ -31,7 +31,7 @@ class Driver:
         settings: What it shares with others.
         claim: The run.
         workflow: What the run is a run of.
-        allowance: How many queries it may send; any number when absent.
+        budget: How many queries it may send; any number when absent.
     """
 
     def __init__(
@@ -40,9 +40,10 @@ class Driver:
         settings: DriverSettings,
         claim: ClaimedRun,
         workflow: Workflow[Any, Any],
-        allowance: Allowance | None = None,
+        budget: DriveBudget | None = None,
     ) -> None:
-        self._parts = DriveParts(settings=settings, claim=claim, workflow=workflow, allowance=allowance or Allowance())
+        self._budget = budget or DriveBudget()
+        self._parts = DriveParts(settings=settings, claim=claim, workflow=workflow, budget=self._budget)
         self._stop = self._parts.stop
         self._break_off = self._parts.break_off
 
@@ -69,7 +70,7 @@ class Driver:
     @property
     def refused_at(self) -> int | None:
         """Index in the log at which it would have taken more queries than it had; `None` when they sufficed."""
-        return None if self._stop.refusal is None else self._parts.writer.next_index
+        return None if self._budget.refusal is None else self._parts.writer.next_index
 
     def stop(self, *, cancel_steps: bool = False) -> None:
         """Ask to hand the run over: no new step starts.
@@ -100,10 +101,10 @@ class Driver:
         """
         thread = self._parts.settings.heartbeats
         keeping = thread.keep(self._parts.lease) if thread is not None else nullcontext()
-        with self._parts.watched.watched(), self._parts.allowance.opened(), keeping:
+        with self._parts.watched.watched(), self._budget.opened(self._parts.progress), keeping:
             # Beside a thread this is the second line, in case that the thread cannot connect.
             patience_ms = 0 if thread is None else self._parts.lease.lease_ms // 6
-            heartbeat = asyncio.create_task(self._parts.lease.keep(self._parts.settings.store, patience_ms=patience_ms))
+            heartbeat = asyncio.create_task(self._parts.lease.keep(self._parts.store, patience_ms=patience_ms))
             grace_s = _CLEANUP_GRACE_S
             try:
                 return await self._drive_as_far_as_allowed()
@@ -124,13 +125,12 @@ class Driver:
                     await self._parts.turns.call(self._parts.machine.suspend)
 
     async def _drive_as_far_as_allowed(self) -> DriveOutcome:
-        self._parts.budget.keep_back()
         try:
             outcome = await DriveLoop(self._parts).run()
             if self._parts.check is not None:
                 await self._parts.check.run()
         except QueryLimitReachedError as error:
-            self._stop.refusal = error
+            self._budget.refusal = error
             await self._break_off.release_unless_at_work()
             raise
         except StoreAccessError:
@@ -139,6 +139,6 @@ class Driver:
             with suppress(StoreError):
                 await self._break_off.release_unless_at_work()
             raise
-        if outcome is DriveOutcome.RELEASED and self._stop.refusal is not None:
-            raise self._stop.refusal
+        if outcome is DriveOutcome.RELEASED and self._budget.refusal is not None:
+            raise self._budget.refusal
         return outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ..errors import QueryLimitReachedError, StoreError
+from ..errors import StoreError
 from ..logs import get_logger, one_line
 from ..store import WorkflowExecutionStore
 from ..store_retry import may_pass
@@ -54,23 +54,19 @@ class InboxReader:
         """Read the inbox if there is news. A store that is away for the moment is asked again later.
 
         Raises:
-            QueryLimitReachedError: Nothing may be sent any more. Whoever drives the run next is brought the entries.
-            StoreError: The inbox cannot be read, and that does not pass.
+            StoreError: The inbox cannot be read, and that does not pass. It is not asked again.
         """
         if not self.has_news or self._lease.lost:
             return
         self.nudged = False
         try:
             await self.read()
-        except QueryLimitReachedError:
-            self._resting = True
-            raise
         except StoreError as error:
+            self._resting = True
             if not may_pass(error):
                 raise
             # Not worth the steps that are running: nothing is lost, and a pause would be told of what was not seen.
             logger.warning("run %r: cannot read the inbox: %s", self._lease.run_id, one_line(error))
-            self._resting = True
             asyncio.get_running_loop().call_later(_RETRY_S, self._end_rest)
 
     async def read(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..store import Awaited, RunStatus
 from .draft_writer import DraftWriter
-from .drive_budget import DriveBudget
 from .drive_outcome import DriveOutcome
 from .history import OperationKind
 from .inbox import Inbox
@@ -22,19 +21,14 @@ class LeaseEnd:
         writer: Makes it.
         draft: What is to be written before, or with it.
         drafts: Writes what is to be written before.
-        budget: Tells whether the drive has come to its end for want of queries.
         inbox: Knows what the run waits for.
     """
 
-    def __init__(
-        self, *, writer: RunWriter, draft: LogDraft, drafts: DraftWriter, budget: DriveBudget, inbox: Inbox
-    ) -> None:
+    def __init__(self, *, writer: RunWriter, draft: LogDraft, drafts: DraftWriter, inbox: Inbox) -> None:
         self._writer = writer
         self._draft = draft
         self._drafts = drafts
-        self._budget = budget
         self._inbox = inbox
-        self._first_index = writer.next_index
 
     async def pause(self) -> DriveOutcome:
         """Pause the run until its inbox or a timer wakes it."""
@@ -46,14 +40,8 @@ class LeaseEnd:
         return DriveOutcome.PAUSED if paused.status is RunStatus.PAUSED else DriveOutcome.QUEUED
 
     async def release(self) -> DriveOutcome:
-        """Hand the run over to any worker.
-
-        Raises:
-            QueryLimitReachedError: The drive has written nothing, and never would with so few queries.
-        """
+        """Hand the run over to any worker."""
         await self._drafts.write_all()
-        if self._budget.low and self._writer.next_index == self._first_index:
-            self._budget.require_unit()  # or nobody would hear that the run never gets on
         await self._writer.release()
         return DriveOutcome.RELEASED
 

@@ -7,10 +7,8 @@ from .history import Recorded, new_event
 from .log_write import LogWrite
 from .timer_book import TimerBook
 
-__all__ = ["MAX_EVENTS", "LogDraft"]
+__all__ = ["LogDraft"]
 
-MAX_EVENTS = 50
-"""Each event sets one timer at most: so many timers to set are never too many for one call."""
 _MAX_BYTES = 500_000
 
 
@@ -21,7 +19,7 @@ class LogDraft:
         max_events: So many events make it full.
     """
 
-    def __init__(self, max_events: int = MAX_EVENTS) -> None:
+    def __init__(self, max_events: int) -> None:
         self.events: list[NewEvent] = []
         self.timers: TimerBook = TimerBook()
         self._max_events = max_events

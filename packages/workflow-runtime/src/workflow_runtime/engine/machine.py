@@ -268,7 +268,7 @@ class Machine:
             self._main.cancel()
 
     def _end_backoffs(self) -> None:
-        # The timers leave the store in the unit that writes the event.
+        # The timers leave the store in the write that brings the event.
         for operation in self._operations.values():
             if operation.kind is OperationKind.STEP and operation.pending:
                 operation.until_ms = None

@@ -21,7 +21,6 @@ from ..store import (
     WorkflowExecutionStore,
 )
 from ..store_retry import may_pass, until_answered
-from .allowance import Allowance
 from .held_lease import HeldLease
 from .log_write import LogWrite
 from .stop_request import StopRequest
@@ -43,7 +42,6 @@ class RunWriter:
         lease: HeldLease,
         next_index: int,
         clock: Clock,
-        allowance: Allowance,
         stop: StopRequest,
     ) -> None:
         self.run_id: str = lease.run_id
@@ -51,7 +49,6 @@ class RunWriter:
         self._store = store
         self.lease = lease
         self._clock = clock
-        self._allowance = allowance
         self._stop = stop
 
     async def append(self, write: LogWrite) -> None:
@@ -135,8 +132,7 @@ class RunWriter:
 
     async def _write(self, verb: Callable[..., Awaitable[T]], **arguments: Any) -> T:
         named = partial(verb, run_id=self.run_id, lease_token=self.lease.token, operation_id=new_id(), **arguments)
-        with self._allowance.use_all():
-            return await self._repeat(lambda: named(now_ms=self._clock.now_ms()), lambda error: False)
+        return await self._repeat(lambda: named(now_ms=self._clock.now_ms()), lambda error: False)
 
     async def _repeat(self, call: Callable[[], Awaitable[T]], is_own: Callable[[StoreError], bool]) -> T:
         # One operation id for all tries: a try whose answer was lost after the commit is not done twice.

@@ -24,6 +24,8 @@ class RunningStep:
     """True if it is a plain function: that needs a thread."""
     call: ThreadCall | None = None
     """The plain function, once it waits for nothing but a thread."""
+    ended: bool = False
+    """True if the attempt is over, though its task may still be there for a moment."""
     cancelled: bool = False
     cut_short: bool = False
     """True if it has not failed, but is to be run again by somebody who may send more queries."""

@@ -233,7 +233,7 @@ class Settler:
     def _record(
         self, kind: EventKind, operation: Operation, payload: JsonText | None, taken: InboxEntry | None = None
     ) -> None:
-        # The handler may see it before it is durable: nothing outside it happens until the unit is written.
+        # The handler may see it before it is durable: nothing outside it happens until the draft is written.
         recorded = Recorded(kind, operation.step_id, payload)
         self._draft.add(recorded, taken=None if taken is None else taken.inbox_seq)
         self._machine.apply(recorded)

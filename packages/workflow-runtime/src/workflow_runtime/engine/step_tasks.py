@@ -7,12 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from ..errors import QueryLimitReachedError
-from ..escapes import EscapedError, cause_of, members_of
+from ..escapes import EscapedError
+from ..metering.drive_budget import DriveBudget
 from ..payloads import JsonText
-from .allowance import Allowance
 from .moves import StepWork
 from .operations import Operation
 from .running_step import RunningStep
@@ -48,7 +47,7 @@ class StepTasks:
         attempts: StepAttempts,
         transactions: StepTransactions,
         threads: StepThreads | None,
-        allowance: Allowance,
+        budget: DriveBudget,
         stop: StopRequest,
         on_change: Callable[[], None],
     ) -> None:
@@ -58,7 +57,7 @@ class StepTasks:
             attempts: Makes the attempts.
             transactions: Runs those of transactional steps, and tells which one must not be cancelled now.
             threads: Where plain functions run; `None` in a Python without threads.
-            allowance: Tells whether a step was refused a query for the drive's sake.
+            budget: Says how many steps may start, and whether one was refused a query for the drive's sake.
             stop: Made when one was.
             on_change: Called when a step has ended, whatever way, or when a function that outlived its attempt has.
         """
@@ -69,7 +68,7 @@ class StepTasks:
         self._attempts = attempts
         self._transactions = transactions
         self._calls = ThreadCalls(threads, on_change)
-        self._allowance = allowance
+        self._budget = budget
         self._stop = stop
         self._on_change = on_change
         self._idle: list[Operation] = []
@@ -83,7 +82,8 @@ class StepTasks:
     @property
     def unrecorded(self) -> int:
         """Number of steps that run or have ended without a record; a transactional one brings its record along."""
-        return len(self._running) + len(self.ended) - self.transaction_open
+        unended = (step.operation for step in self._running.values() if not step.ended)
+        return len(self.ended) + sum(not (operation.transactional and operation.pending) for operation in unended)
 
     @property
     def work(self) -> StepWork:
@@ -117,13 +117,10 @@ class StepTasks:
         """Take in a step that is to run, now or when the pause before its next attempt is over."""
         self._idle.append(operation)
 
-    def start(self, limit: int | None = None) -> None:
-        """Start what is runnable, transactional steps one after the other; forget what nobody waits for any more.
-
-        Args:
-            limit: Start no more than so many.
-        """
+    def start(self) -> None:
+        """Start what is runnable, transactional steps one after the other; forget what nobody waits for any more."""
         idle, self._idle = self._idle, []
+        limit = self._budget.startable_steps()
         most = None if limit is None else len(self._running) + limit
         for operation in idle:
             if not operation.pending:
@@ -188,30 +185,15 @@ class StepTasks:
                 raise
             error = cancellation  # the body's own
         except Exception as raised:  # noqa: BLE001  # whatever a user's code raises is a failed attempt
-            if self._allowance.exceeded and (refusal := _refusal_behind(raised)) is not None:
+            if self._budget.refused(raised):
                 self._running[operation.step_id].cut_short = True
-                self._stop.make(refusal)
+                self._stop.make()
                 self.withdraw()
                 return
             error = raised
         except BaseException as interrupt:
             self.fatal = interrupt  # the process is going down, not the step
             raise
+        self._running[operation.step_id].ended = True
         if result is not None or error is not None:
             self.ended.append(EndedAttempt(operation, attempt, result, error))
-
-
-def _refusal_behind(error: BaseException) -> QueryLimitReachedError | None:
-    """Find what refused a step's call, though the step has raised something else because of it."""
-    seen: set[int] = set()
-    found = [error]
-    while found:
-        each = found.pop()
-        if issubclass(type(each), QueryLimitReachedError):
-            return cast("QueryLimitReachedError", each)
-        if id(each) not in seen:
-            seen.add(id(each))
-            found += members_of(each)
-            cause = cause_of(each)
-            found += () if cause is None else (cause,)
-    return None

@@ -26,10 +26,10 @@ from ..payloads import ExactCodec
 from ..store import DeleteScheduleResult, RequestedOverlap, WorkflowExecutionStore, about
 from ..store import Schedule as StoredSchedule
 from .backfill import Backfill, BackfillStatus, read_status
+from .conversions import definition_in, definition_to_store, spec_in, spec_of
 from .decisions import first_after, tick_run_id
 from .definition import Schedule
 from .record import ScheduleRecord
-from .spec import Spec, decode_spec, encode_spec, spec_of
 
 __all__ = ["Schedules"]
 
@@ -163,7 +163,7 @@ class Schedules:
             ScheduleNotFoundError: There is none of that id.
         """
         schedule_id = check_id("schedule_id", schedule_id)
-        spec = self._spec(await self._store.get_schedule(schedule_id=schedule_id))
+        spec = spec_in(await self._store.get_schedule(schedule_id=schedule_id))
         now_ms = await self._now_ms()
         for fire_at_ms in range(now_ms, now_ms + _MOMENTS):
             run_id = tick_run_id(schedule_id, fire_at_ms)
@@ -250,30 +250,29 @@ class Schedules:
         if isinstance(schedule, Schedule):
             spec = spec_of(schedule)
         else:
-            spec = self._spec(await self._store.get_schedule(schedule_id=check_id("schedule", schedule)))
+            spec = spec_in(await self._store.get_schedule(schedule_id=check_id("schedule", schedule)))
         return [from_ms(tick_ms) for tick_ms in islice(spec.ticks_after(max(-1, after_ms)), count)]
 
     # Within.
 
     async def _unfitness(self, schedule: Schedule[Any]) -> Unfit | None:
         try:
-            wanted = self._definition(schedule, spec_of(schedule))
+            wanted = definition_to_store(schedule, self._registry, self._codec)
         except Exception as error:  # noqa: BLE001  # the codec is the user's, and a sweep has other things to do
             logger.debug("schedule %r: %s", schedule.id, one_line(error))
             return "unwritable"
         stored = await self._find(schedule.id)
         if stored is None:
             return "missing"
-        return None if _definition_of(stored) == wanted else "differs"
+        return None if definition_in(stored) == wanted else "differs"
 
     async def _put(self, schedule: Schedule[Any]) -> tuple[Literal["created", "updated", "unchanged"], StoredSchedule]:
-        spec = spec_of(schedule)
-        definition = self._definition(schedule, spec)
+        definition = definition_to_store(schedule, self._registry, self._codec)
         stored = await self._find(schedule.id)
-        if stored is not None and _definition_of(stored) == definition:
+        if stored is not None and definition_in(stored) == definition:
             # Hosts that live for one call ask this each time, and may have few queries for it.
             return "unchanged", await self._mended(stored)
-        now_ms = await self._now_ms()
+        spec, now_ms = spec_of(schedule), await self._now_ms()
         next_fire_at_ms = spec.next_after(now_ms - 1)
         if stored is not None:
             next_fire_at_ms = first_after(spec, now_ms, stored.last_fire_at_ms)
@@ -290,26 +289,13 @@ class Schedules:
         self._on_change()
         return answer.kind, await self._mended(answer.schedule)
 
-    def _definition(self, schedule: Schedule[Any], spec: Spec) -> dict[str, Any]:
-        workflow = self._registry.current(schedule.workflow)
-        return {
-            "schedule_id": schedule.id,
-            "workflow_id": workflow.id,
-            "workflow_version": workflow.version,
-            "spec": encode_spec(spec),
-            "input": self._codec.encode(schedule.input, "input"),
-            "overlap_policy": schedule.overlap,
-            "queue": schedule.queue,
-            "priority": schedule.priority,
-        }
-
     async def _keep_due_tick(self, stored: StoredSchedule, now_ms: int) -> None:
         """Turn a tick that is due into a requested one: the change of the timing would swallow it."""
         due_ms = stored.next_fire_at_ms
         if not stored.enabled or due_ms is None or due_ms > now_ms:
             return
         try:
-            grace_ms = self._spec(stored).grace_ms
+            grace_ms = spec_in(stored).grace_ms
         except CorruptRecordError:
             return  # what is about to be written mends it; whether this tick is late, nobody can say
         if now_ms - due_ms <= grace_ms:
@@ -333,9 +319,9 @@ class Schedules:
             now_ms = await self._now_ms()
             next_fire_at_ms = stored.next_fire_at_ms
             if enabled:
-                next_fire_at_ms = first_after(self._spec(stored), now_ms, stored.last_fire_at_ms)
+                next_fire_at_ms = first_after(spec_in(stored), now_ms, stored.last_fire_at_ms)
             answer = await self._store.upsert_schedule(
-                **_definition_of(stored),
+                **definition_in(stored),
                 next_fire_at_ms=next_fire_at_ms,
                 now_ms=now_ms,
                 enabled=enabled,
@@ -348,7 +334,7 @@ class Schedules:
 
     async def _ticks_of(self, schedule_id: str, start: datetime, end: datetime) -> Sequence[int]:
         start_ms, end_ms = to_ms("start", start), to_ms("end", end)
-        spec = self._spec(await self._store.get_schedule(schedule_id=schedule_id))
+        spec = spec_in(await self._store.get_schedule(schedule_id=schedule_id))
         ticks = takewhile(lambda tick_ms: tick_ms < end_ms, spec.ticks_after(max(0, start_ms) - 1))
         ticks_ms = list(islice(ticks, _MAX_TIMES + 1))
         if len(ticks_ms) > _MAX_TIMES:
@@ -375,9 +361,6 @@ class Schedules:
         except ScheduleNotFoundError:
             return None
 
-    def _spec(self, stored: StoredSchedule) -> Spec:
-        return decode_spec(stored.schedule_id, stored.spec)
-
     def _record(self, stored: StoredSchedule) -> ScheduleRecord:
         return ScheduleRecord(stored, self._codec)
 
@@ -388,19 +371,6 @@ _SAID: Mapping[Unfit, str] = {
     "differs": "the store holds another definition, which fires instead",
     "unwritable": "its input cannot be written",
 }
-
-
-def _definition_of(stored: StoredSchedule) -> dict[str, Any]:
-    return {
-        "schedule_id": stored.schedule_id,
-        "workflow_id": stored.workflow_id,
-        "workflow_version": stored.workflow_version,
-        "spec": stored.spec,
-        "input": stored.input,
-        "overlap_policy": stored.overlap_policy,
-        "queue": stored.queue,
-        "priority": stored.priority,
-    }
 
 
 def _checked(declared: Sequence[Schedule[Any]], registry: Registry) -> tuple[Schedule[Any], ...]:

@@ -8,20 +8,19 @@ tick's own id, a run is cancelled or terminated once.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..clock import Clock
-from ..errors import LeaseLostError, QueryLimitReachedError, StoreError
+from ..errors import LeaseLostError
 from ..ids import new_id
 from ..logs import get_logger, one_line
 from ..store import BucketAction, BucketClaims, BucketResult, ClaimedBucket, WorkflowExecutionStore
-from ..store_retry import until_answered
+from ..store_retry import failure_level, until_answered
+from .conversions import spec_in
 from .decisions import Decision, decide, tick_run_id
-from .spec import decode_spec
 
 __all__ = ["TickFailure", "TickFirer", "TickOutcome", "TickRound"]
 
@@ -96,10 +95,10 @@ class TickFirer:
         done = TickRound()
         while limit > 0:
             claims = await self._claim(min(limit, _AT_ONCE))
-            await asyncio.gather(*(self._fire(bucket, done) for bucket in claims.buckets))
+            await asyncio.gather(*(self._fire(claimed, done) for claimed in claims.buckets))
             self._note(claims, done)
             limit -= len(claims.buckets)
-            if once or not claims.buckets or any(b.schedule.overlap_policy != "allow" for b in claims.buckets):
+            if once or not claims.buckets or any(c.schedule.overlap_policy != "allow" for c in claims.buckets):
                 break
         for schedule_id, count in done.missed.items():
             logger.warning("schedule %r: %d ticks were missed, nobody was there to fire them", schedule_id, count)
@@ -122,18 +121,16 @@ class TickFirer:
                 self._told.add(schedule_id)
                 logger.warning("schedule %r waits for a worker that knows its workflow", schedule_id)
 
-    async def _fire(self, bucket: ClaimedBucket, done: TickRound) -> None:
-        tick = _Tick(store=self._store, clock=self._clock, bucket=bucket, on_delivery=self._on_delivery)
+    async def _fire(self, claimed: ClaimedBucket, done: TickRound) -> None:
+        tick = _ClaimedTick(store=self._store, clock=self._clock, claimed=claimed, on_delivery=self._on_delivery)
         try:
             outcome = await tick.settle()
         except LeaseLostError:
             outcome = "lost"
         except Exception as error:  # reported, with the tick, instead of holding up the others
-            schedule_id, fire_at_ms = bucket.schedule.schedule_id, bucket.fire_at_ms
-            passes = isinstance(error, QueryLimitReachedError) or (isinstance(error, StoreError) and error.retryable)
-            level = logging.WARNING if passes else logging.ERROR
+            schedule_id, fire_at_ms = claimed.schedule.schedule_id, claimed.fire_at_ms
             logger.log(
-                level,
+                failure_level(error),
                 "tick %d of schedule %r could not be settled: %s",
                 fire_at_ms,
                 schedule_id,
@@ -144,10 +141,10 @@ class TickFirer:
             return
         done.outcomes[outcome] += 1
         if outcome == "missed":
-            done.missed[bucket.schedule.schedule_id] += 1
+            done.missed[claimed.schedule.schedule_id] += 1
 
 
-class _Tick:
+class _ClaimedTick:
     """One claimed tick on its way to being settled."""
 
     def __init__(
@@ -155,23 +152,23 @@ class _Tick:
         *,
         store: WorkflowExecutionStore,
         clock: Clock,
-        bucket: ClaimedBucket,
+        claimed: ClaimedBucket,
         on_delivery: Callable[[str], None],
     ) -> None:
         self._store = store
         self._clock = clock
-        self._bucket = bucket
-        self._policy = bucket.overlap_policy
-        self._run_id = tick_run_id(bucket.schedule.schedule_id, bucket.fire_at_ms)
+        self._claimed = claimed
+        self._policy = claimed.overlap_policy
+        self._run_id = tick_run_id(claimed.schedule.schedule_id, claimed.fire_at_ms)
         self._on_delivery = on_delivery
 
     async def settle(self) -> TickOutcome:
-        schedule = self._bucket.schedule
+        schedule = self._claimed.schedule
         decision = decide(
-            spec=decode_spec(schedule.schedule_id, schedule.spec),
+            spec=spec_in(schedule),
             schedule_id=schedule.schedule_id,
-            fire_at_ms=self._bucket.fire_at_ms,
-            source=self._bucket.source,
+            fire_at_ms=self._claimed.fire_at_ms,
+            source=self._claimed.source,
             now_ms=self._clock.now_ms(),
         )
         if not decision.start:
@@ -183,7 +180,7 @@ class _Tick:
             if answer.kind != "overlapping":
                 return _outcome(answer)
             # What was put back is in time, whatever came in between: it waits on.
-            if (self._policy == "skip" and self._bucket.source != "buffered") or await self._has_run():
+            if (self._policy == "skip" and self._claimed.source != "buffered") or await self._has_run():
                 return _outcome(await self._mark("skip", decision))
             if self._policy != "terminate-previous":
                 return await self._put_back(decision, answer.run_id)
@@ -216,7 +213,7 @@ class _Tick:
         return f"{self._policy}: {self._run_id}"[:1_000]
 
     async def _mark(self, action: BucketAction, decision: Decision) -> BucketResult:
-        bucket = self._bucket
+        claimed = self._claimed
         run: dict[str, Any] = {}
         if action == "start":
             run = {"run_id": self._run_id, "available_at_ms": decision.available_at_ms}
@@ -224,11 +221,11 @@ class _Tick:
         operation_id = new_id()
         return await until_answered(
             lambda: self._store.mark_schedule_bucket_started(
-                schedule_id=bucket.schedule.schedule_id,
-                fire_at_ms=bucket.fire_at_ms,
-                lease_token=bucket.lease.token,
+                schedule_id=claimed.schedule.schedule_id,
+                fire_at_ms=claimed.fire_at_ms,
+                lease_token=claimed.lease.token,
                 operation_id=operation_id,
-                expected_revision=bucket.schedule.revision,
+                expected_revision=claimed.schedule.revision,
                 action=action,
                 next_fire_at_ms=decision.next_fire_at_ms,
                 now_ms=self._clock.now_ms(),

@@ -1,17 +1,12 @@
-"""Counting what a store sends to its database, and bounding it.
-
-Some hosts allow a program so many database queries each time that they call it. A store that counts its queries (it
-declares `capabilities.metered`) counts them on the meters of the task that calls it, before it sends anything. So a
-limit is a promise and no estimate: what would go over it is not sent.
-"""
+"""The count of what a store sends to its database, and its limit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from .errors import InvalidArgumentError, QueryLimitReachedError
+from ..errors import InvalidArgumentError, QueryLimitReachedError
 
 __all__ = ["QueryMeter", "meter_queries", "note_rows", "queries_left", "spend_queries"]
 
@@ -31,7 +26,7 @@ class QueryMeter:
         self.limit_reached = False
         """True if something was refused here, or by a meter around this one."""
         self._outer = outer
-        self._kept_back = 0
+        self._kept_back: Callable[[], int] = lambda: 0
 
     @property
     def remaining(self) -> int | None:
@@ -64,9 +59,13 @@ class QueryMeter:
             meter.rows_read += rows_read
             meter.rows_written += rows_written
 
-    def keep_back(self, queries: int) -> None:
-        """Refuse, from now on, what would leave less than this, unless it is sent inside `use_all`."""
-        self._kept_back = queries
+    def keep_back(self, queries: int | Callable[[], int]) -> None:
+        """Refuse, from now on, what would leave less than this, unless it is sent inside `use_all`.
+
+        Args:
+            queries: So many, or a function that says how many at each moment.
+        """
+        self._kept_back = queries if callable(queries) else lambda: queries
 
     @contextmanager
     def use_all(self) -> Iterator[None]:
@@ -90,7 +89,7 @@ class QueryMeter:
     def _room(self) -> int | None:
         if self.max_queries is None:
             return None
-        kept_back = 0 if _using_all.get() is self else self._kept_back
+        kept_back = 0 if _using_all.get() is self else self._kept_back()
         return self.max_queries - self.queries - kept_back
 
     def _mark_refused(self, by: QueryMeter) -> None:

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from .engine.allowance import QueryAllowance
-from .engine.log_draft import MAX_EVENTS
-from .errors import ConfigurationError
-from .metering import QueryMeter, queries_left
-from .store import QueryCosts
+from ..errors import ConfigurationError
+from ..store import QueryCosts
+from .drive_budget import MAX_EVENTS, LimitedDriveBudget
+from .meter import QueryMeter, queries_left
 
-__all__ = ["QueryPlan", "can_start_and_drive", "whole_allowance"]
+__all__ = ["SweepPlan", "can_start_and_drive", "whole_budget"]
 
-_UNIT_SHARE = 5
+_WRITE_SHARE = 5
 """One write may take at most 1/5 of what a sweep has beyond the least."""
 
 
 def can_start_and_drive(costs: QueryCosts) -> bool:
     """Return True if what is left pays for a new run, and for driving it as well."""
-    least = QueryAllowance.least(costs, costs.events_per_query)
+    least = LimitedDriveBudget.least(costs, costs.events_per_query)
     return (queries_left() or 0) >= costs.read + costs.call + least
 
 
-def whole_allowance(costs: QueryCosts) -> QueryAllowance:
-    """Return an allowance of everything that is left, for one drive."""
+def whole_budget(costs: QueryCosts) -> LimitedDriveBudget:
+    """Return a budget of everything that is left, for one drive."""
     left = queries_left() or 0
-    beyond = left - QueryAllowance.least(costs, costs.events_per_query)
-    return QueryAllowance(costs, left, _max_events(costs, beyond))
+    beyond = left - LimitedDriveBudget.least(costs, costs.events_per_query)
+    return LimitedDriveBudget(costs, left, _max_events(costs, beyond))
 
 
 def _max_events(costs: QueryCosts, beyond: int) -> int:
     """Return how many events go into one write, given what there is beyond the least."""
-    return min(MAX_EVENTS, costs.events_per_query * max(1, beyond // _UNIT_SHARE))
+    return min(MAX_EVENTS, costs.events_per_query * max(1, beyond // _WRITE_SHARE))
 
 
-class QueryPlan:
+class SweepPlan:
     """The plan of one sweep within a limit of queries. What is left always suffices to bring to an end what is begun.
 
     Args:
@@ -50,14 +49,14 @@ class QueryPlan:
         self._costs = costs
         self._tick = 2 * costs.tick + costs.read + costs.call  # started, or refused, looked after and put back
         per_query = costs.events_per_query
-        least = costs.claim + max(QueryAllowance.least(costs, per_query), self._tick)
+        least = costs.claim + max(LimitedDriveBudget.least(costs, per_query), self._tick)
         minimum = least + costs.read  # the store's clock
         if self._left < minimum:
             raise ConfigurationError(
                 f"max_queries: a sweep of this store needs at least {minimum} queries, and {self._left} are left"
             )
         self._max_events = _max_events(costs, self._left - minimum)
-        self._least = QueryAllowance.least(costs, self._max_events)
+        self._least = LimitedDriveBudget.least(costs, self._max_events)
         self._driven = 0
         self._spent = 0
         self._refused = False
@@ -80,9 +79,9 @@ class QueryPlan:
             return 0
         return min(wanted, 1 if self._one_at_a_time else max(1, left // self._expected()))
 
-    def allowance(self, runs: int) -> QueryAllowance:
+    def budget(self, runs: int) -> LimitedDriveBudget:
         """Return one of so many equal parts of what is left, for one drive."""
-        return QueryAllowance(self._costs, self._left // runs, self._max_events)
+        return LimitedDriveBudget(self._costs, self._left // runs, self._max_events)
 
     def learn(self, runs: int, queries: int, *, refused: bool) -> None:
         """Note what drives took, and whether one of them would have taken more."""
