@@ -57,8 +57,19 @@ PYODIDE_CONTRACT = CONTRACTS["d1-pyodide"]
 RELEASE_CONTRACTS = {
     "d1-pyodide-all": PYODIDE_CONTRACT,
     "postgres-pgbouncer": POOLER_CONTRACT,
-    "postgres-old": "packages/workflow-store-postgres/tests",  # and whatever else the store's tests ask of a server
+    "postgres-old": "packages/workflow-store-postgres/tests",  # and whatever else the tests ask of a server
 }
+POSTGRES_TESTS = [
+    f"tests/test_{name}.py"
+    for name in (
+        "heartbeats",
+        "isolation",
+        "mended_deploys",
+        "schedules_on_stores",
+        "transactions",
+        "transactions_lost_and_killed",
+    )
+]
 # What production runs, as the compatibility date of a Worker has it, and both forms of a binding.
 PYODIDES = ["0.28.2:bare", "0.28.2:wrapped", "314.0.6:bare", "314.0.6:wrapped"]
 LOWEST_CONTRACTS = ("memory", "d1-local", "d1-http", "postgres")
@@ -179,7 +190,8 @@ def run_contract(session: nox.Session, store: str) -> None:
         for form in PYODIDES:
             session.run("python", PYODIDE_CONTRACT, form)  # with its table
         return
-    pytest(session, {**CONTRACTS, **RELEASE_CONTRACTS}[store])
+    further = POSTGRES_TESTS if store == "postgres-old" else []
+    pytest(session, {**CONTRACTS, **RELEASE_CONTRACTS}[store], *further)
 
 
 def run_mutants(session: nox.Session) -> None:

@@ -31,6 +31,15 @@ async def run_on(dsn: str, *statements: str) -> None:
         await connection.close()
 
 
+async def server_version(dsn: str) -> int:
+    """Return the major version of a server."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return int(connection.get_server_version().major)
+    finally:
+        await connection.close()
+
+
 async def copy_template(server_dsn: str, template: str) -> str:
     """Copy a template. Return the name of the copy."""
     name = f"workflow_test_{os.getpid()}_{next(_numbers)}"
