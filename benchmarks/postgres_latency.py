@@ -16,15 +16,12 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 from workflow_runtime import Context, RunHandle, RunStatus, Workflow, WorkflowRuntime, workflow
 from workflow_store_postgres import PostgresWorkflowStore
-
-sys.path.append(str(Path(__file__).parents[1] / "test-support"))
-from postgres_server import LocalServer
+from workflow_test_support.servers.postgres_server import LocalServer
 
 DURABLE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
 IDLE = 150

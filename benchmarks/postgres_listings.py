@@ -15,15 +15,12 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 from workflow_runtime.store import RunStatus
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql
-
-sys.path.append(str(Path(__file__).parents[1] / "test-support"))
-from postgres_server import postgres_dsn
+from workflow_test_support.servers.postgres_server import postgres_dsn
 
 PAGE = 50
 CALLS = 100

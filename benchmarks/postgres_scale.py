@@ -12,20 +12,16 @@ import argparse
 import asyncio
 import itertools
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import asyncpg
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import NewEvent, WorkflowVersion
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql
-
-sys.path.append(str(Path(__file__).parents[1] / "test-support"))
-from postgres_server import postgres_dsn
+from workflow_test_support.servers.postgres_server import postgres_dsn
 
 SMALL = 1_000
 CALLS = 400

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 from workflow_runtime import Context, WorkflowRuntime, workflow
 from workflow_store_postgres import PostgresWorkflowStore
-
-sys.path.append(str(Path(__file__).parents[1] / "test-support"))
-from postgres_server import LocalServer
+from workflow_test_support.servers.postgres_server import LocalServer
 
 DURABLE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
 STEPS = 10

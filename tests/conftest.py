@@ -4,14 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from database_pool import DatabasePool, database_pool
-from postgres_databases import new_template
-from postgres_server import postgres_dsn
-from shop import TABLE
 from workflow_store_postgres import get_migration_sql
+from workflow_test_support.servers.database_pool import DatabasePool, database_pool
+from workflow_test_support.servers.postgres_databases import new_template
+from workflow_test_support.servers.postgres_server import postgres_dsn
+from workflow_test_support.workloads.shop import TABLE
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = [path.parent for pattern in ("packages/*", "*") for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))]
+FOLDERS.remove(ROOT / "test-support")  # it is never published
+
+
+@pytest.fixture(scope="session")
+def folders() -> list[Path]:
+    """The folders of all distributions."""
+    return FOLDERS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from d1_rest import RestDatabase, rest_database
-from postgres_server import postgres_dsn
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from workflow_store_d1 import D1WorkflowStore
+from workflow_test_support.servers.d1_rest import RestDatabase, rest_database
+from workflow_test_support.servers.postgres_server import postgres_dsn
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".", "docs", "docs/*", "packages/*", "migrations-shared", "contract-tests", "examples/*", "benchmarks")

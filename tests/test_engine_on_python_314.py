@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from pyodide_pytest import run_pytest_in_pyodide
-from pyodide_run import Setting
+from workflow_test_support.pyodide.program import Setting
+from workflow_test_support.pyodide.remote_pytest import run_pytest_in_pyodide
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "packages/workflow-runtime/tests"

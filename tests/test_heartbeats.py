@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import heartbeat_process
 import pytest
-from heartbeat_process import LEASE, open_store
-from silent_relay import silent_relay_to
 from workflow_runtime import Context, TestClock, WorkflowRuntime, workflow
 from workflow_store_postgres import PostgresWorkflowStore
+from workflow_test_support.relays.silent_relay import silent_relay_to
+from workflow_test_support.workloads import heartbeat_process
+from workflow_test_support.workloads.heartbeat_process import LEASE, open_store
 
 LEASE_S = LEASE.total_seconds()
 THREE_LEASES_S = 3 * LEASE_S
@@ -60,9 +60,9 @@ def child(
     location: str, step_s: float, max_block_s: float, how: str, lease_s: float = LEASE_S
 ) -> Iterator[subprocess.Popen[str]]:
     """A worker that takes the run; the block begins when its step has begun."""
-    script = Path(heartbeat_process.__file__)
-    arguments = [sys.executable, str(script), location, str(step_s), str(max_block_s), how, str(lease_s)]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = [sys.executable, "-m", heartbeat_process.__name__]
+    arguments = [location, str(step_s), str(max_block_s), how, str(lease_s)]
+    process = subprocess.Popen([*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"

@@ -19,12 +19,12 @@ import aiosqlite
 import asyncpg
 import httpx
 import pytest
-from tcp_server import tcp_server
 from workflow_runtime import ConfigurationError, Context, RunFailedError, WorkflowRuntime, workflow
 from workflow_runtime.store import WorkflowExecutionStore
 from workflow_store_d1 import SQLiteWorkflowStore
 from workflow_store_memory import InMemoryWorkflowStore
 from workflow_store_postgres import PostgresWorkflowStore
+from workflow_test_support.relays.tcp_server import tcp_server
 
 Body = Callable[[], Awaitable[Any]]
 bodies: dict[str, Body] = {}

@@ -5,11 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-SUPPORT = Path(__file__).parents[1] / "test-support"
 STARTS = """
-from pyodide_run import open_pyodide
+from workflow_test_support.pyodide.program import open_pyodide
 with open_pyodide("emit(1)\\nwhile True: pass") as running:
     for _ in running.emitted(timeout_s=60):
         print(running.group, flush=True)
@@ -20,7 +18,6 @@ def test_killed_test_takes_its_pyodide_along() -> None:
     """Even a program that leaves Node no time to hear of anything."""
     parent = subprocess.Popen(
         [sys.executable, "-c", STARTS],
-        env={**os.environ, "PYTHONPATH": str(SUPPORT)},
         stdout=subprocess.PIPE,
         text=True,
     )

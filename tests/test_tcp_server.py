@@ -8,7 +8,7 @@ import gc
 import socket
 
 import pytest
-from tcp_server import tcp_connection, tcp_server
+from workflow_test_support.relays.tcp_server import tcp_connection, tcp_server
 
 
 async def _hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shop import Shop, add_sale, kinds, postgres_shop, read_log, replayed, sell, sqlite_shop
 from workflow_runtime import (
     NO_RETRY,
     Context,
@@ -26,6 +25,16 @@ from workflow_runtime import (
     workflow,
 )
 from workflow_runtime.testing import run_to_completion
+from workflow_test_support.workloads.shop import (
+    Shop,
+    add_sale,
+    kinds,
+    postgres_shop,
+    read_log,
+    replayed,
+    sell,
+    sqlite_shop,
+)
 
 PATIENCE_S = 30
 QUICK = RetryPolicy(max_attempts=3, backoff=fixed_backoff(timedelta(0)))

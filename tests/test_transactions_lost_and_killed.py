@@ -13,9 +13,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from database_pool import DatabasePool
-from postgres_wire import wire_to
-from shop import Shop, kinds, postgres_shop, read_log, sell, sqlite_shop
 from workflow_runtime import (
     NO_RETRY,
     Context,
@@ -29,6 +26,10 @@ from workflow_store_d1 import D1DatabaseError, D1Transaction, D1WorkflowStore
 from workflow_store_d1.local import LocalD1Database
 from workflow_store_memory import InMemoryWorkflowStore
 from workflow_store_postgres import transactions
+from workflow_test_support.relays.postgres_wire import wire_to
+from workflow_test_support.servers.database_pool import DatabasePool
+from workflow_test_support.servers.postgres_databases import server_version
+from workflow_test_support.workloads.shop import Shop, kinds, postgres_shop, read_log, sell, sqlite_shop
 
 PATIENCE_S = 60
 
@@ -162,6 +163,9 @@ async def test_connection_that_breaks_while_the_function_does_something_else(sho
 
 
 async def test_statement_that_outlasts_the_server_s_patience_fails_the_attempt(shop: Shop) -> None:
+    if await server_version(shop.location) < 17:
+        pytest.skip("the setting transaction_timeout came with PostgreSQL 17")
+
     async def dawdle(tx: Any, key: str) -> None:
         await sell(tx, key)
         await tx.execute("SELECT pg_sleep(5)")
@@ -419,7 +423,7 @@ async def test_batch_whose_answer_was_lost_is_not_done_twice(tmp_path: Path) -> 
 _CHILD = """
 import asyncio, os, signal, sys
 from datetime import timedelta
-from shop import sell
+from workflow_test_support.workloads.shop import sell
 from workflow_runtime import Context, WorkflowRuntime, workflow
 from workflow_store_d1 import SQLiteWorkflowStore
 from workflow_store_postgres import PostgresWorkflowStore

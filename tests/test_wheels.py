@@ -15,10 +15,10 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import downloads
 import pytest
 from packaging.requirements import Requirement
-from postgres_server import LocalServer
+from workflow_test_support.servers import downloads
+from workflow_test_support.servers.postgres_server import LocalServer
 
 ROOT = Path(__file__).parents[1]
 WORKER_PACKAGES = ("workflow_runtime", "workflow_migrations", "workflow_store_sql", "workflow_store_d1")
@@ -48,11 +48,11 @@ def build(source: Path, target: Path, *kinds: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheelhouse(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheels and source archives of every distribution."""
     target = tmp_path_factory.mktemp("wheelhouse")
-    for project in [*ROOT.glob("*/pyproject.toml"), *ROOT.glob("packages/*/pyproject.toml")]:
-        build(project.parent, target, "sdist", "wheel")
+    for folder in folders:
+        build(folder, target, "sdist", "wheel")
     pack_again("cronsim", target)
     return target
 

@@ -6,14 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mutant_catalogue import memory_harness
-from workflow_contract_tests import Case, HarnessError, Report, StoreHarness, catalogue, certify
+from workflow_contract_tests import Case, CaseResult, HarnessError, Report, StoreHarness, catalogue, certify
+from workflow_contract_tests import __main__ as command
 from workflow_contract_tests import certification as runner
-from workflow_runtime.store import StoreCapabilities
 from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
 
 
@@ -29,31 +29,6 @@ def _harness(**overrides: Any) -> StoreHarness:
     data = InMemoryData()
     arguments = {"contract_version": "0.1", "not_applicable": {"processes": "one", "corrupt": "none"}} | overrides
     return StoreHarness(lambda: InMemoryWorkflowStore(data=data), **arguments)
-
-
-def test_whole_catalogue_certifies_and_one_missing_result_is_enough_to_refuse() -> None:
-    whole = certify(lambda: memory_harness(InMemoryWorkflowStore))
-    assert whole.certified
-    assert whole.store == "InMemoryWorkflowStore"
-    assert "InMemoryWorkflowStore: certified for contract 0.1" in whole.as_markdown()
-    without = tuple(result for result in whole.results if "TIMER-3" not in result.clauses)
-    part = Report(**{name: getattr(whole, name) for name in Report.__slots__} | {"results": without})
-    assert not part.certified
-
-
-class _Plain(InMemoryWorkflowStore):
-    """A store that declares nothing optional."""
-
-    @property
-    def capabilities(self) -> StoreCapabilities:
-        return StoreCapabilities(max_payload_bytes=2_000_000, durable=False)
-
-
-def test_capability_that_is_not_declared_is_not_asked_for() -> None:
-    report = certify(lambda: memory_harness(_Plain))
-    assert report.certified
-    reasons = {result.problem for result in report.of("not-applicable") if "SUBSCRIBE-1" in result.clauses}
-    assert reasons == {"subscribe: the store does not declare it"}
 
 
 def test_part_of_the_catalogue_certifies_nothing() -> None:
@@ -175,7 +150,7 @@ def _run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=folder)
 
 
-_FACTORIES = """
+_FACTORY = """
 from workflow_contract_tests import StoreHarness
 from workflow_runtime.store import StoreCapabilities
 from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
@@ -186,31 +161,67 @@ class Plain(InMemoryWorkflowStore):
     # What is optional takes most of the time.
     capabilities = StoreCapabilities(max_payload_bytes=2_000_000, durable=False)
 
-def good():
+def harness():
     data = InMemoryData()
     return StoreHarness(lambda: Plain(data=data), contract_version="0.1", not_applicable=REASONS)
-
-class Forgetful(Plain):
-    async def schedule_timer(self, **arguments):
-        return None
-
-def bad():
-    data = InMemoryData()
-    return StoreHarness(lambda: Forgetful(data=data), contract_version="0.1", not_applicable=REASONS)
-
-def silent():
-    data = InMemoryData()
-    return StoreHarness(lambda: Plain(data=data), contract_version="0.1")
 """
 
 
-@pytest.mark.parametrize(("factory", "status"), [("good", 0), ("bad", 1), ("silent", 1)])
-def test_command(tmp_path: Path, factory: str, status: int) -> None:
-    (tmp_path / "mine.py").write_text(_FACTORIES)
-    done = _run_command(tmp_path, f"mine:{factory}", "--json", "report.json", "--markdown", "report.md")
-    assert done.returncode == status, done.stdout + done.stderr
-    assert json.loads((tmp_path / "report.json").read_text())["certified"] is (status == 0)
-    assert (tmp_path / "report.md").read_text().splitlines()[0][2:] in done.stdout
+@dataclass(frozen=True)
+class Commanded:
+    """What the command leaves behind for a store without anything optional."""
+
+    process: subprocess.CompletedProcess[str]
+    document: dict[str, Any]
+    markdown: str
+
+    @property
+    def report(self) -> Report:
+        facts = {name: self.document[name] for name in Report.__slots__}
+        results = [CaseResult(**result | {"clauses": tuple(result["clauses"])}) for result in facts["results"]]
+        return Report(**facts | {"results": tuple(results)})
+
+
+@pytest.fixture(scope="module")
+def commanded(tmp_path_factory: pytest.TempPathFactory) -> Commanded:
+    """The command goes through the whole catalogue once, for all tests that need this."""
+    folder = tmp_path_factory.mktemp("commanded")
+    (folder / "mine.py").write_text(_FACTORY)
+    process = _run_command(folder, "mine:harness", "--json", "report.json", "--markdown", "report.md")
+    assert (folder / "report.json").exists(), process.stdout + process.stderr
+    document = json.loads((folder / "report.json").read_text())
+    return Commanded(process, document, (folder / "report.md").read_text())
+
+
+def test_command_certifies(commanded: Commanded) -> None:
+    assert commanded.process.returncode == 0, commanded.process.stdout + commanded.process.stderr
+    assert commanded.document["certified"] is True
+    assert commanded.markdown.startswith("# Plain: certified for contract 0.1")
+    assert commanded.markdown.splitlines()[0][2:] in commanded.process.stdout
+
+
+def test_capability_that_is_not_declared_is_not_asked_for(commanded: Commanded) -> None:
+    reasons = {result.problem for result in commanded.report.of("not-applicable") if "SUBSCRIBE-1" in result.clauses}
+    assert reasons == {"subscribe: the store does not declare it"}
+
+
+def test_one_missing_result_is_enough_to_refuse(commanded: Commanded) -> None:
+    whole = commanded.report
+    assert whole.certified
+    without = tuple(result for result in whole.results if "TIMER-3" not in result.clauses)
+    assert not replace(whole, results=without).certified
+
+
+@pytest.mark.parametrize("outcome", ["failed", "not-run"])
+def test_command_fails_for_one_case(commanded: Commanded, outcome: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its status is 0 for a certified store alone."""
+    whole = commanded.report
+    first = next(result for result in whole.results if result.outcome == "passed")
+    worse = replace(whole, results=tuple(replace(r, outcome=outcome) if r is first else r for r in whole.results))
+    reports = iter([whole, worse])
+    monkeypatch.setattr(command, "certify", lambda factory: next(reports))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the command adds to it
+    assert [command.main(["mutant_catalogue:memory_harness"]) for _ in range(2)] == [0, 1]
 
 
 def test_command_that_cannot_load(tmp_path: Path) -> None:
@@ -220,8 +231,8 @@ def test_command_that_cannot_load(tmp_path: Path) -> None:
 
 
 def test_optimised_python_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(_FACTORIES)
-    command = [sys.executable, "-O", "-m", "workflow_contract_tests", "mine:bad"]
+    (tmp_path / "mine.py").write_text(_FACTORY)
+    command = [sys.executable, "-O", "-m", "workflow_contract_tests", "mine:harness"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
     assert done.returncode != 0
     assert "removes the assertions" in done.stderr

@@ -35,6 +35,8 @@ def test_races_between_processes_have_teeth(name: str) -> None:
 def test_unbroken_memory_store_passes() -> None:
     report = certify(lambda: memory_harness(InMemoryWorkflowStore))
     assert report.of("failed", "not-run") == ()
+    assert report.certified
+    assert "InMemoryWorkflowStore: certified for contract 0.1" in report.as_markdown()
 
 
 def test_unbroken_d1_store_passes_where_its_mutants_fail() -> None:

@@ -1,11 +1,23 @@
-"""The pytest shell: what a store author's test run looks like, in projects of every setting."""
+"""The pytest shell: what a store author's test run looks like, in projects of every setting.
+
+Most of such a run is the start of pytest. So a project has a file for each thing to see, and one pytest runs them all.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-
-pytest_plugins = ["pytester"]
+from workflow_contract_tests import catalogue
 
 _HEAD = """
+from pathlib import Path
+
 import pytest
+import pytest_asyncio
 from workflow_contract_tests import StoreHarness
 from workflow_contract_tests.pytest_suite import StoreContract
 from workflow_runtime.store import StoreCapabilities
@@ -36,12 +48,63 @@ filterwarnings = error
 """
 
 
-def _run(
-    pytester: pytest.Pytester, body: str, *arguments: str, mode: str = "strict", imports: str = "prepend"
-) -> pytest.RunResult:
-    pytester.makeini(_INI.format(mode=mode, imports=imports))
-    pytester.makepyfile(test_mine=_HEAD + body)
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-rA", *arguments, timeout=120)
+@dataclass(frozen=True)
+class File:
+    """A file of a project."""
+
+    body: str
+    chosen: Sequence[str] = ()
+    """What names the tests of it that are run; all of it when absent."""
+
+    def arguments(self, path: str) -> list[str]:
+        """Return what pytest is asked to run."""
+        tests = ["test_suite_is_whole", *(f"test_clause[{case.id}]" for case in catalogue())]
+        return [f"{path}::TestMine::{test}" for test in tests if any(word in test for word in self.chosen)] or [path]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a store author sees of a run."""
+
+    code: int
+    text: pytest.LineMatcher
+    files: Mapping[str, Sequence[tuple[str, pytest.LineMatcher]]]
+    """The outcomes of each file, and what is said of them."""
+    folder: Path
+
+    def outcomes(self, name: str) -> list[str]:
+        """Return the outcomes of a file."""
+        return [outcome for outcome, _ in self.files[name]]
+
+    def only(self, name: str) -> tuple[str, pytest.LineMatcher]:
+        """Return the outcome of a file that has one, and what is said of it."""
+        [found] = self.files[name]
+        return found
+
+
+def _run(folder: Path, files: Mapping[str, File], mode: str = "strict", imports: str = "prepend") -> Seen:
+    (folder / "pytest.ini").write_text(_INI.format(mode=mode, imports=imports))
+    wanted = []
+    for name, file in files.items():
+        (folder / f"test_{name}.py").write_text(_HEAD + file.body)
+        wanted += file.arguments(f"test_{name}.py")
+    options = ["-p", "no:cacheprovider", "-rA", "--continue-on-collection-errors", "--junit-xml=seen.xml"]
+    command = [sys.executable, "-m", "pytest", *options, *wanted]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+    assert (folder / "seen.xml").exists(), done.stdout + done.stderr
+    seen: dict[str, list[tuple[str, pytest.LineMatcher]]] = {name: [] for name in files}
+    for case in ElementTree.parse(folder / "seen.xml").iter("testcase"):
+        name = (case.get("classname") or case.get("name") or "").partition(".")[0]
+        seen[name.removeprefix("test_")].append(_outcome(case))
+    return Seen(done.returncode, pytest.LineMatcher(done.stdout.splitlines()), seen, folder)
+
+
+def _outcome(case: ElementTree.Element) -> tuple[str, pytest.LineMatcher]:
+    for word, tag in (("error", "error"), ("failed", "failure"), ("skipped", "skipped")):
+        if (found := case.find(tag)) is not None:
+            said = f"{found.get('message')}\n{found.text or ''}".splitlines()
+            return "xfailed" if found.get("type") == "pytest.xfail" else word, pytest.LineMatcher(said)
+    return "passed", pytest.LineMatcher([])
 
 
 _GOOD = """
@@ -50,82 +113,16 @@ class TestMine(StoreContract):
     def harness(self):
         return make()
 """
-
-
-@pytest.mark.parametrize("mode", ["strict", "auto"])
-@pytest.mark.parametrize("imports", ["prepend", "importlib"])
-def test_works_in_every_mode(pytester: pytest.Pytester, mode: str, imports: str) -> None:
-    result = _run(pytester, _GOOD, "-k", "TIMER-3 or suite_is_whole", mode=mode, imports=imports)
-    result.assert_outcomes(passed=3, deselected=None)
-    result.stdout.fnmatch_lines(["PASSED *TIMER-3-removed_timer_never_fires*", "PASSED *test_suite_is_whole*"])
-    assert result.ret == 0
-
-
-def test_fixture_may_be_async_and_clean_up(pytester: pytest.Pytester) -> None:
-    body = """
+_ASYNC = """
 class TestMine(StoreContract):
-    @pytest.fixture
+    @{library}.fixture
     async def harness(self):
         yield make()
+        Path("cleaned-up").touch()
 """
-    assert _run(pytester, body, "-k", "TIMER-1", mode="auto").ret == 0
-
-
-def test_failure_shows_the_values(pytester: pytest.Pytester) -> None:
-    result = _run(pytester, _GOOD.replace("make()", "make(Forgetful)"), "-k", "timer_moves")
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(["E *assert * == *"])
-
-
-def test_declared_reason_is_shown(pytester: pytest.Pytester) -> None:
-    result = _run(pytester, _GOOD, "-k", "processes_append")
-    result.assert_outcomes(skipped=1, deselected=None)
-    result.stdout.fnmatch_lines(["SKIPPED *not applicable: processes: one process"])
-
-
-def test_undeclared_capability_is_shown(pytester: pytest.Pytester) -> None:
-    result = _run(pytester, _GOOD.replace("make()", "make(Plain)"), "-k", "unknown_run_is_not_followed")
-    result.assert_outcomes(skipped=1, deselected=None)
-    result.stdout.fnmatch_lines(["SKIPPED *not applicable: subscribe: the store does not declare it"])
-
-
-def test_missing_need_fails(pytester: pytest.Pytester) -> None:
-    result = _run(pytester, _GOOD.replace("make()", "make(reasons={})"), "-k", "processes_append")
-    result.assert_outcomes(failed=1, deselected=None)
-    result.stdout.fnmatch_lines(["*gives no 'processes' and does not declare it*"])
-
-
-def test_missing_fixture_is_an_error(pytester: pytest.Pytester) -> None:
-    result = _run(pytester, "\nclass TestMine(StoreContract):\n    pass\n", "-k", "timer_moves")
-    result.assert_outcomes(errors=1, deselected=None)
-    result.stdout.fnmatch_lines(["*fixture 'harness' not found*"])
-
-
-@pytest.mark.parametrize("name", ["test_clause", "test_suite_is_whole"])
-def test_overriding_is_refused(pytester: pytest.Pytester, name: str) -> None:
-    body = f"{_GOOD}\n    def {name}(self):\n        assert True\n"
-    result = _run(pytester, body)
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines([f"*TestMine overrides {name}; only the fixture*"])
-
-
-def test_overriding_by_another_base_is_refused(pytester: pytest.Pytester) -> None:
-    body = "\nclass Lax:\n    def test_clause(self):\n        pass\n" + _GOOD.replace(
-        "TestMine(StoreContract)", "TestMine(Lax, StoreContract)"
-    )
-    _run(pytester, body).assert_outcomes(errors=1)
-
-
-def test_replacing_afterwards_is_noticed(pytester: pytest.Pytester) -> None:
-    body = f"{_GOOD}\nTestMine.test_clause = lambda self: None\n"
-    result = _run(pytester, body, "-k", "suite_is_whole")
-    result.assert_outcomes(failed=1, deselected=None)
-    result.stdout.fnmatch_lines(["*test_clause was replaced*"])
-
-
 _EXCUSED = """
 class TestMine(StoreContract):
-    xfail_clauses = {%r: "timers come later"}
+    xfail_clauses = {%r: %r}
 
     @pytest.fixture
     def harness(self):
@@ -133,23 +130,95 @@ class TestMine(StoreContract):
 """
 
 
-def test_known_failure_is_shown_with_its_reason(pytester: pytest.Pytester) -> None:
-    result = _run(pytester, _EXCUSED % ("TIMER-1-timer_moves", "Forgetful"), "-k", "timer_moves")
-    result.assert_outcomes(xfailed=1, deselected=None)
-    result.stdout.fnmatch_lines(["XFAIL *timer_moves* - TIMER-1-timer_moves: timers come later"])
-    assert result.ret == 0
+@pytest.fixture(scope="module", params=["strict-prepend", "strict-importlib", "auto-prepend", "auto-importlib"])
+def passing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """A run in which all is as it should be, in a project of each setting."""
+    mode, _, imports = request.param.partition("-")
+    files = {
+        "good": File(_GOOD, ["TIMER-3", "suite_is_whole"]),
+        "async": File(_ASYNC.format(library="pytest" if mode == "auto" else "pytest_asyncio"), ["TIMER-1"]),
+        "excused": File(_EXCUSED % ("TIMER-1-timer_moves", "timers come later", "Forgetful"), ["timer_moves"]),
+    }
+    return _run(tmp_path_factory.mktemp("passing"), files, mode, imports)
 
 
-def test_known_failure_that_passes_fails(pytester: pytest.Pytester) -> None:
-    result = _run(pytester, _EXCUSED % ("TIMER-1", ""), "-k", "timer_moves")
-    result.assert_outcomes(failed=1, deselected=None)
-    result.stdout.fnmatch_lines(["*XPASS(strict)*timers come later*"])
+def test_works_in_every_mode(passing: Seen) -> None:
+    assert passing.code == 0
+    assert passing.outcomes("good") == ["passed", "passed", "passed"]
+    passing.text.fnmatch_lines_random(["PASSED *TIMER-3-removed_timer_never_fires*", "PASSED *test_suite_is_whole*"])
 
 
-@pytest.mark.parametrize(("key", "message"), [("TIMER-99", "no clause and no case"), ("LOG-1", "must say why")])
-def test_excuse_must_make_sense(pytester: pytest.Pytester, key: str, message: str) -> None:
-    reason = "" if key == "LOG-1" else "because"
-    body = f"\nclass TestMine(StoreContract):\n    xfail_clauses = {{{key!r}: {reason!r}}}\n"
-    result = _run(pytester, body)
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines([f"*{message}*"])
+def test_fixture_may_be_async_and_clean_up(passing: Seen) -> None:
+    assert set(passing.outcomes("async")) == {"passed"}
+    assert (passing.folder / "cleaned-up").exists()
+
+
+def test_known_failure_is_shown_with_its_reason(passing: Seen) -> None:
+    assert passing.outcomes("excused") == ["xfailed"]
+    passing.text.fnmatch_lines(["XFAIL *timer_moves* - TIMER-1-timer_moves: timers come later"])
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """A run in which something is wrong with most files."""
+    overriding = {
+        f"overrides_{name}": File(f"{_GOOD}\n    def {name}(self):\n        assert True\n")
+        for name in ("test_clause", "test_suite_is_whole")
+    }
+    lax = "\nclass Lax:\n    def test_clause(self):\n        pass\n"
+    files = {
+        "declared": File(_GOOD, ["processes_append"]),
+        "plain": File(_GOOD.replace("make()", "make(Plain)"), ["unknown_run_is_not_followed"]),
+        "forgetful": File(_GOOD.replace("make()", "make(Forgetful)"), ["timer_moves"]),
+        "needy": File(_GOOD.replace("make()", "make(reasons={})"), ["processes_append"]),
+        "bare": File("\nclass TestMine(StoreContract):\n    pass\n", ["timer_moves"]),
+        **overriding,
+        "lax": File(lax + _GOOD.replace("TestMine(StoreContract)", "TestMine(Lax, StoreContract)")),
+        "replaced": File(f"{_GOOD}\nTestMine.test_clause = lambda self: None\n", ["suite_is_whole"]),
+        "needless": File(_EXCUSED % ("TIMER-1", "timers come later", ""), ["timer_moves"]),
+        "unknown": File(_EXCUSED % ("TIMER-99", "because", "")),
+        "silent": File(_EXCUSED % ("LOG-1", "", "")),
+    }
+    return _run(tmp_path_factory.mktemp("mixed"), files)
+
+
+def test_run_with_a_failure_fails(mixed: Seen) -> None:
+    assert mixed.code == 1
+
+
+def test_declared_reason_is_shown(mixed: Seen) -> None:
+    assert mixed.outcomes("declared") == ["skipped"]
+    mixed.text.fnmatch_lines(["SKIPPED *not applicable: processes: one process"])
+
+
+def test_undeclared_capability_is_shown(mixed: Seen) -> None:
+    assert mixed.outcomes("plain") == ["skipped"]
+    mixed.text.fnmatch_lines(["SKIPPED *not applicable: subscribe: the store does not declare it"])
+
+
+def test_failure_shows_the_values(mixed: Seen) -> None:
+    outcome, said = mixed.only("forgetful")
+    assert outcome == "failed"
+    said.fnmatch_lines(["E *assert * == *"])
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "message"),
+    [
+        pytest.param("needy", "failed", "gives no 'processes' and does not declare it", id="missing need"),
+        pytest.param("bare", "error", "fixture 'harness' not found", id="missing fixture"),
+        pytest.param("overrides_test_clause", "error", "TestMine overrides test_clause; only the fixture"),
+        pytest.param(
+            "overrides_test_suite_is_whole", "error", "TestMine overrides test_suite_is_whole; only the fixture"
+        ),
+        pytest.param("lax", "error", "TestMine overrides test_clause", id="overridden by another base"),
+        pytest.param("replaced", "failed", "test_clause was replaced", id="replaced afterwards"),
+        pytest.param("needless", "failed", "[[]XPASS(strict)]*timers come later", id="known failure that passes"),
+        pytest.param("unknown", "error", "no clause and no case", id="excuse of what is not there"),
+        pytest.param("silent", "error", "must say why", id="excuse without a reason"),
+    ],
+)
+def test_what_is_wrong_is_refused(mixed: Seen, name: str, outcome: str, message: str) -> None:
+    found, said = mixed.only(name)
+    assert found == outcome
+    said.fnmatch_lines([f"*{message}*"])

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,22 +11,20 @@ _RUNS = int(os.environ.get("WORKFLOW_CHAOS_RUNS", "24"))
 _SEED = os.environ.get("WORKFLOW_CHAOS_SEED", "1")
 _BIG = _RUNS >= 200
 _STEPS = 20
-_HERE = Path(__file__).parent
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(1_000)]
 
 
 def run_chaos(*options: str) -> re.Match[str]:
     """Run it; give its figures: runs, recorded, executed, kills, terminated, outages, problems."""
-    command = [sys.executable, str(_HERE / "run_chaos.py"), "--runs", str(_RUNS), "--seed", _SEED, *options]
-    paths = [str(_HERE.parents[1] / "test-support"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    program = [sys.executable, "-m", "workflow_test_support.torture.chaos"]
+    command = [*program, "--runs", str(_RUNS), "--seed", _SEED, *options]
     done = subprocess.run(
         [*command, "--workers", "4" if _BIG else "3"],
         capture_output=True,
         text=True,
         timeout=900,
         check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

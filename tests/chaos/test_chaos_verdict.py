@@ -1,18 +1,13 @@
 """The verdict on a chaos run catches what it is there to catch: good evidence is spoilt in one way at a time."""
 
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from errand import SIGNALS, STEPS, expected_output
-from verdict import Evidence, find_problems
-from workforce import Freeze
+from workflow_test_support.torture.errand import SIGNALS, STEPS, expected_output
+from workflow_test_support.torture.errand_verdict import Evidence, find_problems
+from workflow_test_support.torture.workforce import Freeze
 
 Facts = dict[str, Any]
 KILLED, LIVING = 7, 8

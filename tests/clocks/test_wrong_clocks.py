@@ -15,9 +15,9 @@ from typing import Any
 
 import asyncpg
 import pytest
-from postgres_server import postgres_dsn
 from workflow_store_d1 import SQLiteWorkflowStore
 from workflow_store_postgres import PostgresWorkflowStore
+from workflow_test_support.servers.postgres_server import postgres_dsn
 
 _HERE = Path(__file__).parent
 _KINDS = ("fast", "slow", "steps-back", "forbidden")

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,22 +11,18 @@ _TICKS = int(os.environ.get("WORKFLOW_CONTENTION_TICKS", "120"))
 _SEED = os.environ.get("WORKFLOW_CONTENTION_SEED", "1")
 _BIG = _TICKS >= 10_000
 _POLICIES = 5
-_HERE = Path(__file__).parent
-_ROOT = _HERE.parents[1]
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(3_600)]
 
 
 def run_contention(*options: str) -> tuple[int, ...]:
     """Run it; give its figures: ticks, runs, workers, kills, problems."""
-    paths = [_ROOT / "test-support", _ROOT / "tests" / "chaos", *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [sys.executable, str(_HERE / "run_contention.py"), "--seed", _SEED, *options],
+        [sys.executable, "-m", "workflow_test_support.torture.contention", "--seed", _SEED, *options],
         capture_output=True,
         text=True,
         timeout=3_500,
         check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))},
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,16 +1,11 @@
 """The verdict on a contention run catches what it is there to catch: good evidence is spoilt in one way at a time."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tally import Evidence, find_problems
 from workflow_runtime.schedules.decisions import tick_run_id
+from workflow_test_support.torture.tick_verdict import Evidence, find_problems
 
 Facts = dict[str, Any]
 

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,8 @@ _SEED = os.environ.get("WORKFLOW_CRASH_SEED", "1")
 
 
 def run_story(story: str) -> None:
-    program = str(Path(__file__).with_name("run.py"))
-    command = [sys.executable, program, "--story", story, "--points", _POINTS, "--seed", _SEED]
+    program = [sys.executable, "-m", "workflow_test_support.torture.crash"]
+    command = [*program, "--story", story, "--points", _POINTS, "--seed", _SEED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3_500, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from d1_rest import RestDatabase, rest_database
-from http_relay import Fault, cut_before, lose_answer, relay_to
 from workflow_runtime import Context, TestClock, WorkflowRuntime, workflow
 from workflow_store_d1 import D1Transaction, D1WorkflowStore, Retries
+from workflow_test_support.relays.http_relay import Fault, cut_before, lose_answer, relay_to
+from workflow_test_support.servers.d1_rest import RestDatabase, rest_database
 
 _BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
 _QUICK = Retries(first_wait=timedelta(milliseconds=1))

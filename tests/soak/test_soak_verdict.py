@@ -1,25 +1,19 @@
 """The verdict on a soak catches what it is there to catch: good evidence is spoilt in one way at a time."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "chaos"))
-
-from chronicle import Entry
-from customer import Ordered
-from health import Course, errors_in, find_health_problems, read_levels
-from jobs import PAY, expected_order
-from sampling import Sample, TableSize
-from soak_verdict import Deposition, find_soak_problems, split_tick
 from workflow_runtime import Every, Schedule
+from workflow_test_support.torture.soak.chronicle import Entry
+from workflow_test_support.torture.soak.customer import Ordered
+from workflow_test_support.torture.soak.health import Course, errors_in, find_health_problems, read_levels
+from workflow_test_support.torture.soak.jobs import PAY, expected_order
+from workflow_test_support.torture.soak.sampling import Sample, TableSize
+from workflow_test_support.torture.soak.verdict import Deposition, find_soak_problems, split_tick
 
 Facts = dict[str, Any]
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 Install = Callable[[str, dict[str, bytes]], Path]
 

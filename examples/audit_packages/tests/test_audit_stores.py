@@ -16,7 +16,7 @@ from audit_packages.planting import plant_changes
 from audit_packages.scene import Scene
 from audit_packages.stores import StorePlace, clear_room, make_room, open_store
 from audit_packages.verdict import MINIMUM_KILLS, MINIMUM_STEPS
-from postgres_server import postgres_dsn
+from workflow_test_support.servers.postgres_server import postgres_dsn
 
 Install = Callable[[str, dict[str, bytes]], Path]
 

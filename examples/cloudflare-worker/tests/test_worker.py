@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_tools import wrangler
-from pyodide_run import Setting, run_in_pyodide
+from workflow_test_support.pyodide.program import Setting, run_in_pyodide
+from workflow_test_support.servers.node_tools import wrangler
 
 FOLDER = Path(__file__).parents[1]
 ROOT = FOLDER.parents[1]

@@ -1,18 +1,15 @@
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from d1_rest import RestDatabase, rest_database
-from d1_server import D1Server, d1_server
-from worker_database import WorkerD1Database, open_empty
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, Lease, NewEvent
 from workflow_store_d1 import D1WorkflowStore
 from workflow_store_d1.local import LocalD1Database
-
-sys.path.insert(0, str(Path(__file__).parent))  # for the modules next to the tests
+from workflow_test_support.servers.d1_rest import RestDatabase, rest_database
+from workflow_test_support.servers.d1_server import D1Server, d1_server
+from workflow_test_support.servers.worker_database import WorkerD1Database, open_empty
 
 NOW_MS = 1_000_000
 LEASE_MS = 10_000

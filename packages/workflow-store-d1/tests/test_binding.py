@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pyodide_run import Setting
-from pyodide_tests import PyodideTests, names_of_tests, open_tests
 from workflow_runtime.errors import ConfigurationError
 from workflow_store_d1 import BindingD1Database, D1WorkflowStore
 from workflow_store_d1.local import LocalD1Database
+from workflow_test_support.pyodide.program import Setting
+from workflow_test_support.pyodide.remote_tests import PyodideTests, names_of_tests, open_tests
 
 BODIES = Path(__file__).parent / "pyodide" / "binding_in_pyodide.py"
 

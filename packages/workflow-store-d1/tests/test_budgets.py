@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from d1_verbs import BATCH, BY_THE_DRIVER, ONE_TRIP, CountingDatabase, prepare, run
-from worker_database import open_empty
 from workflow_store_d1 import D1WorkflowStore
 from workflow_store_d1.local import LocalD1Database
+from workflow_test_support.servers.worker_database import open_empty
 
 
 @pytest.fixture(params=["local", "workerd"])

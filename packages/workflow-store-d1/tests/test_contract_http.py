@@ -1,10 +1,10 @@
 """The D1 store keeps the contract over the HTTP API, on the D1 of workerd."""
 
 import pytest
-from d1_rest import RestDatabase
 from workflow_contract_tests import StoreHarness
 from workflow_contract_tests.pytest_suite import StoreContract
 from workflow_store_d1 import D1Transaction, D1WorkflowStore
+from workflow_test_support.servers.d1_rest import RestDatabase
 
 
 class TestContract(StoreContract):

@@ -15,13 +15,9 @@ from typing import Any
 
 import pytest
 from workflow_contract_tests import Case, CaseResult, Report, catalogue
-
-if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parents[3] / "test-support"))
-
-from pyodide_run import Pyodide, PyodideError, Setting, open_pyodide
 from workflow_contract_tests import __version__ as suite_version
 from workflow_runtime.store import CONTRACT_VERSION
+from workflow_test_support.pyodide.program import Pyodide, PyodideError, Setting, open_pyodide
 
 ROOT = Path(__file__).parents[3]
 DEFAULT = "314.0.6:wrapped"

@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from d1_server import D1Server
-from worker_database import WorkerD1Database
 from workflow_contract_tests import StoreHarness
 from workflow_contract_tests.pytest_suite import StoreContract
 from workflow_store_d1 import D1Transaction, D1WorkflowStore
+from workflow_test_support.servers.d1_server import D1Server
+from workflow_test_support.servers.worker_database import WorkerD1Database
 
 
 class TestContract(StoreContract):

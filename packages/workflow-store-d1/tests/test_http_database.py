@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
-from d1_rest import RestDatabase
-from http_relay import Fault, Relay, cut_before, gateway, hang, lose_answer, relay_to
 from workflow_runtime.errors import ConfigurationError, InvalidArgumentError
 from workflow_store_d1 import D1Database, D1DatabaseError, D1HttpDatabase, Retries
 from workflow_store_d1.database import D1Value
 from workflow_store_d1.rest import request_body
+from workflow_test_support.relays.http_relay import Fault, Relay, cut_before, gateway, hang, lose_answer, relay_to
+from workflow_test_support.servers.d1_rest import RestDatabase
 
 OPEN: dict[str, Any] = {"account_id": "0account0", "database_id": "0database0", "token": "0token0"}
 REFUSED = "http://127.0.0.1:9/client/v4"

@@ -9,10 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from d1_rest import RestDatabase
-from http_relay import Relay, hang, relay_to, trickle
 from workflow_runtime.errors import ConfigurationError
 from workflow_store_d1 import D1DatabaseError, D1HttpDatabase, D1WorkflowStore, Retries
+from workflow_test_support.relays.http_relay import Relay, hang, relay_to, trickle
+from workflow_test_support.servers.d1_rest import RestDatabase
 
 pytestmark = pytest.mark.real_time
 

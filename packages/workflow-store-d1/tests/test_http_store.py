@@ -5,13 +5,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from d1_rest import RestDatabase
-from http_relay import Relay, cut_before, gateway, lose_answer, relay_to
 from workflow_runtime import meter_queries
 from workflow_runtime.errors import ConfigurationError, QueryLimitReachedError, StoreUnavailableError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import Awaited, NewEvent, TransactionWrite
 from workflow_store_d1 import D1WorkflowStore, Retries
+from workflow_test_support.relays.http_relay import Relay, cut_before, gateway, lose_answer, relay_to
+from workflow_test_support.servers.d1_rest import RestDatabase
 
 ONE = JsonText("1")
 HELD: dict[str, Any] = {"owner": "x", "lease_ms": 1_000}

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import pytest
-from d1_server import D1Server
-from worker_database import open_empty
 from workflow_runtime import (
     Context,
     QueryLimitReachedError,
@@ -23,6 +21,8 @@ from workflow_runtime.store import NewEvent, TransactionWrite
 from workflow_store_d1 import D1DatabaseError, D1WorkflowStore, SQLiteTransaction
 from workflow_store_d1.local import LocalD1Database, LocalStatement
 from workflow_store_d1.retries import Retries
+from workflow_test_support.servers.d1_server import D1Server
+from workflow_test_support.servers.worker_database import open_empty
 
 ONE = JsonText("1")
 NEW: dict[str, Any] = {"workflow_id": "w", "workflow_version": "1", "input": ONE, "operation_id": "create", "now_ms": 1}

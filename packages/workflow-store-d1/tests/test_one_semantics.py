@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from worker_database import open_empty
 from workflow_store_d1 import D1Database, D1DatabaseError
 from workflow_store_d1.database import D1Value
 from workflow_store_d1.local import LocalD1Database
+from workflow_test_support.servers.worker_database import open_empty
 
 VALUE_BYTES = 2_000_000
 NAMES = ", ".join(f"c{number}" for number in range(100))

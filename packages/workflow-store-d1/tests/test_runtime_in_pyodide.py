@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pyodide_run import Setting, run_in_pyodide
-from pyodide_tests import PyodideTests, names_of_tests, open_tests
+from workflow_test_support.pyodide.program import Setting, run_in_pyodide
+from workflow_test_support.pyodide.remote_tests import PyodideTests, names_of_tests, open_tests
 
 BODIES = Path(__file__).parent / "pyodide" / "runtime_in_pyodide.py"
 VERSION, _, BINDING = os.environ.get("WORKFLOW_PYODIDE", f"{Setting().version}:wrapped").partition(":")

@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from d1_server import D1Server
 from verb_costs import FEW, MANY, VerbCost, verb_costs
-from worker_database import open_empty
+from workflow_test_support.servers.d1_server import D1Server
+from workflow_test_support.servers.worker_database import open_empty
 
 BUDGETS = {
     # statements, rows read, rows written

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from d1_server import D1Server
 from d1_verbs import BY_THE_DRIVER, ONE, ONE_TRIP, CountingDatabase, run, start
-from worker_database import WorkerD1Database
 from workflow_runtime.errors import LeaseLostError, LogConflictError
 from workflow_runtime.store import NewEvent, Timer, TransactionWrite
 from workflow_store_d1 import D1DatabaseError, D1Transaction, D1WorkflowStore
+from workflow_test_support.servers.d1_server import D1Server
+from workflow_test_support.servers.worker_database import WorkerD1Database
 
 CLAIMERS = 20
 OF_EACH_KIND = 125

@@ -6,22 +6,17 @@ The figures are D1's own (`meta`), as workerd counts them.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parents[3] / "test-support"))
-
-from d1_server import d1_server
 from d1_verbs import BATCH, BY_THE_DRIVER, ONE, ONE_TRIP, CountingDatabase, prepare
-from worker_database import WorkerD1Database, open_empty
 from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.store import NewEvent
 from workflow_store_d1 import D1WorkflowStore
+from workflow_test_support.servers.d1_server import d1_server
+from workflow_test_support.servers.worker_database import WorkerD1Database, open_empty
 
 __all__ = ["FEW", "MANY", "VerbCost", "verb_costs"]
 

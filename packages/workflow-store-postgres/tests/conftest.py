@@ -1,22 +1,18 @@
 import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from database_pool import DatabasePool, database_pool
-from pgbouncer import PgBouncer, PgBouncerNotFoundError
-from postgres_databases import at_database, new_database, new_template
-from postgres_server import postgres_dsn
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, Lease, NewEvent
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql
-
-sys.path.insert(0, str(Path(__file__).parent))  # for the modules next to the tests
+from workflow_test_support.servers.database_pool import DatabasePool, database_pool
+from workflow_test_support.servers.pgbouncer import PgBouncer, PgBouncerNotFoundError
+from workflow_test_support.servers.postgres_databases import at_database, new_database, new_template
+from workflow_test_support.servers.postgres_server import postgres_dsn
 
 NOW_MS = 1_000_000
 LEASE_MS = 10_000

@@ -6,11 +6,11 @@ from typing import Any
 
 import asyncpg
 import pytest
-from postgres_wire import Wire, wire_to
 from verb_calls import BATCH, BY_THE_DRIVER, ONE, ONE_TRIP, named, prepare, run, start, until_quiet
 from verb_table import BUDGET, verb_costs
 from workflow_runtime.store import NewEvent
 from workflow_store_postgres import PostgresWorkflowStore
+from workflow_test_support.relays.postgres_wire import Wire, wire_to
 
 NEXT_TRANSACTION = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 """A transaction that only reads gets no number."""

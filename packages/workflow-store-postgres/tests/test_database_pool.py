@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from database_pool import DatabasePool
-from postgres_databases import run_on
 from workflow_runtime.payloads import JsonText
 from workflow_store_postgres import PostgresWorkflowStore
+from workflow_test_support.servers.database_pool import DatabasePool
+from workflow_test_support.servers.postgres_databases import run_on
 
 CHANGES = {
     "table": "CREATE TABLE more (n int)",

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import pytest
-from postgres_server import LocalServer
-from postgres_wire import Wire, wire_to
 from workflow_runtime.errors import (
     ConfigurationError,
     InvalidArgumentError,
@@ -25,6 +23,8 @@ from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import NewEvent
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_store_postgres.failures import database_errors
+from workflow_test_support.relays.postgres_wire import Wire, wire_to
+from workflow_test_support.servers.postgres_server import LocalServer
 
 if TYPE_CHECKING:
     from conftest import Scenes

@@ -16,13 +16,13 @@ from typing import Any, cast
 
 import asyncpg
 import pytest
-from postgres_server import LocalServer
-from postgres_wire import wire_to
 from workflow_runtime import Context, StoreUnavailableError, WorkflowRuntime, unserved, worker, workflow
 from workflow_runtime.clock import from_ms
 from workflow_runtime.store import SupportsNotify, WorkNotice
 from workflow_store_postgres import PostgresWorkflowStore, listening, notices
 from workflow_store_sql import load_queries
+from workflow_test_support.relays.postgres_wire import wire_to
+from workflow_test_support.servers.postgres_server import LocalServer
 
 Connect = Callable[..., Awaitable[PostgresWorkflowStore]]
 

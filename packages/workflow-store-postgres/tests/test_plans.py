@@ -10,10 +10,10 @@ from typing import Any
 
 import asyncpg
 import pytest
-from postgres_databases import new_database, new_template
 from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_store_sql import load_statements
+from workflow_test_support.servers.postgres_databases import new_database, new_template
 
 SQL = load_statements("workflow_store_postgres")
 RUNS = 20_000

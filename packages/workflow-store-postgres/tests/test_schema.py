@@ -11,7 +11,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from postgres_server import program
 from workflow_migrations import DEFAULT_TABLES, Migration, checksum
 from workflow_runtime.errors import (
     ConfigurationError,
@@ -24,6 +23,7 @@ from workflow_runtime.errors import (
     StoreUnavailableError,
 )
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql, get_migrations, schema
+from workflow_test_support.servers.postgres_server import program
 
 CATALOGUE = """
 SELECT

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
-from postgres_server import LocalServer
-from postgres_standby import Standby
 from workflow_runtime.errors import (
     ConfigurationError,
     SchemaMissingError,
@@ -16,6 +14,8 @@ from workflow_runtime.errors import (
 )
 from workflow_runtime.payloads import JsonText
 from workflow_store_postgres import PostgresWorkflowStore
+from workflow_test_support.servers.postgres_server import LocalServer
+from workflow_test_support.servers.postgres_standby import Standby
 
 if TYPE_CHECKING:
     from conftest import Scenes

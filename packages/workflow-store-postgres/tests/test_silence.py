@@ -16,12 +16,12 @@ from typing import Any
 
 import asyncpg
 import pytest
-from postgres_server import LocalServer
-from silent_relay import SilentRelay, silent_relay_to
 from workflow_runtime import Context, StoreUnavailableError, WorkflowRuntime, workflow
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import NewEvent, TransactionWrite
 from workflow_store_postgres import PostgresWorkflowStore
+from workflow_test_support.relays.silent_relay import SilentRelay, silent_relay_to
+from workflow_test_support.servers.postgres_server import LocalServer
 
 pytestmark = pytest.mark.real_time
 

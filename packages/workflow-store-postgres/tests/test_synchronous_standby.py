@@ -10,11 +10,11 @@ from typing import Any
 
 import asyncpg
 import pytest
-from postgres_pair import ServerPair
 from workflow_runtime.errors import LeaseLostError, StoreUnavailableError
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import NewEvent
 from workflow_store_postgres import PostgresWorkflowStore
+from workflow_test_support.servers.postgres_pair import ServerPair
 
 ONE = JsonText("1")
 NEW: dict[str, Any] = {

@@ -10,18 +10,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import asyncpg
-
-if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parents[3] / "test-support"))
-
-from postgres_server import LocalServer
-from postgres_wire import Wire, wire_to
 from verb_calls import BY_THE_DRIVER, ONE_TRIP, named, prepare, start, until_quiet
 from workflow_store_postgres import PostgresWorkflowStore
+from workflow_test_support.relays.postgres_wire import Wire, wire_to
+from workflow_test_support.servers.postgres_server import LocalServer
 
 __all__ = ["BUDGET", "VerbCost", "verb_costs"]
 

@@ -1,0 +1,1 @@
+"""Whatever the tests and benchmarks of this repository share. It is installed for them alone and never published."""

@@ -1,0 +1,1 @@
+"""Programs and tests in Pyodide, the Python of Cloudflare's Workers."""

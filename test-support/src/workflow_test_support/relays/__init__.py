@@ -1,0 +1,1 @@
+"""Relays that stand before a server, and count, delay or lose what goes through them."""

@@ -1,0 +1,1 @@
+"""The chaos runs: workers, sessions and servers are killed under work."""

@@ -1,0 +1,1 @@
+"""The contention runs: several workers fire the same schedules."""

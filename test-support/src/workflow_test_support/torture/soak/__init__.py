@@ -1,0 +1,1 @@
+"""The soak: everything happens at once, for a long time."""

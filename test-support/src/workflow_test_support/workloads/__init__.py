@@ -1,0 +1,1 @@
+"""Workflows, and processes that run them, which several tests share."""
