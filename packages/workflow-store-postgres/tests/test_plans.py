@@ -151,9 +151,9 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
 }
 PLANNED_FOR_VALUES: dict[str, tuple[Any, ...]] = {
     # How much a prefix matches decides between two indexes; the store has the server plan these for their values.
-    "list_runs_by_prefix": (*FILTERED, *PAGE, "run-"),
-    "list_runs_by_prefix_descending": (*FILTERED, *PAGE_BACKWARDS, "run-"),
-    "count_runs_by_prefix": (None, None, None, 0, 2**53, "run-000001"),
+    "list_runs_by_prefix": (*FILTERED, *PAGE, "run-%"),
+    "list_runs_by_prefix_descending": (*FILTERED, *PAGE_BACKWARDS, "run-%"),
+    "count_runs_by_prefix": (None, None, None, 0, 2**53, "run-000001%"),
     "list_pending_runs": (NOW_MS, 10, *WANTED),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from workflow_runtime.errors import RunNotFoundError
@@ -43,7 +44,7 @@ class Queries(StoreRole):
         order = "_descending" if descending else ""
         if run_id_prefix is not None:
             name = f"list_runs_by_prefix{order}"
-            rows = await self._session.rows_planned_for_values(name, *filters, *page, run_id_prefix)
+            rows = await self._session.rows_planned_for_values(name, *filters, *page, _pattern(run_id_prefix))
         elif any(wanted is not None for wanted in filters):
             rows = await self._session.rows(f"list_runs_in_lanes{order}", *filters, *page)
         else:
@@ -65,7 +66,7 @@ class Queries(StoreRole):
         before_ms = END_OF_TIME_MS if created_before_ms is None else created_before_ms
         wanted = (*filters, created_from_ms or 0, before_ms)
         if run_id_prefix is not None:
-            rows = await self._session.rows_planned_for_values("count_runs_by_prefix", *wanted, run_id_prefix)
+            rows = await self._session.rows_planned_for_values("count_runs_by_prefix", *wanted, _pattern(run_id_prefix))
         else:
             rows = await self._session.rows("count_runs", *wanted)
         return RunCounts.of((row["status"], row["run_count"]) for row in rows)
@@ -80,3 +81,8 @@ class Queries(StoreRole):
 
 def _list(items: Sequence[str] | None) -> list[str] | None:
     return None if items is None else list(items)
+
+
+def _pattern(prefix: str) -> str:
+    """Return the pattern of LIKE for texts that begin like this: PostgreSQL 14 finds no index for `starts_with`."""
+    return re.sub(r"([\\%_])", r"\\\1", prefix) + "%"

@@ -184,15 +184,16 @@ CROSS JOIN LATERAL (
 ORDER BY page.created_at DESC, page.run_id DESC;
 
 -- name: list_runs_by_prefix
--- Lists the runs whose ids begin alike, oldest first. Only good when planned for its values.
+-- Lists the runs whose ids begin alike, oldest first. Only good when planned for its values: then the pattern becomes
+-- bounds of the index, on every version of the server.
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 after_created_at_ms  $5 after_run_id  $6 created_before_ms  $7 limit
--- $8 run_id_prefix
+-- $8 run_id_pattern
 SELECT
     -- include: listed_columns
 FROM workflow_runs AS run
 INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
-    starts_with(run.run_id, $8::text)
+    run.run_id LIKE $8::text
     AND ($1::text[] IS NULL OR head.status = ANY($1::text[]))
     AND ($2::text[] IS NULL OR head.workflow_id = ANY($2::text[]))
     AND ($3::text[] IS NULL OR head.queue = ANY($3::text[]))
@@ -204,13 +205,13 @@ LIMIT $7::bigint;
 -- name: list_runs_by_prefix_descending
 -- Lists the runs whose ids begin alike, newest first. Only good when planned for its values.
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 before_created_at_ms  $5 before_run_id  $6 created_from_ms  $7 limit
--- $8 run_id_prefix
+-- $8 run_id_pattern
 SELECT
     -- include: listed_columns
 FROM workflow_runs AS run
 INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
 WHERE
-    starts_with(run.run_id, $8::text)
+    run.run_id LIKE $8::text
     AND ($1::text[] IS NULL OR head.status = ANY($1::text[]))
     AND ($2::text[] IS NULL OR head.workflow_id = ANY($2::text[]))
     AND ($3::text[] IS NULL OR head.queue = ANY($3::text[]))
@@ -240,11 +241,11 @@ HAVING sum(counted.runs) > 0;
 
 -- name: count_runs_by_prefix
 -- Counts the runs whose ids begin alike. Only good when planned for its values.
--- $1 statuses  $2 workflow_ids  $3 queues  $4 created_from_ms  $5 created_before_ms  $6 run_id_prefix
+-- $1 statuses  $2 workflow_ids  $3 queues  $4 created_from_ms  $5 created_before_ms  $6 run_id_pattern
 SELECT head.status, count(*) AS run_count
 FROM workflow_event_locks AS head
 WHERE
-    starts_with(head.run_id, $6::text)
+    head.run_id LIKE $6::text
     AND ($1::text[] IS NULL OR head.status = ANY($1::text[]))
     AND ($2::text[] IS NULL OR head.workflow_id = ANY($2::text[]))
     AND ($3::text[] IS NULL OR head.queue = ANY($3::text[]))
