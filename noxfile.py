@@ -392,12 +392,12 @@ def lowest(session: nox.Session) -> None:
 @nox.session
 def release(session: nox.Session) -> None:
     """Run everything at full counts, on every Python, and build what would be published into dist/."""
+    for name in (*(f"matrix-{python}" for python in PYTHONS), f"lowest-{PYTHONS[0]}", f"lowest-{PYTHONS[-1]}"):
+        session.notify(name)  # before anything can fail: they run all the same
     count_fully(session)
     install(session, "test")
     run_parts(session, "release")
     build(session)
-    for name in (*(f"matrix-{python}" for python in PYTHONS), f"lowest-{PYTHONS[0]}", f"lowest-{PYTHONS[-1]}"):
-        session.notify(name)
 
 
 def count_fully(session: nox.Session) -> None:
