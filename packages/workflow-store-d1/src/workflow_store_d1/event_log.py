@@ -41,9 +41,8 @@ class EventLog(StoreRole):
         set_timers: Sequence[Timer] = (),
         removed_timers: Sequence[str] = (),
     ) -> Appended:
-        write = FencedWrite(
-            self._session, Fence("append_events", run_id, lease_token, operation_id, expected_next_index)
-        )
+        fence = Fence("append_events", run_id, lease_token, operation_id, expected_next_index)
+        write = FencedWrite(self._session, fence)
         add_append(write, events, taken_inbox, set_timers, removed_timers, now_ms, lease_ms)
         return appended(await write.commit(), expected_next_index + len(events), now_ms + lease_ms)
 

@@ -1,5 +1,5 @@
--- What every write of a driver is made of. The batch begins with `fenced_write.before`, from which Python derives the verdict;
--- each write carries the fence, and the update of the head, which uses the fence up, comes last.
+-- What every write of a driver is made of. The batch begins with `fenced_write.before`, from which Python derives the
+-- verdict; each write carries the fence, and the update of the head, which uses the fence up, comes last.
 
 -- fragment: fence
 -- Holds for the driver whose lease, log and operation these are.
