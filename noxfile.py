@@ -92,7 +92,7 @@ def install(session: nox.Session, *groups: str, editable: bool = True) -> None:
 
 
 def has_node() -> bool:
-    """Whether the machine has a Node that runs workerd and Pyodide."""
+    """Return True if the machine has a Node that runs workerd and Pyodide."""
     if not (node := shutil.which("node")) or not shutil.which("npm"):
         return False
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
@@ -124,7 +124,7 @@ def check_style(session: nox.Session) -> None:
 
 
 def check_boundaries(session: nox.Session) -> None:
-    """Who may import whom."""
+    """Import boundaries."""
     session.run("lint-imports")
 
 

@@ -100,9 +100,18 @@ logger.error("run %r", run_id, error)
 VAGUE = re.compile(r"(Tell|Give|Say|Let|Hear|Hold|Whether|What|Who|Where|When|Why|How|Which)\b")
 
 
+def vague_docstrings(folder: Path) -> list[str]:
+    """Name what has a docstring that begins with one of those words."""
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    modules = {module: ast.parse(module.read_text(encoding="utf-8")) for module in folder.rglob("*.py")}
+    nodes = [(module, node) for module, tree in modules.items() for node in ast.walk(tree) if isinstance(node, kinds)]
+    return [f"{module.name}: {node.name}" for module, node in nodes if VAGUE.match(ast.get_docstring(node) or "")]
+
+
 def test_docstring_begins_with_what_a_class_is_or_a_function_does(package: Path) -> None:
     """A noun; or return, raise, set, wake …: the words above say neither what comes back nor what changes."""
-    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    modules = {module: ast.parse(module.read_text(encoding="utf-8")) for module in package.rglob("*.py")}
-    nodes = [(module, node) for module, tree in modules.items() for node in ast.walk(tree) if isinstance(node, kinds)]
-    assert [f"{module.name}: {node.name}" for module, node in nodes if VAGUE.match(ast.get_docstring(node) or "")] == []
+    assert vague_docstrings(package) == []
+
+
+def test_docstrings_of_what_tests_share_begin_so_too() -> None:
+    assert vague_docstrings(ROOT / "test-support/src") == []

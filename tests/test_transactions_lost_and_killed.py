@@ -1,7 +1,6 @@
 """`ctx.transaction` when the answer is lost, the server asks for a repeat, or the process dies: exactly once."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -472,10 +471,9 @@ class Child:
 
 
 def _child(kind: str, where: str, moment: str) -> Child:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-c", _CHILD, kind, where, moment]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             stdout, stderr = process.communicate(timeout=60)
         finally:

@@ -34,7 +34,7 @@ _AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientEr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deeds:
-    """How much of what is to be done."""
+    """The number of disturbances of each kind."""
 
     kills: int
     terminations: int
@@ -75,7 +75,7 @@ class Chaos:
 
     @property
     def progress(self) -> str:
-        """Say how far it got, for whoever has lost patience."""
+        """Return how far it got, for a message after a timeout."""
         return (
             f"{self._begun} of {self.steps} steps begun, {len(self.workforce.killed)} kills, "
             f"{self.terminated} sessions terminated, {len(self.outages)} outages"
@@ -90,7 +90,7 @@ class Chaos:
             await deed()
 
     def _plan(self) -> list[tuple[float, Deed]]:
-        """Say at how many begun steps to do what."""
+        """Return what to do, and after how many begun steps."""
         small = [self._kill] * self.deeds.kills + [self._terminate] * self.deeds.terminations
         small += [self._drain] * self.deeds.drains + [self._freeze] * self.deeds.freezes
         planned: list[tuple[float, Deed]] = [(self.rng.uniform(_FIRST, _LAST), deed) for deed in small]

@@ -87,7 +87,7 @@ class Evidence:
         return "freeze" if self.is_frozen(execution) else None
 
     def is_frozen(self, execution: Execution) -> bool:
-        """Tell whether its worker was frozen at the time: then the run may have gone on without it.
+        """Return True if its worker was frozen at the time: then the run may have gone on without it.
 
         Also shortly after: the answer to a write of before may lie there already, and the next step begins.
         """
@@ -151,7 +151,7 @@ def _wrong_records(evidence: Evidence) -> Iterator[str]:
 
 
 def _lost_acknowledgements(evidence: Evidence) -> Iterator[str]:
-    """What a worker saw acknowledged is what the log holds."""
+    """Yield each record that a worker saw acknowledged and the log does not hold."""
     for line in evidence.journal:
         if line["what"] == "acknowledged":
             step = (line["run"], line["step"])

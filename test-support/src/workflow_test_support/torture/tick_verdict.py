@@ -167,7 +167,7 @@ def _wrong_runs(evidence: Evidence) -> Iterator[str]:
 
 
 def _at_work_at_once(evidence: Evidence) -> Iterator[str]:
-    """What the steps themselves noted: no two runs of a schedule were at work at once.
+    """Yield each two runs of a schedule whose steps noted that they were at work at once.
 
     A terminated run hears of its end only at its next call, so its policy promises nothing about that.
     """

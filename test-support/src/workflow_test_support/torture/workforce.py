@@ -50,7 +50,7 @@ class Workforce:
 
     @property
     def pids(self) -> list[int]:
-        """Who is at work."""
+        """The process ids of the workers."""
         return [worker.pid for worker in self._workers]
 
     def __enter__(self) -> Workforce:

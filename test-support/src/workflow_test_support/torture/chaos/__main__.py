@@ -104,7 +104,7 @@ def _chaos(
 
 
 async def _finished(dsn: str, client: Client, chaos: Chaos, options: argparse.Namespace) -> bool:
-    """Let everything run until every run has ended; if that takes too long, say what is stuck."""
+    """Run everything until every run has ended; if that takes too long, print what is stuck."""
     try:
         async with asyncio.timeout(options.timeout), asyncio.TaskGroup() as group:
             group.create_task(client.serve())

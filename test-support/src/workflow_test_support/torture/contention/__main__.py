@@ -98,7 +98,7 @@ class Contention:
         return self._judge(await self._gather(clients, workforce), clients, took)
 
     async def _settled(self, client: Clientele, workforce: Workforce, rng: random.Random) -> bool:
-        """Let one policy's ticks be settled; if that takes too long, say what is stuck."""
+        """Wait until one policy's ticks are settled; if that takes too long, print what is stuck."""
         try:
             async with asyncio.timeout(self.options.timeout), asyncio.TaskGroup() as group:
                 serving = group.create_task(client.serve())
@@ -154,7 +154,7 @@ class Contention:
 
 
 def _most_at_once_ms(evidence: Evidence, history: History) -> int:
-    """Say by how much two runs overlap by the times in the store.
+    """Return by how much two runs overlap by the times in the store.
 
     These are the clocks of two workers, each read before its call was sent: some milliseconds mean nothing.
     """

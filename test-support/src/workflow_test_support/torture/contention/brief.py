@@ -21,7 +21,7 @@ _executions = itertools.count(1)
 
 
 async def occupy() -> None:
-    """Hold the schedule for some milliseconds."""
+    """Keep the schedule busy for some milliseconds."""
     run_id, execution = step_info().run_id, f"{os.getpid()}-{next(_executions)}"
     note("begun", run=run_id, execution=execution)
     try:

@@ -112,7 +112,7 @@ class Soak:
         self._problems: list[str] = []
 
     async def perform(self) -> int:
-        """Let it all happen, and judge."""
+        """Run everything, and judge."""
         dsn, options = self._server.dsn, self._options
         arguments = ["--dsn", dsn, "--journal", str(self._journal), "--lease", str(options.lease)]
         async with PostgresWorkflowStore.connect(
@@ -157,7 +157,7 @@ class Soak:
         )
 
     async def _work(self) -> int:
-        """Let clients and chaos do what they are there for, then let everything end; say how much did not."""
+        """Run clients and chaos, then wait for everything to end; return how much did not."""
         await self._runtime.materialize_schedules()
         watching = asyncio.create_task(self._sampler.watch())
         try:
@@ -239,7 +239,7 @@ class Soak:
         )
 
     def _errands(self, deposition: Deposition) -> Evidence:
-        """Give the chaos verdict what it knows: errands."""
+        """Return the evidence about errands, on which the chaos verdict speaks."""
         errands = {run_id: head for run_id, head in deposition.heads.items() if run_id.startswith("errand-")}
         return Evidence(
             inputs=self._client.inputs,
@@ -268,7 +268,7 @@ class Soak:
 
 
 async def _until_sessions_are_gone(connection: asyncpg.Connection) -> None:
-    """Give the server a moment to notice who has left; whatever is still there then is left over."""
+    """Wait a moment until the server has noticed who has left; whatever is still there then is left over."""
     deadline = time.monotonic() + _GOODBYE_S
     while await connection.fetchval(_SESSIONS) and time.monotonic() < deadline:
         await asyncio.sleep(_LOOK_S)

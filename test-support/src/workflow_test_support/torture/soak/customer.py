@@ -22,7 +22,7 @@ _LONGEST_PAUSE_S = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ordered:
-    """What was acknowledged about an order."""
+    """The acknowledged facts of an order."""
 
     number: int
     approved: bool

@@ -27,7 +27,7 @@ _LINE = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:,]+ (\d+) "
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What was seen, over time."""
+    """The measurements of a soak, over time."""
 
     samples: Sequence[Sample]
     max_sessions: int
@@ -39,7 +39,7 @@ class Course:
 
     @cached_property
     def warm_memory(self) -> Mapping[int, tuple[int, int, float]]:
-        """Give, by worker process, KiB when it was warm, KiB at last, and the seconds between."""
+        """The memory by worker process: KiB when it was warm, KiB at last, and the seconds between."""
         seen: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
         for sample in self.samples:
             for pid, kib in sample.memory.items():
@@ -69,12 +69,12 @@ def read_levels(log: Sequence[str]) -> Counter[str]:
 
 
 def errors_in(log: Sequence[str]) -> list[str]:
-    """Give the errors: whatever a soak does to workers, it is nothing that they may call an error."""
+    """Return the errors: whatever a soak does to workers, it is nothing that they may call an error."""
     return [line for line in log if (match := _LINE.match(line)) and match[1] in {"ERROR", "CRITICAL"}]
 
 
 def percentile(values: Sequence[float], part: float) -> float:
-    """Give the value that a part of all values does not exceed."""
+    """Return the value that a part of all values does not exceed."""
     return sorted(values)[min(len(values) - 1, int(len(values) * part))]
 
 
@@ -85,7 +85,7 @@ def _growing_memory(course: Course) -> Iterator[str]:
 
 
 def _growing_tables(course: Course) -> Iterator[str]:
-    """What a run takes in a table does not grow with the number of runs."""
+    """Yield each table in which a run takes more the more runs there are."""
     warm = [sample for sample in course.samples if sample.at_s >= WARM_UP_S and sample.runs >= _ENOUGH_RUNS]
     if len(warm) < 2 or warm[-1].at_s - warm[0].at_s < _LONG_ENOUGH_S:
         return

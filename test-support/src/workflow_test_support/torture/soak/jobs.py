@@ -33,7 +33,7 @@ class OutOfStockError(Exception):
 
 @workflow(id="job")
 async def job(ctx: Context, work_ms: int) -> dict[str, Any]:
-    """What a tick starts: a step, some time without a worker, a payment."""
+    """The workflow that a tick starts: a step, some time without a worker, a payment."""
     attempt = await ctx.step.options(id="prepare")(prepare)
     if work_ms:
         await ctx.sleep(timedelta(milliseconds=work_ms))
@@ -52,7 +52,7 @@ async def order(ctx: Context, number: int) -> dict[str, Any]:
 
 
 def expected_order(run_id: str, number: int, *, approved: bool, decided_by: str) -> dict[str, Any]:
-    """Say what an order must give, whatever happens to those who drive it."""
+    """Return what an order must give, whatever happens to those who drive it."""
     return {
         "attempt": 1 + number % (_MOST_FAILURES + 1),
         "approved_by": decided_by,

@@ -48,7 +48,7 @@ class Deposition:
 
     @cached_property
     def ticks(self) -> Mapping[str, Sequence[Entry]]:
-        """What became of each schedule's ticks, in the order of the database."""
+        """The settled ticks of each schedule, in the order of the database."""
         found: defaultdict[str, list[Entry]] = defaultdict(list)
         for entry in self.chronicle:
             if entry.what == "settled":
@@ -56,11 +56,11 @@ class Deposition:
         return found
 
     def due(self, schedule_id: str) -> Sequence[int]:
-        """Give the ticks that a schedule settled by its own time."""
+        """Return the ticks that a schedule settled by its own time."""
         return [e.tick_ms for e in self.ticks.get(schedule_id, ()) if e.source == "due" and e.tick_ms is not None]
 
     def started(self, schedule_id: str) -> Sequence[int]:
-        """Give the ticks that started a run."""
+        """Return the ticks that started a run."""
         entries = self.ticks.get(schedule_id, ())
         return [e.tick_ms for e in entries if e.outcome == "started" and e.tick_ms is not None]
 
@@ -182,12 +182,12 @@ class _Lives:
             self._ended_at_ms = entry.at_ms
 
     def any_lately(self, at_ms: int) -> bool:
-        """Tell whether one is live, or was when the one who skips may have looked."""
+        """Return True if one is live, or was when the one who skips may have looked."""
         return bool(self.live) or (self._ended_at_ms is not None and self._ended_at_ms >= at_ms - self._lately_ms)
 
 
 def _about(deposition: Deposition, schedule_id: str) -> Iterator[Entry]:
-    """Give the entries about a schedule's ticks and about their runs."""
+    """Return the entries about a schedule's ticks and about their runs."""
     for entry in deposition.chronicle:
         if entry.what == "settled":
             if entry.subject == schedule_id:
