@@ -1,4 +1,4 @@
-"""How late do heartbeats come, and so how short may a lease be?
+"""The delay of heartbeats, which decides how short a lease may be.
 
 A run's step keeps the process busy in one way after the other: it waits, blocks the event loop, computes in Python on
 the loop or on threads, or sits in C code that does not give up the interpreter's lock. Each renewal that the store

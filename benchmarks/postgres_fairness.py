@@ -1,4 +1,4 @@
-"""Whether many workers on one PostgreSQL share the work, whether any kind of work starves, and what a wake-up costs.
+"""Fairness of many workers on one PostgreSQL: their shares of the work, starvation, and the cost of a wake-up.
 
     python benchmarks/postgres_fairness.py
     python benchmarks/postgres_fairness.py herd

@@ -1,4 +1,4 @@
-"""How soon a handler goes on, on PostgreSQL: after a signal was delivered, and after its timer was due.
+"""Latency on PostgreSQL: from a signal's delivery, and from a timer's due time, until the handler goes on.
 
     python benchmarks/postgres_latency.py
 

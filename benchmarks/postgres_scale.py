@@ -1,4 +1,4 @@
-"""What a verb costs in a large database against a small one, on a real PostgreSQL, as ratios of medians in one run.
+"""The cost of a verb in a large database against a small one, on a real PostgreSQL, as ratios of medians in one run.
 
     python benchmarks/postgres_scale.py [--large N] [--check]
 

@@ -1,4 +1,4 @@
-"""What a durable step costs on PostgreSQL, beside one plain insert of the same payload: time, WAL bytes, HOT updates.
+"""The cost of a durable step on PostgreSQL, beside one plain insert of the same payload: time, WAL bytes, HOT updates.
 
     python benchmarks/postgres_steps.py
 

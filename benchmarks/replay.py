@@ -1,4 +1,4 @@
-"""How long a replay takes, by the number of recorded steps. Needs no database.
+"""The time of a replay, by the number of recorded steps. Needs no database.
 
 python benchmarks/replay.py
 """

@@ -1,4 +1,4 @@
-"""What a durable step costs on a SQLite file, beside one plain insert of the same payload into the same kind of file.
+"""The cost of a durable step on a SQLite file, beside one plain insert of the same payload into the same kind of file.
 
     python benchmarks/sqlite_steps.py
 

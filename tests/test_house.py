@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -97,21 +98,51 @@ logger.error("run %r", run_id, error)
     assert not unsafe_parts(next(log_calls('logger.error("run %r: %s, %d %%", run_id, one_line(error), 3)')))
 
 
-VAGUE = re.compile(r"(Tell|Give|Say|Let|Hear|Hold|Whether|What|Who|Where|When|Why|How|Which)\b")
+VAGUE = re.compile(
+    r"(Tell|Give|Say|Let|Hear|Hold|Tells|Gives|Says|Lets|Hears|Holds|Keeps|Sees"
+    r"|Whether|What|Who|Whoever|Where|When|Why|How|Which|So many|So often|So long)\b"
+)
+
+
+def docstrings(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield the docstrings of a module: its own, those of classes and functions, and those below attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield getattr(node, "name", "the module"), ast.get_docstring(node) or ""
+        body = getattr(node, "body", None)
+        for before, after in pairwise(body if isinstance(body, list) else []):
+            if isinstance(before, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
+                text = getattr(after.value, "value", "")
+                yield ast.unparse(before).partition(" ")[0], text if isinstance(text, str) else ""
 
 
 def vague_docstrings(folder: Path) -> list[str]:
     """Name what has a docstring that begins with one of those words."""
-    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     modules = {module: ast.parse(module.read_text(encoding="utf-8")) for module in folder.rglob("*.py")}
-    nodes = [(module, node) for module, tree in modules.items() for node in ast.walk(tree) if isinstance(node, kinds)]
-    return [f"{module.name}: {node.name}" for module, node in nodes if VAGUE.match(ast.get_docstring(node) or "")]
+    found = [(module, name, text) for module, tree in modules.items() for name, text in docstrings(tree)]
+    return [f"{module.name}: {name}: {text[:30]}" for module, name, text in found if VAGUE.match(text)]
 
 
-def test_docstring_begins_with_what_a_class_is_or_a_function_does(package: Path) -> None:
-    """A noun; or return, raise, set, wake …: the words above say neither what comes back nor what changes."""
+def test_docstring_begins_with_what_something_is_or_does(package: Path) -> None:
+    """A noun; or return, raise, set, wake …: the words above say neither what it is, nor what comes back or changes."""
     assert vague_docstrings(package) == []
 
 
 def test_docstrings_of_what_tests_share_begin_so_too() -> None:
     assert vague_docstrings(ROOT / "test-support/src") == []
+
+
+def test_the_check_of_docstrings_looks_everywhere() -> None:
+    code = '''
+"""What it is."""
+LIMIT = 3
+"""How many."""
+class A:
+    """Keeps it."""
+    name: str
+    """Which one."""
+    def f(self):
+        """Tell."""
+'''
+    found = {name for name, text in docstrings(ast.parse(code)) if VAGUE.match(text)}
+    assert found == {"the module", "LIMIT", "A", "name:", "f"}

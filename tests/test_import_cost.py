@@ -1,4 +1,4 @@
-"""What an import brings along. Time varies from machine to machine; the list of modules does not."""
+"""The modules that an import loads. Time varies from machine to machine; the list of modules does not."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a handler is kept away from: the runtime, every store, and clients that belong to the application's event loop.
+"""Isolation of a handler from the runtime, every store, and clients that belong to the application's event loop.
 
 The handler gets an error that says to use a step, and nothing was sent. The client, the worker and the store work on.
 """

@@ -1,4 +1,4 @@
-"""What a Worker imports: its Python has no SQLite, sockets or processes, and gives no entropy while it imports."""
+"""Imports in a Worker: its Python has no SQLite, sockets or processes, and gives no entropy while it imports."""
 
 import ast
 import importlib.util

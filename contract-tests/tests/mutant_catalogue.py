@@ -1,4 +1,4 @@
-"""What a mutant is: a store with one deliberate fault, and the clause that must find it."""
+"""Mutants: stores with one deliberate fault each, and the clause that must find it."""
 
 from __future__ import annotations
 

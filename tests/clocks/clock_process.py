@@ -1,4 +1,4 @@
-"""What runs under a wrong clock: a worker (until SIGTERM), or a client that starts runs and signals them."""
+"""The program under a wrong clock: a worker (until SIGTERM), or a client that starts runs and signals them."""
 
 from __future__ import annotations
 

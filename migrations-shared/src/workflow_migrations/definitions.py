@@ -1,4 +1,4 @@
-"""What the tables look like once all migrations have run: read from the migrations, for those who read the tables."""
+"""The tables once all migrations have run: described from the migrations, for those who read the tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .names import DEFAULT_TABLES, TableNames
 __all__ = ["ColumnDefinition", "TableDefinition", "read_table_definitions"]
 
 _WITHOUT_COLUMNS = {"BEGIN", "COMMIT", "INSERT", "UPDATE", "DELETE", "CREATE INDEX", "CREATE UNIQUE", "DROP INDEX"}
-"""What a migration may do without a change of columns."""
+"""Statements of a migration that change no column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class ColumnDefinition:
 
     name: str
     type: str
-    """As the migration writes it: `text`, `bigint`, `INTEGER`."""
+    """Type as the migration writes it: `text`, `bigint`, `INTEGER`."""
     nullable: bool
     primary_key: bool
 
@@ -32,14 +32,14 @@ class TableDefinition:
     """One table."""
 
     key: str
-    """What the table is called whatever its name: `runs`, `events`."""
+    """Key of the table, the same under any name: `runs`, `events`."""
     name: str
     schema: str | None
     """`None` when the connection decides."""
     comment: str
-    """What the table is for."""
+    """Purpose of the table."""
     columns: tuple[ColumnDefinition, ...]
-    """In the order of the database."""
+    """Columns, in the order of the database."""
 
 
 def read_table_definitions(
@@ -49,8 +49,8 @@ def read_table_definitions(
 
     Args:
         migrations: All of a package's, in order.
-        tables: The names to tell.
-        schema: The schema to tell.
+        tables: The names to show.
+        schema: The schema to show.
 
     Raises:
         InvalidMigrationError: A statement that this reader does not know. It never guesses.
@@ -71,7 +71,7 @@ class _NotUnderstoodError(Exception):
 
 
 class _Reader:
-    """Follows the statements of migrations."""
+    """A reader that follows the statements of migrations."""
 
     def __init__(self) -> None:
         self.tables: dict[str, TableDefinition] = {}

@@ -1,4 +1,4 @@
-"""What can be wrong with shipped migration files, with table names, and with a database that they meet.
+"""Errors of shipped migration files, of table names, and of a database that they meet.
 
 ```text
 MigrationError
@@ -86,7 +86,7 @@ class DatabaseAheadError(MigrationError):
 
 
 class ReadOnlyTableError(MigrationError):
-    """SQLAlchemy was told to create or to drop one of the tables that it only reads."""
+    """SQLAlchemy was asked to create or to drop one of the tables that it only reads."""
 
     def __init__(self, table: str) -> None:
         super().__init__(table)

@@ -25,7 +25,7 @@ class Migration:
     sql: str
     """The text, with default table names."""
     checksum: str
-    """Tells an edited file from the released one."""
+    """Checksum by which an edited file differs from the released one."""
 
 
 def load_migrations(package: str, folder: str = "migrations") -> tuple[Migration, ...]:

@@ -1,4 +1,4 @@
-"""What to do to a database: pure, from the rows that it recorded and the files that the package ships."""
+"""The plan for a database: a pure function of the rows that it recorded and the files that the package ships."""
 
 from __future__ import annotations
 

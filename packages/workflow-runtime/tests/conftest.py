@@ -1,4 +1,4 @@
-"""What the tests of the runtime share: workers over one memory store, a clock that they move, a store that breaks."""
+"""Fixtures of the runtime's tests: workers over one memory store, a clock that they move, a store that breaks."""
 
 from __future__ import annotations
 

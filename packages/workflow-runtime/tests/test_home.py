@@ -1,4 +1,4 @@
-"""Where the connections of a store can be used."""
+"""The process and event loop in which the connections of a store can be used."""
 
 import asyncio
 import os

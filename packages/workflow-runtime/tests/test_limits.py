@@ -1,4 +1,4 @@
-"""What a run may wait for at once, and how much of it goes into one write: user code decides both."""
+"""Limits on what a run waits for at once, and on how much goes into one write: user code decides both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When schedules fire: fields, zones, the nights on which clocks change, intervals."""
+"""Times at which schedules fire: fields, zones, the nights on which clocks change, intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens between the settling of a handler and the decision that follows must not be lost."""
+"""Nothing is lost that happens between the settling of a handler and the decision that follows."""
 
 import asyncio
 

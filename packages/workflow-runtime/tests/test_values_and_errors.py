@@ -1,4 +1,4 @@
-"""What the runtime hands out: values that compare, errors that survive pickling, names that are there."""
+"""Public values compare, errors survive pickling, and names are there."""
 
 from __future__ import annotations
 

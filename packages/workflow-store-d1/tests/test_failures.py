@@ -1,4 +1,4 @@
-"""What D1's words mean: whether a batch was done is decided by them alone."""
+"""The meaning of D1's error texts: they alone decide whether a batch was done."""
 
 import pytest
 from workflow_store_d1.failures import failure

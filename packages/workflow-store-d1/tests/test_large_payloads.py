@@ -1,4 +1,4 @@
-"""What it takes to read large payloads grows with their number and no faster: bytes that are read are counted."""
+"""The cost of reading large payloads grows with their number and no faster: bytes that are read are counted."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What goes wrong below a SQLite file and passes again: a call says that it may be repeated, and a worker does so."""
+"""Passing failures below a SQLite file: a call says that it may be repeated, and a worker does so."""
 
 from __future__ import annotations
 

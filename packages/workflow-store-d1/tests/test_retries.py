@@ -1,4 +1,4 @@
-"""How long is waited between the attempts of a call, and which errors end them."""
+"""Pauses between the attempts of a call, and the errors that end them."""
 
 from collections.abc import Iterable
 from datetime import timedelta

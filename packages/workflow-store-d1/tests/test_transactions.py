@@ -1,4 +1,4 @@
-"""What a local file adds to a batch: statements that run at once, inside a transaction that others wait for."""
+"""Transactions on a local file: statements that run at once, inside a transaction that others wait for."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""What each verb costs on D1, by its own count: bounded, and the same among many other runs as among few."""
+"""The cost of each verb on D1, by its own count: bounded, and the same among many other runs as among few."""
 
 import asyncio
 

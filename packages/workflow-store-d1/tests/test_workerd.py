@@ -1,4 +1,4 @@
-"""What real D1 must do for the store: a batch is all or none, and of many claimers one gets each item."""
+"""The demands on real D1: a batch is all or none, and of many claimers one gets each item."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What is special to the memory store. What every store must do is tested by the contract tests."""
+"""The memory store's own behaviour. The contract tests have what every store must do."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from verb_table import BUDGET, verb_costs
 from workflow_runtime.store import NewEvent
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_test_support.relays.postgres_wire import Wire, wire_to
+from workflow_test_support.servers.postgres_databases import new_database
 
 NEXT_TRANSACTION = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 """A transaction that only reads gets no number."""
@@ -147,22 +148,26 @@ async def test_idle_polls_write_nothing(store: PostgresWorkflowStore, database: 
     assert 0 in [await transactions_that_wrote() for _ in range(5)]
 
 
-async def test_appends_and_renewals_are_hot_updates(store: PostgresWorkflowStore, database: asyncpg.Connection) -> None:
-    """Neither moves the head to another page or touches its indexes."""
-    token, count = await start(store, "a"), 1_000
-    for index in range(count):
-        await store.append_events(
-            run_id="a",
-            lease_token=token,
-            operation_id=f"o{index}",
-            expected_next_index=index,
-            events=[NewEvent(kind="step", payload=ONE)],
-            now_ms=index,
-            lease_ms=10,
-        )
-        await store.heartbeat_run_lease(run_id="a", lease_token=token, lease_ms=20, now_ms=index)
-    await store.close()  # a session that ends hands in its counts
-    updates = await _updates_of_heads(database, 2 * count)
+async def test_appends_and_renewals_are_hot_updates(server_dsn: str, template: str) -> None:
+    """Neither moves the head to another page or touches its indexes. A new database: the server counts by table."""
+    count = 1_000
+    async with new_database(server_dsn, template) as dsn:
+        async with PostgresWorkflowStore.connect(dsn) as store:
+            token = await start(store, "a")
+            for index in range(count):
+                await store.append_events(
+                    run_id="a",
+                    lease_token=token,
+                    operation_id=f"o{index}",
+                    expected_next_index=index,
+                    events=[NewEvent(kind="step", payload=ONE)],
+                    now_ms=index,
+                    lease_ms=10,
+                )
+                await store.heartbeat_run_lease(run_id="a", lease_token=token, lease_ms=20, now_ms=index)
+        database = await asyncpg.connect(dsn)  # after the store's end: a session that ends hands in its counts
+        updates = await _updates_of_heads(database, 2 * count)
+        await database.close()
     assert updates["n_tup_hot_upd"] >= 0.98 * updates["n_tup_upd"], dict(updates)
 
 

@@ -17,8 +17,8 @@ CLAIM = (
     "before_due_at",
     "before_lease_expires_at",
 )
-ITSELF = ("overtaken", "backed", "wakes", "told")
-"""What statements say about themselves: whether they must be sent again, and what they told the workers."""
+ITSELF = ("overtaken", "backed", "wakes", "notified")
+"""What statements say about themselves: whether they must be sent again, and whether they notified the workers."""
 
 COLUMNS = {
     "create_run": (*rows.RECORD_COLUMNS, *rows.LEASE_COLUMNS, "created", "operation_id", "operation_answer", *ITSELF),

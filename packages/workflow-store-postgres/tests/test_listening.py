@@ -1,6 +1,6 @@
 """Workers hear of work by LISTEN and NOTIFY: how soon, at what cost, and what happens when the connection is lost.
 
-Every worker here polls once in a thousand seconds, unless a test says otherwise: what it finds, it was told of.
+Every worker here polls once in a thousand seconds, unless a test says otherwise: what it finds, a notice was about.
 """
 
 import asyncio
@@ -279,16 +279,16 @@ async def test_idle_worker_hardly_talks(dsn: str) -> None:
     assert (poll - 3) / 30 + 3 / 600 + probe / 20 + asks_for_the_time / 90 <= 0.2
 
 
-class Told:
-    """Counts the commits that tell, by what the store sends."""
+class NoticeCounter:
+    """A count of the commits that notify, by what the store sends."""
 
     def __init__(self, store: PostgresWorkflowStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.commits = 0
-        tell, telling = store._session.sql("tell"), store._session.sql("create_run")
+        notify, creation = store._session.sql("notify"), store._session.sql("create_run")
         fetch = store._session._fetch
 
         async def counted(sql: str, values: Any) -> Any:
-            self.commits += sql == tell or (sql == telling and values[-1] is True)
+            self.commits += sql == notify or (sql == creation and values[-1] is True)
             return await fetch(sql, values)
 
         monkeypatch.setattr(store._session, "_fetch", counted)
@@ -299,7 +299,7 @@ async def test_notices_of_a_process_are_put_together(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     store, count = await connect(), 2_000
-    client, told = runtime_on(store), Told(store, monkeypatch)
+    client, notices_sent = runtime_on(store), NoticeCounter(store, monkeypatch)
     async with hearing(await connect()) as heard:
         began = time.monotonic()
 
@@ -311,11 +311,11 @@ async def test_notices_of_a_process_are_put_together(
         seconds = time.monotonic() - began
         wanted = {f"many-{number}" for number in range(count)}
         await until(lambda: None in heard.run_ids or wanted <= set(heard.run_ids))
-    print(f"{count} starts, {at_once} at a time, in {seconds:.2f} s: {told.commits} commits that tell")
-    assert told.commits <= 2 + seconds / notices._WINDOW_S
+    print(f"{count} starts, {at_once} at a time, in {seconds:.2f} s: {notices_sent.commits} commits that notify")
+    assert notices_sent.commits <= 2 + seconds / notices._WINDOW_S
 
 
-async def test_waiting_notices_are_told_when_the_store_is_closed(connect: Connect, dsn: str) -> None:
+async def test_waiting_notices_are_sent_when_the_store_is_closed(connect: Connect, dsn: str) -> None:
     async with hearing(await connect()) as heard:
         async with PostgresWorkflowStore.connect(dsn) as store:
             client = runtime_on(store)
@@ -324,7 +324,7 @@ async def test_waiting_notices_are_told_when_the_store_is_closed(connect: Connec
         await until(lambda: {f"closing-{number}" for number in range(3)} <= set(heard.run_ids), 5)
 
 
-async def test_work_whose_answer_is_lost_is_told(dsn: str, connect: Connect) -> None:
+async def test_work_whose_answer_is_lost_is_notified(dsn: str, connect: Connect) -> None:
     """Nobody knows whether it was committed, and the second try, which finds it there, has nothing to tell."""
     async with (
         wire_to(dsn) as wire,
@@ -332,7 +332,7 @@ async def test_work_whose_answer_is_lost_is_told(dsn: str, connect: Connect) -> 
         hearing(await connect()) as heard,
     ):
         client = runtime_on(store)
-        await client.start_run(notes, run_id="told by itself")
+        await client.start_run(notes, run_id="notified by itself")
         assert not store._notices.quiet
         wire.swallow_answers = 1
         with pytest.raises(StoreUnavailableError):
@@ -341,20 +341,20 @@ async def test_work_whose_answer_is_lost_is_told(dsn: str, connect: Connect) -> 
         await until(lambda: "answer lost" in heard.run_ids)
 
 
-def test_only_statements_that_make_work_tell() -> None:
+def test_only_statements_that_make_work_notify() -> None:
     queries = load_queries("workflow_store_postgres")
     assert {name for name, query in queries.items() if "pg_notify" in query.sql} == {
         "cancel_run",
         "create_run",
         "deliver",
         "fork_run",
+        "notify",
         "mark_run_paused",
         "mark_schedule_bucket_started",
         "probe",
         "release_run_lease",
         "requeue_run",
         "retry_runs",
-        "tell",
     }
 
 
@@ -486,7 +486,7 @@ async def test_restart_of_the_server_costs_no_running_step() -> None:
             await working
 
 
-async def test_change_of_liveness_is_told(connect: Connect, database: asyncpg.Connection) -> None:
+async def test_change_of_liveness_is_notified(connect: Connect, database: asyncpg.Connection) -> None:
     async with hearing(await connect()) as heard:
         await kill_listeners(database)
         await until(lambda: len(heard.notices) == 2)
@@ -539,15 +539,15 @@ async def test_callback_that_raises_hurts_nobody(connect: Connect, caplog: pytes
 # Other ways to connect.
 
 
-async def test_without_listening_work_is_told_all_the_same_and_workers_poll(connect: Connect) -> None:
+async def test_without_listening_work_is_notified_all_the_same_and_workers_poll(connect: Connect) -> None:
     """Behind a pooler a program can tell, but not listen: workers elsewhere hear of what it starts."""
     deaf = await connect(listen=False)
     assert not deaf.capabilities.notify
     async with hearing(await connect()) as heard:
-        await runtime_on(deaf).start_run(notes, run_id="told")
-        await until(lambda: "told" in heard.run_ids)
+        await runtime_on(deaf).start_run(notes, run_id="queued")
+        await until(lambda: "queued" in heard.run_ids)
     async with working(deaf, poll_interval=timedelta(milliseconds=100)):
-        await until(lambda: "told" in ran)
+        await until(lambda: "queued" in ran)
 
 
 async def test_pool_of_the_users_lends_a_connection(dsn: str, connect: Connect) -> None:

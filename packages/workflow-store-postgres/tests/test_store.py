@@ -1,4 +1,4 @@
-"""What concerns the store as a whole."""
+"""The store as a whole: opening, closing, misuse."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is told about the tables is what a migrated database holds, and it can be read with SQLAlchemy."""
+"""The description of the tables is what a migrated database holds, and it can be read with SQLAlchemy."""
 
 import subprocess
 import sys

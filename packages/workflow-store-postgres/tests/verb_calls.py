@@ -1,4 +1,4 @@
-"""One call of each verb, with the scene that it needs: whoever counts what verbs cost makes these."""
+"""One call of each verb, with the scene that it needs: for counting what verbs cost."""
 
 import asyncio
 from typing import Any

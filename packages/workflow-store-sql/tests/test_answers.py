@@ -1,4 +1,4 @@
-"""What follows from a row: answers, verdicts, pages and the state of the tables."""
+"""Conclusions from a row: answers, verdicts, pages and the state of the tables."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ async def decision_stands_after_it_was_taken(h: StoreHarness) -> None:
 
 @clause("APPROVAL-2")
 async def decision_stands_after_the_end(h: StoreHarness) -> None:
-    """The decision that stands is told also when the run has ended."""
+    """The decision that stands is returned also when the run has ended."""
     holder = await start(h)
     await _decide(h, holder.run_id, approved=False)
     await holder.finish()

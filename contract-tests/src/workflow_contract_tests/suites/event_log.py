@@ -144,7 +144,7 @@ async def append_with_events_clears_the_crash_count(h: StoreHarness) -> None:
 
 @clause("LOG-4", "CANCEL-3")
 async def append_answers_with_inbox_and_cancel(h: StoreHarness) -> None:
-    """The answer to an append tells the inbox number and the cancel flag."""
+    """The answer to an append has the inbox number and the cancel flag."""
     holder = await start(h)
     first = await holder.append("0")
     assert (first.next_index, first.inbox_seq, first.cancel_requested) == (1, 0, False)

@@ -231,7 +231,7 @@ async def token_of_a_deleted_run_does_not_fit_its_namesake(h: StoreHarness) -> N
 
 @clause("FENCE-3", "CLAIM-2")
 async def lease_numbers_count_the_claims(h: StoreHarness) -> None:
-    """A run's first lease is number 1, the next is 2, whoever claims."""
+    """A run's first lease is number 1, the next is 2, for any claimer."""
     holder = await start(h)
     numbers = [holder.claim.lease.number]
     for _ in range(3):
@@ -243,7 +243,7 @@ async def lease_numbers_count_the_claims(h: StoreHarness) -> None:
 
 @clause("FENCE-1", "SIGNAL-1")
 async def outside_calls_need_no_token(h: StoreHarness) -> None:
-    """Deliveries and requests work whoever holds the lease, and take it from nobody."""
+    """Deliveries and requests work under anybody's lease, and take it from nobody."""
     holder = await start(h)
     await h.second.deliver_signal(
         run_id=holder.run_id, signal_id="s", name="go", payload=JsonText("1"), now_ms=h.now_ms

@@ -68,7 +68,7 @@ async def heartbeat_tells_a_lost_lease(h: StoreHarness) -> None:
 
 @clause("LEASE-2", "CANCEL-3")
 async def heartbeat_tells_inbox_cancel_and_clock(h: StoreHarness) -> None:
-    """The answer to a heartbeat tells the inbox number, the cancel flag and the store's time."""
+    """The answer to a heartbeat has the inbox number, the cancel flag and the store's time."""
     holder = await start(h)
     first = await holder.heartbeat()
     assert (first.inbox_seq, first.cancel_requested) == (0, False)

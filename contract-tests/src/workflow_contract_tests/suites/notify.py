@@ -234,7 +234,7 @@ async def _then(
 
 @clause("NOTIFY-1", capability="notify", each=TOLD)
 async def work_is_told_to_everybody(h: StoreHarness, what: str) -> None:
-    """Listeners of the handle that makes work and of others are told of it, soon."""
+    """Listeners of the handle that makes work and of others are notified of it, soon."""
     third = (await h.handles(3))[2]
     async with _listening(h.store, h.second, third) as listeners:
         run_id, make_work = await TOLD[what](h)
@@ -246,7 +246,7 @@ async def work_is_told_to_everybody(h: StoreHarness, what: str) -> None:
 
 @clause("NOTIFY-1", capability="notify")
 async def work_in_bursts_is_told(h: StoreHarness) -> None:
-    """Of many runs that are created at once, each is told of after it is there, however notices are put together."""
+    """Of many runs created at once, a notice of each comes after it is there, however notices are put together."""
     async with _listening(h.second) as (listener,):
         since: dict[str, int] = {}
 
@@ -263,7 +263,7 @@ async def work_in_bursts_is_told(h: StoreHarness) -> None:
 
 @clause("NOTIFY-1", capability="notify", needs=("processes",))
 async def work_of_other_processes_is_told(h: StoreHarness) -> None:
-    """A process that listens is told of a run that another one queues."""
+    """A process that listens is notified of a run that another one queues."""
     waiting = await start_waiting(h)
     async with _listening(h.store) as (listener,):
         await run_children(h, [{"task": "deliver", "run_id": waiting.run_id, "signal_ids": ["s"]}])
@@ -307,7 +307,7 @@ async def listening_begins_with_a_look_at_everything(h: StoreHarness) -> None:
 
 @clause("NOTIFY-3", capability="notify", fresh=True)
 async def listening_begins_without_tables(h: StoreHarness) -> None:
-    """Listening to a store whose tables are not there yet begins at once, and tells when they are."""
+    """Listening to a store whose tables are not there yet begins at once, and notifies when they are."""
     listener = _Listener()
     async with asyncio.timeout(_LATE_S * 2), cast(SupportsNotify, h.second).listen(listener) as listening:
         await h.store.ensure_schema()
@@ -318,7 +318,7 @@ async def listening_begins_without_tables(h: StoreHarness) -> None:
 
 @clause("NOTIFY-4", capability="notify")
 async def who_has_left_hears_nothing(h: StoreHarness) -> None:
-    """After the block no notice comes, while other listeners still hear."""
+    """After the block no notice comes, while other listeners still get theirs."""
     async with _listening(h.second) as (stays,):
         async with _listening(h.store, h.second) as gone:
             await create(h, "heard")
@@ -376,7 +376,7 @@ NOT_TOLD: dict[str, tuple[Callable[[StoreHarness], Awaitable[None]], int]] = {
 
 @clause("NOTIFY-5", capability="notify", each=NOT_TOLD)
 async def what_nobody_waits_for_is_not_told(h: StoreHarness, what: str) -> None:
-    """Writes that leave no worker anything to do tell nobody."""
+    """Writes that leave no worker anything to do notify nobody."""
     async with _listening(h.second) as (listener,):
         do, notices = NOT_TOLD[what]
         await do(h)
@@ -388,7 +388,7 @@ async def what_nobody_waits_for_is_not_told(h: StoreHarness, what: str) -> None:
 
 @clause("NOTIFY-5", "NOTIFY-1", capability="notify", each=CLAIM_VERBS)
 async def claims_are_not_told(h: StoreHarness, verb: ClaimVerb) -> None:
-    """Claiming, whether it finds something or not, tells nobody."""
+    """Claiming, whether it finds something or not, notifies nobody."""
     await verb.make_ready(h, h.now_ms + 1)
     h.advance(10)
     async with _listening(h.second) as (listener,):

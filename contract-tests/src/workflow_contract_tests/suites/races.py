@@ -295,7 +295,7 @@ async def deliveries_at_once(h: StoreHarness) -> None:
 
 @clause("APPROVAL-2")
 async def decisions_at_once(h: StoreHarness) -> None:
-    """Of contrary decisions at once one stands, and everybody else is told which."""
+    """Of contrary decisions at once one stands, and everybody else learns which."""
     handles = await h.handles(4)
     chosen = random.Random(SEED)
     for _ in range(RACE_ROUNDS // 4):

@@ -159,7 +159,7 @@ async def schedule_created_disabled(h: StoreHarness) -> None:
 
 @clause("SCHEDULE-2", "SCHEDULE-16")
 async def changed_schedule_frees_its_claimed_tick(h: StoreHarness) -> None:
-    """A change frees the claimed tick at once; whoever had it is told, and has written nothing."""
+    """A change frees the claimed tick at once; the worker that had it learns so, and has written nothing."""
     await upsert(h)
     old = await claim_tick(h)
     changed = (await upsert(h, priority=1)).schedule

@@ -139,7 +139,7 @@ async def signal_ids_belong_to_their_run(h: StoreHarness) -> None:
 
 @clause("SIGNAL-3")
 async def ended_and_unknown_runs_take_no_signals(h: StoreHarness) -> None:
-    """`finished` tells how the run ended; unknown, deleted and pruned runs are not found; a dead one buffers."""
+    """`finished` says how the run ended; unknown, deleted and pruned runs are not found; a dead one buffers."""
     finished, aborted, deleted, pruned = [await start(h) for _ in range(4)]
     dead = await start(h, lease_ms=1, queue="doomed")
     h.advance(1)

@@ -89,7 +89,7 @@ async def last_event_comes_before_the_end(h: StoreHarness) -> None:
 
 @clause("SUBSCRIBE-2", capability="subscribe")
 async def following_waits_for_what_is_not_there(h: StoreHarness) -> None:
-    """A follower of a quiet run waits, and gets the next event of whoever appends it."""
+    """A follower of a quiet run waits, and gets the next event, appended by anybody."""
     holder = await start(h)
     async with aclosing(_follow(h.second, holder.run_id, 1)) as follower:
         coming = asyncio.ensure_future(anext(follower))

@@ -270,7 +270,7 @@ async def repeat_does_not_call_the_function(h: StoreHarness) -> None:
 
 @clause("TX-5", "OP-1", capability="transactions")
 async def repeat_comes_before_the_fence(h: StoreHarness) -> None:
-    """A repeat whose lease somebody took meanwhile still hears that it was done."""
+    """A repeat whose lease somebody took meanwhile still learns that it was done."""
     holder = await start(h)
     work = _Work(holder, "once")
     first = await _transact(holder, work, operation_id="the-operation")
@@ -282,7 +282,7 @@ async def repeat_comes_before_the_fence(h: StoreHarness) -> None:
 
 @clause("TX-5", capability="transactions")
 async def twins_are_done_once(h: StoreHarness) -> None:
-    """Of one operation sent twice at the same time one call's writes stay, and both hear of them."""
+    """Of one operation sent twice at the same time one call's writes stay, and both learn of them."""
     for number in range(_ROUNDS):
         holder = await start(h)
         twins = [_Work(holder, f"twin-{number}", expected_next_index=0) for _ in range(2)]

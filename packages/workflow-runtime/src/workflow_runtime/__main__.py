@@ -1,4 +1,4 @@
-"""`python -m workflow_runtime`: sweep once, or work until told to stop, from the command line."""
+"""`python -m workflow_runtime`: sweep once, or work until asked to stop, from the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .sweep import SweepReport
 _FAILED = 1
 _MISUSED = 2
 _CLOSE_S = 4.0
-"""How long the program may take to close what it has opened after it was told to stop and has drained."""
+"""The longest that the program takes to close what it has opened, after the drain."""
 
 
 def main(arguments: list[str] | None = None) -> int:

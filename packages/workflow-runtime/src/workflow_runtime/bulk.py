@@ -1,4 +1,4 @@
-"""What operators say to many runs at once: by filter, in bounded batches, with progress."""
+"""Calls of operators for many runs at once: by filter, in bounded batches, with progress."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RunFilters(TypedDict, total=False):
     queues: Sequence[str]
     run_id_prefix: str
     created_from: datetime
-    """At or after this moment (an aware datetime)."""
+    """The earliest time of creation (an aware datetime); included."""
     created_before: datetime
 
 
@@ -87,11 +87,11 @@ class RunsInBulk(ABC):
         on_progress: Progress | None = None,
         **filters: Unpack[RunFilters],
     ) -> BulkReport:
-        """Requeue runs that ended wrongly, as `retry_run` does: `errored` and `dead` ones unless told otherwise.
+        """Requeue runs that ended wrongly, as `retry_run` does: `errored` and `dead` ones by default.
 
         Args:
             limit: At most so many runs.
-            reason: For whoever looks at their histories later.
+            reason: Recorded with each run; for people.
             on_progress: Awaited after each batch, with what has been done so far.
             **filters: Which runs; see `RunFilters`. `statuses` may name `aborted` too.
         """
@@ -108,11 +108,11 @@ class RunsInBulk(ABC):
         on_progress: Progress | None = None,
         **filters: Unpack[RunFilters],
     ) -> BulkReport:
-        """Ask runs to end, as `cancel_run` does: those that have not ended unless told otherwise.
+        """Ask runs to end, as `cancel_run` does: by default those that have not ended.
 
         Args:
             limit: At most so many runs.
-            reason: For whoever looks at them later.
+            reason: Recorded with each run; for people.
             on_progress: Awaited after each batch, with what has been done so far.
             **filters: Which runs; see `RunFilters`.
         """
@@ -127,11 +127,11 @@ class RunsInBulk(ABC):
         on_progress: Progress | None = None,
         **filters: Unpack[RunFilters],
     ) -> BulkReport:
-        """End runs at once, as `terminate_run` does: those that have not ended unless told otherwise.
+        """End runs at once, as `terminate_run` does: by default those that have not ended.
 
         Args:
             limit: At most so many runs.
-            reason: For whoever looks at them later.
+            reason: Recorded with each run; for people.
             on_progress: Awaited after each batch, with what has been done so far.
             **filters: Which runs; see `RunFilters`. `statuses` may name `dead` too.
         """

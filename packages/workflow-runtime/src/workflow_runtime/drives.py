@@ -21,7 +21,7 @@ _HAND_OVER_SHARE = 0.2
 _LEAST_HAND_OVER_S = 0.5
 """A stop may take this long though its caller gave it less: without it no run would ever be handed over."""
 _GIVEN_UP_S = 1.0
-"""The last part of that: whoever is not ready is cancelled, and may say good-bye."""
+"""The last part of that: what is not ready is cancelled, and may clean up."""
 _GIVEN_UP_SHARE = 0.25
 _NAMED = 10
 
@@ -30,7 +30,7 @@ class Drives:
     """The drivers that are at work for one call of `work`, `sweep` or `run_here`.
 
     Args:
-        on_stop: Called when they are told to stop.
+        on_stop: Called when they are asked to stop.
     """
 
     def __init__(self, on_stop: Callable[[], None] = lambda: None) -> None:
@@ -42,7 +42,7 @@ class Drives:
         self._drivers: set[Driver] = set()
 
     def add(self, driver: Driver) -> None:
-        """Begin to drive a run; it hears of a stop that came before."""
+        """Begin to drive a run. A stop that came before holds for it too."""
         self._drivers.add(driver)
         if self.stopping:
             driver.stop(cancel_steps=self.hurried.is_set())
@@ -74,14 +74,14 @@ class Drives:
 async def see_through(
     work: Coroutine[Any, Any, T], drives: Drives, *, stop: asyncio.Event | None = None, within_s: float = _HAND_OVER_S
 ) -> T | None:
-    """Run a call to its end; when it is told to stop, or is cancelled, have it hand over what it drives.
+    """Run a call to its end; when it is asked to stop, or is cancelled, have it hand over what it drives.
 
     Whatever the work waits for then (a step, a store that does not answer), this returns in time.
 
     Args:
-        work: The work. It ends by itself soon after `drives` were told to stop.
+        work: The work. It ends by itself soon after `drives` were asked to stop.
         drives: What it drives.
-        stop: Set by whoever wants it to stop.
+        stop: Set to make it stop.
         within_s: How long a stop may take in all, in seconds. A cancelled call takes no longer than 5 either.
 
     Returns:
@@ -110,7 +110,7 @@ async def _drain(working: asyncio.Task[T], drives: Drives, within_s: float) -> b
 
 
 async def _end(working: asyncio.Task[T], drives: Drives, within_s: float) -> bool:
-    """Cancel the steps that run and have the runs handed over; then give up, and tell so."""
+    """Cancel the steps that run and have the runs handed over; then give up, with a warning."""
     if working.done():
         return False
     drives.stop(hurry=True)

@@ -14,7 +14,7 @@ WorkflowError
 |- ScheduleNotFoundError         there is no such schedule                             -> check the id
 |- OutcomeError                  the answer to a call says that it changed nothing     -> read its `kind`
 |- RunConflictError              the run id is taken by another workflow or input      -> choose another id
-|- ScheduleConflictError         others change the schedule all the time               -> repeat it later
+|- ScheduleConflictError         the schedule is being modified concurrently -> repeat it later
 |- StoreError                    `retryable` says whether the same call may be repeated
 |  |- StoreUnavailableError      the database is away, busy, restarting or full        -> repeat it later
 |  |- StoreOperationError        the database refused the operation                    -> read the cause
@@ -221,11 +221,11 @@ class RunConflictError(WorkflowError):
 
 
 class ScheduleConflictError(WorkflowError):
-    """Others changed or fired the schedule each time that this call was about to. Repeat it later."""
+    """The schedule was changed or fired by others before each of this call's tries. Repeat it later."""
 
     def __init__(self, schedule_id: str) -> None:
         self.schedule_id = schedule_id
-        super().__init__(f"schedule {schedule_id!r} is being changed by others all the time")
+        super().__init__(f"schedule {schedule_id!r} is being modified concurrently: gave up after several tries")
 
 
 class StoreError(WorkflowError):
@@ -355,7 +355,7 @@ class ForeignTablesError(SchemaError):
 
 
 class ExecutionError(WorkflowError):
-    """Something went wrong inside one run, or is told about one."""
+    """Something went wrong inside one run, or in a call about one."""
 
 
 class StepFailedError(ExecutionError):
@@ -474,11 +474,11 @@ class ResultTimeoutError(ExecutionError, TimeoutError):
         self.status = status
         """`None` when the run could not be read in that time."""
         self.since = since
-        """When the run was last changed, other than by a heartbeat."""
+        """Time of the run's last change other than a heartbeat."""
         self.waits_for = waits_for
-        """What it waits for, in words."""
+        """Description of what the run waits for."""
         self.held_by = held_by
-        """Which worker drives it."""
+        """Worker that drives the run."""
         super().__init__(f"run {run_id!r} has not ended within {timeout_s:g} s{self._where()}")
 
     def _where(self) -> str:

@@ -1,4 +1,4 @@
-"""What user code raises, looked at without trusting it: it ends the attempt or the run that it comes from."""
+"""Exceptions of user code, handled without trusting them: each ends the attempt or the run that it comes from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 class EscapedError(Exception):
-    """Carries what a step raised where a future, a coroutine or a store's transaction could not carry it as it is.
+    """A carrier of what a step raised where a future, a coroutine or a store's transaction could not carry it as it is.
 
     `StopIteration` cannot leave a coroutine, `SystemExit` would end the event loop, `GeneratorExit` would look like
     the end of a generator on the way.

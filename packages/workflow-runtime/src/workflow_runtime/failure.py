@@ -18,15 +18,15 @@ class Failure(Value):
     """The name of its class."""
     message: str
     notes: tuple[str, ...] = ()
-    """What was added to it by `add_note`."""
+    """Notes added to it by `add_note`."""
     traceback: str = ""
-    """Where it was raised, the innermost call last."""
+    """Traceback, the innermost call last."""
     cause: Failure | None = None
-    """What it was raised from, or else while what was being handled."""
+    """Failure from which it was raised, or else during whose handling."""
     members: tuple[Failure, ...] = ()
-    """What an exception group holds."""
+    """Failures in an exception group."""
     omitted: int = 0
-    """How many causes and members of this error were left out."""
+    """Number of causes and members of this error that were left out."""
 
     @property
     def is_bare(self) -> bool:

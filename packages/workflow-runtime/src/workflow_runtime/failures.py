@@ -18,7 +18,7 @@ from .payloads import JsonText, encode_json
 __all__ = ["MAX_FAILURE_BYTES", "failure_of", "read_failure", "write_failure"]
 
 MAX_FAILURE_BYTES = 16_000
-"""What a recorded error takes at most, as JSON, beside the facts that are written with it."""
+"""The most bytes that a recorded error takes as JSON, besides the facts that are written with it."""
 
 _MAX_CHARACTERS = 8_000
 _MAX_NAME = 200
@@ -38,7 +38,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 class _Taker:
-    """Walks over causes and members, each of them once, and not for ever."""
+    """A walk over causes and members, each of them once, and bounded."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
@@ -88,7 +88,7 @@ def _frames(traceback: TracebackType | None) -> str:
     while traceback is not None:
         frames.append((traceback.tb_frame, traceback.tb_lineno))
         traceback = traceback.tb_next
-    # How the engine came to call the user's code tells nothing.
+    # How the engine came to call the user's code explains nothing.
     users = next((i for i, (frame, _) in enumerate(frames) if not _is_ours(frame)), 0)
     frames = frames[users:]
     left_out = max(0, len(frames) - _FIRST_FRAMES - _LAST_FRAMES)

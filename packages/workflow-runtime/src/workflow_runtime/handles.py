@@ -40,7 +40,7 @@ else:
 
 @outside_handlers
 class RunHandle(Generic[OutputT_co]):
-    """Refers to one run, whose result is of the type `OutputT_co`.
+    """A reference to one run, whose result is of the type `OutputT_co`.
 
     Made by `WorkflowRuntime.start_run` and `WorkflowRuntime.attach`.
     """
@@ -72,7 +72,7 @@ class RunHandle(Generic[OutputT_co]):
 
         Raises:
             RunNotFoundError: It was deleted or pruned, or never was.
-            RunConflictError: It is a run of another workflow than `attach` was told.
+            RunConflictError: It is a run of another workflow than the one given to `attach`.
         """
         run = await self._store.load_run(run_id=self.run_id)
         if run is None:

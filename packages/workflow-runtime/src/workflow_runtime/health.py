@@ -1,4 +1,4 @@
-"""How a worker is, for probes."""
+"""The health of a worker, for probes."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class WorkerHealth:
     """The health of a runtime's worker. All times are the store's, as aware datetimes in UTC."""
 
     working_since: datetime | None
-    """When it began to work; `None` while none works."""
+    """Time at which the worker began; `None` while none works."""
     last_look: datetime | None
-    """When it last looked for work and was answered. An idle worker that is told of work looks every 30 seconds."""
+    """Time of the last successful look for work. An idle worker that is notified of new work looks every 30 seconds."""
     driving: int
-    """How many runs are being driven here, by sweeps and `run_here` too."""
+    """Number of runs that are being driven here, by sweeps and `run_here` too."""
     store_reachable: bool
     """True if the last look was answered."""
     last_error: str | None
-    """What went wrong when the store was last asked for work in vain, in one line; kept after it passed."""
+    """Last error of asking the store for work, in one line; kept after it has passed."""
     draining: bool
-    """True if it was told to stop."""
+    """True if it was asked to stop."""
 
     @property
     def ready(self) -> bool:
-        """True if it takes work: it works, the store answers, and nobody has told it to stop."""
+        """True if it takes work: it works, the store answers, and nobody has asked it to stop."""
         return self.working_since is not None and self.store_reachable and not self.draining
 
 

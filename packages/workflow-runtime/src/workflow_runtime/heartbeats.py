@@ -23,7 +23,7 @@ logger = get_logger("workflow_runtime")
 
 _PATS_PER_LEASE = 6
 _END_S = 5.0
-"""How long a connection may take to close, when the server does not answer."""
+"""The longest that a connection takes to close when the server does not answer."""
 
 
 class RenewableLease(Protocol):
@@ -82,7 +82,7 @@ class _Entry:
 
 
 class HeartbeatThread:
-    """Renews the leases that it is given, for as long as their event loops are not blocked for too long.
+    """A thread that renews leases, for as long as their event loops are not blocked for too long.
 
     The thread lives while there are leases, and opens its connection when the first one is due: runs that are
     shorter than a third of a lease cost nothing but the start of a thread.
@@ -109,11 +109,11 @@ class HeartbeatThread:
         self._changed = threading.Condition()
         self._entries: set[_Entry] = set()
         self._thread: threading.Thread | None = None
-        """Who looks after the leases; `None` when there are none."""
+        """Thread that renews the leases; `None` when there are none."""
         self._latest: threading.Thread | None = None
         """The last one that was started: it may still be closing its connection."""
         self._renewals: _Renewals | None = None
-        """What it renews with."""
+        """Renewals that run on the thread."""
 
     @contextmanager
     def keep(self, lease: RenewableLease) -> Iterator[None]:
@@ -147,7 +147,7 @@ class HeartbeatThread:
         if self._renewals is not None:
             self._renewals.cut_short()
         thread, end = self._latest, time.monotonic() + _END_S
-        while thread is not None and thread.is_alive() and time.monotonic() < end:  # noqa: ASYNC110  # it tells no Event
+        while thread is not None and thread.is_alive() and time.monotonic() < end:  # noqa: ASYNC110  # no Event is set at its end
             await asyncio.sleep(0.001)
 
     # On the thread.
@@ -207,7 +207,7 @@ class _Renewals:
         self._renewer: LeaseRenewer | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        """What was silent, and is being closed beside its successor."""
+        """Connections that fell silent, and are being closed beside their successors."""
 
     def __enter__(self) -> _Renewals:
         return self
@@ -262,7 +262,7 @@ class _Renewals:
             logger.warning("heartbeats failed: no answer within %.1f s; they get another connection", patience_s)
             self._replace()
         except Exception as error:  # noqa: BLE001  # whatever it is, the thread must live on
-            # Not lost yet: an expired holder whom nobody replaced may go on. The next beat tells.
+            # Not lost yet: an expired holder whom nobody replaced may go on. The next beat shows it.
             logger.warning("heartbeats failed: %s", one_line(error))
         finally:
             self._renewing = None

@@ -1,4 +1,4 @@
-"""For hosts that are woken up now and then: serverless cron, scheduled functions, a cron command."""
+"""Sweeps under hosts that call now and then: serverless cron, scheduled functions, a cron command."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ RuntimeSource: TypeAlias = WorkflowRuntime | Callable[[], AbstractAsyncContextMa
 
 
 _KEPT_BACK = timedelta(seconds=10)
-"""Of the time that a host leaves, for handing over: a fifth, but not more than this."""
+"""The most time that is kept back for handing runs over; a fifth of what the host leaves where that is less."""
 _SHARE_KEPT_BACK = 0.2
 _SHARE_OF_DRAIN = 0.8
-"""What remains of that is for closing the store."""
+"""Share of the time kept back that the drain gets. The rest is for closing the store."""
 
 _ASKED = ("get_remaining_time_in_millis", "getRemainingTimeInMilliSeconds")
-"""How AWS Lambda's context is asked, and those made after it (Yandex, OpenWhisk); how Huawei's FunctionGraph's is."""
+"""Methods that return the time left: of AWS Lambda's context and those made after it (Yandex, OpenWhisk); of Huawei's
+FunctionGraph.
+"""
 
 
 def time_left(*event: object, **context: object) -> timedelta | None:
@@ -56,8 +58,8 @@ def sweep_handler(
 ) -> Callable[..., Coroutine[Any, Any, dict[str, Any]]]:
     """Make the function that a host calls each time its cron fires.
 
-    A call keeps to the time that its host has left for it, where the host tells: in the last fifth of it (10 seconds
-    at most) the runs are handed over, and steps that still run are cancelled. SIGTERM and SIGINT are heard as by
+    A call keeps to the time that its host has left for it, where the host says how much: in the last fifth of it
+    (10 seconds at most) the runs are handed over, and steps that still run are cancelled. SIGTERM and SIGINT work as in
     `WorkflowRuntime.work`, and say that the deadline is now.
 
     Args:

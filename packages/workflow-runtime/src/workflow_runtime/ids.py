@@ -1,4 +1,4 @@
-"""What an id may look like, and where fresh random ones come from."""
+"""The check of ids, and the source of random ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps the code of a handler away from what lives outside of it: the runtime, stores, and clients of the application.
+"""The isolation of a handler's code from the runtime, stores, and clients of the application.
 
 A handler is run again in every replay, so what it did there would be done again. And whatever belongs to the
 application's event loop (a pool, a connection, a lock) breaks when it is used on another one, often late and somewhere
@@ -34,7 +34,7 @@ ClassT = TypeVar("ClassT", bound=type)
 
 
 class LoopOfHandler(asyncio.AbstractEventLoop):
-    """Marks the event loops that handlers run on."""
+    """The mark of event loops that handlers run on."""
 
 
 def refused(what: str, instead: str = "") -> ConfigurationError:
@@ -119,7 +119,7 @@ def _refusing_generator(name: str, method: Callable[..., Any]) -> Callable[..., 
 
 
 class Fence:
-    """Refuses what the code of a handler asks of the application's event loop, for as long as the block lasts.
+    """A block in which the application's event loop refuses what the code of a handler asks of it.
 
     A client that was made on that loop (a pool of asyncpg, say) asks the loop itself for a future or a timer, also when
     another loop is running, and sends its request before it finds out. So the loop is borrowed for the time of one
@@ -161,7 +161,7 @@ _COVERED = (
     "sock_sendall",
     "sock_sendto",
 )
-"""What does something before it makes a future, or without making one."""
+"""Methods that have an effect before they make a future, or without making one."""
 
 
 def _cover(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,7 +186,7 @@ def _cover_of_futures(loop: asyncio.AbstractEventLoop) -> Callable[[], bool]:
     def call() -> bool:
         if isinstance(_get_running_loop(), LoopOfHandler):
             frame = sys._getframe(1)  # noqa: SLF001
-            # Handles are made by everything that tells the application something, such as setting one of its events.
+            # Handles are made by everything that calls back into the application, such as setting one of its events.
             if frame.f_code not in _CODE_OF_HANDLES:
                 _refuse(frame)
         return get_debug()

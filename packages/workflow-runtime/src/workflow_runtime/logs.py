@@ -1,4 +1,4 @@
-"""What the log may hold of what comes from outside: nothing that looks like a line of its own, or drives a terminal.
+"""Log lines with text from outside: nothing of it looks like a line of its own, or drives a terminal.
 
 The rule for every call of a logger here: ids go in with `%r`, anything else that is text with `%s` and `one_line`, and
 a stack with `indented`. A traceback is indented as a whole by a filter, because the texts of its exceptions are

@@ -1,4 +1,4 @@
-"""What to write instead, where a program hands over the wrong thing in one of the usual ways."""
+"""Errors for the usual mistakes of a caller, with what to write instead."""
 
 from __future__ import annotations
 

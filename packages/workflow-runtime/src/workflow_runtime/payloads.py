@@ -98,7 +98,7 @@ _STRICT = json.JSONDecoder(parse_constant=_no_constant)
 
 
 class _UncarriableError(Exception):
-    """Collects the path on its way up, so that values which can be carried cost nothing for it."""
+    """An error that collects the path on its way up, so that values which can be carried cost nothing for it."""
 
     def __init__(self, problem: str) -> None:
         self.problem = problem
@@ -217,7 +217,7 @@ def exact_codec(codec: PayloadCodec | None) -> ExactCodec:
 
 
 class _CheckedCodec:
-    """Makes JSON text in ASCII of whatever a user's codec wrote, or says what is wrong with it."""
+    """A user's codec, made to write JSON text in ASCII; an error says what is wrong with what it wrote."""
 
     def __init__(self, codec: PayloadCodec) -> None:
         self._codec = codec

@@ -1,4 +1,4 @@
-"""What a worker tells the log of its own accord: that it starts, what it waits for, and each minute how it goes."""
+"""A worker's own lines in the log: that it starts, what it waits for, and each minute its progress."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def log_start(
 
 
 class Progress:
-    """Compares a worker's report with what it was a minute ago, and says so.
+    """A worker's progress: its report compared with that of a minute ago, in the log.
 
     Args:
         report: Of the worker; it grows.
         clock: The runtime's.
-        driving: Tells how many runs are being driven.
+        driving: Returns the number of runs that are being driven.
     """
 
     def __init__(self, report: SweepReport, *, clock: Clock, driving: Callable[[], int]) -> None:

@@ -1,4 +1,4 @@
-"""When a failed step is tried again."""
+"""Retry policies of steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program says to its runs: start them, deliver to them, end them, try them again."""
+"""The calls of a program about its runs: start them, deliver to them, end them, try them again."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ class RunClient(RunsInBulk):
 
         Args:
             run_id: Which run.
-            reason: For whoever looks at it later.
+            reason: Recorded with the run; for people.
             wait: Return when the run has ended, or after this real time with where it stands then. A request that was
                 made before is waited for too, and answered as `requested`.
         """
@@ -280,7 +280,7 @@ class RunClient(RunsInBulk):
 
         Args:
             run_id: Which run.
-            reason: For whoever looks at it later.
+            reason: Recorded with the run; for people.
         """
         answer = await self._store.terminate_run(
             run_id=check_id("run_id", run_id),
@@ -305,7 +305,7 @@ class RunClient(RunsInBulk):
 
         Args:
             run_id: Which run; one that is `errored` or `dead`. It stays on its version: mend the handler of that one.
-            reason: For whoever looks at the run's history later.
+            reason: Recorded with the run; for people.
             even_aborted: Also one that was cancelled or terminated. It is no longer asked to end.
         """
         statuses = (RunStatus.ERRORED, RunStatus.DEAD, *((RunStatus.ABORTED,) if even_aborted else ()))

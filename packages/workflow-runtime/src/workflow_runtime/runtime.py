@@ -65,7 +65,7 @@ __all__ = ["DRAIN_TIMEOUT", "WorkflowRuntime"]
 logger = get_logger("workflow_runtime")
 
 DRAIN_TIMEOUT = timedelta(seconds=25)
-"""How long a stop may take: with some seconds to spare less than the 30 after which Kubernetes kills."""
+"""The longest that a stop takes: some seconds less than the 30 after which Kubernetes kills."""
 
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
@@ -73,7 +73,7 @@ OutputT = TypeVar("OutputT")
 
 @outside_handlers
 class WorkflowRuntime(RunClient):
-    """Runs workflows on a store.
+    """A runtime of workflows on a store.
 
     Any number of runtimes, in any number of processes, may share one store. A process that only starts runs and
     delivers signals needs no worker; somewhere `work()` (a long-lived loop) or `sweep()` (one bounded pass, for
@@ -325,7 +325,7 @@ class WorkflowRuntime(RunClient):
         handle_signals: bool = True,
         stop: asyncio.Event | None = None,
     ) -> SweepReport:
-        """Work until told to stop: claim what is due, drive it, wait for more.
+        """Work until asked to stop: claim what is due, drive it, wait for more.
 
         On SIGTERM or SIGINT (or when `stop` is set) it drains: it claims nothing more, lets the steps that are
         running end, and hands the runs over to other workers at once. A second signal cuts that short, a third one
@@ -335,7 +335,7 @@ class WorkflowRuntime(RunClient):
         Args:
             concurrency: Drive at most so many runs at once.
             poll_interval: Look for work at least this often; due times that are known are kept to anyway. By default
-                every second, or every 30 seconds while the store tells of new work.
+                every second, or every 30 seconds while the store notifies of new work.
             drain_timeout: How long a stop may take in all, whatever a step or the store does. Steps have time to end
                 until the last fifth of it, 5 seconds at most; then they are cancelled, and run again elsewhere. A plain
                 function cannot be cancelled: a run whose function outlives the stop is not handed over, its lease runs
@@ -410,7 +410,7 @@ class WorkflowRuntime(RunClient):
         await sweep.run(limit=limit, deadline=deadline, concurrency=concurrency)
 
     def _plan(self, meter: QueryMeter, costs: QueryCosts) -> SweepPlan:
-        # Now and then, so that a run which takes all that a sweep can give gets on, whoever waits beside it.
+        # Now and then, so that a run which takes all that a sweep can give gets on, though others wait beside it.
         return SweepPlan(meter, costs, one_first=self._rng.random() < _ONE_FIRST)
 
     async def _work(
@@ -578,7 +578,7 @@ _LEASE_KEPT_BY_A_THREAD = timedelta(seconds=10)
 _LEASE_KEPT_BY_THE_LOOP = timedelta(seconds=30)
 """A step that blocks the event loop for less than 20 s loses nothing."""
 _ONE_FIRST = 0.25
-"""In which part of the sweeps with few queries the first run is driven alone."""
+"""Share of the sweeps with few queries in which the first run is driven alone."""
 
 
 def _checked_queues(queues: Sequence[str]) -> tuple[str, ...]:

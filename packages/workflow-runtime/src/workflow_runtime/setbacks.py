@@ -1,4 +1,4 @@
-"""How a worker sits out what goes wrong: with growing pauses, a bound, and jitter."""
+"""The pauses of a worker while something fails: growing, bounded, with jitter."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ logger = get_logger("workflow_runtime")
 
 _FIRST_MS = 1_000
 _LONGEST_AWAY_MS = 5_000
-"""Between two looks while the store is away: it may be back any moment."""
+"""The longest pause between two looks while the store is away: it may be back any moment."""
 _LONGEST_REFUSED_MS = 30_000
-"""Between two looks while the store refuses them: somebody has to mend it."""
+"""The longest pause between two looks while the store refuses them: somebody has to mend it."""
 
 _SOON_MS = 30_000
-"""What passes by itself passes within this time, as a rule; then somebody should know."""
+"""Time within which a passing trouble passes, as a rule. After it somebody should know."""
 
 
 class Setbacks:
@@ -45,7 +45,7 @@ class Setbacks:
         return self._count > 0
 
     def met(self, error: Exception) -> int:
-        """Note a failure, say so in the log, and tell until when to rest."""
+        """Note a failure, log it, and return until when to rest."""
         now_ms = self._clock.now_ms()
         if not self._count:
             self._since_ms = now_ms

@@ -19,7 +19,7 @@ logger = get_logger("workflow_runtime")
 
 _HEARD = (signal.SIGTERM, signal.SIGINT)
 _ONES_HEARD = 2
-"""One asks for a stop, the next one for haste. Whoever sends more wants what the signal does without us."""
+"""One asks for a stop, the next one for haste. A third means what the signal does without us."""
 
 
 @contextmanager
@@ -27,9 +27,9 @@ def hear_stop_signals(received: Callable[[], None]) -> Iterator[None]:
     """Call a function on SIGTERM and SIGINT while the block lasts, unless the program has a handler of its own.
 
     What is no program's own is Python's default and the handler with which `asyncio.run` turns Ctrl-C into a
-    cancellation. Everything else stays as it is: whoever handles a signal decides what it stops.
+    cancellation. Everything else stays as it is: the handler of a signal decides what it stops.
 
-    Signals belong to the main thread; elsewhere nothing is heard.
+    Signals belong to the main thread; elsewhere none arrives.
 
     Args:
         received: Called on the running event loop for the first and for the second signal. The third one does what it
@@ -74,7 +74,7 @@ class _Borrowed:
             tell()
 
     def leave(self, tell: Callable[[], None]) -> None:
-        """Stop telling somebody; the last one who leaves gives the signal back, unless it was taken from us."""
+        """Remove a listener; after the last one the signal gets its former handler back, unless another was set."""
         self.listeners.remove(tell)
         if self.listeners:
             return

@@ -14,7 +14,8 @@ __all__ = ["failure_level", "may_pass", "until_answered"]
 T = TypeVar("T")
 
 _RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Between the tries of one call. After the last one it is given up, unless whoever calls has more patience."""
+"""Pauses between the tries of one call. After the last one the call is given up, unless its caller has more patience.
+"""
 
 
 def may_pass(error: BaseException) -> bool:

@@ -56,7 +56,7 @@ class SweepReport:
     outcomes: Counter[str] = field(default_factory=Counter)
     """Drives by outcome: `finished`, `errored`, `aborted`, `paused`, `queued`, `released`, `lost`."""
     failed: int = 0
-    """How many drives failed."""
+    """Number of drives that failed."""
     failures: deque[RunFailure] = field(default_factory=lambda: deque(maxlen=_KEPT))
     """Runs that could not be driven; the last 1,000 of them."""
     corrupt: deque[CorruptRecordError] = field(default_factory=lambda: deque(maxlen=_KEPT))
@@ -73,7 +73,7 @@ class SweepReport:
     missed: set[str] = field(default_factory=set)
     """Schedules of which ticks were missed: there was nobody to fire them in time."""
     claim_failures: deque[Exception] = field(default_factory=lambda: deque(maxlen=_KEPT))
-    """Why something could not be claimed, where there was something else to do; the last 1,000."""
+    """Reasons why something could not be claimed while there was other work; the last 1,000."""
     unclaimable: set[str] = field(default_factory=set)
     """Schedules with a tick waiting whose workflow this process does not know; some of them."""
     not_materialized: dict[str, str] = field(default_factory=dict)
@@ -84,17 +84,21 @@ class SweepReport:
     or version, or does not serve their queue. Some of them, as of the last look: a worker has its first after a minute
     and then one each ten minutes, and a sweep without a limit of queries looks at its end."""
     next_due_ms: int | None = None
-    """When there will be work again, as far as is known; milliseconds since the Unix epoch. Not later than the
-    present when more is waiting already."""
+    """Time of the next known work; milliseconds since the Unix epoch. Not later than the present when more is waiting
+    already.
+    """
     oldest_due_ms: int | None = None
     """Since when, or from when on, the next run can be claimed, as of the last look that had room for one."""
     next_lease_end_ms: int | None = None
-    """When the first lease ends that somebody else has on a run which this process could drive, as of the last look."""
+    """Time at which the first lease of others ends on a run that this process could drive, as of the last look."""
     queries: int | None = None
-    """What was sent to the database, each statement counted; `None` where the store does not count
-    (`capabilities.metered`). Heartbeats from a thread are left out."""
+    """Number of statements sent to the database; `None` where the store does not count (`capabilities.metered`).
+    Heartbeats from a thread are left out.
+    """
     rows_read: int | None = None
-    """As far as the database tells, like `rows_written`; `None` where the store does not count."""
+    """Number of rows read, as far as the database tells; `None` where the store does not count. The same for
+    `rows_written`.
+    """
     rows_written: int | None = None
 
     def count(self, meter: QueryMeter) -> None:
@@ -113,8 +117,9 @@ class SweepReport:
 
 
 class Claimer:
-    """Fires ticks, then claims runs from three sources, beginning with another one each time: none starves the others.
+    """The claims of one worker: ticks, then runs from three sources.
 
+    The claims of runs begin with another source each time, so that none starves the others.
     Ticks come first, so that a run which one of them starts is claimed in the same go.
     """
 
@@ -205,7 +210,7 @@ class Claimer:
             return
         try:
             report.unserved = await self._unserved.look()
-        except Exception as error:  # noqa: BLE001  # told, and tried again in its time
+        except Exception as error:  # noqa: BLE001  # reported, and tried again in its time
             logger.warning("cannot look for runs that wait for other workers: %s", one_line(error))
 
     async def claim_told(self, limit: int, report: SweepReport) -> tuple[list[ClaimedRun], int | None]:
@@ -270,7 +275,7 @@ class Claimer:
             report.corrupt.append(error)
             return None
         except StoreError as error:
-            # Whether the store is away, the claims of runs will tell. What worked before must not hold them up.
+            # The claims of runs will show whether the store is away. What worked before must not hold them up.
             if not (error.retryable or self._ticks_worked):
                 raise
             level = logging.WARNING if error.retryable else logging.ERROR

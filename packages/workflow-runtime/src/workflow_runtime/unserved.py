@@ -39,7 +39,7 @@ class UnservedRuns:
 
 
 class UnservedWatch:
-    """Looks now and then for runs that no worker of this runtime takes, and says so in the log.
+    """A regular look for runs that no worker of this runtime takes, reported in the log.
 
     Of queued runs it looks through the first 100 that have waited for a minute, in the order of claims: where more than
     that wait for this very runtime, others are found when it has caught up.

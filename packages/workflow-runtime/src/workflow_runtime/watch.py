@@ -86,9 +86,9 @@ class _Loop:
         self.turn: WatchedDrive | None = None
         """Whose handler is running at this moment."""
         self.asked_at: float | None = None
-        """When it was asked for a sign of life that it has not given yet."""
+        """Time at which it was asked for a sign of life that it has not given yet."""
         self.blamed: str | None = None
-        """Which step was reported since."""
+        """Step that was reported since."""
 
     def ask(self) -> None:
         """Ask for a sign of life."""
@@ -121,7 +121,7 @@ class _Loop:
 
 
 class LoopWatch:
-    """Watches the event loops on which a runtime drives runs.
+    """A watch on the event loops on which a runtime drives runs.
 
     Args:
         after_s: Warns of whatever blocks for longer.

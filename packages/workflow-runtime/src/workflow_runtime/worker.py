@@ -25,30 +25,30 @@ logger = get_logger("workflow_runtime")
 
 _POLL_MS = 1_000
 _LIVE_POLL_MS = 30_000
-"""While the store tells of work, polls only find what a lost notice would have told."""
+"""While the store notifies of work, polls only find what lost notices were about."""
 _TICKS = 100
-"""So many ticks are fired in one turn; then the runs have theirs."""
+"""The most ticks that are fired in one turn; then the runs have theirs."""
 _CLOCK_MS = 90_000
 """Heartbeats correct the clock, and a worker without long steps sends none. A monotonic clock drifts, and may stand
 still while the machine sleeps."""
 _CUT_S = 5.0
-"""How long the runs may take to be handed over when the worker fails."""
+"""The longest that the runs take to be handed over when the worker fails."""
 _FIRST_PATIENCE_S = 0.001
 _LAST_PATIENCE_S = 0.01
 
 
 class NotListening:
-    """Stands in where the store tells of nothing."""
+    """Stands in for a store without notices."""
 
     live = False
 
 
 class Polling:
-    """The intervals at which a worker looks when nothing tells it to.
+    """The intervals at which a worker looks without a notice.
 
     Args:
         interval: What the user chose, if anything.
-        listening: Whether the store tells of work.
+        listening: True if the store notifies of work.
     """
 
     def __init__(self, interval: timedelta | None, listening: Listening) -> None:
@@ -67,7 +67,7 @@ class Polling:
 
 
 class WakeUp:
-    """A worker's wake-up: to look at everything, or only for the run that a notice told of."""
+    """A worker's wake-up: to look at everything, or only for the run of a notice."""
 
     def __init__(self) -> None:
         self.event: asyncio.Event = asyncio.Event()
@@ -79,7 +79,7 @@ class WakeUp:
         self.event.set()
 
     def look_for_runs(self) -> None:
-        """Have the worker look for queued runs and due timers. All workers of the store hear of them at once."""
+        """Have the worker look for queued runs and due timers. All workers of the store are notified at once."""
         self.event.set()
 
     @property
@@ -88,7 +88,7 @@ class WakeUp:
         return self.event.is_set() and not self._everything
 
     def take(self) -> bool:
-        """Begin to look; tell whether at everything."""
+        """Clear the wake-up; return True if everything must be looked at."""
         everything, self._everything = self._everything, False
         self.event.clear()
         return everything
@@ -117,7 +117,7 @@ class Patience:
 
 
 class Worker:
-    """Claims as much as it has room for, drives it, and waits for more."""
+    """A loop that claims as many runs as it has room for, drives them, and waits for more."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Worker:
         self._pulse = Pulse(clock)
         self._lease_ms = lease_ms
         self._look_at_all_ms = 0
-        """When everything must be looked at again, however many notices come before."""
+        """Time at which everything is looked at again, however many notices come before."""
         self._report = report
         self._driving: set[asyncio.Task[None]] = set()
         self._progress = Progress(self._report, clock=clock, driving=lambda: len(self._driving))
@@ -163,7 +163,7 @@ class Worker:
         return self._pulse.health(driving=driving, draining=self._drives.stopping)
 
     async def work(self) -> None:
-        """Work until the drives are told to stop, then until the last one has ended."""
+        """Work until the drives are asked to stop, then until the last one has ended."""
         telling = asyncio.create_task(self._progress.tell())
         try:
             while not self._drives.stopping:
@@ -238,7 +238,7 @@ class Worker:
         return self._look_at_all_ms
 
     async def _look_for_runs(self) -> int:
-        """Claim the run that a notice told of, unless others were sooner, and any that comes with it."""
+        """Claim the run of a notice, unless others were sooner, and any that comes with it."""
         now_ms = self._clock.now_ms()
         room = self._room()
         claims, due_ms = await self._claimer.claim_told(room, self._report)
@@ -248,7 +248,7 @@ class Worker:
         if claims and due_ms is not None and due_ms <= now_ms:
             self._look_at_all_ms = now_ms
         else:
-            # Whoever was sooner may die: then the run's lease is over by then.
+            # The worker that was sooner may die: then the run's lease is over by then.
             soon_ms = now_ms + max(_POLL_MS, self._lease_ms)
             self._look_at_all_ms = min(self._look_at_all_ms, soon_ms, self._next_look_ms(now_ms, due_ms))
         return self._look_at_all_ms

@@ -5,7 +5,7 @@ object inside a wrapper of Cloudflare's SDK, which converts what goes in and com
 the bare object is used, for the conversions cost more than the calls.
 
 One call is one promise. A task that is cancelled while it waits for it leaves nothing half done: the batch is done as
-a whole or not at all, and nobody hears of it. How long a promise may take is bounded by Cloudflare: a query ends after
+a whole or not at all, and nobody learns of it. How long a promise may take is bounded by Cloudflare: a query ends after
 30 seconds, and an invocation whose promise never settles is ended. A timer of our own for each call would outlive the
 invocation, because Pyodide's event loop cannot take one back.
 """

@@ -1,4 +1,4 @@
-"""What operators say to runs, any number of them in one batch."""
+"""Calls of operators for runs, any number of them in one batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Answer: TypeAlias = Callable[[RowReader, str, Row], A]
 
 
 class Bulk(StoreRole):
-    """Keeps `BulkStore`, and `retry_run`."""
+    """The role `BulkStore`, and `retry_run`."""
 
     @checked
     async def retry_run(
@@ -128,7 +128,7 @@ class Bulk(StoreRole):
         *,
         recognised: bool,
     ) -> dict[str, A | NotFound]:
-        """Run a batch that begins by reading the heads as they were, which tells what became of each run."""
+        """Run a batch that begins by reading the heads as they were, which shows what became of each run."""
         before, *_ = await self._session.batch(statements, recognised=recognised)
         answers: dict[str, A | NotFound] = {run_id: NotFound() for run_id in run_ids}
         for row in before:

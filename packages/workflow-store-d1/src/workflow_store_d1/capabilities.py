@@ -1,4 +1,4 @@
-"""What the store declares about itself."""
+"""The store's declaration about itself."""
 
 from __future__ import annotations
 

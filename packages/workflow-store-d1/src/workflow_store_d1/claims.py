@@ -1,4 +1,4 @@
-"""What a claim brings along, read in the same batch that takes the runs."""
+"""The facts that a claim returns, read in the same batch that takes the runs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Claim:
         Args:
             take: The name of a statement that gives `run_id` and `status` of each run that it changed.
             take_values: Its values.
-            next_due: The name of the statement that tells when the next run is due.
+            next_due: The name of the statement that returns when the next run is due.
             next_due_values: Its values.
         """
         statement = self.session.statement

@@ -20,7 +20,7 @@ from .database import D1DatabaseError
 __all__ = ["Connection", "ConnectionThread"]
 
 _LAST_WAIT_S = 5.0
-"""For a connection to close once it was interrupted."""
+"""The longest that an interrupted connection takes to close."""
 
 
 class Connection(Protocol):
@@ -72,7 +72,7 @@ class _Job:
 
 
 class ConnectionThread:
-    """Opens a connection on a thread of its own and makes all calls to it there, one after the other.
+    """A connection on a thread of its own, where all calls to it are made, one after the other.
 
     Args:
         name: Of the thread.
@@ -84,7 +84,7 @@ class ConnectionThread:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._hurry = Event()
         self._reason: BaseException | None = None
-        """Why the thread takes no calls any more."""
+        """Reason why the thread takes no more calls."""
         self._ending = False
         self._overdue: _Job | None = None
         self._connected: list[Connection] = []
@@ -99,7 +99,7 @@ class ConnectionThread:
     async def connected(self, within_s: float) -> None:
         """Wait until the connection is open; raise what prevented it.
 
-        Whoever is cancelled meanwhile must `end` the thread. It closes then what it may have opened.
+        A caller that is cancelled meanwhile must `end` the thread. It closes then what it may have opened.
         """
         await self.call(lambda connection: None, within_s=within_s)
 
@@ -178,7 +178,7 @@ class ConnectionThread:
     async def _wait(self, within_s: float) -> bool:
         end, pause_s = time.monotonic() + within_s, 0.0005
         while self.is_alive and time.monotonic() < end:
-            await asyncio.sleep(pause_s)  # a thread that ends tells no Event of asyncio
+            await asyncio.sleep(pause_s)  # the end of a thread sets no Event of asyncio
             pause_s = min(pause_s * 1.5, 0.02)
         return not self.is_alive
 
@@ -187,7 +187,7 @@ class ConnectionThread:
     def _serve(self, connect: Callable[[Event], C]) -> None:
         try:
             connection = connect(self._hurry)
-        except BaseException as error:  # noqa: BLE001  # it goes to whoever waits for the connection
+        except BaseException as error:  # noqa: BLE001  # raised where the connection is awaited
             self._finish(error)
             return
         self._connected.append(connection)

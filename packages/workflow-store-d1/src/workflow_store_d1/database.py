@@ -1,4 +1,4 @@
-"""What the store needs of a database: the shape of Cloudflare's D1, and nothing else.
+"""The database that the store needs: the shape of Cloudflare's D1, and nothing else.
 
 The store talks to a `D1Database` only. What is behind it (a file, a Worker's binding, an HTTP API) raises
 `D1DatabaseError` for whatever goes wrong below.
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 D1Value: TypeAlias = "str | int | float | bytes | None"
-"""What may be bound to a parameter. A `bool` is an `int`."""
+"""Types that may be bound to a parameter. A `bool` is an `int`."""
 
 Row: TypeAlias = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""What D1 says when something is wrong. It gives no codes: the text has to tell.
+"""Errors of D1, translated into the contract's errors. It gives no codes, so the text decides.
 
 The texts are those of D1's list of errors (https://developers.cloudflare.com/d1/observability/debug-d1/), and two that
 the list lacks: what a database says while it is exported or imported, and the binding's own words about an answer that

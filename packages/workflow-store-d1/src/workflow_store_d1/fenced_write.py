@@ -1,7 +1,7 @@
-"""What every write of a driver has in common: the repeat, the fence, and one batch.
+"""The common part of a driver's writes: the repeat, the fence, and one batch.
 
 The batch begins by reading the head as it was. All its writes carry the fence, and the update of the head, which uses
-the fence up, comes last. So either all of them acted or none did, and the head as it was tells which.
+the fence up, comes last. So either all of them acted or none did, and the head as it was shows which.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .session import SendBatch, Session, json_list
 __all__ = ["EVENTS_AT_ONCE", "FencedWrite", "Outcome"]
 
 EVENTS_AT_ONCE = 16
-"""As many payloads as `fenced_write.events` has parameters for."""
+"""Number of payloads for which the statement has parameters."""
 
 
 @dataclass(frozen=True, slots=True)

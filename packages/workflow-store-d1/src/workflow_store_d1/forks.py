@@ -11,7 +11,7 @@ __all__ = ["Forks"]
 
 
 class Forks(StoreRole):
-    """Keeps `fork_run` of `RunLifecycleStore`."""
+    """The verb `fork_run` of the role `RunLifecycleStore`."""
 
     @checked
     async def fork_run(

@@ -55,7 +55,7 @@ _STEPS_OF_A_REQUEST = 4
 """Connecting, sending, waiting for the answer, reading it: each may take the timeout, and the whole request no more."""
 
 _LAST_WAIT_S = 5.0
-"""For connections to end that were given up."""
+"""The longest wait for abandoned connections to end."""
 
 _READS = frozenset({"EXPLAIN", "SELECT", "VALUES"})
 """First words of statements that cannot write. `WITH` can."""
@@ -180,7 +180,7 @@ class D1HttpDatabase:
             return
         await self._finish_under_way()
         if self._own_client:
-            # Connections of an event loop that is closed have nobody to tell.
+            # Connections of an event loop that is closed cannot be told of their end.
             with suppress(TimeoutError, RuntimeError):
                 async with asyncio.timeout(_LAST_WAIT_S):
                     await self._client.aclose()
@@ -231,7 +231,7 @@ class D1HttpDatabase:
             raise
 
     async def _in_turn(self, body: bytes) -> httpx.Response | D1DatabaseError:
-        """Send a request when it is its turn. Whoever is cancelled then leaves it to its end.
+        """Send a request when it is its turn. A cancelled caller leaves it to its end.
 
         httpx's pool loses a connection for good where a call is cancelled that waits for it or has just got it.
         """
@@ -323,7 +323,7 @@ class _Secrets:
 
 @lru_cache(maxsize=512)
 def _check_single(sql: str) -> None:
-    """Refuse several statements in one text: the API would run them all, and only the first word tells what reads."""
+    """Refuse several statements in one text: the API would run them all, and only the first word shows what reads."""
     # The body of a trigger holds semicolons of its own.
     if first_keyword(sql) != "CREATE" and len(split_statements(sql)) > 1:
         raise D1DatabaseError("several statements in one text: make one of each and send them as a batch")

@@ -28,7 +28,7 @@ __all__ = ["Leases"]
 
 
 class Leases(StoreRole):
-    """Keeps `LeaseStore`."""
+    """The role `LeaseStore`."""
 
     @checked
     async def claim_run(

@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 _AT_EXIT_S = 5.0
-"""How long the end of the program waits for all files that nobody closed."""
+"""The longest that the end of the program waits for files that nobody closed."""
 
 _BESIDE_PAYLOADS = 200_000
 """Bytes of a row, or of a value, that are no payload."""
@@ -329,7 +329,7 @@ class LocalTransaction:
     async def end(self) -> None:
         """Roll back what was not committed, and let the others go on."""
         if self._begun and not self._committed and not self._ended.is_set():
-            # In a task of its own: whoever is cancelled here must not let the others in before it is done.
+            # In a task of its own: a cancelled caller must not let others in before it is done.
             rolling_back = asyncio.ensure_future(self._roll_back())
             await asyncio.shield(rolling_back)
         else:

@@ -54,7 +54,7 @@ class MeteredBatch:
 
 
 _counting: ContextVar[bool] = ContextVar("workflow_store_d1_counting", default=False)
-"""Whether statements of the store are being sent. What an application sends by itself is not counted."""
+"""True while statements of the store are being sent. What an application sends by itself is not counted."""
 
 
 def spend_repeat(statements: int) -> None:
@@ -72,7 +72,7 @@ async def _send_one(statements: Sequence[D1PreparedStatement]) -> Sequence[D1Res
 
 
 def _note(results: Sequence[D1Result]) -> None:
-    # A local file tells of no rows read.
+    # A local file does not count the rows read.
     metas = [result.meta for result in results]
     note_rows(
         rows_read=sum(int(meta.get("rows_read") or 0) for meta in metas),

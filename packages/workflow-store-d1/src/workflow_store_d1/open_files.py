@@ -1,4 +1,4 @@
-"""Whether the files that SQLite has open are still the ones that their names lead to.
+"""The check that the files which SQLite has open are still the ones that their names lead to.
 
 SQLite writes on into a file that was deleted, moved or replaced under it, and nobody finds what it wrote there. Without
 the two files beside it, two processes would write into one database and not see each other.
@@ -45,7 +45,7 @@ class OpenFiles:
                 if known is not None:
                     raise self._lost(path, "is no longer there") from None
             except OSError:
-                continue  # whoever has given up the right to look may still write
+                continue  # a process without the right to look may still write
             else:
                 if known is None:
                     self._known[path] = (facts.st_dev, facts.st_ino)

@@ -21,7 +21,7 @@ __all__ = ["Queries"]
 
 
 class Queries(StoreRole):
-    """Keeps `QueryStore`."""
+    """The role `QueryStore`."""
 
     @checked
     async def list_runs(
@@ -43,7 +43,7 @@ class Queries(StoreRole):
         if workflow_ids is not None and len(workflow_ids) == 1:
             name = name.replace("list_runs", "list_runs_of_workflow")
             workflows = workflow_ids[0]
-        # One more than asked for tells whether there is another page.
+        # One more than asked for shows whether there is another page.
         rows = await self._session.rows(
             name, *bounds, json_list(statuses), workflows, json_list(queues), run_id_prefix, limit + 1
         )

@@ -1,4 +1,4 @@
-"""How often and how patiently a call to the database is repeated; which errors allow it is for the caller to say.
+"""Repeats of a call to the database, with backoff; the caller says which errors allow one.
 
 D1 over HTTP repeats what certainly was not done (`was_not_done`) and what only reads. A batch of the store is repeated
 also when its outcome is unknown (`is_unknown`), because the store recognises its own batches: see `session`.
@@ -37,17 +37,17 @@ class Retries:
     """
 
     attempts: int = 4
-    """How often a call is made at most; 1 repeats nothing."""
+    """The most times that a call is made; 1 repeats nothing."""
     first_wait: timedelta = timedelta(milliseconds=200)
     """The bound of the first wait."""
     longest_wait: timedelta = timedelta(seconds=5)
-    """What the bound does not grow beyond."""
+    """Upper bound of the pauses, before jitter."""
     longest_told_wait: timedelta = timedelta(seconds=60)
-    """What is kept of a wait that the database asks for."""
+    """The longest wait that is kept of one that the database asks for."""
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     """Waits so many seconds."""
     random: Callable[[], float] = _draw
-    """Gives a number from 0 to 1."""
+    """Function that returns a number from 0 to 1."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -82,7 +82,7 @@ class Retries:
     def _wait_s(self, attempt: int, told: timedelta | None) -> float:
         bound: timedelta = min(self.first_wait * (1 << attempt - 1), self.longest_wait)
         least = timedelta(0) if told is None else min(told, self.longest_told_wait)
-        # The jitter goes on top: whoever was told to wait was told so together with others.
+        # The jitter goes on top: other callers were asked to wait as long.
         return (least + bound * self.random()).total_seconds()
 
 

@@ -48,7 +48,7 @@ __all__ = ["RunLifecycle"]
 
 
 class RunLifecycle(StoreRole):
-    """Keeps `RunLifecycleStore`."""
+    """The role `RunLifecycleStore`."""
 
     @checked
     async def create_run(

@@ -47,7 +47,7 @@ _MAX_UNCLAIMABLE = 10
 
 
 class Schedules(StoreRole):
-    """Keeps `ScheduleStore`."""
+    """The role `ScheduleStore`."""
 
     @checked
     async def upsert_schedule(
@@ -90,7 +90,7 @@ class Schedules(StoreRole):
 
     @checked
     async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
-        # One more than asked for tells whether there is another page.
+        # One more than asked for shows whether there is another page.
         rows = await self._session.rows("list_schedules", schedule_page_start(cursor), limit + 1)
         return read_schedule_page(self._read, rows, limit)
 

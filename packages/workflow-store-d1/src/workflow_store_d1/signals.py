@@ -23,7 +23,7 @@ __all__ = ["Signals"]
 
 
 class Signals(StoreRole):
-    """Keeps `SignalStore`."""
+    """The role `SignalStore`."""
 
     @checked
     async def deliver_signal(

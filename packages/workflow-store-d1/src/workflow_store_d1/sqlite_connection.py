@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Synchronous: TypeAlias = Literal["FULL", "NORMAL", "EXTRA"]
-"""What SQLite does before a commit returns. `NORMAL` may lose the last commits when the machine loses power."""
+"""Levels of waiting for the disk at a commit. `NORMAL` may lose the last commits when the machine loses power."""
 
 IN_MEMORY = ":memory:"
 
@@ -100,17 +100,19 @@ _PASSES = PASSES_AT_THE_START | {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONL
 call that was interrupted in the place of the one before, which had just ended: nothing of it is done."""
 
 _FOR_GOOD = frozenset({sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA, sqlite3.SQLITE_READONLY_DBMOVED})
-"""Of those, what does not pass: the file's content is broken, or the file is another one."""
+"""Those of them that do not pass: the file's content is broken, or the file is another one."""
 
 _COMMIT_IN_DOUBT = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
-"""What was written may be on the disk all the same."""
+"""Errors after which the commit may be on the disk all the same."""
 
 _FIRST_PAUSES_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.025)
 _PAUSE_S = 0.05
-"""Between two looks at a file that another process has locked; about those of SQLite's own busy handler."""
+"""Pause between two looks at a file that another process has locked; about as long as those of SQLite's own busy
+handler.
+"""
 
 _LOOK_EVERY_S = 0.1
-"""How old a read may be in a file that was lost."""
+"""The longest that a read from a lost file goes unnoticed."""
 
 _NUMBERED_NEED_NAMES = (3, 12, 0) <= sys.version_info[:3] < (3, 12, 2)
 """These versions take `?1` for a name and warn when values come as a sequence."""
@@ -196,7 +198,7 @@ class SQLiteConnection(sqlite3.Connection):
             self._look(at_once=writes)
         results = self._patiently(partial(self._run, call), call.deadline)
         if writes:
-            self._look(at_once=True)  # before anybody is told that it is written
+            self._look(at_once=True)  # before it is reported as written
         return results
 
     def _look(self, *, at_once: bool) -> None:
@@ -241,7 +243,7 @@ class SQLiteConnection(sqlite3.Connection):
         if call.inside and not self.in_transaction:
             raise sqlite3.OperationalError("a statement before has ended the transaction")
         if not call.inside:
-            self._roll_back()  # a transaction whose end was not heard here: nothing new may become a part of it
+            self._roll_back()  # a transaction whose end was lost: nothing new may become a part of it
         if call.begin is not None:
             super().execute(call.begin)
         try:

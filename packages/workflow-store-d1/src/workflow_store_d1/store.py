@@ -49,7 +49,7 @@ OpenHeartbeats: TypeAlias = Callable[[], AbstractAsyncContextManager[LeaseRenewe
 class D1WorkflowStore(
     RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, TransactionalAppends
 ):
-    """Keeps the contract in a D1 database, or in a local SQLite file that behaves like one.
+    """The store in a D1 database, or in a local SQLite file that behaves like one.
 
     Args:
         db: The database, or the D1 binding of a Python Worker (`env.DB`). The store does not close it.

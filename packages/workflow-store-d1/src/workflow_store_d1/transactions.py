@@ -110,7 +110,7 @@ class SQLiteTransaction(D1Transaction):
 
 
 class TransactionalAppends(StoreRole):
-    """Keeps `SupportsTransactions`."""
+    """The role `SupportsTransactions`."""
 
     @checked
     async def append_in_transaction(

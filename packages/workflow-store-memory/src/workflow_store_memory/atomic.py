@@ -1,4 +1,4 @@
-"""What makes a verb of the contract atomic: nothing else happens in the store from its first line to its last."""
+"""Atomic verbs of the contract: nothing else happens in the store from the first line of one to its last."""
 
 from __future__ import annotations
 

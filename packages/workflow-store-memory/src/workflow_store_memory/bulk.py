@@ -1,4 +1,4 @@
-"""What operators say to many runs at once: here, to one after the other."""
+"""Calls of operators for many runs at once: here, one after the other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Bulk"]
 
 
 class Bulk(RunLifecycle):
-    """Keeps `BulkStore`."""
+    """The role `BulkStore`."""
 
     @checked
     async def cancel_runs(

@@ -1,4 +1,4 @@
-"""What the store keeps: runs and schedules, and the small moves that every verb is made of.
+"""The store's data: runs and schedules, and the small moves that every verb is made of.
 
 A move here changes one run and checks nothing; the verbs check first and move afterwards, which is
 what makes each of them all or none.
@@ -70,7 +70,7 @@ class Run:
     forked_from_index: int | None = None
 
     available_at_ms: int
-    """When it may be claimed; means something only while it is queued."""
+    """Time from which the run may be claimed. Meaningful only while it is queued."""
     updated_at_ms: int
     finished_at_ms: int | None = None
     lease: Lease | None = None
@@ -79,10 +79,10 @@ class Run:
     lease_number: int = 0
     crashes: int = 0
     silent_claims: int = 1
-    """Claims in a row, up to the last one, under which no driver was heard of; 0 when it was."""
+    """Claims in a row, up to the last one, under which no driver gave a sign of life; 0 when one did."""
     cancel_requested: bool = False
     operation_id: str | None = None
-    """The last write of a driver, and in `answer` what it was told."""
+    """Id of the last write of a driver; `answer` has what it returned."""
     answer: object = None
 
     output: JsonText | None = None
@@ -256,7 +256,7 @@ class Tick:
     fire_at_ms: int
     source: BucketSource
     overlap: RequestedOverlap | None = None
-    """What was requested with it."""
+    """Overlap policy that was requested with the tick."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,7 +276,7 @@ class ScheduleRow:
     generation: str
     lease_number: int = 0
     requested: dict[int, RequestedBucket] = field(default_factory=dict)
-    """By moment."""
+    """Requested ticks by moment."""
     claimed: Tick | None = None
     lease: Lease | None = None
     """Present exactly while a tick is claimed."""
@@ -292,7 +292,7 @@ class ScheduleRow:
         return tick if last is None or tick > last else None
 
     def first_tick(self, *, now_ms: int, previous_is_live: bool) -> Tick | None:
-        """Choose the tick that is claimable now, whoever may have claimed one already."""
+        """Return the tick that is claimable now, though another worker may have claimed it already."""
         buffered, due = self.value.buffered_fire_at_ms, self.due_tick_ms
         if buffered is not None and not previous_is_live:
             return self._tick(buffered, "buffered")
@@ -334,7 +334,7 @@ class ScheduleRow:
         return self.claimed if self.claimed.fire_at_ms == fire_at_ms else None
 
     def end_lease(self) -> None:
-        """Take the claimed tick from whoever has it."""
+        """Take the claimed tick from its worker."""
         self.claimed = self.lease = None
 
     def settle(self, tick: Tick, operation_id: str, answer: BucketResult) -> BucketResult:
@@ -354,7 +354,7 @@ class WorkListener:
         self._on_notice = on_notice
         self.left = False
 
-    def tell(self, run_id: str | None) -> None:
+    def notify(self, run_id: str | None) -> None:
         """Have the callback called soon: when the verb that is under way is done."""
         # Where the event loop is closed nobody listens any more. It may be another thread's, and close just now.
         with suppress(RuntimeError):
@@ -370,7 +370,7 @@ class InMemoryData:
 
     Args:
         new_generation: Makes the part of a lease token that no earlier record of the same id can have had. The only
-            thing that is random here: whoever gives his own can do the same calls again and get the same data.
+            thing that is random here: with one of your own the same calls give the same data again.
     """
 
     def __init__(self, *, new_generation: Callable[[], str] = new_generation) -> None:
@@ -394,10 +394,10 @@ class InMemoryData:
                 "in a file"
             )
 
-    def tell(self, run_id: str | None) -> None:
+    def notify(self, run_id: str | None) -> None:
         """Notify all who listen that there may be work for this run."""
         for listener in self.listeners:
-            listener.tell(run_id)
+            listener.notify(run_id)
 
     def is_live(self, run_id: str | None) -> bool:
         """Return True if there is such a run and it is not terminal."""

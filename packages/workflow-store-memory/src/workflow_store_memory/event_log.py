@@ -23,7 +23,7 @@ __all__ = ["EventLog"]
 
 
 class EventLog(StoreRole):
-    """Keeps `EventLogStore` and `SupportsSubscribe`."""
+    """The roles `EventLogStore` and `SupportsSubscribe`."""
 
     @atomic
     async def append_events(

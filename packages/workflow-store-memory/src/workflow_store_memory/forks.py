@@ -13,7 +13,7 @@ __all__ = ["Forks"]
 
 
 class Forks(StoreRole):
-    """Keeps `fork_run` of `RunLifecycleStore`."""
+    """The verb `fork_run` of the role `RunLifecycleStore`."""
 
     @atomic
     async def fork_run(
@@ -60,5 +60,5 @@ class Forks(StoreRole):
         )
         fork.append((event,), (), now_ms)
         self._data.runs[new_run_id] = fork
-        self._data.tell(new_run_id)
+        self._data.notify(new_run_id)
         return fork.record(operation_id, Forked(run=run_record(fork)))

@@ -28,7 +28,7 @@ __all__ = ["Leases"]
 
 
 class Leases(StoreRole):
-    """Keeps `LeaseStore`."""
+    """The role `LeaseStore`."""
 
     @atomic
     async def claim_run(
@@ -81,7 +81,7 @@ class Leases(StoreRole):
             return
         run = self._driven(run_id, lease_token)
         run.make_queued(now_ms)
-        self._data.tell(run_id)
+        self._data.notify(run_id)
         run.record(operation_id, NoAnswer())
 
     @atomic

@@ -1,4 +1,4 @@
-"""Telling waiting workers of work."""
+"""Notices of work for waiting workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Live:
 
 
 class Notices(StoreRole):
-    """Keeps `SupportsNotify`."""
+    """The role `SupportsNotify`."""
 
     def listen(self, on_notice: Callable[[WorkNotice], None]) -> AbstractAsyncContextManager[Listening]:
         """NOTIFY-1 to NOTIFY-5."""
@@ -31,7 +31,7 @@ async def _listening(data: InMemoryData, on_notice: Callable[[WorkNotice], None]
     listener = WorkListener(asyncio.get_running_loop(), on_notice)
     with data.lock:
         data.listeners.add(listener)
-    listener.tell(None)
+    listener.notify(None)
     try:
         yield _Live()
     finally:

@@ -49,7 +49,7 @@ class _Listing:
 
 
 class Queries(StoreRole):
-    """Keeps `QueryStore`."""
+    """The role `QueryStore`."""
 
     @atomic
     async def list_runs(

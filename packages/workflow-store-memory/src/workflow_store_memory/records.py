@@ -1,4 +1,4 @@
-"""How stored runs become the frozen values that leave the store."""
+"""The way of stored runs into the frozen values that leave the store."""
 
 from __future__ import annotations
 

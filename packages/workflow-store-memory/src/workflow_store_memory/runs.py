@@ -55,7 +55,7 @@ _PRUNED_BY_DEFAULT = (RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED)
 
 
 class RunLifecycle(StoreRole):
-    """Keeps `RunLifecycleStore`."""
+    """The role `RunLifecycleStore`."""
 
     @atomic
     async def create_run(
@@ -97,7 +97,7 @@ class RunLifecycle(StoreRole):
         if owner is not None and lease_ms is not None:
             claim = Claim(owner=owner, lease_ms=lease_ms, now_ms=now_ms).take(run)
         else:
-            self._data.tell(run_id)
+            self._data.notify(run_id)
         return run.record(operation_id, Created(run=run_record(run), claim=claim))
 
     @atomic
@@ -152,11 +152,11 @@ class RunLifecycle(StoreRole):
         run.crashes = 0
         if run.inbox_seq > seen_inbox_seq:
             run.make_queued(now_ms)
-            self._data.tell(run_id)
+            self._data.notify(run_id)
             return run.record(operation_id, Paused(status=RunStatus.QUEUED, next_index=run.next_index))
         run.make_paused(now_ms)
         if run.due_at_ms is not None and run.due_at_ms < now_ms + NOTICE_HORIZON_MS:
-            self._data.tell(run_id)
+            self._data.notify(run_id)
         return run.record(operation_id, Paused(status=RunStatus.PAUSED, next_index=run.next_index))
 
     @atomic
@@ -230,7 +230,7 @@ class RunLifecycle(StoreRole):
         elif run.status is RunStatus.QUEUED:
             # A run that has been due for a while keeps its place in the queue.
             run.available_at_ms = min(run.available_at_ms, now_ms)
-        self._data.tell(run_id)
+        self._data.notify(run_id)
         return CancelRequested(inbox_seq=entry.inbox_seq)
 
     @atomic
@@ -256,7 +256,7 @@ class RunLifecycle(StoreRole):
         run.crashes = 0
         run.error = run.reason = None
         run.make_queued(now_ms)
-        self._data.tell(run_id)
+        self._data.notify(run_id)
         return Requeued()
 
     @atomic
@@ -280,7 +280,7 @@ class RunLifecycle(StoreRole):
         run.append((event,), (), now_ms)
         run.error = run.reason = None
         run.make_queued(now_ms)
-        self._data.tell(run_id)
+        self._data.notify(run_id)
         return Retried(index=run.next_index - 1)
 
     @atomic

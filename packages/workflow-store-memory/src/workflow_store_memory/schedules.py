@@ -42,7 +42,7 @@ __all__ = ["Schedules"]
 
 
 class Schedules(StoreRole):
-    """Keeps `ScheduleStore`."""
+    """The role `ScheduleStore`."""
 
     @atomic
     async def upsert_schedule(
@@ -86,13 +86,13 @@ class Schedules(StoreRole):
         )
         if row is None:
             self._data.schedules[schedule_id] = ScheduleRow(value=asked, generation=self._data.new_generation())
-            self._data.tell(None)
+            self._data.notify(None)
             return ScheduleUpserted(kind="created", schedule=asked)
         if _with_state_of(row.value, asked) == row.value:
             return ScheduleUpserted(kind="unchanged", schedule=row.value)
         row.value = _changed(row.value, asked)
         row.end_lease()
-        self._data.tell(None)
+        self._data.notify(None)
         return ScheduleUpserted(kind="updated", schedule=row.value)
 
     @atomic
@@ -137,7 +137,7 @@ class Schedules(StoreRole):
         new = set(fire_times_ms) - row.requested.keys()
         for fire_at_ms in new:
             row.requested[fire_at_ms] = RequestedBucket(fire_at_ms=fire_at_ms, overlap=overlap, requested_at_ms=now_ms)
-        self._data.tell(None)
+        self._data.notify(None)
         return BucketsRequested(count=len(new))
 
     @atomic

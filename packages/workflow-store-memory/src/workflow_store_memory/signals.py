@@ -33,7 +33,7 @@ __all__ = ["Signals"]
 
 
 class Signals(StoreRole):
-    """Keeps `SignalStore`."""
+    """The role `SignalStore`."""
 
     @atomic
     async def deliver_signal(
@@ -126,7 +126,7 @@ def _deliver(
     awaited = run.waits_for(kind, name)
     entry = run.receive(kind=kind, name=name, delivery_id=delivery_id, payload=payload, now_ms=now_ms)
     if awaited or run.status is RunStatus.RUNNING:
-        data.tell(run.run_id)
+        data.notify(run.run_id)
     if not awaited:
         return Buffered(inbox_seq=entry.inbox_seq)
     run.make_queued(now_ms)

@@ -26,7 +26,7 @@ __all__ = ["InMemoryWorkflowStore"]
 
 @outside_handlers
 class InMemoryWorkflowStore(Bulk, Forks, EventLog, Leases, Timers, Signals, Schedules, Queries, Notices):
-    """Keeps the whole contract in ordinary Python objects. Nothing outlives the process.
+    """The store in ordinary Python objects, with the whole contract. Nothing outlives the process.
 
     Args:
         data: What to work on; several stores over one `InMemoryData` behave like several connections to one
@@ -80,7 +80,7 @@ class InMemoryWorkflowStore(Bulk, Forks, EventLog, Leases, Timers, Signals, Sche
         return self._clock()
 
     async def close(self) -> None:
-        """Do nothing: there is no connection to end, and the data belongs to whoever refers to it."""
+        """Do nothing: there is no connection to end, and the data lives as long as something refers to it."""
 
 
 def _machine_clock() -> int:

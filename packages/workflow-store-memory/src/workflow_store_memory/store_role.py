@@ -1,4 +1,4 @@
-"""What every role of the store stands on: the data, and the two looks at a run that begin a driver's write."""
+"""The base of each role: the data, and the two looks at a run that begin a driver's write."""
 
 from __future__ import annotations
 

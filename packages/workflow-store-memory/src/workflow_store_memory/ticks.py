@@ -1,4 +1,4 @@
-"""What becomes of a claimed tick, and what of the schedule that it belongs to."""
+"""The settlement of a claimed tick, and its effect on the schedule."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class WaitingTicks:
     """The ticks that a claim finds."""
 
     claimable: Sequence[tuple[Tick, ScheduleRow]]
-    """In the order in which they are claimed."""
+    """Ticks in the order in which they are claimed."""
     later_ms: Sequence[int]
-    """When further ones may be claimable: their own time, or the end of a claim."""
+    """Time at which further ones may be claimable: their own time, or the end of a claim."""
     unclaimable: tuple[str, ...]
 
 
@@ -139,5 +139,5 @@ class TickDecision:
             available_at_ms=self.now_ms if self.available_at_ms is None else self.available_at_ms,
         )
         data.runs[run_id] = run
-        data.tell(run_id)
+        data.notify(run_id)
         run.record(self.operation_id, Created(run=run_record(run), claim=None))

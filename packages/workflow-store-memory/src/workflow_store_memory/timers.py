@@ -22,7 +22,7 @@ __all__ = ["Timers"]
 
 
 class Timers(StoreRole):
-    """Keeps `TimerStore`."""
+    """The role `TimerStore`."""
 
     @atomic
     async def schedule_timer(

@@ -1,4 +1,4 @@
-"""What operators say to runs, any number of them in one statement."""
+"""Calls of operators for runs, any number of them in one statement."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ A = TypeVar("A")
 
 
 class Bulk(StoreRole):
-    """Keeps `BulkStore`, and `retry_run`."""
+    """The role `BulkStore`, and `retry_run`."""
 
     @checked
     async def retry_run(
@@ -43,9 +43,11 @@ class Bulk(StoreRole):
     ) -> RetryResult:
         check_retryable(statuses)
         facts = (event.kind, event.step_id, event.payload)
-        with self._notices.about(run_id) as telling:
-            rows = await self._session.settled("retry_runs", [run_id], list(statuses), now_ms, *facts, telling.itself)
-            telling.hear(rows)
+        with self._notices.about(run_id) as pending:
+            rows = await self._session.settled(
+                "retry_runs", [run_id], list(statuses), now_ms, *facts, pending.by_statement
+            )
+            pending.read_answer(rows)
         return answer_retry(self._read, run_id, rows[0] if rows else None)
 
     @checked
@@ -80,7 +82,7 @@ class Bulk(StoreRole):
     async def _say(
         self, name: str, run_ids: Sequence[str], *values: object, answer: Callable[[RowReader, str, Row], A]
     ) -> dict[str, A | NotFound]:
-        """Run a statement until none of the runs was overtaken, and tell the workers once if there is work."""
+        """Run a statement until none of the runs was overtaken, and notify the workers once if there is work."""
         answers: dict[str, A | NotFound] = {run_id: NotFound() for run_id in run_ids}
         left = list(answers)
         wakes = False
@@ -101,4 +103,4 @@ class Bulk(StoreRole):
             raise
         finally:
             if wakes:
-                self._notices.tell_of_anything()
+                self._notices.notify_of_anything()

@@ -1,4 +1,4 @@
-"""One call that claims: what its statements are given, and what their rows bring along."""
+"""One call that claims: the parameters of its statements, and the facts in their rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .session import Row, Session
 __all__ = ["CLAIM_TRIES", "Claim", "filter_values"]
 
 CLAIM_TRIES = 8
-"""How often a claim looks again when others hold all that is due. They finish within milliseconds."""
+"""Number of times that a claim looks again when others hold all that is due. They finish within milliseconds."""
 
 FilterValues = tuple[list[str] | None, list[str] | None, list[str] | None]
 

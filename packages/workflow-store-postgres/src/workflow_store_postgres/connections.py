@@ -1,4 +1,4 @@
-"""Lends the connections of a pool, and sees to it that nobody waits for ever for a server that says nothing."""
+"""Connections of a pool, lent so that nobody waits for ever for a server that does not answer."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ Row: TypeAlias = Mapping[str, Any]
 T = TypeVar("T")
 
 GRACE_S = 1.0
-"""How long the server may take to confirm that a statement is cancelled, or a session ended. Then the connection is
-cut: the server may go on with the statement, and notices in the end that nobody listens."""
+"""The longest that the server takes to confirm that a statement is cancelled, or a session ended. Then the connection
+is cut: the server may go on with the statement, and notices in the end that nobody listens.
+"""
 _MOMENT_S = 0.25
-"""So long whoever is cancelled waits for that, so that nothing of his goes on behind him where the server is well."""
+"""The longest that a cancelled caller waits for the server to confirm: where the server is well, nothing of the
+caller's goes on afterwards.
+"""
 
 
 class LentConnection:
@@ -109,10 +112,11 @@ class LentConnection:
 
 
 class Connections:
-    """Lends the connections of a pool.
+    """The connections of a pool, lent one by one.
 
-    Whoever is cancelled, or gives a statement up, goes after a moment. What is left to be done with the connection
-    (asyncpg asks the server to cancel the statement, and waits for its word) goes on behind him, and not for long.
+    A caller that is cancelled, or gives a statement up, returns after a moment. What is left to be done with the
+    connection (asyncpg asks the server to cancel the statement, and waits for its word) goes on afterwards, and not for
+    long.
 
     Args:
         pool: An `asyncpg.Pool`.

@@ -1,4 +1,4 @@
-"""An end to every wait for the server."""
+"""Bounds on every wait for the server."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SECOND_LOOK_S = 1.0
 
 
 class Deadline:
-    """Raises `TimeoutError` inside its `async with` when an answer takes too long.
+    """A bound on an answer: `TimeoutError` is raised inside its `async with` when that takes too long.
 
     Time in which the event loop was blocked does not count: what has come in meanwhile is still to be read, and an
-    answer that is thrown away may have told of a claim.
+    answer that is thrown away may have brought a claim.
 
     Args:
         seconds: How long the answer may take.

@@ -24,7 +24,7 @@ __all__ = ["EventLog", "append", "appended"]
 
 
 class EventLog(StoreRole):
-    """Keeps `EventLogStore` and `SupportsSubscribe`."""
+    """The roles `EventLogStore` and `SupportsSubscribe`."""
 
     @checked
     async def append_events(

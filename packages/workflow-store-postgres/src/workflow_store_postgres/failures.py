@@ -1,4 +1,4 @@
-"""What asyncpg and the server say went wrong, in the contract's words."""
+"""Errors of asyncpg and of the server, translated into the contract's errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _UNAVAILABLE_STATES = frozenset(
 )
 _ACCESS_CLASSES = ("28",)
 _ACCESS_STATES = frozenset({"3D000", "42501"})
-"""No such database for this program, or a grant is missing: whoever changed it mends it."""
+"""No such database for this program, or a grant is missing: the operator mends it."""
 _STATEMENTS_MIXED_UP = "a pooler has mixed up prepared statements: create the pool with statement_cache_size=0"
 _NOT_LET_IN = "the server does not let this role in: check user, password and pg_hba.conf"
 _HINTS = {
@@ -53,7 +53,7 @@ _HINTS = {
     "3D000": "create the database, or correct its name",
     "42501": (
         "the role needs USAGE on the schema and SELECT, INSERT, UPDATE and DELETE on the tables; "
-        "whoever migrates needs CREATE on the schema"
+        "the role that migrates needs CREATE on the schema"
     ),
     "42P05": _STATEMENTS_MIXED_UP,
     "53100": "free space on the server: the work goes on by itself",
@@ -117,7 +117,7 @@ def _is_about_the_pool(error: Exception) -> bool:
 
 
 def _is_raised_below(traceback: TracebackType | None) -> bool:
-    """Return True if asyncpg was reading what it was told to connect to."""
+    """Return True if the error comes from reading the DSN or other connection settings."""
     while traceback is not None:
         if traceback.tb_frame.f_globals is vars(connect_utils):
             return True

@@ -1,4 +1,4 @@
-"""What every write of a driver has in common: the fence is in the statement, and a refusal is explained afterwards.
+"""The common part of a driver's writes: the fence is in the statement, and a refusal is explained afterwards.
 
 The head never goes back to a token, a length or an operation that it has left behind. So the verdict on a write that
 did nothing may be read after it, in a statement of its own, without holding anything.
@@ -26,7 +26,7 @@ class Outcome:
     """The result of a write that was not refused."""
 
     row: Row
-    """What the statement gave; for a repeat the head as it is now."""
+    """Row that the statement returned; for a repeat the head as it is now."""
     repeated: Mapping[str, Any] | None
     """The first answer, when this operation had been done before; nothing was written now."""
 

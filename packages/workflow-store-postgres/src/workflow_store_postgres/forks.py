@@ -11,7 +11,7 @@ __all__ = ["Forks"]
 
 
 class Forks(StoreRole):
-    """Keeps `fork_run` of `RunLifecycleStore`."""
+    """The verb `fork_run` of the role `RunLifecycleStore`."""
 
     @checked
     async def fork_run(
@@ -27,8 +27,8 @@ class Forks(StoreRole):
     ) -> ForkResult:
         fork = Fork(run_id, new_run_id, from_index, workflow_version, operation_id)
         values = (run_id, new_run_id, from_index, workflow_version, now_ms, fork.operation)
-        with self._notices.about(new_run_id) as telling:
-            written = (event.kind, event.step_id, event.payload, telling.itself)
+        with self._notices.about(new_run_id) as pending:
+            written = (event.kind, event.step_id, event.payload, pending.by_statement)
             [row] = await self._session.settled("fork_run", *values, *written)
-            telling.wakes = row["wakes"]
+            pending.wakes = row["wakes"]
         return fork.answer(self._read, None if row["run_id"] is None else row, row["source_length"])

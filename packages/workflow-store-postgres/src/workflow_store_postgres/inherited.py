@@ -1,4 +1,4 @@
-"""What a forked child inherits of connections stays its parent's, also when the child throws it away.
+"""Connections in a forked child: they stay its parent's, also when the child drops them.
 
 A connection of asyncpg's that is thrown away says good-bye to the server, and takes itself off the event loop. In a
 child both would be done to the parent's.
@@ -14,7 +14,7 @@ __all__ = ["Inherited"]
 
 
 class Inherited:
-    """Holds a pool, and tells the connections in it that they are closed when the process turns out to be a child.
+    """A pool whose connections are marked as closed when the process turns out to be a forked child.
 
     Args:
         pool: An `asyncpg.Pool`.
@@ -26,7 +26,7 @@ class Inherited:
 
     def leave_to_parent(self) -> None:
         """Have nothing done with the connections any more, in this process."""
-        for holder in getattr(self._pool, "_holders", ()):  # nothing public tells them
+        for holder in getattr(self._pool, "_holders", ()):  # nothing public has them
             connection = getattr(holder, "_con", None)
             if connection is not None:
                 connection._aborted = True  # noqa: SLF001  # what `is_closed()` goes by

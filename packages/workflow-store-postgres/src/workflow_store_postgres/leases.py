@@ -29,7 +29,7 @@ __all__ = ["Leases"]
 
 
 class Leases(StoreRole):
-    """Keeps `LeaseStore`."""
+    """The role `LeaseStore`."""
 
     @checked
     async def claim_run(
@@ -67,9 +67,9 @@ class Leases(StoreRole):
     @checked
     async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
         write = FencedWrite(self._session, Fence("release_run_lease", run_id, lease_token, operation_id))
-        with self._notices.about(run_id) as telling:
-            outcome = await write.commit("release_run_lease", now_ms, telling.itself)
-            telling.wakes = outcome.wakes
+        with self._notices.about(run_id) as pending:
+            outcome = await write.commit("release_run_lease", now_ms, pending.by_statement)
+            pending.wakes = outcome.wakes
 
     @checked
     async def claim_stale_runs(

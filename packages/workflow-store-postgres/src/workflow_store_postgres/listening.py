@@ -1,4 +1,4 @@
-"""Hearing of work: one connection that listens, made anew whenever it breaks."""
+"""Listening for notices of work: one connection, made anew whenever it breaks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OpenConnection: TypeAlias = Callable[[], AbstractAsyncContextManager[asyncpg.Con
 logger = get_logger("workflow_store_postgres")
 
 _PROBE_EVERY_S = 20.0
-"""A connection can be dead without anybody noticing: it is tried this often, and when another one is found silent."""
+"""A connection can be dead unnoticed: it is probed this often, and when another one is found silent."""
 _PROBE_TIMEOUT_S = 3.0
 _FIRST_DELAY_S = 0.05
 _LAST_DELAY_S = 30.0
@@ -67,7 +67,7 @@ def borrowed_from(connections: Connections, size: int) -> OpenConnection:
         connections: Those of the pool.
         size: How many it has at most.
     """
-    # The last connection is for the statements. Whoever finds none to spare waits, and its worker polls meanwhile.
+    # The last connection is for the statements. A listener that finds none to spare waits; its worker polls meanwhile.
     spare = asyncio.Semaphore(size - 1)
 
     @asynccontextmanager
@@ -79,10 +79,10 @@ def borrowed_from(connections: Connections, size: int) -> OpenConnection:
 
 
 class NoticeListener:
-    """Listens for as long as its block lasts, whatever happens to the connection.
+    """A listener for notices, at work for as long as its block lasts, whatever happens to the connection.
 
     Args:
-        session: For what is asked and told on other connections.
+        session: For statements on other connections.
         open_connection: Gives the connection to listen on.
         on_notice: Called for each notice.
     """
@@ -140,7 +140,7 @@ class NoticeListener:
         return longest * random.uniform(0.5, 1)  # noqa: S311  # no secret
 
     async def _listen_on(self, connection: asyncpg.Connection) -> None:
-        """Listen until the connection breaks, hears nothing, or listens to the wrong table."""
+        """Listen until the connection breaks, brings nothing, or listens to the wrong table."""
         self._ended = False
         rows = await self._session.rows("read_channel", self._session.head_table)
         channel: str | None = rows[0]["channel"]
@@ -149,9 +149,9 @@ class NoticeListener:
         connection.add_termination_listener(self._connection_ended)
         try:
             async with Deadline(_PROBE_TIMEOUT_S):
-                await connection.add_listener(channel, self._hear)
-                await connection.add_listener(self._probe_channel, self._hear_probe)
-            while await self._hears(channel):
+                await connection.add_listener(channel, self._on_notification)
+                await connection.add_listener(self._probe_channel, self._on_probe)
+            while await self._still_listens(channel):
                 self._failures = 0
                 self._set_live(live=True)
                 patience_s = _PROBE_EVERY_S * random.uniform(1, 1.1)  # noqa: S311  # no secret
@@ -160,18 +160,18 @@ class NoticeListener:
             await self._stop_listening_on(connection, channel)
 
     async def _stop_listening_on(self, connection: asyncpg.Connection, channel: str) -> None:
-        # A connection that goes back to a pool must not bring notices to whoever gets it next.
+        # A connection that goes back to a pool must not bring notices to its next user.
         try:
             connection.remove_termination_listener(self._connection_ended)
             if not connection.is_closed():
                 async with asyncio.timeout(GRACE_S):
-                    await connection.remove_listener(channel, self._hear)
-                    await connection.remove_listener(self._probe_channel, self._hear_probe)
+                    await connection.remove_listener(channel, self._on_notification)
+                    await connection.remove_listener(self._probe_channel, self._on_probe)
         except DATABASE_ERRORS:
             cut(connection)
 
-    async def _hears(self, channel: str) -> bool:
-        """Find out whether what is told on another connection comes in on this one."""
+    async def _still_listens(self, channel: str) -> bool:
+        """Return True if a notice sent on another connection comes in on this one."""
         self._answered = self._suspicious = False
         rows = await self._session.rows("probe", self._session.head_table, self._probe_channel)
         if not await self._until(lambda: self._answered or self._ended, _PROBE_TIMEOUT_S):
@@ -202,7 +202,7 @@ class NoticeListener:
     def _set_live(self, *, live: bool) -> None:
         if live is not self._live:
             self._live = live
-            self._tell(None)
+            self._notify(None)
 
     def _suspect(self) -> None:
         self._suspicious = True
@@ -210,10 +210,10 @@ class NoticeListener:
 
     # Called by asyncpg. An exception would end up in the event loop's handler.
 
-    def _hear(self, connection: asyncpg.Connection, pid: int, channel: str, payload: str) -> None:
-        self._tell(None if payload == ANYTHING else payload)
+    def _on_notification(self, connection: asyncpg.Connection, pid: int, channel: str, payload: str) -> None:
+        self._notify(None if payload == ANYTHING else payload)
 
-    def _hear_probe(self, connection: asyncpg.Connection, pid: int, channel: str, payload: str) -> None:
+    def _on_probe(self, connection: asyncpg.Connection, pid: int, channel: str, payload: str) -> None:
         self._answered = True
         self._news.set()
 
@@ -221,7 +221,7 @@ class NoticeListener:
         self._ended = True
         self._news.set()
 
-    def _tell(self, run_id: str | None) -> None:
+    def _notify(self, run_id: str | None) -> None:
         if self._left:
             return
         try:

@@ -1,4 +1,4 @@
-"""Telling waiting workers of work: which statement does it, and what is told afterwards."""
+"""Notices of work for waiting workers: which statement sends one, and which are sent afterwards."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from workflow_runtime.logs import get_logger, one_line
 
 from .session import Row, Session
 
-__all__ = ["ANYTHING", "NoticeSender", "Telling"]
+__all__ = ["ANYTHING", "NoticeSender", "PendingNotice"]
 
 logger = get_logger("workflow_store_postgres")
 
 ANYTHING = ""
-"""What is told instead of a run's id when anything may have happened. No id is empty."""
+"""Text that stands in place of a run's id when anything may have happened. No id is empty."""
 
 _WINDOW_S = 0.02
-"""One commit of this process tells within this time. Commits that tell wait for each other on the whole server."""
+"""One commit of this process notifies within this time. Commits that notify wait for each other on the whole server."""
 _MOST_RUNS = 100
-"""Told one by one; of more at once only that anything may have happened."""
+"""The most runs that get notices of their own; for more, one notice says that anything may have happened."""
 _FLUSH_S = 1.0
 
 
-class Telling:
+class PendingNotice:
     """One transaction that may leave work for somebody.
 
     Args:
-        itself: Whether its statement is to tell, if there is something to tell.
+        by_statement: True if its statement is to notify, if there is work.
     """
 
-    def __init__(self, *, itself: bool) -> None:
-        self.itself = itself
+    def __init__(self, *, by_statement: bool) -> None:
+        self.by_statement = by_statement
         self.wakes: bool = False
-        """True if there was something to tell."""
+        """True if there was work."""
 
-    def hear(self, rows: Sequence[Row]) -> None:
+    def read_answer(self, rows: Sequence[Row]) -> None:
         """Take note of what the statement answered."""
         self.wakes = bool(rows and rows[0]["wakes"])
 
 
 class NoticeSender:
-    """Sees to it that all work is told of, and that few commits do so.
+    """Notices of all work, sent by few commits.
 
-    The first statement tells by itself: its notice goes out with its commit. What others make within the window after
-    it is told together at the window's end, by a statement of its own, which begins the next window. A process that
-    dies in between has not told; the workers' polls find what it left.
+    The first statement notifies by itself: its notice goes out with its commit. The notices of further work within the
+    window after it go out together at the window's end, by a statement of their own, which begins the next window. A
+    process that dies in between has not notified; the workers' polls find what it left.
 
     Args:
         session: Where statements go.
@@ -56,46 +56,46 @@ class NoticeSender:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._window: asyncio.TimerHandle | None = None
-        self._untold: set[str] = set()
+        self._unsent: set[str] = set()
         self._sending: asyncio.Task[None] | None = None
 
     @property
     def quiet(self) -> bool:
-        """True if the next statement may tell, and nothing is left to be told."""
+        """True if the next statement may notify, and no notice is left to be sent."""
         return self._window is None and not self._is_sending()
 
     @contextmanager
-    def about(self, run_id: str | None) -> Iterator[Telling]:
+    def about(self, run_id: str | None) -> Iterator[PendingNotice]:
         """Accompany one transaction; without a run id it makes no work."""
         self._session.check_open()
         window = self._open_window() if run_id is not None and self._window is None else None
-        telling = Telling(itself=window is not None)
+        pending = PendingNotice(by_statement=window is not None)
         try:
-            yield telling
+            yield pending
         except (StoreUnavailableError, asyncio.CancelledError):
-            # It may have been committed all the same, and a later try of the same operation has nothing to tell.
-            telling.itself, telling.wakes = False, True
+            # It may have been committed all the same, and a later try of the same operation has no notice to send.
+            pending.by_statement, pending.wakes = False, True
             raise
         finally:
-            if run_id is not None and telling.wakes and not telling.itself:
-                self._tell_later(run_id)
-            elif window is not None and window is self._window and not telling.wakes:
+            if run_id is not None and pending.wakes and not pending.by_statement:
+                self._notify_later(run_id)
+            elif window is not None and window is self._window and not pending.wakes:
                 self._end_window()
 
-    def tell_of_anything(self) -> None:
+    def notify_of_anything(self) -> None:
         """Notify everybody, by a statement of its own: for what happens seldom."""
-        self._tell_later(ANYTHING)
+        self._notify_later(ANYTHING)
 
     async def flush(self) -> None:
         """Send the notices that are left, now. Stops trying soon when the server is away."""
         await self._end_sending()
-        if self._untold:
+        if self._unsent:
             self._send()
             await self._end_sending()
         self._close_window()
 
-    def _tell_later(self, run_id: str) -> None:
-        self._untold.add(run_id)
+    def _notify_later(self, run_id: str) -> None:
+        self._unsent.add(run_id)
         if self._window is None:
             self._open_window()
 
@@ -111,15 +111,15 @@ class NoticeSender:
 
     def _end_window(self) -> None:
         self._close_window()
-        if self._untold and self._is_sending():
-            self._open_window()  # the server is slow: what is left to be told waits for its answer
-        elif self._untold:
+        if self._unsent and self._is_sending():
+            self._open_window()  # the server is slow: the notices that are left wait for its answer
+        elif self._unsent:
             self._send()
 
     def _send(self) -> None:
-        told, self._untold = self._untold, set()
+        run_ids, self._unsent = self._unsent, set()
         self._open_window()
-        self._sending = asyncio.get_running_loop().create_task(self._tell(told))
+        self._sending = asyncio.get_running_loop().create_task(self._notify(run_ids))
 
     def _is_sending(self) -> bool:
         return self._sending is not None and not self._sending.done()
@@ -130,9 +130,9 @@ class NoticeSender:
             self._sending.cancel()
             await asyncio.wait([self._sending], timeout=_FLUSH_S)
 
-    async def _tell(self, run_ids: set[str]) -> None:
-        told = sorted(run_ids) if len(run_ids) <= _MOST_RUNS else [ANYTHING]
+    async def _notify(self, run_ids: set[str]) -> None:
+        sent = sorted(run_ids) if len(run_ids) <= _MOST_RUNS else [ANYTHING]
         try:
-            await self._session.rows("tell", self._session.head_table, told)
+            await self._session.rows("notify", self._session.head_table, sent)
         except WorkflowError as error:
-            logger.debug("%d runs were not told of: %s", len(run_ids), one_line(error))
+            logger.debug("no notice was sent of %d runs: %s", len(run_ids), one_line(error))

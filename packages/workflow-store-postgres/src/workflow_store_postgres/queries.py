@@ -22,7 +22,7 @@ __all__ = ["Queries"]
 
 
 class Queries(StoreRole):
-    """Keeps `QueryStore`."""
+    """The role `QueryStore`."""
 
     @checked
     async def list_runs(
@@ -39,7 +39,7 @@ class Queries(StoreRole):
         descending: bool = False,
     ) -> RunPage:
         filters = (_list(statuses), _list(workflow_ids), _list(queues))
-        # One more than asked for tells whether there is another page.
+        # One more than asked for shows whether there is another page.
         page = (*run_page_bounds(cursor, created_from_ms, created_before_ms, descending=descending), limit + 1)
         order = "_descending" if descending else ""
         if run_id_prefix is not None:

@@ -46,7 +46,7 @@ __all__ = ["RunLifecycle"]
 
 
 class RunLifecycle(StoreRole):
-    """Keeps `RunLifecycleStore`."""
+    """The role `RunLifecycleStore`."""
 
     @checked
     async def create_run(
@@ -67,9 +67,9 @@ class RunLifecycle(StoreRole):
         lease = new_lease(self._session.new_token, owner, lease_ms, now_ms)
         facts = (run_id, workflow_id, workflow_version, queue, priority, now_ms)
         new = NewRun(*facts, now_ms if available_at_ms is None else available_at_ms, input, operation_id, lease)
-        with self._notices.about(run_id if new.lease is None else None) as telling:
-            [row] = await self._session.settled("create_run", *new.facts, *new.head, input, telling.itself)
-            telling.wakes = row["wakes"]
+        with self._notices.about(run_id if new.lease is None else None) as pending:
+            [row] = await self._session.settled("create_run", *new.facts, *new.head, input, pending.by_statement)
+            pending.wakes = row["wakes"]
         if row["created"]:
             return new.created()
         page = (0, DEFAULT_HISTORY_EVENTS, DEFAULT_HISTORY_BYTES)
@@ -118,7 +118,7 @@ class RunLifecycle(StoreRole):
         write = FencedWrite(
             self._session, Fence("mark_run_paused", run_id, lease_token, operation_id, expected_next_index)
         )
-        with self._notices.about(run_id) as telling:
+        with self._notices.about(run_id) as pending:
             outcome = await write.commit(
                 "mark_run_paused",
                 *event_values(events, taken_inbox),
@@ -127,9 +127,9 @@ class RunLifecycle(StoreRole):
                 awaited_text(awaited),
                 now_ms,
                 now_ms + NOTICE_HORIZON_MS,
-                telling.itself,
+                pending.by_statement,
             )
-            telling.wakes = outcome.wakes
+            pending.wakes = outcome.wakes
         first = outcome.repeated or outcome.row
         queued = first["status"] == RunStatus.QUEUED
         return Paused(status=RunStatus.QUEUED if queued else RunStatus.PAUSED, next_index=first["next_index"])
@@ -178,9 +178,11 @@ class RunLifecycle(StoreRole):
 
     @checked
     async def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:
-        with self._notices.about(run_id) as telling:
-            rows = await self._session.settled("cancel_run", run_id, now_ms, cancel_payload(reason), telling.itself)
-            telling.hear(rows)
+        with self._notices.about(run_id) as pending:
+            rows = await self._session.settled(
+                "cancel_run", run_id, now_ms, cancel_payload(reason), pending.by_statement
+            )
+            pending.read_answer(rows)
         return answer_cancel(self._read, run_id, rows[0] if rows else None)
 
     @checked
@@ -190,9 +192,9 @@ class RunLifecycle(StoreRole):
 
     @checked
     async def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
-        with self._notices.about(run_id) as telling:
-            rows = await self._session.settled("requeue_run", run_id, now_ms, telling.itself)
-            telling.hear(rows)
+        with self._notices.about(run_id) as pending:
+            rows = await self._session.settled("requeue_run", run_id, now_ms, pending.by_statement)
+            pending.read_answer(rows)
         return answer_requeue(self._read, run_id, rows[0] if rows else None)
 
     @checked

@@ -43,7 +43,7 @@ __all__ = ["Schedules"]
 
 
 class Schedules(StoreRole):
-    """Keeps `ScheduleStore`."""
+    """The role `ScheduleStore`."""
 
     @checked
     async def upsert_schedule(
@@ -68,7 +68,7 @@ class Schedules(StoreRole):
         if row["kind"] is None:
             return ScheduleUpserted(kind="conflict", schedule=None)
         if row["kind"] in {"created", "updated"}:
-            self._notices.tell_of_anything()
+            self._notices.notify_of_anything()
         return ScheduleUpserted(kind=row["kind"], schedule=self._read.schedule(row))
 
     @checked
@@ -78,7 +78,7 @@ class Schedules(StoreRole):
 
     @checked
     async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
-        # One more than asked for tells whether there is another page.
+        # One more than asked for shows whether there is another page.
         rows = await self._session.rows("list_schedules", schedule_page_start(cursor), limit + 1)
         return read_schedule_page(self._read, rows, limit)
 
@@ -100,7 +100,7 @@ class Schedules(StoreRole):
         rows = await self._session.settled("request_schedule_buckets", *values)
         if not rows:
             return NotFound()
-        self._notices.tell_of_anything()
+        self._notices.notify_of_anything()
         return BucketsRequested(count=rows[0]["requested"])
 
     @checked
@@ -152,7 +152,7 @@ class Schedules(StoreRole):
         available_at_ms: int | None = None,
     ) -> BucketResult:
         mark = TickMark(schedule_id, fire_at_ms, lease_token, expected_revision, run_id)
-        with self._notices.about(run_id) as telling:
+        with self._notices.about(run_id) as pending:
             rows = await self._session.settled(
                 "mark_schedule_bucket_started",
                 *mark.values(),
@@ -163,9 +163,9 @@ class Schedules(StoreRole):
                 now_ms if available_at_ms is None else available_at_ms,
                 creation_id(operation_id),
                 creation_answer(None),
-                telling.itself,
+                pending.by_statement,
             )
-            telling.hear(rows)
+            pending.read_answer(rows)
         if rows and rows[0]["outcome"] is not None:
             return mark.settled(rows[0]["outcome"])
         return mark.refused(rows[0] if rows else None, operation_id)

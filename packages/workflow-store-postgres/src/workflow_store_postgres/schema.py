@@ -94,7 +94,7 @@ async def check_schema(session: Session) -> None:
 async def _apply_locked(session: Session, migration_timeout_s: float) -> bool:
     """Apply what is missing under the lock of those who migrate; say whether the lock was free.
 
-    The lock is tried, not waited for: whoever waits would hold a connection, which may be the pool's only one.
+    The lock is tried, not waited for: a waiting call would hold a connection, which may be the pool's only one.
     """
     async with session.transaction() as connection:
         database = _Schema(session, connection)

@@ -20,7 +20,7 @@ from .failures import SERIALIZATION_STATES, database_errors
 __all__ = ["MAX_TRIES", "HeldConnection", "Row", "Sender", "Session", "wait_a_little"]
 
 MAX_TRIES = 40
-"""How often something is sent that the server rolls back because of others."""
+"""Number of times that a statement is sent which the server rolls back because of concurrent ones."""
 _LONGEST_WAIT_S = 0.1
 _READ_ONLY = "25006"
 
@@ -85,7 +85,7 @@ class Session:
                 if getattr(error.__cause__, "sqlstate", None) == _READ_ONLY:
                     # The server may have become a standby while its successor took over the name: connect anew.
                     await self.connections.expire()
-                # Rolled back as a whole, so nothing can be done twice. No other failure tells that much.
+                # Rolled back as a whole, so nothing can be done twice. No other failure is that certain.
                 if tries == MAX_TRIES or getattr(error.__cause__, "sqlstate", None) not in SERIALIZATION_STATES:
                     raise
             await wait_a_little(tries)

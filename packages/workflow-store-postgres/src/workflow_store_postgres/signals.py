@@ -21,7 +21,7 @@ __all__ = ["Signals"]
 
 
 class Signals(StoreRole):
-    """Keeps `SignalStore`."""
+    """The role `SignalStore`."""
 
     @checked
     async def deliver_signal(
@@ -66,7 +66,7 @@ class Signals(StoreRole):
         return self._read.inbox(rows, run_id)
 
     async def _deliver(self, run_id: str, *values: object) -> Row | None:
-        with self._notices.about(run_id) as telling:
-            rows = await self._session.settled("deliver", run_id, *values, telling.itself)
-            telling.hear(rows)
+        with self._notices.about(run_id) as pending:
+            rows = await self._session.settled("deliver", run_id, *values, pending.by_statement)
+            pending.read_answer(rows)
         return rows[0] if rows else None

@@ -55,14 +55,14 @@ _CLOSE_TIMEOUT_S = 2.0
 class PostgresWorkflowStore(
     RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, TransactionalAppends
 ):
-    """Keeps the contract in a PostgreSQL database.
+    """The store in a PostgreSQL database.
 
     Args:
         pool: Where the connections come from. The store neither closes nor changes it.
         schema: Where the tables are; by default wherever the connections' search_path finds them.
         tables: Table names by key, where they are not the defaults.
-        listen: Whether workers on this store hear of new work by LISTEN: while one works, a connection of the pool is
-            kept for that. False behind a pooler in transaction mode: they then poll. Telling others of new work by
+        listen: True notifies workers on this store of new work by LISTEN: while one works, a connection of the pool is
+            kept for that. False behind a pooler in transaction mode: they then poll. Notifying others of new work by
             NOTIFY works everywhere.
         heartbeat_connect: Makes a new connection to the same database, on whatever event loop runs: with it a worker
             renews leases from a thread, and a step that blocks the event loop does not lose its run.
@@ -94,7 +94,7 @@ class PostgresWorkflowStore(
             acquire_timeout_s=_seconds("acquire_timeout", acquire_timeout),
             statement_timeout_s=_seconds("statement_timeout", statement_timeout),
         )
-        # Nothing public tells where a pool was made.
+        # Nothing public shows where a pool was made.
         home = Home("this Postgres store", getattr(pool, "_loop", None))
         self._session = Session(connections, home, names, schema_module.schema_name(schema), new_token=new_token)
         self._read = RowReader(names)
@@ -247,7 +247,7 @@ class PostgresWorkflowStore(
         self._session.check_open()
         async with NoticeListener(self._session, self._open_listening, on_notice).listening() as listener:
             yield listener
-        await self._notices.flush()  # what a worker that stops has handed over is told before its program ends
+        await self._notices.flush()  # notices of what a stopping worker has handed over go out before its program ends
 
     def open_heartbeats(self) -> AbstractAsyncContextManager[LeaseRenewer]:
         """Open a connection for nothing but heartbeats, on the event loop that runs."""

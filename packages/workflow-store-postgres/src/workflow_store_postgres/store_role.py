@@ -1,4 +1,4 @@
-"""What every role of the store stands on."""
+"""The base of each role of the store."""
 
 from __future__ import annotations
 

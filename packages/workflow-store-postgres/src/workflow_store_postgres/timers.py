@@ -21,7 +21,7 @@ __all__ = ["Timers"]
 
 
 class Timers(StoreRole):
-    """Keeps `TimerStore`."""
+    """The role `TimerStore`."""
 
     @checked
     async def schedule_timer(

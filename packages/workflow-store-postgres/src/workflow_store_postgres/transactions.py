@@ -31,7 +31,7 @@ from .store_role import StoreRole
 __all__ = ["TransactionalAppends"]
 
 _BUSINESS_CLASSES = ("22", "23", "44", "P0")
-"""What a COMMIT raises because of the business's own rules: deferred constraints and triggers."""
+"""Errors of a COMMIT that come from the business's own rules: deferred constraints and triggers."""
 
 _LOST_CLASSES = ("08", "57P")
 _FAILED_TRANSACTION = "25P02"
@@ -42,7 +42,7 @@ _HELD_TOO_LONG = frozenset({"25P03", "25P04"})
 
 
 class TransactionalAppends(StoreRole):
-    """Keeps `SupportsTransactions`."""
+    """The role `SupportsTransactions`."""
 
     @checked
     async def append_in_transaction(
@@ -86,7 +86,7 @@ class _Transaction:
                 await self.connection.roll_back()
                 outcome = await self.write.verdict("fenced_write.settled") or outcome
         except asyncio.CancelledError:
-            raise  # whoever is cancelled does not wait: the connection is cleaned up behind him
+            raise  # a cancelled caller does not wait: the connection is cleaned up afterwards
         except BaseException:
             await self.connection.roll_back()
             raise

@@ -1,4 +1,4 @@
-"""What the SQL stores of workflow-runtime share, as values and functions. It talks to no database."""
+"""The common part of the SQL stores of workflow-runtime, as values and functions. It talks to no database."""
 
 from ._version import __version__
 from .answers import (

@@ -1,4 +1,4 @@
-"""The command `python -m workflow_store_sql`, for whoever wants to read or explain what a store sends.
+"""The command `python -m workflow_store_sql`, for reading and explaining what a store sends.
 
     python -m workflow_store_sql show STORE [QUERY]
 

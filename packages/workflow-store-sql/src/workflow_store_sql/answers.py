@@ -1,4 +1,4 @@
-"""What calls from outside are answered, as pure functions of a row: the head, and what a statement did to it.
+"""Answers to calls from outside, as pure functions of a row: the head, and what a statement did to it.
 
 Each function takes the row of one run, or `None` for a run that is not there. Beside `status` it reads the columns that
 its docstring names.

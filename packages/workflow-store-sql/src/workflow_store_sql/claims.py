@@ -1,4 +1,4 @@
-"""What claims and heartbeats are answered, as pure functions of rows."""
+"""Answers to claims and heartbeats, as pure functions of rows."""
 
 from __future__ import annotations
 

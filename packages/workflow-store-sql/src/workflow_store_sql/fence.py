@@ -17,7 +17,7 @@ __all__ = ["Fence", "answer_append"]
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """The lease that a driver's write needs, and the operation that tells a repeat of it.
+    """The lease that a driver's write needs, and the operation by which a repeat of it is known.
 
     Args:
         verb: The method; an operation id that another method used is another operation.

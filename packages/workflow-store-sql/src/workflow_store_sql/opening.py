@@ -24,7 +24,7 @@ class StoreOpening(Generic[S_co]):
 
     Args:
         open_store: Opens the store.
-        call: The call that was made, for the error of whoever takes this for the store.
+        call: The call that was made, for the error of a caller that takes this for the store.
     """
 
     def __init__(self, open_store: Callable[[], Coroutine[Any, Any, S_co]], call: str) -> None:

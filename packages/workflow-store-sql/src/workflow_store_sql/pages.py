@@ -67,7 +67,7 @@ def read_log_page(read: RowReader, run_id: str, rows: Sequence[Row], from_index:
 
 
 def read_run_page(read: RowReader, rows: Sequence[Row], limit: int) -> RunPage:
-    """Return a page of runs; one row more than the limit tells that there is another page."""
+    """Return a page of runs; one row more than the limit shows that there is another page."""
     shown = rows[:limit]
     runs, corrupt = read.page(shown)
     more = bool(shown) and len(rows) > limit
@@ -84,7 +84,7 @@ def schedule_page_start(cursor: str | None) -> str:
 
 
 def read_schedule_page(read: RowReader, rows: Sequence[Row], limit: int) -> SchedulePage:
-    """Return a page of schedules; one row more than the limit tells that there is another page."""
+    """Return a page of schedules; one row more than the limit shows that there is another page."""
     schedules = tuple(read.schedule(row) for row in rows[:limit])
     more = bool(schedules) and len(rows) > limit
     return SchedulePage(

@@ -35,7 +35,7 @@ OUR_SOURCES = tuple(
 """The packages that a Worker installs."""
 
 _WHEELS = ("cronsim==2.8", "tzdata==2026.6", "workers-runtime-sdk==1.9.5")
-"""What it installs besides; all of it is pure Python."""
+"""Further packages that it installs; all of them are pure Python."""
 
 _PROGRAM_OF_NODE = Path(__file__).parents[1] / "cloudflare" / "pyodide.mjs"
 
@@ -57,7 +57,7 @@ _WRAP = """
 from workers.rpc import _EnvWrapper
 env = _EnvWrapper(env)
 """
-"""What the SDK does to `env` before an entrypoint gets it."""
+"""The wrapper that the SDK puts around `env` before an entrypoint gets it."""
 
 
 class PyodideError(Exception):
@@ -75,7 +75,7 @@ class Setting:
     path: Sequence[Path] = ()
     """Folders to import from, besides those of our packages."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    """What `env` holds besides the database `DB`."""
+    """Variables of `env` besides the database `DB`."""
     proxy: bool = False
     """True if `env.PROXY` gives the same database through miniflare's own binding, which is slower."""
     own_binding: bool = False

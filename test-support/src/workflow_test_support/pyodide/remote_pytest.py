@@ -93,7 +93,7 @@ class Outcome:
     """As pytest gives it to the shell: 0 when all tests have passed."""
     python: tuple[int, int]
     text: str
-    """What it wrote."""
+    """Its output."""
 
 
 def run_pytest_in_pyodide(folder: Path, names: Sequence[str], setting: Setting, *, timeout_s: float) -> Outcome:

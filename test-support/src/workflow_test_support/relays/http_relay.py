@@ -20,7 +20,7 @@ class Fault:
     forwarded: bool
     """True if the server gets it, and does what it asks."""
     answer: bytes | None = None
-    """What the client gets instead of the server's answer; when absent, its connection ends."""
+    """Answer for the client in place of the server's; without one, its connection ends."""
     hang: bool = False
     """True if the client gets nothing for as long as it waits."""
     trickle_s: float | None = None
@@ -32,7 +32,7 @@ cut_before = Fault(forwarded=False)
 lose_answer = Fault(forwarded=True)
 """The server has answered; the connection ends before its answer is through."""
 hang = Fault(forwarded=True, hang=True)
-"""The server has answered, and nobody hears of it."""
+"""The server has answered, and nobody learns of it."""
 
 
 def trickle(every_s: float) -> Fault:
@@ -59,12 +59,12 @@ class Relay:
     faults: dict[int, Fault] = field(default_factory=dict)
     """By the number of the request, from 1."""
     always: Fault | None = None
-    """What becomes of all other requests."""
+    """Fault of all other requests."""
     gate: asyncio.Event | None = None
-    """What requests wait for before they are dealt with."""
+    """Event that requests wait for before they are dealt with."""
     requests: int = 0
     connections: int = 0
-    """How many are open."""
+    """Number of open connections."""
     most_connections: int = 0
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 

@@ -26,9 +26,9 @@ class Wire:
         self._writers: set[asyncio.StreamWriter] = set()
         self.dsn = ""
         self.trips = 0
-        """How often the client sent something after the server's last word."""
+        """Number of times that the client sent something after the server's last word."""
         self.statements = 0
-        """How many statements it had executed."""
+        """Number of statements that it had executed."""
         self.refusing = False
         """True if new connections end at once, as when the server is away."""
         self.deaf = False

@@ -35,13 +35,13 @@ class SilentRelay:
         self.drops_answers = False
         """True if what the server sends is lost from now on, on all connections."""
         self.falls_silent_at: bytes | None = None
-        """What a client has to send for its connection, and all others, to fall silent; it is lost already."""
+        """Bytes of a client at which its connection, and all others, fall silent; they are lost already."""
         self.loses_answer_to: bytes | None = None
         """The same, but the server still hears this last word."""
         self.silent_connections = 0
-        """How many connections have lost something; they stay silent for ever."""
+        """Number of connections that have lost something; they stay silent for ever."""
         self.connections = 0
-        """How many are open."""
+        """Number of open connections."""
 
     def fall_silent(self) -> None:
         """Carry nothing any more, in neither direction."""

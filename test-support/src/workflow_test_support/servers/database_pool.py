@@ -52,8 +52,9 @@ SELECT md5(string_agg(facts, '|' ORDER BY facts)) FROM (
 class DatabasePool:
     """Copies of a template that serve one test after the other.
 
-    A test gets the rows that the template has. A database in which a test has changed anything but other rows (a table,
-    a right, a setting, statistics) is dropped, and so is one that has become large or old.
+    A test gets the rows that the template has; what the server counts (`pg_stat_user_tables`) goes on. A database in
+    which a test has changed anything but rows (a table, a right, a setting, a plan's statistics) is dropped, and so is
+    one that has become large or old.
 
     Args:
         server_dsn: DSN of the server's maintenance database.

@@ -18,7 +18,7 @@ accept larger values than D1 does."""
 _OLDEST_NODE = 20
 
 PYODIDES = {"0.28.2": "pyodide@0.28.2", "314.0.6": "pyodide@314.0.6"}
-"""What production runs: the first for compatibility dates before 2026-11-01, the second from then on."""
+"""Versions in production: the first for compatibility dates before 2026-11-01, the second from then on."""
 
 
 @cache

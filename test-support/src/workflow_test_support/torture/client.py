@@ -40,10 +40,10 @@ class Client:
         self.inputs: dict[str, int] = {}
         """The input of each run whose start was acknowledged."""
         self.signals: Counter[str] = Counter()
-        """How many signals were acknowledged, by run."""
+        """Number of acknowledged signals, by run."""
         self.answers: Counter[str] = Counter()
         self.repeats = 0
-        """How often a call had to be made again."""
+        """Number of calls that had to be made again."""
 
     async def serve(self) -> None:
         """Start the runs and send them all their signals."""

@@ -28,7 +28,7 @@ Deed: TypeAlias = Callable[[], Awaitable[None]]
 
 _LOOK_S = 0.02
 _FIRST, _LAST = 0.05, 0.9
-"""Which part of the work is disturbed."""
+"""Share of the work that is disturbed."""
 _AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
@@ -41,11 +41,11 @@ class Deeds:
     restarts: int
     """Of a single server; of a pair there is one failover."""
     away_s: float
-    """How long the server stays away at its last restart."""
+    """Time for which the server stays away at its last restart."""
     drains: int = 0
     freezes: int = 0
     frozen_s: float = 0.0
-    """How long a freeze takes."""
+    """Duration of a freeze."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Chaos:
     rng: random.Random
     terminated: int = 0
     outages: list[tuple[float, float]] = field(default_factory=list)
-    """When the server was away, on the monotonic clock."""
+    """Times at which the server was away, on the monotonic clock."""
     _read: int = 0
     _begun: int = 0
 

@@ -1,4 +1,4 @@
-"""What is known after a chaos run, and what speaks against it. Pure, so that each rule can be tested."""
+"""The verdict on a chaos run. Pure, so that each rule can be tested."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Step = tuple[str, str]
 """Run id and step id."""
 
 PATIENCE_S = 5.0
-"""How long a worker may hold a result that it cannot write: its repeats take 3.2 s, then it gives the run up."""
+"""The longest that a worker holds a result that it cannot write: its repeats take 3.2 s, then it gives the run up."""
 THAWED_S = 1.0
-"""How long a worker that was frozen may take to learn that its runs are in other hands."""
+"""The longest that a worker that was frozen takes to learn that its runs are in other hands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Evidence:
     inputs: Mapping[str, int]
     """The runs whose start was acknowledged."""
     signals: Mapping[str, int]
-    """How many signals were acknowledged, by run."""
+    """Number of acknowledged signals, by run."""
     heads: Mapping[str, Mapping[str, Any]]
     """Status, length of the log and output of each run, from the database."""
     logs: Mapping[str, Sequence[Mapping[str, Any]]]

@@ -1,4 +1,4 @@
-"""What is known after a contention run, and what speaks against it. Pure, so that each rule can be tested."""
+"""The verdict on a contention run. Pure, so that each rule can be tested."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Evidence:
     expected: Mapping[str, Set[int]]
     """The moments of the ticks that each schedule must have settled: its own and the requested ones."""
     ledger: Sequence[Mapping[str, Any]]
-    """What the database wrote down, in its order."""
+    """Rows that the database wrote down, in its order."""
     heads: Mapping[str, Mapping[str, Any]]
     """The status of each run, and when it was created and ended by the clocks of those who did it."""
     leftovers: Sequence[str]
@@ -55,7 +55,7 @@ class History:
     schedule: str
     policy: OverlapPolicy
     outcomes: dict[int, str] = field(default_factory=dict)
-    """What became of each tick in the end: `started`, `skipped`, or `replaced` by a later one while it waited."""
+    """Outcome of each tick in the end: `started`, `skipped`, or `replaced` by a later one while it waited."""
     put_back: set[int] = field(default_factory=set)
     """The ticks that had to wait for the end of a run."""
     buffered: int | None = None
@@ -63,7 +63,7 @@ class History:
     problems: list[str] = field(default_factory=list)
     _live: set[str] = field(default_factory=set)
     _lived: list[bool] = field(default_factory=lambda: [False, False])
-    """Whether a run was live at some time since the last settlement but one. The commit of a run's end may come so much
+    """True if a run was live at some time since the last settlement but one. The commit of a run's end may come so much
     later than its number was drawn."""
 
     def tell(self, entry: Mapping[str, Any]) -> None:

@@ -41,7 +41,7 @@ class Workforce:
         self._size = size
         self._spared = spared
         self.log = logs / "workers.log"
-        """What all of them write to their standard error."""
+        """Standard error of all of them."""
         self._workers: list[subprocess.Popen[bytes]] = []
         self.killed: dict[int, float] = {}
         """Process ids of those that were killed, and when on the monotonic clock."""

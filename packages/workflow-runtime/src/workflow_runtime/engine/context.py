@@ -209,7 +209,7 @@ class Context:
 
     @durable
     async def emit(self, name: str, payload: Any = None) -> None:
-        """Write an event into the run's log, for whoever reads or follows it.
+        """Write an event into the run's log, for those who read or follow it.
 
         Args:
             name: What it is about.

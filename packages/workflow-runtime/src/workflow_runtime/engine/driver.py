@@ -19,13 +19,13 @@ from .shielding import run_shielded
 __all__ = ["Driver"]
 
 _LAST_GRACE_S = 0.5
-"""Where the drive was cancelled, and has waited for them before."""
+"""The same for a drive that was cancelled, and has waited for its steps before."""
 _CLEANUP_GRACE_S = 5.0
-"""How long cancelled steps may take to clean up before the driver stops waiting for them."""
+"""The longest that cancelled steps take to clean up before the driver stops waiting for them."""
 
 
 class Driver:
-    """The drive of one run, until the run ends, pauses, or must be let go. A worker makes one for each claim.
+    """The drive of one run, until the run ends, pauses, or is handed over. A worker makes one for each claim.
 
     Args:
         settings: What it shares with others.

@@ -28,9 +28,9 @@ class DriverSettings:
     lease_ms: int
     rng: random.Random
     threads: StepThreads | None
-    """Where plain functions run; `None` in a Python without threads."""
+    """Threads on which plain functions run; `None` in a Python without threads."""
     watch: LoopWatch
     checks_replay: bool = False
     """True if each run is replayed and compared after each write: in tests."""
     heartbeats: HeartbeatThread | None
-    """Renews leases beside the event loop, where the store and the clock allow it."""
+    """Thread that renews leases beside the event loop, where the store and the clock allow it."""

@@ -18,18 +18,18 @@ __all__ = ["FailureLedger"]
 class _Failure:
     step_id: str
     task: asyncio.Task[object] | None
-    """Who asked for what failed."""
+    """Task that asked for what failed."""
     moment: int
     tasks_made: int
 
     def answered_by(self, task: asyncio.Task[object] | None, moment: int) -> bool:
         """Return True if what this task asks for may be the consequence of the failure."""
         if moment == self.moment or not isinstance(task, HandlerTask) or not isinstance(self.task, HandlerTask):
-            return True  # in the very turn of the handler in which it heard of it
+            return True  # in the very turn of the handler in which it learned of it
         if task.number > self.tasks_made:
             return True  # begun since, by somebody who may know of it
         if not _ended_by_error(self.task):
-            return True  # it was caught, and may have been told to anybody
+            return True  # it was caught, and may have been passed to anybody
         # It lies in a task that it has ended: who began that task may look there, the other branches do not.
         return self.task.descends_from(task)
 

@@ -15,7 +15,7 @@ __all__ = ["HandlerTurns"]
 T = TypeVar("T")
 
 _TURN_S = 0.02
-"""How long a handler, or its replay, goes on before the application's event loop gets a turn."""
+"""Time for which a handler, or its replay, goes on before the application's event loop gets a turn."""
 
 
 class HandlerTurns:
@@ -24,7 +24,7 @@ class HandlerTurns:
     Each turn is a plain callback (see `WorkflowLoop.run_until_blocked`), fenced off from the application and timed.
 
     Args:
-        watched: Told of each turn.
+        watched: Notified of each turn.
     """
 
     def __init__(self, watched: WatchedDrive) -> None:

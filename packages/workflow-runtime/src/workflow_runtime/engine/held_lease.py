@@ -62,7 +62,7 @@ class HeldLease:
 
         Args:
             renewer: The store.
-            patience_ms: Leave so much time to whoever else renews it.
+            patience_ms: Time left for somebody else to renew it first.
         """
         never = asyncio.Event()
         while not self.lost:
@@ -81,7 +81,7 @@ class HeldLease:
         except LeaseLostError:
             self.lose()
         except Exception as error:  # noqa: BLE001  # whatever it is, the next beat must come
-            # Not lost yet: an expired holder whom nobody replaced may go on. The next beat tells.
+            # Not lost yet: an expired holder whom nobody replaced may go on. The next beat shows it.
             logger.warning("run %r: heartbeat failed: %s", self.run_id, one_line(error))
         else:
             self.renewed(renewal)

@@ -102,7 +102,7 @@ OPERATION_OF: dict[EventKind, OperationKind] = {
 
 
 FAILURES = frozenset({EventKind.STEP_FAILED, EventKind.WAIT_TIMED_OUT, EventKind.APPROVAL_TIMED_OUT})
-"""What a handler gets as an exception."""
+"""Kinds of event that a handler gets as an exception."""
 
 
 @dataclass(frozen=True, slots=True)

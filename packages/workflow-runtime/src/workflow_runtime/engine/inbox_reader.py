@@ -21,11 +21,11 @@ _RETRY_S = 1.0
 
 
 class InboxReader:
-    """Fills the inbox of a driver from the store, whenever there is news of an entry.
+    """The way of entries from the store into a driver's inbox, whenever there is news of one.
 
     Args:
         store: Has the entries.
-        lease: Its renewals tell the newest number.
+        lease: Its renewals bring the newest number.
         inbox: Gets the entries.
         wake: Set when the driver should look for news.
     """
@@ -65,7 +65,7 @@ class InboxReader:
             self._resting = True
             if not may_pass(error):
                 raise
-            # Not worth the steps that are running: nothing is lost, and a pause would be told of what was not seen.
+            # Not worth the steps that are running: nothing is lost, and a pause would be refused for what was not seen.
             logger.warning("run %r: cannot read the inbox: %s", self._lease.run_id, one_line(error))
             asyncio.get_running_loop().call_later(_RETRY_S, self._end_rest)
 

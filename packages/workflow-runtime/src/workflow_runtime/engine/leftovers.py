@@ -45,7 +45,7 @@ class DurableCalls:
 
 
 _FEW = 64
-"""So many are kept before those are looked for that were awaited."""
+"""Number of coroutines from which on the awaited ones are looked for and dropped."""
 
 
 def durable(operation: CallT) -> CallT:
@@ -58,7 +58,7 @@ def durable(operation: CallT) -> CallT:
     @functools.wraps(operation)
     def call(owner: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         coroutine = operation(owner, *args, **kwargs)
-        owner._calls.add(coroutine)  # noqa: SLF001  # of whoever is decorated
+        owner._calls.add(coroutine)  # noqa: SLF001  # of the decorated method's object
         return coroutine
 
     _OPERATIONS.add(code)

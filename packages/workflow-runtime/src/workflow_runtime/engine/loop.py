@@ -73,14 +73,14 @@ class WorkflowLoop(LoopOfHandler):
         self.called_from: str | None = None
         """The thread that has called back, as if this loop waited for threads."""
         self.turns: int = 0
-        """How many callbacks have run so far."""
+        """Number of callbacks that have run."""
         self._run_id = run_id
         self._package = package
         self._ready: deque[asyncio.Handle] = deque()
         self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._tasks_made = 0
         self._unseen_failures: list[BaseException] = []
-        """Of tasks that are gone already."""
+        """Failures of tasks that are gone already."""
         self._bound: list[_LoopBoundMixin] = []
         self._closed = False
 
@@ -194,7 +194,7 @@ class WorkflowLoop(LoopOfHandler):
         """Refuse the handler; to a thread, remember that it has called, and do nothing."""
         if self.is_running():
             raise refused("a call from another thread (call_soon_threadsafe)")
-        # An error here would end the thread of whoever calls, a client's, and leave all that wait for it hanging.
+        # An error here would end the calling thread, a client's, and leave all that wait for it hanging.
         if not self._closed:
             from threading import current_thread  # noqa: PLC0415  # there are Pythons without threads
 
@@ -247,7 +247,7 @@ def _was_cancelled(future: asyncio.Future[Any]) -> bool:
 
 
 def _failed_unseen(task: asyncio.Task[Any]) -> bool:
-    # asyncio's own mark, from which it tells at the end of a task that nobody has retrieved its exception.
+    # asyncio's own mark, by which it reports, at the end of a task, an exception that nobody has retrieved.
     return task.done() and bool(getattr(task, "_log_traceback", False)) and not _was_cancelled(task)
 
 

@@ -61,18 +61,18 @@ class Machine:
         self._operations: dict[str, Operation] = {}
         self._unseen: list[Operation] = []
         self._waits = 0
-        """How many signals and approvals the handler waits for."""
+        """Number of signals and approvals that the handler waits for."""
         self._awaited_bytes = 0
-        """What their names and step ids take."""
+        """Bytes of the names and step ids of what the handler waits for."""
         self._step_ids = StepIds(self._operations)
         self._main: asyncio.Task[Any] | None = None
         self._cancelled = False
         self.cancel_reason: str | None = None
         self._refusals: int | None = None
         self._turns_before = self._asked_before = 0
-        """When the last event took effect."""
+        """Number of turns at the last event."""
         self.outcome: Outcome | None = None
-        """How the handler ended, or `None` while it goes on."""
+        """Outcome of the handler; `None` while it goes on."""
 
     # What the driver does.
 
@@ -106,7 +106,7 @@ class Machine:
         return time.perf_counter() < until_s or self.loop.turns == turns
 
     def _turns_left(self) -> int:
-        # Whoever asks for a hundred thousand things at once takes as many turns, and gets on.
+        # A handler that asks for a hundred thousand things at once takes as many turns, and gets on.
         asked = len(self._operations) - self._asked_before
         return _MOST_TURNS + 4 * asked - (self.loop.turns - self._turns_before)
 
@@ -133,7 +133,7 @@ class Machine:
             _APPLY[event.kind](self, self._find(event), event)
 
     def undo(self, event: Recorded) -> None:
-        """Take note of a failure that counts no more: whoever waits goes on waiting. `run` need not follow.
+        """Take note of a failure that counts no more: its operation stays pending. `run` need not follow.
 
         Raises:
             NonDeterminismError: As `apply`.
@@ -238,7 +238,7 @@ class Machine:
         if total > MAX_AWAITED_BYTES:
             raise WaitLimitError(operation.step_id, self._waits, total, MAX_AWAITED_BYTES)
         self._awaited_bytes, self._waits = total, self._waits + 1
-        # Before the handler hears of the end, however it came about, and at the same moment in each replay.
+        # Before the handler learns of the end, however it came about, and at the same moment in each replay.
         operation.future.add_done_callback(partial(self._wait_ended, size))
 
     def _wait_ended(self, size: int, future: asyncio.Future[Any]) -> None:
@@ -251,7 +251,7 @@ class Machine:
 
     def _refuse(self, future: asyncio.Future[Any]) -> asyncio.Future[Any]:
         self._refusals = (self._refusals or 0) + 1
-        # A handler that swallows everything and tries for ever must block in the end, or it would never let go.
+        # A handler that swallows everything and tries for ever must block in the end, or the drive would never end.
         if self._refusals > _TEARDOWN_REFUSALS:
             return future
         if self.loop.is_running():
@@ -340,7 +340,7 @@ def _waits_for(task: asyncio.Task[Any], operations: Mapping[asyncio.Future[Any],
 
 _AWAITED = frozenset({OperationKind.WAIT, OperationKind.APPROVAL})
 _MOST_TURNS = 1_000_000
-"""So often may a handler's branches go on without an event, before it is taken to go round in circles."""
+"""Number of turns without an event after which a handler counts as going round in circles."""
 _TEARDOWN_CALLBACKS = 100_000
 _TEARDOWN_REFUSALS = 1_000
 

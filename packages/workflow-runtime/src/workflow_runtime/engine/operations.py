@@ -42,15 +42,15 @@ class Operation:
     future: asyncio.Future[Any]
     """Belongs to the handler's loop; resolved only by an event."""
     task: asyncio.Task[Any] | None = None
-    """Who asked for it."""
+    """Task that asked for it."""
     # What was asked:
     step: StepCall | None = None
     name: str = ""
-    """Of the signal, the approval, or the emitted event."""
+    """Name of the signal, the approval, or the emitted event."""
     value: JsonText | None = None
     """To record (value, emit)."""
     until: Callable[[int], int] | None = None
-    """From the present (ms) to the deadline (ms), when there is one."""
+    """Function from the present (ms) to the deadline (ms); `None` without a deadline."""
     # What the log says:
     started: bool = False
     until_ms: int | None = None

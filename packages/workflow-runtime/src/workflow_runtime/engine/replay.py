@@ -30,7 +30,7 @@ class Replay:
         machine: Runs the handler.
         handler: What it runs.
         turns: How the handler gets its turns.
-        watched: Told how long the replay was.
+        watched: Gets the length of the replay.
     """
 
     def __init__(

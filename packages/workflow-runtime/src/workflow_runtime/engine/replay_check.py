@@ -1,4 +1,4 @@
-"""For tests: replays a run from its log, and compares what its handler asks for with the first time.
+"""A check for tests: a run is replayed from its log, and must ask for the same as the first time.
 
 What a handler must not use (`datetime.now()`, `uuid4()`, `random`, what is left from an earlier call) shows in that it
 asks for something else, or ends in another way, when nothing but the log has stayed the same.

@@ -23,7 +23,7 @@ __all__ = ["RunEnd"]
 logger = get_logger("workflow_runtime")
 
 _MAX_REASON = 1_000
-"""Characters of a reason; the error tells the rest."""
+"""The most characters of a reason; the error has the rest."""
 
 
 class RunEnd:

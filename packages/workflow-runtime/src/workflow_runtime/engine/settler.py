@@ -52,7 +52,7 @@ class Settler:
         self._rng = rng
         self._fresh: deque[Operation] = deque()
         self.retried: int = 0
-        """How many attempts failed that will be repeated."""
+        """Number of failed attempts that are repeated."""
 
     def settle(self, *, only_attempts: bool = False, until_s: float = math.inf) -> bool:
         """Apply everything that has happened, until the handler waits or the draft is full.

@@ -112,7 +112,7 @@ def _call_on_thread(
     """Call a plain function. Return its result, or what it raises in a form that crosses threads."""
     try:
         return function(*args, **kwargs), None
-    except StopIteration as error:  # no future carries it: whoever awaits the future would wait for ever
+    except StopIteration as error:  # no future carries it: the await would last for ever
         return None, EscapedError(error)
     except Exception as error:  # noqa: BLE001  # raised again in the step's task
         return None, error

@@ -15,7 +15,7 @@ class StepIds:
     """The step ids of one handler: given by it, or made of a name and a counter.
 
     Args:
-        used: The ids so far. Whoever takes a new one adds it.
+        used: The ids so far. The caller adds a new one.
     """
 
     def __init__(self, used: Container[str]) -> None:

@@ -18,9 +18,9 @@ class StepInfo:
     run_id: str
     step_id: str
     attempt: int
-    """From 1. After a crash the attempt in flight is made again under the same number."""
+    """Number of the attempt, from 1. After a crash the attempt in flight is made again under the same number."""
     idempotency_key: str
-    """The same for every attempt of this step of this run: hand it to whatever must act once."""
+    """Key that is the same for every attempt of this step of this run: pass it on to whatever must act once."""
 
 
 current_info: ContextVar[StepInfo] = ContextVar("workflow_runtime_step")

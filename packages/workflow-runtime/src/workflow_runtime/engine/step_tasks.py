@@ -33,9 +33,9 @@ class EndedAttempt:
     operation: Operation
     attempt: int
     result: JsonText | None
-    """What the step gave; `None` when it failed."""
+    """Result of the step; `None` when it failed."""
     error: BaseException | None = None
-    """What it raised."""
+    """Exception that it raised."""
 
 
 class StepTasks:
@@ -55,7 +55,7 @@ class StepTasks:
 
         Args:
             attempts: Makes the attempts.
-            transactions: Runs those of transactional steps, and tells which one must not be cancelled now.
+            transactions: Runs those of transactional steps, and knows which one must not be cancelled now.
             threads: Where plain functions run; `None` in a Python without threads.
             budget: Says how many steps may start, and whether one was refused a query for the drive's sake.
             stop: Made when one was.

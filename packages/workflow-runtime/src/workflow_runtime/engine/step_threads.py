@@ -22,7 +22,7 @@ __all__ = ["StepThreads", "ThreadCall"]
 _Outcome: TypeAlias = tuple[Any, BaseException | None]
 
 _IDLE_S = 10.0
-"""How long a thread waits for another call before it goes."""
+"""Time for which an idle thread waits for another call before it ends."""
 
 
 class ThreadCall:
@@ -57,7 +57,7 @@ class ThreadCall:
         self._future.add_done_callback(over)
 
     async def result(self) -> Any:
-        """Wait for what the function gives. Whoever stops waiting while it waits for a thread takes it back.
+        """Wait for the function's result. Cancelled before a thread has begun it, it never runs.
 
         Raises:
             BaseException: Whatever the function raises.
@@ -80,7 +80,7 @@ class ThreadCall:
         return self._future.cancel()
 
     def run(self) -> Callable[[], None]:
-        """Call the function, on a thread, and give what tells of the outcome."""
+        """Call the function, on a thread, and return what reports the outcome."""
         if not self._future.set_running_or_notify_cancel():
             return lambda: None
         return partial(self._future.set_result, self._context.run(_outcome, self._function))
@@ -152,7 +152,7 @@ class StepThreads:
             with self._changed:
                 if self._latest.get(call.key) is call:
                     del self._latest[call.key]
-                self._idle += 1  # before telling: who is told may have the next call at once
+                self._idle += 1  # before the report: its receiver may make the next call at once
             tell()
             del call, tell  # or what was returned would live until the next call comes
 
@@ -170,5 +170,5 @@ class StepThreads:
 def _outcome(function: Callable[[], Any]) -> _Outcome:
     try:
         return function(), None
-    except BaseException as error:  # noqa: BLE001  # whoever waits for the result raises it
+    except BaseException as error:  # noqa: BLE001  # raised where the result is awaited
         return None, error

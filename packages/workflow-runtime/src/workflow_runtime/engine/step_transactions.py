@@ -28,7 +28,7 @@ Attempt = Callable[[Any], Awaitable[JsonText]]
 
 
 class _NotWantedError(Exception):
-    """Rolls a transaction back whose record nobody would read."""
+    """Raised to roll back a transaction whose record nobody would read."""
 
 
 class StepTransactions:
@@ -45,7 +45,8 @@ class StepTransactions:
         self._settled = asyncio.Event()
         self._settled.set()
         self._committing: _Commit | None = None
-        """Who has closed the gate. One that was given up, and still cleans up, must not open it for another."""
+        """Operation that has closed the gate. One that was given up, and still cleans up, must not open it for another.
+        """
         self._closed = False
         self._committed: Recorded | None = None
 
@@ -136,7 +137,7 @@ class _Commit:
     def __init__(self, transactions: StepTransactions, operation: Operation, attempt: Attempt) -> None:
         self.recorded: Recorded | None = None
         self.handed_over = 0
-        """How often the function came to its end and the store got what to write."""
+        """Number of times that the function came to its end and the store got what to write."""
         self.first_index = 0
         self.length = 0
         self._transactions = transactions

@@ -6,7 +6,7 @@ __all__ = ["Suspended"]
 
 
 class Suspended(BaseException):  # not an error
-    """Unwinds a handler whose run was paused, handed over or lost.
+    """Raised to unwind a handler whose run was paused, handed over or lost.
 
     A `BaseException`, so that a handler's `except Exception` lets it pass. Private: handlers never name it.
     """

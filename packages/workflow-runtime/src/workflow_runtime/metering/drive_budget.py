@@ -24,7 +24,7 @@ class DriveProgress(NamedTuple):
     unrecorded_steps: int = 0
     """Steps that run, or have ended since."""
     draft_events: int | None = None
-    """How many events the next write has; `None` when there is nothing to write."""
+    """Number of events of the next write; `None` when there is nothing to write."""
     next_index: int = 0
     """The position in the log."""
 
@@ -33,7 +33,7 @@ class DriveBudget:
     """The queries of a drive that nobody limits: it may begin whatever it likes."""
 
     max_events: int = MAX_EVENTS
-    """So many events go into one write."""
+    """The most events in one write."""
     low: bool = False
     """True if so few queries are left that nothing new is begun, as of the last measuring."""
 

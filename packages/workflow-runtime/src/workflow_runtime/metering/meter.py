@@ -21,7 +21,7 @@ class QueryMeter:
         self.requests = 0
         """Round trips: a batch is one."""
         self.rows_read = 0
-        """As far as the database tells, like `rows_written`."""
+        """Number of rows read, as far as the database tells; the same for `rows_written`."""
         self.rows_written = 0
         self.limit_reached = False
         """True if something was refused here, or by a meter around this one."""
@@ -32,7 +32,7 @@ class QueryMeter:
     def remaining(self) -> int | None:
         """Number of queries that may still be sent; `None` without any limit.
 
-        What is kept back here counts, as it is for whoever asks. What a meter around keeps back does not.
+        What is kept back here counts, because it is kept for the caller. What a meter around keeps back does not.
         """
         here = None if self.max_queries is None else self.max_queries - self.queries
         rooms = (here, *(meter._room() for meter in self._around()))  # noqa: SLF001  # one class

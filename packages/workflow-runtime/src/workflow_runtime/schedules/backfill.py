@@ -50,11 +50,11 @@ class Backfill:
         status: Callable[[], Awaitable[BackfillStatus]],
     ) -> None:
         self.schedule_id = schedule_id
-        """Of which schedule."""
+        """Id of the schedule."""
         self.ticks: tuple[datetime, ...] = tuple(ticks)
         """All ticks of the period, oldest first."""
         self.requested = requested
-        """How many of them were not waiting already."""
+        """Number of ticks that were not waiting already."""
         self._status = status
 
     def __repr__(self) -> str:

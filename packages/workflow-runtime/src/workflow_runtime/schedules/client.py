@@ -1,4 +1,4 @@
-"""What an application says to its schedules."""
+"""The calls of an application about its schedules."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ logger = get_logger("workflow_runtime")
 _PAGE = 100
 _REQUESTED_AT_ONCE = 1_000
 _CONFLICTS = 20
-"""So many changes by others may come between before a change is given up."""
+"""Number of concurrent changes after which a change gives up."""
 _MOMENTS = 100
-"""So many moments beside the present are tried for a tick that is fired by hand."""
+"""Number of milliseconds, from the present on, that are tried for a tick fired by hand."""
 _MAX_TIMES = 10_000
 
 
@@ -65,7 +65,7 @@ class Schedules:
         self._now_ms = now_ms
         self._on_change = on_change
         self._unfit: dict[str, Unfit] | None = None
-        """What the look into the store found; `None` before it."""
+        """Reason why the store is unfit; `None` before the store was looked at."""
 
     async def unfit(self) -> Mapping[str, Unfit]:
         """Return which declared schedules are `missing` in the store, or there as something that `differs`, and log it.
@@ -138,7 +138,7 @@ class Schedules:
 
         Raises:
             ScheduleNotFoundError: There is none of that id.
-            ScheduleConflictError: Others change it all the time.
+            ScheduleConflictError: It was changed concurrently each time.
         """
         return self._record(await self._set_enabled(schedule_id, enabled=False))
 
@@ -147,7 +147,7 @@ class Schedules:
 
         Raises:
             ScheduleNotFoundError: There is none of that id.
-            ScheduleConflictError: Others change it all the time.
+            ScheduleConflictError: It was changed concurrently each time.
             CorruptRecordError: Its definition cannot be read.
         """
         return self._record(await self._set_enabled(schedule_id, enabled=True))

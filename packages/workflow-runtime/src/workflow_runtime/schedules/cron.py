@@ -26,7 +26,7 @@ _LAST_YEAR = 9_998
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """Fires when the clocks of a time zone show what five fields say: minute, hour, day, month, day of week.
+    """Ticks at the times that five fields describe: minute, hour, day, month, day of week, in a time zone.
 
     Each field takes numbers, names (`MON`, `jan`), lists (`1,15`), ranges (`9-17`) and steps (`*/5`). A day of the
     month may be `L` (the last one), a day of the week `MON#2` (the second Monday). When both day fields are

@@ -1,4 +1,4 @@
-"""What becomes of a claimed tick: decided from the schedule, the tick and the present alone."""
+"""The decision about a claimed tick, from the schedule, the tick and the present alone."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def first_after(spec: Spec, now_ms: int, last_fire_at_ms: int | None) -> int | N
 
 
 def tick_run_id(schedule_id: str, fire_at_ms: int) -> str:
-    """Name the run of a tick: readable, and the same whoever fires it, so that no tick starts two runs."""
+    """Name the run of a tick: readable, and the same for every worker, so that no tick starts two runs."""
     suffix = f"@{_stamp(from_ms(fire_at_ms))}"
     name = schedule_id.encode("utf-8")
     if len(name) + len(suffix) > MAX_ID_BYTES:

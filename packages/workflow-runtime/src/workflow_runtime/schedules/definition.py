@@ -24,7 +24,7 @@ else:
     InputT = TypeVar("InputT")
 
 MissedPolicy = Literal["skip", "one", "all"]
-"""What becomes of ticks that nobody fired in time, because no worker was there."""
+"""Policies for ticks that nobody fired in time, because no worker was there."""
 
 MAX_MISSED = 1_000
 """The greatest `missed_limit`."""
@@ -32,24 +32,24 @@ MAX_MISSED = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule(Generic[InputT]):
-    """Starts a run of a workflow again and again. Give it to `WorkflowRuntime(schedules=[...])`.
+    """A plan that starts a run of a workflow again and again. Give it to `WorkflowRuntime(schedules=[...])`.
 
     Raises:
         InvalidArgumentError: A value that can never work; names it.
     """
 
     id: str
-    """Names it in the store, for ever."""
+    """Id of the schedule in the store; it stays."""
     workflow: Workflow[InputT, Any] | str
-    """What each tick starts, in its current version."""
+    """Workflow that each tick starts, in its current version."""
     when: Cron | Every
     """The moments at which it fires."""
     input: InputT | None = None
-    """What each run gets; any value that the codec carries."""
+    """Input of each run: any value that the codec carries."""
     overlap: OverlapPolicy = "skip"
-    """What becomes of a tick while the run of an earlier tick has not ended."""
+    """Policy for a tick that comes while the run of an earlier tick has not ended."""
     missed: MissedPolicy = "skip"
-    """What becomes of ticks that nobody fired in time: none, one or each of them is fired late."""
+    """Policy for ticks that nobody fired in time: none, one or each of them is fired late."""
     missed_limit: int = 100
     """With `all`: only so many of them, the newest; at most 1,000."""
     grace: timedelta = timedelta(minutes=1)
@@ -61,9 +61,9 @@ class Schedule(Generic[InputT]):
     ends_at: datetime | None = None
     """No tick at or after (an aware datetime)."""
     queue: str = DEFAULT_QUEUE
-    """Which queue its runs wait in."""
+    """Queue in which its runs wait."""
     priority: int = 0
-    """Of its runs; greater is sooner."""
+    """Priority of its runs; greater is sooner."""
     paused: bool = False
     """True if it is paused when it is created. Later only `pause` and `resume` decide."""
 

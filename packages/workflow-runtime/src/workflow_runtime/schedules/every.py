@@ -19,7 +19,7 @@ _LAST_MS = 253_370_764_800_000
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """Fires at a fixed interval, counted from the Unix epoch: every 5 minutes means at :00, :05, :10 in UTC.
+    """Ticks at a fixed interval, counted from the Unix epoch: every 5 minutes means at :00, :05, :10 in UTC.
 
     All workers agree on the moments, whenever each of them was started.
 
@@ -30,7 +30,9 @@ class Every:
 
     interval: timedelta
     offset: timedelta = timedelta(0)
-    """So much later: `Every(timedelta(hours=1), offset=timedelta(minutes=7))` fires at seven past."""
+    """Delay after each multiple of the interval: `Every(timedelta(hours=1), offset=timedelta(minutes=7))` fires at
+    seven past.
+    """
 
     def __post_init__(self) -> None:
         interval_ms = whole_ms("interval", self.interval)

@@ -33,7 +33,7 @@ TickOutcome = Literal["started", "skipped", "missed", "buffered", "changed", "lo
 _AT_ONCE = 20
 """Ticks in one claim: they are settled side by side, each with a call or a few."""
 _TERMINATIONS = 3
-"""How often a tick may find yet another run of its schedule live before it waits for its turn."""
+"""Number of times that a tick may find another live run of its schedule before it waits for its turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +52,14 @@ class TickRound:
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[TickFailure] = field(default_factory=list)
     missed: Counter[str] = field(default_factory=Counter)
-    """How many ticks were missed, by schedule."""
+    """Number of missed ticks, by schedule."""
     unclaimable: set[str] = field(default_factory=set)
     """Schedules with a tick waiting whose workflow this process does not know; some of them."""
     next_due_ms: int | None = None
 
 
 class TickFirer:
-    """Fires the ticks of the schedules whose workflows this process knows."""
+    """The part of a sweep that fires the ticks of schedules whose workflows this process knows."""
 
     def __init__(
         self,

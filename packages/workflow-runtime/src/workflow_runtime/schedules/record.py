@@ -20,15 +20,15 @@ class ScheduleRecord:
         self.id: str = stored.schedule_id
         """Names it."""
         self.workflow_id: str = stored.workflow_id
-        """What its ticks start."""
+        """Id of the workflow that its ticks start."""
         self.workflow_version: str = stored.workflow_version
-        """In which version."""
+        """Version of the workflow."""
         self.paused: bool = not stored.enabled
         """True if it only fires on request."""
         self.revision: int = stored.revision
         """Counts the changes of its definition, pauses among them, from 1."""
         self.next_fire_at: datetime | None = moment(stored.next_fire_at_ms)
-        """When it fires next, unless it is paused; `None` when it is over."""
+        """Next time at which it fires, unless it is paused; `None` when it is over."""
         self.last_fire_at: datetime | None = moment(stored.last_fire_at_ms)
         """Its newest tick that was dealt with."""
         self.buffered_fire_at: datetime | None = moment(stored.buffered_fire_at_ms)

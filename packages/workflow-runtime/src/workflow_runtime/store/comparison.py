@@ -1,4 +1,4 @@
-"""What `create_run` and `fork_run` say about a run id that is taken."""
+"""The answers of `create_run` and `fork_run` about a run id that is taken."""
 
 from __future__ import annotations
 

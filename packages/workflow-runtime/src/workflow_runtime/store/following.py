@@ -1,6 +1,6 @@
 """Following a run's log by looking at it again and again: how a store keeps `SupportsSubscribe` without pushing.
 
-Nothing tells of an append, because telling would make every append dearer for everybody. Who follows looks often
+No notice comes of an append, because notices would make every append dearer. A follower looks often
 while there is something to see, and seldom while there is not.
 """
 
@@ -29,7 +29,7 @@ class LogPage(Value):
     created_at_ms: int
     next_index: int
     events: tuple[Event, ...]
-    """In order, without gaps, from the index that was asked for; empty only when there is none."""
+    """Events in order, without gaps, from the index that was asked for; empty only when there is none."""
 
 
 class LookAtLog(Protocol):

@@ -1,4 +1,4 @@
-"""Where the connections of a store can be used: in one process, on one event loop."""
+"""The home of a store's connections: one process, one event loop."""
 
 from __future__ import annotations
 

@@ -1147,7 +1147,7 @@ class SupportsMetering(Protocol):
 
 
 class SupportsNotify(Protocol):
-    """A store that tells waiting workers of work; declared by `capabilities.notify`.
+    """A store that notifies waiting workers of work; declared by `capabilities.notify`.
 
     A notice is a hint. It may come twice or for nothing, and one that is lost costs a worker no more than the time to
     its next poll. So nothing is right or wrong because of a notice; workers only poll less often while they come.
@@ -1157,7 +1157,7 @@ class SupportsNotify(Protocol):
         """Call a function on each notice of work while the block lasts.
 
         Args:
-            on_notice: Called in the event loop of whoever listens; must neither wait nor raise.
+            on_notice: Called in the listener's event loop; must neither wait nor raise.
 
         Contract:
             NOTIFY-1: While it is live, every listener of every handle and process gets a notice with the run's id, or

@@ -77,9 +77,9 @@ class NotFound(Value):
 
     kind: Literal["not-found"] = "not-found"
     run_id: str | None = None
-    """Which run; the runtime writes it here, for the error."""
+    """Id of the run. The runtime fills it in, for the error."""
     schedule_id: str | None = None
-    """Which schedule, likewise."""
+    """Id of the schedule, likewise."""
 
     def raise_for_outcome(self) -> NoReturn:
         """Raise `RunNotFoundError` or `ScheduleNotFoundError`."""
@@ -95,7 +95,7 @@ class AlreadyFinished(Value):
     kind: Literal["finished"] = "finished"
     status: RunStatus
     run_id: str | None = None
-    """Which run; the runtime writes it here, for the error."""
+    """Id of the run. The runtime fills it in, for the error."""
     wanted: RunStatus | None = None
     """The status that the call was to bring about, if there is one; the runtime writes it here."""
 
@@ -123,8 +123,9 @@ class Existing(Value):
     kind: Literal["existing"] = "existing"
     run: RunRecord
     differs: tuple[str, ...]
-    """What of the call is not what is stored: of `workflow_id` and `input`; of a fork's `run_id`, `from_index` and
-    `workflow_version`."""
+    """Names of the arguments that differ from what is stored: of `workflow_id` and `input`; of a fork's `run_id`,
+    `from_index` and `workflow_version`.
+    """
 
     def raise_for_outcome(self) -> Self:
         """Raise `RunConflictError`, unless the run is what the call asked for."""
@@ -150,7 +151,7 @@ class NotForkable(Value):
     next_index: int
     """The length of the log."""
     run_id: str | None = None
-    """Which run; the runtime writes it here, for the error."""
+    """Id of the run. The runtime fills it in, for the error."""
 
     def raise_for_outcome(self) -> NoReturn:
         """Raise `OutcomeError`."""
@@ -172,7 +173,7 @@ class NotClaimable(Value):
     kind: Literal["not-claimable"] = "not-claimable"
     status: RunStatus
     claimable_at_ms: int | None
-    """When it becomes claimable unless something happens before: its due time, or the end of the lease."""
+    """Time at which it becomes claimable unless something happens before: its due time, or the end of the lease."""
 
 
 @value
@@ -207,7 +208,7 @@ class AlreadyDecided(Value):
     approved: bool
     """The decision that stands."""
     run_id: str | None = None
-    """Which run; the runtime writes it here, for the error."""
+    """Id of the run. The runtime fills it in, for the error."""
     asked: bool | None = None
     """The decision that the call brought; the runtime writes it here."""
 
@@ -225,7 +226,7 @@ class NotWaiting(Value):
     kind: Literal["not-waiting"] = "not-waiting"
     status: RunStatus
     run_id: str | None = None
-    """Which run; the runtime writes it here, for the error."""
+    """Id of the run. The runtime fills it in, for the error."""
 
     def raise_for_outcome(self) -> NoReturn:
         """Raise `OutcomeError`."""
@@ -239,14 +240,16 @@ class CancelRequested(Done):
     kind: Literal["requested"] = "requested"
     inbox_seq: int
     status: RunStatus | None = None
-    """Where the run stood when `WorkflowRuntime.cancel_run` returned; a store does not tell."""
+    """Status of the run when `WorkflowRuntime.cancel_run` returned. A store leaves it empty."""
     unserved: str | None = None
-    """Why no worker of the runtime that was asked will end the run; a store does not tell. Another runtime's may."""
+    """Reason why no worker of the runtime that was asked will end the run; another runtime's may. A store leaves it
+    empty.
+    """
 
 
 @value
 class Terminated(Done):
-    """The run is `aborted` from now on; whoever drove it is fenced off."""
+    """The run is `aborted` from now on; its driver is fenced off."""
 
     kind: Literal["terminated"] = "terminated"
 
@@ -265,7 +268,7 @@ class NotRequeueable(Value):
     kind: Literal["not-requeueable"] = "not-requeueable"
     status: RunStatus
     run_id: str | None = None
-    """Which run; the runtime writes it here, for the error."""
+    """Id of the run. The runtime fills it in, for the error."""
 
     def raise_for_outcome(self) -> NoReturn:
         """Raise `OutcomeError`."""
@@ -278,7 +281,7 @@ class Retried(Done):
 
     kind: Literal["retried"] = "retried"
     index: int
-    """Where that event stands in the log."""
+    """Index of that event in the log."""
 
 
 @value
@@ -288,7 +291,7 @@ class NotRetryable(Value):
     kind: Literal["not-retryable"] = "not-retryable"
     status: RunStatus
     run_id: str | None = None
-    """Which run; the runtime writes it here, for the error."""
+    """Id of the run. The runtime fills it in, for the error."""
 
     def raise_for_outcome(self) -> NoReturn:
         """Raise `OutcomeError`."""
@@ -309,7 +312,7 @@ class NotDeletable(Value):
     kind: Literal["not-deletable"] = "not-deletable"
     status: RunStatus
     run_id: str | None = None
-    """Which run; the runtime writes it here, for the error."""
+    """Id of the run. The runtime fills it in, for the error."""
 
     def raise_for_outcome(self) -> NoReturn:
         """Raise `OutcomeError`."""
@@ -322,7 +325,7 @@ class ScheduleUpserted(Value):
 
     kind: Literal["created", "updated", "unchanged", "conflict"]
     schedule: Schedule | None
-    """What is stored now; `None` when a revision was expected and there is no such schedule."""
+    """Schedule as it is stored now; `None` when a revision was expected and there is no such schedule."""
 
 
 @value
@@ -331,7 +334,7 @@ class BucketsRequested(Done):
 
     kind: Literal["requested"] = "requested"
     count: int
-    """How many of them were not waiting already."""
+    """Number of ticks that were not waiting already."""
 
 
 @value

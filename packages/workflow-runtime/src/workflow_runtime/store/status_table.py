@@ -1,4 +1,4 @@
-"""How each verb answers in each status. The contract tests walk through every cell.
+"""The answer of each verb in each status. The contract tests walk through every cell.
 
 `lease-lost` stands for `LeaseLostError`. `live` and `expired` are the two states of a `running` run's lease;
 `due` cells hold for a run whose time has come.

@@ -1,4 +1,4 @@
-"""How a timeline is put together from what a store reads."""
+"""The timeline of a run, made of what a store reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into a store and what comes out: frozen values, times in integer milliseconds since the Unix epoch."""
+"""The values that go into a store and come out: frozen, with times in integer milliseconds since the Unix epoch."""
 
 from __future__ import annotations
 
@@ -65,19 +65,19 @@ DEFAULT_QUEUE = "default"
 MAX_AWAITED_BYTES = 1_000_000
 """The longest awaited list of a run, as `awaited_bytes` counts: it is one value, and D1 carries 2,000,000 bytes."""
 MAX_TIMER_CHANGES = 500
-"""So many timers are set in one call at most, and as many removed."""
+"""The most timers that one call sets, and the most that it removes."""
 DEFAULT_HISTORY_EVENTS = 1_000
 """Events in the first page of history that a claim brings along."""
 DEFAULT_HISTORY_BYTES = 1_000_000
 """Bytes of payload in that page. The first event comes along whatever its size."""
 SILENT_CLAIMS_PER_CRASH = 4
-"""So many claims in a row that expired without a sign of life count as one crash."""
+"""Number of claims in a row, expired without a sign of life, that count as one crash."""
 AWAITED_SHOWN = 3
-"""So many of the things that a run waits for are shown in a listing."""
+"""The most things that a run waits for in a listing."""
 MAX_BULK_RUNS = 500
-"""So many runs are dealt with in one call, at most: it must not keep others waiting for long."""
+"""The most runs that one call deals with: it must not keep others waiting for long."""
 NOTICE_HORIZON_MS = 60_000
-"""Workers are told of a paused run's timer when it is due sooner; their polls find the others in time."""
+"""Workers are notified of a paused run's timer when it is due sooner; their polls find the others in time."""
 
 
 class RunStatus(StrEnum):
@@ -108,23 +108,20 @@ TERMINAL_STATUSES = frozenset({RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.
 """No worker gets a run in one of these."""
 
 OverlapPolicy = Literal["skip", "allow", "buffer-one", "cancel-previous", "terminate-previous"]
-"""What a schedule does with a tick whose predecessor's run has not ended.
-
-A run that is `dead` has ended. Whoever requeues it brings it to life beside the run that a later tick may have started:
-no policy prevents that.
+"""Policies for a tick whose predecessor's run has not ended. A run that is `dead` has ended: requeued, it lives beside
+the run that a later tick may have started, and no policy prevents that.
 """
 
 RequestedOverlap = Literal[OverlapPolicy, "buffer-all"]
-"""What becomes of a requested tick whose predecessor's run has not ended.
-
-With `buffer-all` it waits for its turn, however many others wait too.
+"""Policies for a requested tick whose predecessor's run has not ended. With `buffer-all` it waits for its turn, however
+many others wait too.
 """
 
 BucketAction = Literal["start", "skip", "buffer"]
-"""What becomes of a claimed tick."""
+"""Ways to settle a claimed tick."""
 
 BucketSource = Literal["due", "requested", "buffered"]
-"""Where a tick comes from: the schedule's own time, a request, or having been put back."""
+"""Origins of a tick: the schedule's own time, a request, or having been put back."""
 
 InboxKind = Literal["signal", "approval", "cancel", "retry"]
 
@@ -167,7 +164,7 @@ class StoreCapabilities(Value):
     transactions: bool = False
     """It keeps `SupportsTransactions`: a step and a business write can commit together."""
     notify: bool = False
-    """It keeps `SupportsNotify`: waiting workers are told of work."""
+    """True if it keeps `SupportsNotify`: waiting workers are notified of work."""
     heartbeats: bool = False
     """It keeps `SupportsHeartbeats`: a blocked event loop need not lose its leases."""
     metered: QueryCosts | None = None
@@ -179,7 +176,7 @@ class WorkNotice(Value):
     """A hint that there may be work."""
 
     run_id: str | None
-    """For which run; `None` means anything may have happened: look for everything."""
+    """Id of the run; `None` means that anything may have happened: look for everything."""
 
 
 @value
@@ -270,7 +267,7 @@ class InboxEntry(Value):
     name: str
     """The signal's name, the approval's id, `cancel`, or `retry`."""
     delivery_id: str
-    """What deduplicates it: the id of the signal, the approval or the wish to retry, or `cancel`."""
+    """Key that deduplicates it: the id of the signal, the approval or the request to retry, or `cancel`."""
     payload: JsonText | None
     received_at_ms: int
 
@@ -299,9 +296,9 @@ class RunSummary(Value):
     priority: int
     created_at_ms: int
     updated_at_ms: int
-    """When a verb other than a heartbeat last changed the run."""
+    """Time of the last change by a verb other than a heartbeat."""
     finished_at_ms: int | None
-    """When the run reached its terminal status."""
+    """Time at which the run reached its terminal status."""
     due_at_ms: int | None
     """Queued: claimable from then on. Paused: its earliest timer. Otherwise `None`."""
     next_index: int
@@ -310,14 +307,14 @@ class RunSummary(Value):
     """The number of the newest inbox entry; 0 when nothing ever arrived."""
     cancel_requested: bool
     crashes: int
-    """How many workers in a row lost this run by crashing without a new event, as DEAD-2 counts."""
+    """Number of workers in a row that lost this run by crashing without a new event, as DEAD-2 counts."""
     lease_owner: str | None
     lease_expires_at_ms: int | None
     first_awaited: tuple[Awaited, ...] = ()
     """The first of the things from outside that a paused run waits for, at most `AWAITED_SHOWN`. Of its timers
     `due_at_ms` tells."""
     awaited_count: int = 0
-    """How many such things there are."""
+    """Number of such things."""
 
 
 @value
@@ -329,17 +326,17 @@ class RunRecord(RunSummary):
     """Only when `finished`; absent when the handler's result was not recorded."""
     error: JsonText | None
     reason: str | None
-    """Why it was aborted or parked."""
+    """Reason why it was aborted or parked."""
     awaited: tuple[Awaited, ...]
-    """What it waits for, when paused."""
+    """Things that a paused run waits for."""
     schedule_id: str | None = None
-    """Of the schedule whose tick started it; a fork takes it over, like `scheduled_at_ms`."""
+    """Id of the schedule whose tick started it. A fork takes it over, like `scheduled_at_ms`."""
     scheduled_at_ms: int | None = None
     """The moment that this tick stands for."""
     forked_from_run_id: str | None = None
     """The run whose log it began with."""
     forked_from_index: int | None = None
-    """How many events of that log it took over. The event at this index says so too."""
+    """Number of events of that log that it took over. The event at this index says so too."""
 
 
 @value
@@ -362,7 +359,8 @@ class ClaimBatch(Value):
 
     claims: tuple[ClaimedRun, ...]
     next_due_ms: int | None
-    """When the next matching run can be claimed; not later than now when more are waiting. `None`: none known."""
+    """Time at which the next matching run can be claimed; not later than now when more are waiting. `None`: none known.
+    """
     corrupt: tuple[CorruptRecordError, ...] = ()
     """Runs that were claimed but cannot be read. Their leases run out; in the end they become `dead`."""
     dead: tuple[str, ...] = ()
@@ -443,7 +441,7 @@ class RunCounts(dict[RunStatus, int]):
     def __init__(self, known: Mapping[RunStatus, int] = {}, unknown: Mapping[str, int] = {}) -> None:  # read only
         super().__init__(known)
         self.unknown: dict[str, int] = dict(unknown)
-        """By what stands in the store where a status should be."""
+        """Text that stands in the store where a status should be."""
 
     @classmethod
     def of(cls, counted: Iterable[tuple[str, int]]) -> RunCounts:
@@ -523,7 +521,7 @@ class RequestedBucket(Value):
 
     fire_at_ms: int
     overlap: RequestedOverlap | None
-    """What was requested with it; `None` leaves it to the schedule."""
+    """Policy requested with it; `None` leaves it to the schedule."""
     requested_at_ms: int
 
 
@@ -535,7 +533,7 @@ class ClaimedBucket(Value):
     fire_at_ms: int
     source: BucketSource
     overlap_policy: RequestedOverlap
-    """What holds for this tick: what was requested with it, or else what the schedule says."""
+    """Policy of this tick: the one requested with it, or else the schedule's."""
     overlapping_run_id: str | None
     """The previous run, if it was live at the claim."""
     lease: Lease

@@ -1,7 +1,7 @@
 -- Runs that begin with the first part of another run's log.
 
 -- name: fork_run
--- Creates a run from a part of another one's log, unless its id is taken. The head, which tells that, comes last.
+-- Creates a run from a part of another one's log, unless its id is taken. The head, which shows that, comes last.
 -- statement: source
 -- ?1 run_id
 SELECT head.next_index

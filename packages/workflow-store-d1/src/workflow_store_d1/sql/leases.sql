@@ -2,8 +2,8 @@
 --
 -- A claim is one batch: an UPDATE takes the runs under a fresh token, then `claimed.*` reads what has that token.
 -- It takes nothing where something has the token already: the batch was sent twice, and brings what the first one took.
--- A claim from an expired lease counts a crash when something was heard under that lease (silent_claims = 0), and else
--- each fourth time in a row: nobody can tell a claim whose answer was lost from a run that kills its worker at once.
+-- A claim from an expired lease counts a crash when its driver gave a sign of life (silent_claims = 0), and else
+-- each fourth time in a row: a claim whose answer was lost looks like a run that kills its worker at once.
 -- due_at stays while a run is running (as the time since when it had been claimable), so that the answer keeps the
 -- order in which the runs were chosen.
 --

@@ -1,7 +1,7 @@
 -- What is asked about the tables themselves.
 
 -- name: read_tables
--- Tells which of our names are taken in this database.
+-- Returns which of our names are taken in this database.
 -- ?1 table_names
 SELECT master.name
 FROM sqlite_master AS master
@@ -11,7 +11,7 @@ WHERE
 ORDER BY master.name;
 
 -- name: read_migration_columns
--- Tells whose table of migrations it is.
+-- Returns whose table of migrations it is.
 -- ?1 table_name
 SELECT info.name
 FROM pragma_table_info(?1) AS info;

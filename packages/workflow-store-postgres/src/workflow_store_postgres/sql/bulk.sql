@@ -1,9 +1,9 @@
 -- What operators say to runs, any number at once. Heads are locked in the order of their ids, so that two such statements
--- cannot wait for each other. See runs.sql for `before` and `overtaken`, which here is told of each run by itself.
+-- cannot wait for each other. See runs.sql for `before` and `overtaken`, which here is said of each run by itself.
 
 -- name: retry_runs
 -- Gives runs that ended wrongly back to the workers, with an event at the end of their logs.
--- $1 run_ids  $2 statuses  $3 now_ms  $4 kind  $5 step_id  $6 payload  $7 tells
+-- $1 run_ids  $2 statuses  $3 now_ms  $4 kind  $5 step_id  $6 payload  $7 notifies
 WITH before AS MATERIALIZED (
     SELECT
         stored.run_id,
@@ -85,7 +85,7 @@ SELECT
     CASE
         WHEN $7::boolean AND head.run_id IS NOT NULL
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
-    END AS told
+    END AS notified
 FROM before
 LEFT JOIN head ON head.run_id = before.run_id;
 

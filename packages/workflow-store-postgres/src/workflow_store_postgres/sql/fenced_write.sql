@@ -1,5 +1,5 @@
 -- What the writes of a driver have in common. Each is one UPDATE of the head, whose conditions are the fence, and
--- everything else hangs on the row that it returns. No row: `fenced_write.before` tells why.
+-- everything else hangs on the row that it returns. No row: `fenced_write.before` says why.
 
 -- name: fenced_write
 -- The head, for the verdict on a write that did nothing. See runs.sql for `backed`.

@@ -4,7 +4,7 @@
 -- Creates a run from a part of another one's log, unless its id is taken. Gives the new run, or the one that has the id.
 -- See runs.sql for `overtaken` and `backed`.
 -- $1 run_id  $2 new_run_id  $3 from_index  $4 workflow_version  $5 now_ms  $6 operation_id
--- $7 kind  $8 step_id  $9 payload  $10 tells
+-- $7 kind  $8 step_id  $9 payload  $10 notifies
 WITH source AS MATERIALIZED (
     SELECT stored.*
     FROM workflow_event_locks AS stored
@@ -135,7 +135,7 @@ SELECT
     CASE
         WHEN $10::boolean AND found.head_table IS NOT NULL
             THEN pg_notify('workflow_work_' || found.head_table, found.run_id)
-    END AS told,
+    END AS notified,
     found.run_id,
     found.workflow_id,
     found.workflow_version,

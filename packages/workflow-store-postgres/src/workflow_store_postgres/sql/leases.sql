@@ -13,8 +13,8 @@
 -- no more runs than the claim may take. Runs of others, and runs whose time has not come, cost nothing.
 -- `(SELECT $4::bigint)` hides a value from the server's estimates, so that a plan made for the values looks no cheaper
 -- than the one that holds for all: the statement is then planned once for a connection, which is most of its cost.
--- A claim from an expired lease counts a crash when something was heard under that lease (silent_claims = 0), and else
--- each fourth time in a row: nobody can tell a claim whose answer was lost from a run that kills its worker at once.
+-- A claim from an expired lease counts a crash when its driver gave a sign of life (silent_claims = 0), and else
+-- each fourth time in a row: a claim whose answer was lost looks like a run that kills its worker at once.
 -- due_at stays while a run is running (as the time since when it had been claimable), so that the answer keeps the
 -- order in which the runs were chosen.
 
@@ -475,7 +475,7 @@ RETURNING
 
 -- name: release_run_lease
 -- Hands a run over to any worker.
--- $1 run_id  $2 lease_token  $3 operation_id  $4 now_ms  $5 tells
+-- $1 run_id  $2 lease_token  $3 operation_id  $4 now_ms  $5 notifies
 UPDATE workflow_event_locks AS head
 SET
     status = 'queued',
@@ -493,4 +493,4 @@ WHERE
     AND head.operation_id <> $3::text
 RETURNING
     true AS wakes,
-    CASE WHEN $5::boolean THEN pg_notify('workflow_work_' || head.tableoid, head.run_id) END AS told;
+    CASE WHEN $5::boolean THEN pg_notify('workflow_work_' || head.tableoid, head.run_id) END AS notified;

@@ -3,7 +3,7 @@
 -- `before` is the head as of the statement's beginning. Where a statement reads or deletes rows of other tables, its
 -- write of the head demands that the head is still that one: otherwise, after a wait for the row lock, it would act on
 -- what it saw before the wait: the last write of a driver, and the log's length, which a retry changes without a driver.
--- `overtaken` tells that this stopped it; the store then tries again.
+-- `overtaken` shows that this stopped it; the store then tries again.
 --
 -- `backed`: the statement answers that something was done before, and writes nothing of its own. When the connection of
 -- the one who did it broke while its commit waited for a synchronous standby, everybody sees what the standby does not
@@ -41,7 +41,7 @@ state.error::text AS error
 -- Creates a run unless its id is taken; queued, or running under its first lease. Gives the stored run if there is one.
 -- $1 run_id  $2 workflow_id  $3 workflow_version  $4 queue  $5 priority  $6 now_ms
 -- $7 status  $8 due_at_ms  $9 owner  $10 lease_token  $11 lease_number  $12 lease_expires_at_ms
--- $13 operation_id  $14 operation_answer  $15 input  $16 tells
+-- $13 operation_id  $14 operation_answer  $15 input  $16 notifies
 WITH head AS (
     INSERT INTO workflow_event_locks (
         run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
@@ -76,7 +76,7 @@ SELECT
     CASE
         WHEN $16::boolean AND head.run_id IS NOT NULL AND $7::text = 'queued'
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
-    END AS told,
+    END AS notified,
     stored.run_id,
     stored.workflow_id,
     stored.workflow_version,
@@ -199,7 +199,7 @@ WHERE head.run_id = $1::text;
 -- $1 run_id  $2 lease_token  $3 expected_next_index  $4 operation_id
 -- $5 kinds  $6 step_ids  $7 payloads  $8 inbox_numbers
 -- $9 timer_ids  $10 timer_times  $11 removed_timer_ids  $12 seen_inbox_seq  $13 awaiting  $14 now_ms
--- $15 tells_until_ms  $16 tells
+-- $15 notifies_until_ms  $16 notifies
 WITH before AS MATERIALIZED (
     SELECT stored.operation_id
     FROM workflow_event_locks AS stored
@@ -293,7 +293,7 @@ SELECT
     head.status,
     head.next_index,
     head.wakes,
-    CASE WHEN $16::boolean AND head.wakes THEN pg_notify('workflow_work_' || head.tableoid, head.run_id) END AS told
+    CASE WHEN $16::boolean AND head.wakes THEN pg_notify('workflow_work_' || head.tableoid, head.run_id) END AS notified
 FROM head;
 
 -- name: mark_run_ended
@@ -414,7 +414,7 @@ FROM before;
 
 -- name: requeue_run
 -- Gives a dead run back to the workers.
--- $1 run_id  $2 now_ms  $3 tells
+-- $1 run_id  $2 now_ms  $3 notifies
 WITH before AS MATERIALIZED (
     SELECT stored.status
     FROM workflow_event_locks AS stored
@@ -446,7 +446,7 @@ SELECT
     CASE
         WHEN $3::boolean AND head.run_id IS NOT NULL
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
-    END AS told
+    END AS notified
 FROM before
 LEFT JOIN head ON true;
 

@@ -446,7 +446,7 @@ ORDER BY taken.tick_at, taken.schedule_id;
 -- name: mark_schedule_bucket_started
 -- Settles a claimed tick: starts its run, skips it or puts it back.
 -- $1 schedule_id  $2 fire_at_ms  $3 lease_token  $4 expected_revision  $5 run_id  $6 next_fire_at_ms  $7 now_ms
--- $8 operation_id  $9 action  $10 due_at_ms  $11 creation_id  $12 creation_answer  $13 tells
+-- $8 operation_id  $9 action  $10 due_at_ms  $11 creation_id  $12 creation_answer  $13 notifies
 WITH before AS MATERIALIZED (
     SELECT
         stored.changes,
@@ -584,7 +584,7 @@ SELECT
     CASE
         WHEN $13::boolean AND head.run_id IS NOT NULL
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
-    END AS told
+    END AS notified
 FROM schedule
 CROSS JOIN before
 LEFT JOIN fenced ON true

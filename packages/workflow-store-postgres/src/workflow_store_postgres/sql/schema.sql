@@ -1,14 +1,14 @@
 -- What is asked about the tables themselves.
 
 -- name: read_schema
--- Tells where tables without a schema in their name are, and whether the given schema is there.
+-- Returns where tables without a schema in their name are, and whether the given schema is there.
 -- $1 schema
 SELECT
     current_schema()::text AS current,
     EXISTS (SELECT 1 FROM pg_catalog.pg_namespace AS space WHERE space.nspname = $1::text) AS present;
 
 -- name: read_relations
--- Tells which of our names are taken in a schema.
+-- Returns which of our names are taken in a schema.
 -- $1 schema  $2 table_names
 SELECT relation.relname::text AS name
 FROM pg_catalog.pg_class AS relation
@@ -19,7 +19,7 @@ WHERE
 ORDER BY relation.relname;
 
 -- name: read_migration_columns
--- Tells whose table of migrations it is.
+-- Returns whose table of migrations it is.
 -- $1 schema  $2 table_name
 SELECT attribute.attname::text AS name
 FROM pg_catalog.pg_class AS relation
@@ -50,7 +50,7 @@ WHERE migration_id = $1::text AND checksum IS NULL;
 SELECT pg_catalog.pg_try_advisory_xact_lock($1::bigint) AS taken;
 
 -- name: read_migration_lock_holder
--- Tells who holds it.
+-- Returns who holds it.
 -- $1 key
 SELECT
     held.pid,

@@ -4,7 +4,7 @@
 -- name: deliver
 -- Puts a signal, a decision or a wish to retry into the inbox and wakes a run that waits for it; for a wish, any.
 -- Whether the entry is known is decided by the table's constraint, which sees what was committed while the statement waited for the head.
--- $1 run_id  $2 kind  $3 name  $4 delivery_id  $5 only_if_waiting  $6 now_ms  $7 payload  $8 tells
+-- $1 run_id  $2 kind  $3 name  $4 delivery_id  $5 only_if_waiting  $6 now_ms  $7 payload  $8 notifies
 WITH before AS MATERIALIZED (
     SELECT
         stored.status,
@@ -88,7 +88,7 @@ SELECT
     head.inbox_seq,
     head.awaited,
     coalesce(head.wakes, false) AS wakes,
-    CASE WHEN $8::boolean AND head.wakes THEN pg_notify('workflow_work_' || head.tableoid, head.run_id) END AS told,
+    CASE WHEN $8::boolean AND head.wakes THEN pg_notify('workflow_work_' || head.tableoid, head.run_id) END AS notified,
     head.inbox_seq IS NULL
     AND known.inbox_seq IS NULL
     AND before.open
@@ -102,7 +102,7 @@ LEFT JOIN head ON true;
 
 -- name: cancel_run
 -- Puts the request to end into the inbox. A queued run that has been due for a while keeps its place.
--- $1 run_id  $2 now_ms  $3 payload  $4 tells
+-- $1 run_id  $2 now_ms  $3 payload  $4 notifies
 WITH before AS MATERIALIZED (
     SELECT stored.status, stored.status IN ('queued', 'running', 'paused') AS open
     FROM workflow_event_locks AS stored
@@ -156,7 +156,7 @@ SELECT
     CASE
         WHEN $4::boolean AND head.run_id IS NOT NULL
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
-    END AS told,
+    END AS notified,
     before.open AND known.inbox_seq IS NULL AND head.inbox_seq IS NULL AS overtaken,
     CASE
         WHEN known.inbox_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')

@@ -20,7 +20,7 @@ _LONGEST_PAUSE_S = 0.5
 
 
 class Clientele:
-    """Sees to it that one policy's schedules have so many ticks to settle.
+    """A client that gives one policy's schedules so many ticks to settle.
 
     Of the ticks of a schedule seven tenths are its own: it fires every second, and nobody has done so since its
     beginning. Two tenths are asked for as a period before that, and one tenth is fired by hand.

@@ -23,7 +23,7 @@ from workflow_test_support.torture.journal import note
 RUN = "parcel"
 _BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
 _LIFETIME = timedelta(days=10)
-"""How far apart the clocks of two processes are: every lease of the former one has run out."""
+"""Time between the clocks of two processes: every lease of the former one has run out."""
 
 _url: list[str] = []
 _opened: list[WorkerD1Database] = []
@@ -149,5 +149,5 @@ def _payload(event: Event) -> str | None:
 
 
 def find_problems(ended: Any, expected: Any, _: list[dict[str, Any]]) -> list[str]:
-    """Whoever was killed where, the story ends the same."""
+    """Return differences from the undisturbed story."""
     return [] if ended == expected else [f"another outcome: {ended}"]

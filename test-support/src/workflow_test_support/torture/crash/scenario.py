@@ -33,7 +33,7 @@ from workflow_test_support.torture.journal import note
 RUNS = ("order", "cancelled-asleep", "cancelled-queued", "failing")
 _BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
 _LIFETIME = timedelta(days=10)
-"""How far apart the clocks of two processes are: every lease of the former one has run out."""
+"""Time between the clocks of two processes: every lease of the former one has run out."""
 
 
 def note_step() -> None:
@@ -220,7 +220,7 @@ async def outcome(store: WorkflowExecutionStore, path: Path) -> dict[str, Any]:
 
 
 def find_problems(ended: Any, expected: Any, journal: list[dict[str, Any]]) -> list[str]:
-    """Whoever was killed where, the story ends the same, and what was acknowledged has arrived."""
+    """Return differences from the undisturbed story, and acknowledged signals that have not arrived."""
     problems = [] if ended == expected else [f"another outcome: {ended}"]
     received = sum(kind == "signal-received" for kind, _, _ in expected["order"]["results"])
     signals = {line["delivery"] for line in journal if line["what"] == "acknowledged" and line["run"] == "order"}

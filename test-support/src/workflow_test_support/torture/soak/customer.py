@@ -48,7 +48,7 @@ class Customer:
         """The orders whose start and decision were acknowledged."""
         self.answers: Counter[str] = Counter()
         self.repeats = 0
-        """How often a call had to be made again."""
+        """Number of calls that had to be made again."""
 
     async def serve(self) -> None:
         """Place all orders and decide about each."""

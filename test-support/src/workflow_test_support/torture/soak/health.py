@@ -1,4 +1,4 @@
-"""Whether the workers and the database stay in shape over time. Pure, so that each rule can be tested."""
+"""The verdict on the workers and the database over time. Pure, so that each rule can be tested."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from workflow_test_support.torture.soak.sampling import Sample
 __all__ = ["Course", "errors_in", "find_health_problems", "percentile", "read_levels"]
 
 WARM_UP_S = 120.0
-"""When a process or a table has taken its shape."""
+"""Time after which a process or a table has its shape."""
 _LONG_ENOUGH_S = 120.0
-"""So long after that, growth means something."""
+"""Time after that from which on growth means something."""
 _MEMORY_FACTOR, _MEMORY_KIB = 1.15, 8 * 1024
 _SIZE_FACTOR = 1.25
 _SLOWER_FACTOR, _SLOWER_MS = 1.5, 20.0
@@ -31,7 +31,7 @@ class Course:
 
     samples: Sequence[Sample]
     max_sessions: int
-    """How many sessions workers and client may have in all."""
+    """The most sessions of workers and client in all."""
     latencies_ms: Mapping[int, Sequence[float]]
     """By minute from the beginning, how long runs that never wait took from their creation to their end."""
     log: Sequence[str]

@@ -1,4 +1,4 @@
-"""What runs in a soak beside the errands of the chaos runs: the jobs of schedules, and orders that people approve."""
+"""The work of a soak beside the errands of the chaos runs: the jobs of schedules, and orders that people approve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the database must show after a soak, and what speaks against it. Pure, so that each rule can be tested."""
+"""The verdict on the database after a soak. Pure, so that each rule can be tested."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CLOCKS_DIFFER_MS = 1_000
 """The client's clock may be so much ahead of the database's."""
 _ENDED_BY = {"cancel-previous", "terminate-previous"}
 _LEFT_TO_FINISH = 2
-"""So many runs may finish under a policy that ends them, beside one in twenty: the last one, and after a late tick."""
+"""Number of runs that may finish under a policy that ends them, beside one in twenty: the last, and after a late tick."""
 _TERMINAL = {"finished", "errored", "aborted"}
 
 
@@ -33,9 +33,9 @@ class Deposition:
     schedules: Sequence[Schedule]
     chronicle: Sequence[Entry]
     paused_at_ms: int
-    """When the schedules were paused, by the database's time."""
+    """Time at which the schedules were paused, by the database's clock."""
     patience_ms: int
-    """How late a tick may be at most: whoever claimed it may have died, and its claim must run out."""
+    """The most that a tick is late: its worker may have died, and the claim must run out."""
     heads: Mapping[str, Mapping[str, Any]]
     """Status, reason and output of each run, from the database."""
     logs: Mapping[str, Sequence[Mapping[str, Any]]]
@@ -44,7 +44,7 @@ class Deposition:
     payments: Sequence[str]
     """The run of each business row."""
     leftovers: Mapping[str, int]
-    """What should be zero once everything has ended."""
+    """Counts that should be zero once everything has ended."""
 
     @cached_property
     def ticks(self) -> Mapping[str, Sequence[Entry]]:
