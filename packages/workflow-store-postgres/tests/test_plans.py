@@ -13,7 +13,7 @@ import pytest
 from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_store_sql import load_statements
-from workflow_test_support.servers.postgres_databases import new_database, new_template, server_version
+from workflow_test_support.servers.postgres_databases import new_database, new_template
 
 SQL = load_statements("workflow_store_postgres")
 RUNS = 20_000
@@ -194,15 +194,8 @@ async def test_statements_use_the_indexes(filled: asyncpg.Connection, mode: str)
         check(await explain(filled, name, values, mode))
 
 
-def skip_without_index_for_prefixes(server_version: int) -> None:
-    if server_version < 15:
-        pytest.skip("starts_with() uses the indexes that we have since PostgreSQL 15")
-
-
 @pytest.mark.parametrize("name", PLANNED_FOR_VALUES)
 async def test_listings_walk_their_index(filled: asyncpg.Connection, name: str) -> None:
-    if name == "count_runs_by_prefix":
-        skip_without_index_for_prefixes(filled.get_server_version().major)
     plan = await explain(filled, name, PLANNED_FOR_VALUES[name], "force_custom_plan")
     check(plan)
     assert name in {"list_pending_runs", "count_runs_by_prefix"} or "Sort" not in plan, plan
@@ -311,8 +304,6 @@ async def test_rare_runs_are_found_without_reading_the_others(
     with_some_rare: str, what: str, descending: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by the one plan for all values that a connection keeps after five calls."""
-    if what == "a prefix":
-        skip_without_index_for_prefixes(await server_version(with_some_rare))
     filters = RARE[what]
     async with PostgresWorkflowStore.connect(with_some_rare, listen=False) as store:
         expected = {run.run_id for run in await everything(store) if matches(run, filters)}
