@@ -22,7 +22,7 @@ _CLOCKS_DIFFER_MS = 1_000
 """The client's clock may be so much ahead of the database's."""
 _ENDED_BY = {"cancel-previous", "terminate-previous"}
 _LEFT_TO_FINISH = 2
-"""Number of runs that may finish under a policy that ends them, beside one in twenty: the last, and after a late tick."""
+"""Number of runs that may finish under a policy that ends them, beside one in twenty: the last one, for instance."""
 _TERMINAL = {"finished", "errored", "aborted"}
 
 
