@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,13 +135,12 @@ def check_types(session: nox.Session) -> None:
     sources = [f"{folder}/src" for folder in (*DISTRIBUTIONS, TEST_SUPPORT)]
     folders = [f"{folder}/tests" for folder in DISTRIBUTIONS]
     folders += [EXAMPLE_STORE, f"{EXAMPLE_WORKER}/src", f"{EXAMPLE_WORKER}/tests", AUDIT, "tests", "benchmarks"]
-    run_each(
-        session,
-        ("mypy", *sources, "scripts", "tests/typing"),
-        *(("mypy", folder) for folder in folders),
-        ("pyright",),  # tests/typing: what users write
-        ("python", "scripts/check_public_types.py"),
-    )
+    mypy = [("mypy", *sources, "scripts", "tests/typing"), *(("mypy", folder) for folder in folders)]
+    pyright = [("pyright",), ("python", "scripts/check_public_types.py")]  # tests/typing: what users write
+    with ThreadPoolExecutor() as lanes:  # each of them uses one core
+        done = [lanes.submit(run_each, session, *commands) for commands in (mypy, pyright)]
+    for lane in done:
+        lane.result()
 
 
 def run_unit_tests(session: nox.Session) -> None:
@@ -232,7 +232,7 @@ PARTS = {
     "mutant table": Part("mutants", run=command("contract-tests/tests/mutant_table.py")),
     "third-party store": Part("tests mutants release", run=run_example_store),
     "example worker": tests_of("tests release", EXAMPLE_WORKER, **ALONE),
-    "crash": tests_of("tests crash release", "tests/crash", **ALONE),
+    "crash": tests_of("tests crash release", "tests/crash", options=("-rP",)),
     "chaos": tests_of("tests chaos release", "tests/chaos", **ALONE),
     "contention": tests_of("tests contention release", "tests/contention", **ALONE),
     "soak": tests_of("tests", "tests/soak", **ALONE),

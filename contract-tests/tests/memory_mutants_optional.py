@@ -161,17 +161,17 @@ class RunForLaterIsNotTold(_Unheard):
         return await super().create_run(**arguments)
 
 
-_tell = InMemoryData.tell
+_notify = InMemoryData.notify
 
 
-def _tell_sometimes(data: InMemoryData, run_id: str) -> None:
+def _notify_sometimes(data: InMemoryData, run_id: str) -> None:
     now = asyncio.get_running_loop().time()
     if now - getattr(data, "told_at", 0.0) > 0.02:
         data.told_at = now  # type: ignore[attr-defined]  # the mutant's own
-        _tell(data, run_id)
+        _notify(data, run_id)
 
 
-@broken("NOTIFY-1", IMPATIENT, (InMemoryData, "tell", _tell_sometimes))
+@broken("NOTIFY-1", IMPATIENT, (InMemoryData, "notify", _notify_sometimes))
 class NoticesOfABurstAreLost(Faulty):
     """What comes soon after a notice is not told, not even later."""
 
@@ -201,7 +201,7 @@ class NoticeComesTooEarly(Faulty):
     """Listeners are told before the run is there."""
 
     async def create_run(self, **arguments: Any) -> Any:
-        self._data.tell(arguments["run_id"])
+        self._data.notify(arguments["run_id"])
         await asyncio.sleep(0.01)
         return await super().create_run(**arguments)
 
@@ -231,7 +231,7 @@ class AppendIsTold(Faulty):
 
     async def append_events(self, **arguments: Any) -> Any:
         answer = await super().append_events(**arguments)
-        self._data.tell(arguments["run_id"])
+        self._data.notify(arguments["run_id"])
         return answer
 
 
@@ -241,5 +241,5 @@ class EveryDeliveryIsTold(Faulty):
 
     async def deliver_signal(self, **arguments: Any) -> Any:
         answer = await super().deliver_signal(**arguments)
-        self._data.tell(arguments["run_id"])
+        self._data.notify(arguments["run_id"])
         return answer

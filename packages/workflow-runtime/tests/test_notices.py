@@ -116,7 +116,7 @@ async def test_notice_while_the_store_is_away_costs_no_step(lab: Lab, gate: Gate
         store.calls.clear()
         there, store.before = store.before, be_away
         for listener in lab.data.listeners:
-            listener.tell(None)
+            listener.notify(None)
         await asyncio.sleep(0.3)
         assert 0 < store.calls.count("read_inbox") < 10
         store.before = there
@@ -161,7 +161,7 @@ async def test_gap_makes_drivers_and_worker_look(lab: Lab, gate: Gate) -> None:
         await asyncio.sleep(0.01)
         store.calls.clear()
         for listener in lab.data.listeners:
-            listener.tell(None)
+            listener.notify(None)
         await lab.until(lambda: {"read_inbox", "claim_pending_runs"} <= set(store.calls))
         gate.opened.set()
 
@@ -173,7 +173,7 @@ async def test_many_notices_are_one_claim_more(lab: Lab) -> None:
         await asyncio.sleep(0.01)
         store.calls.clear()
         for _ in range(100):
-            lab.data.tell("nobody")
+            lab.data.notify("nobody")
         await asyncio.sleep(0.05)
         assert store.calls.count("claim_pending_runs") <= 2
 
@@ -183,7 +183,7 @@ async def test_notice_of_a_run_makes_workers_look_for_runs_only(lab: Lab) -> Non
     store = lab.tapped()
     async with lab.working(lab.runtime(quick, store=store)):
         await until_idle(store)
-        lab.data.tell("nobody")
+        lab.data.notify("nobody")
         await lab.until(lambda: len(store.calls) >= 2)
         await asyncio.sleep(0.05)
         assert store.calls == ["claim_pending_runs", "claim_due_timers"]
@@ -218,7 +218,7 @@ async def test_what_a_notice_does_not_tell_of_is_found_however_many_come(lab: La
     await lab.claim("run")
     async with lab.working(lab.runtime(crashes)):
         for _ in range(40):
-            lab.data.tell("nobody")
+            lab.data.notify("nobody")
             await asyncio.sleep(0.002)
             lab.advance(seconds=1)
         await lab.until(ended, lab, "run")
