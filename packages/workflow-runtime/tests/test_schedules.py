@@ -635,7 +635,7 @@ async def test_pause_repeats_when_somebody_changes_the_schedule(lab: Lab) -> Non
     await lab.runtime(quick).schedules.resume("s")
     store.calls.clear()
     changes = 100
-    with pytest.raises(ScheduleConflictError, match="'s' is being changed by others"):
+    with pytest.raises(ScheduleConflictError, match="'s' is being modified concurrently"):
         await pauser.schedules.pause("s")
 
 
