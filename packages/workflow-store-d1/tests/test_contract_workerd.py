@@ -33,7 +33,7 @@ class TestContract(StoreContract):
         yield StoreHarness(
             open_store,
             contract_version="0.1",
-            process_factory="worker_database:open_store",
+            process_factory="workflow_test_support.servers.worker_database:open_store",
             process_arguments={"url": d1.url, "name": "DB"},
             corrupt=corrupt,
             write_business=write_business,
