@@ -72,9 +72,9 @@ FULL_COUNTS = {
 }
 
 REPEATED_CHARACTERS = 6_000
-"""How much of the output of a part that failed is printed again below all other output."""
+"""The most of a failed part's output that is printed again below all other output."""
 LAST_OUTPUT_S = 10.0
-"""How long a part's output may stay open after the part."""
+"""The longest that a part's output stays open after the part."""
 
 
 def install(session: nox.Session, *groups: str, editable: bool = True) -> None:
@@ -168,7 +168,7 @@ def run_pyodide_contracts(session: nox.Session) -> None:
 
 
 def run_on_old_postgres(session: nox.Session) -> None:
-    """Whatever asks anything of a server, on the oldest one that we support."""
+    """All tests that use a PostgreSQL server, on the oldest one that we support."""
     binaries = session.run("python", "-m", "workflow_test_support.servers.oldest_postgres", silent=True)
     pytest(session, *POSTGRES_TESTS, env={"WORKFLOW_TEST_POSTGRES_BINARIES": str(binaries).strip()})
 
@@ -189,7 +189,7 @@ class Part:
     paths: tuple[str, ...] = ()
     """The tests that it runs, which then belong to no other part."""
     run: Callable[[nox.Session], None] | None = None
-    """What it does, unless it is tests."""
+    """Function that runs it, unless it is tests."""
     options: tuple[str, ...] = ()
     processes: int = 2
     env: Mapping[str, str] = field(default_factory=dict)
@@ -265,7 +265,7 @@ SESSIONS = {
 }
 """Sessions that only run their parts, and what `nox -l` says of them."""
 GROUPS = {"lint": ["lint"], "typecheck": ["types", "test"], "tests": ["lint", "types", "test"]}
-"""What they need besides the distributions, where it is not what tests need."""
+"""Dependency groups of sessions that need others than tests do."""
 
 
 def parts_of(name: str) -> dict[str, Part]:

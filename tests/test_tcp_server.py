@@ -49,8 +49,11 @@ async def test_handlers_serve_side_by_side() -> None:
 async def test_connection_breaks_however_its_block_is_cancelled(turns: int) -> None:
     """A second cancellation hits it while it cleans up after the first, as when a relay ends beside its client."""
 
+    connected = asyncio.Event()
+
     async def use(port: int) -> None:
         async with tcp_connection("127.0.0.1", port) as (reader, _):
+            connected.set()
             try:
                 await reader.read()
             finally:
@@ -59,7 +62,7 @@ async def test_connection_breaks_however_its_block_is_cancelled(turns: int) -> N
 
     async with tcp_server(_hold) as port:
         using = asyncio.create_task(use(port))
-        await asyncio.sleep(0.01)
+        await connected.wait()
         using.cancel()
         for _ in range(turns):
             await asyncio.sleep(0)

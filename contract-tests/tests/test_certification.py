@@ -169,7 +169,7 @@ def harness():
 
 @dataclass(frozen=True)
 class Commanded:
-    """What the command leaves behind for a store without anything optional."""
+    """Reports of the command for a store without anything optional."""
 
     process: subprocess.CompletedProcess[str]
     document: dict[str, Any]

@@ -54,7 +54,7 @@ class File:
 
     body: str
     chosen: Sequence[str] = ()
-    """What names the tests of it that are run; all of it when absent."""
+    """Expression of `-k` that chooses its tests; all of them when absent."""
 
     def arguments(self, path: str) -> list[str]:
         """Return what pytest is asked to run."""
@@ -64,7 +64,7 @@ class File:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a store author sees of a run."""
+    """The visible outcome of a run, for a store author."""
 
     code: int
     text: pytest.LineMatcher

@@ -1,4 +1,4 @@
-"""Whoever opens a SQLite file reads of SQLite: the store on it has its own name, and no text names D1."""
+"""A user of a SQLite file reads of SQLite: the store on it has its own name, and no text names D1."""
 
 import asyncio
 import sqlite3

@@ -18,7 +18,7 @@ CLAIM = (
     "before_lease_expires_at",
 )
 ITSELF = ("overtaken", "backed", "wakes", "notified")
-"""What statements say about themselves: whether they must be sent again, and whether they notified the workers."""
+"""Columns by which statements say that they must be sent again, or that they notified the workers."""
 
 COLUMNS = {
     "create_run": (*rows.RECORD_COLUMNS, *rows.LEASE_COLUMNS, "created", "operation_id", "operation_answer", *ITSELF),

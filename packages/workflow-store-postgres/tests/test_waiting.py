@@ -1,4 +1,4 @@
-"""What a statement does when it had to wait for the head: it decides by what is there then, not by what was before.
+"""Statements that had to wait for the head decide by what is there then, not by what was before.
 
 Each test holds the row by a transaction of its own, lets the store's call queue up behind it, and only then commits.
 """

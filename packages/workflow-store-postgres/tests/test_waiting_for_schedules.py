@@ -1,4 +1,4 @@
-"""What a statement does when it had to wait for a schedule: it acts on what is there then, not on what was before.
+"""Statements that had to wait for a schedule act on what is there then, not on what was before.
 
 As in `test_waiting`: a transaction holds the row, the store's call queues up behind it, and only then it commits.
 """

@@ -1,1 +1,1 @@
-"""Whatever the tests and benchmarks of this repository share. It is installed for them alone and never published."""
+"""The common parts of this repository's tests and benchmarks. Installed for them alone and never published."""

@@ -12,6 +12,7 @@ __all__ = ["DatabasePool", "database_pool"]
 
 _MOST_TESTS = 50
 """A database is dropped after so many: deleted rows stay in its files until they are vacuumed."""
+_PATIENCE_S = 20.0
 _MOST_BYTES = 4_000_000
 """A database is dropped when its tables are larger."""
 
@@ -112,7 +113,7 @@ class DatabasePool:
     async def _empty(self, name: str) -> bool:
         """End what a test has left running, and delete its rows. Return False if it has changed more than rows."""
         try:
-            connection = await asyncpg.connect(at_database(self._server_dsn, name))
+            connection = await asyncpg.connect(at_database(self._server_dsn, name), command_timeout=_PATIENCE_S)
         except asyncpg.PostgresError:
             return False  # the test has dropped it, or takes up all connections
         try:
@@ -122,8 +123,8 @@ class DatabasePool:
             if await connection.fetchval(_BYTES) > _MOST_BYTES:
                 return False
             await connection.execute(";".join(f"DELETE FROM {table}" for table in self._emptied))
-        except asyncpg.PostgresError:
-            return False
+        except (asyncpg.PostgresError, TimeoutError):
+            return False  # a session of the test does not end, and holds a lock
         finally:
             await connection.close()
         return True

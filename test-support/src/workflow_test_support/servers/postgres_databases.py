@@ -54,7 +54,7 @@ async def copy_template(server_dsn: str, template: str) -> str:
 
 
 async def drop_database(server_dsn: str, name: str) -> None:
-    """Drop a database, whoever uses it; nothing happens when a test has dropped it."""
+    """Drop a database, even while it is in use; nothing happens when a test has dropped it."""
     await run_on(server_dsn, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 

@@ -33,6 +33,6 @@ class BudgetedStore:
         attribute = getattr(self._store, name)
         return partial(self._write, name, attribute) if name in _OWN_WRITES else attribute
 
-    async def _write(self, name: str, verb: Callable[..., Awaitable[Any]], **arguments: Any) -> Any:
+    async def _write(self, name: str, verb: Callable[..., Awaitable[Any]], /, **arguments: Any) -> Any:
         with self._opens(name):
             return await verb(**arguments)

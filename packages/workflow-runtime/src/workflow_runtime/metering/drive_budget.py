@@ -75,7 +75,7 @@ class LimitedDriveBudget(DriveBudget):
     Args:
         costs: What calls cost.
         max_queries: How many queries there are.
-        max_events: So many events go into one write.
+        max_events: The most events in one write.
     """
 
     def __init__(self, costs: QueryCosts, max_queries: int, max_events: int) -> None:
@@ -89,7 +89,7 @@ class LimitedDriveBudget(DriveBudget):
 
     @staticmethod
     def least(costs: QueryCosts, max_events: int) -> int:
-        """Return with how many queries a drive gets on: it writes what it decides, runs a step, and hands over."""
+        """Return the fewest queries with which a drive gets on: it writes a draft, runs a step, and hands over."""
         return costs.write_of(max_events) + costs.write_of(1) + costs.release
 
     def wrap(self, store: WorkflowExecutionStore) -> WorkflowExecutionStore:
@@ -133,7 +133,7 @@ class LimitedDriveBudget(DriveBudget):
 
     def _refuse_if_in_vain(self) -> None:
         """Set `refusal` if the drive has written nothing, and never would with so few queries."""
-        # Or nobody would hear that the run never gets on.
+        # Or nobody would learn that the run never gets on.
         if self.low and self._progress().next_index == self._first_index and not self._covers_write():
             wanted = self._costs.write_of(self.max_events)
             self.refusal = QueryLimitReachedError(self._max_queries, self._max_queries - self._left, wanted)

@@ -214,7 +214,7 @@ class Schedules:
         )
 
     async def backfill_status(self, schedule_id: str, start: datetime, end: datetime) -> BackfillStatus:
-        """Return what has become of the ticks of a period, whoever asked for them.
+        """Return the outcomes of the ticks of a period, however they were requested.
 
         Args:
             schedule_id: Which schedule.
