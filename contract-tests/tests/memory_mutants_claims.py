@@ -148,6 +148,93 @@ class HeartbeatShortens(Faulty):
     """A late heartbeat moves the end of a lease back."""
 
 
+@broken("LOG-3")
+class AppendShortens(Faulty):
+    """An append that asks for a shorter lease gets it."""
+
+    async def append_events(self, **arguments: Any) -> Any:
+        answer = await super().append_events(**arguments)
+        run = self.current(arguments["run_id"])
+        assert run.lease is not None
+        end = arguments["now_ms"] + arguments["lease_ms"]
+        run.lease = replace(run.lease, expires_at_ms=end)
+        return replace(answer, lease_expires_at_ms=end)
+
+
+@broken("OP-1")
+class RepeatPromisesANewLease(Faulty):
+    """A repeated append answers with a lease that nobody has renewed."""
+
+    async def append_events(self, **arguments: Any) -> Any:
+        answer = await super().append_events(**arguments)
+        return replace(answer, lease_expires_at_ms=arguments["now_ms"] + arguments["lease_ms"])
+
+
+@broken("LEASE-2")
+class HeartbeatIsProgress(Faulty):
+    """A heartbeat touches the run as if somebody had written it."""
+
+    async def heartbeat_run_lease(self, **arguments: Any) -> Any:
+        answer = await super().heartbeat_run_lease(**arguments)
+        self.current(arguments["run_id"]).updated_at_ms = arguments["now_ms"]
+        return answer
+
+
+@broken("DEAD-2")
+class DeadRunLosesItsTimers(Faulty):
+    """A run that becomes dead is cleaned up like one that has ended."""
+
+    async def claim_stale_runs(self, **arguments: Any) -> Any:
+        answer = await super().claim_stale_runs(**arguments)
+        for run_id in answer.dead:
+            self.current(run_id).timers.clear()
+        return answer
+
+
+@broken("CLAIM-7")
+class OwnLeasesCount(Faulty):
+    """A claim of stale runs says when the leases that it has just given run out."""
+
+    async def claim_stale_runs(self, **arguments: Any) -> Any:
+        answer = await super().claim_stale_runs(**arguments)
+        ends = [claim.lease.expires_at_ms for claim in answer.claims]
+        known = [] if answer.next_due_ms is None else [answer.next_due_ms]
+        return replace(answer, next_due_ms=min(ends + known, default=None))
+
+
+def _passing_over(verb: str) -> Callable[..., Any]:
+    async def call(self: Faulty, **arguments: Any) -> Any:
+        return await getattr(InMemoryWorkflowStore, verb)(self, **arguments | {"limit": min(arguments["limit"], 3)})
+
+    return call
+
+
+@broken("CLAIM-10")
+class ClaimIsShy(Faulty):
+    """A claim brings three runs at most, whatever its limit."""
+
+    claim_pending_runs = _passing_over("claim_pending_runs")
+
+
+@broken("CLAIM-10")
+class ContendedClaimSaysThatNothingIsDue(Faulty):
+    """A claim that meets another one brings nothing, and does not say that more is due."""
+
+    _at_it = False
+
+    async def claim_pending_runs(self, **arguments: Any) -> Any:
+        kind = type(self)
+        if kind._at_it:
+            answer = await super().claim_pending_runs(**arguments | {"limit": 0})
+            return replace(answer, next_due_ms=None)
+        kind._at_it = True
+        try:
+            await asyncio.sleep(0.001)
+            return await super().claim_pending_runs(**arguments)
+        finally:
+            kind._at_it = False
+
+
 @broken("LEASE-2")
 class HeartbeatEchoesTheClock(Faulty):
     """The answer to a heartbeat gives the caller's own time for the store's."""

@@ -9,6 +9,7 @@ from workflow_runtime.store import AlreadyFinished, CancelRequested, Duplicate, 
 from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
+from ..holder import LeaseHolder
 from ..samples import LEASE_MS
 from ..scenarios import claim, claim_due, claim_pending, create, park, record, start, start_waiting, unchanged
 from ..verbs import CLAIM_VERBS
@@ -44,16 +45,30 @@ async def second_request_is_a_duplicate(h: StoreHarness) -> None:
     assert (await record(h, holder.run_id)).cancel_requested
 
 
-@clause("CANCEL-1")
-async def request_after_the_end(h: StoreHarness) -> None:
-    """A run that has ended answers `finished`; an unknown one is not found."""
-    holder = await start(h)
-    await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
-    await holder.fail(aborted=True, reason="asked to", taken_inbox=[1])
-    async with unchanged(h, holder.run_id, after="a late request"):
-        answer = await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
-    assert isinstance(answer, AlreadyFinished)
-    assert answer.status == "aborted"
+async def _end(holder: LeaseHolder, status: str) -> None:
+    match status:
+        case "finished":
+            await holder.finish()
+        case "errored":
+            await holder.fail()
+        case "aborted":
+            await holder.fail(aborted=True, reason="asked to")
+        case "dead":
+            await holder.fail(parked=True, reason="diverges")
+
+
+@clause("CANCEL-1", each=("finished", "errored", "aborted", "dead"))
+async def request_after_the_end(h: StoreHarness, status: str) -> None:
+    """A run that has ended answers `finished`, whether or not it was asked before; an unknown one is not found."""
+    for asked in (False, True):
+        holder = await start(h)
+        if asked:
+            await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+        await _end(holder, status)
+        async with unchanged(h, holder.run_id, after="a late request"):
+            answer = await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+        assert isinstance(answer, AlreadyFinished), f"asked before: {asked}; a late request answered {answer.kind}"
+        assert answer.status == status
     assert isinstance(await h.store.cancel_run(run_id="nobody", now_ms=h.now_ms), NotFound)
 
 

@@ -273,6 +273,31 @@ async def answer_says_when_the_next_is_due(h: StoreHarness, verb: ClaimVerb) -> 
         assert len((await verb.call(h, limit=1)).claims) == 1
 
 
+@clause("CLAIM-7")
+async def runs_of_the_answer_do_not_count(h: StoreHarness) -> None:
+    """`next_due_ms` is about other runs: the new leases of those that the claim brings do not count."""
+    await start(h, lease_ms=5)
+    await start(h, lease_ms=LEASE_MS * 3)
+    other_end = h.now_ms + LEASE_MS * 3
+    batch = await claim_stale(h, now_ms=h.advance(5))
+    assert (len(batch.claims), batch.next_due_ms) == (1, other_end)
+    assert (await claim_stale(h)).next_due_ms == h.now_ms + LEASE_MS, "now it is another claim's lease"
+
+
+@clause("CLAIM-10", "TIMER-2", each=CLAIM_VERBS)
+async def claim_passes_over_nothing(h: StoreHarness, verb: ClaimVerb) -> None:
+    """While nobody else is at work a claim brings whatever is due, up to its limit, each time."""
+    for count in range(1, 6):
+        ids = [await verb.make_ready(h, h.now_ms + 1) for _ in range(count)]
+        h.advance(1)
+        part = await verb.call(h, limit=count - 1)
+        rest = await verb.call(h, store=h.second, limit=count)
+        assert (len(part.claims), len(rest.claims)) == (count - 1, 1)
+        assert sorted(c.run.run_id for c in (*part.claims, *rest.claims)) == sorted(ids)
+        for run_id in ids:
+            await h.store.delete_run(run_id=run_id, now_ms=h.now_ms, force=True)
+
+
 @clause("CLAIM-7", each=CLAIM_VERBS)
 async def answer_says_when_more_are_waiting(h: StoreHarness, verb: ClaimVerb) -> None:
     """`next_due_ms` is not after now if the limit of a claim leaves due runs behind."""

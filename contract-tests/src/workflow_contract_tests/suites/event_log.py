@@ -30,6 +30,20 @@ async def append_is_a_compare_and_swap(h: StoreHarness) -> None:
     assert [(e.index, e.payload) for e in log] == [(0, "0"), (1, "1"), (2, "2")]
 
 
+@clause("LOG-3", "LEASE-1", each=("empty", "with events"))
+async def append_never_shortens_the_lease(h: StoreHarness, what: str) -> None:
+    """An append renews the lease exactly, but never to an earlier time than the lease has."""
+    holder = await start(h, lease_ms=LEASE_MS)
+    new = [] if what == "empty" else [event("1")]
+    end = h.now_ms + LEASE_MS
+    for late in ({"lease_ms": 1}, {"now_ms": h.now_ms - 60_000, "lease_ms": LEASE_MS}):
+        assert (await holder.append(events=new, **late)).lease_expires_at_ms == end
+        assert (await record(h, holder.run_id)).lease_expires_at_ms == end
+    renewed = await holder.append(events=new, now_ms=h.advance(5), lease_ms=LEASE_MS)
+    assert renewed.lease_expires_at_ms == end + 5
+    assert (await record(h, holder.run_id)).lease_expires_at_ms == end + 5
+
+
 @clause("LOG-1", "PAYLOAD-2")
 async def events_keep_every_field(h: StoreHarness) -> None:
     """Kind, step id, payload (or none) and time of each event come back."""

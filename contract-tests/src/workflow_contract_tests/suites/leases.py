@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, LogConflictError
 from workflow_runtime.store import (
     SILENT_CLAIMS_PER_CRASH,
@@ -11,6 +13,7 @@ from workflow_runtime.store import (
     NotRequeueable,
     Requeued,
     Retried,
+    Timer,
 )
 
 from ..cases import clause
@@ -87,11 +90,16 @@ async def heartbeat_tells_inbox_cancel_and_clock(h: StoreHarness) -> None:
 async def heartbeat_changes_nothing_else(h: StoreHarness) -> None:
     """A heartbeat moves the end of the lease and leaves everything else as it was, `updated_at_ms` too."""
     holder = await start(h, lease_ms=1_000)
-    before = await record(h, holder.run_id)
+    await holder.append("1", set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 7)], lease_ms=1_000)
+    await holder.signal()
+    before = await h.second.load_execution(run_id=holder.run_id)
     await holder.heartbeat(now_ms=h.advance(500))
-    after = await record(h, holder.run_id)
-    assert after.updated_at_ms == before.updated_at_ms
-    assert (after.status, after.lease_owner, after.next_index) == (before.status, before.lease_owner, 0)
+    after = await h.second.load_execution(run_id=holder.run_id)
+    assert before is not None
+    assert after is not None
+    end = after.run.lease_expires_at_ms
+    assert end == h.now_ms + LEASE_MS
+    assert after == replace(before, run=replace(before.run, lease_expires_at_ms=end))
 
 
 @clause("LEASE-3", "CLAIM-9")
@@ -146,6 +154,20 @@ async def repeated_crashes_kill(h: StoreHarness, verb: str) -> None:
     for claims in CLAIM_VERBS:
         batch = await claims.call(h, now_ms=h.now_ms + 10**9)
         assert (batch.claims, batch.dead) == ((), ()), f"{claims} still finds a dead run"
+
+
+@clause("DEAD-2", "RETRY-3")
+async def dead_run_keeps_what_it_has(h: StoreHarness) -> None:
+    """A run that became dead by its crashes keeps its log, its inbox and its timers."""
+    holder = await start_full(h)
+    before = await h.second.load_execution(run_id=holder.run_id)
+    assert before is not None
+    assert (await park(h, holder, now_ms=h.advance(LEASE_MS))).dead == (holder.run_id,)
+    after = await h.second.load_execution(run_id=holder.run_id)
+    assert after is not None
+    assert (after.run.status, after.run.lease_owner, after.run.due_at_ms) == ("dead", None, None)
+    assert [timer.timer_id for timer in after.timers] == ["old"]
+    assert (after.history, after.inbox, after.timers) == (before.history, before.inbox, before.timers)
 
 
 @clause("DEAD-2")

@@ -105,6 +105,16 @@ async def changed_definition_takes_effect(h: StoreHarness, what: str) -> None:
     assert now.next_fire_at_ms == (h.now_ms + 5 if what == "spec" else created.next_fire_at_ms)
 
 
+@clause("SCHEDULE-2", each=("spec", "input"))
+async def payloads_of_a_definition_compare_as_text(h: StoreHarness, what: str) -> None:
+    """The same JSON value in another text is a change, as it is one for whoever reads the text back."""
+    await upsert(h, **{what: '{"a":1,"b":2}'})
+    for revision, text in enumerate(('{"b":2,"a":1}', '{"b": 2, "a": 1}', '{"b": 2, "a": 1.0}'), start=2):
+        answer = await upsert(h, **{what: text})
+        schedule = await get_schedule(h)
+        assert (answer.kind, schedule.revision, getattr(schedule, what)) == ("updated", revision, text)
+
+
 @clause("SCHEDULE-3", "SCHEDULE-13")
 async def change_leaves_the_life_of_the_schedule(h: StoreHarness) -> None:
     """A change keeps the high-water mark, the previous run, and the buffered and the requested ticks."""

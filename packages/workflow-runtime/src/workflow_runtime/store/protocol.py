@@ -104,8 +104,8 @@ class RunLifecycleStore(Protocol):
         FENCE-3: Every claim gives a token that no claim of this run id ever gave before, also after the run was
             deleted and created again.
         OP-1: Repeating a run's last driver's write with its `operation_id` gives the first answer again and changes
-            nothing, also when that write ended the lease. This is checked before the fence. What others may have
-            changed since (the inbox number, the cancel flag, the lease's end) may be the present one.
+            nothing, also when that write ended the lease. This is checked before the fence. What others can
+            change (the inbox number, the cancel flag, the lease's end) is in the answer as it was then or as it is now.
         OP-2: Outside calls, claims by others and heartbeats in between do not make a store forget that operation.
     """
 
@@ -318,7 +318,8 @@ class RunLifecycleStore(Protocol):
 
         Contract:
             CANCEL-1: The request is one inbox entry of kind `cancel` and the head's cancel flag, one unit; the
-                answer is `requested`. A second request answers `duplicate`, a terminal run `finished`.
+                answer is `requested`. A terminal run, a `dead` one too, answers `finished`, also when it was asked
+                before; any other run that was asked before answers `duplicate`. Both change nothing.
             CANCEL-2: A `paused` run becomes `queued`, and a `queued` one is due at once, whatever its time was: it
                 ends by being claimed.
             CANCEL-3: The holder of a `running` run keeps its lease and learns of the request by the answers to
@@ -468,8 +469,9 @@ class EventLogStore(Protocol):
             LOG-1: The events get the indexes from `expected_next_index` on, if that is the length of the log;
                 otherwise `LogConflictError` and nothing is written.
             LOG-2: Several events are all there or none.
-            LOG-3: Events, timers, taken inbox entries and the renewal of the lease (to `now_ms` + `lease_ms`) are
-                one unit. The crash count is zero again when at least one event was appended.
+            LOG-3: Events, timers, taken inbox entries and the renewal of the lease (to `now_ms` + `lease_ms`, but
+                never to an earlier time than it has) are one unit. The crash count is zero again when at least one
+                event was appended.
             LOG-4: The answer carries the new length of the log, the run's inbox number and its cancel flag.
             LOG-5: Of many simultaneous appends at one index exactly one succeeds; indexes have no gaps.
             LOG-6: A taken inbox entry is never brought again by a claim or `read_inbox`.
@@ -520,7 +522,8 @@ class LeaseStore(Protocol):
         Contract:
             LEASE-1: Fenced as by FENCE-1 and FENCE-2: a lost lease raises `LeaseLostError`. Renewal never shortens
                 a lease.
-            LEASE-2: The answer carries the inbox number, the cancel flag and the store's clock.
+            LEASE-2: The answer carries the inbox number, the cancel flag and the store's clock, as of the renewal or a
+                later moment before the answer. Nothing but the end of the lease changes.
         """
         ...
 
@@ -561,7 +564,7 @@ class LeaseStore(Protocol):
         Contract:
             DEAD-2: Claiming a run from an expired lease counts one crash if a heartbeat or a driver's write was
                 accepted under that lease; when the count reaches `max_crashes` the run becomes `dead` in the same unit
-                and is reported in `dead`. Also by `claim_run`.
+                and is reported in `dead`. It has no lease then, and keeps log, inbox and timers. Also by `claim_run`.
             DEAD-4: A lease under which nothing was heard may be one whose claim's answer was lost: of such claims in a
                 row only each `SILENT_CLAIMS_PER_CRASH`-th counts one crash. The row ends with a sign of life, and with
                 a claim that is not from an expired lease.
@@ -603,11 +606,14 @@ class LeaseStore(Protocol):
             CLAIM-5: Greater priority first, then the earliest due, then the run id; exact within one claim.
             CLAIM-6: Only runs that match `workflows` and `queues`; an empty filter matches nothing.
             CLAIM-7: `next_due_ms` is when the next matching run can be claimed, `None` when none is known; it is
-                not after `now_ms` while more are waiting.
-            CLAIM-8: A run that cannot be read is reported in `corrupt` and does not keep the others back.
+                not after `now_ms` while more are waiting. The runs of this answer do not count.
+            CLAIM-8: A run that cannot be read, because its input is missing or is no JSON text, is reported in
+                `corrupt` and does not keep the others back.
             CLAIM-9: Every run that is not terminal is reachable: queued here, running with an expired lease by
                 `claim_stale_runs`, paused with a due timer by `claim_due_timers`; a delivery or cancel that may help
                 a paused run queues it.
+            CLAIM-10: A claim may pass over runs that another call is writing at that moment, all of them if it must:
+                then `next_due_ms` is not after `now_ms`. It passes over none while no other call is under way.
         """
         ...
 
@@ -648,7 +654,7 @@ class TimerStore(Protocol):
 
         Contract:
             TIMER-2: Claims the run itself, once, with all its due timers, earliest first; filters, order, answer
-                as CLAIM-4 to CLAIM-8. `next_due_ms` is the earliest timer of another paused run.
+                as CLAIM-4 to CLAIM-10. `next_due_ms` is the earliest timer of another paused run.
             TIMER-3: A timer stays until a driver's write removes it or the run ends: a crash after the claim loses
                 nothing.
         """
@@ -776,8 +782,9 @@ class ScheduleStore(Protocol):
 
         Contract:
             SCHEDULE-1: A new one has revision 1, no previous run, and fires first at `next_fire_at_ms`.
-            SCHEDULE-2: One that changes nothing (everything but `next_fire_at_ms` equal) writes nothing; one that
-                changes something takes the next revision, and its claimed tick is claimable again at once.
+            SCHEDULE-2: One that changes nothing (everything but `next_fire_at_ms` equal, payloads as text) writes
+                nothing; one that changes something takes the next revision, and its claimed tick is claimable again at
+                once.
             SCHEDULE-3: The next fire time is taken over only when `spec` changes or `enabled` becomes true: any other
                 change leaves a tick that is due due.
             SCHEDULE-4: With an `expected_revision` that is not the stored one, or for a schedule that is not there,
@@ -877,8 +884,8 @@ class ScheduleStore(Protocol):
                 A tick under a live lease is not claimed again, one whose lease expired is, with a new token.
             SCHEDULE-10: Each claim names the previous run if it is live. `next_due_ms` is the earliest moment at which
                 another tick of these workflows may be claimable, as far as time alone decides it: when the next one is
-                due (also of a schedule whose claimed tick would have to be settled first), when the claim of another
-                tick runs out, or the present if the limit left ticks behind.
+                due (also of a schedule whose claimed tick would have to be settled first), when the claim of a tick
+                that is not in this answer runs out, or the present if the limit left ticks behind.
             SCHEDULE-11: With `workflow_ids`, ticks of other workflows are left alone and hold nothing up;
                 `unclaimable` names up to 10 schedules that have one waiting.
             SCHEDULE-12: A due tick at or before the high-water mark is never claimed again, whatever was pruned.
