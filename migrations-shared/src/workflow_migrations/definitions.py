@@ -160,7 +160,7 @@ def _read_column(words: _Words) -> ColumnDefinition:
             words.next()
         elif words.takes("GENERATED", "ALWAYS", "AS"):
             list(words.items())
-            words.next()  # VIRTUAL or STORED
+            words.next()  # generated columns: VIRTUAL or STORED
         else:
             raise _NotUnderstoodError(f"column {column.name!r}: {words.next()} …")
     return column

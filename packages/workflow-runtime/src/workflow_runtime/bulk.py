@@ -158,7 +158,7 @@ class RunsInBulk(ABC):
             raise InvalidArgumentError("limit", f"must not be negative, not {limit}")
         wanted = _for_the_store(filters)
         report, cursor = BulkReport(), None
-        # A page is dealt with before the next one is read: what it changes lies behind the cursor.
+        # Finish a page before the next one is read: its changes then lie behind the cursor.
         while room := limit - report.total:
             page = await self._store.list_runs(limit=min(room, _BATCH), cursor=cursor, **wanted)
             if page.runs:

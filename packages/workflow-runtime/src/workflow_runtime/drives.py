@@ -144,12 +144,12 @@ async def _until(working: asyncio.Task[T], event: asyncio.Event | None, within_s
         await asyncio.wait({working, told}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         told.cancel()
-        await asyncio.wait({told})  # nothing is left behind
+        await asyncio.wait({told})  # no task outlives this call
 
 
 def _forget(working: asyncio.Task[Any]) -> None:
     if not working.cancelled():
-        working.exception()  # asyncio would complain that nobody has asked
+        working.exception()  # mark the exception as retrieved, or asyncio logs it
 
 
 def _named(run_ids: list[str]) -> str:

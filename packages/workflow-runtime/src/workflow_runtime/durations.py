@@ -21,7 +21,7 @@ def check_duration(argument: str, duration: object) -> timedelta:
     if type(duration) is timedelta:
         return duration
     if isinstance(duration, timedelta):
-        # What a subclass makes of its operators and properties (as pendulum's durations do) does not matter.
+        # Subclasses (pendulum's durations, say) may override operators and properties, so neither is used.
         return timedelta(*(field.__get__(duration) for field in _FIELDS))
     kind = type(duration)
     instead = f": write timedelta(seconds={duration!r})" if kind is int or kind is float else ""

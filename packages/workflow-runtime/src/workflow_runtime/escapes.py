@@ -78,7 +78,7 @@ def text_of(error: object) -> str:
     """Return an error's message, whatever its class does when it is asked."""
     try:
         return str.__str__(str(error))
-    except BaseException as broken:  # a user's class, broken where nobody looks before it is raised
+    except BaseException as broken:  # a user's exception class with a broken method
         if is_interrupt(broken):
             raise
         return "(its message cannot be read)"

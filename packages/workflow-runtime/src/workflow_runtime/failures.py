@@ -88,7 +88,7 @@ def _frames(traceback: TracebackType | None) -> str:
     while traceback is not None:
         frames.append((traceback.tb_frame, traceback.tb_lineno))
         traceback = traceback.tb_next
-    # How the engine came to call the user's code explains nothing.
+    # The engine's own frames explain nothing to the user.
     users = next((i for i, (frame, _) in enumerate(frames) if not _is_ours(frame)), 0)
     frames = frames[users:]
     left_out = max(0, len(frames) - _FIRST_FRAMES - _LAST_FRAMES)

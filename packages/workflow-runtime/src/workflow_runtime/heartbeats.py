@@ -139,7 +139,7 @@ class HeartbeatThread:
             thread.start()
         except RuntimeError as error:  # as many threads as the system allows
             logger.warning("no thread for heartbeats, they come from the event loop: %s", one_line(error))
-            return  # who keeps the next lease tries again
+            return  # the next lease to be kept tries again
         self._thread = self._latest = thread
 
     async def ended(self) -> None:
@@ -173,7 +173,7 @@ class HeartbeatThread:
                 else:
                     next_ms = min(self._due_ms(entry) for entry in self._entries)
                     self._changed.wait((next_ms - now_ms) / 1000)
-            self._thread = None  # under the lock: who comes next starts another one
+            self._thread = None  # under the lock: the next caller starts another thread
             return None
 
     def _due_ms(self, entry: _Entry) -> int:
@@ -234,7 +234,7 @@ class _Renewals:
     def cut_short(self) -> None:
         """Wait for no answer any more: nobody needs the lease. For other threads."""
         if self._runner is not None:
-            with suppress(RuntimeError):  # it has ended
+            with suppress(RuntimeError):  # the thread has ended
                 self._runner.get_loop().call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
@@ -244,7 +244,7 @@ class _Renewals:
     def _open_runner(self) -> asyncio.Runner:
         if self._runner is None:
             runner = asyncio.Runner()
-            runner.get_loop()  # which is made only now
+            runner.get_loop()  # created on first use
             self._runner = runner
         return self._runner
 
@@ -262,7 +262,7 @@ class _Renewals:
             logger.warning("heartbeats failed: no answer within %.1f s; they get another connection", patience_s)
             self._replace()
         except Exception as error:  # noqa: BLE001  # whatever it is, the thread must live on
-            # Not lost yet: an expired holder whom nobody replaced may go on. The next beat shows it.
+            # Not lost yet: an expired holder that nobody replaced may go on (FENCE-2). The next heartbeat will tell.
             logger.warning("heartbeats failed: %s", one_line(error))
         finally:
             self._renewing = None

@@ -43,7 +43,7 @@ def plain_text(argument: str, value: object) -> str:
         return value
     if not isinstance(value, str):
         raise InvalidArgumentError(argument, f"must be a string, not {type(value).__name__}")
-    return str.__str__(value)  # str(value) would be what the subclass says, like `Signal.GO`
+    return str.__str__(value)  # str(value) of an enum member would be `Signal.GO`
 
 
 def new_id() -> str:

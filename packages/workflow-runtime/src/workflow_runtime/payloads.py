@@ -69,7 +69,7 @@ def check_is_json(argument: str, text: str) -> None:
 
     Some databases parse what they keep and others do not; so it is parsed here.
     """
-    # Few brackets are not nested deeply: most documents are not looked through for that.
+    # With few brackets it cannot be nested deeply, so most documents need no scan.
     if text.count("[") + text.count("{") > _MAX_TEXT_DEPTH and _depth(text) > _MAX_TEXT_DEPTH:
         raise InvalidArgumentError(argument, f"is JSON text that is nested deeper than {_MAX_TEXT_DEPTH} levels")
     try:
@@ -251,5 +251,5 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
 def _escaped(match: re.Match[str]) -> str:
-    # Outside of a string such characters are no JSON, and their escapes are none either.
+    # Outside strings neither these characters nor their escapes are valid JSON.
     return json.dumps(match[0])[1:-1]

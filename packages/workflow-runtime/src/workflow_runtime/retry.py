@@ -87,7 +87,7 @@ class RetryPolicy:
         kind = type(error)  # isinstance() asks the error itself, which may raise
         if attempt >= self.max_attempts or issubclass(kind, _NEVER_RETRIED):
             return None
-        # Seldom it is no Exception (`sys.exit`): a predicate that looks at types or attributes serves that too.
+        # Rarely a BaseException (`sys.exit`): predicates on types or attributes work for it too.
         if issubclass(kind, self.non_retryable) or not self._wanted(cast("Exception", error)):
             return None
         delay = max(timedelta(0), min(check_duration("backoff", self.backoff(attempt)), self.max_delay))

@@ -540,7 +540,7 @@ class WorkflowRuntime(RunClient):
             if self._drivers.get(driver.run_id) is driver:
                 del self._drivers[driver.run_id]
             if driver.nudged:
-                self._wake_workers()  # what it was told came after its end, or was told of its end
+                self._wake_workers()  # the news came after the end of the drive, or was about it
 
     def _listen(self) -> AbstractAsyncContextManager[Listening]:
         if not self._store.capabilities.notify:
@@ -553,14 +553,14 @@ class WorkflowRuntime(RunClient):
                 driver.nudge()
             self._wake_workers()
         elif notice.run_id in self._drivers:
-            # If its drive is over and only the answer is on the way, the workers are woken then.
+            # If the drive has ended and only its answer is pending, workers are woken when it arrives.
             self._drivers[notice.run_id].nudge()
         else:
             for wake_up in self._wake_ups:
                 wake_up.look_for_runs()
 
     def _delivered(self, run_id: str) -> None:
-        # A worker of this very process need not wait for its next heartbeat or poll.
+        # Wake a worker in this process now, instead of at its next heartbeat or poll.
         driver = self._drivers.get(run_id)
         if driver is not None:
             driver.nudge()

@@ -171,7 +171,7 @@ class Claimer:
             store=store, clock=settings.clock, owner=owner, workflows=registry.versions(), queues=queues
         )
         self._turns: Turns = deque([None, *self._phases])
-        # Where a host begins anew each time, each source is to be the first one now and then.
+        # A host that starts afresh for each sweep must still give each source the first turn now and then.
         self._turns.rotate(settings.rng.randrange(len(self._turns)))
 
     async def claim(self, limit: int, report: SweepReport, *, ticks: int) -> list[ClaimedRun]:
@@ -190,7 +190,7 @@ class Claimer:
             report.oldest_due_ms = run_due_ms if limit else report.oldest_due_ms
             report.next_due_ms = _earliest(tick_due_ms, run_due_ms)
         except Exception as error:
-            # What was claimed before is ours: left alone, it would wait for its lease to run out.
+            # Drive what was claimed already: otherwise it would wait for its lease to expire.
             if not claims:
                 raise
             level = logging.WARNING if may_pass(error) else logging.ERROR
@@ -270,12 +270,12 @@ class Claimer:
         try:
             done = await self._ticks.fire(limit, once=once)
         except CorruptRecordError as error:
-            # What is wrong with a schedule holds up no run.
+            # A failure in schedules does not hold up runs.
             logger.error("%s", one_line(error))  # noqa: TRY400  # as for the runs: the row is named, the stack says nothing
             report.corrupt.append(error)
             return None
         except StoreError as error:
-            # The claims of runs will show whether the store is away. What worked before must not hold them up.
+            # The claims of runs will show whether the store is down. Ticks that worked before do not hold them up.
             if not (error.retryable or self._ticks_worked):
                 raise
             level = logging.WARNING if error.retryable else logging.ERROR

@@ -198,9 +198,9 @@ class Worker:
             await self._correct_clock()
             wait_until_ms = await (self._look_at_all() if everything else self._look_for_runs())
         except ConfigurationError:
-            raise  # the store was closed, say: nobody mends that while the program runs
+            raise  # the store was closed, say: waiting will not repair that
         except Exception as error:
-            # Who once worked sits out whatever it is. What is wrong at the start ends the worker, with the cause.
+            # A worker that has worked once waits out any failure. A failure at the start ends it, with the cause.
             if not (self._pulse.looked or (isinstance(error, StoreError) and error.retryable)):
                 raise
             self._pulse.missed(error)
@@ -261,7 +261,7 @@ class Worker:
         return min(idle_until_ms, due_ms if due_ms > now_ms else now_ms + self._polling.again_ms())
 
     def _room(self) -> int:
-        # While what is driven cannot be recorded, one run at a time finds out whether that has passed.
+        # While writes fail, drive one run at a time to find out whether they work again.
         most = 1 if self._writes.failing else self._concurrency
         return max(0, most - len(self._driving))
 
@@ -283,7 +283,7 @@ class Worker:
                 self._writes.over()
                 self._rest_until_ms = 0  # the store is there again
             elif isinstance(ended.error, StoreAccessError):
-                # What is claimed next would have its steps made and not recorded again.
+                # The next run's steps would run without being recorded.
                 self._pulse.missed(ended.error)
                 self._rest_until_ms = max(self._rest_until_ms, self._writes.met(ended.error))
 

@@ -34,7 +34,7 @@ _PYODIDE, _SDK = "pyodide", "workers"
 def as_database(db: Any) -> D1Database:
     """Return a database as it is, and a Worker's binding as a database."""
     kind = type(db)
-    # Whatever a binding can do is done by JavaScript: its class has no method of that name.
+    # A binding is a JavaScript object, so its Python class has no such methods.
     if kind.__module__.partition(".")[0] in {_PYODIDE, _SDK} and not hasattr(kind, "prepare"):
         return BindingD1Database(db)
     if not callable(getattr(db, "prepare", None)):

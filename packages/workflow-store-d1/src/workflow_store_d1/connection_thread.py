@@ -53,7 +53,7 @@ class _Job:
     def run(self, connection: Any) -> None:
         self.begun = True
         if self.future.done() or self.future.get_loop().is_closed():
-            self.begun = False  # nobody waits any more
+            self.begun = False  # the waiter was cancelled
         else:
             self._run(connection)
         self.done = True
@@ -66,7 +66,7 @@ class _Job:
         self.answer(result, error)
 
     def answer(self, result: Any, error: BaseException | None) -> None:
-        # The event loop is closed where nobody waits any more.
+        # The event loop is closed, so nobody is waiting.
         with suppress(RuntimeError):
             self.future.get_loop().call_soon_threadsafe(_settle, self.future, result, error)
 
@@ -178,7 +178,7 @@ class ConnectionThread:
     async def _wait(self, within_s: float) -> bool:
         end, pause_s = time.monotonic() + within_s, 0.0005
         while self.is_alive and time.monotonic() < end:
-            await asyncio.sleep(pause_s)  # the end of a thread sets no Event of asyncio
+            await asyncio.sleep(pause_s)  # a thread's end cannot set an asyncio.Event
             pause_s = min(pause_s * 1.5, 0.02)
         return not self.is_alive
 
@@ -196,9 +196,9 @@ class ConnectionThread:
                 job.run(connection)
             else:
                 job.answer(None, _gone())
-            del job  # what it holds may have its end now, and not only with the next one
+            del job  # release what it holds now, not when the next call comes
         self._connected.clear()
-        with suppress(Exception):  # what was acknowledged is in the file already
+        with suppress(Exception):  # acknowledged writes are in the file already
             connection.close()
         self._finish(_gone())
 
@@ -207,7 +207,7 @@ class ConnectionThread:
         self._refuse_waiting(error)
 
     def _refuse_waiting(self, error: BaseException) -> None:
-        # On either thread: a call that comes just now is seen by the one or the other.
+        # Runs on either thread: one of the two sees a call that arrives just now.
         with suppress(Empty):
             while True:
                 job = self._jobs.get_nowait()
@@ -232,7 +232,7 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
         return
     if error is None:
         future.set_result(result)
-    elif isinstance(error, StopIteration):  # which a future cannot carry
+    elif isinstance(error, StopIteration):  # a future cannot hold StopIteration
         future.set_exception(RuntimeError(f"StopIteration: {error}"))
     else:
         future.set_exception(error)

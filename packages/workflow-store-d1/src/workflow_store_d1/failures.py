@@ -19,7 +19,7 @@ _NOT_STARTED = (
     "D1 DB is overloaded",
     "Cannot resolve D1 DB due to transient issue on remote node",
     "Currently processing a long-running",  # export or import
-    "Exceeded maximum DB size",  # passes too: somebody frees space
+    "Exceeded maximum DB size",  # passes too, once space is freed
 )
 """The batch never began. It may be sent again as it is."""
 

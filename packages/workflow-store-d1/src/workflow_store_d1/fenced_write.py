@@ -107,5 +107,5 @@ class FencedWrite:
 
     def _judge(self, head: Row | None) -> Outcome:
         repeated = self._fence.judge(head)
-        assert head is not None  # without one the fence had not held
+        assert head is not None  # without a row the fence would not have held
         return Outcome(head, repeated)

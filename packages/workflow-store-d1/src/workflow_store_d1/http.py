@@ -180,7 +180,7 @@ class D1HttpDatabase:
             return
         await self._finish_under_way()
         if self._own_client:
-            # Connections of an event loop that is closed cannot be told of their end.
+            # Connections of a closed event loop cannot be closed properly.
             with suppress(TimeoutError, RuntimeError):
                 async with asyncio.timeout(_LAST_WAIT_S):
                     await self._client.aclose()
@@ -198,7 +198,7 @@ class D1HttpDatabase:
                 await asyncio.wait(late, timeout=_LAST_WAIT_S)
 
     def __del__(self) -> None:
-        # Half-made where an argument was refused.
+        # The object may be half-initialised, if an argument was refused.
         used = getattr(self, "_used", False)
         if used and not self._closed and self._own_client and not self._home.is_inherited:
             problem = f"nobody closed the D1 store over HTTP ({self!r}): use `async with`, or `await store.close()`"
@@ -271,7 +271,7 @@ class D1HttpDatabase:
         self._under_way.discard(exchange)
         self._abandoned.discard(exchange)
         if not exchange.cancelled():
-            exchange.exception()  # or asyncio complains when nobody waits for it any more
+            exchange.exception()  # retrieve it, or asyncio logs it after a cancelled wait
 
     async def _exchange(self, body: bytes) -> httpx.Response | D1DatabaseError:
         """Send a request; an error is given back and not raised, so that it has nothing of httpx in its chain."""

@@ -56,7 +56,7 @@ class Leases(StoreRole):
         claims, corrupt = read_claims(self._read, run_rows(results), history_limit)
         for error in corrupt:
             raise error
-        if claims:  # by this try, or by one before whose answer was lost
+        if claims:  # by this try, or by an earlier one whose answer was lost
             return Claimed(claim=claims[0])
         if taken:
             return NotClaimable(status=RunStatus.DEAD, claimable_at_ms=None)

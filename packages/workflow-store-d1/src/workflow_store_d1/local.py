@@ -252,7 +252,7 @@ class LocalD1Database:
         Returns:
             Whether nobody had closed it.
         """
-        thread: ConnectionThread | None = getattr(self, "_thread", None)  # half-made when it could not be started
+        thread: ConnectionThread | None = getattr(self, "_thread", None)  # half-initialised otherwise
         if thread is None or self._closed or self._home.is_inherited:
             return False
         self._closed = True
@@ -314,7 +314,7 @@ class LocalTransaction:
             begin = None if self._begun else "BEGIN IMMEDIATE"
             if begin:
                 deadline = await self._database._wait_for_turn()  # noqa: SLF001  # one module, one thing
-                self._check_going_on()  # or nobody would ever give the turn back
+                self._check_going_on()  # or the turn would never be given back
                 self._database._open, self._begun = self, True  # noqa: SLF001
                 return await self._hop(statements, begin=begin, deadline=deadline)
             return await self._hop(statements)
@@ -329,7 +329,7 @@ class LocalTransaction:
     async def end(self) -> None:
         """Roll back what was not committed, and let the others go on."""
         if self._begun and not self._committed and not self._ended.is_set():
-            # In a task of its own: a cancelled caller must not let others in before it is done.
+            # In its own task: a cancelled caller must not let others in before the work is done.
             rolling_back = asyncio.ensure_future(self._roll_back())
             await asyncio.shield(rolling_back)
         else:
@@ -390,7 +390,7 @@ def _checked_path(path: str | os.PathLike[str]) -> str:
     text: object = os.fspath(path)
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidArgumentError("path", "must name a file")
-    # It stays the same file wherever the program goes.
+    # Absolute, so that a change of the working directory keeps the file.
     return text if text == IN_MEMORY else str(Path(text).absolute())
 
 

@@ -45,7 +45,7 @@ class OpenFiles:
                 if known is not None:
                     raise self._lost(path, "is no longer there") from None
             except OSError:
-                continue  # a process without the right to look may still write
+                continue  # a process may write without the right to list the folder
             else:
                 if known is None:
                     self._known[path] = (facts.st_dev, facts.st_ino)

@@ -177,7 +177,7 @@ class SQLiteConnection(sqlite3.Connection):
             self._set_limits(settings)
             self._patiently(self._use_wal, time.monotonic() + settings.busy_timeout_s)
             super().execute(f"PRAGMA synchronous = {settings.synchronous}")
-            # The claims' small intermediate tables would each cost a temporary file.
+            # Claims use small intermediate tables, each of which would cost a temporary file.
             super().execute("PRAGMA temp_store = MEMORY")
             self.set_authorizer(_authorize)
             if path != IN_MEMORY:
@@ -233,7 +233,7 @@ class SQLiteConnection(sqlite3.Connection):
                 return call()
             except sqlite3.OperationalError as error:
                 left_s = deadline - time.monotonic()
-                # What is part of an open transaction has had its effect.
+                # A statement inside an open transaction has taken effect.
                 if not _is_locked(error) or self.in_transaction or left_s <= 0 or self._hurry.is_set():
                     raise
             self._hurry.wait(min(pause_s, left_s))
@@ -243,7 +243,7 @@ class SQLiteConnection(sqlite3.Connection):
         if call.inside and not self.in_transaction:
             raise sqlite3.OperationalError("a statement before has ended the transaction")
         if not call.inside:
-            self._roll_back()  # a transaction whose end was lost: nothing new may become a part of it
+            self._roll_back()  # the end of its transaction was lost: nothing new may join it
         if call.begin is not None:
             super().execute(call.begin)
         try:

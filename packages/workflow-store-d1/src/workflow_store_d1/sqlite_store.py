@@ -14,5 +14,5 @@ class SQLiteWorkflowStore(D1WorkflowStore):
     """
 
     def __repr__(self) -> str:
-        path = getattr(self.database, "path", None)  # which a database of the caller's own need not have
+        path = getattr(self.database, "path", None)  # a database object of the caller may lack it
         return f"<{type(self).__name__}>" if path is None else f"<{type(self).__name__} {path!r}>"

@@ -177,5 +177,5 @@ async def _explain(whole: FencedWrite, refusal: StoreError) -> Outcome:
     done = await whole.look()
     if done.repeated is not None:
         return done
-    # The fence holds, and the head never comes back to one that it has left.
+    # The fence holds, and a head never returns to an earlier state.
     raise refusal.__cause__ or refusal

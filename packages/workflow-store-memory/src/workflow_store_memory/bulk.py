@@ -19,7 +19,7 @@ from .runs import RunLifecycle
 
 __all__ = ["Bulk"]
 
-# Each run is handled by the plain verb, atomically by itself, whatever a descendant makes of that verb.
+# Each run is handled by the plain verb, atomically, even if a subclass overrides that verb.
 
 
 class Bulk(RunLifecycle):

@@ -300,7 +300,7 @@ class ScheduleRow:
         requested = self._first_requested()
         if requested is not None and not (requested.overlap == "buffer-all" and previous_is_live):
             ticks.append(self._tick(requested.fire_at_ms, "requested"))
-        # The due one comes first in the list: it is taken where both stand for one moment.
+        # The due tick comes first, so it wins when both stand for one moment.
         return min(ticks, key=lambda tick: tick.fire_at_ms, default=None)
 
     def _first_requested(self) -> RequestedBucket | None:
@@ -356,7 +356,7 @@ class WorkListener:
 
     def notify(self, run_id: str | None) -> None:
         """Have the callback called soon: when the verb that is under way is done."""
-        # Where the event loop is closed nobody listens any more. It may be another thread's, and close just now.
+        # A closed event loop has no listeners. It may belong to another thread, and close at this moment.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._call, WorkNotice(run_id=run_id))
 

@@ -93,7 +93,7 @@ class LentConnection:
         try:
             async with asyncio.timeout(GRACE_S):
                 await transaction.rollback()
-        except DATABASE_ERRORS:  # one that is gone has rolled back
+        except DATABASE_ERRORS:  # a lost connection has rolled back
             cut(self.raw)
 
     async def within(self, answer: Awaitable[T], timeout_s: float | None = None) -> T:
@@ -166,7 +166,7 @@ class Connections:
             await asyncio.wait(self._leaving, timeout=2 * GRACE_S)
 
     async def _take(self) -> LentConnection:
-        # Whatever the pool does in there (it may run functions of its user's), nobody waits for it for ever.
+        # The pool may run its user's functions here, so the wait is bounded.
         connection = await in_time(
             self._pool.acquire(),
             self._acquire_timeout_s,
@@ -179,7 +179,7 @@ class Connections:
         return LentConnection(connection, self._statement_timeout_s)
 
     async def _take_back(self, lent: LentConnection) -> None:
-        with suppress(*DATABASE_ERRORS):  # what was to be done is done; the pool throws away what cannot be cleaned
+        with suppress(*DATABASE_ERRORS):  # the work is done; the pool discards a connection that cannot be cleaned
             await self._pool.release(lent.raw, timeout=self._statement_timeout_s)
 
     async def _take_back_after(self, lent: LentConnection, error: BaseException) -> None:
@@ -187,7 +187,7 @@ class Connections:
             for notice in tuple(self.on_silence):
                 notice()
         if isinstance(error, asyncpg.PostgresError) or isinstance(error.__cause__, asyncpg.PostgresError):
-            await lent.roll_back()  # the server answers
+            await lent.roll_back()  # an error from the server: the connection works
             await self._take_back(lent)
         else:
             await asyncio.wait([self._leave(lent)], timeout=_MOMENT_S)
@@ -200,13 +200,13 @@ class Connections:
 
     async def _clean_up(self, lent: LentConnection) -> None:
         try:
-            async with asyncio.timeout(3 * GRACE_S):  # asyncpg 0.30 does not always keep to what follows
+            async with asyncio.timeout(3 * GRACE_S):  # asyncpg 0.30 does not always honour its own timeout
                 await lent.roll_back()
                 await self._pool.release(lent.raw, timeout=GRACE_S)
         except DATABASE_ERRORS:
             pass
         finally:
-            cut(lent.raw)  # which does nothing to a connection that is back in its pool
+            cut(lent.raw)  # does nothing if the connection is back in its pool
 
 
 async def close_or_cut(connection: asyncpg.Connection) -> None:
@@ -220,7 +220,7 @@ async def close_or_cut(connection: asyncpg.Connection) -> None:
 
 def cut(connection: asyncpg.Connection) -> None:
     """End a connection without waiting for anything."""
-    with suppress(asyncpg.InterfaceError):  # it is back in its pool, where it belongs to somebody else
+    with suppress(asyncpg.InterfaceError):  # it is back in its pool and may belong to somebody else
         connection.terminate()
 
 
@@ -270,7 +270,6 @@ def _started(opening: Awaitable[T]) -> asyncio.Task[T]:
 
     loop = asyncio.get_running_loop()
     if sys.version_info >= (3, 12):
-        return asyncio.Task(
-            open_it(), loop=loop, eager_start=True
-        )  # a free connection is had without a turn of the loop
+        # A free connection is given without a turn of the loop.
+        return asyncio.Task(open_it(), loop=loop, eager_start=True)
     return loop.create_task(open_it())

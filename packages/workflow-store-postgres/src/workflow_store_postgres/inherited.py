@@ -26,7 +26,7 @@ class Inherited:
 
     def leave_to_parent(self) -> None:
         """Have nothing done with the connections any more, in this process."""
-        for holder in getattr(self._pool, "_holders", ()):  # nothing public has them
+        for holder in getattr(self._pool, "_holders", ()):  # no public attribute has them
             connection = getattr(holder, "_con", None)
             if connection is not None:
                 connection._aborted = True  # noqa: SLF001  # what `is_closed()` goes by

@@ -129,7 +129,7 @@ class NoticeListener:
             except WorkflowError as error:
                 level = logging.DEBUG if self._failures else logging.WARNING
                 logger.log(level, "cannot listen for work: %s", one_line(error))
-            except Exception:  # a pool's or a connection's own code: the worker polls
+            except Exception:  # an error in the pool's or connection's own hooks: the worker polls
                 logger.exception("cannot listen for work")
             self._set_live(live=False)
             await asyncio.sleep(self._next_delay_s())

@@ -112,7 +112,7 @@ class NoticeSender:
     def _end_window(self) -> None:
         self._close_window()
         if self._unsent and self._is_sending():
-            self._open_window()  # the server is slow: the notices that are left wait for its answer
+            self._open_window()  # the server is slow: the remaining notices wait for its answer
         elif self._unsent:
             self._send()
 

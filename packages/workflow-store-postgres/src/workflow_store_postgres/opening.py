@@ -53,7 +53,7 @@ class OwnConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships 
         _keep_alive(transport)
 
     def __del__(self) -> None:
-        # In a forked child it is the parent's, who goes on with it.
+        # In a forked child it belongs to the parent, which still uses it.
         if getattr(self, "_opened_by", None) == os.getpid():
             super().__del__()
 
@@ -129,7 +129,8 @@ async def open_pool(dsn: str | None, options: Mapping[str, Any], *, timeout_s: f
     try:
         pool = asyncpg.create_pool(dsn, **options)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"the pool cannot be made: {error}") from error  # it has not read the DSN yet
+        # Raised before the DSN is read, so the message shows no password.
+        raise ConfigurationError(f"the pool cannot be made: {error}") from error
     await in_time(pool, timeout_s, problem="no pool", undo=asyncpg.Pool.terminate)
     return pool
 

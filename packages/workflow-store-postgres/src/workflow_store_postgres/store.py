@@ -151,7 +151,7 @@ class PostgresWorkflowStore(
                 store = cls(pool, schema, tables, listen=False, **times)
                 if "min_size" not in options:
                     async with store._session.connections.lend():
-                        pass  # what is wrong with the connection is known at once
+                        pass  # connection errors show at once
             except BaseException:
                 pool.terminate()
                 raise
@@ -247,7 +247,7 @@ class PostgresWorkflowStore(
         self._session.check_open()
         async with NoticeListener(self._session, self._open_listening, on_notice).listening() as listener:
             yield listener
-        await self._notices.flush()  # notices of what a stopping worker has handed over go out before its program ends
+        await self._notices.flush()  # send the notices of handed-over runs before the program ends
 
     def open_heartbeats(self) -> AbstractAsyncContextManager[LeaseRenewer]:
         """Open a connection for nothing but heartbeats, on the event loop that runs."""
@@ -309,7 +309,7 @@ def _seconds(name: str, duration: object) -> float:
 
 
 def _check_pool(pool: object) -> None:
-    if isinstance(pool, str | bytes):  # which is not repeated: it may hold a password
+    if isinstance(pool, str | bytes):  # the message is not repeated: it may hold a password
         raise ConfigurationError(
             "a store is made of a pool, not of a DSN: write `async with PostgresWorkflowStore.connect(dsn) as store:`"
         )

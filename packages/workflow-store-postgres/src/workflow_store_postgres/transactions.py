@@ -82,7 +82,7 @@ class _Transaction:
             if outcome.repeated is None:
                 await _commit(self.connection)
             else:
-                # By a twin, in the meantime. Its answer counts when it is as safe as a write of one's own.
+                # A concurrent try committed it. Its answer counts once that commit is as safe as our own.
                 await self.connection.roll_back()
                 outcome = await self.write.verdict("fenced_write.settled") or outcome
         except asyncio.CancelledError:

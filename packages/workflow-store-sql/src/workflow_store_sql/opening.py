@@ -47,7 +47,7 @@ class StoreOpening(Generic[S_co]):
         if self._store is not None:
             await self._store.close()
 
-    if not TYPE_CHECKING:  # type checkers know what it has
+    if not TYPE_CHECKING:  # type checkers know its attributes
 
         def __getattr__(self, name: str) -> NoReturn:
             raise StoreNotOpenError(self.__dict__.get("_call", "a store"), name)

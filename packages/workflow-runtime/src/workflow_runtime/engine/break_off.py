@@ -91,4 +91,4 @@ class BreakOff:
     async def _await_steps(self) -> None:
         while self._steps.running:
             await asyncio.wait(self._steps.running)
-            await asyncio.sleep(0)  # callbacks take note of the tasks' ends
+            await asyncio.sleep(0)  # callbacks record how each task ended

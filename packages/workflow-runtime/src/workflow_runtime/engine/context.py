@@ -219,7 +219,7 @@ class Context:
         await self._await(OperationKind.EMIT, None, f"emit:{name}", name=name, value=self._encode(payload))
 
     async def _record(self, name: str, make: Callable[[], Any]) -> JsonText:
-        # In a replay the fresh value is thrown away: the event holds the first one.
+        # A replay discards the fresh value: the event holds the first one.
         return cast("JsonText", await self._await(OperationKind.VALUE, None, name, value=encode_json(make())))
 
     async def _await(

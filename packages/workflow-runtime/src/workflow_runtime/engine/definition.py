@@ -49,9 +49,9 @@ class Workflow(Generic[InputT_contra, OutputT_co]):
         self.previous_versions: tuple[Workflow[Any, Any], ...] = tuple(previous_versions)
         self.retry = retry
         self.__doc__ = handler.__doc__
-        self.__name__: str = getattr(handler, "__name__", id)  # a functools.partial has none
+        self.__name__: str = getattr(handler, "__name__", id)  # a functools.partial has no __name__
 
-    if not TYPE_CHECKING:  # for a type checker it stays what cannot be called
+    if not TYPE_CHECKING:  # type checkers still refuse a direct call
 
         def __call__(self, *args: object, **kwargs: object) -> NoReturn:
             """Raise an error that says how a workflow is run.

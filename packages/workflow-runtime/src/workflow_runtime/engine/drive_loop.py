@@ -88,7 +88,7 @@ class DriveLoop:
         inbox.seen_seq = max(inbox.seen_seq, inbox_seq)
         for timer in self._parts.claim.due_timers:
             if not self._machine.waits_for(timer.timer_id):
-                self._draft.timers.stray(timer.timer_id)  # it would make the run claimable again at once, for ever
+                self._draft.timers.stray(timer.timer_id)  # the run would become claimable again at once, for ever
 
     async def _settle(self) -> None:
         """Apply everything that has happened; what is being committed comes first."""
@@ -147,7 +147,7 @@ class DriveLoop:
             self._parts.wake.set()
 
     async def _end_run(self) -> DriveOutcome:
-        self._parts.break_off.cancel_steps()  # nobody waits for them, and a transaction may hold the only connection
+        self._parts.break_off.cancel_steps()  # nobody awaits them, and a transaction may hold the only connection
         while self._settler.record_done():
             await self._drafts.write_all()
         if not self._budget.covers_end():

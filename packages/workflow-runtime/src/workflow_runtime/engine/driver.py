@@ -102,7 +102,7 @@ class Driver:
         thread = self._parts.settings.heartbeats
         keeping = thread.keep(self._parts.lease) if thread is not None else nullcontext()
         with self._parts.watched.watched(), self._budget.opened(self._parts.progress), keeping:
-            # Beside a thread this is the second line, in case that the thread cannot connect.
+            # With a heartbeat thread this is a fallback, for a thread that cannot connect.
             patience_ms = 0 if thread is None else self._parts.lease.lease_ms // 6
             heartbeat = asyncio.create_task(self._parts.lease.keep(self._parts.store, patience_ms=patience_ms))
             grace_s = _CLEANUP_GRACE_S
@@ -134,7 +134,7 @@ class Driver:
             await self._break_off.release_unless_at_work()
             raise
         except StoreAccessError:
-            # Not the run's own fault: a lease that runs out would count as a crash.
+            # The run is not at fault, and an expired lease would count as a crash: release it.
             self._stop.make()
             with suppress(StoreError):
                 await self._break_off.release_unless_at_work()

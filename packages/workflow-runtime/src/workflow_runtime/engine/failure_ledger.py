@@ -25,12 +25,12 @@ class _Failure:
     def answered_by(self, task: asyncio.Task[object] | None, moment: int) -> bool:
         """Return True if what this task asks for may be the consequence of the failure."""
         if moment == self.moment or not isinstance(task, HandlerTask) or not isinstance(self.task, HandlerTask):
-            return True  # in the very turn of the handler in which it learned of it
+            return True  # in the same turn in which the handler saw the failure
         if task.number > self.tasks_made:
-            return True  # begun since, by somebody who may know of it
+            return True  # started later, by code that may have seen the failure
         if not _ended_by_error(self.task):
-            return True  # it was caught, and may have been passed to anybody
-        # It lies in a task that it has ended: who began that task may look there, the other branches do not.
+            return True  # caught, and perhaps passed to any other branch
+        # It ended a task. The code that started the task may read it there; other branches do not.
         return self.task.descends_from(task)
 
 
@@ -67,5 +67,5 @@ class FailureLedger:
 
 
 def _ended_by_error(task: asyncio.Task[object]) -> bool:
-    # Not by `exception()`: that would count as having looked at it, and asyncio reports what nobody looked at.
+    # Not `exception()`: that marks it as retrieved, and asyncio would not report an unretrieved one.
     return task.done() and task._exception is not None  # noqa: SLF001

@@ -60,5 +60,5 @@ class HandlerTurns:
 
 
 def _carried(error: BaseException) -> BaseException:
-    # A future refuses to carry this one.
+    # asyncio futures refuse StopIteration.
     return RuntimeError("a handler raised StopIteration") if isinstance(error, StopIteration) else error

@@ -72,7 +72,7 @@ class HeldLease:
 
     async def _renew(self, renewer: LeaseRenewer) -> None:
         now_ms = self._clock.now_ms()
-        self.renew_at_ms = now_ms + self.lease_ms // 3  # also when it fails: the next beat comes in its time
+        self.renew_at_ms = now_ms + self.lease_ms // 3  # after a failure too: the next heartbeat is not hurried
         try:
             async with asyncio.timeout(beat_patience_s(self.lease_ms)):
                 renewal = await renewer.heartbeat_run_lease(
@@ -81,7 +81,7 @@ class HeldLease:
         except LeaseLostError:
             self.lose()
         except Exception as error:  # noqa: BLE001  # whatever it is, the next beat must come
-            # Not lost yet: an expired holder whom nobody replaced may go on. The next beat shows it.
+            # Not lost yet: an expired holder that nobody replaced may go on (FENCE-2). The next heartbeat will tell.
             logger.warning("run %r: heartbeat failed: %s", self.run_id, one_line(error))
         else:
             self.renewed(renewal)

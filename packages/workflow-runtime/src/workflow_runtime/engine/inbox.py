@@ -72,7 +72,7 @@ class Inbox:
             inbox_seq, key = heapq.heappop(self._candidates)
             entries = self._entries[key]
             if not entries or entries[0].inbox_seq != inbox_seq:
-                continue  # proposed twice, and taken
+                continue  # proposed twice, and already taken
             operation = self._first_waiting(key, entries[0])
             if operation is not None:
                 entry = entries.popleft()
@@ -88,6 +88,6 @@ class Inbox:
         waits = self._waiting[key]
         while waits and not waits[0].pending:
             waits.popleft()
-        # After its deadline a wait has timed out, even if no worker was there to say so.
+        # A wait times out at its deadline, even if no worker was running then.
         in_time = (op for op in waits if op.pending and (op.until_ms is None or entry.received_at_ms <= op.until_ms))
         return next(in_time, None)

@@ -65,7 +65,7 @@ class InboxReader:
             self._resting = True
             if not may_pass(error):
                 raise
-            # Not worth the steps that are running: nothing is lost, and a pause would be refused for what was not seen.
+            # Do not give up running steps for it: nothing is lost, and a pause is refused while entries are unseen.
             logger.warning("run %r: cannot read the inbox: %s", self._lease.run_id, one_line(error))
             asyncio.get_running_loop().call_later(_RETRY_S, self._end_rest)
 
@@ -78,7 +78,7 @@ class InboxReader:
             self._inbox.add(entries)
             if not entries:
                 break
-        # Numbers that were not brought are taken already.
+        # Numbers missing from the page were taken before.
         self._inbox.seen_seq = max(self._inbox.seen_seq, known)
 
     def _end_rest(self) -> None:

@@ -44,7 +44,7 @@ class HandlerTask(asyncio.Task[T]):
         self, coro: Coroutine[Any, Any, T], number: int, maker: asyncio.Task[Any] | None, **options: Any
     ) -> None:
         self.number = number
-        # Numbers and not tasks: a task that has ended must not be kept by the ones that it made.
+        # Numbers, not tasks: a child must not keep its ended parent alive.
         self.lineage: _Lineage = (number, maker.lineage if isinstance(maker, HandlerTask) else None)
         super().__init__(coro, **options)
 
@@ -128,7 +128,7 @@ class WorkflowLoop(LoopOfHandler):
         try:
             handle._run()  # noqa: SLF001  # what a loop does with its handles
         except BaseException as error:
-            # What asyncio lets pass: KeyboardInterrupt and SystemExit.
+            # As in asyncio, only KeyboardInterrupt and SystemExit pass.
             if is_interrupt(error):
                 raise
             if not isinstance(getattr(handle._callback, "__self__", None), asyncio.Task):  # type: ignore[attr-defined]  # noqa: SLF001
@@ -182,7 +182,7 @@ class WorkflowLoop(LoopOfHandler):
 
     def _unbind(self) -> None:
         # A lock or a queue belongs for ever to the loop on which somebody first had to wait for it. One that is the
-        # application's (the queue of a pool, say) must not come to belong to this one.
+        # application's (the queue of a pool, say) must not bind itself to this loop.
         for bound in self._bound:
             if getattr(bound, "_loop", None) is self:
                 bound._loop = None  # type: ignore[attr-defined]  # typeshed hides it  # noqa: SLF001
@@ -247,7 +247,7 @@ def _was_cancelled(future: asyncio.Future[Any]) -> bool:
 
 
 def _failed_unseen(task: asyncio.Task[Any]) -> bool:
-    # asyncio's own mark, by which it reports, at the end of a task, an exception that nobody has retrieved.
+    # asyncio's own flag: it logs exceptions that were never retrieved when a task is collected.
     return task.done() and bool(getattr(task, "_log_traceback", False)) and not _was_cancelled(task)
 
 
@@ -267,7 +267,7 @@ _REFUSED = {
 }
 _IO = ("sock_", "create_", "start_", "connect_", "add_", "remove_", "subprocess_", "getaddrinfo", "getnameinfo")
 
-# AbstractEventLoop answers a bare NotImplementedError to all that is left: sockets, processes, signals, resolvers.
+# For the rest (sockets, processes, signals, resolvers) AbstractEventLoop raises a bare NotImplementedError.
 for _name in dir(asyncio.AbstractEventLoop):
     if _name in _REFUSED:
         setattr(WorkflowLoop, _name, _refusal(*_REFUSED[_name]))

@@ -106,7 +106,7 @@ class Machine:
         return time.perf_counter() < until_s or self.loop.turns == turns
 
     def _turns_left(self) -> int:
-        # A handler that asks for a hundred thousand things at once takes as many turns, and gets on.
+        # A handler that starts 100,000 operations at once takes that many turns, and still makes progress.
         asked = len(self._operations) - self._asked_before
         return _MOST_TURNS + 4 * asked - (self.loop.turns - self._turns_before)
 
@@ -148,7 +148,7 @@ class Machine:
             if operation.pending:
                 operation.future.set_exception(Suspended())
         self.loop.run_until_blocked(max_callbacks=_TEARDOWN_CALLBACKS)
-        # What is left waits for another branch (a queue, an event); it must not wait for the garbage collector.
+        # The rest waits for another branch (a queue, an event). End it now, not when it is garbage-collected.
         self.loop.cancel_tasks()
         self.loop.run_until_blocked(max_callbacks=_TEARDOWN_CALLBACKS)
         self.loop.close()
@@ -161,7 +161,7 @@ class Machine:
         if error is None:
             return Finished(main.result()) if leftovers is None else Errored(leftovers)
         if leftovers is not None:
-            with suppress(BaseException):  # the class of the error is the user's, and may refuse anything
+            with suppress(BaseException):  # a user's exception class may raise from any method
                 error.add_note(str(leftovers))
         return Errored(with_advice(error))
 
@@ -212,7 +212,7 @@ class Machine:
             WaitLimitError: The handler waits for too much already.
         """
         future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
-        # Before anything else can be wrong: a handler that catches all errors and tries again must not go on for ever.
+        # Checked first: a handler that catches every error and tries again must not loop for ever.
         if self._refusals is not None:
             return self._refuse(future)
         if not self.loop.is_running():
@@ -251,7 +251,7 @@ class Machine:
 
     def _refuse(self, future: asyncio.Future[Any]) -> asyncio.Future[Any]:
         self._refusals = (self._refusals or 0) + 1
-        # A handler that swallows everything and tries for ever must block in the end, or the drive would never end.
+        # A handler that swallows every error must block in the end, or the drive would never end.
         if self._refusals > _TEARDOWN_REFUSALS:
             return future
         if self.loop.is_running():
@@ -274,8 +274,8 @@ class Machine:
                 operation.until_ms = None
 
     def _doubt_timers(self) -> None:
-        # The end of the former life took them out of the store, and those of another run were never in it; whether they
-        # have been set since, the log does not say.
+        # The end of the run's former life removed them from the store, and a fork never had them. Whether they
+        # were set again, the log does not say.
         for operation in self._operations.values():
             if operation.pending and operation.until_ms is not None:
                 operation.timer_set_ms = UNKNOWN_TIMER

@@ -45,7 +45,7 @@ class ReplayCheck:
         """
         history = await self._whole_history()
         if any(event.kind == EventKind.RUN_RETRIED for event in history):
-            return  # some of what it records counts no more
+            return  # a retry took back some of what it records
         second = self._handler.traced_machine()
         try:
             await self._turns.call(partial(second.start, self._handler.on(second)))

@@ -99,7 +99,7 @@ class RetriedLog:
         if index not in self._by_retry and ended is not None:
             self._by_retry[index] = frozenset(self._newest[name] for name in ended if name in self._newest)
             self._is_new = self._is_new or bool(self._by_retry[index])
-        # What comes next belongs to a handler that knows nothing of what was taken back.
+        # The events that follow belong to a handler that never saw what was taken back.
         self.only_reading = self.only_reading or self._is_new or ended is None
 
     def _refuted_by(self, index: int) -> bool:

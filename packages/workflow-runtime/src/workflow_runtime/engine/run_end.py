@@ -114,7 +114,7 @@ class RunEnd:
         return text
 
     def _retry_facts(self) -> dict[str, Any]:
-        # A handler that returned has come to terms with what failed, whatever is wrong with its result.
+        # A handler that returned has dealt with its failures, even if its result cannot be recorded.
         ledger = self._machine.ledger
         returned = isinstance(self._machine.outcome, Finished)
         return end_facts(() if returned else ledger.step_ids, cancelled=ledger.cancelled and not returned)

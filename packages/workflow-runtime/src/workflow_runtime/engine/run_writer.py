@@ -147,5 +147,5 @@ class RunWriter:
             raise
 
     def _patience_s(self) -> float:
-        # For as long as the lease lasts nobody else has the run: what the steps have done need not be done again.
+        # While the lease lasts nobody else drives the run, so the steps' results can still be kept.
         return 0.0 if self._stop.made else min(self.lease.lease_ms / 1000, _LONGEST_PATIENCE_S)

@@ -99,7 +99,7 @@ class Settler:
             return True
         self._fresh.extend(self._machine.take_new())
         while self._fresh:
-            # The begin of a wait resolves nothing: a handler may ask for any number of them at once.
+            # Starting a wait resolves nothing, so a handler may start any number at once.
             if self._draft.full:
                 return False
             operation = self._fresh.popleft()

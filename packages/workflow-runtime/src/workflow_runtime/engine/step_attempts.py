@@ -112,7 +112,7 @@ def _call_on_thread(
     """Call a plain function. Return its result, or what it raises in a form that crosses threads."""
     try:
         return function(*args, **kwargs), None
-    except StopIteration as error:  # no future carries it: the await would last for ever
+    except StopIteration as error:  # a future cannot hold StopIteration: the await would never return
         return None, EscapedError(error)
     except Exception as error:  # noqa: BLE001  # raised again in the step's task
         return None, error
@@ -127,7 +127,7 @@ def did_not_fit(call: StepCall, error: BaseException) -> bool:
     innermost = traceback_of(error)
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next
-    # Raised by the call itself, not inside of the function.
+    # Raised by the call itself, not inside the function.
     if innermost is None or innermost.tb_frame.f_code not in _CALLERS:
         return False
     args = (None, *call.args) if call.transactional else call.args

@@ -160,7 +160,7 @@ class StepTasks:
     def _start(self, operation: Operation) -> None:
         assert operation.step is not None
         step = self._running[operation.step_id] = RunningStep(operation)
-        # After that: under an eager task factory the attempt begins at once.
+        # After the bookkeeping: an eager task factory starts the attempt at once.
         step.task = asyncio.create_task(self._attempt(operation), context=operation.step.context)
         # A callback, because a task that is cancelled at once never enters its function.
         step.task.add_done_callback(lambda _: self._step_ended(step))
@@ -168,7 +168,7 @@ class StepTasks:
     def _step_ended(self, step: RunningStep) -> None:
         del self._running[step.operation.step_id]
         if step.task.cancelled() or step.cut_short:
-            self._idle.append(step.operation)  # cut short, not failed: if it is still wanted, it runs again
+            self._idle.append(step.operation)  # interrupted, not failed: it runs again if it is still wanted
         self._on_change()
 
     async def _attempt(self, operation: Operation) -> None:
@@ -183,7 +183,7 @@ class StepTasks:
         except asyncio.CancelledError as cancellation:
             if self._running[operation.step_id].cancelled:
                 raise
-            error = cancellation  # the body's own
+            error = cancellation  # raised by the step's function itself
         except Exception as raised:  # noqa: BLE001  # whatever a user's code raises is a failed attempt
             if self._budget.refused(raised):
                 self._running[operation.step_id].cut_short = True

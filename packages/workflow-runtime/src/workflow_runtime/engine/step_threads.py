@@ -69,7 +69,7 @@ class ThreadCall:
         try:
             raise error
         finally:
-            del error  # its traceback leads to this frame
+            del error  # break the cycle: its traceback holds this frame
 
     async def over(self) -> None:
         """Wait until it has returned, or will never begin."""
@@ -128,7 +128,7 @@ class StepThreads:
             thread.start()
         except RuntimeError:
             if self._threads:
-                return  # as many as the system allows: one of them takes the call in its turn
+                return  # no more threads are allowed: a running one takes the call later
             self._waiting.remove(call)
             call.take_back()
             raise
@@ -152,9 +152,9 @@ class StepThreads:
             with self._changed:
                 if self._latest.get(call.key) is call:
                     del self._latest[call.key]
-                self._idle += 1  # before the report: its receiver may make the next call at once
+                self._idle += 1  # before reporting: the receiver may submit the next call at once
             tell()
-            del call, tell  # or what was returned would live until the next call comes
+            del call, tell  # do not keep the result alive until the next call
 
     def _next(self) -> ThreadCall | None:
         """Wait for a call; `None` when none comes for a while."""

@@ -67,6 +67,6 @@ class ThreadCalls:
 
     def _end_of_leftover(self, operation: Operation, call: ThreadCall) -> None:
         _, latest = self._on_threads.get(operation.step_id, (None, None))
-        if latest is call:  # and not the next attempt's
+        if latest is call:  # not the one of the next attempt
             del self._on_threads[operation.step_id]
         self._on_end()

@@ -71,7 +71,7 @@ class TimerBook:
 
     def _next(self) -> tuple[list[Operation], list[Operation], list[str], bool]:
         if not self._timed and not self._strays:
-            return [], [], [], False  # most runs, each time that a step ends
+            return [], [], [], False  # the common case, on every step
         new: list[Operation] = []
         again: list[Operation] = []
         gone: list[Operation] = []

@@ -41,7 +41,7 @@ class TracedMachine(Machine):
         """Register what the handler asks for, and keep it."""
         before = len(self._operations)
         future = super().request(*args, **options)
-        if len(self._operations) > before:  # else the handler is being taken down
+        if len(self._operations) > before:  # otherwise the handler is being torn down
             operation = self._unseen[-1]
             self.asked.append(Asked(operation.step_id, self._describe(operation)))
         return future
@@ -52,7 +52,7 @@ class TracedMachine(Machine):
         return self._describe_end(self.outcome)
 
     def _describe(self, operation: Operation) -> str:
-        # Now, because a step may change what it was given. A recorded value is another one each time, and is not used.
+        # Encode now: a step may mutate its arguments. A recorded value differs each time, and is not compared.
         parts = [f"{operation.kind} {operation.step_id!r}"]
         if operation.kind is OperationKind.EMIT:
             parts.append(f"with {operation.value}")

@@ -133,7 +133,7 @@ class LimitedDriveBudget(DriveBudget):
 
     def _refuse_if_in_vain(self) -> None:
         """Set `refusal` if the drive has written nothing, and never would with so few queries."""
-        # Or nobody would learn that the run never gets on.
+        # Otherwise a run that never makes progress would stay unnoticed.
         if self.low and self._progress().next_index == self._first_index and not self._covers_write():
             wanted = self._costs.write_of(self.max_events)
             self.refusal = QueryLimitReachedError(self._max_queries, self._max_queries - self._left, wanted)

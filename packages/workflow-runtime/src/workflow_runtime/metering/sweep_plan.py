@@ -47,10 +47,10 @@ class SweepPlan:
         self._meter = meter
         self._one_at_a_time = one_first
         self._costs = costs
-        self._tick = 2 * costs.tick + costs.read + costs.call  # started, or refused, looked after and put back
+        self._tick = 2 * costs.tick + costs.read + costs.call  # started; or refused, followed up and put back
         per_query = costs.events_per_query
         least = costs.claim + max(LimitedDriveBudget.least(costs, per_query), self._tick)
-        minimum = least + costs.read  # the store's clock
+        minimum = least + costs.read  # reading the store's clock
         if self._left < minimum:
             raise ConfigurationError(
                 f"max_queries: a sweep of this store needs at least {minimum} queries, and {self._left} are left"
@@ -89,7 +89,7 @@ class SweepPlan:
         self._spent += queries
         self._refused = self._refused or refused
         if runs:
-            self._one_at_a_time = self._refused  # what was too much for a part may not be for all that is left
+            self._one_at_a_time = self._refused  # too expensive for one share, perhaps not for the whole rest
 
     def _expected(self) -> int:
         if not self._driven:

@@ -167,7 +167,7 @@ class Schedules:
         now_ms = await self._now_ms()
         for fire_at_ms in range(now_ms, now_ms + _MOMENTS):
             run_id = tick_run_id(schedule_id, fire_at_ms)
-            # A moment of its own: one of the schedule's ticks, or of another trigger, is another run.
+            # A moment of its own: the moments of ticks and of other triggers name other runs.
             if spec.next_after(fire_at_ms - 1) == fire_at_ms or await self._store.load_run(run_id=run_id) is not None:
                 continue
             if await self._request(schedule_id, [fire_at_ms], now_ms):
@@ -284,7 +284,7 @@ class Schedules:
             now_ms=now_ms,
             enabled=False if schedule.paused and stored is None else None,
         )
-        assert answer.kind != "conflict"  # no revision was expected
+        assert answer.kind != "conflict"  # without an expected revision there is no conflict
         assert answer.schedule is not None
         self._on_change()
         return answer.kind, await self._mended(answer.schedule)
@@ -297,7 +297,7 @@ class Schedules:
         try:
             grace_ms = spec_in(stored).grace_ms
         except CorruptRecordError:
-            return  # what is about to be written mends it; whether this tick is late, nobody can say
+            return  # the write below repairs the schedule; whether this tick is late cannot be known
         if now_ms - due_ms <= grace_ms:
             await self._request(stored.schedule_id, [due_ms], now_ms)
 

@@ -179,7 +179,7 @@ class _ClaimedTick:
                 break
             if answer.kind != "overlapping":
                 return _outcome(answer)
-            # What was put back is in time, whatever came in between: it waits on.
+            # A buffered tick is never late: it keeps waiting.
             if (self._policy == "skip" and self._claimed.source != "buffered") or await self._has_run():
                 return _outcome(await self._mark("skip", decision))
             if self._policy != "terminate-previous":

@@ -142,7 +142,7 @@ def _check_claim(arguments: dict[str, Any]) -> None:
 
 def _check_lease_end(arguments: dict[str, Any]) -> None:
     now_ms, lease_ms = arguments.get("now_ms"), arguments.get("lease_ms")
-    # One that is missing is Python's to refuse.
+    # Python itself refuses a missing argument.
     if now_ms is not None and lease_ms is not None and now_ms + lease_ms > MAX_TIME_MS:
         raise InvalidArgumentError("lease_ms", f"ends after {MAX_TIME_MS}, the last moment of time")
 

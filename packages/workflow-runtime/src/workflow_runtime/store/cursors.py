@@ -65,7 +65,7 @@ def _decode(cursor: str) -> list[str]:
         fields = (
             base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True).decode("utf-8").split(_SEPARATOR)
         )
-    except (ValueError, AttributeError):  # no base64, no UTF-8; no string
+    except (ValueError, AttributeError):  # not base64, not UTF-8, or not a string
         return []
     return fields if _encode(fields) == cursor else []
 

@@ -38,6 +38,6 @@ def build_timeline(
     entries += [
         TimelineEntry(at_ms=t.fire_at_ms, source="timer", what="fires", step_id=t.timer_id, detail=None) for t in timers
     ]
-    entries.sort(key=lambda entry: entry.at_ms)  # stable: what has one time stays in the order of its source
+    entries.sort(key=lambda entry: entry.at_ms)  # a stable sort: equal times keep the order of their source
     truncated = run.next_index > len(events) or run.inbox_seq > len(inbox)
     return RunTimeline(run=run, entries=tuple(entries), truncated=truncated)
