@@ -116,7 +116,7 @@ async def print_plans(connection: asyncpg.Connection, store: PostgresWorkflowSto
         "list_runs_in_lanes": f"ARRAY['errored'], ARRAY['workflow-1'], NULL, {page}",
         "count_runs": "ARRAY['running'], NULL, NULL, 0, 9007199254740992",
     }.items():
-        await connection.execute(f"PREPARE {name} AS {store._session.sql(name)}")  # noqa: SLF001  # its very text
+        await connection.execute(f"PREPARE {name} AS {store._sender.sql(name)}")  # noqa: SLF001  # its very text
         print(f"\n{name}")
         explain = "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF)"
         for row in await connection.fetch(f"{explain} EXECUTE {name}({values})"):

@@ -306,7 +306,7 @@ async def test_function_must_not_leave_a_statement_running(shop: Shop) -> None:
 async def test_rule_that_is_checked_at_the_commit_is_the_function_s_business(shop: Shop) -> None:
     """A deferred constraint fails the attempt, not the run's driver."""
     async with shop.open() as store:
-        async with store._session.transaction() as connection:
+        async with store._sender.transaction() as connection:
             await connection.execute("ALTER TABLE sales ADD UNIQUE (key) DEFERRABLE INITIALLY DEFERRED")
 
         async def sell_twice(tx: Any, key: str) -> str:

@@ -127,7 +127,7 @@ async def test_without_statement_cache_the_statement_is_prepared_each_time(dsn: 
 
 async def test_no_statement_is_too_long_for_the_cache(store: PostgresWorkflowStore) -> None:
     """asyncpg does not keep longer ones."""
-    assert max(len(sql) for sql in store._session._sql.values()) < 15 * 1024
+    assert max(len(sql) for sql in store._sender._sql.values()) < 15 * 1024
 
 
 async def test_idle_polls_write_nothing(store: PostgresWorkflowStore, database: asyncpg.Connection) -> None:

@@ -170,7 +170,7 @@ def be_the_child(box):
         os._exit(0)
 
 async def pids(store):
-    async with store._session.held() as held:
+    async with store._sender.held() as held:
         return await held.connection.fetchval("SELECT pg_backend_pid()")
 
 async def main():

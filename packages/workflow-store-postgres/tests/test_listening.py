@@ -271,7 +271,7 @@ async def test_idle_worker_hardly_talks(dsn: str) -> None:
             await runtime.sweep()
             poll = wire.trips
             wire.reset()
-            await store._session.rows("probe", store._session.head_table, "nobody")
+            await store._sender.rows("probe", store._sender.head_table, "nobody")
             probe = wire.trips
     assert (poll, probe, listening._PROBE_EVERY_S, worker._CLOCK_MS) == (4 + 3, 1, 20, 90_000)
     assert unserved._EVERY_MS == 600_000
@@ -284,14 +284,14 @@ class NoticeCounter:
 
     def __init__(self, store: PostgresWorkflowStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.commits = 0
-        notify, creation = store._session.sql("notify"), store._session.sql("create_run")
-        fetch = store._session._fetch
+        notify, creation = store._sender.sql("notify"), store._sender.sql("create_run")
+        fetch = store._sender._fetch
 
         async def counted(sql: str, values: Any) -> Any:
             self.commits += sql == notify or (sql == creation and values[-1] is True)
             return await fetch(sql, values)
 
-        monkeypatch.setattr(store._session, "_fetch", counted)
+        monkeypatch.setattr(store._sender, "_fetch", counted)
 
 
 @pytest.mark.parametrize("at_once", [1, 20])

@@ -338,10 +338,10 @@ def listen_in(store: PostgresWorkflowStore, monkeypatch: pytest.MonkeyPatch) -> 
         asked.append((mode, name, values))
         return await send(name, *values)
 
-    session = store._session
-    monkeypatch.setattr(session, "rows", partial(ask, session.rows, "force_generic_plan"))
-    for_values = partial(ask, session.rows_planned_for_values, "force_custom_plan")
-    monkeypatch.setattr(session, "rows_planned_for_values", for_values)
+    sender = store._sender
+    monkeypatch.setattr(sender, "rows", partial(ask, sender.rows, "force_generic_plan"))
+    for_values = partial(ask, sender.rows_planned_for_values, "force_custom_plan")
+    monkeypatch.setattr(sender, "rows_planned_for_values", for_values)
     return asked
 
 

@@ -282,8 +282,8 @@ async def test_who_waits_too_long_for_a_migration_is_told_for_whom(
     empty_dsn: str, store: PostgresWorkflowStore
 ) -> None:
     async with PostgresWorkflowStore.connect(empty_dsn, server_settings={"application_name": "the deploy"}) as other:
-        async with other._session.transaction() as connection:
-            key = await schema._Schema(other._session, connection).lock_key()
+        async with other._sender.transaction() as connection:
+            key = await schema._Schema(other._sender, connection).lock_key()
             assert await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", key)
             with pytest.raises(StoreUnavailableError, match=r"waited 0\.2 s.*held by process \d+ \(the deploy, role"):
                 await store.ensure_schema(lock_timeout=timedelta(milliseconds=200))

@@ -136,7 +136,7 @@ async def test_nor_do_listeners_and_heartbeats(server_dsn: str, dsn: str) -> Non
             with pytest.raises(WorkflowError) as raised:
                 await renewer.heartbeat_run_lease(run_id="a", lease_token="t", lease_ms=10, now_ms=1)
         assert_silent(everything_said(raised.value))
-        for thing in (opening, store, store._session, store._open_listening, store._open_heartbeats):
+        for thing in (opening, store, store._sender, store._open_listening, store._open_heartbeats):
             assert_silent(repr(thing) + str(thing))
         await store.close()
     assert_silent(heard.getvalue())

@@ -113,7 +113,7 @@ async def test_session_that_was_idle_in_a_transaction_for_too_long(dsn: str) -> 
     async with PostgresWorkflowStore.connect(dsn, max_size=1, server_settings=settings) as store:
 
         async def dawdle() -> None:
-            async with store._session.transaction() as connection:
+            async with store._sender.transaction() as connection:
                 await asyncio.sleep(0.5)
                 await connection.fetchval("SELECT 1")
 

@@ -293,7 +293,7 @@ async def test_answer_that_came_while_the_event_loop_was_blocked_counts(open_sto
     """It takes several turns of the event loop to read it."""
     async with open_store() as store:
         await store.read_clock()
-        connections = store._session.connections
+        connections = store._sender.connections
         reading = asyncio.create_task(connections.fetch("SELECT repeat('x', 3000000) AS text FROM pg_sleep(0.1)", ()))
         await asyncio.sleep(0.03)  # it is sent, and the server works on it
         time.sleep(3 * BRIEF_S)  # the subject

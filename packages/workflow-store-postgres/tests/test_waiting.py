@@ -291,10 +291,10 @@ async def test_sweep_leaves_a_run_that_moved_on_since_it_began(
     await database.execute("SELECT pg_advisory_lock(1)")
     async with PostgresWorkflowStore.connect(dsn, max_size=1) as slow:
         place = "SELECT candidate.run_id FROM candidate"
-        sql = slow._session.sql("claim_pending_runs")
+        sql = slow._sender.sql("claim_pending_runs")
         assert sql.count(place) == 1
         held_up = sql.replace(place, f"{place} WHERE (SELECT pg_advisory_xact_lock(1)) IS NOT NULL")
-        slow._session._sql = {"claim_pending_runs": held_up}
+        slow._sender._sql = {"claim_pending_runs": held_up}
         late = asyncio.ensure_future(slow.claim_pending_runs(owner="w", lease_ms=5, now_ms=5, limit=1))
         await until_waiting(database, 1)
         again = await scenes.store.claim_run(run_id="a", owner="v", lease_ms=5, now_ms=5, max_crashes=9)

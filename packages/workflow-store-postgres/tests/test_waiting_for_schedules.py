@@ -187,10 +187,10 @@ async def test_claim_that_was_held_up_knows_the_run_that_was_started_meanwhile(
     await database.execute("SELECT pg_advisory_lock(1)")
     async with PostgresWorkflowStore.connect(dsn, max_size=1) as slow:
         place = "SELECT candidate.schedule_id FROM candidate"
-        sql = slow._session.sql("claim_due_schedule_buckets")
+        sql = slow._sender.sql("claim_due_schedule_buckets")
         assert sql.count(place) == 1
         held_up = sql.replace(place, f"{place} WHERE (SELECT pg_advisory_xact_lock(1)) IS NOT NULL")
-        slow._session._sql = {"claim_due_schedule_buckets": held_up}
+        slow._sender._sql = {"claim_due_schedule_buckets": held_up}
         late = asyncio.ensure_future(claimed(slow))
         await until_waiting(database, 1)
         await settle(store, await claimed(store), "start", run_id="first")

@@ -21,7 +21,7 @@ from workflow_store_sql import RowReader, answer_cancel, answer_requeue, answer_
 
 from .database import D1PreparedStatement, Row
 from .entries import cancelled
-from .session import json_list
+from .statement_sender import json_list
 from .store_role import StoreRole
 
 __all__ = ["Bulk"]
@@ -60,7 +60,7 @@ class Bulk(StoreRole):
         self, *, run_ids: Sequence[str], now_ms: int, reason: str | None = None
     ) -> Mapping[str, CancelResult]:
         ids, payload = json_list(run_ids), cancel_payload(reason)
-        statement = self._session.statement
+        statement = self._sender.statement
         statements = [
             statement("cancel_runs.before", ids),
             statement("cancel_runs.entries", ids, now_ms, len(payload), payload),
@@ -77,7 +77,7 @@ class Bulk(StoreRole):
         self, *, run_ids: Sequence[str], now_ms: int, reason: str | None = None
     ) -> Mapping[str, TerminateResult]:
         ids = json_list(run_ids)
-        statement = self._session.statement
+        statement = self._sender.statement
         statements = [
             statement("terminate_runs.before", ids),
             statement("terminate_runs.states", ids, reason),
@@ -90,7 +90,7 @@ class Bulk(StoreRole):
     @checked
     async def requeue_runs(self, *, run_ids: Sequence[str], now_ms: int) -> Mapping[str, RequeueResult]:
         ids = json_list(run_ids)
-        statement = self._session.statement
+        statement = self._sender.statement
         statements = [
             statement("requeue_runs.before", ids),
             statement("requeue_runs.states", ids),
@@ -105,7 +105,7 @@ class Bulk(StoreRole):
         check_retryable(statuses)
         asked = (json_list(run_ids), json_list(statuses))
         facts = (event.kind, event.step_id, len(event.payload or ""), event.payload)
-        statement = self._session.statement
+        statement = self._sender.statement
         statements = [
             statement("retry_runs.before", asked[0]),
             statement("retry_runs.events", *asked, now_ms, *facts),
@@ -129,7 +129,7 @@ class Bulk(StoreRole):
         recognised: bool,
     ) -> dict[str, A | NotFound]:
         """Run a batch that begins by reading the heads as they were, which shows what became of each run."""
-        before, *_ = await self._session.batch(statements, recognised=recognised)
+        before, *_ = await self._sender.batch(statements, recognised=recognised)
         answers: dict[str, A | NotFound] = {run_id: NotFound() for run_id in run_ids}
         for row in before:
             answers[row["run_id"]] = answer(self._read, row["run_id"], row)

@@ -16,7 +16,7 @@ from workflow_runtime.store import (
 from workflow_store_sql import RowReader, RunRows, claim_batch
 
 from .database import D1PreparedStatement, D1Value, Row
-from .session import Session, json_list
+from .statement_sender import StatementSender, json_list
 
 __all__ = ["Claim", "filter_values", "run_rows"]
 
@@ -42,7 +42,7 @@ def run_rows(results: Sequence[Sequence[Row]]) -> Iterator[RunRows]:
 class Claim:
     """One call that claims: all its runs get the same fresh token."""
 
-    session: Session
+    sender: StatementSender
     read: RowReader
     token: str
     now_ms: int
@@ -51,7 +51,7 @@ class Claim:
 
     def brought(self) -> list[D1PreparedStatement]:
         """Make the statements that read what was taken."""
-        statement = self.session.statement
+        statement = self.sender.statement
         return [
             statement("claimed.runs", self.token),
             statement("claimed.history", self.token, self.history_limit, self.history_bytes),
@@ -70,8 +70,8 @@ class Claim:
             next_due: The name of the statement that returns when the next run is due.
             next_due_values: Its values.
         """
-        statement = self.session.statement
-        taken, *results, due = await self.session.batch(
+        statement = self.sender.statement
+        taken, *results, due = await self.sender.batch(
             [statement(take, *take_values), *self.brought(), statement(next_due, *next_due_values)]
         )
         return claim_batch(

@@ -42,7 +42,7 @@ class EventLog(StoreRole):
         removed_timers: Sequence[str] = (),
     ) -> Appended:
         fence = Fence("append_events", run_id, lease_token, operation_id, expected_next_index)
-        write = FencedWrite(self._session, fence)
+        write = FencedWrite(self._sender, fence)
         add_append(write, events, taken_inbox, set_timers, removed_timers, now_ms, lease_ms)
         return appended(await write.commit(), expected_next_index + len(events), now_ms + lease_ms)
 
@@ -50,7 +50,7 @@ class EventLog(StoreRole):
     async def read_events(
         self, *, run_id: str, limit: int, from_index: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
     ) -> tuple[Event, ...]:
-        rows = await self._session.rows("read_events", run_id, from_index, limit, max_bytes)
+        rows = await self._sender.rows("read_events", run_id, from_index, limit, max_bytes)
         return self._read.history(rows, run_id, from_index=from_index)
 
     def subscribe_events(self, *, run_id: str, from_index: int = 0) -> AsyncGenerator[Event, None]:
@@ -59,7 +59,7 @@ class EventLog(StoreRole):
     @checked
     async def _look_at_log(self, *, run_id: str, from_index: int) -> LogPage | None:
         bounds = (DEFAULT_HISTORY_EVENTS, DEFAULT_HISTORY_BYTES)
-        rows = await self._session.rows("look_at_log", run_id, from_index, *bounds)
+        rows = await self._sender.rows("look_at_log", run_id, from_index, *bounds)
         return read_log_page(self._read, run_id, rows, from_index)
 
 

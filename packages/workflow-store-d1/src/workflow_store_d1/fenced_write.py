@@ -14,7 +14,7 @@ from workflow_runtime.store import NewEvent, Timer
 from workflow_store_sql import Fence
 
 from .database import D1PreparedStatement, D1Value, Row
-from .session import SendBatch, Session, json_list
+from .statement_sender import SendBatch, StatementSender, json_list
 
 __all__ = ["EVENTS_AT_ONCE", "FencedWrite", "Outcome"]
 
@@ -36,18 +36,18 @@ class FencedWrite:
     """A driver's write: the batch that keeps it, being put together.
 
     Args:
-        session: Where it goes.
+        sender: Where it goes.
         fence: The driver's lease, and the operation.
     """
 
-    def __init__(self, session: Session, fence: Fence) -> None:
-        self._session = session
+    def __init__(self, sender: StatementSender, fence: Fence) -> None:
+        self._sender = sender
         self._fence = fence
-        self._statements: list[D1PreparedStatement] = [session.statement("fenced_write.before", fence.run_id)]
+        self._statements: list[D1PreparedStatement] = [sender.statement("fenced_write.before", fence.run_id)]
 
     def add(self, name: str, *values: D1Value) -> None:
         """Add a named statement, whose first parameters are the fence."""
-        self._statements.append(self._session.statement(name, *self._fence.values(), *values))
+        self._statements.append(self._sender.statement(name, *self._fence.values(), *values))
 
     def guard(self) -> None:
         """Add a statement that fails the whole batch when the fence does not hold."""
@@ -89,7 +89,7 @@ class FencedWrite:
             LeaseLostError: The token is not the current one, or the run is not running.
             LogConflictError: The log is not as long as the driver believed.
         """
-        rows = await self._session.rows("fenced_write.before", self._fence.run_id)
+        rows = await self._sender.rows("fenced_write.before", self._fence.run_id)
         return self._judge(rows[0] if rows else None)
 
     async def commit(self, send: SendBatch | None = None) -> Outcome:
@@ -102,7 +102,7 @@ class FencedWrite:
             LeaseLostError: The token is not the current one, or the run is not running.
             LogConflictError: The log is not as long as the driver believed.
         """
-        results = await self._session.batch(self._statements, send)
+        results = await self._sender.batch(self._statements, send)
         return self._judge(results[0][0] if results[0] else None)
 
     def _judge(self, head: Row | None) -> Outcome:

@@ -28,8 +28,8 @@ class Forks(StoreRole):
         fork = Fork(run_id, new_run_id, from_index, workflow_version, operation_id)
         cut, version = (run_id, new_run_id, from_index), (workflow_version, now_ms)
         written = (event.kind, event.step_id, now_ms, len(event.payload or ""), event.payload)
-        statement = self._session.statement
-        source, *_, stored = await self._session.batch(
+        statement = self._sender.statement
+        source, *_, stored = await self._sender.batch(
             [
                 statement("fork_run.source", run_id),
                 statement("fork_run.run", *cut, *version),

@@ -4,7 +4,7 @@ Each batch is one request, and one transaction there. It goes to `/raw`, which g
 with every row; `/query`, for a gateway that knows nothing else, is understood as well.
 
 What certainly was not done is repeated here, and so is what only reads. A write whose answer was lost is not: nobody
-here knows whether the SQL may run twice. It raises with `outcome_unknown`, and the store's session, which knows its own
+here knows whether the SQL may run twice. It raises with `outcome_unknown`, and the store's sender, which knows its own
 batches, repeats those.
 
 No call waits for ever: `timeout` bounds how long it waits for its turn and for each step of its request, and a request

@@ -42,9 +42,9 @@ class Leases(StoreRole):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimResult:
-        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
-        statement = self._session.statement
-        before, taken, *results = await self._session.batch(
+        claim = Claim(self._sender, self._read, self._sender.new_token(), now_ms, history_limit, history_bytes)
+        statement = self._sender.statement
+        before, taken, *results = await self._sender.batch(
             [
                 statement("claim_run.before", run_id),
                 statement("claim_run.head", run_id, owner, claim.token, now_ms + lease_ms, now_ms, max_crashes),
@@ -64,12 +64,12 @@ class Leases(StoreRole):
 
     @checked
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
-        rows = await self._session.rows("heartbeat_run_lease", run_id, lease_token, now_ms + lease_ms)
+        rows = await self._sender.rows("heartbeat_run_lease", run_id, lease_token, now_ms + lease_ms)
         return answer_heartbeat(run_id, rows)
 
     @checked
     async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
-        write = FencedWrite(self._session, Fence("release_run_lease", run_id, lease_token, operation_id))
+        write = FencedWrite(self._sender, Fence("release_run_lease", run_id, lease_token, operation_id))
         write.add("release_run_lease.head", now_ms)
         await write.commit()
 
@@ -87,7 +87,7 @@ class Leases(StoreRole):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
+        claim = Claim(self._sender, self._read, self._sender.new_token(), now_ms, history_limit, history_bytes)
         wanted = filter_values(workflows, queues)
         return await claim.take_many(
             "claim_stale_runs.heads",
@@ -105,7 +105,7 @@ class Leases(StoreRole):
         workflows: Sequence[WorkflowVersion] | None = None,
         queues: Sequence[str] | None = None,
     ) -> tuple[RunSummary, ...]:
-        rows = await self._session.rows("list_pending_runs", now_ms, limit, *filter_values(workflows, queues))
+        rows = await self._sender.rows("list_pending_runs", now_ms, limit, *filter_values(workflows, queues))
         return tuple(self._read.summary(row) for row in rows)
 
     @checked
@@ -121,7 +121,7 @@ class Leases(StoreRole):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
+        claim = Claim(self._sender, self._read, self._sender.new_token(), now_ms, history_limit, history_bytes)
         wanted = filter_values(workflows, queues)
         return await claim.take_many(
             "claim_pending_runs.heads",

@@ -14,7 +14,7 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import ANY_SIZE, END_OF_TIME_MS, RunRows, read_run_page, run_page_bounds
 
-from .session import json_list
+from .statement_sender import json_list
 from .store_role import StoreRole
 
 __all__ = ["Queries"]
@@ -44,7 +44,7 @@ class Queries(StoreRole):
             name = name.replace("list_runs", "list_runs_of_workflow")
             workflows = workflow_ids[0]
         # One more than asked for shows whether there is another page.
-        rows = await self._session.rows(
+        rows = await self._sender.rows(
             name, *bounds, json_list(statuses), workflows, json_list(queues), run_id_prefix, limit + 1
         )
         return read_run_page(self._read, rows, limit)
@@ -60,7 +60,7 @@ class Queries(StoreRole):
         created_from_ms: int | None = None,
         created_before_ms: int | None = None,
     ) -> RunCounts:
-        rows = await self._session.rows(
+        rows = await self._sender.rows(
             "count_runs",
             created_from_ms or 0,
             END_OF_TIME_MS if created_before_ms is None else created_before_ms,
@@ -73,8 +73,8 @@ class Queries(StoreRole):
 
     @checked
     async def get_run_timeline(self, *, run_id: str, limit: int = 1_000) -> RunTimeline:
-        statement = self._session.statement
-        run, events, inbox, timers = await self._session.batch(
+        statement = self._sender.statement
+        run, events, inbox, timers = await self._sender.batch(
             [
                 statement("load_run", run_id),
                 statement("read_events", run_id, 0, limit, ANY_SIZE),

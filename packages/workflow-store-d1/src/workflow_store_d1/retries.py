@@ -1,7 +1,7 @@
 """Repeats of a call to the database, with backoff; the caller says which errors allow one.
 
 D1 over HTTP repeats what certainly was not done (`was_not_done`) and what only reads. A batch of the store is repeated
-also when its outcome is unknown (`is_unknown`), because the store recognises its own batches: see `session`.
+also when its outcome is unknown (`is_unknown`), because the store recognises its own batches: see `statement_sender`.
 """
 
 from __future__ import annotations

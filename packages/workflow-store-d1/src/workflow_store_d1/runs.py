@@ -41,7 +41,7 @@ from workflow_store_sql import (
 from .database import D1PreparedStatement
 from .entries import cancelled
 from .fenced_write import FencedWrite
-from .session import json_list
+from .statement_sender import json_list
 from .store_role import StoreRole
 
 __all__ = ["RunLifecycle"]
@@ -66,18 +66,18 @@ class RunLifecycle(StoreRole):
         owner: str | None = None,
         lease_ms: int | None = None,
     ) -> CreateResult:
-        lease = new_lease(self._session.new_token, owner, lease_ms, now_ms)
+        lease = new_lease(self._sender.new_token, owner, lease_ms, now_ms)
         facts = (run_id, workflow_id, workflow_version, queue, priority, now_ms)
         new = NewRun(*facts, now_ms if available_at_ms is None else available_at_ms, input, operation_id, lease)
-        before, *_ = await self._session.batch(self._creation(new))
+        before, *_ = await self._sender.batch(self._creation(new))
         if not before:
             return new.created()
         page = (0, DEFAULT_HISTORY_EVENTS, DEFAULT_HISTORY_BYTES)
-        return await new.taken(self._read, before[0], lambda: self._session.rows("read_inbox", run_id, *page))
+        return await new.taken(self._read, before[0], lambda: self._sender.rows("read_inbox", run_id, *page))
 
     def _creation(self, new: NewRun) -> list[D1PreparedStatement]:
         """Make the batch: read what is there, and write if nothing is. The head, which tells that, comes last."""
-        statement = self._session.statement
+        statement = self._sender.statement
         return [
             statement("create_run.before", new.run_id),
             statement("create_run.run", *new.facts),
@@ -87,7 +87,7 @@ class RunLifecycle(StoreRole):
 
     @checked
     async def load_run(self, *, run_id: str) -> RunRecord | None:
-        rows = await self._session.rows("load_run", run_id)
+        rows = await self._sender.rows("load_run", run_id)
         return self._read.record(rows[0]) if rows else None
 
     @checked
@@ -98,8 +98,8 @@ class RunLifecycle(StoreRole):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> Execution | None:
-        statement = self._session.statement
-        run, history, inbox, timers = await self._session.batch(
+        statement = self._sender.statement
+        run, history, inbox, timers = await self._sender.batch(
             [
                 statement("load_run", run_id),
                 statement("read_events", run_id, 0, history_limit, history_bytes),
@@ -126,7 +126,7 @@ class RunLifecycle(StoreRole):
         awaited: Sequence[Awaited] = (),
     ) -> Paused:
         write = FencedWrite(
-            self._session, Fence("mark_run_paused", run_id, lease_token, operation_id, expected_next_index)
+            self._sender, Fence("mark_run_paused", run_id, lease_token, operation_id, expected_next_index)
         )
         write.append(events, taken_inbox, now_ms)
         write.change_timers(set_timers, removed_timers)
@@ -154,7 +154,7 @@ class RunLifecycle(StoreRole):
         taken_inbox: Sequence[int] = (),
     ) -> None:
         write = FencedWrite(
-            self._session, Fence("mark_run_finished", run_id, lease_token, operation_id, expected_next_index)
+            self._sender, Fence("mark_run_finished", run_id, lease_token, operation_id, expected_next_index)
         )
         write.append(events, taken_inbox, now_ms)
         write.add("fenced_write.no_timers")
@@ -179,7 +179,7 @@ class RunLifecycle(StoreRole):
         reason: str | None = None,
     ) -> None:
         write = FencedWrite(
-            self._session, Fence("mark_run_errored", run_id, lease_token, operation_id, expected_next_index)
+            self._sender, Fence("mark_run_errored", run_id, lease_token, operation_id, expected_next_index)
         )
         status = error_status(aborted=aborted, parked=parked)
         write.append(events, taken_inbox, now_ms)
@@ -192,8 +192,8 @@ class RunLifecycle(StoreRole):
     @checked
     async def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:
         payload = cancel_payload(reason)
-        statement = self._session.statement
-        before, *_ = await self._session.batch(
+        statement = self._sender.statement
+        before, *_ = await self._sender.batch(
             [
                 statement("cancel_run.before", run_id),
                 statement("cancel_run.entry", run_id, now_ms, len(payload), payload),
@@ -205,8 +205,8 @@ class RunLifecycle(StoreRole):
 
     @checked
     async def terminate_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> TerminateResult:
-        statement = self._session.statement
-        before, *_ = await self._session.batch(
+        statement = self._sender.statement
+        before, *_ = await self._sender.batch(
             [
                 statement("terminate_run.before", run_id),
                 statement("terminate_run.state", run_id, reason),
@@ -218,8 +218,8 @@ class RunLifecycle(StoreRole):
 
     @checked
     async def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
-        statement = self._session.statement
-        before, *_ = await self._session.batch(
+        statement = self._sender.statement
+        before, *_ = await self._sender.batch(
             [
                 statement("requeue_run.before", run_id),
                 statement("requeue_run.state", run_id),
@@ -231,8 +231,8 @@ class RunLifecycle(StoreRole):
 
     @checked
     async def delete_run(self, *, run_id: str, now_ms: int, force: bool = False) -> DeleteResult:
-        statement = self._session.statement
-        before, *_, deleted = await self._session.batch(
+        statement = self._sender.statement
+        before, *_, deleted = await self._sender.batch(
             [
                 statement("delete_run.before", run_id),
                 *(
@@ -255,9 +255,9 @@ class RunLifecycle(StoreRole):
         workflow_ids: Sequence[str] | None = None,
     ) -> int:
         values = (finished_before_ms, json_list(prunable_statuses(statuses)), json_list(workflow_ids), limit)
-        *_, deleted = await self._session.batch(
+        *_, deleted = await self._sender.batch(
             [
-                self._session.statement(f"prune_runs.{part}", *values)
+                self._sender.statement(f"prune_runs.{part}", *values)
                 for part in ("events", "timers", "inbox", "states", "runs", "heads")
             ],
             recognised=False,

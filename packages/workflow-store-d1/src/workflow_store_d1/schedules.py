@@ -38,7 +38,7 @@ from workflow_store_sql import (
 )
 
 from .database import D1PreparedStatement, Row
-from .session import json_list
+from .statement_sender import json_list
 from .store_role import StoreRole
 
 __all__ = ["Schedules"]
@@ -68,8 +68,8 @@ class Schedules(StoreRole):
     ) -> ScheduleUpserted:
         definition = (workflow_id, workflow_version, overlap_policy, queue, priority, enabled)
         values = (schedule_id, *definition, next_fire_at_ms, spec, input, now_ms, expected_revision)
-        statement = self._session.statement
-        before, _, _, after = await self._session.batch(
+        statement = self._sender.statement
+        before, _, _, after = await self._sender.batch(
             [
                 statement("upsert_schedule.before", schedule_id),
                 statement("upsert_schedule.created", *values),
@@ -85,19 +85,19 @@ class Schedules(StoreRole):
 
     @checked
     async def get_schedule(self, *, schedule_id: str) -> Schedule:
-        rows = await self._session.rows("get_schedule", schedule_id)
+        rows = await self._sender.rows("get_schedule", schedule_id)
         return read_schedule(self._read, schedule_id, rows)
 
     @checked
     async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
         # One more than asked for shows whether there is another page.
-        rows = await self._session.rows("list_schedules", schedule_page_start(cursor), limit + 1)
+        rows = await self._sender.rows("list_schedules", schedule_page_start(cursor), limit + 1)
         return read_schedule_page(self._read, rows, limit)
 
     @checked
     async def delete_schedule(self, *, schedule_id: str) -> DeleteScheduleResult:
-        statement = self._session.statement
-        _, deleted = await self._session.batch(
+        statement = self._sender.statement
+        _, deleted = await self._sender.batch(
             [
                 statement("delete_schedule.buckets", schedule_id),
                 statement("delete_schedule.schedule", schedule_id),
@@ -115,8 +115,8 @@ class Schedules(StoreRole):
         now_ms: int,
         overlap: RequestedOverlap | None = None,
     ) -> RequestBucketsResult:
-        statement = self._session.statement
-        before, requested, _ = await self._session.batch(
+        statement = self._sender.statement
+        before, requested, _ = await self._sender.batch(
             [
                 statement("request_schedule_buckets.before", schedule_id),
                 statement("request_schedule_buckets.buckets", schedule_id, json_list(fire_times_ms), now_ms, overlap),
@@ -130,7 +130,7 @@ class Schedules(StoreRole):
     async def list_requested_buckets(
         self, *, schedule_id: str, limit: int, from_ms: int = 0
     ) -> tuple[RequestedBucket, ...]:
-        rows = await self._session.rows("list_requested_buckets", schedule_id, from_ms, limit)
+        rows = await self._sender.rows("list_requested_buckets", schedule_id, from_ms, limit)
         return tuple(self._read.requested_bucket(row) for row in rows)
 
     @checked
@@ -143,10 +143,10 @@ class Schedules(StoreRole):
         limit: int,
         workflow_ids: Sequence[str] | None = None,
     ) -> BucketClaims:
-        token, wanted = self._session.new_token(), json_list(workflow_ids)
+        token, wanted = self._sender.new_token(), json_list(workflow_ids)
         lease = (owner, token, now_ms + lease_ms)
-        statement = self._session.statement
-        _, claimed, due, *others = await self._session.batch(
+        statement = self._sender.statement
+        _, claimed, due, *others = await self._sender.batch(
             [
                 statement("claim_due_schedule_buckets.schedules", *lease, now_ms, limit, wanted),
                 statement("claim_due_schedule_buckets.claimed", token),
@@ -164,7 +164,7 @@ class Schedules(StoreRole):
         if wanted is None:
             return ()
         name = "claim_due_schedule_buckets.unclaimable"
-        return (self._session.statement(name, now_ms, _MAX_UNCLAIMABLE, wanted),)
+        return (self._sender.statement(name, now_ms, _MAX_UNCLAIMABLE, wanted),)
 
     @checked
     async def mark_schedule_bucket_started(
@@ -185,8 +185,8 @@ class Schedules(StoreRole):
         fence = mark.values()
         moved = (next_fire_at_ms, now_ms, operation_id, action)
         due_at_ms = now_ms if available_at_ms is None else available_at_ms
-        statement = self._session.statement
-        before, *_, settled = await self._session.batch(
+        statement = self._sender.statement
+        before, *_, settled = await self._sender.batch(
             [
                 statement("mark_schedule_bucket_started.before", schedule_id),
                 *self._start(mark, operation_id, now_ms, due_at_ms),
@@ -202,7 +202,7 @@ class Schedules(StoreRole):
         if mark.run_id is None:
             return ()
         fence = mark.values()
-        statement = self._session.statement
+        statement = self._sender.statement
         operation = (creation_id(operation_id), creation_answer(None))
         return (
             statement("mark_schedule_bucket_started.run", *fence, now_ms),

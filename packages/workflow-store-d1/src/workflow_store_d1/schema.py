@@ -10,7 +10,7 @@ from workflow_runtime.errors import StoreOperationError
 from workflow_store_sql import Schema, table_names
 
 from .database import D1PreparedStatement
-from .session import REMEDY, Session, json_list
+from .statement_sender import REMEDY, StatementSender, json_list
 
 __all__ = ["check_schema", "ensure_schema", "get_migration_sql", "get_migrations"]
 
@@ -31,43 +31,43 @@ def get_migration_sql(tables: Mapping[str, str] | None = None) -> str:
     return "\n".join(render_sql(migration.sql, names) for migration in get_migrations())
 
 
-async def ensure_schema(session: Session) -> None:
+async def ensure_schema(sender: StatementSender) -> None:
     """Apply what is missing, one migration per batch. Several processes may do this at once."""
-    schema = _schema(session)
-    while steps := schema.missing(await _read_applied(session, schema)):
+    schema = _schema(sender)
+    while steps := schema.missing(await _read_applied(sender, schema)):
         try:
-            await session.batch(_statements(session, steps[0]))
+            await sender.batch(_statements(sender, steps[0]))
         except StoreOperationError:
             # Another process may have applied it meanwhile; then there is less to do now.
-            if steps[0] in schema.missing(await _read_applied(session, schema)):
+            if steps[0] in schema.missing(await _read_applied(sender, schema)):
                 raise
 
 
-async def check_schema(session: Session) -> None:
+async def check_schema(sender: StatementSender) -> None:
     """Raise unless the tables fit this code."""
-    schema = _schema(session)
-    schema.check(await _read_applied(session, schema))
+    schema = _schema(sender)
+    schema.check(await _read_applied(sender, schema))
 
 
-def _schema(session: Session) -> Schema:
-    return Schema(distribution="workflow-store-d1", migrations=get_migrations(), tables=session.tables, remedy=REMEDY)
+def _schema(sender: StatementSender) -> Schema:
+    return Schema(distribution="workflow-store-d1", migrations=get_migrations(), tables=sender.tables, remedy=REMEDY)
 
 
-def _statements(session: Session, migration: Migration) -> list[D1PreparedStatement]:
-    script = split_statements(render_sql(migration.sql, session.tables))
-    record = session.statement("record_checksum", migration.migration_id, migration.checksum)
-    return [*(session.prepare(statement) for statement in script), record]
+def _statements(sender: StatementSender, migration: Migration) -> list[D1PreparedStatement]:
+    script = split_statements(render_sql(migration.sql, sender.tables))
+    record = sender.statement("record_checksum", migration.migration_id, migration.checksum)
+    return [*(sender.prepare(statement) for statement in script), record]
 
 
-async def _read_applied(session: Session, schema: Schema) -> Sequence[AppliedMigration]:
-    names = sorted(session.tables.by_key().values())
-    tables, columns = await session.batch(
+async def _read_applied(sender: StatementSender, schema: Schema) -> Sequence[AppliedMigration]:
+    names = sorted(sender.tables.by_key().values())
+    tables, columns = await sender.batch(
         [
-            session.statement("read_tables", json_list(names)),
-            session.statement("read_migration_columns", session.tables.schema_migrations),
+            sender.statement("read_tables", json_list(names)),
+            sender.statement("read_migration_columns", sender.tables.schema_migrations),
         ]
     )
     present = [row["name"] for row in tables]
     if not schema.is_ours(present, [row["name"] for row in columns]):
         return ()
-    return schema.applied(present, await session.rows("read_applied_migrations"))
+    return schema.applied(present, await sender.rows("read_applied_migrations"))

@@ -64,7 +64,7 @@ class Signals(StoreRole):
     async def read_inbox(
         self, *, run_id: str, limit: int, after_seq: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
     ) -> tuple[InboxEntry, ...]:
-        rows = await self._session.rows("read_inbox", run_id, after_seq, limit, max_bytes)
+        rows = await self._sender.rows("read_inbox", run_id, after_seq, limit, max_bytes)
         return self._read.inbox(rows, run_id)
 
     async def _deliver(
@@ -80,8 +80,8 @@ class Signals(StoreRole):
         """Deliver if everything allows it, and return the head as it was with the number of the entry."""
         size = 0 if payload is None else len(payload)
         entry = (run_id, kind, name, delivery_id)
-        statement = self._session.statement
-        before, *_ = await self._session.batch(
+        statement = self._sender.statement
+        before, *_ = await self._sender.batch(
             [
                 statement("deliver.before", *entry),
                 statement("deliver.entry", *entry, only_if_waiting, now_ms, size, payload),

@@ -32,8 +32,8 @@ from .retries import Retries
 from .rows import checked_payload
 from .runs import RunLifecycle
 from .schedules import Schedules
-from .session import Session, store_error
 from .signals import Signals
+from .statement_sender import StatementSender, store_error
 from .timers import Timers
 from .transactions import TransactionalAppends
 
@@ -70,7 +70,7 @@ class D1WorkflowStore(
         retries: Retries | None = None,
     ) -> None:
         names = table_names(tables)
-        self._session = Session(as_database(db), names, new_token=new_token, retries=retries)
+        self._sender = StatementSender(as_database(db), names, new_token=new_token, retries=retries)
         self._read = RowReader(names, checked_payload)
         self._own_database: _Closeable | None = None
         self._capabilities = CAPABILITIES
@@ -186,11 +186,11 @@ class D1WorkflowStore(
     @property
     def database(self) -> D1Database:
         """The database, for tables of your own beside those of the store."""
-        return self._session.database
+        return self._sender.database
 
     async def close(self) -> None:
         """End the store. One that opened its database closes it; a second call does nothing."""
-        self._session.close()
+        self._sender.close()
         database, self._own_database = self._own_database, None
         if database is not None:
             try:
@@ -219,11 +219,11 @@ class D1WorkflowStore(
             ForeignTablesError: Tables of these names belong to something else.
             SchemaAheadError: The database is newer than this package.
         """
-        await schema.ensure_schema(self._session)
+        await schema.ensure_schema(self._sender)
 
     async def check_schema(self) -> None:
         """Raise unless the tables fit this code."""
-        await schema.check_schema(self._session)
+        await schema.check_schema(self._sender)
 
     def get_migrations(self) -> tuple[Migration, ...]:
         """Return the package's migrations in order, with default table names."""
@@ -231,11 +231,11 @@ class D1WorkflowStore(
 
     def get_migration_sql(self, tables: Mapping[str, str] | None = None) -> str:
         """Return all migrations as one script, with this store's table names unless others are given."""
-        return schema.get_migration_sql(self._session.tables.by_key() if tables is None else tables)
+        return schema.get_migration_sql(self._sender.tables.by_key() if tables is None else tables)
 
     async def read_clock(self) -> int:
         """Read the database's time."""
-        rows = await self._session.rows("read_clock")
+        rows = await self._sender.rows("read_clock")
         clock: int = rows[0]["clock"]
         return clock
 

@@ -34,7 +34,7 @@ class Timers(StoreRole):
         fire_at_ms: int,
         now_ms: int,
     ) -> None:
-        write = FencedWrite(self._session, Fence("schedule_timer", run_id, lease_token, operation_id))
+        write = FencedWrite(self._sender, Fence("schedule_timer", run_id, lease_token, operation_id))
         write.add("schedule_timer.timer", timer_id, fire_at_ms)
         write.add("schedule_timer.head", now_ms)
         await write.commit()
@@ -52,7 +52,7 @@ class Timers(StoreRole):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = Claim(self._session, self._read, self._session.new_token(), now_ms, history_limit, history_bytes)
+        claim = Claim(self._sender, self._read, self._sender.new_token(), now_ms, history_limit, history_bytes)
         wanted = filter_values(workflows, queues)
         return await claim.take_many(
             "claim_due_timers.heads",

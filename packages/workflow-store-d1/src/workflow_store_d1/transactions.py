@@ -27,7 +27,7 @@ from .event_log import add_append, appended
 from .fenced_write import FencedWrite, Outcome
 from .limits import check_statement
 from .metering import MeteredBatch
-from .session import store_error
+from .statement_sender import store_error
 from .store_role import StoreRole
 
 __all__ = ["D1Transaction", "SQLiteTransaction", "TransactionalAppends"]
@@ -118,7 +118,7 @@ class TransactionalAppends(StoreRole):
     ) -> Appended:
         def fenced(expected_next_index: int | None) -> FencedWrite:
             fence = Fence("append_in_transaction", run_id, lease_token, operation_id, expected_next_index)
-            return FencedWrite(self._session, fence)
+            return FencedWrite(self._sender, fence)
 
         done = await fenced(None).look()
         if done.repeated is not None:
@@ -135,7 +135,7 @@ class TransactionalAppends(StoreRole):
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[D1Transaction]:
-        database = self._session.database
+        database = self._sender.database
         if not isinstance(database, InteractiveD1Database):
             tx = D1Transaction(database)
             yield tx

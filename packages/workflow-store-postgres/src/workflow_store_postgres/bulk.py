@@ -21,7 +21,7 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import RowReader, answer_cancel, answer_requeue, answer_retry, answer_terminate
 
-from .session import MAX_TRIES, Row, wait_a_little
+from .statement_sender import MAX_TRIES, Row, wait_a_little
 from .store_role import StoreRole
 
 __all__ = ["Bulk"]
@@ -44,7 +44,7 @@ class Bulk(StoreRole):
         check_retryable(statuses)
         facts = (event.kind, event.step_id, event.payload)
         with self._notices.about(run_id) as pending:
-            rows = await self._session.settled(
+            rows = await self._sender.settled(
                 "retry_runs", [run_id], list(statuses), now_ms, *facts, pending.by_statement
             )
             pending.read_answer(rows)
@@ -88,7 +88,7 @@ class Bulk(StoreRole):
         wakes = False
         try:
             for tries in range(1, MAX_TRIES + 1):
-                rows = await self._session.rows(name, left, *values)
+                rows = await self._sender.rows(name, left, *values)
                 for row in rows:
                     if not row["overtaken"]:
                         answers[row["run_id"]] = answer(self._read, row["run_id"], row)

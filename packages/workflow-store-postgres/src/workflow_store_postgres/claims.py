@@ -15,7 +15,7 @@ from workflow_runtime.store import (
 from workflow_store_sql import RowReader, claim_batch
 
 from .rows import run_rows
-from .session import Row, Session
+from .statement_sender import Row, StatementSender
 
 __all__ = ["CLAIM_TRIES", "Claim", "filter_values"]
 
@@ -38,7 +38,7 @@ def filter_values(workflows: Sequence[WorkflowVersion] | None, queues: Sequence[
 class Claim:
     """One call that claims: all its runs get the same fresh token."""
 
-    session: Session
+    sender: StatementSender
     read: RowReader
     owner: str
     lease_expires_at_ms: int
@@ -48,7 +48,7 @@ class Claim:
 
     async def take_one(self, run_id: str, max_crashes: int) -> Row | None:
         """Claim a run by its id if it can be claimed, and give what was found; `None` for an unknown id."""
-        rows = await self.session.settled("claim_run", *self._values(), run_id, max_crashes)
+        rows = await self.sender.settled("claim_run", *self._values(), run_id, max_crashes)
         return rows[0] if rows else None
 
     async def take_many(self, name: str, limit: int, *values: object) -> ClaimBatch:
@@ -59,7 +59,7 @@ class Claim:
             limit: At most so many.
             values: Its further parameters.
         """
-        rows = await self.session.settled_soon(name, *self._values(), limit, *values, tries=CLAIM_TRIES)
+        rows = await self.sender.settled_soon(name, *self._values(), limit, *values, tries=CLAIM_TRIES)
         found = [row for row in rows if row["run_id"] is not None]
         return claim_batch(
             self.read,
@@ -72,7 +72,7 @@ class Claim:
     def _values(self) -> tuple[object, ...]:
         return (
             self.owner,
-            self.session.new_token(),
+            self.sender.new_token(),
             self.lease_expires_at_ms,
             self.now_ms,
             self.history_limit,

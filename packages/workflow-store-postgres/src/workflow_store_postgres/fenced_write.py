@@ -14,7 +14,7 @@ from workflow_runtime.errors import StoreUnavailableError
 from workflow_runtime.store import NewEvent, Timer
 from workflow_store_sql import Fence
 
-from .session import Row, Sender
+from .statement_sender import Row, Sender
 
 __all__ = ["FencedWrite", "Outcome", "event_values", "timer_values"]
 
@@ -60,11 +60,11 @@ class FencedWrite:
     """A driver's write, which its fence lets through or refuses.
 
     Args:
-        session: Where it goes.
+        sender: Where it goes.
         fence: The driver's lease, and the operation.
     """
 
-    session: Sender
+    sender: Sender
     fence: Fence
 
     async def commit(self, name: str, *values: object) -> Outcome:
@@ -76,7 +76,7 @@ class FencedWrite:
         """
         fence = self.fence.values()
         for _ in range(_MAX_TRIES):
-            rows = await self.session.rows(name, *fence, *values)
+            rows = await self.sender.rows(name, *fence, *values)
             if rows:
                 return Outcome(rows[0], None)
             repeated = await self.verdict()
@@ -96,6 +96,6 @@ class FencedWrite:
             LeaseLostError: The token is not the current one, or the run is not running.
             LogConflictError: The log is not as long as the driver believed.
         """
-        heads = await self.session.rows(name, self.fence.run_id)
+        heads = await self.sender.rows(name, self.fence.run_id)
         repeated = self.fence.judge(heads[0] if heads else None)
         return None if repeated is None else Outcome(heads[0], repeated)

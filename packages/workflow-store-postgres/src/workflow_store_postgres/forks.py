@@ -29,6 +29,6 @@ class Forks(StoreRole):
         values = (run_id, new_run_id, from_index, workflow_version, now_ms, fork.operation)
         with self._notices.about(new_run_id) as pending:
             written = (event.kind, event.step_id, event.payload, pending.by_statement)
-            [row] = await self._session.settled("fork_run", *values, *written)
+            [row] = await self._sender.settled("fork_run", *values, *written)
             pending.wakes = row["wakes"]
         return fork.answer(self._read, None if row["run_id"] is None else row, row["source_length"])

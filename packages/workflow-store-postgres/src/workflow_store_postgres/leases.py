@@ -43,7 +43,7 @@ class Leases(StoreRole):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimResult:
-        claim = Claim(self._session, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
+        claim = Claim(self._sender, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
         found = await claim.take_one(run_id, max_crashes)
         if found is None:
             return NotFound()
@@ -61,12 +61,12 @@ class Leases(StoreRole):
 
     @checked
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
-        rows = await self._session.rows("heartbeat_run_lease", run_id, lease_token, now_ms + lease_ms)
+        rows = await self._sender.rows("heartbeat_run_lease", run_id, lease_token, now_ms + lease_ms)
         return answer_heartbeat(run_id, rows)
 
     @checked
     async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
-        write = FencedWrite(self._session, Fence("release_run_lease", run_id, lease_token, operation_id))
+        write = FencedWrite(self._sender, Fence("release_run_lease", run_id, lease_token, operation_id))
         with self._notices.about(run_id) as pending:
             outcome = await write.commit("release_run_lease", now_ms, pending.by_statement)
             pending.wakes = outcome.wakes
@@ -85,7 +85,7 @@ class Leases(StoreRole):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = Claim(self._session, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
+        claim = Claim(self._sender, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
         return await claim.take_many("claim_stale_runs", limit, *filter_values(workflows, queues), max_crashes)
 
     @checked
@@ -97,7 +97,7 @@ class Leases(StoreRole):
         workflows: Sequence[WorkflowVersion] | None = None,
         queues: Sequence[str] | None = None,
     ) -> tuple[RunSummary, ...]:
-        rows = await self._session.rows("list_pending_runs", now_ms, limit, *filter_values(workflows, queues))
+        rows = await self._sender.rows("list_pending_runs", now_ms, limit, *filter_values(workflows, queues))
         return tuple(self._read.summary(row) for row in rows)
 
     @checked
@@ -113,5 +113,5 @@ class Leases(StoreRole):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = Claim(self._session, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
+        claim = Claim(self._sender, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
         return await claim.take_many("claim_pending_runs", limit, *filter_values(workflows, queues))

@@ -20,7 +20,7 @@ from .deadlines import Deadline
 from .failures import DATABASE_ERRORS, database_errors
 from .notices import ANYTHING
 from .opening import for_one
-from .session import Session
+from .statement_sender import StatementSender
 
 __all__ = ["NoticeListener", "OpenConnection", "borrowed_from", "connected_to"]
 
@@ -82,15 +82,15 @@ class NoticeListener:
     """A listener for notices, at work for as long as its block lasts, whatever happens to the connection.
 
     Args:
-        session: For statements on other connections.
+        sender: For statements on other connections.
         open_connection: Gives the connection to listen on.
         on_notice: Called for each notice.
     """
 
     def __init__(
-        self, session: Session, open_connection: OpenConnection, on_notice: Callable[[WorkNotice], None]
+        self, sender: StatementSender, open_connection: OpenConnection, on_notice: Callable[[WorkNotice], None]
     ) -> None:
-        self._session = session
+        self._sender = sender
         self._open_connection = open_connection
         self._on_notice = on_notice
         self._probe_channel = f"workflow_probe_{new_id()}"
@@ -111,11 +111,11 @@ class NoticeListener:
     async def listening(self) -> AsyncGenerator[NoticeListener, None]:
         """Listen in the background. The first connection is not waited for."""
         task = asyncio.create_task(self._keep_listening())
-        self._session.connections.on_silence.add(self._suspect)
+        self._sender.connections.on_silence.add(self._suspect)
         try:
             yield self
         finally:
-            self._session.connections.on_silence.discard(self._suspect)
+            self._sender.connections.on_silence.discard(self._suspect)
             self._left, self._live = True, False
             task.cancel()
             await asyncio.wait([task], timeout=_STOP_S)
@@ -142,7 +142,7 @@ class NoticeListener:
     async def _listen_on(self, connection: asyncpg.Connection) -> None:
         """Listen until the connection breaks, brings nothing, or listens to the wrong table."""
         self._ended = False
-        rows = await self._session.rows("read_channel", self._session.head_table)
+        rows = await self._sender.rows("read_channel", self._sender.head_table)
         channel: str | None = rows[0]["channel"]
         if channel is None:
             return  # the tables are not there yet
@@ -173,7 +173,7 @@ class NoticeListener:
     async def _still_listens(self, channel: str) -> bool:
         """Return True if a notice sent on another connection comes in on this one."""
         self._answered = self._suspicious = False
-        rows = await self._session.rows("probe", self._session.head_table, self._probe_channel)
+        rows = await self._sender.rows("probe", self._sender.head_table, self._probe_channel)
         if not await self._until(lambda: self._answered or self._ended, _PROBE_TIMEOUT_S):
             self._warn()
             return False

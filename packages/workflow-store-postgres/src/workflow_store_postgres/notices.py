@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from workflow_runtime.errors import StoreUnavailableError, WorkflowError
 from workflow_runtime.logs import get_logger, one_line
 
-from .session import Row, Session
+from .statement_sender import Row, StatementSender
 
 __all__ = ["ANYTHING", "NoticeSender", "PendingNotice"]
 
@@ -50,11 +50,11 @@ class NoticeSender:
     process that dies in between has not notified; the workers' polls find what it left.
 
     Args:
-        session: Where statements go.
+        sender: Where statements go.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, sender: StatementSender) -> None:
+        self._sender = sender
         self._window: asyncio.TimerHandle | None = None
         self._unsent: set[str] = set()
         self._sending: asyncio.Task[None] | None = None
@@ -67,7 +67,7 @@ class NoticeSender:
     @contextmanager
     def about(self, run_id: str | None) -> Iterator[PendingNotice]:
         """Accompany one transaction; without a run id it makes no work."""
-        self._session.check_open()
+        self._sender.check_open()
         window = self._open_window() if run_id is not None and self._window is None else None
         pending = PendingNotice(by_statement=window is not None)
         try:
@@ -133,6 +133,6 @@ class NoticeSender:
     async def _notify(self, run_ids: set[str]) -> None:
         sent = sorted(run_ids) if len(run_ids) <= _MOST_RUNS else [ANYTHING]
         try:
-            await self._session.rows("notify", self._session.head_table, sent)
+            await self._sender.rows("notify", self._sender.head_table, sent)
         except WorkflowError as error:
             logger.debug("no notice was sent of %d runs: %s", len(run_ids), one_line(error))

@@ -44,11 +44,11 @@ class Queries(StoreRole):
         order = "_descending" if descending else ""
         if run_id_prefix is not None:
             name = f"list_runs_by_prefix{order}"
-            rows = await self._session.rows_planned_for_values(name, *filters, *page, _pattern(run_id_prefix))
+            rows = await self._sender.rows_planned_for_values(name, *filters, *page, _pattern(run_id_prefix))
         elif any(wanted is not None for wanted in filters):
-            rows = await self._session.rows(f"list_runs_in_lanes{order}", *filters, *page)
+            rows = await self._sender.rows(f"list_runs_in_lanes{order}", *filters, *page)
         else:
-            rows = await self._session.rows(f"list_runs{order}", *page)
+            rows = await self._sender.rows(f"list_runs{order}", *page)
         return read_run_page(self._read, rows, limit)
 
     @checked
@@ -66,14 +66,14 @@ class Queries(StoreRole):
         before_ms = END_OF_TIME_MS if created_before_ms is None else created_before_ms
         wanted = (*filters, created_from_ms or 0, before_ms)
         if run_id_prefix is not None:
-            rows = await self._session.rows_planned_for_values("count_runs_by_prefix", *wanted, _pattern(run_id_prefix))
+            rows = await self._sender.rows_planned_for_values("count_runs_by_prefix", *wanted, _pattern(run_id_prefix))
         else:
-            rows = await self._session.rows("count_runs", *wanted)
+            rows = await self._sender.rows("count_runs", *wanted)
         return RunCounts.of((row["status"], row["run_count"]) for row in rows)
 
     @checked
     async def get_run_timeline(self, *, run_id: str, limit: int = 1_000) -> RunTimeline:
-        rows = await self._session.rows("load_execution", run_id, limit, ANY_SIZE, limit, ANY_SIZE, True)
+        rows = await self._sender.rows("load_execution", run_id, limit, ANY_SIZE, limit, ANY_SIZE, True)
         if not rows:
             raise RunNotFoundError(run_id)
         return self._read.timeline(run_rows(rows[0]), limit)

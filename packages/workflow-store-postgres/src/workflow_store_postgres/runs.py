@@ -64,20 +64,20 @@ class RunLifecycle(StoreRole):
         owner: str | None = None,
         lease_ms: int | None = None,
     ) -> CreateResult:
-        lease = new_lease(self._session.new_token, owner, lease_ms, now_ms)
+        lease = new_lease(self._sender.new_token, owner, lease_ms, now_ms)
         facts = (run_id, workflow_id, workflow_version, queue, priority, now_ms)
         new = NewRun(*facts, now_ms if available_at_ms is None else available_at_ms, input, operation_id, lease)
         with self._notices.about(run_id if new.lease is None else None) as pending:
-            [row] = await self._session.settled("create_run", *new.facts, *new.head, input, pending.by_statement)
+            [row] = await self._sender.settled("create_run", *new.facts, *new.head, input, pending.by_statement)
             pending.wakes = row["wakes"]
         if row["created"]:
             return new.created()
         page = (0, DEFAULT_HISTORY_EVENTS, DEFAULT_HISTORY_BYTES)
-        return await new.taken(self._read, row, lambda: self._session.rows("read_inbox", run_id, *page))
+        return await new.taken(self._read, row, lambda: self._sender.rows("read_inbox", run_id, *page))
 
     @checked
     async def load_run(self, *, run_id: str) -> RunRecord | None:
-        rows = await self._session.rows("load_run", run_id)
+        rows = await self._sender.rows("load_run", run_id)
         return self._read.record(rows[0]) if rows else None
 
     @checked
@@ -88,7 +88,7 @@ class RunLifecycle(StoreRole):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> Execution | None:
-        rows = await self._session.rows(
+        rows = await self._sender.rows(
             "load_execution",
             run_id,
             history_limit,
@@ -116,7 +116,7 @@ class RunLifecycle(StoreRole):
         awaited: Sequence[Awaited] = (),
     ) -> Paused:
         write = FencedWrite(
-            self._session, Fence("mark_run_paused", run_id, lease_token, operation_id, expected_next_index)
+            self._sender, Fence("mark_run_paused", run_id, lease_token, operation_id, expected_next_index)
         )
         with self._notices.about(run_id) as pending:
             outcome = await write.commit(
@@ -148,7 +148,7 @@ class RunLifecycle(StoreRole):
         taken_inbox: Sequence[int] = (),
     ) -> None:
         write = FencedWrite(
-            self._session, Fence("mark_run_finished", run_id, lease_token, operation_id, expected_next_index)
+            self._sender, Fence("mark_run_finished", run_id, lease_token, operation_id, expected_next_index)
         )
         end = (RunStatus.FINISHED.value, output, None, None, now_ms)
         await write.commit("mark_run_ended", *event_values(events, taken_inbox), *end)
@@ -170,7 +170,7 @@ class RunLifecycle(StoreRole):
         reason: str | None = None,
     ) -> None:
         write = FencedWrite(
-            self._session, Fence("mark_run_errored", run_id, lease_token, operation_id, expected_next_index)
+            self._sender, Fence("mark_run_errored", run_id, lease_token, operation_id, expected_next_index)
         )
         status = error_status(aborted=aborted, parked=parked)
         end = (status.value, None, error, reason if aborted or parked else None, now_ms)
@@ -179,7 +179,7 @@ class RunLifecycle(StoreRole):
     @checked
     async def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:
         with self._notices.about(run_id) as pending:
-            rows = await self._session.settled(
+            rows = await self._sender.settled(
                 "cancel_run", run_id, now_ms, cancel_payload(reason), pending.by_statement
             )
             pending.read_answer(rows)
@@ -187,19 +187,19 @@ class RunLifecycle(StoreRole):
 
     @checked
     async def terminate_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> TerminateResult:
-        rows = await self._session.settled("terminate_run", run_id, now_ms, reason)
+        rows = await self._sender.settled("terminate_run", run_id, now_ms, reason)
         return answer_terminate(self._read, run_id, rows[0] if rows else None)
 
     @checked
     async def requeue_run(self, *, run_id: str, now_ms: int) -> RequeueResult:
         with self._notices.about(run_id) as pending:
-            rows = await self._session.settled("requeue_run", run_id, now_ms, pending.by_statement)
+            rows = await self._sender.settled("requeue_run", run_id, now_ms, pending.by_statement)
             pending.read_answer(rows)
         return answer_requeue(self._read, run_id, rows[0] if rows else None)
 
     @checked
     async def delete_run(self, *, run_id: str, now_ms: int, force: bool = False) -> DeleteResult:
-        rows = await self._session.settled("delete_run", run_id, now_ms, bool(force))
+        rows = await self._sender.settled("delete_run", run_id, now_ms, bool(force))
         return answer_delete(self._read, run_id, rows[0] if rows else None)
 
     @checked
@@ -212,6 +212,6 @@ class RunLifecycle(StoreRole):
         workflow_ids: Sequence[str] | None = None,
     ) -> int:
         wanted = (list(prunable_statuses(statuses)), None if workflow_ids is None else list(workflow_ids))
-        rows = await self._session.rows("prune_runs", finished_before_ms, *wanted, limit)
+        rows = await self._sender.rows("prune_runs", finished_before_ms, *wanted, limit)
         pruned: int = rows[0]["pruned"]
         return pruned

@@ -64,7 +64,7 @@ class Schedules(StoreRole):
     ) -> ScheduleUpserted:
         definition = (workflow_id, workflow_version, overlap_policy, queue, priority, enabled)
         values = (next_fire_at_ms, spec, input, now_ms, expected_revision)
-        (row,) = await self._session.settled("upsert_schedule", schedule_id, *definition, *values)
+        (row,) = await self._sender.settled("upsert_schedule", schedule_id, *definition, *values)
         if row["kind"] is None:
             return ScheduleUpserted(kind="conflict", schedule=None)
         if row["kind"] in {"created", "updated"}:
@@ -73,18 +73,18 @@ class Schedules(StoreRole):
 
     @checked
     async def get_schedule(self, *, schedule_id: str) -> Schedule:
-        rows = await self._session.rows("get_schedule", schedule_id)
+        rows = await self._sender.rows("get_schedule", schedule_id)
         return read_schedule(self._read, schedule_id, rows)
 
     @checked
     async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
         # One more than asked for shows whether there is another page.
-        rows = await self._session.rows("list_schedules", schedule_page_start(cursor), limit + 1)
+        rows = await self._sender.rows("list_schedules", schedule_page_start(cursor), limit + 1)
         return read_schedule_page(self._read, rows, limit)
 
     @checked
     async def delete_schedule(self, *, schedule_id: str) -> DeleteScheduleResult:
-        rows = await self._session.settled("delete_schedule", schedule_id)
+        rows = await self._sender.settled("delete_schedule", schedule_id)
         return Deleted() if rows else NotFound()
 
     @checked
@@ -97,7 +97,7 @@ class Schedules(StoreRole):
         overlap: RequestedOverlap | None = None,
     ) -> RequestBucketsResult:
         values = (schedule_id, list(fire_times_ms), now_ms, overlap)
-        rows = await self._session.settled("request_schedule_buckets", *values)
+        rows = await self._sender.settled("request_schedule_buckets", *values)
         if not rows:
             return NotFound()
         self._notices.notify_of_anything()
@@ -107,7 +107,7 @@ class Schedules(StoreRole):
     async def list_requested_buckets(
         self, *, schedule_id: str, limit: int, from_ms: int = 0
     ) -> tuple[RequestedBucket, ...]:
-        rows = await self._session.rows("list_requested_buckets", schedule_id, from_ms, limit)
+        rows = await self._sender.rows("list_requested_buckets", schedule_id, from_ms, limit)
         return tuple(self._read.requested_bucket(row) for row in rows)
 
     @checked
@@ -120,10 +120,10 @@ class Schedules(StoreRole):
         limit: int,
         workflow_ids: Sequence[str] | None = None,
     ) -> BucketClaims:
-        rows = await self._session.settled_soon(
+        rows = await self._sender.settled_soon(
             "claim_due_schedule_buckets",
             owner,
-            self._session.new_token(),
+            self._sender.new_token(),
             now_ms + lease_ms,
             now_ms,
             limit,
@@ -153,7 +153,7 @@ class Schedules(StoreRole):
     ) -> BucketResult:
         mark = TickMark(schedule_id, fire_at_ms, lease_token, expected_revision, run_id)
         with self._notices.about(run_id) as pending:
-            rows = await self._session.settled(
+            rows = await self._sender.settled(
                 "mark_schedule_bucket_started",
                 *mark.values(),
                 next_fire_at_ms,

@@ -21,7 +21,7 @@ from workflow_store_sql import Schema, table_names
 
 from .connections import LentConnection, Row
 from .failures import REMEDY
-from .session import Session
+from .statement_sender import StatementSender
 
 __all__ = ["check_schema", "ensure_schema", "get_migration_sql", "get_migrations", "schema_name"]
 
@@ -62,53 +62,53 @@ def schema_name(schema: object) -> str | None:
     return schema
 
 
-async def ensure_schema(session: Session, lock_timeout_s: float, migration_timeout_s: float) -> None:
+async def ensure_schema(sender: StatementSender, lock_timeout_s: float, migration_timeout_s: float) -> None:
     """Apply what is missing, all of it in one transaction. Several processes may do this at once.
 
     Args:
-        session: Where statements go.
+        sender: Where statements go.
         lock_timeout_s: How long to wait for another process that is migrating.
         migration_timeout_s: How long one statement of a migration may take.
 
     Raises:
         StoreUnavailableError: Another process has been migrating for too long; the message says who.
     """
-    async with session.transaction() as connection:
-        if not await _Schema(session, connection).missing():
+    async with sender.transaction() as connection:
+        if not await _Schema(sender, connection).missing():
             return
     end = time.monotonic() + lock_timeout_s
-    while not await _apply_locked(session, migration_timeout_s):
+    while not await _apply_locked(sender, migration_timeout_s):
         if time.monotonic() > end:
-            raise StoreUnavailableError(await _waited_in_vain(session, lock_timeout_s))
+            raise StoreUnavailableError(await _waited_in_vain(sender, lock_timeout_s))
         await asyncio.sleep(_LOOK_AGAIN_S)
 
 
-async def check_schema(session: Session) -> None:
+async def check_schema(sender: StatementSender) -> None:
     """Raise unless the tables fit this code."""
-    async with session.transaction() as connection:
-        database = _Schema(session, connection)
+    async with sender.transaction() as connection:
+        database = _Schema(sender, connection)
         applied = await database.read_applied()
     database.shipped.check(applied)
 
 
-async def _apply_locked(session: Session, migration_timeout_s: float) -> bool:
+async def _apply_locked(sender: StatementSender, migration_timeout_s: float) -> bool:
     """Apply what is missing under the lock of those who migrate; say whether the lock was free.
 
     The lock is tried, not waited for: a waiting call would hold a connection, which may be the pool's only one.
     """
-    async with session.transaction() as connection:
-        database = _Schema(session, connection)
-        if not await connection.fetchval(session.sql("try_migration_lock"), await database.lock_key()):
+    async with sender.transaction() as connection:
+        database = _Schema(sender, connection)
+        if not await connection.fetchval(sender.sql("try_migration_lock"), await database.lock_key()):
             return False
         for migration in await database.missing():
             await database.apply(migration, migration_timeout_s)
         return True
 
 
-async def _waited_in_vain(session: Session, lock_timeout_s: float) -> str:
-    async with session.transaction() as connection:
-        key = await _Schema(session, connection).lock_key()
-        holders = await connection.fetch(session.sql("read_migration_lock_holder"), key)
+async def _waited_in_vain(sender: StatementSender, lock_timeout_s: float) -> str:
+    async with sender.transaction() as connection:
+        key = await _Schema(sender, connection).lock_key()
+        holders = await connection.fetch(sender.sql("read_migration_lock_holder"), key)
     who = "; ".join(
         f"process {holder['pid']} ({holder['application_name'] or 'no application name'}, role {holder['role']}, "
         f"from {holder['address']}, {holder['state']}) since {holder['since']}"
@@ -120,10 +120,10 @@ async def _waited_in_vain(session: Session, lock_timeout_s: float) -> str:
 class _Schema:
     """The tables as one transaction sees them."""
 
-    def __init__(self, session: Session, connection: LentConnection) -> None:
-        self._session = session
+    def __init__(self, sender: StatementSender, connection: LentConnection) -> None:
+        self._sender = sender
         self._connection = connection
-        self.shipped = Schema(distribution=_PACKAGE, migrations=get_migrations(), tables=session.tables, remedy=REMEDY)
+        self.shipped = Schema(distribution=_PACKAGE, migrations=get_migrations(), tables=sender.tables, remedy=REMEDY)
 
     async def missing(self) -> tuple[Migration, ...]:
         """Return what is to be applied.
@@ -139,9 +139,9 @@ class _Schema:
         Raises:
             ForeignTablesError: What is there is not ours.
         """
-        tables = self._session.tables
+        tables = self._sender.tables
         place, names = await self._place(), sorted(tables.by_key().values())
-        fetch, sql = self._connection.fetch, self._session.sql
+        fetch, sql = self._connection.fetch, self._sender.sql
         present = [row["name"] for row in await fetch(sql("read_relations"), place, names)]
         columns = await fetch(sql("read_migration_columns"), place, tables.schema_migrations)
         if not self.shipped.is_ours(present, [row["name"] for row in columns]):
@@ -150,27 +150,27 @@ class _Schema:
 
     async def apply(self, migration: Migration, timeout_s: float) -> None:
         """Run one migration. Its own BEGIN and COMMIT, which psql needs, are left out: a transaction is open."""
-        schema = self._session.schema
+        schema = self._sender.schema
         if schema is not None and not (await self._find_schema())["present"]:
             await self._connection.execute(f"CREATE SCHEMA {quote_identifier(schema)}")
-        for statement in split_statements(render_sql(migration.sql, self._session.tables, schema=schema)):
+        for statement in split_statements(render_sql(migration.sql, self._sender.tables, schema=schema)):
             if statement.split()[-1] not in {"BEGIN", "COMMIT"}:
                 await self._connection.execute(statement, timeout_s=timeout_s)
-        await self._connection.execute(self._session.sql("record_checksum"), migration.migration_id, migration.checksum)
+        await self._connection.execute(self._sender.sql("record_checksum"), migration.migration_id, migration.checksum)
 
     async def lock_key(self) -> int:
         """Return the key of the lock: one for each set of tables."""
-        place = f"{await self._place()}\0{self._session.tables.schema_migrations}"
+        place = f"{await self._place()}\0{self._sender.tables.schema_migrations}"
         digest = hashlib.sha256(f"{_PACKAGE}\0{place}".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)
 
     async def _place(self) -> str:
-        if self._session.schema is not None:
-            return self._session.schema
+        if self._sender.schema is not None:
+            return self._sender.schema
         current: str | None = (await self._find_schema())["current"]
         if current is None:
             raise ConfigurationError("no schema of the connection's search_path exists; give the store a schema")
         return current
 
     async def _find_schema(self) -> Row:
-        return await self._connection.fetchrow(self._session.sql("read_schema"), self._session.schema)
+        return await self._connection.fetchrow(self._sender.sql("read_schema"), self._sender.schema)

@@ -14,7 +14,7 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import answer_approval, answer_retry_request, answer_signal
 
-from .session import Row
+from .statement_sender import Row
 from .store_role import StoreRole
 
 __all__ = ["Signals"]
@@ -62,11 +62,11 @@ class Signals(StoreRole):
     async def read_inbox(
         self, *, run_id: str, limit: int, after_seq: int = 0, max_bytes: int = DEFAULT_HISTORY_BYTES
     ) -> tuple[InboxEntry, ...]:
-        rows = await self._session.rows("read_inbox", run_id, after_seq, limit, max_bytes)
+        rows = await self._sender.rows("read_inbox", run_id, after_seq, limit, max_bytes)
         return self._read.inbox(rows, run_id)
 
     async def _deliver(self, run_id: str, *values: object) -> Row | None:
         with self._notices.about(run_id) as pending:
-            rows = await self._session.settled("deliver", run_id, *values, pending.by_statement)
+            rows = await self._sender.settled("deliver", run_id, *values, pending.by_statement)
             pending.read_answer(rows)
         return rows[0] if rows else None

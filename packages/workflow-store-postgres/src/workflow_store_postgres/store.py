@@ -33,8 +33,8 @@ from .opening import connector, open_pool, pool_options
 from .queries import Queries
 from .runs import RunLifecycle
 from .schedules import Schedules
-from .session import Session
 from .signals import Signals
+from .statement_sender import StatementSender
 from .timers import Timers
 from .transactions import TransactionalAppends
 
@@ -96,9 +96,9 @@ class PostgresWorkflowStore(
         )
         # Nothing public shows where a pool was made.
         home = Home("this Postgres store", getattr(pool, "_loop", None))
-        self._session = Session(connections, home, names, schema_module.schema_name(schema), new_token=new_token)
+        self._sender = StatementSender(connections, home, names, schema_module.schema_name(schema), new_token=new_token)
         self._read = RowReader(names)
-        self._notices = NoticeSender(self._session)
+        self._notices = NoticeSender(self._sender)
         self._own_pool: asyncpg.Pool | None = None
         self._open_listening: OpenConnection | None = _spare_connection(pool, connections) if listen else None
         self._open_heartbeats: OpenHeartbeats | None = (
@@ -150,7 +150,7 @@ class PostgresWorkflowStore(
             try:
                 store = cls(pool, schema, tables, listen=False, **times)
                 if "min_size" not in options:
-                    async with store._session.connections.lend():
+                    async with store._sender.connections.lend():
                         pass  # connection errors show at once
             except BaseException:
                 pool.terminate()
@@ -177,12 +177,12 @@ class PostgresWorkflowStore(
         Raises:
             ConfigurationError: The store belongs to another event loop.
         """
-        if self._session.closed or self._session.home.is_inherited:
+        if self._sender.closed or self._sender.home.is_inherited:
             return
-        self._session.check_open()
+        self._sender.check_open()
         await self._notices.flush()
-        self._session.close()
-        await self._session.connections.settle()
+        self._sender.close()
+        await self._sender.connections.settle()
         pool, self._own_pool = self._own_pool, None
         if pool is not None:
             await _close_pool(pool)
@@ -210,14 +210,14 @@ class PostgresWorkflowStore(
             StoreUnavailableError: Another process has been migrating for longer; the message says which.
         """
         await schema_module.ensure_schema(
-            self._session,
+            self._sender,
             check_duration("lock_timeout", lock_timeout).total_seconds(),
             _seconds("migration_timeout", migration_timeout),
         )
 
     async def check_schema(self) -> None:
         """Raise unless the tables fit this code."""
-        await schema_module.check_schema(self._session)
+        await schema_module.check_schema(self._sender)
 
     def get_migrations(self) -> tuple[Migration, ...]:
         """Return the package's migrations in order, with default table names."""
@@ -226,13 +226,13 @@ class PostgresWorkflowStore(
     def get_migration_sql(self, schema: str | None = None, tables: Mapping[str, str] | None = None) -> str:
         """Return all migrations as one script, with this store's names where none are given."""
         return schema_module.get_migration_sql(
-            self._session.schema if schema is None else schema,
-            self._session.tables.by_key() if tables is None else tables,
+            self._sender.schema if schema is None else schema,
+            self._sender.tables.by_key() if tables is None else tables,
         )
 
     async def read_clock(self) -> int:
         """Read the database's time."""
-        rows = await self._session.rows("read_clock")
+        rows = await self._sender.rows("read_clock")
         clock: int = rows[0]["clock"]
         return clock
 
@@ -244,8 +244,8 @@ class PostgresWorkflowStore(
     async def _listening(self, on_notice: Callable[[WorkNotice], None]) -> AsyncGenerator[Listening, None]:
         if self._open_listening is None:
             raise CapabilityNotSupportedError("notify")
-        self._session.check_open()
-        async with NoticeListener(self._session, self._open_listening, on_notice).listening() as listener:
+        self._sender.check_open()
+        async with NoticeListener(self._sender, self._open_listening, on_notice).listening() as listener:
             yield listener
         await self._notices.flush()  # send the notices of handed-over runs before the program ends
 
@@ -253,7 +253,7 @@ class PostgresWorkflowStore(
         """Open a connection for nothing but heartbeats, on the event loop that runs."""
         if self._open_heartbeats is None:
             raise CapabilityNotSupportedError("heartbeats")
-        self._session.home.check_process()
+        self._sender.home.check_process()
         return self._open_heartbeats()
 
     def _declare(self) -> None:
@@ -271,8 +271,8 @@ class PostgresWorkflowStore(
         async def open_heartbeats() -> AsyncGenerator[LeaseRenewer, None]:
             # A pool of one makes the connection anew when it breaks.
             pool = await asyncpg.create_pool(connect=connector(connect_anew), min_size=0, max_size=1)
-            tables = self._session.tables.by_key()
-            store = PostgresWorkflowStore(pool, self._session.schema, tables, listen=False, **times)
+            tables = self._sender.tables.by_key()
+            store = PostgresWorkflowStore(pool, self._sender.schema, tables, listen=False, **times)
             store._own_pool = pool
             async with store:
                 yield store

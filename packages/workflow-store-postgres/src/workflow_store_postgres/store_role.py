@@ -6,15 +6,15 @@ from workflow_runtime.store import StoreCapabilities
 from workflow_store_sql import RowReader
 
 from .notices import NoticeSender
-from .session import Session
+from .statement_sender import StatementSender
 
 __all__ = ["StoreRole"]
 
 
 class StoreRole:
-    """A role of the contract, as the store keeps it: a session to send SQL by, and a reader for what comes back."""
+    """A role of the contract, as the store keeps it: a sender to send SQL by, and a reader for what comes back."""
 
-    _session: Session
+    _sender: StatementSender
     _notices: NoticeSender
     _capabilities: StoreCapabilities
     _read: RowReader

@@ -34,7 +34,7 @@ class Timers(StoreRole):
         fire_at_ms: int,
         now_ms: int,
     ) -> None:
-        write = FencedWrite(self._session, Fence("schedule_timer", run_id, lease_token, operation_id))
+        write = FencedWrite(self._sender, Fence("schedule_timer", run_id, lease_token, operation_id))
         await write.commit("schedule_timer", timer_id, fire_at_ms, now_ms)
 
     @checked
@@ -50,5 +50,5 @@ class Timers(StoreRole):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
-        claim = Claim(self._session, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
+        claim = Claim(self._sender, self._read, owner, now_ms + lease_ms, now_ms, history_limit, history_bytes)
         return await claim.take_many("claim_due_timers", limit, *filter_values(workflows, queues))

@@ -25,7 +25,7 @@ from .connections import LentConnection
 from .event_log import append, appended
 from .failures import SERIALIZATION_STATES, database_errors
 from .fenced_write import FencedWrite, Outcome
-from .session import MAX_TRIES, wait_a_little
+from .statement_sender import MAX_TRIES, wait_a_little
 from .store_role import StoreRole
 
 __all__ = ["TransactionalAppends"]
@@ -48,7 +48,7 @@ class TransactionalAppends(StoreRole):
     async def append_in_transaction(
         self, *, run_id: str, lease_token: str, operation_id: str, work: TransactionWork
     ) -> Appended:
-        async with self._session.held() as held:
+        async with self._sender.held() as held:
             write = FencedWrite(held, Fence("append_in_transaction", run_id, lease_token, operation_id))
             transaction = _Transaction(held.connection, write, work, self.capabilities)
             for tries in range(1, MAX_TRIES + 1):
@@ -123,7 +123,7 @@ class _Transaction:
         fence = replace(self.write.fence, expected_next_index=write.expected_next_index)
         try:
             return await append(
-                FencedWrite(self.write.session, fence),
+                FencedWrite(self.write.sender, fence),
                 write.events,
                 write.taken_inbox,
                 write.set_timers,

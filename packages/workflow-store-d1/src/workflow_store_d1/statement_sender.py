@@ -1,6 +1,6 @@
 """Sends named SQL to a database. The one place where a database's errors become the contract's.
 
-The answer to a batch may be lost on its way: whether the batch was done is unknown then. A session repeats it, because
+The answer to a batch may be lost on its way: whether the batch was done is unknown then. A sender repeats it, because
 the store recognises it. What the second try answers when the first one was done:
 
 - reads: what is there.
@@ -46,12 +46,12 @@ from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Value,
 from .metering import MeteredBatch, SendBatch
 from .retries import Retries, is_unknown
 
-__all__ = ["REMEDY", "SendBatch", "Session", "json_list", "store_error"]
+__all__ = ["REMEDY", "SendBatch", "StatementSender", "json_list", "store_error"]
 
 REMEDY = "run `await store.ensure_schema()`, or apply the .sql files in the package's folder `migrations`"
 
 
-class Session:
+class StatementSender:
     """A database, the names of its tables, and a source of lease tokens.
 
     Args:

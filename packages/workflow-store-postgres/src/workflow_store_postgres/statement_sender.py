@@ -17,7 +17,7 @@ from workflow_store_sql import load_statements
 from .connections import Connections, LentConnection, Row
 from .failures import SERIALIZATION_STATES, database_errors
 
-__all__ = ["MAX_TRIES", "HeldConnection", "Row", "Sender", "Session", "wait_a_little"]
+__all__ = ["MAX_TRIES", "HeldConnection", "Row", "Sender", "StatementSender", "wait_a_little"]
 
 MAX_TRIES = 40
 """Number of times that a statement is sent which the server rolls back because of concurrent ones."""
@@ -33,7 +33,7 @@ class Sender(Protocol):
         ...
 
 
-class Session:
+class StatementSender:
     """Connections, the names of the tables, and a source of lease tokens.
 
     A statement is a transaction of its own: no connection is held between two of them, so that a pool of one connection
