@@ -146,8 +146,9 @@ def check_types(session: nox.Session) -> None:
 def run_unit_tests(session: nox.Session) -> None:
     """Everything with a `tests` folder, without what other parts run."""
     folders = [f"{folder}/tests" for folder in (*DISTRIBUTIONS, AUDIT)]
-    # Three processes: many of these tests wait for a clock, a lock or a silent server.
-    pytest(session, *folders, "tests", *without_other_parts(), processes=3)
+    # More processes than cores: many of these tests wait for a clock, a lock or a silent server. Each process begins
+    # with a stretch of its own, so that it starts few servers, and then takes over what is left of another one's.
+    pytest(session, *folders, "tests", "--dist=worksteal", *without_other_parts(), processes=4)
 
 
 def run_store_tests(session: nox.Session) -> None:
