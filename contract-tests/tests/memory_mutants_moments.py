@@ -9,7 +9,7 @@ from typing import Any
 from memory_mutants import Faulty
 from mutant_catalogue import broken
 from workflow_runtime.errors import LeaseLostError
-from workflow_runtime.store import DRIVER_VERBS, Timer
+from workflow_runtime.store import DRIVER_VERBS
 from workflow_store_memory import InMemoryWorkflowStore
 from workflow_store_memory import ticks as memory_ticks
 from workflow_store_memory.data import Run, ScheduleRow
@@ -34,8 +34,13 @@ _ROUNDINGS: dict[str, tuple[str, Callable[[int], int]]] = {
 
 def _rounded(name: str, keep: Callable[[int], int], value: Any) -> Any:
     if name == "set_timers":
-        return [Timer(timer_id=timer.timer_id, fire_at_ms=keep(timer.fire_at_ms)) for timer in value]
-    return None if value is None else keep(value)
+        return [replace(timer, fire_at_ms=_kept(keep, timer.fire_at_ms)) for timer in value]
+    return _kept(keep, value)
+
+
+def _kept(keep: Callable[[int], int], at_ms: Any) -> Any:
+    # What is no moment is for the checks of the arguments to refuse.
+    return keep(at_ms) if type(at_ms) is int and 0 <= at_ms < 2**53 else at_ms
 
 
 def _rounding(verb: str, argument: str, keep: Callable[[int], int]) -> Callable[..., Any]:
@@ -199,7 +204,8 @@ class NextTickIsToldInSeconds(Faulty):
 def _deaf(verb: str, answer: Any = None) -> type[Faulty]:
     async def call(self: Faulty, **arguments: Any) -> Any:
         run = self.run(arguments)
-        if run is not None and arguments["now_ms"] < run.updated_at_ms:
+        at_ms = arguments["now_ms"]
+        if run is not None and type(at_ms) is int and 0 <= at_ms < run.updated_at_ms:
             raise LeaseLostError(run.run_id)
         return await getattr(InMemoryWorkflowStore, verb)(self, **arguments)
 
@@ -270,4 +276,5 @@ class ClaimByIdIsOneMillisecondEarly(Faulty):
     """A claim by id takes what expires in the next millisecond."""
 
     async def claim_run(self, **arguments: Any) -> Any:
-        return await super().claim_run(**(arguments | {"now_ms": arguments["now_ms"] + 1}))
+        early = _kept(lambda at_ms: min(at_ms + 1, 2**53 - 1), arguments["now_ms"])
+        return await super().claim_run(**(arguments | {"now_ms": early}))

@@ -96,8 +96,8 @@ async def _derived_runs(h: StoreHarness) -> dict[str, Any]:
     await h.store.cancel_runs(run_ids=["cancelled-in-bulk"], now_ms=h.now_ms)
     await (await start(h, "released")).release()
     await claim(h, "released", lease_ms=10 * HOUR)
-    forked = {"run_id": "running", "new_run_id": "fork", "from_index": 1, "event": event('"f"'), "now_ms": h.now_ms}
-    forked |= {"operation_id": h.new_id("op")}
+    forked: dict[str, Any] = {"run_id": "running", "new_run_id": "fork", "from_index": 1, "event": event('"f"')}
+    forked |= {"operation_id": h.new_id("op"), "now_ms": h.now_ms}
     await h.store.fork_run(**forked)
     return forked
 
