@@ -89,14 +89,14 @@ _KEYS: dict[str, tuple[str, str, str, Key]] = {
         _TIES,
         lambda at, run: (-run.priority, at, len(run.run_id)),
     ),
-    "TiesAsTheyCome": ("with ties as they were created", "then the run id", _TIES, lambda at, run: (-run.priority, at)),
 }
 
 
 def _first_by(key: Key) -> Callable[..., list[Run]]:
     def first_due(waiting: list[tuple[int, Run]], *, now_ms: int, limit: int) -> list[Run]:
         due = [(at_ms, run) for at_ms, run in waiting if at_ms <= now_ms]
-        return [run for _, run in sorted(due, key=lambda item: key(*item))][:limit]
+        # The fault is only seen where it decides: what it leaves open goes by the contract.
+        return [run for _, run in sorted(due, key=lambda item: (key(*item), item[0], item[1].run_id))][:limit]
 
     return first_due
 
