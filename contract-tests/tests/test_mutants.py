@@ -4,6 +4,7 @@ import re
 
 import memory_mutants_claims  # noqa: F401  # these put their mutants on the list
 import memory_mutants_fading  # noqa: F401
+import memory_mutants_filters  # noqa: F401
 import memory_mutants_forks  # noqa: F401
 import memory_mutants_lookalikes  # noqa: F401
 import memory_mutants_moments  # noqa: F401
