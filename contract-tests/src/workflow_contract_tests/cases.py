@@ -13,7 +13,7 @@ __all__ = ["Body", "Capability", "Case", "clause", "registered_cases"]
 
 T = TypeVar("T")
 
-Capability = Literal["heartbeats", "metered", "notify", "subscribe", "transactions"]
+Capability = Literal["durable", "heartbeats", "metered", "notify", "subscribe", "transactions"]
 """An optional ability, as `StoreCapabilities` names it. Its cases do not apply to a store that does not declare it."""
 
 Body: TypeAlias = Callable[[StoreHarness], Awaitable[None]]

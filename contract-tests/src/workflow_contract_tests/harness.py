@@ -19,8 +19,8 @@ NEEDS: tuple[Need, ...] = ("processes", "corrupt")
 
 OpenStore = Callable[[], WorkflowExecutionStore | Awaitable[WorkflowExecutionStore]]
 
-START_MS = 1_750_000_000_000
-"""The first time of the manual clock. Stores take the time from the arguments, so any moment will do."""
+START_MS = 1_750_000_000_357
+"""The first time of the manual clock. It is off the second, the minute and the power of two, so that rounding shows."""
 
 
 class HarnessError(Exception):
@@ -33,7 +33,7 @@ class StoreHarness:
     Args:
         open_store: Returns a new, independent handle on the same data each time it is called (plain or async).
             At least two are open at the same time. The harness closes them with `await store.close()` if there
-            is such a method.
+            is such a method, and opens new ones after the last of them was closed: they must find the same data.
         contract_version: The version of the contract that the store keeps.
         process_factory: `module:function` by which a child process opens the store. The function is called with
             `process_arguments` and returns a store, an awaitable of one, or an async context manager.
@@ -138,6 +138,12 @@ class StoreHarness:
         opened: Any = self._open_store()
         store: WorkflowExecutionStore = await opened if inspect.isawaitable(opened) else opened
         return store
+
+    async def reopen(self) -> None:
+        """Close every handle, and then open as many anew."""
+        count = len(self._handles)
+        await self._close()
+        await self.handles(count)
 
     async def corrupt(self, run_id: str) -> None:
         """Damage the stored input of a run."""

@@ -195,6 +195,16 @@ async def _ticks(store: WorkflowExecutionStore, order: dict[str, Any], chosen: r
             started.append(run_id)
 
 
+async def _look(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> dict[str, Any]:
+    """Return status and payloads of each run of the order, as this process finds them."""
+    seen: dict[str, Any] = {}
+    for run_id in order["run_ids"]:
+        run = await store.load_run(run_id=run_id)
+        log = await store.read_events(run_id=run_id, limit=1_000)
+        seen[run_id] = None if run is None else [run.status.value, run.input, [event.payload for event in log]]
+    return seen
+
+
 TASKS: dict[str, Task] = {
     "append": _append,
     "claim": _claim,
@@ -202,6 +212,7 @@ TASKS: dict[str, Task] = {
     "create": _create,
     "deliver": _deliver,
     "ensure_schema": _ensure_schema,
+    "look": _look,
     "ticks": _ticks,
 }
 

@@ -1027,6 +1027,9 @@ class StoreAdmin(Protocol):
         ARG-2: A negative limit is refused; a limit of 0 returns, claims and deletes nothing.
         ARG-3: Times and durations are integers from 0 to 2^53 - 1, and so is the end of a lease, `now_ms + lease_ms`; a
             lease lasts at least 1 ms, and `max_crashes` is at least 1; anything else is refused.
+        DURABLE-1: A store that declares `durable` keeps all that it has answered when its last handle is closed.
+            Handles that are opened later find it, in this process and in others: runs, schedules, leases, and what it
+            knows of operations and of delivered ids.
         TIME-1: Time comes from the arguments: a store never compares with a clock of its own.
         STATUS-1: Each verb answers in each status as `STATUS_TABLE` says, never with an exception.
         ERROR-1: No driver's exception escapes: what goes wrong below raises a `StoreError`.
