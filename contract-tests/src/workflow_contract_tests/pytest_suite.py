@@ -13,8 +13,8 @@ if "workflow_contract_tests.suites" not in sys.modules:  # too late otherwise, a
 
 from .cases import Case
 from .catalogue import catalogue
-from .certification import NotDeclaredError, excuse, run_case
 from .clauses import CLAUSES
+from .examination import NotDeclaredError, excuse, run_case
 from .harness import StoreHarness
 
 __all__ = ["StoreContract"]
