@@ -101,10 +101,10 @@ class _Attempt:
                         await self._body()
                 finally:
                     watch.cancel()
-        except TimeoutError as error:
+        except TimeoutError:
             if self._stacks is None:
                 raise
-            raise AssertionError(self._overdue()) from error
+            raise AssertionError(self._overdue()) from None
         if self._stacks is not None:
             raise AssertionError(self._overdue())
         if self._finding is not None:
@@ -190,7 +190,9 @@ class _Examination:
             raise
         except NotDeclaredError as error:
             return "not-applicable", str(error)
-        except Exception as error:  # noqa: BLE001  # whatever a case raises is its finding
+        except (Exception, asyncio.CancelledError) as error:  # whatever a case raises is its finding
+            if _is_cancelled(error):
+                raise
             return "not-written" if is_unwritten(error) else "failed", describe(error)
         return "passed", None
 
@@ -214,7 +216,7 @@ class _Examination:
         )
 
 
-def is_unwritten(error: Exception) -> bool:
+def is_unwritten(error: BaseException) -> bool:
     """Return True if a verb of the contract is missing, or says that it is not implemented."""
     if isinstance(error, AttributeError):
         return error.name in VERBS and error.obj is not None and not hasattr(error.obj, error.name)
