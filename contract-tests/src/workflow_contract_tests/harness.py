@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 from workflow_runtime.payloads import JsonValue
 from workflow_runtime.store import CONTRACT_VERSION, WorkflowExecutionStore
 
+from .handles import shared_handle
+
 __all__ = ["NEEDS", "HarnessError", "Need", "StoreHarness"]
 
 Need = Literal["processes", "corrupt"]
@@ -44,6 +46,8 @@ class StoreHarness:
         read_business: Returns the committed keys of that table, one for each row, in any order. It must not wait for a
             transaction that is open.
         not_applicable: The needs that this store cannot meet (`processes`, `corrupt`), each with the reason.
+        subject: What else the report should say of what was examined, in your own words: the database, its version, the
+            driver, settings.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class StoreHarness:
         write_business: Callable[[Any, str], Awaitable[None]] | None = None,
         read_business: Callable[[], Awaitable[Sequence[str]]] | None = None,
         not_applicable: Mapping[str, str] | None = None,
+        subject: Mapping[str, str] | None = None,
     ) -> None:
         self._open_store = open_store
         self._handles: list[WorkflowExecutionStore] = []
@@ -68,9 +73,14 @@ class StoreHarness:
         self.process_factory = process_factory
         self.process_arguments: dict[str, JsonValue] = dict(process_arguments or {})
         self.not_applicable: dict[str, str] = dict(not_applicable or {})
+        self.subject: dict[str, str] = dict(subject or {})
         self.now_ms: int = START_MS
         self.store_name: str = "unknown store"
         """The name of the store in reports: its class, known when it is open."""
+        self.store_module: str | None = None
+        """The module of that class, known when it is open."""
+        self.declared: tuple[str, ...] | None = None
+        """The capabilities that the store declares, known when a case has asked for them."""
         self._check()
 
     def _check(self) -> None:
@@ -98,11 +108,13 @@ class StoreHarness:
         except BaseException:
             await self._close()
             raise
-        if self.store is self.second:
-            self._handles.pop()
+        if (problem := shared_handle(self.store, self.second)) is not None:
+            if self.store is self.second:
+                self._handles.pop()
             await self._close()
-            raise HarnessError("open_store gave the same object twice; it must give independent handles")
+            raise HarnessError(f"{problem}; it must give independent handles")
         self.store_name = type(self.store).__name__
+        self.store_module = type(self.store).__module__
         return self
 
     async def __aexit__(

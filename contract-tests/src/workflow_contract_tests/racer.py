@@ -20,12 +20,13 @@ from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, ClaimBatch, ClaimedRun, Created, NewEvent, RunStatus, WorkflowExecutionStore
 
 from .loading import load_object
+from .settings import SCALE
 
 __all__ = ["TASKS", "open_store"]
 
 Task = Callable[[WorkflowExecutionStore, dict[str, Any], random.Random], Awaitable[Any]]
 _LEASE_MS = 600_000
-_PATIENCE = 1_500
+_PATIENCE = round(1_500 * max(1.0, SCALE))
 """The looks at a run, a millisecond apart at least, until it counts as parked for good."""
 
 

@@ -83,7 +83,7 @@ async def one_id_is_created_once(h: StoreHarness, how: str) -> None:
     handles = await h.handles(4)
     chosen = random.Random(SEED)
     lease = {"owner": "w", "lease_ms": LEASE_MS} if how == "claimed" else {}
-    for round_number in range(RACE_ROUNDS // 2):
+    for round_number in range(scaled(30)):
         run_id = f"run-{round_number}"
         answers = await _together(
             chosen,
@@ -165,7 +165,7 @@ async def one_index_is_written_once(h: StoreHarness) -> None:
         assert all(isinstance(answers[n], LogConflictError) for n in range(4) if n not in winners), answers
         holder.next_index += 2
         expected += [f"[{winners[0]},0]", f"[{winners[0]},1]"]
-    log = await h.second.read_events(run_id=holder.run_id, limit=MANY)
+    log = await h.second.read_events(run_id=holder.run_id, limit=len(expected) + 1)
     assert [(e.index, e.payload) for e in log] == list(enumerate(expected))
 
 
@@ -192,7 +192,7 @@ async def twins_of_one_operation(h: StoreHarness, verb: str) -> None:
     """One operation sent twice at the same time is done once, and both senders get the answer."""
     handles = await h.handles(3)
     chosen = random.Random(SEED)
-    for _ in range(RACE_ROUNDS // 2):
+    for _ in range(scaled(30)):
         method, arguments = await _TWINS[verb](h)
         answers = await _together(chosen, *(method(handle)(**arguments) for handle in handles))
         assert all(answer == answers[0] for answer in answers), f"the twins got different answers: {answers}"
@@ -258,7 +258,7 @@ async def one_claimer_gets_the_run(h: StoreHarness) -> None:
     """Of many claims of one run, by its id or by sweeps, exactly one gets it; one crash is counted, not more."""
     handles = await h.handles(4)
     chosen = random.Random(SEED)
-    for _ in range(RACE_ROUNDS // 2):
+    for _ in range(scaled(30)):
         holder = await start(h, lease_ms=1_000)
         await show_life(holder)
         h.advance(1_000)
@@ -280,7 +280,7 @@ async def one_claimer_gets_the_run(h: StoreHarness) -> None:
 async def delivery_and_pause_at_once(h: StoreHarness, what: str) -> None:
     """A delivery and a pause at the same time leave the run queued, in whichever order they come."""
     chosen = random.Random(SEED)
-    for number in range(RACE_ROUNDS * 2):
+    for number in range(scaled(120)):
         holder = await start(h)
         delivery: Coroutine[Any, Any, Any]
         if what == "signal":
@@ -303,7 +303,7 @@ async def deliveries_at_once(h: StoreHarness) -> None:
     """Equal signals at once act once; different ones get numbers without gaps; one of them wakes the run."""
     handles = await h.handles(4)
     chosen = random.Random(SEED)
-    for _ in range(RACE_ROUNDS // 4):
+    for _ in range(scaled(15)):
         holder = await start_waiting(h)
         ids = [f"s{number}" for number in range(6)] * 2
         answers = await _together(
@@ -328,7 +328,7 @@ async def decisions_at_once(h: StoreHarness) -> None:
     """Of contrary decisions at once one stands, and everybody else learns which."""
     handles = await h.handles(4)
     chosen = random.Random(SEED)
-    for _ in range(RACE_ROUNDS // 4):
+    for _ in range(scaled(15)):
         holder = await start_waiting(h, signals=(), approvals=["ok"])
         answers = await _together(
             chosen,
@@ -416,7 +416,7 @@ async def deletion_and_write_at_once(h: StoreHarness, verb: str) -> None:
 async def prune_and_requeue_at_once(h: StoreHarness) -> None:
     """A dead run is either pruned or given back to the workers, never half of each."""
     chosen = random.Random(SEED)
-    for _ in range(RACE_ROUNDS // 2):
+    for _ in range(scaled(30)):
         holder = await start(h, lease_ms=1)
         await park(h, holder, now_ms=h.advance(1))
         pruned, requeued = await _together(

@@ -25,7 +25,7 @@ async def serve(binding: Any, emit: Callable[[Any], None], receive: Callable[[],
         case = cases[await receive()]
         await afresh(database)
         report = await certify_async(lambda: harness(binding, database), [case])
-        emit({"store": report.store} | asdict(report.results[0]))
+        emit({"store": report.store, "capabilities": list(report.capabilities)} | asdict(report.results[0]))
 
 
 async def afresh(database: BindingD1Database) -> None:
