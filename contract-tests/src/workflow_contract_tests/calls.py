@@ -42,11 +42,20 @@ class Call(Generic[SubjectT]):
     """Makes the call. The number is the caller's: two callers of one verb differ in their owners and operations."""
     next_states: Mapping[str, str] = field(repr=False)
     """The states of a subject in which the call changes something, and the state that each of them becomes."""
-    passes_over: bool = False
-    """A claim of several may pass over what another call is writing at that moment."""
+    fenced: bool = False
+    """It acts only while a lease or a revision is the one that its caller knows."""
+    takes: bool = False
+    """It ends such a lease or revision, whatever state comes of it."""
+    nothing: str | None = None
+    """Pattern of the answer that nothing was found. Only of a call that may pass over what another is writing."""
 
     def __str__(self) -> str:
         return self.name
+
+    def acts_after(self, other: Call[SubjectT], state: str) -> bool:
+        """Return True if this call changes something at a subject to which another call came first."""
+        after = other.next_states.get(state, state)
+        return after in self.next_states and not (self.fenced and other.takes)
 
     async def answer(self, store: WorkflowExecutionStore, subject: SubjectT, caller: int) -> str:
         """Make the call and return its answer as text. A lost lease or a conflict is an answer."""

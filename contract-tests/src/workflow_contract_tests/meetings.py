@@ -13,7 +13,7 @@ from .settings import SCALE, SEED
 __all__ = ["Meeting", "all_meetings", "sample_meetings"]
 
 _ALL_FROM_SCALE = 3
-_SHARES = {"one wins": 1.0, "both act": 0.15, "one acts": 0.02}
+_SHARES = {"one wins": 1.0, "one prevents": 0.25, "both act": 0.15, "one acts": 0.02}
 """The part of the meetings of each kind that scale 1 takes. All of them are many: some 3,000 for runs."""
 
 
@@ -30,13 +30,15 @@ class Meeting:
 
     @property
     def kind(self) -> str:
-        """How the calls get in each other's way: `one wins`, `both act` or `one acts`, as far as states tell."""
-        after_first = self.first.next_states.get(self.state)
-        after_second = self.second.next_states.get(self.state)
-        if after_first is None or after_second is None:
+        """How the calls stand to each other, as far as states tell.
+
+        `one wins`: whichever comes first leaves the other nothing to do. `one prevents`: so does one of them.
+        `both act`: neither does. `one acts`: the other has nothing to do here anyway.
+        """
+        if not (self.state in self.first.next_states and self.state in self.second.next_states):
             return "one acts"
-        wins = after_first not in self.second.next_states and after_second not in self.first.next_states
-        return "one wins" if wins else "both act"
+        late = self.first.acts_after(self.second, self.state), self.second.acts_after(self.first, self.state)
+        return ("one wins", "one prevents", "both act")[sum(late)]
 
 
 def all_meetings(calls: Sequence[Call[Any]], states: Sequence[str]) -> tuple[Meeting, ...]:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
+    DRIVER_VERBS,
     STATES,
     STATUS_TABLE,
     TERMINAL_STATUSES,
@@ -94,7 +95,13 @@ _CHANGES_NOTHING = {
     "not-retryable",
 }
 """Answers of the table after which the run is as before."""
-_PASSES_OVER = {"claim_pending_runs", "claim_stale_runs", "claim_due_timers", "prune_runs"}
+_NO_CLAIMS = r"ClaimBatch\(claims=\(\), .* dead=\(\)\)"
+_NOTHING = {
+    "claim_pending_runs": _NO_CLAIMS,
+    "claim_stale_runs": _NO_CLAIMS,
+    "claim_due_timers": _NO_CLAIMS,
+    "prune_runs": "0",
+}
 
 
 def _call(
@@ -102,8 +109,7 @@ def _call(
     clauses: str,
     act: _Act,
     *,
-    to: str | None = None,
-    wakes: bool = False,
+    to: str | Mapping[str, str] = {},  # read only
     row: Mapping[str, str] | None = None,
 ) -> Call[RunSubject]:
     """Return the call of a verb.
@@ -112,21 +118,21 @@ def _call(
         name: The verb, then what is special about the arguments.
         clauses: The clauses that a race of it tests, apart by spaces.
         act: Makes the call.
-        to: The state that the run is in afterwards; by default the one that it was in.
-        wakes: A paused run is queued by it.
+        to: The state that the run is in afterwards, from any state or by each; where none is named, as before.
         row: The answers of the verb in each state, if they are not those of its row in the table.
     """
     verb = name.partition("-")[0]
     answers = STATUS_TABLE[verb] if row is None else row
     changes = [state for state in RUN_STATES if answers.get(state, "kept") not in _CHANGES_NOTHING]
-    woken = {state: "queued" for state in changes if wakes and state.startswith("paused")}
     return Call(
         name=name,
         verb=verb,
         clauses=tuple(clauses.split()),
         act=act,
-        next_states={state: to or state for state in changes} | woken,
-        passes_over=verb in _PASSES_OVER,
+        next_states={state: to if isinstance(to, str) else to.get(state, state) for state in changes},
+        fenced=verb in DRIVER_VERBS,
+        takes=verb.startswith("claim"),
+        nothing=_NOTHING.get(verb),
     )
 
 
@@ -134,6 +140,7 @@ def _alarm(run: RunSubject) -> Timer:
     return Timer(timer_id="alarm", fire_at_ms=run.now_ms + 1_000)
 
 
+_WOKEN = {"paused": "queued", "paused-due": "queued"}
 _CREATED = {ABSENT: "created"}
 _DELETABLE = dict.fromkeys(STATES, "deleted")
 _RETRIED = STATUS_TABLE["retry_run"]
@@ -211,13 +218,13 @@ RUN_CALLS: tuple[Call[RunSubject], ...] = (
         "cancel_run",
         "CANCEL-1 CANCEL-2",
         lambda store, run, n: store.cancel_run(**run.named(), reason=f"said {n}"),
-        wakes=True,
+        to=_WOKEN,
     ),
     _call(
         "cancel_runs",
         "BULK-2 CANCEL-1",
         lambda store, run, n: store.cancel_runs(**run.many(), reason=f"said {n}"),
-        wakes=True,
+        to=_WOKEN,
         row=STATUS_TABLE["cancel_run"],
     ),
     _call(
@@ -255,8 +262,7 @@ RUN_CALLS: tuple[Call[RunSubject], ...] = (
         "claim_run-parks",
         "DEAD-2 CLAIM-1",
         lambda store, run, n: store.claim_run(run_id=run.id, max_crashes=1, **run.claim(n)),
-        to="dead",
-        row=STATUS_TABLE["claim_stale_runs"],
+        to={"queued": "running-live", "running-expired": "dead", "paused-due": "running-live"},
     ),
     _call(
         "claim_pending_runs",
@@ -288,13 +294,13 @@ RUN_CALLS: tuple[Call[RunSubject], ...] = (
         lambda store, run, n: store.deliver_signal(
             **run.named(), signal_id=f"s{n}", name="go", payload=JsonText(str(n))
         ),
-        wakes=True,
+        to=_WOKEN,
     ),
     _call(
         "deliver_signal-repeated",
         "SIGNAL-2 SIGNAL-1",
         lambda store, run, n: store.deliver_signal(**run.named(), signal_id="s", name="go", payload=JsonText(str(n))),
-        wakes=True,
+        to=_WOKEN,
     ),
     _call(
         "deliver_signal-if-waiting",
@@ -309,13 +315,13 @@ RUN_CALLS: tuple[Call[RunSubject], ...] = (
         "deliver_approval",
         "APPROVAL-2 APPROVAL-1 PAUSE-3",
         lambda store, run, n: store.deliver_approval(**run.named(), approval_id="ok", approved=n == 0),
-        wakes=True,
+        to=_WOKEN,
     ),
     _call(
         "deliver_retry",
         "SIGNAL-7 SIGNAL-4",
         lambda store, run, n: store.deliver_retry(**run.named(), retry_id=f"r{n}"),
-        wakes=True,
+        to=_WOKEN,
     ),
     _call(
         "append_events",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 from workflow_runtime.store import Timer
@@ -23,7 +22,7 @@ _LATER_MS = 10
 
 def run_arena(h: StoreHarness, state: str) -> Arena[RunSubject]:
     """Return the place where calls meet at runs in a state."""
-    return Arena(h=h, make=functools.partial(make_run, state=state), look=look_at_run)
+    return Arena(h=h, state=state, make=make_run, look=look_at_run)
 
 
 async def make_run(h: StoreHarness, state: str) -> RunSubject:
