@@ -13,7 +13,7 @@ from .settings import SCALE, SEED
 __all__ = ["Meeting", "all_meetings", "sample_meetings"]
 
 _ALL_FROM_SCALE = 3
-_SHARES = {"one wins": 1.0, "one prevents": 0.25, "both act": 0.15, "one acts": 0.02}
+_SHARES = {"one wins": 1.0, "one prevents": 0.15, "both act": 0.1, "one acts": 0.01}
 """The part of the meetings of each kind that scale 1 takes. All of them are many: some 3,000 for runs."""
 
 

@@ -21,7 +21,7 @@ from .calls import Call, Subject
 from .harness import StoreHarness
 from .tasks import all_of
 
-__all__ = ["Arena", "Outcome", "apart", "at_once", "race"]
+__all__ = ["Allowed", "Arena", "Outcome", "apart", "at_once", "race"]
 
 SubjectT = TypeVar("SubjectT", bound=Subject)
 R = TypeVar("R")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
 from ..calls import Call
 from ..cases import clause
+from ..children import run_children
 from ..harness import StoreHarness
 from ..meetings import all_meetings, sample_meetings
-from ..orders import Arena, apart, race
+from ..orders import Allowed, Arena, Outcome, apart, race
 from ..run_calls import RUN_CALLS, RUN_STATES, RunSubject
-from ..run_states import run_arena
+from ..run_states import make_run, run_arena
 from ..schedule_calls import SCHEDULE_CALLS, SCHEDULE_STATES, ScheduleSubject
 from ..schedule_states import schedule_arena
 from ..settings import RACE_CLAIMERS, SEED, scaled
@@ -19,6 +21,7 @@ from ..settings import RACE_CLAIMERS, SEED, scaled
 _ROUNDS = scaled(2)
 _AT_RUNS = sample_meetings(all_meetings(RUN_CALLS, RUN_STATES))
 _AT_SCHEDULES = sample_meetings(all_meetings(SCHEDULE_CALLS, SCHEDULE_STATES))
+_CLOSE = [meeting for meeting in all_meetings(RUN_CALLS, RUN_STATES) if meeting.kind in {"one wins", "one prevents"}]
 _ACTING_ON_RUNS = [(call, state) for call in RUN_CALLS for state in call.next_states]
 _WRITES = ("append_events", "mark_run_paused", "deliver_signal", "deliver_approval")
 
@@ -83,7 +86,7 @@ async def calls_to_different_runs(h: StoreHarness) -> None:
     """Calls to runs of their own, all at once, each do what they do alone, whichever they are."""
     chosen = random.Random(SEED)
     for _ in range(scaled(2)):
-        made = chosen.choices(_ACTING_ON_RUNS, k=45)
+        made = chosen.choices(_ACTING_ON_RUNS, k=30)
         await apart([(call, run_arena(h, state)) for call, state in made], await h.handles(RACE_CLAIMERS), chosen)
 
 
@@ -96,3 +99,21 @@ async def writes_to_many_runs(h: StoreHarness) -> None:
     made = writes * scaled(15)
     chosen.shuffle(made)
     await apart([(call, run_arena(h, state)) for call, state in made], await h.handles(RACE_CLAIMERS), chosen)
+
+
+@clause("STATUS-1", "CLAIM-4", "FENCE-1", "DEAD-1", "RETAIN-2", needs=("processes",))
+async def calls_of_two_processes(h: StoreHarness) -> None:
+    """When two processes call at once, for the same run, the outcome is that of one of the two orders."""
+    meetings = random.Random(SEED).sample(_CLOSE, min(scaled(24), len(_CLOSE)))
+    arenas = [run_arena(h, meeting.state) for meeting in meetings]
+    subjects = [await make_run(h, meeting.state) for meeting in meetings]
+    runs = [dataclasses.asdict(subject) for subject in subjects]
+    first = [(meeting.first.name, run) for meeting, run in zip(meetings, runs, strict=True)]
+    second = [(meeting.second.name, run) for meeting, run in zip(meetings, runs, strict=True)]
+    orders = [{"task": "meet", "calls": calls, "caller": n} for n, calls in enumerate((first, second))]
+    answers = zip(*await run_children(h, orders), strict=True)
+    for meeting, arena, subject, told in zip(meetings, arenas, subjects, answers, strict=True):
+        calls = [meeting.first, meeting.second]
+        allowed = Allowed(arena, calls)
+        await allowed.try_orders()
+        await allowed.check(Outcome(answers=told, left=await arena.look(h, subject, calls)))
