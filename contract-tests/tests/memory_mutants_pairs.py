@@ -11,13 +11,20 @@ from workflow_runtime.store import (
     TERMINAL_STATUSES,
     Buffered,
     Requeued,
+    RunRecord,
     RunStatus,
     Terminated,
 )
+from workflow_store_memory.data import Run
+from workflow_store_memory.records import run_record
 
 
 class Gapped(Faulty):
     """What these stores share: between their look and their write others come in."""
+
+    def run(self, arguments: dict[str, Any]) -> Run | None:
+        """The stored run that a call is about; none if the id is no id."""
+        return super().run(arguments) if isinstance(arguments["run_id"], str) else None
 
     async def gap(self) -> None:
         """Let others in, as a database does between two statements."""
@@ -69,7 +76,14 @@ class RequeueAnswersTwice(Gapped):
         dead = run is not None and run.status is RunStatus.DEAD
         await self.gap()
         answer = await super().requeue_run(**arguments)
-        return Requeued() if dead else answer
+        if answer.kind == "requeued":
+            self._requeued().add(arguments["run_id"])
+        return Requeued() if dead and arguments["run_id"] in self._requeued() else answer
+
+    def _requeued(self) -> set[str]:
+        """The runs that were requeued before, through any handle."""
+        requeued: set[str] = self._data.__dict__.setdefault("requeued", set())
+        return requeued
 
 
 @broken("CANCEL-4")
@@ -84,28 +98,37 @@ class TerminationThatCameTooLateSaysOtherwise(Gapped):
         return Terminated() if live else answer
 
 
+class GappedSchedules(Gapped):
+    """What these stores share that look at a schedule before they write it."""
+
+    def revision(self, arguments: dict[str, Any]) -> int | None:
+        """The revision of the stored schedule; `None` if there is none."""
+        schedule_id = arguments["schedule_id"]
+        row = self._data.schedules.get(schedule_id) if isinstance(schedule_id, str) else None
+        return None if row is None else row.value.revision
+
+
 @broken("SCHEDULE-4")
-class RevisionIsComparedBeforeTheWrite(Gapped):
+class RevisionIsComparedBeforeTheWrite(GappedSchedules):
     """All who expect one revision change it: each compares, and writes later."""
 
     async def upsert_schedule(self, **arguments: Any) -> Any:
-        row = self._data.schedules.get(arguments["schedule_id"])
-        if row is not None and row.value.revision == arguments.get("expected_revision"):
+        revision = self.revision(arguments)
+        if revision is not None and revision == arguments.get("expected_revision"):
             await self.gap()
             del arguments["expected_revision"]
         return await super().upsert_schedule(**arguments)
 
 
 @broken("SCHEDULE-1")
-class ScheduleIsCreatedTwice(Gapped):
+class ScheduleIsCreatedTwice(GappedSchedules):
     """Of two creations of one schedule both answer `created`, and the later one wins."""
 
     async def upsert_schedule(self, **arguments: Any) -> Any:
-        schedule_id = arguments["schedule_id"]
-        if schedule_id in self._data.schedules or arguments.get("expected_revision") is not None:
-            return await super().upsert_schedule(**arguments)
-        await self.gap()
-        self._data.schedules.pop(schedule_id, None)
+        free = self.revision(arguments) is None and isinstance(arguments["schedule_id"], str)
+        if free and arguments.get("expected_revision") is None:
+            await self.gap()
+            self._data.schedules.pop(arguments["schedule_id"], None)
         return await super().upsert_schedule(**arguments)
 
 
@@ -126,8 +149,6 @@ class ReleaseForgetsACancelMeanwhile(Gapped):
 class DecisionIsLostBesideAPause(Gapped):
     """A decision for one run is lost, though acknowledged, when another run pauses meanwhile."""
 
-    _PAUSES = "pauses"
-
     async def mark_run_paused(self, **arguments: Any) -> Any:
         answer = await super().mark_run_paused(**arguments)
         self._pauses().append(arguments["run_id"])
@@ -143,4 +164,40 @@ class DecisionIsLostBesideAPause(Gapped):
         return Buffered(inbox_seq=run.inbox_seq + 1)
 
     def _pauses(self) -> list[str]:
-        return self._data.__dict__.setdefault(self._PAUSES, [])
+        """The runs that paused so far, through any handle."""
+        pauses: list[str] = self._data.__dict__.setdefault("pauses", [])
+        return pauses
+
+
+@broken("RUN-6")
+class LookGoesBackInTime(Gapped):
+    """While an append is under way, a look shows the run as it was before the append that was answered last."""
+
+    async def append_events(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        if run is None:
+            return await super().append_events(**arguments)
+        self._under_way().append(run.run_id)
+        try:
+            await self.gap()
+            before = run_record(run)
+            answer = await super().append_events(**arguments)
+            self._before()[run.run_id] = before
+        finally:
+            self._under_way().remove(run.run_id)
+        return answer
+
+    async def load_run(self, **arguments: Any) -> RunRecord | None:
+        run = await super().load_run(**arguments)
+        late = run is not None and run.run_id in self._under_way()
+        return self._before().get(arguments["run_id"], run) if late else run
+
+    def _under_way(self) -> list[str]:
+        """The runs that appends are under way to, through any handle."""
+        under_way: list[str] = self._data.__dict__.setdefault("under_way", [])
+        return under_way
+
+    def _before(self) -> dict[str, RunRecord]:
+        """Each run as it was before the last append."""
+        before: dict[str, RunRecord] = self._data.__dict__.setdefault("before", {})
+        return before

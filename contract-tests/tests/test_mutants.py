@@ -6,6 +6,7 @@ import memory_mutants_claims  # noqa: F401  # these put their mutants on the lis
 import memory_mutants_forks  # noqa: F401
 import memory_mutants_optional  # noqa: F401
 import memory_mutants_outside  # noqa: F401
+import memory_mutants_pairs  # noqa: F401
 import memory_mutants_retry  # noqa: F401
 import memory_mutants_schedules  # noqa: F401
 import pytest

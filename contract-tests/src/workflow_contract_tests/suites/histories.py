@@ -19,7 +19,7 @@ _RUNS = 3
 _CALLS = scaled(60)
 
 
-@clause("LOG-5", "LEASE-1", "FENCE-1", "FENCE-2", "PAUSE-2", "PAUSE-3", "SIGNAL-2", "SIGNAL-4", "CANCEL-1")
+@clause("LOG-5", "RUN-6", "LEASE-1", "FENCE-1", "FENCE-2", "PAUSE-2", "PAUSE-3", "SIGNAL-2", "SIGNAL-4", "CANCEL-1")
 async def history_has_an_order(h: StoreHarness) -> None:
     """For all that workers were told of a run at the same time there is an order of their calls."""
     run_ids = [(await create(h)).run_id for _ in range(_RUNS)]
