@@ -7,6 +7,7 @@ import sys
 import memory_mutants_claims  # noqa: F401  # these put their mutants on the list
 import memory_mutants_optional  # noqa: F401
 import memory_mutants_outside  # noqa: F401
+import memory_mutants_pairs  # noqa: F401
 from memory_mutants import MEMORY_MUTANTS
 from mutant_catalogue import hunt
 from sql_mutants import SQL_MUTANTS

@@ -11,6 +11,7 @@ import memory_mutants_moments  # noqa: F401
 import memory_mutants_optional  # noqa: F401
 import memory_mutants_order  # noqa: F401
 import memory_mutants_outside  # noqa: F401
+import memory_mutants_pairs  # noqa: F401
 import memory_mutants_retry  # noqa: F401
 import memory_mutants_schedules  # noqa: F401
 import memory_mutants_traces  # noqa: F401

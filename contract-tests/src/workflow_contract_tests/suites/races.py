@@ -13,14 +13,15 @@ from workflow_runtime.store import (
     AlreadyDecided,
     AlreadyFinished,
     CancelRequested,
+<<<<<<< HEAD
     ClaimBatch,
     Claimed,
+=======
+>>>>>>> pairs
     Created,
     Delivered,
     Duplicate,
     Existing,
-    LeaseRenewal,
-    RunStatus,
     Timer,
     WorkflowExecutionStore,
 )
@@ -33,11 +34,8 @@ from ..scenarios import (
     claim,
     claim_due,
     claim_pending,
-    claim_stale,
     create_arguments,
-    park,
     record,
-    show_life,
     start,
     start_waiting,
 )
@@ -46,7 +44,6 @@ from ..tasks import all_of
 from ..verbs import (
     APPEND_EVENTS,
     CLAIM_VERBS,
-    HEARTBEAT_RUN_LEASE,
     MARK_RUN_FINISHED,
     MARK_RUN_PAUSED,
     ClaimVerb,
@@ -253,6 +250,7 @@ async def _claim_all(
     raise AssertionError(f"{_PATIENCE} claims in a row brought nothing, and each said that more is due")
 
 
+<<<<<<< HEAD
 @clause("CLAIM-4", "CLAIM-1", "DEAD-2")
 async def one_claimer_gets_the_run(h: StoreHarness) -> None:
     """Of many claims of one run, by its id or by sweeps, exactly one gets it; one crash is counted, not more."""
@@ -276,6 +274,8 @@ async def one_claimer_gets_the_run(h: StoreHarness) -> None:
         await h.store.terminate_run(run_id=holder.run_id, now_ms=h.now_ms)
 
 
+=======
+>>>>>>> pairs
 @clause("PAUSE-3", "SIGNAL-1", "CANCEL-2", each=("signal", "approval", "cancel"))
 async def delivery_and_pause_at_once(h: StoreHarness, what: str) -> None:
     """A delivery and a pause at the same time leave the run queued, in whichever order they come."""
@@ -369,24 +369,6 @@ async def cancel_and_finish_at_once(h: StoreHarness) -> None:
         assert requests or all(isinstance(a, AlreadyFinished) for a in (again, answer))
 
 
-@clause("LEASE-1", "CLAIM-4", "FENCE-1", each=(HEARTBEAT_RUN_LEASE, APPEND_EVENTS))
-async def renewal_and_steal_at_once(h: StoreHarness, verb: LeaseVerb) -> None:
-    """At the end of a lease either its holder renews it or another takes the run, never both."""
-    chosen = random.Random(SEED)
-    for number in range(RACE_ROUNDS):
-        holder = await start(h, lease_ms=1_000)
-        h.advance(1_000)
-        renewal, batch = await _together(chosen, verb.call(holder), claim_stale(h, store=h.second, limit=1))
-        stolen = [c.run.run_id for c in batch.claims] == [holder.run_id]
-        lost = isinstance(renewal, LeaseLostError)
-        assert stolen == lost, f"round {number}: stolen={stolen}, and the holder got {renewal}"
-        if verb is HEARTBEAT_RUN_LEASE and not lost:
-            assert isinstance(renewal, LeaseRenewal)
-        run = await record(h, holder.run_id)
-        assert run.next_index == (0 if lost or verb is HEARTBEAT_RUN_LEASE else 1)
-        await h.store.terminate_run(run_id=holder.run_id, now_ms=h.now_ms)
-
-
 _WRITES: dict[str, Callable[[LeaseHolder], Coroutine[Any, Any, Any]]] = {
     "append_events": lambda holder: holder.append("1", "2"),
     "mark_run_paused": lambda holder: holder.pause(events=events("1", "2")),
@@ -412,6 +394,7 @@ async def deletion_and_write_at_once(h: StoreHarness, verb: str) -> None:
         assert (await again.signal("go", "s1")).kind == "buffered"
 
 
+<<<<<<< HEAD
 @clause("RETAIN-3", "DEAD-1")
 async def prune_and_requeue_at_once(h: StoreHarness) -> None:
     """A dead run is either pruned or given back to the workers, never half of each."""
@@ -428,6 +411,8 @@ async def prune_and_requeue_at_once(h: StoreHarness) -> None:
         assert (pruned, requeued.kind, run is None) in {(1, "not-found", True), (0, "requeued", False)}
 
 
+=======
+>>>>>>> pairs
 @clause("TIMER-2", "SIGNAL-1", "CLAIM-9")
 async def delivery_and_timer_at_once(h: StoreHarness) -> None:
     """A run that a signal and its timer reach at the same time is woken, and brings or finds the signal."""
