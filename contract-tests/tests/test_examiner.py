@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from workflow_contract_tests import CaseResult, HarnessError, catalogue
+from workflow_contract_tests import CaseResult, catalogue
 from workflow_contract_tests.examination import Examined
 from workflow_contract_tests.examiner import Examiner
 

@@ -24,17 +24,16 @@ from workflow_runtime.store import Awaited, ClaimBatch, ClaimedRun, Created, New
 
 from .histories import Wanderer
 from .loading import load_object
-from .settings import SCALE
 from .run_calls import RUN_CALLS, RunSubject
+from .settings import SCALE
 
 __all__ = ["TASKS", "open_store"]
 
 Task = Callable[[WorkflowExecutionStore, dict[str, Any], random.Random], Awaitable[Any]]
 _LEASE_MS = 600_000
-_PATIENCE = round(1_500 * max(1.0, SCALE))
 _MEETING_S = 0.01
 """From one meeting of two processes to the next."""
-_PATIENCE = 1_500
+_PATIENCE = round(1_500 * max(1.0, SCALE))
 """The looks at a run, a millisecond apart at least, until it counts as parked for good."""
 
 

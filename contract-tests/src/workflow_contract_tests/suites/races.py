@@ -13,11 +13,7 @@ from workflow_runtime.store import (
     AlreadyDecided,
     AlreadyFinished,
     CancelRequested,
-<<<<<<< HEAD
     ClaimBatch,
-    Claimed,
-=======
->>>>>>> pairs
     Created,
     Delivered,
     Duplicate,
@@ -29,7 +25,7 @@ from workflow_runtime.store import (
 from ..cases import clause
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
-from ..samples import LEASE_MS, MANY, events
+from ..samples import LEASE_MS, events
 from ..scenarios import (
     claim,
     claim_due,
@@ -250,32 +246,6 @@ async def _claim_all(
     raise AssertionError(f"{_PATIENCE} claims in a row brought nothing, and each said that more is due")
 
 
-<<<<<<< HEAD
-@clause("CLAIM-4", "CLAIM-1", "DEAD-2")
-async def one_claimer_gets_the_run(h: StoreHarness) -> None:
-    """Of many claims of one run, by its id or by sweeps, exactly one gets it; one crash is counted, not more."""
-    handles = await h.handles(4)
-    chosen = random.Random(SEED)
-    for _ in range(scaled(30)):
-        holder = await start(h, lease_ms=1_000)
-        await show_life(holder)
-        h.advance(1_000)
-        by_id = [
-            handle.claim_run(run_id=holder.run_id, owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY)
-            for handle in handles
-        ]
-        sweeps = [claim_stale(h, store=handle) for handle in handles]
-        answers = await _together(chosen, *by_id, *sweeps)
-        winners = [answer for answer in answers[:4] if isinstance(answer, Claimed)]
-        winners += [taken for batch in answers[4:] for taken in batch.claims]
-        assert len(winners) == 1, f"{len(winners)} claimers hold one run"
-        run = await record(h, holder.run_id)
-        assert run.crashes == 1
-        await h.store.terminate_run(run_id=holder.run_id, now_ms=h.now_ms)
-
-
-=======
->>>>>>> pairs
 @clause("PAUSE-3", "SIGNAL-1", "CANCEL-2", each=("signal", "approval", "cancel"))
 async def delivery_and_pause_at_once(h: StoreHarness, what: str) -> None:
     """A delivery and a pause at the same time leave the run queued, in whichever order they come."""
@@ -394,25 +364,6 @@ async def deletion_and_write_at_once(h: StoreHarness, verb: str) -> None:
         assert (await again.signal("go", "s1")).kind == "buffered"
 
 
-<<<<<<< HEAD
-@clause("RETAIN-3", "DEAD-1")
-async def prune_and_requeue_at_once(h: StoreHarness) -> None:
-    """A dead run is either pruned or given back to the workers, never half of each."""
-    chosen = random.Random(SEED)
-    for _ in range(scaled(30)):
-        holder = await start(h, lease_ms=1)
-        await park(h, holder, now_ms=h.advance(1))
-        pruned, requeued = await _together(
-            chosen,
-            h.store.prune_runs(finished_before_ms=h.now_ms + 1, limit=MANY, statuses=[RunStatus.DEAD]),
-            h.second.requeue_run(run_id=holder.run_id, now_ms=h.now_ms),
-        )
-        run = await h.store.load_run(run_id=holder.run_id)
-        assert (pruned, requeued.kind, run is None) in {(1, "not-found", True), (0, "requeued", False)}
-
-
-=======
->>>>>>> pairs
 @clause("TIMER-2", "SIGNAL-1", "CLAIM-9")
 async def delivery_and_timer_at_once(h: StoreHarness) -> None:
     """A run that a signal and its timer reach at the same time is woken, and brings or finds the signal."""
