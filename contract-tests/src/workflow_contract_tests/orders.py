@@ -55,6 +55,8 @@ class Arena(Generic[SubjectT]):
     make: Callable[[StoreHarness, str], Coroutine[Any, Any, SubjectT]] = field(repr=False)
     look: Callable[[StoreHarness, SubjectT, Sequence[Call[SubjectT]]], Coroutine[Any, Any, str]] = field(repr=False)
     """Returns everything that a store shows of a subject after some calls, as text. It may change the subject."""
+    glance: Callable[[StoreHarness, SubjectT], Coroutine[Any, Any, str]] = field(repr=False)
+    """Returns what a store shows of a subject at the moment, as text, and leaves it as it is."""
 
     async def in_order(self, calls: Sequence[Call[SubjectT]], order: Sequence[int]) -> Outcome:
         """Make some of the calls one after the other, on a new subject. Those left out are passed over."""

@@ -232,6 +232,15 @@ async def _meet(store: WorkflowExecutionStore, order: dict[str, Any], chosen: ra
     return answers
 
 
+async def _work(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> str:
+    """Make calls to runs one after the other, and report each that was answered."""
+    table = {call.name: call for call in RUN_CALLS}
+    for name, subject in order["calls"]:
+        await table[name].answer(store, RunSubject(**subject), 0)
+        _send("done")
+    return "done"
+
+
 TASKS: dict[str, Task] = {
     "append": _append,
     "claim": _claim,
@@ -243,6 +252,7 @@ TASKS: dict[str, Task] = {
     "meet": _meet,
     "ticks": _ticks,
     "wander": _wander,
+    "work": _work,
 }
 
 

@@ -22,7 +22,7 @@ _LATER_MS = 10
 
 def run_arena(h: StoreHarness, state: str) -> Arena[RunSubject]:
     """Return the place where calls meet at runs in a state."""
-    return Arena(h=h, state=state, make=make_run, look=look_at_run)
+    return Arena(h=h, state=state, make=make_run, look=look_at_run, glance=glance_at_run)
 
 
 async def make_run(h: StoreHarness, state: str) -> RunSubject:
@@ -59,6 +59,12 @@ async def _bring(holder: LeaseHolder, state: str) -> None:
         case _:
             raise AssertionError(f"the table has a state {state!r} that races cannot make")
     holder.next_index = 1
+
+
+async def glance_at_run(h: StoreHarness, run: RunSubject) -> str:
+    """Return what a store shows of a run and of its fork."""
+    ids = (run.id, run.fork_id)
+    return "\n  ".join([show(await h.second.load_execution(run_id=run_id), run) for run_id in ids])
 
 
 async def look_at_run(h: StoreHarness, run: RunSubject, calls: Sequence[Call[RunSubject]]) -> str:

@@ -24,7 +24,7 @@ _LATER_MS = 10
 
 def schedule_arena(h: StoreHarness, state: str) -> Arena[ScheduleSubject]:
     """Return the place where calls meet at schedules in a state."""
-    return Arena(h=h, state=state, make=make_schedule, look=look_at_schedule)
+    return Arena(h=h, state=state, make=make_schedule, look=look_at_schedule, glance=glance_at_schedule)
 
 
 async def make_schedule(h: StoreHarness, state: str) -> ScheduleSubject:
@@ -66,6 +66,15 @@ async def _start_previous(h: StoreHarness, schedule: ScheduleSubject) -> Schedul
     mark = schedule.mark(0) | {"operation_id": f"{schedule.id}:previous", "next_fire_at_ms": next_ms}
     await h.store.mark_schedule_bucket_started(**mark, action="start", run_id=schedule.previous_id)
     return dataclasses.replace(schedule, fire_at_ms=next_ms)
+
+
+async def glance_at_schedule(h: StoreHarness, schedule: ScheduleSubject) -> str:
+    """Return what a store shows of a schedule, its requested ticks and its runs."""
+    seen: list[object] = [await _load(h, schedule)]
+    seen.append(await h.store.list_requested_buckets(schedule_id=schedule.id, limit=MANY))
+    page = await h.store.list_runs(limit=MANY, workflow_ids=[schedule.id])
+    seen += [await h.second.load_run(run_id=run.run_id) for run in page.runs]
+    return "\n  ".join(show(value, schedule) for value in seen)
 
 
 async def look_at_schedule(h: StoreHarness, schedule: ScheduleSubject, calls: Sequence[Call[ScheduleSubject]]) -> str:

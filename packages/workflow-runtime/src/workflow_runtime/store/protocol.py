@@ -1033,6 +1033,8 @@ class StoreAdmin(Protocol):
         TIME-1: Time comes from the arguments: a store never compares with a clock of its own.
         STATUS-1: Each verb answers in each status as `STATUS_TABLE` says, never with an exception.
         ERROR-1: No driver's exception escapes: what goes wrong below raises a `StoreError`.
+        ERROR-2: A call that is cancelled ends soon with `CancelledError`. Whoever gets no answer, because of that or
+            because the process died, has made the call or not, never a part of it; and the handle serves the next one.
     """
 
     @property
