@@ -6,6 +6,7 @@ import memory_mutants_claims  # noqa: F401  # these put their mutants on the lis
 import memory_mutants_fading  # noqa: F401
 import memory_mutants_filters  # noqa: F401
 import memory_mutants_forks  # noqa: F401
+import memory_mutants_leftovers  # noqa: F401
 import memory_mutants_lookalikes  # noqa: F401
 import memory_mutants_moments  # noqa: F401
 import memory_mutants_optional  # noqa: F401
