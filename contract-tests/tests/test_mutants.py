@@ -2,27 +2,13 @@
 
 import re
 
-import memory_mutants_claims  # noqa: F401  # these put their mutants on the list
-import memory_mutants_fading  # noqa: F401
-import memory_mutants_filters  # noqa: F401
-import memory_mutants_forks  # noqa: F401
-import memory_mutants_leftovers  # noqa: F401
-import memory_mutants_lookalikes  # noqa: F401
-import memory_mutants_moments  # noqa: F401
-import memory_mutants_optional  # noqa: F401
-import memory_mutants_order  # noqa: F401
-import memory_mutants_outside  # noqa: F401
-import memory_mutants_retry  # noqa: F401
-import memory_mutants_schedules  # noqa: F401
-import memory_mutants_traces  # noqa: F401
 import pytest
-from memory_mutants import MEMORY_MUTANTS
+from all_mutants import ALL_MUTANTS
 from mutant_catalogue import Mutant, hunt, memory_harness
 from sql_mutants import SQL_MUTANTS, d1_harness
 from workflow_contract_tests import CLAUSES, catalogue, certify
 from workflow_store_memory import InMemoryWorkflowStore
 
-ALL_MUTANTS = [*MEMORY_MUTANTS, *SQL_MUTANTS]
 _OWN_MISTAKE = re.compile(r"^(AttributeError|TypeError|NameError|KeyError|IndexError|LookupError)\b")
 
 
