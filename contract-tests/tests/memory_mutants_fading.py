@@ -87,7 +87,11 @@ _KINDS = (
 )
 for _verb, _kind, _clause, _words, _case in _KINDS:
     for _name, (_which, _fade) in _FADES.items():
-        if _kind == "cancel" and _name in {"LastHundred", "UntilTheEnd"}:  # there is one, and `finished` comes first
+        if _kind == "cancel" and _name in {
+            "LastHundred",
+            "NewerHalf",
+            "UntilTheEnd",
+        }:  # there is one, and `finished` comes first
             continue
         _told = {"__doc__": f"`{_verb}` knows only what was delivered {_which}.", _verb: _fading(_verb, _kind, _fade)}
         broken(_clause, words=_words, case=_case)(type(f"{_title(_verb)}Knows{_name}", (Faulty,), _told))

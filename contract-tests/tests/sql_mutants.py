@@ -40,6 +40,10 @@ class Fault:
     """Stands in for `open_heartbeats`, given the store and what its right one gives."""
     metering: Callable[[Any], None] | None = None
     """Changes how the store counts, or what it declares."""
+    words: str = ""
+    """See `Mutant`."""
+    case: str = ""
+    """See `Mutant`."""
 
 
 class _SingleStatements:
@@ -106,6 +110,23 @@ async def _wrap_errors(store: Any, work: Callable[[Any], Awaitable[Any]], tx: An
         return await work(tx)
     except Exception as error:
         raise StoreOperationError("the function failed") from error
+
+
+def _commit_the_record_first(store: Any, verb: Verb) -> Verb:
+    async def call(**arguments: Any) -> Any:
+        kept: list[Any] = []
+
+        async def work(tx: Any) -> Any:
+            write = await arguments["work"](tx)
+            kept[:] = tx.take()
+            return write
+
+        answer = await verb(**(arguments | {"work": work}))
+        if kept:
+            await store._session.database.batch(kept)
+        return answer
+
+    return call
 
 
 def _forget_the_operation(store: Any, verb: Verb) -> Verb:
@@ -402,6 +423,27 @@ FAULTS = {
         story="The guard lets every token pass: of a late transaction the business write stays.",
         edits=[("fenced_write.guard", "AND head.lease_token = ?2", "AND ?2 = ?2")],
     ),
+    "business-write-is-seen-first": Fault(
+        clause="TX-1",
+        story="The business write is committed before its record.",
+        transaction=_working(_write_at_once),
+        words="nobody sees a part of it",
+        case="readers_see_row_and_record_together",
+    ),
+    "record-is-seen-first": Fault(
+        clause="TX-1",
+        story="The record is committed before its business write.",
+        transaction=_commit_the_record_first,
+        words="nobody sees a part of it",
+        case="readers_see_row_and_record_together",
+    ),
+    "record-is-left-alone": Fault(
+        clause="TX-1",
+        story="A call that ends between the two transactions leaves the record without its business write.",
+        transaction=_commit_the_record_first,
+        words="are one unit",
+        case="abandoned_transaction_is_whole_or_nothing",
+    ),
     "late-transaction-begins": Fault(
         clause="TX-2",
         story="The function runs before anybody has looked at the lease.",
@@ -645,7 +687,14 @@ def d1_harness(fault: str | None) -> Iterator[StoreHarness]:
 
 
 def _mutant(name: str, fault: Fault) -> Mutant:
-    return Mutant(name=f"d1-{name}", clause=fault.clause, story=fault.story, harness=lambda: d1_harness(name))
+    return Mutant(
+        name=f"d1-{name}",
+        clause=fault.clause,
+        story=fault.story,
+        harness=lambda: d1_harness(name),
+        words=fault.words,
+        case=fault.case,
+    )
 
 
 SQL_MUTANTS = [_mutant(name, fault) for name, fault in FAULTS.items()]

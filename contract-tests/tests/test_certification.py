@@ -99,6 +99,26 @@ def test_handles_are_closed_also_after_a_failure() -> None:
     assert len(closed) == 3
 
 
+async def test_reopening_closes_every_handle_before_it_opens_one() -> None:
+    steps: list[str] = []
+
+    class Noting(InMemoryWorkflowStore):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            steps.append("open")
+
+        async def close(self) -> None:
+            steps.append("close")
+
+    data = InMemoryData()
+    async with StoreHarness(lambda: Noting(data=data), contract_version="0.1") as harness:
+        await harness.handles(3)
+        before = harness.store
+        await harness.reopen()
+        assert harness.store is not before
+    assert steps == [*["open"] * 3, *["close"] * 3, *["open"] * 3, *["close"] * 3]
+
+
 @contextlib.contextmanager
 def _plain_manager() -> Iterator[StoreHarness]:
     yield _harness()

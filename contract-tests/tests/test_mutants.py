@@ -2,6 +2,7 @@
 
 import re
 
+<<<<<<< HEAD
 import memory_mutants_claims  # noqa: F401  # these put their mutants on the list
 import memory_mutants_fading  # noqa: F401
 import memory_mutants_filters  # noqa: F401
@@ -16,14 +17,15 @@ import memory_mutants_pairs  # noqa: F401
 import memory_mutants_retry  # noqa: F401
 import memory_mutants_schedules  # noqa: F401
 import memory_mutants_traces  # noqa: F401
+=======
+>>>>>>> holes
 import pytest
-from memory_mutants import MEMORY_MUTANTS
+from all_mutants import ALL_MUTANTS
 from mutant_catalogue import Mutant, hunt, memory_harness
 from sql_mutants import SQL_MUTANTS, d1_harness
 from workflow_contract_tests import CLAUSES, catalogue, certify
 from workflow_store_memory import InMemoryWorkflowStore
 
-ALL_MUTANTS = [*MEMORY_MUTANTS, *SQL_MUTANTS]
 _OWN_MISTAKE = re.compile(r"^(AttributeError|TypeError|NameError|KeyError|IndexError|LookupError)\b")
 
 

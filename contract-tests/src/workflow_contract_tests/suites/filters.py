@@ -28,7 +28,7 @@ async def _populate(h: StoreHarness) -> list[RunSummary]:
     chosen = random.Random(SEED)
     for number in range(_RUNS):
         run_id = f"{chosen.choice('aAb')}{number % 4}-{number}"
-        facts = {"workflow_id": chosen.choice(_WORKFLOWS), "queue": chosen.choice(_QUEUES)}
+        facts: dict[str, Any] = {"workflow_id": chosen.choice(_WORKFLOWS), "queue": chosen.choice(_QUEUES)}
         match number % 6:
             case 0:
                 await create(h, run_id, **facts)

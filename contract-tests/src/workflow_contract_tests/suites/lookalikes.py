@@ -18,6 +18,7 @@ from ..scenarios import claim, create, create_arguments, record, start, start_fu
 from ..ticking import claim_tick, claim_ticks, get_schedule, request, settle, settle_arguments, start_tick, upsert
 from ..verbs import (
     APPEND_EVENTS,
+    CLAIM_PENDING_RUNS,
     CLAIM_VERBS,
     LEASE_VERBS,
     RELEASE_RUN_LEASE,
@@ -46,11 +47,15 @@ _PAIRS = _PATTERNS | {
 _TEXTS = tuple(text for pair in _PAIRS.values() for text in pair)
 
 
+def _ways(pair: str) -> tuple[tuple[str, str], ...]:
+    """Return what is stored and what is asked for. Of a pattern and what it matches each may be either."""
+    one, other = _PAIRS[pair]
+    return ((one, other), (other, one)) if pair in _PATTERNS else ((one, other),)
+
+
 def _pairs() -> Iterator[tuple[str, str]]:
-    """Give each pair: what is stored, and what is asked for. A pattern may be either."""
-    yield from _PAIRS.values()
-    for one, other in _PATTERNS.values():
-        yield other, one
+    for pair in _PAIRS:
+        yield from _ways(pair)
 
 
 # Run ids.
@@ -106,10 +111,10 @@ async def _is_unknown(h: StoreHarness, verb: str, run_id: str, holder: LeaseHold
     return answer is None or answer == () or getattr(answer, "kind", None) == "not-found"
 
 
-@clause("ARG-1", "RUN-6", "FENCE-1", "SIGNAL-3", "BULK-1")
-async def run_ids_are_told_apart(h: StoreHarness) -> None:
+@clause("ARG-1", "RUN-6", "FENCE-1", "SIGNAL-3", "BULK-1", each=_PAIRS)
+async def run_ids_are_told_apart(h: StoreHarness, pair: str) -> None:
     """No verb finds a run by an id that only looks like its own, and each leaves it as it is."""
-    for one, other in _pairs():
+    for one, other in _ways(pair):
         holder = await start_full(h, one)
         async with unchanged(h, one, after=f"a verb with {other[:20]!r}"):
             for verb in _OF_RUNS:
@@ -157,46 +162,42 @@ async def _erase_each(h: StoreHarness) -> None:
 
 # What filters compare.
 
-_FACTS: dict[str, tuple[Callable[[str], dict[str, Any]], Callable[[str], dict[str, Any]]]] = {
-    "queue": (lambda text: {"queue": text}, lambda text: {"queues": ["none", text]}),
-    "workflow_id": (
-        lambda text: {"workflow_id": text},
-        lambda text: {"workflows": [WorkflowVersion(workflow_id=text, version="1")]},
-    ),
-    "workflow_version": (
-        lambda text: {"workflow_version": text},
-        lambda text: {"workflows": [WorkflowVersion(workflow_id="orders", version=text)]},
-    ),
-}
-"""The facts of a run, and the filter of a claim that asks for them."""
+
+def _partner(place: int) -> str:
+    """Return the other text of a pair."""
+    return _TEXTS[place + 1 if place % 2 == 0 else place - 1]
 
 
-async def _check_one(h: StoreHarness, verb: ClaimVerb, fact: str, place: int, due_ms: int) -> None:
-    text = _TEXTS[place]
-    filters = _FACTS[fact][1](text)
-    nothing = await verb.call(h, limit=0, **filters)
-    assert (nothing.claims, nothing.next_due_ms) == ((), due_ms), f"{fact} {text!r} is due at {nothing.next_due_ms}"
-    if verb is CLAIM_VERBS[0]:
-        shown = await h.second.list_pending_runs(now_ms=h.now_ms, limit=MANY, **filters)
-        assert [run.run_id for run in shown] == [f"run-{place}"], f"{fact} {text!r} shows {shown}"
+async def _check_filters(h: StoreHarness, verb: ClaimVerb, place: int, due_ms: int) -> None:
+    text, other = _TEXTS[place], _partner(place)
+    plan: tuple[tuple[dict[str, Any], int | None], ...] = (
+        ({"queues": ["none", text]}, due_ms),
+        ({"workflows": [WorkflowVersion(workflow_id=text, version=text)]}, due_ms),
+        ({"workflows": [WorkflowVersion(workflow_id=text, version=other)]}, None),
+        ({"workflows": [WorkflowVersion(workflow_id=other, version=text)]}, None),
+    )
+    for filters, expected in plan:
+        nothing = await verb.call(h, limit=0, **filters)
+        assert (nothing.claims, nothing.next_due_ms) == ((), expected), f"with {filters}: {nothing.next_due_ms}"
+        if verb is CLAIM_PENDING_RUNS:
+            shown = await h.second.list_pending_runs(now_ms=h.now_ms, limit=MANY, **filters)
+            assert [run.run_id for run in shown] == ([f"run-{place}"] if expected else []), f"with {filters}"
+    filters = plan[place // 2 % 2][0]
     taken = await verb.call(h, **filters)
-    assert [c.run.run_id for c in taken.claims] == [f"run-{place}"], f"{fact} {text!r} claimed {taken.claims}"
+    assert [c.run.run_id for c in taken.claims] == [f"run-{place}"], f"with {filters}"
 
 
-@clause(
-    "CLAIM-6", "CLAIM-3", "CLAIM-7", "TIMER-2", "ARG-1", each=[f"{v} by {fact}" for v in CLAIM_VERBS for fact in _FACTS]
-)
-async def claims_tell_facts_apart(h: StoreHarness, what: str) -> None:
+@clause("CLAIM-6", "CLAIM-3", "CLAIM-7", "TIMER-2", "ARG-1", each=CLAIM_VERBS)
+async def claims_tell_facts_apart(h: StoreHarness, verb: ClaimVerb) -> None:
     """A claim by a queue, a workflow or a version takes none that only looks like it."""
-    name, _, fact = what.partition(" by ")
-    (verb,) = (verb for verb in CLAIM_VERBS if verb.name == name)
     due = {}
     for place, text in enumerate(_TEXTS):
         due[place] = h.now_ms + 1_000 + len(_TEXTS) - place
-        await verb.make_ready(h, due[place], run_id=f"run-{place}", **_FACTS[fact][0](text))
+        facts = {"queue": text, "workflow_id": text, "workflow_version": text}
+        await verb.make_ready(h, due[place], run_id=f"run-{place}", **facts)
     h.advance(2_000)
     for place in range(len(_TEXTS)):
-        await _check_one(h, verb, fact, place, due[place])
+        await _check_filters(h, verb, place, due[place])
 
 
 @clause("LIST-1", "LIST-4", "ARG-1")
