@@ -7,12 +7,14 @@ import memory_mutants_claims  # noqa: F401
 import memory_mutants_fading  # noqa: F401
 import memory_mutants_filters  # noqa: F401
 import memory_mutants_forks  # noqa: F401
+import memory_mutants_interruptions  # noqa: F401
 import memory_mutants_leftovers  # noqa: F401
 import memory_mutants_lookalikes  # noqa: F401
 import memory_mutants_moments  # noqa: F401
 import memory_mutants_optional  # noqa: F401
 import memory_mutants_order  # noqa: F401
 import memory_mutants_outside  # noqa: F401
+import memory_mutants_pairs  # noqa: F401
 import memory_mutants_retry  # noqa: F401
 import memory_mutants_schedules  # noqa: F401
 import memory_mutants_traces  # noqa: F401

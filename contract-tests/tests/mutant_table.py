@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import sys
 
-<<<<<<< HEAD
-import memory_mutants_claims  # noqa: F401  # these put their mutants on the list
-import memory_mutants_optional  # noqa: F401
-import memory_mutants_outside  # noqa: F401
-import memory_mutants_pairs  # noqa: F401
-from memory_mutants import MEMORY_MUTANTS
-=======
 from all_mutants import ALL_MUTANTS
->>>>>>> holes
 from mutant_catalogue import hunt
 
 

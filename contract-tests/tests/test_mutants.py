@@ -2,23 +2,6 @@
 
 import re
 
-<<<<<<< HEAD
-import memory_mutants_claims  # noqa: F401  # these put their mutants on the list
-import memory_mutants_fading  # noqa: F401
-import memory_mutants_filters  # noqa: F401
-import memory_mutants_forks  # noqa: F401
-import memory_mutants_interruptions  # noqa: F401
-import memory_mutants_lookalikes  # noqa: F401
-import memory_mutants_moments  # noqa: F401
-import memory_mutants_optional  # noqa: F401
-import memory_mutants_order  # noqa: F401
-import memory_mutants_outside  # noqa: F401
-import memory_mutants_pairs  # noqa: F401
-import memory_mutants_retry  # noqa: F401
-import memory_mutants_schedules  # noqa: F401
-import memory_mutants_traces  # noqa: F401
-=======
->>>>>>> holes
 import pytest
 from all_mutants import ALL_MUTANTS
 from mutant_catalogue import Mutant, hunt, memory_harness
