@@ -24,7 +24,7 @@ _CHOICES = ("claim", "claim", "steal", "append", "append", "pause", "pause", "re
 
 @dataclass(slots=True)
 class _Held:
-    """What a worker believes of a run that it has claimed. It may have lost the lease long ago."""
+    """A claimed run as its worker believes it to be. The lease may have been lost long ago."""
 
     token: str
     lease: int

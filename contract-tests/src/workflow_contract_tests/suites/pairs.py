@@ -103,7 +103,7 @@ async def writes_to_many_runs(h: StoreHarness) -> None:
 
 @clause("STATUS-1", "CLAIM-4", "FENCE-1", "DEAD-1", "RETAIN-2", needs=("processes",))
 async def calls_of_two_processes(h: StoreHarness) -> None:
-    """When two processes call at once, for the same run, the outcome is that of one of the two orders."""
+    """Two processes that call at once for the same run bring about what their calls do in one of the two orders."""
     meetings = random.Random(SEED).sample(_CLOSE, min(scaled(24), len(_CLOSE)))
     arenas = [run_arena(h, meeting.state) for meeting in meetings]
     subjects = [await make_run(h, meeting.state) for meeting in meetings]
