@@ -61,8 +61,8 @@ class DeletionIgnoresAClaimMeanwhile(Gapped):
     """A run that was free a moment ago is deleted, although somebody has claimed it since."""
 
     async def delete_run(self, **arguments: Any) -> Any:
-        run = self.run(arguments)
-        free = run is not None and (run.lease is None or run.lease.expires_at_ms <= arguments["now_ms"])
+        run, now_ms = self.run(arguments), arguments["now_ms"]
+        free = run is not None and isinstance(now_ms, int) and (run.claimable_at_ms or 0) <= now_ms
         await self.gap()
         return await super().delete_run(**(arguments | ({"force": True} if free else {})))
 

@@ -69,5 +69,5 @@ class Call(Generic[SubjectT]):
 
 def show(value: object, subject: Subject) -> str:
     """Return a value as text, without what differs between two subjects that were treated alike."""
-    plain = dict(value) if isinstance(value, Mapping) else value
+    plain: object = dict(value) if isinstance(value, Mapping) else value
     return _VARYING.sub("*", repr(plain)).replace(subject.id, "ID")

@@ -24,7 +24,7 @@ _CHOICES = ("claim", "claim", "steal", "append", "append", "pause", "pause", "re
 
 @dataclass(slots=True)
 class _Held:
-    """What a worker believes of a run that it has claimed. It may have lost the lease long ago."""
+    """A claimed run as its worker believes it to be. The lease may have been lost long ago."""
 
     token: str
     lease: int
@@ -95,7 +95,7 @@ class Wanderer:
         arguments = {"lease": held.lease, "expected": expected, "now_ms": self._now_ms, "lease_ms": _LEASE_MS}
 
         async def act() -> Answer:
-            own = {"expected_next_index": expected, "events": events("1"), "lease_ms": _LEASE_MS}
+            own: dict[str, Any] = {"expected_next_index": expected, "events": events("1"), "lease_ms": _LEASE_MS}
             write = self._write(run_id, held) | own
             told = await self._store.append_events(**write)
             return ("appended", told.next_index, told.inbox_seq, told.cancel_requested)

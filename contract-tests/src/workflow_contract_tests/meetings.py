@@ -30,7 +30,7 @@ class Meeting:
 
     @property
     def kind(self) -> str:
-        """How the calls stand to each other, as far as states tell.
+        """The way in which the calls affect each other, as far as states tell.
 
         `one wins`: whichever comes first leaves the other nothing to do. `one prevents`: so does one of them.
         `both act`: neither does. `one acts`: the other has nothing to do here anyway.

@@ -31,7 +31,7 @@ PASSED_OVER = "passed over"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What calls answered, each in its place, and what they left behind."""
+    """The answers of calls, each in its place, and what they left behind."""
 
     answers: tuple[str, ...]
     left: str

@@ -149,7 +149,7 @@ WAITING = (
     Awaited(kind="signal", name="go", step_id="wait-go"),
     Awaited(kind="approval", name="ok", step_id="ask-ok"),
 )
-"""What paused runs wait for."""
+"""Signal and approval that paused runs wait for."""
 
 RUN_CALLS: tuple[Call[RunSubject], ...] = (
     _call("delete_run", "RETAIN-1 RETAIN-2", lambda store, run, n: store.delete_run(**run.named()), to=ABSENT),

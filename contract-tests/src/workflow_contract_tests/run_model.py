@@ -14,7 +14,7 @@ Answer: TypeAlias = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """What the machine knows of the run."""
+    """The state of the run, as far as the machine knows it."""
 
     status: str = "queued"
     lease_number: int = 0

@@ -16,7 +16,7 @@ from ..run_calls import RUN_CALLS, RUN_STATES, RunSubject
 from ..run_states import make_run, run_arena
 from ..schedule_calls import SCHEDULE_CALLS, SCHEDULE_STATES, ScheduleSubject
 from ..schedule_states import schedule_arena
-from ..settings import RACE_CLAIMERS, SEED, scaled
+from ..settings import RACE_CLAIMERS, SCALE, SEED, scaled
 
 _ROUNDS = scaled(2)
 _AT_RUNS = sample_meetings(all_meetings(RUN_CALLS, RUN_STATES))
@@ -53,7 +53,7 @@ async def three_calls_to_one_run(h: StoreHarness, state: str) -> None:
     """Of three calls at once, whichever they are, the outcome is that of one of their six orders."""
     chosen = random.Random(f"{SEED} {state}")
     acting = [call for call in RUN_CALLS if state in call.next_states]
-    for _ in range(scaled(2)):
+    for _ in range(max(1, round(SCALE))):
         calls = chosen.choices(acting, k=3)
         await race(run_arena(h, state), calls, rounds=3, chosen=chosen)
 
@@ -103,7 +103,7 @@ async def writes_to_many_runs(h: StoreHarness) -> None:
 
 @clause("STATUS-1", "CLAIM-4", "FENCE-1", "DEAD-1", "RETAIN-2", needs=("processes",))
 async def calls_of_two_processes(h: StoreHarness) -> None:
-    """When two processes call at once, for the same run, the outcome is that of one of the two orders."""
+    """Two processes that call at once for the same run bring about what their calls do in one of the two orders."""
     meetings = random.Random(SEED).sample(_CLOSE, min(scaled(24), len(_CLOSE)))
     arenas = [run_arena(h, meeting.state) for meeting in meetings]
     subjects = [await make_run(h, meeting.state) for meeting in meetings]
