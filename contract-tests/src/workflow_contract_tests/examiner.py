@@ -107,6 +107,7 @@ class _Child:
         self._stack = contextlib.ExitStack()
         self._buffer = b""
         self._lines: list[bytes] = []
+        self._closed = False
         self._shown = 0
         self.is_over = False
 
@@ -186,7 +187,8 @@ class _Child:
                 chunk = os.read(self._fd, 65_536)
                 *lines, self._buffer = (self._buffer + chunk).split(b"\n")
                 self._lines += lines
-                return bool(chunk)
+                self._closed = not chunk
+                return not self._closed
             if ended:
                 return False
         return False
@@ -226,6 +228,9 @@ class _Child:
         return printed.decode("utf-8", "replace").strip()[-_LAST_OUTPUT:]
 
     def _lost(self, case_id: str, seconds: float, when: str) -> Examined:
+        if self._closed:  # which a process does a moment before it ends
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=5)
         status = self._process.poll()
         if status is None:
             said = f"no end {when} after {seconds:.0f} s: the event loop is blocked\n{self._blocked()}"

@@ -37,6 +37,9 @@ class StoreContract:
     xfail_clauses: ClassVar[Mapping[str, str]] = {}
     """Clause ids (all their cases) or case ids that are known to fail, each with the reason."""
 
+    server_may_be_absent: ClassVar[bool] = False
+    """True if the fixture may skip where its server cannot be had. The summary then says that nothing is certified."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Raise an error when a subclass changes what is tested."""
         super().__init_subclass__(**kwargs)
