@@ -281,7 +281,7 @@ def test_verb_that_is_missing_or_not_implemented_is_not_written() -> None:
             return super().__getattr__(name)
 
     schedules = _case("SCHEDULE-1-good_ids_of_schedules_come_back")
-    missing = StoreHarness(lambda: Partial(InMemoryWorkflowStore()), contract_version="0.1")  # type: ignore[arg-type, return-value]
+    missing = StoreHarness(lambda: Partial(InMemoryWorkflowStore()), contract_version="0.1")
     assert _only(lambda: missing, schedules).outcome == "not-written"
     assert _only(lambda: _harness(_raising(NotImplementedError()))).outcome == "not-written"
     assert _only(lambda: _harness(_raising(AttributeError("oops")))).outcome == "failed"

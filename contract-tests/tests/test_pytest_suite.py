@@ -3,6 +3,7 @@
 Most of such a run is the start of pytest. So a project has a file for each thing to see, and one pytest runs them all.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,8 @@ class File:
     def arguments(self, path: str) -> list[str]:
         """Return what pytest is asked to run."""
         tests = ["test_suite_is_whole", *(f"test_clause[{case.id}]" for case in catalogue())]
-        return [f"{path}::TestMine::{test}" for test in tests if any(word in test for word in self.chosen)] or [path]
+        name = re.findall(r"^class (Test\w+)", self.body, re.MULTILINE)[-1]
+        return [f"{path}::{name}::{test}" for test in tests if any(word in test for word in self.chosen)] or [path]
 
 
 @dataclass(frozen=True)

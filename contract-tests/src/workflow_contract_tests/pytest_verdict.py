@@ -14,7 +14,6 @@ from .verdict import LevelVerdict, Outcome, judge
 
 __all__ = ["leave_out", "watch"]
 
-_NAME = "workflow-contract-verdict"
 _LEFT_OUT = pytest.StashKey[Outcome]()
 """Why the kit itself leaves a case out."""
 
@@ -27,12 +26,11 @@ def leave_out(item: pytest.Item, outcome: Outcome, reason: str) -> NoReturn:
 
 def watch(metafunc: pytest.Metafunc) -> None:
     """Count the cases of a class in this session."""
-    manager = metafunc.config.pluginmanager
-    session = manager.get_plugin(_NAME)
-    if session is None:
-        session = _SessionVerdict()
-        manager.register(session, _NAME)
-    session.watch(metafunc.cls)
+    config = metafunc.config
+    if _SESSION not in config.stash:
+        config.stash[_SESSION] = _SessionVerdict()
+        config.pluginmanager.register(config.stash[_SESSION])
+    config.stash[_SESSION].watch(metafunc.cls)
 
 
 @dataclass
@@ -48,7 +46,7 @@ class _ClassVerdict:
 
 
 class _SessionVerdict:
-    """The plugin that counts. A contract class registers it while it is collected."""
+    """The hooks that count. A contract class registers them while it is collected."""
 
     def __init__(self) -> None:
         self._classes: dict[type, _ClassVerdict] = {}
@@ -107,3 +105,6 @@ def _verdict(levels: tuple[LevelVerdict, ...]) -> str:
     refused = any(verdict.status == "not certified" for verdict in levels) or levels[0].status != "certified"
     said = f"certified: {', '.join(certified)}" if certified else "certified for no level"
     return "; ".join(["not certified" if refused else said, *([said] if refused and certified else []), *others])
+
+
+_SESSION = pytest.StashKey[_SessionVerdict]()
