@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from workflow_contract_tests import Case, CaseResult, HarnessError, StoreHarness, catalogue, certify, certify_async
 from workflow_contract_tests.certification import NotDeclaredError
+from workflow_contract_tests.levels import SCHEDULE_VERBS
 from workflow_contract_tests.pytest_suite import StoreContract
 from workflow_runtime.store import StoreCapabilities
 from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
@@ -285,6 +286,24 @@ def test_verb_that_is_missing_or_not_implemented_is_not_written() -> None:
     assert _only(lambda: missing, schedules).outcome == "not-written"
     assert _only(lambda: _harness(_raising(NotImplementedError()))).outcome == "not-written"
     assert _only(lambda: _harness(_raising(AttributeError("oops")))).outcome == "failed"
+
+
+@pytest.mark.timeout(400)
+def test_store_without_schedules_passes_every_case_of_the_rest() -> None:
+    """No case of another level needs a verb of schedules: one that does must say so by `clause(schedules=True)`."""
+
+    class Unscheduled(InMemoryWorkflowStore):
+        capabilities = StoreCapabilities(max_payload_bytes=2_000_000, durable=False)
+
+    async def unwritten(self: Any, **arguments: Any) -> None:
+        raise NotImplementedError
+
+    for verb in SCHEDULE_VERBS:
+        setattr(Unscheduled, verb, unwritten)
+    report = certify(lambda: _harness(Unscheduled))
+    assert [(result.id, result.problem) for result in report.of("failed", "not-run")] == []
+    statuses = {verdict.level: verdict.status for verdict in report.levels}
+    assert (statuses["core"], statuses["schedules"]) == ("certified", "not written")
 
 
 @pytest.mark.parametrize("name", ["pytest_generate_tests", "test_clause", "test_suite_is_whole"])

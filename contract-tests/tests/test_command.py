@@ -1,13 +1,16 @@
 """The command: what it examines, what it writes, and its exit statuses."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from workflow_contract_tests import catalogue, command
+from workflow_contract_tests import CaseResult, catalogue, command
+from workflow_contract_tests.progress import Progress
 
 _STORES = """
 from workflow_contract_tests import StoreHarness
@@ -78,6 +81,24 @@ def test_store_that_cannot_be_loaded_is_not_examined(folder: Path, capsys: pytes
 def test_nothing_chosen_is_not_examined(folder: Path) -> None:
     assert command.main(["mine:harness", "-k", "no case has this name"]) == 2
     assert command.main(["mine:harness", "--last-failed"]) == 2
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_terminal_shows_a_bar_and_the_failures() -> None:
+    first, second, *_ = catalogue()
+    terminal = _Terminal()
+    with Progress(2, terminal) as progress:
+        for case, outcome in ((first, "passed"), (second, "failed")):
+            facts: dict[str, Any] = {"outcome": outcome, "seconds": 0.01}
+            progress.show(CaseResult(id=case.id, clauses=case.clauses, rule=case.rule, **facts))
+    lines = terminal.getvalue().replace("\r\x1b[K", "\n").splitlines()
+    assert "[############............] 1/2 1 ok" in lines[1]
+    assert f"[2/2] FAILED         {second.id} (10 ms)" in lines
+    assert "[########################] 2/2 1 ok, 1 FAILED" in lines[-1]
 
 
 @pytest.mark.parametrize(
