@@ -197,11 +197,13 @@ def pytest_collection_modifyitems(config, items):
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """A run in which something is wrong with most files."""
     good = _GOOD.replace("TestMine", "TestDeselected")
+    unscheduled = _GOOD.replace("make()", "make(Unscheduled)")
     files = {
         "declared": File(_GOOD, ["processes_append"]),
         "plain": File(_GOOD.replace("make()", "make(Plain)"), ["unknown_run_is_not_followed"]),
         "forgetful": File(_GOOD.replace("make()", "make(Forgetful)"), ["timer_moves"]),
-        "unscheduled": File(_GOOD.replace("make()", "make(Unscheduled)"), ["good_ids_of_schedules"]),
+        "unscheduled": File(f"{unscheduled}\n    without_schedules = True\n", ["good_ids_of_schedules"]),
+        "unwritten": File(unscheduled, ["good_ids_of_schedules"]),
         "needy": File(_GOOD.replace("make()", "make(reasons={})"), ["processes_append"]),
         "bare": File("\nclass TestMine(StoreContract):\n    pass\n", ["timer_moves"]),
         "marked": File(_MARKED, ["timer_moves"]),
@@ -255,6 +257,7 @@ def test_summary_counts_what_did_not_run(mixed: Seen) -> None:
     ("name", "outcome", "message"),
     [
         pytest.param("needy", "failed", "gives no 'processes' and does not declare it", id="missing need"),
+        pytest.param("unwritten", "failed", "NotImplementedError", id="a verb that is not written"),
         pytest.param("bare", "error", "fixture 'harness' not found", id="missing fixture"),
         pytest.param("marked", "error", "no mark, fixture or store may skip it", id="skipped by a mark"),
         pytest.param("skipping", "error", "no mark, fixture or store may skip it", id="skipped in the fixture"),
