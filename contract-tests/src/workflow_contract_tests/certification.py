@@ -75,7 +75,7 @@ def report_on(
     seed: int = SEED,
     way: Way = "in process",
 ) -> Report:
-    """Return the report on what was examined, by one store or by what claims to be one."""
+    """Return the report on a store that was examined."""
     known = [one for one in examined if one.module is not None]
     last = known[-1] if known else None
     distribution, version = _distribution(last.module if last else None)

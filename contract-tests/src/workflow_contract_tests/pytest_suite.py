@@ -22,7 +22,7 @@ from .pytest_verdict import leave_out, watch
 __all__ = ["StoreContract"]
 
 _KEPT = ("pytest_generate_tests", "test_clause", "test_suite_is_whole")
-"""What a subclass may not change."""
+"""The names that a subclass may not change."""
 
 
 class StoreContract:
@@ -57,7 +57,7 @@ class StoreContract:
                 raise TypeError(f"{cls.__name__}.xfail_clauses must say why {key} fails")
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Have the session count what passes of this class. pytest calls it while it collects."""
+        """Register this class with the session, which counts what passes. pytest calls it while it collects."""
         watch(metafunc)
 
     @pytest.mark.asyncio

@@ -15,7 +15,7 @@ from .verdict import LevelVerdict, Outcome, judge
 __all__ = ["leave_out", "watch"]
 
 _LEFT_OUT = pytest.StashKey[Outcome]()
-"""Why the kit itself leaves a case out."""
+"""The outcome of a case that the kit itself leaves out."""
 
 
 def leave_out(item: pytest.Item, outcome: Outcome, reason: str) -> NoReturn:
@@ -35,7 +35,7 @@ def watch(metafunc: pytest.Metafunc) -> None:
 
 @dataclass
 class _ClassVerdict:
-    """What is known of one contract class."""
+    """The outcomes of one contract class, and the capabilities of its store."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     capabilities: set[str] = field(default_factory=set)
@@ -91,7 +91,7 @@ class _SessionVerdict:
         found.capabilities.update(getattr(harness, "declared", None) or ())
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say for which levels each store is certified."""
+        """Write for which levels each store is certified."""
         counted = {cls: found for cls, found in self._classes.items() if found.outcomes}
         if counted:
             terminalreporter.section("store contract")
