@@ -57,6 +57,7 @@ def test_skeleton_has_every_verb_that_is_not_optional(folder: Path) -> None:
     assert written == VERBS - optional - properties
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("tool", [("ruff", "check"), ("ruff", "format", "--check"), ("mypy", "--strict")], ids=" ".join)
 def test_skeleton_is_clean(folder: Path, tool: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec(tool[0]) is None:
