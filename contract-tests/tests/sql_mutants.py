@@ -82,7 +82,7 @@ def _working(change: Callable[[Any, Callable[[Any], Awaitable[Any]], Any], Await
 
 async def _write_at_once(store: Any, work: Callable[[Any], Awaitable[Any]], tx: Any) -> Any:
     write = await work(tx)
-    await store._session.database.batch(tx.take())
+    await store._sender.database.batch(tx.take())
     return write
 
 
@@ -90,7 +90,7 @@ async def _write_whatever_comes(store: Any, work: Callable[[Any], Awaitable[Any]
     try:
         return await work(tx)
     except BaseException:
-        await store._session.database.batch(tx.take())
+        await store._sender.database.batch(tx.take())
         raise
 
 
@@ -123,7 +123,7 @@ def _commit_the_record_first(store: Any, verb: Verb) -> Verb:
 
         answer = await verb(**(arguments | {"work": work}))
         if kept:
-            await store._session.database.batch(kept)
+            await store._sender.database.batch(kept)
         return answer
 
     return call
@@ -135,7 +135,7 @@ def _forget_the_operation(store: Any, verb: Verb) -> Verb:
 
 def _begin_without_looking(store: Any, verb: Verb) -> Verb:
     async def call(**arguments: Any) -> Any:
-        await arguments["work"](D1Transaction(store._session.database))
+        await arguments["work"](D1Transaction(store._sender.database))
         return await verb(**arguments)
 
     return call
@@ -618,15 +618,15 @@ FAULTS = {
 async def open_broken(path: str, fault: str) -> D1WorkflowStore:
     """Open the store with a fault; child processes call this too."""
     store = await D1WorkflowStore.open(path)
-    session, what = store._session, FAULTS[fault]
-    texts = dict(session._sql)
+    sender, what = store._sender, FAULTS[fault]
+    texts = dict(sender._sql)
     for name, old, new in what.edits:
         if old not in texts[name]:
             raise LookupError(f"{fault}: the statement {name} has no {old!r}")
         texts[name] = texts[name].replace(old, new)
-    session._sql = texts
+    sender._sql = texts
     # The mutants know D1 as it is; the local file's own transactions have tests of their own.
-    session._database = (what.database or _OnlyBatches)(session._database)
+    sender._database = (what.database or _OnlyBatches)(sender._database)
     if what.transaction is not None:
         faulty: Any = what.transaction(store, store.append_in_transaction)
         store.append_in_transaction = faulty  # type: ignore[method-assign]  # that is the fault
@@ -662,7 +662,7 @@ def _corrupter(path: str) -> Callable[[str], Any]:
     async def corrupt(run_id: str) -> None:
         store = await D1WorkflowStore.open(path)
         damage = "UPDATE workflow_run_states SET input = '{\"cut' WHERE run_id = ?1"
-        await store._session.prepare(damage, run_id).run()
+        await store._sender.prepare(damage, run_id).run()
         await store.close()
 
     return corrupt

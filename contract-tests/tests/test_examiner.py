@@ -1,17 +1,16 @@
 """Child processes that examine a store: whatever it does to its process, the verdict stays with the parent."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from workflow_contract_tests import CaseResult, catalogue
-from workflow_contract_tests.examination import Examined
+from workflow_contract_tests import Case, CaseResult, HarnessError, catalogue
+from workflow_contract_tests import examiner as examiner_module
 from workflow_contract_tests.examiner import Examiner
 
 _STORES = '''
-import asyncio, contextlib, os, sys, time
-from workflow_contract_tests import HarnessError, StoreHarness
-from workflow_contract_tests.certification import NotDeclaredError
+import asyncio, contextlib, os, time
+from workflow_contract_tests import StoreHarness
 from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
 
 REASONS = {"processes": "one process", "corrupt": "nothing to damage"}
@@ -30,14 +29,8 @@ async def leave(): raise SystemExit(0)
 async def leave_in_a_task(): await asyncio.create_task(leave())
 async def leave_at_once(): print("last words", flush=True); os._exit(0)
 async def crash(): os.kill(os.getpid(), 11)
-async def hang(): await asyncio.Event().wait()
 async def block(): time.sleep(60)
 async def interrupt(): raise KeyboardInterrupt
-async def cancel(): raise asyncio.CancelledError
-async def feign(): raise NotDeclaredError("timers")
-async def skip():
-    import pytest
-    pytest.skip("no")
 async def forge():
     for fd in range(3, 40):
         with contextlib.suppress(OSError):
@@ -49,25 +42,6 @@ ways = {name: breaking(name.title(), action) for name, action in list(globals().
         if asyncio.iscoroutinefunction(action)}
 globals().update({f"{name}_harness": way for name, way in ways.items()})
 
-def good_harness(): return make(InMemoryWorkflowStore)
-
-class Forgetful(InMemoryWorkflowStore):
-    async def schedule_timer(self, **arguments): return None
-
-@contextlib.asynccontextmanager
-async def swallowing_harness():
-    with contextlib.suppress(Exception):
-        yield make(Forgetful)
-
-class Swallowing(StoreHarness):
-    async def __aexit__(self, *error):
-        await super().__aexit__(*error)
-        return True
-
-def swallowing_subclass_harness():
-    data = InMemoryData()
-    return Swallowing(lambda: Forgetful(data=data), contract_version="0.1", not_applicable=REASONS)
-
 calls = []
 def raising_once_harness():
     calls.append(1)
@@ -76,18 +50,14 @@ def raising_once_harness():
     return make(InMemoryWorkflowStore)
 
 def mistaken_harness(): return StoreHarness(InMemoryWorkflowStore, contract_version="9.9")
-
-class Proxy:
-    def __init__(self, store): self.store = store
-    def __getattr__(self, name): return getattr(self.store, name)
-
-def proxies_harness():
-    one = InMemoryWorkflowStore()
-    return StoreHarness(lambda: Proxy(one), contract_version="0.1", not_applicable=REASONS)
 '''
-_BROKEN, _SOUND = "TIMER-1-timer_moves", "SIGNAL-3-unknown_run"
 
-Examine = Callable[..., list[Examined]]
+Examine = Callable[[str], list[CaseResult]]
+
+
+def _cases() -> list[Case]:
+    """A case that meets what is wrong with the stores, and one that does not."""
+    return [next(case for case in catalogue() if case.id.startswith(name)) for name in ("TIMER-1-timer_moves", "LOG-1")]
 
 
 @pytest.fixture(scope="module")
@@ -99,18 +69,52 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def examine(folder: Path) -> Examine:
-    def examine(name: str, timeout_s: float = 20) -> list[Examined]:
+    def examine(name: str, timeout_s: float = 20) -> list[CaseResult]:
         examiner = Examiner(f"stores:{name}_harness", folder=folder, timeout_s=timeout_s, environment={})
-        return list(examiner.examine(_two_cases()))
+        return [one.result for one in examiner.examine(_cases())]
 
     return examine
 
 
-def _two_cases() -> list:
-    timer = next(case for case in catalogue() if case.id.startswith("TIMER-1-timer_moves"))
-    other = next(case for case in catalogue() if case.id.startswith("LOG-1-"))
-    return [timer, other]
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        pytest.param("leave_in_a_task", "the store ended the event loop: SystemExit: 0"),
+        pytest.param("leave_at_once", "the process ended during this case with exit status 0\nlast words"),
+        pytest.param("crash", "the process ended during this case with exit status -11 (SIGSEGV)"),
+        pytest.param("interrupt", "the store ended the event loop: KeyboardInterrupt"),
+        pytest.param("forge", "ValueError: not written"),
+        pytest.param("shout", "it printed:\nhello from the store"),
+        pytest.param("raising_once", "the harness factory raised OSError: the database is not there"),
+    ],
+)
+def test_case_in_flight_fails_and_the_next_one_is_run(examine: Examine, name: str, problem: str) -> None:
+    broken, sound = examine(name)
+    assert broken.outcome == "failed"
+    assert problem in (broken.problem or "")
+    assert (sound.outcome, sound.problem) == ("passed", None)
 
 
-def _results(found: list[Examined]) -> Iterator[CaseResult]:
-    return (one.result for one in found)
+def test_result_has_the_rule_and_clauses_of_the_catalogue(examine: Examine) -> None:
+    cases = _cases()
+    assert [(r.id, r.clauses, r.rule) for r in examine("leave_at_once")] == [(c.id, c.clauses, c.rule) for c in cases]
+
+
+def test_blocked_event_loop_shows_its_stack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examiner_module, "_GRACE_S", 3)
+    examiner = Examiner("stores:block_harness", folder=folder, timeout_s=0.2, environment={})
+    broken = next(examiner.examine(_cases())).result
+    assert broken.outcome == "failed"
+    assert "the event loop is blocked" in (broken.problem or "")
+    assert "in block" in (broken.problem or "")
+
+
+def test_harness_made_wrongly_ends_the_examination(examine: Examine) -> None:
+    with pytest.raises(HarnessError, match=r"keeps contract '9\.9'"):
+        examine("mistaken")
+
+
+def test_store_that_cannot_be_imported_ends_the_examination(folder: Path) -> None:
+    (folder / "leaving.py").write_text("raise SystemExit(0)")
+    with pytest.raises(HarnessError, match="SystemExit"):
+        list(Examiner("leaving:harness", folder=folder, timeout_s=20, environment={}).examine(_cases()))

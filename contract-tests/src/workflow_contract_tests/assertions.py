@@ -9,8 +9,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.machinery
+import importlib.util
+import marshal
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import CodeType, ModuleType
 
 __all__ = ["both_sides", "readable_assertions"]
@@ -72,13 +76,40 @@ class _Finder:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """A loader that compiles anew each time: rewritten code must not get into the cache of compiled modules."""
+    """A loader of rewritten modules. It caches them under a name of their own, beside what Python caches."""
 
     def get_code(self, fullname: str) -> CodeType:
+        cached = Path(importlib.util.cache_from_source(self.path, optimization="readable"))
+        stamp = f"{_stamp(self.path)} {_stamp(__file__)}\n".encode()
+        with contextlib.suppress(OSError, EOFError, ValueError, TypeError):
+            known = cached.read_bytes()
+            if known.startswith(stamp):
+                code: CodeType = marshal.loads(known[len(stamp) :])  # noqa: S302  # as Python does with its own
+                return code
+        code = self._compile()
+        if not sys.dont_write_bytecode:
+            with contextlib.suppress(OSError):
+                _replace(cached, stamp + marshal.dumps(code))
+        return code
+
+    def _compile(self) -> CodeType:
         tree = ast.parse(self.get_data(self.path), filename=self.path)
         rewritten = ast.fix_missing_locations(_Rewriter().rewrite(tree))
         code: CodeType = compile(rewritten, self.path, "exec", dont_inherit=True)
         return code
+
+
+def _stamp(path: str) -> str:
+    facts = Path(path).stat()
+    return f"{facts.st_mtime_ns}-{facts.st_size}"
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file in one step, as another process may read it meanwhile."""
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_bytes(data)
+    draft.replace(path)
 
 
 class _Rewriter(ast.NodeTransformer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
 import platform
 import time
@@ -74,7 +75,7 @@ def report_on(
     seed: int = SEED,
     way: Way = "in process",
 ) -> Report:
-    """Return the report on what was examined, by one store or by what claims to be one."""
+    """Return the report on a store that was examined."""
     known = [one for one in examined if one.module is not None]
     last = known[-1] if known else None
     distribution, version = _distribution(last.module if last else None)
@@ -107,6 +108,7 @@ def _objections(known: Sequence[Examined], declarations: int) -> tuple[str, ...]
     return tuple(found)
 
 
+@functools.cache  # it reads the metadata of everything that is installed
 def _distribution(module: str | None) -> tuple[str | None, str | None]:
     """Return the distribution that a module is installed from, and its version."""
     names = importlib.metadata.packages_distributions().get((module or "").partition(".")[0], ())

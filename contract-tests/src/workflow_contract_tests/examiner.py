@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,7 @@ class Examiner:
         while left:
             with _Child(self._order(left), self._environment, self._timeout_s) as child:
                 for examined in child.examined():
-                    case = left.pop(0)
-                    yield _checked(examined, case)
-                    if child.is_over:
-                        break
+                    yield _checked(examined, left.pop(0))
 
     def _order(self, cases: Sequence[Case]) -> dict[str, Any]:
         return {
@@ -79,22 +77,10 @@ class Examiner:
 
 def _checked(examined: Examined, case: Case) -> Examined:
     """Refuse a result that is not that of the case. What a case cites comes from this side's catalogue."""
-    result = examined.result
-    known = CaseResult(
-        id=case.id,
-        clauses=case.clauses,
-        rule=case.rule,
-        outcome=result.outcome if result.id == case.id else "failed",
-        seconds=result.seconds,
-        problem=result.problem if result.id == case.id else f"the process reported {result.id} in its place",
-    )
-    return Examined(
-        result=known,
-        store=examined.store,
-        module=examined.module,
-        capabilities=examined.capabilities,
-        subject=examined.subject,
-    )
+    result = replace(examined.result, id=case.id, clauses=case.clauses, rule=case.rule)
+    if examined.result.id != case.id:
+        result = replace(result, outcome="failed", problem=f"the process reported {examined.result.id} in its place")
+    return replace(examined, result=result)
 
 
 class _Child:
@@ -107,8 +93,8 @@ class _Child:
         self._stack = contextlib.ExitStack()
         self._buffer = b""
         self._lines: list[bytes] = []
+        self._closed = False
         self._shown = 0
-        self.is_over = False
 
     def __enter__(self) -> _Child:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="workflow-certify-")))
@@ -151,13 +137,11 @@ class _Child:
         for case_id in self._order["cases"]:
             begun = self._receive(_LOAD_TIMEOUT_S)
             if begun is None or begun["kind"] != "begun":
-                self.is_over = True
                 yield self._lost(case_id, 0.0, "before this case began")
                 return
             since = time.monotonic()
             message = self._receive(self._timeout_s + _GRACE_S)
             if message is None or message["kind"] != "examined":
-                self.is_over = True
                 yield self._lost(case_id, time.monotonic() - since, "during this case")
                 return
             yield self._read(message)
@@ -186,7 +170,8 @@ class _Child:
                 chunk = os.read(self._fd, 65_536)
                 *lines, self._buffer = (self._buffer + chunk).split(b"\n")
                 self._lines += lines
-                return bool(chunk)
+                self._closed = not chunk
+                return not self._closed
             if ended:
                 return False
         return False
@@ -226,6 +211,9 @@ class _Child:
         return printed.decode("utf-8", "replace").strip()[-_LAST_OUTPUT:]
 
     def _lost(self, case_id: str, seconds: float, when: str) -> Examined:
+        if self._closed:  # which a process does a moment before it ends
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=5)
         status = self._process.poll()
         if status is None:
             said = f"no end {when} after {seconds:.0f} s: the event loop is blocked\n{self._blocked()}"

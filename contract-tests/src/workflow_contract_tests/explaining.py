@@ -1,4 +1,4 @@
-"""What a failed case says: the error, where it was raised, the values, and the cause."""
+"""The text about a failed case: the error, where it was raised, the values, and the cause."""
 
 from __future__ import annotations
 

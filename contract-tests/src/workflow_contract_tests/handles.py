@@ -12,7 +12,7 @@ _MARKS = ("create_run", "claim_run", "append_events")
 
 
 def shared_handle(first: object, second: object) -> str | None:
-    """Say what two handles share that each should have for itself; `None` if they share no store."""
+    """Return the reason why two handles are not independent, `None` if they are."""
     if first is second:
         return "open_store gave the same object twice"
     stores = {id(store): store for store in _stores_behind(first)}

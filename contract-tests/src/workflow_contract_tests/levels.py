@@ -14,7 +14,7 @@ __all__ = ["LEVELS", "LEVEL_CAPABILITIES", "SCHEDULE_VERBS", "Level", "levels_of
 
 Level = Literal["core", "schedules", "live", "transactional", "durable"]
 LEVELS: tuple[Level, ...] = ("core", "schedules", "live", "transactional", "durable")
-"""What a store is certified for, each on its own."""
+"""The parts of the contract that a store is certified for, each on its own."""
 
 LEVEL_CAPABILITIES: Mapping[Level, tuple[Capability, ...]] = {
     "live": ("subscribe", "notify"),

@@ -21,7 +21,7 @@ _WORDS = {
 
 
 class Progress:
-    """What is shown of an examination while it lasts."""
+    """The display of an examination that is under way."""
 
     def __init__(self, total: int, stream: TextIO) -> None:
         self._total = total

@@ -22,7 +22,7 @@ from .pytest_verdict import leave_out, watch
 __all__ = ["StoreContract"]
 
 _KEPT = ("pytest_generate_tests", "test_clause", "test_suite_is_whole")
-"""What a subclass may not change."""
+"""The names that a subclass may not change."""
 
 
 class StoreContract:
@@ -36,6 +36,12 @@ class StoreContract:
 
     xfail_clauses: ClassVar[Mapping[str, str]] = {}
     """Clause ids (all their cases) or case ids that are known to fail, each with the reason."""
+
+    server_may_be_absent: ClassVar[bool] = False
+    """True if the fixture may skip where its server cannot be had. The summary then says that nothing is certified."""
+
+    without_schedules: ClassVar[bool] = False
+    """True if the verbs of schedules are not written. Their cases then do not fail, but show as not written."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Raise an error when a subclass changes what is tested."""
@@ -51,7 +57,7 @@ class StoreContract:
                 raise TypeError(f"{cls.__name__}.xfail_clauses must say why {key} fails")
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Have the session count what passes of this class. pytest calls it while it collects."""
+        """Register this class with the session, which counts what passes. pytest calls it while it collects."""
         watch(metafunc)
 
     @pytest.mark.asyncio
@@ -73,7 +79,7 @@ class StoreContract:
         except NotDeclaredError as error:
             leave_out(request.node, "not-applicable", str(error))
         except (NotImplementedError, AttributeError) as error:
-            if not is_unwritten(error) or "schedules" not in levels_of(case):
+            if not (self.without_schedules and "schedules" in levels_of(case) and is_unwritten(error)):
                 raise
             leave_out(request.node, "not-written", repr(error))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -14,9 +14,8 @@ from .verdict import LevelVerdict, Outcome, judge
 
 __all__ = ["leave_out", "watch"]
 
-_NAME = "workflow-contract-verdict"
 _LEFT_OUT = pytest.StashKey[Outcome]()
-"""Why the kit itself leaves a case out."""
+"""The outcome of a case that the kit itself leaves out."""
 
 
 def leave_out(item: pytest.Item, outcome: Outcome, reason: str) -> NoReturn:
@@ -27,17 +26,16 @@ def leave_out(item: pytest.Item, outcome: Outcome, reason: str) -> NoReturn:
 
 def watch(metafunc: pytest.Metafunc) -> None:
     """Count the cases of a class in this session."""
-    manager = metafunc.config.pluginmanager
-    session = manager.get_plugin(_NAME)
-    if session is None:
-        session = _SessionVerdict()
-        manager.register(session, _NAME)
-    session.watch(metafunc.cls)
+    config = metafunc.config
+    if _SESSION not in config.stash:
+        config.stash[_SESSION] = _SessionVerdict()
+        config.pluginmanager.register(config.stash[_SESSION])
+    config.stash[_SESSION].watch(metafunc.cls)
 
 
 @dataclass
 class _ClassVerdict:
-    """What is known of one contract class."""
+    """The outcomes of one contract class, and the capabilities of its store."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     capabilities: set[str] = field(default_factory=set)
@@ -48,7 +46,7 @@ class _ClassVerdict:
 
 
 class _SessionVerdict:
-    """The plugin that counts. A contract class registers it while it is collected."""
+    """The hooks that count. A contract class registers them while it is collected."""
 
     def __init__(self) -> None:
         self._classes: dict[type, _ClassVerdict] = {}
@@ -75,9 +73,12 @@ class _SessionVerdict:
         return case if isinstance(case, Case) else None
 
     def _count(self, item: pytest.Item, case: Case, report: pytest.TestReport) -> None:
-        found = self._classes[item.cls]  # type: ignore[attr-defined]  # of a function
+        cls: Any = item.cls  # type: ignore[attr-defined]  # of a function
+        found = self._classes[cls]
         left_out = item.stash.get(_LEFT_OUT, None)
         if report.skipped and left_out is None and not hasattr(report, "wasxfail"):
+            if report.when == "setup" and cls.server_may_be_absent:
+                return
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
             report.outcome = "failed"
             report.longrepr = f"{reason}\nA case of the contract must run: no mark, fixture or store may skip it."
@@ -90,7 +91,7 @@ class _SessionVerdict:
         found.capabilities.update(getattr(harness, "declared", None) or ())
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say for which levels each store is certified."""
+        """Write for which levels each store is certified."""
         counted = {cls: found for cls, found in self._classes.items() if found.outcomes}
         if counted:
             terminalreporter.section("store contract")
@@ -104,3 +105,6 @@ def _verdict(levels: tuple[LevelVerdict, ...]) -> str:
     refused = any(verdict.status == "not certified" for verdict in levels) or levels[0].status != "certified"
     said = f"certified: {', '.join(certified)}" if certified else "certified for no level"
     return "; ".join(["not certified" if refused else said, *([said] if refused and certified else []), *others])
+
+
+_SESSION = pytest.StashKey[_SessionVerdict]()

@@ -29,7 +29,7 @@ requires-python = ">=3.11"
 dependencies = ["workflow-runtime>=0.1,<0.2"]
 
 [dependency-groups]
-test = ["workflow-contract-tests>={kit}", "mypy", "ruff"]
+test = ["workflow-contract-tests>={kit},<{next_kit}", "mypy", "ruff"]
 
 [tool.hatch.build.targets.wheel]
 packages = ["src/{package}"]
@@ -143,7 +143,7 @@ jobs:
       - uses: actions/setup-python@v5
         with:
           python-version: "3.13"
-      - run: pip install . --group test
+      - run: pip install --upgrade pip && pip install . --group test
       - run: ruff check . && ruff format --check . && mypy .
       - run: workflow-certify {package}_harness:harness --json report.json --markdown report.md --badge contract.svg
       - uses: actions/upload-artifact@v4
@@ -182,12 +182,14 @@ def write_skeleton(name: str, folder: Path) -> list[Path]:
 
 
 def _files(package: str) -> Mapping[str, str]:
+    major, minor = (int(part) for part in __version__.split(".")[:2])
     names = {
         "package": package,
         "distribution": package.replace("_", "-"),
         "store": "".join(part.capitalize() for part in package.split("_")),
         "contract": CONTRACT_VERSION,
-        "kit": __version__,
+        "kit": f"{major}.{minor}",
+        "next_kit": f"{major}.{minor + 1}",
     }
     return {
         "pyproject.toml": _PYPROJECT.format(**names),
