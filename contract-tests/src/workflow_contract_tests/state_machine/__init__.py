@@ -1,0 +1,5 @@
+"""The contract as a state machine: random sequences of verbs on a store and on the model, compared answer by answer.
+
+`script` is the language, `drawing` makes sequences, `playing` compares, `freedoms` says where answers may differ,
+`shrinking` makes a failing sequence short, `printing` writes it down, `runner` does all of it.
+"""
