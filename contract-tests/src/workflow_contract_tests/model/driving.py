@@ -42,8 +42,6 @@ class DrivingVerbs:
             _write_log(run, expected_next_index, events, taken_inbox, now_ms)
             _change_timers(run, set_timers, removed_timers)
             _renew(run, now_ms + lease_ms)
-            if events:
-                run.crashes = 0
             return Appended(
                 next_index=len(run.log),
                 lease_expires_at_ms=_lease_end(run),
@@ -212,6 +210,8 @@ def _write_log(
         raise LogConflictError(run.run_id, expected_next_index, len(run.log))
     for event in events:
         append_to_log(run, event, now_ms)
+    if events:
+        run.crashes = 0
     run.inbox.taken.update(taken_inbox)
 
 

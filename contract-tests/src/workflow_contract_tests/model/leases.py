@@ -223,9 +223,7 @@ def _dies(run: Run, max_crashes: int, now_ms: int) -> bool:
         run.crashes += 1
     else:
         run.silent_claims += 1
-        if run.silent_claims % SILENT_CLAIMS_PER_CRASH:
-            return False
-        run.crashes += 1
+        run.crashes += run.silent_claims % SILENT_CLAIMS_PER_CRASH == 0
     if run.crashes < max_crashes:
         return False
     end_run(run, RunStatus.DEAD, now_ms)

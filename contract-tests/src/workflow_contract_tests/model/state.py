@@ -159,6 +159,7 @@ class TickClaim:
 
     fire_at_ms: int
     source: BucketSource
+    overlap: RequestedOverlap
     token: str
     expires_at_ms: int
 

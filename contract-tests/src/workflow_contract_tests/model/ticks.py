@@ -225,26 +225,25 @@ class TickVerbs:
         blocked = self.state.live_run(schedule.previous_run_id) is not None
         if schedule.buffered_fire_at_ms is not None and not blocked:
             return schedule.buffered_fire_at_ms, "buffered"
-        in_turn = {moment for moment in schedule.requests if schedule.policy_of(moment) == "buffer-all"}
-        ticks: dict[int, BucketSource] = {m: "requested" for m in schedule.requests if m not in in_turn}
+        at_once = {moment for moment in schedule.requests if schedule.policy_of(moment) != "buffer-all"}
+        in_turn = set() if blocked else set(schedule.requests) - at_once
+        ticks: dict[int, BucketSource] = {min(moments): "requested" for moments in (at_once or in_turn,) if moments}
         due = schedule.next_fire_at_ms
-        is_due = schedule.enabled and due is not None and _high_water(schedule) < due <= now_ms
-        if due is not None and is_due and not (blocked and due in in_turn):
+        if schedule.enabled and due is not None and _high_water(schedule) < due <= now_ms:
             ticks[due] = "due"
-        if ticks:
-            return min(ticks), ticks[min(ticks)]
-        return (min(in_turn), "requested") if in_turn and not blocked else None
+        return min(ticks.items(), default=None)
 
     def _claim_tick(
         self, schedule_id: str, moment: int, source: BucketSource, owner: str, lease_ms: int, now_ms: int
     ) -> ClaimedBucket:
         schedule = self.state.schedules[schedule_id]
-        schedule.claim = TickClaim(moment, source, self.state.new_token(), now_ms + lease_ms)
+        overlap = schedule.policy_of(moment)
+        schedule.claim = TickClaim(moment, source, overlap, self.state.new_token(), now_ms + lease_ms)
         return ClaimedBucket(
             schedule=schedule.record(),
             fire_at_ms=moment,
             source=source,
-            overlap_policy=schedule.policy_of(moment),
+            overlap_policy=overlap,
             overlapping_run_id=self.state.live_run(schedule.previous_run_id),
             lease=Lease(owner=owner, token=schedule.claim.token, number=1, expires_at_ms=now_ms + lease_ms),
         )
@@ -253,14 +252,13 @@ class TickVerbs:
         self, schedule: ScheduleState, claim: TickClaim, run_id: str
     ) -> BucketOverlapping | BucketBehind | None:
         """Return why the tick must not start now (SCHEDULE-14, SCHEDULE-17)."""
-        policy = schedule.policy_of(claim.fire_at_ms)
-        if policy == "allow":
+        if claim.overlap == "allow":
             return None
         previous = self.state.live_run(schedule.previous_run_id)
         if previous is not None and previous != run_id:
             return BucketOverlapping(run_id=previous)
         first = schedule.buffered_fire_at_ms
-        if first is None or claim.source == "buffered" or (policy in REPLACING and claim.fire_at_ms > first):
+        if first is None or claim.source == "buffered" or (claim.overlap in REPLACING and claim.fire_at_ms > first):
             return None
         return BucketBehind(fire_at_ms=first)
 
@@ -290,25 +288,21 @@ class TickVerbs:
             )
             run.last_operation = operation_id, None
             self.state.runs[run_id] = run
-        if schedule.policy_of(claim.fire_at_ms) in REPLACING:
+        if claim.overlap in REPLACING:
             schedule.buffered_fire_at_ms = None
         schedule.previous_run_id = run_id
         _forget(schedule, claim)
 
     def _put_back(self, schedule: ScheduleState, claim: TickClaim) -> BucketBuffered | BucketSkipped:
         """Put a tick back until the previous run has ended; one is buffered at most (SCHEDULE-15, SCHEDULE-18)."""
-        policy, moment, before = (
-            schedule.policy_of(claim.fire_at_ms),
-            claim.fire_at_ms,
-            schedule.buffered_fire_at_ms,
-        )
-        if policy == "buffer-all":
+        moment, before = claim.fire_at_ms, schedule.buffered_fire_at_ms
+        if claim.overlap == "buffer-all":
             return BucketBuffered()
         _forget(schedule, claim)
         if before is None or claim.source == "buffered":
             kept = moment
         else:
-            kept = before if policy == "buffer-one" else max(before, moment)
+            kept = before if claim.overlap == "buffer-one" else max(before, moment)
         schedule.buffered_fire_at_ms = kept
         return BucketBuffered() if kept == moment else BucketSkipped()
 
@@ -321,8 +315,7 @@ def _forget(schedule: ScheduleState, claim: TickClaim) -> None:
     """Take a settled tick from where it waited."""
     if claim.source == "buffered":
         schedule.buffered_fire_at_ms = None
-    else:
-        schedule.requests.pop(claim.fire_at_ms, None)
+    schedule.requests.pop(claim.fire_at_ms, None)
 
 
 def _next_own_tick(schedule: ScheduleState, now_ms: int) -> int | None:

@@ -3,3 +3,10 @@
 `script` is the language, `drawing` makes sequences, `playing` compares, `freedoms` says where answers may differ,
 `shrinking` makes a failing sequence short, `printing` writes it down, `runner` does all of it.
 """
+
+from __future__ import annotations
+
+from .runner import Search, emptied
+from .showing import Caller, show
+
+__all__ = ["Caller", "Search", "emptied", "show"]

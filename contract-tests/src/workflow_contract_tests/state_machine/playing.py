@@ -10,7 +10,7 @@ from workflow_runtime.store import RunSummary, Schedule, WorkflowExecutionStore
 
 from ..model import Model, Unsettled
 from .freedoms import Raised, normal
-from .script import Operation, Tokens, resolve
+from .script import Operation, TickToken, Token, Tokens, resolve
 
 __all__ = ["Difference", "Match", "Player"]
 
@@ -24,13 +24,19 @@ MOST_PAGES = 1_000
 class Difference:
     """The first operation whose answers differ."""
 
-    place: int
-    """Its place in the script."""
-    operation: Operation
+    script: tuple[Operation, ...]
+    """The operations that were played; the last one gave it."""
+    sent: tuple[dict[str, Any], ...]
+    """Their arguments as they were sent, but with symbols for tokens."""
     answers: dict[str, Any]
     """The answers as they came, by the name of who gave them."""
-    told_apart: dict[str, Any]
-    """The same without what is free."""
+    forms: dict[str, Any]
+    """The same without what is free, by which they were compared."""
+
+    @property
+    def operation(self) -> Operation:
+        """The operation whose answers differ."""
+        return self.script[-1]
 
 
 class Player:
@@ -58,16 +64,14 @@ class Player:
 class Match:
     """The model and stores with one script, of which the operations come one by one.
 
-    Attributes:
-        model: As it is after the operations so far.
-        script: These operations.
-        numbers: The arguments of each as they were sent, with tokens as symbols.
+    Args:
+        players: The stores.
     """
 
     def __init__(self, *players: Player) -> None:
         self.model = Model()
-        self.script: list[Operation] = []
-        self.shown: list[dict[str, Any]] = []
+        self.played: list[Operation] = []
+        self._shown: list[dict[str, Any]] = []
         self._tokens = Tokens()
         self._sent: dict[str, dict[str, Any]] = {}
         self._players = players
@@ -83,7 +87,8 @@ class Match:
             expected: Any = self._ask_model(operation.verb, arguments)
         except Unsettled:
             return None
-        self.script.append(operation)
+        self.played.append(operation)
+        self._shown.append(_with_token_symbols(operation, arguments))
         answers: dict[str, Any] = {MODEL: expected}
         forms = {MODEL: self._normal(expected, self._tokens, operation, arguments)}
         for player, sent in zip(self._players, theirs, strict=True):
@@ -92,7 +97,7 @@ class Match:
             forms[player.name] = self._normal(answer, player.tokens, operation, arguments)
         if all(form == forms[MODEL] for form in forms.values()):
             return None
-        return Difference(len(self.script) - 1, operation, answers, forms)
+        return Difference(tuple(self.played), tuple(self._shown), answers, forms)
 
     def _ask_model(self, verb: str, arguments: dict[str, Any]) -> Any:
         try:
@@ -117,6 +122,13 @@ class Match:
 
     def _normal(self, answer: Any, tokens: Tokens, operation: Operation, arguments: dict[str, Any]) -> Any:
         return normal(answer, tokens, now_ms=arguments.get("now_ms"), again=operation.again)
+
+
+def _with_token_symbols(operation: Operation, arguments: dict[str, Any]) -> dict[str, Any]:
+    if operation.again:
+        return dict(operation.arguments)
+    tokens = {name: value for name, value in operation.arguments.items() if isinstance(value, Token | TickToken)}
+    return arguments | tokens
 
 
 async def _all_pages(store: WorkflowExecutionStore, verb: str, arguments: dict[str, Any]) -> list[Any]:
