@@ -313,7 +313,7 @@ def _high_water(schedule: ScheduleState) -> int:
 
 def _forget(schedule: ScheduleState, claim: TickClaim) -> None:
     """Take a settled tick from where it waited."""
-    if claim.source == "buffered":
+    if schedule.buffered_fire_at_ms == claim.fire_at_ms:
         schedule.buffered_fire_at_ms = None
     schedule.requests.pop(claim.fire_at_ms, None)
 
