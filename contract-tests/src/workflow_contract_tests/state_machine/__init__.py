@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from .runner import Search, emptied
+from .drawing import Part
+from .playing import Player
+from .runner import Search, emptied, empty
 from .showing import Caller, show
 
-__all__ = ["Caller", "Search", "emptied", "show"]
+__all__ = ["Caller", "Part", "Player", "Search", "emptied", "empty", "show"]

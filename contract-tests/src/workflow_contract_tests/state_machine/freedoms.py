@@ -72,9 +72,8 @@ def normal(answer: Any, tokens: Tokens, *, now_ms: int | None, again: bool) -> A
 def _plain(answer: Any, tokens: Tokens, now_ms: int | None, again: bool) -> Any:
     if isinstance(answer, Value):
         fields = {name: getattr(answer, name) for name in type(answer).__dataclass_fields__}  # type: ignore[attr-defined]  # every value is a dataclass
-        for kind, free in _FREEDOMS.items():
-            if isinstance(answer, kind):
-                fields |= free(answer, tokens, now_ms, again)
+        if (free := _FREEDOMS.get(type(answer))) is not None:
+            fields |= free(answer, tokens, now_ms, again)
         shown = {name: _plain(value, tokens, now_ms, again) for name, value in fields.items()}
         return {"": type(answer).__name__, **shown}
     if isinstance(answer, Mapping):

@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from workflow_runtime.store import WorkflowExecutionStore
+
 from ..harness import START_MS, StoreHarness
 from . import drawing
 from .playing import Difference, Match, Player
@@ -16,7 +18,7 @@ from .printing import report
 from .script import Operation
 from .shrinking import shrink
 
-__all__ = ["Freshly", "Search", "emptied"]
+__all__ = ["Freshly", "Search", "emptied", "empty"]
 
 Freshly: TypeAlias = Callable[[], AbstractAsyncContextManager[Sequence[Player]]]
 """Opens the stores of a match, with nothing in them."""
@@ -101,16 +103,17 @@ def emptied(h: StoreHarness) -> Freshly:
 
     @asynccontextmanager
     async def freshly() -> AsyncIterator[Sequence[Player]]:
-        await _empty(h)
+        await empty(h.store)
         yield [Player(h.store_name, [h.store, h.second])]
 
     return freshly
 
 
-async def _empty(h: StoreHarness) -> None:
-    for run in (await h.store.list_runs(limit=1_000)).runs:
-        await h.store.delete_run(run_id=run.run_id, now_ms=h.now_ms, force=True)
-    for schedule in (await h.store.list_schedules(limit=1_000)).schedules:
-        await h.store.delete_schedule(schedule_id=schedule.schedule_id)
-    left = (await h.store.list_runs(limit=1)).runs
+async def empty(store: WorkflowExecutionStore) -> None:
+    """Delete every run and every schedule of a store."""
+    for run in (await store.list_runs(limit=1_000)).runs:
+        await store.delete_run(run_id=run.run_id, now_ms=START_MS, force=True)
+    for schedule in (await store.list_schedules(limit=1_000)).schedules:
+        await store.delete_schedule(schedule_id=schedule.schedule_id)
+    left = (await store.list_runs(limit=1)).runs
     assert left == (), f"runs are left after all were deleted: {left}"
