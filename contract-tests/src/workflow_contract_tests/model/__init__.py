@@ -2,7 +2,7 @@
 
 It is written from the clauses alone and shares nothing with any store. Read `state` first, then the verbs: `lifecycle`,
 `driving`, `leases`, `inbox`, `ticks`, `looking`. Each verb takes the arguments of the contract and gives its answer, or
-raises its error. Tokens and cursors are the model's own.
+raises its error. Tokens are the model's own.
 """
 
 from __future__ import annotations

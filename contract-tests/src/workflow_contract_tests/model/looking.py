@@ -17,6 +17,7 @@ from workflow_runtime.store import (
     RunTimeline,
     TimelineEntry,
 )
+from workflow_runtime.store.cursors import decode_run_cursor, encode_run_cursor
 
 from .pages import page
 from .state import Run, State
@@ -72,18 +73,17 @@ class LookingVerbs:
         created_before_ms: int | None = None,
         descending: bool = False,
     ) -> RunPage:
-        """List runs by creation (LIST-1 to LIST-3, LIST-6). The model's cursor is the last run's place."""
+        """List runs by creation (LIST-1 to LIST-3, LIST-6)."""
         matching = self._matching(statuses, workflow_ids, queues, run_id_prefix, created_from_ms, created_before_ms)
         ordered = sorted(matching, key=_place, reverse=descending)
         if cursor is not None:
-            created_at_ms, _, run_id = cursor.partition(" ")
-            after = (int(created_at_ms), run_id)
+            after = decode_run_cursor(cursor)
             ordered = [run for run in ordered if (_place(run) < after if descending else _place(run) > after)]
         shown = ordered[:limit]
         more = 0 < len(shown) < len(ordered)
         return RunPage(
             runs=tuple(run.summary() for run in shown),
-            next_cursor=f"{shown[-1].created_at_ms} {shown[-1].run_id}" if more else None,
+            next_cursor=encode_run_cursor(*_place(shown[-1])) if more else None,
         )
 
     def count_runs(

@@ -194,6 +194,7 @@ class ScheduleState:
     previous_run_id: str | None = None
     requests: dict[int, Request] = field(default_factory=dict)
     claim: TickClaim | None = None
+    claims: int = 0
     settled: tuple[int, str, Any] | None = None
     """The last settled tick: moment, operation id and answer (SCHEDULE-16)."""
 

@@ -32,6 +32,7 @@ from workflow_runtime.store import (
     SchedulePage,
     ScheduleUpserted,
 )
+from workflow_runtime.store.cursors import decode_schedule_cursor, encode_schedule_cursor
 
 from .state import Request, Run, ScheduleState, State, TickClaim, Unsettled
 
@@ -39,6 +40,10 @@ __all__ = ["TickVerbs"]
 
 REPLACING = frozenset({"cancel-previous", "terminate-previous"})
 """Policies by which a later tick takes the place of the buffered one (SCHEDULE-17)."""
+
+
+NAMED = 10
+"""The most schedules of other workflows that a claim names (SCHEDULE-11)."""
 
 
 class TickVerbs:
@@ -106,12 +111,13 @@ class TickVerbs:
         return stored.record()
 
     def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
-        """List schedules by id (SCHEDULE-6). The model's cursor is the last id."""
-        ids = [schedule_id for schedule_id in sorted(self.state.schedules) if cursor is None or schedule_id > cursor]
+        """List schedules by id (SCHEDULE-6)."""
+        after = "" if cursor is None else decode_schedule_cursor(cursor)
+        ids = [schedule_id for schedule_id in sorted(self.state.schedules) if schedule_id > after]
         shown = ids[:limit]
         return SchedulePage(
             schedules=tuple(self.state.schedules[schedule_id].record() for schedule_id in shown),
-            next_cursor=shown[-1] if 0 < len(shown) < len(ids) else None,
+            next_cursor=encode_schedule_cursor(shown[-1]) if 0 < len(shown) < len(ids) else None,
         )
 
     def delete_schedule(self, *, schedule_id: str) -> DeleteScheduleResult:
@@ -172,7 +178,7 @@ class TickVerbs:
         return BucketClaims(
             buckets=buckets,
             next_due_ms=min(times, default=None),
-            unclaimable=tuple(s.schedule_id for s in others if self._waiting_tick(s, now_ms) is not None),
+            unclaimable=tuple(s.schedule_id for s in others if self._waiting_tick(s, now_ms) is not None)[:NAMED],
         )
 
     def mark_schedule_bucket_started(
@@ -238,6 +244,7 @@ class TickVerbs:
     ) -> ClaimedBucket:
         schedule = self.state.schedules[schedule_id]
         overlap = schedule.policy_of(moment)
+        schedule.claims += 1
         schedule.claim = TickClaim(moment, source, overlap, self.state.new_token(), now_ms + lease_ms)
         return ClaimedBucket(
             schedule=schedule.record(),
@@ -245,7 +252,9 @@ class TickVerbs:
             source=source,
             overlap_policy=overlap,
             overlapping_run_id=self.state.live_run(schedule.previous_run_id),
-            lease=Lease(owner=owner, token=schedule.claim.token, number=1, expires_at_ms=now_ms + lease_ms),
+            lease=Lease(
+                owner=owner, token=schedule.claim.token, number=schedule.claims, expires_at_ms=now_ms + lease_ms
+            ),
         )
 
     def _obstacle(
@@ -258,7 +267,7 @@ class TickVerbs:
         if previous is not None and previous != run_id:
             return BucketOverlapping(run_id=previous)
         first = schedule.buffered_fire_at_ms
-        if first is None or claim.source == "buffered" or (claim.overlap in REPLACING and claim.fire_at_ms > first):
+        if first in {None, claim.fire_at_ms} or (claim.overlap in REPLACING and claim.fire_at_ms > first):
             return None
         return BucketBehind(fire_at_ms=first)
 

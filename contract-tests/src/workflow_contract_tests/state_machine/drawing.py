@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
-from workflow_runtime.store import Awaited, NewEvent, OverlapPolicy, RunStatus, Timer, WorkflowVersion
+from workflow_runtime.store import DRIVER_VERBS, Awaited, NewEvent, OverlapPolicy, RunStatus, Timer, WorkflowVersion
 
 from ..model import Model
 from .script import (
@@ -98,6 +98,22 @@ SCHEDULE_WEIGHTS: Weights = {
 }
 
 
+ENDED = frozenset({RunStatus.ERRORED, RunStatus.DEAD, RunStatus.ABORTED})
+LIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED})
+STATUSES_FOR: Mapping[str, frozenset[RunStatus]] = {
+    **dict.fromkeys(DRIVER_VERBS, frozenset({RunStatus.RUNNING})),
+    **dict.fromkeys(("deliver_signal", "deliver_approval", "deliver_retry"), LIVE),
+    **dict.fromkeys(("cancel_run", "terminate_run", "claim_run"), LIVE),
+    **dict.fromkeys(("retry_run", "retry_runs"), ENDED),
+    **dict.fromkeys(("requeue_run", "requeue_runs"), frozenset({RunStatus.DEAD})),
+    **dict.fromkeys(("fork_run", "delete_run", "read_events", "read_inbox", "get_run_timeline"), frozenset(RunStatus)),
+    "claim_pending_runs": frozenset({RunStatus.QUEUED}),
+    "claim_stale_runs": frozenset({RunStatus.RUNNING}),
+    "claim_due_timers": frozenset({RunStatus.PAUSED}),
+}
+"""The runs for which a verb has something to do."""
+
+
 class Sequence:
     """A source of operations for one match. One seed and one state of the model give one operation."""
 
@@ -116,8 +132,7 @@ class Sequence:
         self._move_clock()
         if self._operations and self._chance(0.07):
             return self._once_more()
-        verbs = list(self._weights)
-        [verb] = self._random.choices(verbs, weights=list(self._weights.values()))
+        verb = self._verb()
         arguments: dict[str, Any] = getattr(self, f"_{verb}")()
         if self._chance(0.02):
             arguments = self._spoilt(arguments)
@@ -147,12 +162,28 @@ class Sequence:
 
     def _spoilt(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Put what is none in place of one argument."""
-        numbers = [name for name in arguments if name.endswith("_ms") or name in {"limit", "max_crashes"}]
+        many = {"fire_times_ms"}  # a sequence
+        numbers = [n for n in arguments if n not in many and (n.endswith("_ms") or n in {"limit", "max_crashes"})]
         ids = [name for name in arguments if name.endswith("_id") or name in {"owner", "queue", "name"}]
         name = self._random.choice(numbers + ids or [""])
         if not name:
             return arguments
         return arguments | {name: self._random.choice(BAD_NUMBERS if name in numbers else BAD_IDS)}
+
+    def _verb(self) -> str:
+        """Return a verb, mostly one for which there is something to do."""
+        verbs = self._random.choices(list(self._weights), weights=list(self._weights.values()), k=6)
+        return next((verb for verb in verbs if self._has_work(verb) or self._chance(0.1)), verbs[-1])
+
+    def _has_work(self, verb: str) -> bool:
+        """Return False if the verb needs a run, a schedule or a claimed tick, and there is none."""
+        runs, schedules = self._model.state.runs.values(), self._model.state.schedules.values()
+        if verb == "mark_schedule_bucket_started":
+            return any(schedule.claim is not None for schedule in schedules)
+        if verb.endswith("_buckets"):
+            return bool(schedules)
+        wanted = STATUSES_FOR.get(verb)
+        return wanted is None or any(run.status in wanted for run in runs)
 
     def _chance(self, share: float) -> bool:
         return self._random.random() < share
@@ -189,6 +220,11 @@ class Sequence:
 
     def _run_id(self, wanted: Callable[[RunStatus], bool] | None = None) -> str:
         """Return an id, mostly of a run in a wanted status."""
+        if wanted is not None and self._chance(0.5):
+            previous = {schedule.previous_run_id for schedule in self._model.state.schedules.values()}
+            live = [run_id for run_id in self.run_ids if run_id in previous and self._live(run_id)]
+            if live:  # what becomes of ticks is decided by it
+                return self._random.choice(live)
         if wanted is not None and self._chance(0.9):
             fitting = [run_id for run_id in self.run_ids if (s := self._status(run_id)) is not None and wanted(s)]
             if fitting:
@@ -198,6 +234,9 @@ class Sequence:
     def _status(self, run_id: str) -> RunStatus | None:
         run = self._model.state.runs.get(run_id)
         return None if run is None else run.status
+
+    def _live(self, run_id: str) -> bool:
+        return (status := self._status(run_id)) is not None and not status.is_terminal
 
     def _some(self, pool: tuple[Any, ...] | list[Any], most: int = 2) -> list[Any]:
         return self._random.sample(pool, self._random.randint(0, min(most, len(pool))))
@@ -340,11 +379,10 @@ class Sequence:
         return {"run_id": self._run_id(lambda status: status is RunStatus.DEAD), "now_ms": self._now_ms}
 
     def _retry_run(self) -> dict[str, Any]:
-        wanted = {RunStatus.ERRORED, RunStatus.DEAD, RunStatus.ABORTED}
-        return {"run_id": self._run_id(lambda status: status in wanted), **self._retrying()}
+        return {"run_id": self._run_id(lambda status: status in ENDED), **self._retrying()}
 
     def _retrying(self) -> dict[str, Any]:
-        ends = (RunStatus.ERRORED, RunStatus.DEAD, RunStatus.ABORTED)
+        ends = sorted(ENDED)
         statuses = self._maybe(0.6, statuses=lambda: self._some(ends, 3) if self._chance(0.4) else list(ends))
         return {"event": self._event(), "now_ms": self._now_ms, **statuses}
 
@@ -386,7 +424,7 @@ class Sequence:
         return {"run_id": run_id, "limit": self._random.choice((0, 1, 2, ALL)), **optional}
 
     def _claim_run(self) -> dict[str, Any]:
-        run_id = self._run_id(lambda status: not status.is_terminal)
+        run_id = self._run_id(lambda status: not status.is_terminal or self._chance(0.3))
         return {"run_id": run_id, "max_crashes": self._max_crashes(), **self._claiming()}
 
     def _claim_pending_runs(self) -> dict[str, Any]:
@@ -401,20 +439,28 @@ class Sequence:
     def _list_pending_runs(self) -> dict[str, Any]:
         return {"now_ms": self._now_ms, **self._filtered()}
 
+    def _awaited_name(self, run_id: str, kind: str) -> str:
+        """Return a name, mostly one that the run waits for."""
+        run = self._model.state.runs.get(run_id)
+        names = [] if run is None else [item.name for item in run.awaited if item.kind == kind]
+        return self._random.choice(names if names and self._chance(0.6) else NAMES)
+
     def _deliver_signal(self) -> dict[str, Any]:
+        run_id = self._run_id(lambda status: status is RunStatus.PAUSED)
         return {
-            "run_id": self._run_id(lambda status: status is RunStatus.PAUSED),
+            "run_id": run_id,
             "signal_id": self._random.choice(("d1", "d2", "é")) if self._chance(0.3) else self._new("d"),
-            "name": self._random.choice(NAMES),
+            "name": self._awaited_name(run_id, "signal"),
             "payload": self._payload(),
             "now_ms": self._now_ms,
             **self._maybe(0.15, only_if_waiting=lambda: True),
         }
 
     def _deliver_approval(self) -> dict[str, Any]:
+        run_id = self._run_id(lambda status: status is RunStatus.PAUSED)
         return {
-            "run_id": self._run_id(lambda status: status is RunStatus.PAUSED),
-            "approval_id": self._random.choice(NAMES),
+            "run_id": run_id,
+            "approval_id": self._awaited_name(run_id, "approval"),
             "approved": self._chance(0.5),
             "now_ms": self._now_ms,
             **self._maybe(0.3, decided_by=self._text, comment=self._text, only_if_waiting=lambda: True),
@@ -524,6 +570,8 @@ class Sequence:
         schedule_id = self._random.choice(claimed) if claimed and self._chance(0.95) else self._schedule_id()
         action = self._random.choice(("start", "start", "start", "skip", "buffer", "buffer"))
         moment = TickMoment(schedule_id, self._now_ms)
+        idle = [run_id for run_id in self.run_ids if not self._live(run_id)]
+        run_id = self._random.choice(idle) if idle and self._chance(0.8) else self._run_id()
         return {
             "schedule_id": schedule_id,
             "fire_at_ms": moment if self._chance(0.97) else TickMoment(schedule_id, self._now_ms, 1),
@@ -533,6 +581,6 @@ class Sequence:
             "action": action,
             "now_ms": self._now_ms,
             "next_fire_at_ms": TickMoment(schedule_id, self._now_ms, self._random.choice((1, 10, 60, 400))),
-            **({"run_id": self._run_id()} if action == "start" else {}),
+            **({"run_id": run_id} if action == "start" else {}),
             **self._maybe(0.1, next_fire_at_ms=lambda: None, available_at_ms=self._later),
         }
