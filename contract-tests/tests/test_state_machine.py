@@ -193,6 +193,8 @@ def form(answer: Any, *, now_ms: int = 10, again: bool = False) -> Any:
 def test_what_is_free_does_not_differ() -> None:
     early, late = (ClaimBatch(claims=(), next_due_ms=due) for due in (3, 10))
     assert form(early) == form(late) != form(ClaimBatch(claims=(), next_due_ms=11))
+    dead, turned = (ClaimBatch(claims=(), next_due_ms=None, dead=ids) for ids in (("a", "b"), ("b", "a")))
+    assert form(dead) == form(turned)
     first, now = (
         Appended(next_index=1, lease_expires_at_ms=end, inbox_seq=0, cancel_requested=False) for end in (5, 9)
     )

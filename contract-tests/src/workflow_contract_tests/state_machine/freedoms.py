@@ -6,6 +6,7 @@
 - LEASE-2: the store's clock is its own.
 - CLAIM-2, RUN-7: the order of timers that are due at one moment.
 - CLAIM-7, SCHEDULE-10: `next_due_ms` is any moment up to the present while more are waiting.
+- DEAD-2: the order in which `dead` names runs.
 - LIST-5: the order of lines of one moment.
 - SCHEDULE-9: the order of ticks of one moment, and the number in the lease of a tick.
 - SCHEDULE-11: which ten schedules are named, when more have a tick waiting.
@@ -114,7 +115,7 @@ def _free_renewal(answer: LeaseRenewal, tokens: Tokens, now_ms: int | None, agai
 
 
 def _free_batch(batch: ClaimBatch, tokens: Tokens, now_ms: int | None, again: bool) -> dict[str, Any]:
-    return {"next_due_ms": _not_before(batch.next_due_ms, now_ms)}
+    return {"next_due_ms": _not_before(batch.next_due_ms, now_ms), "dead": sorted(batch.dead)}
 
 
 def _free_ticks(ticks: BucketClaims, tokens: Tokens, now_ms: int | None, again: bool) -> dict[str, Any]:
