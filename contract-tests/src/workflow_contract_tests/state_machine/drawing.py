@@ -209,7 +209,7 @@ class Sequence:
         return self._random.random() < share
 
     def _move_clock(self) -> None:
-        """Let time stand, pass, jump to where something becomes due, or go back."""
+        """Leave the clock, move it on, set it to where something becomes due, or set it back."""
         kind = self._random.random()
         if kind < 0.3:
             return
