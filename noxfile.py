@@ -67,6 +67,7 @@ FULL_COUNTS = {
     "WORKFLOW_PYTHON_314": "all",
     "WORKFLOW_CRASH_POINTS": "all",
     "WORKFLOW_MENDED_RUNS": "1000",
+    "WORKFLOW_MODEL_OPERATIONS": "200000",
     "WORKFLOW_POSTGRES_POOLS": "delicate",
     "PYTEST_TIMEOUT": "3600",
 }
@@ -233,6 +234,7 @@ PARTS = {
     "mutant table": Part("mutants", run=command("contract-tests/tests/mutant_table.py")),
     "third-party store": Part("tests mutants release", run=run_example_store),
     "example worker": tests_of("tests release", EXAMPLE_WORKER, **ALONE),
+    "model": tests_of("tests release", "tests/model", options=("-rP",)),
     "crash": tests_of("tests crash release", "tests/crash", options=("-rP",)),
     "chaos": tests_of("tests chaos release", "tests/chaos", **ALONE),
     "contention": tests_of("tests contention release", "tests/contention", **ALONE),
