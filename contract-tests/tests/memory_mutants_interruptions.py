@@ -8,7 +8,7 @@ from typing import Any
 
 from memory_mutants import Faulty
 from mutant_catalogue import broken
-from workflow_contract_tests import interruptions
+from workflow_contract_tests.races import interruptions
 from workflow_runtime.store import NotFound
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from mutant_catalogue import memory_harness
 from workflow_contract_tests import linearizability
-from workflow_contract_tests.histories import Wanderer
-from workflow_contract_tests.linearizability import Operation, SearchTooWideError, unexplained
+from workflow_contract_tests.races.histories import Wanderer
+from workflow_contract_tests.races.linearizability import Operation, SearchTooWideError, unexplained
 from workflow_contract_tests.scenarios import create
 from workflow_contract_tests.tasks import all_of
 from workflow_store_memory import InMemoryWorkflowStore

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 from mutant_catalogue import memory_harness
-from workflow_contract_tests.calls import Call
-from workflow_contract_tests.meetings import all_meetings, sample_meetings
-from workflow_contract_tests.orders import Allowed, Arena, Outcome
-from workflow_contract_tests.run_calls import RUN_CALLS, RUN_STATES
-from workflow_contract_tests.run_states import run_arena
-from workflow_contract_tests.schedule_calls import SCHEDULE_CALLS, SCHEDULE_STATES
-from workflow_contract_tests.schedule_states import schedule_arena
+from workflow_contract_tests.races.calls import Call
+from workflow_contract_tests.races.meetings import all_meetings, sample_meetings
+from workflow_contract_tests.races.orders import Allowed, Arena, Outcome
+from workflow_contract_tests.races.run_calls import RUN_CALLS, RUN_STATES
+from workflow_contract_tests.races.run_states import run_arena
+from workflow_contract_tests.races.schedule_calls import SCHEDULE_CALLS, SCHEDULE_STATES
+from workflow_contract_tests.races.schedule_states import schedule_arena
 from workflow_contract_tests.settings import SCALE
 from workflow_runtime.store import STATES, WorkflowExecutionStore
 from workflow_store_memory import InMemoryWorkflowStore

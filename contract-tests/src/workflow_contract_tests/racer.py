@@ -22,9 +22,9 @@ from workflow_runtime.ids import new_id
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, ClaimBatch, ClaimedRun, Created, NewEvent, RunStatus, WorkflowExecutionStore
 
-from .histories import Wanderer
 from .loading import load_object
-from .run_calls import RUN_CALLS, RunSubject
+from .races.histories import Wanderer
+from .races.run_calls import RUN_CALLS, RunSubject
 from .settings import SCALE
 
 __all__ = ["TASKS", "open_store"]

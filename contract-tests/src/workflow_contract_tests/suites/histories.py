@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
-from ..histories import Wanderer
-from ..linearizability import Operation, unexplained
+from ..races.histories import Wanderer
+from ..races.linearizability import Operation, unexplained
 from ..scenarios import create
 from ..settings import PROCESSES, SEED, scaled
 from ..tasks import all_of

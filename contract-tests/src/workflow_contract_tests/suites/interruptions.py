@@ -7,15 +7,15 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from ..calls import Call
 from ..cases import clause
 from ..children import kill_child
 from ..harness import StoreHarness
-from ..interruptions import MOMENTS, Effect, cut_short
-from ..run_calls import RUN_CALLS, RunSubject
-from ..run_states import make_run, run_arena
-from ..schedule_calls import SCHEDULE_CALLS, ScheduleSubject
-from ..schedule_states import schedule_arena
+from ..races.calls import Call
+from ..races.interruptions import MOMENTS, Effect, cut_short
+from ..races.run_calls import RUN_CALLS, RunSubject
+from ..races.run_states import make_run, run_arena
+from ..races.schedule_calls import SCHEDULE_CALLS, ScheduleSubject
+from ..races.schedule_states import schedule_arena
 from ..settings import SCALE, SEED, scaled
 
 _ALL_FROM_SCALE = 3

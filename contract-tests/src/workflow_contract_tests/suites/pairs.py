@@ -6,16 +6,16 @@ import dataclasses
 import random
 from typing import Any
 
-from ..calls import Call
 from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
-from ..meetings import all_meetings, sample_meetings
-from ..orders import Allowed, Arena, Outcome, apart, race
-from ..run_calls import RUN_CALLS, RUN_STATES, RunSubject
-from ..run_states import make_run, run_arena
-from ..schedule_calls import SCHEDULE_CALLS, SCHEDULE_STATES, ScheduleSubject
-from ..schedule_states import schedule_arena
+from ..races.calls import Call
+from ..races.meetings import all_meetings, sample_meetings
+from ..races.orders import Allowed, Arena, Outcome, apart, race
+from ..races.run_calls import RUN_CALLS, RUN_STATES, RunSubject
+from ..races.run_states import make_run, run_arena
+from ..races.schedule_calls import SCHEDULE_CALLS, SCHEDULE_STATES, ScheduleSubject
+from ..races.schedule_states import schedule_arena
 from ..settings import RACE_CLAIMERS, SCALE, SEED, scaled
 
 _ROUNDS = scaled(2)

@@ -9,11 +9,11 @@ from typing import Any
 from workflow_runtime.errors import ScheduleNotFoundError
 from workflow_runtime.store import Schedule
 
+from ..harness import StoreHarness
+from ..samples import LEASE_MS, MANY
 from .calls import Call, show
-from .harness import StoreHarness
 from .orders import Arena
 from .run_calls import ABSENT
-from .samples import LEASE_MS, MANY
 from .schedule_calls import ScheduleSubject
 
 __all__ = ["look_at_schedule", "make_schedule", "schedule_arena"]

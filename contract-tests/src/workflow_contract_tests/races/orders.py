@@ -17,9 +17,9 @@ from typing import Any, Generic, TypeVar
 
 from workflow_runtime.store import WorkflowExecutionStore
 
+from ..harness import StoreHarness
+from ..tasks import all_of
 from .calls import Call, Subject
-from .harness import StoreHarness
-from .tasks import all_of
 
 __all__ = ["Allowed", "Arena", "Outcome", "apart", "at_once", "race"]
 

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 from workflow_runtime.errors import LeaseLostError, LogConflictError
 from workflow_runtime.store import Awaited, Claimed, NotClaimable, WorkflowExecutionStore
 
+from ..samples import MANY, events
 from .linearizability import Operation
 from .run_model import Answer
-from .samples import MANY, events
 
 __all__ = ["Wanderer"]
 

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import WorkflowExecutionStore
 
+from ..samples import LEASE_MS, MANY
 from .calls import Call
 from .run_calls import ABSENT
-from .samples import LEASE_MS, MANY
 
 __all__ = ["SCHEDULE_CALLS", "SCHEDULE_STATES", "ScheduleSubject"]
 

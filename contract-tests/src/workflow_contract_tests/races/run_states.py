@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from workflow_runtime.store import Timer
 
+from ..harness import StoreHarness
+from ..holder import LeaseHolder
+from ..samples import LEASE_MS, MANY, event
+from ..scenarios import create_arguments, start
 from .calls import Call, show
-from .harness import StoreHarness
-from .holder import LeaseHolder
 from .orders import Arena
 from .run_calls import ABSENT, WAITING, RunSubject
-from .samples import LEASE_MS, MANY, event
-from .scenarios import create_arguments, start
 
 __all__ = ["look_at_run", "make_run", "run_arena"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..settings import SCALE, SEED
 from .calls import Call
-from .settings import SCALE, SEED
 
 __all__ = ["Meeting", "all_meetings", "sample_meetings"]
 

@@ -18,8 +18,8 @@ from workflow_runtime.store import (
     WorkflowExecutionStore,
 )
 
+from ..samples import LEASE_MS, MANY, event, events
 from .calls import Call
-from .samples import LEASE_MS, MANY, event, events
 
 __all__ = ["ABSENT", "RUN_CALLS", "RUN_STATES", "WAITING", "RunSubject"]
 
