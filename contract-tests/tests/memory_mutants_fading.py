@@ -83,7 +83,13 @@ _KINDS = (
     ("deliver_signal", "signal", "SIGNAL-2", "A known `signal_id` answers `duplicate`", _INBOX),
     ("deliver_approval", "approval", "APPROVAL-2", "is decided once", "deliveries_are_known_for_ever"),
     ("deliver_retry", "retry", "SIGNAL-7", "known by its `retry_id`", "deliveries_are_known_for_ever"),
-    ("cancel_run", "cancel", "CANCEL-1", "A second request answers `duplicate`", "request_to_cancel_is_known_for_ever"),
+    (
+        "cancel_run",
+        "cancel",
+        "CANCEL-1",
+        "any other run that was asked before answers `duplicate`",
+        "request_to_cancel_is_known_for_ever",
+    ),
 )
 for _verb, _kind, _clause, _words, _case in _KINDS:
     for _name, (_which, _fade) in _FADES.items():

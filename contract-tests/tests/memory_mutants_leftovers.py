@@ -89,7 +89,7 @@ def _remembering(verb: str, kind: str, name: str) -> Callable[..., Any]:
 
 
 for _verb, _kind, _name, _clause, _words in (
-    ("cancel_run", "cancel", "cancel", "CANCEL-1", "a terminal run `finished`"),
+    ("cancel_run", "cancel", "cancel", "CANCEL-1", "A terminal run, a `dead` one too, answers `finished`"),
     ("deliver_signal", "signal", "signal_id", "SIGNAL-3", "runs answer `finished`"),
     ("deliver_approval", "approval", "approval_id", "APPROVAL-2", "An approval is decided once"),
     ("deliver_retry", "retry", "retry_id", "RETRY-3", "are as before"),

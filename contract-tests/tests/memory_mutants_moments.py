@@ -91,7 +91,7 @@ def _renew_rounded(run: Run, expires_at_ms: int) -> Any:
     return _renew_lease(run, expires_at_ms // 1_000 * 1_000)
 
 
-@broken("LOG-3", (Run, "renew_lease", _renew_rounded), words="(to `now_ms` + `lease_ms`)", case=_OF_LEASES)
+@broken("LOG-3", (Run, "renew_lease", _renew_rounded), words="to `now_ms` + `lease_ms`", case=_OF_LEASES)
 class RenewedLeaseEndsOnTheSecond(Faulty):
     """An append renews the lease to a whole second."""
 

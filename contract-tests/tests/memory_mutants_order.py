@@ -120,7 +120,7 @@ for _verb, _clause in (
             continue
         _told = {"__doc__": f"`{_verb}` takes runs {_how}.", _verb: _sorting(_verb, _key)}
         _title = "".join(part.title() for part in _verb.split("_"))
-        _quoted = {"CLAIM-5": _words, "TIMER-2": "order, answer as CLAIM-4 to CLAIM-8", "CLAIM-3": "same order"}[
+        _quoted = {"CLAIM-5": _words, "TIMER-2": "order, answer as CLAIM-4 to CLAIM-10", "CLAIM-3": "same order"}[
             _clause
         ]
         broken(_clause, words=_quoted, case=_case)(type(f"{_title}{_name}", (Faulty,), _told))

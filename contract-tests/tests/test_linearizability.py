@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from mutant_catalogue import memory_harness
-from workflow_contract_tests import linearizability
+from workflow_contract_tests.races import linearizability
 from workflow_contract_tests.races.histories import Wanderer
 from workflow_contract_tests.races.linearizability import Operation, SearchTooWideError, unexplained
 from workflow_contract_tests.scenarios import create
