@@ -290,7 +290,8 @@ for _verb, _clause in (
 ):
     _parts = "".join(part.title() for part in _verb.split("_"))
     _told = {"__doc__": f"`{_verb}` keeps the first 64 characters of an owner.", _verb: _cutting(_verb, 64)}
-    broken(_clause, case="owners_come_back")(type(f"{_parts}CutsOwners", (Faulty,), _told))
+    _case = "owners_of_ticks_come_back" if _clause == "ARG-1" else "owners_come_back"
+    broken(_clause, case=_case)(type(f"{_parts}CutsOwners", (Faulty,), _told))
 
 
 def _ignoring_case(self: Any, run_id: str | None) -> bool:

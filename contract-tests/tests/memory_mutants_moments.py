@@ -174,7 +174,7 @@ def _begin_tick_rounded(row: ScheduleRow, tick: Any, *, owner: str, expires_at_m
 @broken(
     "SCHEDULE-10",
     (ScheduleRow, "begin_lease", _begin_tick_rounded),
-    words="when the claim of another\n                tick runs out".replace("\n                ", " "),
+    words="when the claim of a tick",
     case=_OF_TICKS,
 )
 class ClaimOfATickEndsOnTheSecond(Faulty):

@@ -14,6 +14,9 @@ from workflow_store_memory import InMemoryData
 
 _CLOSED = "everything_is_there_when_all_handles_were_closed"
 _ENSURED = "ensuring_the_schema_again_changes_nothing"
+_CLOSED_ON_SCHEDULES = "schedules_are_there_when_all_handles_were_closed"
+_ENSURED_ON_SCHEDULES = "ensuring_the_schema_again_keeps_schedules"
+_OF_SCHEDULES = ("schedules", "requested", "claimed-ticks", "settlements")
 
 
 class Durable(Faulty):
@@ -125,10 +128,12 @@ def _register(what: str, words: str, loss: Callable[[InMemoryData], None]) -> No
         data_with_mark: Any = self._data
         data_with_mark.made = True
 
+    ticks = what in _OF_SCHEDULES
+    closed, ensured = (_CLOSED_ON_SCHEDULES, _ENSURED_ON_SCHEDULES) if ticks else (_CLOSED, _ENSURED)
     told = {"__doc__": f"When the last handle is closed, {words} are forgotten.", "lose": lose}
-    broken("DURABLE-1", words="when its last handle is closed", case=_CLOSED)(type(f"Closing{title}", (Durable,), told))
+    broken("DURABLE-1", words="when its last handle is closed", case=closed)(type(f"Closing{title}", (Durable,), told))
     told = {"__doc__": f"Ensuring the schema again forgets {words}.", "ensure_schema": ensure_schema}
-    broken("SCHEMA-1", words="May be called again", case=_ENSURED)(type(f"Ensuring{title}", (Faulty,), told))
+    broken("SCHEMA-1", words="May be called again", case=ensured)(type(f"Ensuring{title}", (Faulty,), told))
 
 
 for _what, (_words, _loss) in _LOSSES.items():

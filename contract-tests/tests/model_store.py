@@ -20,7 +20,7 @@ def _verb(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     async def call(self: ModelStore, **arguments: Any) -> Any:
         try:
-            return method(self.model, **arguments)
+            return method(self._model(), **arguments)
         except Unsettled as error:
             raise StoreOperationError(str(error)) from error
 
@@ -32,8 +32,8 @@ class ModelStore:
 
     capabilities = StoreCapabilities(max_payload_bytes=1_000_000, durable=False)
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Callable[[], Model]) -> None:
+        self._model = model  # what handles share must not look like a store of its own
 
     async def ensure_schema(self) -> None:
         """There are no tables."""
@@ -54,4 +54,4 @@ def model_harness() -> StoreHarness:
     """A harness for the model."""
     model = Model()
     reasons = {"processes": "a model lives in one process", "corrupt": "nothing to damage"}
-    return StoreHarness(lambda: ModelStore(model), contract_version="0.1", not_applicable=reasons)  # type: ignore[arg-type,return-value]  # its verbs are set by name
+    return StoreHarness(lambda: ModelStore(lambda: model), contract_version="0.1", not_applicable=reasons)  # type: ignore[arg-type,return-value]  # its verbs are set by name

@@ -46,7 +46,7 @@ async def test_three_stores_answer_as_the_model(
     @asynccontextmanager
     async def freshly() -> AsyncIterator[Sequence[Player]]:
         for store in stores.values():
-            await empty(store)
+            await empty(store, schedules=True)
         yield [Player(name, [store]) for name, store in stores.items()]
 
     operations = OPERATIONS // (2 * SHARES)

@@ -51,7 +51,7 @@ class Examined:
     store: str = "unknown store"
     module: str | None = None
     capabilities: tuple[str, ...] | None = None
-    """What it declared; `None` if the case did not get so far."""
+    """The capabilities that it declared; `None` if the case did not get so far."""
     subject: dict[str, str] = field(default_factory=dict)
 
 

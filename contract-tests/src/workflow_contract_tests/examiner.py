@@ -30,7 +30,7 @@ __all__ = ["Examiner"]
 
 _LOAD_TIMEOUT_S = 120.0
 _GRACE_S = 8.0
-"""How much later than the timeout of a case its process is ended. By then it should have failed the case by itself."""
+"""Seconds from the timeout of a case to the end of its process. By then it should have failed the case by itself."""
 _LAST_OUTPUT = 2_000
 """The characters of a failed case's output that are shown."""
 

@@ -25,7 +25,7 @@ from .loading import load_object
 from .report import CaseResult
 
 _GRACE_S = 2.0
-"""How much later than the timeout of a case the stacks of all threads are written, if the event loop is blocked."""
+"""Seconds from the timeout of a case to the stacks of all threads, which are written if the event loop is blocked."""
 
 
 class _Pipe:

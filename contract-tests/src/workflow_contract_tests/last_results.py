@@ -32,7 +32,7 @@ class LastResults:
 
     @contextlib.contextmanager
     def recording(self, *, whole: bool) -> Iterator[Callable[[CaseResult], None]]:
-        """Give a function that records a result. A run of the whole catalogue forgets the earlier ones."""
+        """Return a function that records a result. A run of the whole catalogue forgets the earlier ones."""
         self._path.parent.mkdir(exist_ok=True)
         (self._path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
         with self._path.open("w" if whole else "a", encoding="utf-8") as file:

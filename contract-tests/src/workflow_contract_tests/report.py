@@ -42,17 +42,17 @@ class Report:
     seconds: float
     results: tuple[CaseResult, ...]
     capabilities: tuple[str, ...] = ()
-    """What the store declared."""
+    """The capabilities that the store declared."""
     distribution: str | None = None
     """The distribution that the store came from."""
     distribution_version: str | None = None
     subject: Mapping[str, str] = field(default_factory=dict)
-    """What the author says of what was examined: the database, the driver, their versions, settings."""
+    """The author's words on what was examined: the database, the driver, their versions, settings."""
     platform: str = field(default_factory=platform.platform)
     scale: float = SCALE
     seed: int = SEED
     way: Way = "in process"
-    """How the cases ran. In process, a store that ends the process takes the verdict with it."""
+    """The place where the cases ran. In process, a store that ends the process takes the verdict with it."""
     objections: tuple[str, ...] = ()
     """Reasons to certify nothing, whatever passed."""
 

@@ -13,25 +13,21 @@ from .samples import MANY, event
 from .scenarios import claim, create_arguments, observe, park, start, start_full, start_waiting
 from .ticking import HOUR, claim_tick, request, settle, settle_arguments, upsert
 
-__all__ = ["Traces", "leave_traces", "look_around"]
+__all__ = ["TickTraces", "Traces", "leave_tick_traces", "leave_traces", "look_around"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traces:
-    """What was written, with the calls whose repetition must be recognised."""
+    """The traces of verbs about runs, with the calls whose repetition must be recognised."""
 
     holder: LeaseHolder
-    """Holds a live lease."""
+    """The holder of a live lease."""
     created: dict[str, Any]
     forked: dict[str, Any]
     appended: dict[str, Any]
-    settled: dict[str, Any]
-    settled_answer: Any
-    claimed_tick: Any
-    """Under a live lease."""
 
     async def check_memory(self, h: StoreHarness) -> None:
-        """Assert that the store still knows operations, delivered ids, requests and leases, and goes on."""
+        """Assert that the store still knows operations, delivered ids and leases, and goes on."""
         run_id, now_ms = self.holder.run_id, h.now_ms
         store = h.store
         known = [
@@ -47,24 +43,37 @@ class Traces:
             f"something is known no more: {[answer.kind for answer, _ in known]}"
         )
         assert (await store.append_events(**self.appended)).next_index == self.holder.next_index
-        assert await store.mark_schedule_bucket_started(**self.settled) == self.settled_answer
-        assert await request(h, 5, 7, schedule_id="asked") == 0, "a requested tick was requested again"
         await self._go_on(h)
 
     async def _go_on(self, h: StoreHarness) -> None:
         answer = await h.store.append_events(**self.holder.append_arguments())
         assert answer.next_index == self.holder.next_index + 1, "the lease is worth nothing any more"
-        assert (await settle(h, self.claimed_tick, "start", "tick-2")).kind == "started", "the tick's claim is gone"
         for verb, expected in (
             (h.store.claim_due_timers, {"paused"}),
-            (h.store.claim_pending_runs, {"queued", "woken", "cancelled", "requeued", "retried", "fork", "tick-1"}),
+            (h.store.claim_pending_runs, {"queued", "woken", "cancelled", "requeued", "retried", "fork"}),
         ):
             batch = await verb(owner="w", lease_ms=1, now_ms=h.now_ms + HOUR, limit=MANY)
             assert {taken.run.run_id for taken in batch.claims} >= expected, f"{verb.__name__} found too few"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TickTraces:
+    """The traces of verbs about schedules."""
+
+    settled: dict[str, Any]
+    settled_answer: Any
+    claimed_tick: Any
+    """A tick under a live lease."""
+
+    async def check_memory(self, h: StoreHarness) -> None:
+        """Assert that the store still knows the settled tick, the requests and the claim."""
+        assert await h.store.mark_schedule_bucket_started(**self.settled) == self.settled_answer
+        assert await request(h, 5, 7, schedule_id="asked") == 0, "a requested tick was requested again"
+        assert (await settle(h, self.claimed_tick, "start", "tick-2")).kind == "started", "the tick's claim is gone"
+
+
 async def leave_traces(h: StoreHarness) -> Traces:
-    """Write something by every verb that writes."""
+    """Write something by every verb that writes runs."""
     holder = await start_full(h, run_id="running", priority=-7, queue="é")
     created = create_arguments(h, run_id="queued", available_at_ms=h.now_ms + 9, priority=7)
     await h.store.create_run(**created)
@@ -79,11 +88,7 @@ async def leave_traces(h: StoreHarness) -> Traces:
     )  # fmt: skip
     holder.next_index = (await h.store.append_events(**appended)).next_index
     await holder.heartbeat(lease_ms=10 * HOUR)
-    settled, answer, claimed = await _ticks(h)
-    return Traces(
-        holder=holder, created=created, forked=forked, appended=appended, settled=settled, settled_answer=answer,
-        claimed_tick=claimed,
-    )  # fmt: skip
+    return Traces(holder=holder, created=created, forked=forked, appended=appended)
 
 
 async def _derived_runs(h: StoreHarness) -> dict[str, Any]:
@@ -122,8 +127,8 @@ async def _ended_runs(h: StoreHarness) -> None:
     await h.store.prune_runs(finished_before_ms=h.now_ms + 1, limit=9, workflow_ids=["pruned"])
 
 
-async def _ticks(h: StoreHarness) -> tuple[dict[str, Any], Any, Any]:
-    """Leave schedules with requested, settled and claimed ticks; return the settlement and the claim."""
+async def leave_tick_traces(h: StoreHarness) -> TickTraces:
+    """Write something by every verb that writes schedules: requested, settled and claimed ticks."""
     await upsert(h, "asked", next_fire_at_ms=None, enabled=False, workflow_id="asked")
     await request(h, 7, 5, schedule_id="asked", overlap="buffer-all")
     await upsert(h, "off")
@@ -134,20 +139,16 @@ async def _ticks(h: StoreHarness) -> tuple[dict[str, Any], Any, Any]:
     answer = await h.store.mark_schedule_bucket_started(**settled)
     h.advance(1)
     claimed = await claim_tick(h, workflow_ids=["report"], lease_ms=10 * HOUR)
-    return settled, answer, claimed
+    return TickTraces(settled=settled, settled_answer=answer, claimed_tick=claimed)
 
 
-async def look_around(h: StoreHarness) -> dict[str, Any]:
-    """Return everything that a store shows: all runs, all schedules, all requested ticks."""
+async def look_around(h: StoreHarness, *, schedules: bool = False) -> dict[str, Any]:
+    """Return everything that a store shows: all runs, and if wanted all schedules and requested ticks."""
     runs = (await h.second.list_runs(limit=MANY)).runs
-    schedules = (await h.second.list_schedules(limit=MANY)).schedules
-    seen: dict[str, Any] = {
-        "runs": runs,
-        "counts": dict(await h.second.count_runs()),
-        "schedules": schedules,
-        "requested": [
-            await h.second.list_requested_buckets(schedule_id=schedule.schedule_id, limit=MANY)
-            for schedule in schedules
-        ],
-    }
+    seen: dict[str, Any] = {"runs": runs, "counts": dict(await h.second.count_runs())}
+    if schedules:
+        listed = seen["schedules"] = (await h.second.list_schedules(limit=MANY)).schedules
+        seen["requested"] = [
+            await h.second.list_requested_buckets(schedule_id=schedule.schedule_id, limit=MANY) for schedule in listed
+        ]
     return seen | await observe(h, *(run.run_id for run in runs))

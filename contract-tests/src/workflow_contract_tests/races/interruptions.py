@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 Moment = Literal["waiting", "answered"]
 MOMENTS: tuple[Moment, ...] = ("waiting", "answered")
-"""When a cancellation comes: as the call begins to wait, or together with what it waits for."""
+"""The moments of a cancellation: as the call begins to wait, or together with what it waits for."""
 
 _MOST_AWAITS = 500
 """The awaits of one call that are tried at most."""
@@ -118,16 +118,16 @@ async def _cancel(call: Coroutine[Any, Any, R], number: int, moment: Moment, whe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect(Generic[SubjectT]):
-    """What one call does to a subject in a state, as it was seen on subjects of its own."""
+    """The effect of one call on a subject in a state, as it was seen on subjects of its own."""
 
     arena: Arena[SubjectT] = field(repr=False)
     call: Call[SubjectT]
     before: str
-    """What is there without the call."""
+    """The state without the call."""
     after: str
-    """What is there after it."""
+    """The state after it."""
     left: str
-    """What it leaves behind, as a race compares it."""
+    """The outcome that a race would compare."""
 
     @classmethod
     async def of(cls, arena: Arena[SubjectT], call: Call[SubjectT]) -> Effect[SubjectT]:

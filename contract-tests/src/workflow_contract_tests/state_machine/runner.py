@@ -98,22 +98,22 @@ def _drawn(sequence: drawing.Sequence) -> Iterator[Operation]:
             yield from sequence.read_everything(all_timelines=number == LENGTH)
 
 
-def emptied(h: StoreHarness) -> Freshly:
-    """Return what empties the store of a case, by its own verbs, before each match."""
+def emptied(h: StoreHarness, *, schedules: bool) -> Freshly:
+    """Return what empties the store of a case, of schedules too if wanted, by its own verbs, before each match."""
 
     @asynccontextmanager
     async def freshly() -> AsyncIterator[Sequence[Player]]:
-        await empty(h.store)
+        await empty(h.store, schedules=schedules)
         yield [Player(h.store_name, [h.store, h.second])]
 
     return freshly
 
 
-async def empty(store: WorkflowExecutionStore) -> None:
-    """Delete every run and every schedule of a store."""
+async def empty(store: WorkflowExecutionStore, *, schedules: bool) -> None:
+    """Delete every run of a store, and every schedule if it has any."""
     for run in (await store.list_runs(limit=1_000)).runs:
         await store.delete_run(run_id=run.run_id, now_ms=START_MS, force=True)
-    for schedule in (await store.list_schedules(limit=1_000)).schedules:
+    for schedule in (await store.list_schedules(limit=1_000)).schedules if schedules else ():
         await store.delete_schedule(schedule_id=schedule.schedule_id)
     left = (await store.list_runs(limit=1)).runs
     assert left == (), f"runs are left after all were deleted: {left}"

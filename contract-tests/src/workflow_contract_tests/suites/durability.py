@@ -8,7 +8,7 @@ from ..cases import clause
 from ..children import run_children
 from ..harness import StoreHarness
 from ..samples import MANY
-from ..traces import leave_traces, look_around
+from ..traces import leave_tick_traces, leave_traces, look_around
 
 
 def _same(before: dict[str, Any], now: dict[str, Any], after: str) -> None:
@@ -24,6 +24,16 @@ async def everything_is_there_when_all_handles_were_closed(h: StoreHarness) -> N
     await h.reopen()
     await h.store.check_schema()
     _same(before, await look_around(h), "closing all handles")
+    await traces.check_memory(h)
+
+
+@clause("DURABLE-1", capability="durable", schedules=True)
+async def schedules_are_there_when_all_handles_were_closed(h: StoreHarness) -> None:
+    """Schedules, their ticks and the claims of these are found by handles that are opened when none was open."""
+    traces = await leave_tick_traces(h)
+    before = await look_around(h, schedules=True)
+    await h.reopen()
+    _same(before, await look_around(h, schedules=True), "closing all handles")
     await traces.check_memory(h)
 
 
@@ -52,4 +62,15 @@ async def ensuring_the_schema_again_changes_nothing(h: StoreHarness) -> None:
         await handle.ensure_schema()
         await handle.check_schema()
         _same(before, await look_around(h), "ensure_schema")
+    await traces.check_memory(h)
+
+
+@clause("SCHEMA-1", "SCHEMA-2", schedules=True)
+async def ensuring_the_schema_again_keeps_schedules(h: StoreHarness) -> None:
+    """Ensuring the schema again leaves schedules and their ticks as they are."""
+    traces = await leave_tick_traces(h)
+    before = await look_around(h, schedules=True)
+    for handle in await h.handles(3):
+        await handle.ensure_schema()
+        _same(before, await look_around(h, schedules=True), "ensure_schema")
     await traces.check_memory(h)

@@ -77,7 +77,7 @@ def _matches(run: RunSummary, filters: dict[str, Any]) -> bool:
 
 
 def _plans(values: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    """Give each filter alone, each pair of them, and a sample of larger combinations."""
+    """Yield each filter alone, each pair of them, and a sample of larger combinations."""
     for name, of_name in values.items():
         yield from ({name: value} for value in of_name)
     for one, other in itertools.combinations(values, 2):

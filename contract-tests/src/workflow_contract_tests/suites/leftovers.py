@@ -91,7 +91,7 @@ async def _refused_meanwhile(h: StoreHarness, run_id: str, *, dead: bool) -> Non
 
 @clause("CANCEL-1", "SIGNAL-3", "RETRY-3", "RETRY-4", "DEAD-1", "APPROVAL-2", each=_REVIVALS)
 async def refused_deliveries_leave_nothing_for_a_later_life(h: StoreHarness, state: str) -> None:
-    """What an ended run refused did not happen: brought back, it is not asked to end, and the ids are free."""
+    """A request that an ended run refused did not happen: brought back, it is not asked to end, and the ids are free."""
     holder = await start_full(h, "run")
     if state == "dead":
         await holder.fail(parked=True)
@@ -284,7 +284,7 @@ async def _recorded(store: WorkflowExecutionStore, run_id: str) -> set[str]:
 
 @clause("TX-1", capability="transactions")
 async def readers_see_row_and_record_together(h: StoreHarness) -> None:
-    """Whoever reads while transactions commit sees no row without its record, and no record without its row."""
+    """A reader, while transactions commit, sees no row without its record, and no record without its row."""
     holder = await start(h, "run")
     store = (await h.handles(3))[2]
     done = asyncio.Event()

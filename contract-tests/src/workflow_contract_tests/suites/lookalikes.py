@@ -366,6 +366,11 @@ async def owners_come_back(h: StoreHarness) -> None:
             h.advance(1)
             if verb is CLAIM_VERBS[1]:
                 await LeaseHolder.of(h, taken).pause(timers={"t": h.now_ms})
+
+
+@clause("SCHEDULE-9", "ARG-1")
+async def owners_of_ticks_come_back(h: StoreHarness) -> None:
+    """Every owner of a tick comes back as it is, up to its last character."""
     await upsert(h)
     for text in _TEXTS[-4:]:
         assert (await claim_tick(h, owner=text, lease_ms=1)).lease.owner == text

@@ -105,7 +105,7 @@ async def ends_and_creations_are_compared_to_the_millisecond(h: StoreHarness, wh
         assert await h.second.prune_runs(finished_before_ms=before, limit=MANY) == count
 
 
-@clause("ARG-3", "SCHEDULE-9", "SCHEDULE-10", "SCHEDULE-13", "SCHEDULE-8", "SCHEDULE-19", each=_MOMENTS)
+@clause("ARG-3", "SCHEDULE-9", "SCHEDULE-10", "SCHEDULE-13", "SCHEDULE-8", "SCHEDULE-19", each=_MOMENTS, schedules=True)
 async def ticks_are_due_to_the_millisecond(h: StoreHarness, when: str) -> None:
     """A tick is claimable at its millisecond: a new schedule's, the next one, a changed one, and its claim's end."""
     moment = h.now_ms = _MOMENTS[when]
@@ -142,7 +142,7 @@ async def _due_at(h: StoreHarness, at_ms: int, next_fire_at_ms: int | None) -> N
 # Two workers whose clocks disagree.
 
 _LATE_MS = 5_000
-"""How late the clock of the other worker is."""
+"""Milliseconds by which the other worker's clock is late."""
 
 
 @clause("TIME-1", "FENCE-2", each=LEASE_VERBS)
@@ -242,7 +242,7 @@ async def late_clock_neither_ends_nor_takes_what_lives(h: StoreHarness) -> None:
     assert await h.store.prune_runs(finished_before_ms=late, limit=MANY) == 2
 
 
-@clause("TIME-1", "SCHEDULE-2", "SCHEDULE-13", "SCHEDULE-8")
+@clause("TIME-1", "SCHEDULE-2", "SCHEDULE-13", "SCHEDULE-8", schedules=True)
 async def schedule_is_changed_and_settled_by_a_late_clock(h: StoreHarness) -> None:
     """A caller with a late clock changes a schedule, requests its ticks and settles one that others claimed."""
     await upsert(h, overlap_policy="allow")

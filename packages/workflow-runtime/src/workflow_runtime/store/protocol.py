@@ -564,7 +564,7 @@ class LeaseStore(Protocol):
         Contract:
             DEAD-2: Claiming a run from an expired lease counts one crash if a heartbeat or a driver's write was
                 accepted under that lease; when the count reaches `max_crashes` the run becomes `dead` in the same unit
-                and is reported in `dead`, in whatever order. It has no lease then, and keeps log, inbox and timers.
+                and is reported in `dead`, in any order. It has no lease then, and keeps log, inbox and timers.
                 A count that has reached a smaller `max_crashes` before is enough. Also by `claim_run`.
             DEAD-4: A lease under which nothing was heard may be one whose claim's answer was lost: of such claims in a
                 row only each `SILENT_CLAIMS_PER_CRASH`-th counts one crash. The row ends with a sign of life, and with
