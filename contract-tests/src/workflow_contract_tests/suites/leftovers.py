@@ -91,7 +91,7 @@ async def _refused_meanwhile(h: StoreHarness, run_id: str, *, dead: bool) -> Non
 
 @clause("CANCEL-1", "SIGNAL-3", "RETRY-3", "RETRY-4", "DEAD-1", "APPROVAL-2", each=_REVIVALS)
 async def refused_deliveries_leave_nothing_for_a_later_life(h: StoreHarness, state: str) -> None:
-    """A request that an ended run refused did not happen: brought back, it is not asked to end, and the ids are free."""
+    """A request that an ended run refused did not happen: brought back, it is not asked to end; the ids are free."""
     holder = await start_full(h, "run")
     if state == "dead":
         await holder.fail(parked=True)

@@ -323,11 +323,15 @@ async def operation_ids_are_told_apart(h: StoreHarness) -> None:
         holder = await start(h, "run", operation_id=one)
         again = await h.store.create_run(**create_arguments(h, run_id="run", operation_id=other))
         assert again.kind == "existing", f"a creation under {other!r} was taken for the one under {one!r}"
+        await h.store.delete_run(run_id="run", now_ms=h.now_ms, force=True)
+        holder = await start(h, "run")
         await holder.append("1", operation_id=one)
         with refused(LogConflictError, f"an append under {other!r}, taken for the one under {one!r}"):
             await h.store.append_events(
                 **APPEND_EVENTS.arguments(holder, operation_id=other, expected_next_index=0, events=events("1"))
             )
+        await h.store.delete_run(run_id="run", now_ms=h.now_ms, force=True)
+        holder = await start(h, "run")
         await holder.release(operation_id=one)
         with refused(LeaseLostError, f"a release under {other!r}, taken for the one under {one!r}"):
             await h.store.release_run_lease(**RELEASE_RUN_LEASE.arguments(holder, operation_id=other))
