@@ -83,8 +83,13 @@ ANSWERS: dict[str, tuple[str, tuple[D1Value, ...], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings(r"ignore:Binding \d:DeprecationWarning")  # 3.12.0 and 3.12.1, of a value that is not used
-@pytest.mark.parametrize("what", ANSWERS)
+# Python 3.12.0 and 3.12.1 warn of this one.
+UNUSED = pytest.mark.filterwarnings(r"ignore:Binding \d:DeprecationWarning")
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=UNUSED if what == "a value that is not used" else ()) for what in ANSWERS]
+)
 async def test_answer_is_the_same(database: D1Database, what: str) -> None:
     sql, values, expected = ANSWERS[what]
     [row] = await ask(database, sql, *values)
