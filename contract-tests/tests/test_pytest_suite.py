@@ -145,7 +145,10 @@ def passing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "async": File(_ASYNC.format(library="pytest" if mode == "auto" else "pytest_asyncio"), ["TIMER-1"]),
         "excused": File(_EXCUSED % ("TIMER-1-timer_moves", "timers come later", "Forgetful"), ["timer_moves"]),
     }
-    return _run(tmp_path_factory.mktemp("passing"), files, mode, imports)
+    folder = tmp_path_factory.mktemp("passing")
+    if mode == "auto":  # a project that uses another part of the kit before
+        (folder / "conftest.py").write_text("import workflow_contract_tests.scenarios\n")
+    return _run(folder, files, mode, imports)
 
 
 def test_works_in_every_mode(passing: Seen) -> None:

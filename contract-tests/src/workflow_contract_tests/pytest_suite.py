@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-if "workflow_contract_tests.suites" not in sys.modules:  # too late otherwise, and pytest would warn
-    pytest.register_assert_rewrite(*(f"workflow_contract_tests.{name}" for name in ("suites", "scenarios", "ticking")))
+_ASSERTING = (f"workflow_contract_tests.{name}" for name in ("suites", "scenarios", "ticking"))
+# What is imported already keeps its plain assertions, and pytest would warn.
+pytest.register_assert_rewrite(*(name for name in _ASSERTING if name not in sys.modules))
 
 from .cases import Case
 from .catalogue import catalogue
