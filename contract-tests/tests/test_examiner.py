@@ -1,6 +1,8 @@
 """Child processes that examine a store: whatever it does to its process, the verdict stays with the parent."""
 
 from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from workflow_contract_tests import examiner as examiner_module
 from workflow_contract_tests.examiner import Examiner
 
 _STORES = '''
-import asyncio, contextlib, os, time
+import asyncio, atexit, contextlib, os, pathlib, time
 from workflow_contract_tests import StoreHarness
 from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
 
@@ -52,6 +54,10 @@ def raising_once_harness():
     calls.append(1)
     if len(calls) == 1:
         raise OSError("the database is not there")
+    return make(InMemoryWorkflowStore)
+
+def leaving_nothing_harness():
+    atexit.register(pathlib.Path("stopped").touch)  # where a harness stops its server
     return make(InMemoryWorkflowStore)
 
 def mistaken_harness(): return StoreHarness(InMemoryWorkflowStore, contract_version="9.9")
@@ -118,6 +124,15 @@ def test_blocked_event_loop_shows_its_stack(folder: Path, monkeypatch: pytest.Mo
     assert broken.outcome == "failed"
     assert "the event loop is blocked" in (broken.problem or "")
     assert "in block" in (broken.problem or "")
+
+
+@pytest.mark.parametrize("stop", [pytest.param(1, id="stopped early"), pytest.param(None, id="to the end")])
+def test_what_a_harness_has_started_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, stop: int | None) -> None:
+    monkeypatch.chdir(folder)
+    results = Examiner("stores:leaving_nothing_harness", folder=folder, timeout_s=20, environment={}).examine(_cases())
+    with closing(results):
+        assert {one.result.outcome for one in islice(results, stop)} == {"passed"}
+    (folder / "stopped").unlink()
 
 
 def test_harness_made_wrongly_ends_the_examination(examine: Examine) -> None:

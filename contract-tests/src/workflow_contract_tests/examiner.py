@@ -31,6 +31,8 @@ __all__ = ["Examiner"]
 _LOAD_TIMEOUT_S = 120.0
 _GRACE_S = 8.0
 """Seconds from the timeout of a case to the end of its process. By then it should have failed the case by itself."""
+_END_S = 5.0
+"""Seconds for a child to end by itself. What a harness has started, such as a server, is stopped at that time."""
 _LAST_OUTPUT = 2_000
 """The characters of a failed case's output that are shown."""
 
@@ -94,13 +96,13 @@ class _Child:
         self._buffer = b""
         self._lines: list[bytes] = []
         self._closed = False
+        self._finished = False
         self._shown = 0
 
     def __enter__(self) -> _Child:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="workflow-certify-")))
         self._stacks, self._output = folder / "stacks", folder / "output"
         self._fd, writing = os.pipe()
-        self._stack.callback(os.close, self._fd)
         output = self._stack.enter_context(self._output.open("wb"))
         self._process = subprocess.Popen(  # noqa: S603  # this Python, and a module of this package
             [sys.executable, "-m", f"{__package__}.examiner_process"],
@@ -126,7 +128,12 @@ class _Child:
             self._process.stdin.close()
 
     def _end(self) -> None:
-        """End the child and the processes that it has started."""
+        """End the child and the processes that it has left behind."""
+        os.close(self._fd)  # a child that goes on is told by its next message that nobody listens
+        if not self._finished:
+            self._process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_END_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -145,6 +152,7 @@ class _Child:
                 yield self._lost(case_id, time.monotonic() - since, "during this case")
                 return
             yield self._read(message)
+        self._finished = True
 
     def _expect(self, kind: str, timeout_s: float) -> None:
         message = self._receive(timeout_s)
