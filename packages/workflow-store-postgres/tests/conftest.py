@@ -9,6 +9,7 @@ import pytest
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, Lease, NewEvent
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql
+from workflow_test_support.harnesses.postgres import BUSINESS
 from workflow_test_support.servers.database_pool import DatabasePool, database_pool
 from workflow_test_support.servers.pgbouncer import PgBouncer, PgBouncerNotFoundError
 from workflow_test_support.servers.postgres_databases import at_database, new_database, new_template
@@ -28,8 +29,7 @@ def server_dsn() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def template(server_dsn: str) -> Iterator[str]:
     """A database with our tables, made by the shipped script, to be copied."""
-    business = "CREATE TABLE business (key text NOT NULL)"
-    with new_template(server_dsn, "template0", get_migration_sql(), business) as name:
+    with new_template(server_dsn, "template0", get_migration_sql(), BUSINESS) as name:
         yield name
 
 
@@ -95,19 +95,6 @@ async def database(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(dsn)
     yield connection
     await connection.close()
-
-
-@pytest.fixture
-def business(database: asyncpg.Connection) -> dict[str, Any]:
-    """How a harness writes business rows, and reads them beside the store."""
-
-    async def write_business(tx: asyncpg.Connection, key: str) -> None:
-        await tx.execute("INSERT INTO business VALUES ($1)", key)
-
-    async def read_business() -> list[str]:
-        return [row["key"] for row in await database.fetch("SELECT key FROM business")]
-
-    return {"write_business": write_business, "read_business": read_business}
 
 
 class Scenes:

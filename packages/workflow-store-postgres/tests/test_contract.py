@@ -1,32 +1,18 @@
 """The Postgres store keeps the contract."""
 
-from typing import Any
-
-import asyncpg
 import pytest
 from workflow_contract_tests import StoreHarness
 from workflow_contract_tests.catalogue import Case, catalogue
 from workflow_contract_tests.certification import run_case
 from workflow_contract_tests.pytest_suite import StoreContract
 from workflow_store_postgres import PostgresWorkflowStore, claims
+from workflow_test_support.harnesses.postgres import harness_on
 
 
 class TestContract(StoreContract):
     @pytest.fixture
-    def harness(self, dsn: str, business: dict[str, Any]) -> StoreHarness:
-        async def corrupt(run_id: str) -> None:
-            connection = await asyncpg.connect(dsn)
-            await connection.execute("DELETE FROM workflow_run_states WHERE run_id = $1", run_id)
-            await connection.close()
-
-        return StoreHarness(
-            lambda: PostgresWorkflowStore.connect(dsn),
-            contract_version="0.1",
-            process_factory="workflow_store_postgres:PostgresWorkflowStore.connect",
-            process_arguments={"dsn": dsn},
-            corrupt=corrupt,
-            **business,
-        )
+    def harness(self, dsn: str) -> StoreHarness:
+        return harness_on(dsn)
 
 
 CLAIMS = [case for case in catalogue() if {"CLAIM-4", "CLAIM-10"} & set(case.clauses) and not case.needs]

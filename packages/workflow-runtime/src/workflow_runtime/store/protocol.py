@@ -320,8 +320,8 @@ class RunLifecycleStore(Protocol):
             CANCEL-1: The request is one inbox entry of kind `cancel` and the head's cancel flag, one unit; the
                 answer is `requested`. A terminal run, a `dead` one too, answers `finished`, also when it was asked
                 before; any other run that was asked before answers `duplicate`. Both change nothing.
-            CANCEL-2: A `paused` run becomes `queued`, and a `queued` one is due at once, whatever its time was, or since
-                it was due if that was earlier: it ends by being claimed.
+            CANCEL-2: A `paused` run becomes `queued`, and a `queued` one is due at once, whatever its time was, or
+                since it was due if that was earlier: it ends by being claimed.
             CANCEL-3: The holder of a `running` run keeps its lease and learns of the request by the answers to
                 append and heartbeat.
         """
@@ -569,8 +569,8 @@ class LeaseStore(Protocol):
             DEAD-4: A lease under which nothing was heard may be one whose claim's answer was lost: of such claims in a
                 row only each `SILENT_CLAIMS_PER_CRASH`-th counts one crash. The row ends with a sign of life, and with
                 a claim that is not from an expired lease.
-            DEAD-3: A recovery with progress does not count: an event in any driver's write, or a pause, sets the count to
-                zero.
+            DEAD-3: A recovery with progress does not count: an event in any driver's write, or a pause, sets the count
+                to zero.
         """
         ...
 

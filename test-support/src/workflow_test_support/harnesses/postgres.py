@@ -1,0 +1,88 @@
+"""The Postgres store."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
+
+import asyncpg
+from workflow_contract_tests import StoreHarness
+from workflow_store_postgres import PostgresWorkflowStore
+from workflow_test_support.servers.postgres_databases import new_database, run_on
+from workflow_test_support.servers.postgres_server import postgres_dsn
+
+BUSINESS = "CREATE TABLE business (key text NOT NULL)"
+
+
+def harness_on(
+    dsn: str, *, arguments: Mapping[str, Any] | None = None, subject: Mapping[str, str] | None = None
+) -> StoreHarness:
+    """Return a harness on a database that has the table of the business and no rows.
+
+    Args:
+        dsn: The database, for the looks behind the store's back.
+        arguments: Arguments of `PostgresWorkflowStore.connect`, where they are not just this DSN.
+        subject: What the report should say of it.
+    """
+    arguments = arguments or {"dsn": dsn}
+
+    async def corrupt(run_id: str) -> None:
+        await run_on(dsn, f"DELETE FROM workflow_run_states WHERE run_id = {_quoted(run_id)}")
+
+    async def write_business(tx: asyncpg.Connection, key: str) -> None:
+        await tx.execute("INSERT INTO business VALUES ($1)", key)
+
+    async def read_business() -> list[str]:
+        connection = await asyncpg.connect(dsn)
+        try:
+            return [row["key"] for row in await connection.fetch("SELECT key FROM business")]
+        finally:
+            await connection.close()
+
+    return StoreHarness(
+        lambda: PostgresWorkflowStore.connect(**arguments),
+        contract_version="0.1",
+        process_factory="workflow_store_postgres:PostgresWorkflowStore.connect",
+        process_arguments=arguments,
+        corrupt=corrupt,
+        write_business=write_business,
+        read_business=read_business,
+        subject=subject or {},
+    )
+
+
+@asynccontextmanager
+async def harness() -> AsyncIterator[StoreHarness]:
+    """Give a harness on a new database."""
+    async with new_database(_server_dsn(), "template0") as dsn:
+        await run_on(dsn, BUSINESS)
+        yield harness_on(dsn, subject=await _subject(dsn))
+
+
+@functools.cache
+def _server_dsn() -> str:
+    until_exit = ExitStack()
+    atexit.register(until_exit.close)
+    return until_exit.enter_context(postgres_dsn())
+
+
+async def _subject(dsn: str) -> dict[str, str]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        settings = {
+            name: await connection.fetchval(f"SHOW {name}") for name in ("default_transaction_isolation", "fsync")
+        }
+        return {
+            "database": f"PostgreSQL {connection.get_settings().server_version}",
+            "driver": f"asyncpg {asyncpg.__version__}",
+            **settings,
+        }
+    finally:
+        await connection.close()
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
