@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import importlib.metadata
 import platform
 import time
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ from workflow_runtime.store import CONTRACT_VERSION
 from ._version import __version__
 from .cases import Case
 from .catalogue import catalogue
+from .distributions import find_distribution
 from .examination import (
     Examined,
     HarnessFactory,
@@ -78,7 +77,7 @@ def report_on(
     """Return the report on a store that was examined."""
     known = [one for one in examined if one.module is not None]
     last = known[-1] if known else None
-    distribution, version = _distribution(last.module if last else None)
+    distribution, version = find_distribution(last.module if last else None)
     declared = {one.capabilities for one in examined if one.capabilities is not None}
     return Report(
         store=last.store if last else "unknown store",
@@ -106,10 +105,3 @@ def _objections(known: Sequence[Examined], declarations: int) -> tuple[str, ...]
     if declarations > 1:
         found.append("the store declares other capabilities from case to case")
     return tuple(found)
-
-
-@functools.cache  # it reads the metadata of everything that is installed
-def _distribution(module: str | None) -> tuple[str | None, str | None]:
-    """Return the distribution that a module is installed from, and its version."""
-    names = importlib.metadata.packages_distributions().get((module or "").partition(".")[0], ())
-    return (names[0], importlib.metadata.version(names[0])) if names else (None, None)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Examiner:
         self._timeout_s = timeout_s
         self._environment = {**os.environ, **environment}
 
-    def examine(self, cases: Sequence[Case]) -> Iterator[Examined]:
+    def examine(self, cases: Sequence[Case]) -> Generator[Examined]:
         """Examine the store by each case, and yield what is found as it comes.
 
         Raises:
