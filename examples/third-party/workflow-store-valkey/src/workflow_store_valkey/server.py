@@ -1,0 +1,113 @@
+"""The way to the server: its functions, called by name, and its errors in the words of the contract."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any, TypeAlias
+
+from valkey import exceptions
+from valkey.asyncio import BlockingConnectionPool, Valkey
+from workflow_runtime.errors import (
+    ConfigurationError,
+    SchemaAheadError,
+    SchemaBehindError,
+    SchemaMissingError,
+    StoreAccessError,
+    StoreError,
+    StoreOperationError,
+    StoreUnavailableError,
+)
+from workflow_runtime.store import Home
+
+__all__ = ["Reply", "Server"]
+
+FORMAT = 1
+"""The format of the records. Another one takes other names of functions, so that both can be in use at once."""
+LUA_FILES = ("records", "lives", "writes", "claims", "inbox", "schedules", "reads")
+REMEDY = "call ensure_schema() once"
+UNAVAILABLE = ("OOM", "MISCONF", "LOADING", "READONLY", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
+"""The first words of errors after which nothing was done and a later try may succeed."""
+
+Reply: TypeAlias = Any
+"""A reply of a function: nested lists of text, integers and `None`."""
+
+
+class Server:
+    """The connections of one store, to a server whose functions are the store's methods.
+
+    Args:
+        url: Where the server is, as the client takes it.
+        prefix: What the names of all keys of this store begin with.
+        max_connections: The most connections at once; a call waits for one to be free.
+    """
+
+    def __init__(self, url: str, prefix: str, max_connections: int) -> None:
+        self.url = url
+        self.prefix = prefix
+        self.home = Home("this Valkey store")
+        self.client = make_client(url, max_connections)
+        self._closed = False
+
+    async def call(self, verb: str, **arguments: Any) -> Reply:
+        """Call one function: one atomic unit. Arguments that are `None` are left out."""
+        if self._closed:
+            raise ConfigurationError("this Valkey store is closed")
+        self.home.check()
+        given = json.dumps({name: value for name, value in arguments.items() if value is not None})
+        try:
+            return await self.client.execute_command("FCALL", f"workflow_{FORMAT}_{verb}", 1, self.prefix, given)
+        except (exceptions.ValkeyError, OSError) as error:
+            raise translate_error(error) from error
+
+    async def load_functions(self) -> None:
+        """Load the functions into the server, in place of those of another release with the same format."""
+        self.home.check()
+        folder = resources.files(__package__) / "lua"
+        source = "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in LUA_FILES)
+        try:
+            await self.client.execute_command("FUNCTION", "LOAD", "REPLACE", source)
+        except (exceptions.ValkeyError, OSError) as error:
+            raise translate_error(error) from error
+        await self.call("read_format", format=FORMAT)
+
+    async def check_format(self) -> None:
+        """Raise unless functions and records are there and fit this code."""
+        stored = int(await self.call("read_format"))
+        if stored == 0:
+            raise SchemaMissingError(REMEDY)
+        if stored < FORMAT:
+            raise SchemaBehindError((f"format {FORMAT}",), REMEDY)
+        if stored > FORMAT:
+            raise SchemaAheadError((f"format {stored}",), "upgrade workflow-store-valkey")
+
+    async def close(self) -> None:
+        """Close the connections, unless they are those of the process from which this one was forked."""
+        self._closed = True
+        if not self.home.is_inherited:
+            await self.client.aclose()
+            await self.client.connection_pool.disconnect()
+
+
+def make_client(url: str, max_connections: int) -> Valkey:
+    """Make a client. It repeats nothing by itself: a claim whose answer was lost must not be made twice."""
+    pool = BlockingConnectionPool.from_url(
+        url, max_connections=max_connections, timeout=None, decode_responses=True, encoding_errors="replace"
+    )
+    return Valkey(connection_pool=pool)
+
+
+def translate_error(error: Exception) -> StoreError:
+    """Return what an error of the client or of the server means to the caller."""
+    text = str(error)
+    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError | exceptions.NoPermissionError):
+        return StoreAccessError(text)
+    if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
+        return StoreUnavailableError(text)
+    if "Function not found" in text:
+        return SchemaMissingError(REMEDY)
+    if isinstance(error, exceptions.BusyLoadingError | exceptions.ReadOnlyError | exceptions.OutOfMemoryError):
+        return StoreUnavailableError(text)
+    if text.startswith(UNAVAILABLE):
+        return StoreUnavailableError(text)
+    return StoreOperationError(text)
