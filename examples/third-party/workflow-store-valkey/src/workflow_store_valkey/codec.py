@@ -76,9 +76,7 @@ def encode_entry(kind: str, name: str, delivery_id: str, payload: JsonText | Non
 
 def awaited_text(awaited: Sequence[Awaited]) -> str:
     """Return an awaited list as JSON."""
-    return json.dumps(
-        [{"kind": a.kind, "name": a.name, "step_id": a.step_id, "until_ms": a.until_ms} for a in awaited]
-    )
+    return json.dumps([{"kind": a.kind, "name": a.name, "step_id": a.step_id, "until_ms": a.until_ms} for a in awaited])
 
 
 def read_row(reply: Reply) -> Row:

@@ -10,8 +10,8 @@ from workflow_runtime.store import (
     AlreadyDecided,
     AlreadyFinished,
     Buffered,
-    Delivered,
     DeliverApprovalResult,
+    Delivered,
     DeliverRetryResult,
     DeliverSignalResult,
     Duplicate,
@@ -76,8 +76,7 @@ class Inbox:
     @checked
     async def deliver_retry(self, *, run_id: str, retry_id: str, now_ms: int) -> DeliverRetryResult:
         answer = await self._deliver("retry", run_id, "retry", retry_id, None, now_ms)
-        if isinstance(answer, NotWaiting):
-            raise AssertionError("only asked for by `only_if_waiting`")
+        assert not isinstance(answer, NotWaiting), "only `only_if_waiting` brings that"
         return Duplicate(inbox_seq=int(answer)) if isinstance(answer, str) else answer
 
     @checked

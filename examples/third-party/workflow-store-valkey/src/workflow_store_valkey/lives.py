@@ -98,9 +98,7 @@ class Lives:
             return Existing(run=run, differs=differs)
         if owner is None or lease_ms is None:
             return Created(run=run, claim=None)
-        lease = Lease(
-            owner=owner, token=token, number=1, expires_at_ms=run.lease_expires_at_ms or now_ms + lease_ms
-        )
+        lease = Lease(owner=owner, token=token, number=1, expires_at_ms=run.lease_expires_at_ms or now_ms + lease_ms)
         return Created(run=run, claim=ClaimedRun(run=run, lease=lease, history=(), inbox=(), due_timers=()))
 
     @checked

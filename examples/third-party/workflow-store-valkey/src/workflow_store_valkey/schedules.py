@@ -124,9 +124,7 @@ class Schedules:
     async def list_requested_buckets(
         self, *, schedule_id: str, limit: int, from_ms: int = 0
     ) -> tuple[RequestedBucket, ...]:
-        rows = await self._server.call(
-            "list_requested_buckets", schedule_id=schedule_id, limit=limit, from_ms=from_ms
-        )
+        rows = await self._server.call("list_requested_buckets", schedule_id=schedule_id, limit=limit, from_ms=from_ms)
         return tuple(_requested(fire_at_ms, text) for fire_at_ms, text in rows)
 
     @checked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import Any, TypeAlias
 
@@ -47,29 +48,29 @@ class Server:
         self.prefix = prefix
         self.home = Home("this Valkey store")
         self.client = make_client(url, max_connections)
+        self._execute: Callable[..., Awaitable[Any]] = self.client.execute_command  # the client leaves it untyped
         self._closed = False
 
     async def call(self, verb: str, **arguments: Any) -> Reply:
         """Call one function: one atomic unit. Arguments that are `None` are left out."""
-        if self._closed:
-            raise ConfigurationError("this Valkey store is closed")
-        self.home.check()
         given = json.dumps({name: value for name, value in arguments.items() if value is not None})
-        try:
-            return await self.client.execute_command("FCALL", f"workflow_{FORMAT}_{verb}", 1, self.prefix, given)
-        except (exceptions.ValkeyError, OSError) as error:
-            raise translate_error(error) from error
+        return await self._send("FCALL", f"workflow_{FORMAT}_{verb}", 1, self.prefix, given)
 
     async def load_functions(self) -> None:
         """Load the functions into the server, in place of those of another release with the same format."""
-        self.home.check()
         folder = resources.files(__package__) / "lua"
         source = "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in LUA_FILES)
+        await self._send("FUNCTION", "LOAD", "REPLACE", source)
+        await self.call("read_format", format=FORMAT)
+
+    async def _send(self, *command: str | int) -> Reply:
+        if self._closed:
+            raise ConfigurationError("this Valkey store is closed")
+        self.home.check()
         try:
-            await self.client.execute_command("FUNCTION", "LOAD", "REPLACE", source)
+            return await self._execute(*command)
         except (exceptions.ValkeyError, OSError) as error:
             raise translate_error(error) from error
-        await self.call("read_format", format=FORMAT)
 
     async def check_format(self) -> None:
         """Raise unless functions and records are there and fit this code."""

@@ -12,6 +12,7 @@ from workflow_runtime.store import LeaseRenewer, StoreCapabilities
 from .claims import Claims
 from .inbox import Inbox
 from .lives import Lives
+from .notices import Notices
 from .queries import Queries
 from .schedules import Schedules
 from .server import Server
@@ -20,7 +21,7 @@ from .writes import Writes
 __all__ = ["ValkeyWorkflowStore"]
 
 
-class ValkeyWorkflowStore(Lives, Writes, Claims, Inbox, Schedules, Queries):
+class ValkeyWorkflowStore(Lives, Writes, Claims, Inbox, Schedules, Queries, Notices):
     """A workflow store on one Valkey or Redis server. Make it on the event loop that uses it, and close it there.
 
     Args:
@@ -30,7 +31,9 @@ class ValkeyWorkflowStore(Lives, Writes, Claims, Inbox, Schedules, Queries):
         max_connections: The most connections that it opens.
     """
 
-    capabilities = StoreCapabilities(max_payload_bytes=1_000_000, durable=True, subscribe=True, heartbeats=True)
+    capabilities = StoreCapabilities(
+        max_payload_bytes=1_000_000, durable=True, subscribe=True, notify=True, heartbeats=True
+    )
 
     def __init__(self, url: str, *, prefix: str = "{workflow}:", max_connections: int = 16) -> None:
         self._server = Server(url, prefix, max_connections)

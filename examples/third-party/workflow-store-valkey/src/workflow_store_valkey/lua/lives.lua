@@ -68,7 +68,7 @@ define('cancel_run', function(a)
   local changes = {inbox_seq = seq, cancel_requested = 1, cancel_seq = seq, updated_at_ms = a.now_ms}
   if head.status ~= 'running' then
     changes.status = 'queued'
-    changes.due_at_ms = a.now_ms
+    changes.due_at_ms = math.min(head.status == 'queued' and head.due_at_ms or a.now_ms, a.now_ms)
   end
   save_head(head, changes)
   tell(a.run_id)

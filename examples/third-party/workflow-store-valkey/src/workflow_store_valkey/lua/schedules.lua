@@ -51,7 +51,7 @@ define('upsert_schedule', function(a)
   local key = key_of('schedule', a.schedule_id)
   local stored = read_schedule(a.schedule_id)
   if a.expected_revision and (not stored or stored.revision ~= a.expected_revision) then
-    return {'conflict', stored and whole_schedule(a.schedule_id)}
+    return {'conflict', stored and whole_schedule(a.schedule_id) or false}
   elseif not stored then
     return create_schedule(a)
   end
@@ -163,14 +163,13 @@ local function waiting_tick(schedule, now_ms)
   if schedule.buffered_fire_at_ms and not live then
     return tick_at(schedule, schedule.buffered_fire_at_ms, 'buffered')
   end
-  local due, requested = next_due(schedule), first_moment('requested', schedule.schedule_id)
+  local due = next_due(schedule)
+  local requested = first_moment('requested', schedule.schedule_id)
+    or (not live and first_moment('waiting', schedule.schedule_id))
   if due and due <= now_ms and (not requested or due <= requested) then
     return tick_at(schedule, due, 'due')
-  elseif requested then
-    return tick_at(schedule, requested, 'requested')
   end
-  local waiting = not live and first_moment('waiting', schedule.schedule_id)
-  return waiting and tick_at(schedule, waiting, 'requested')
+  return requested and tick_at(schedule, requested, 'requested')
 end
 
 local function fires_before(left, right)
