@@ -130,7 +130,7 @@ local function first_due(lanes, a)
   table.sort(due, goes_first)
   local heads = {}
   for place = 1, math.min(#due, a.limit) do
-    heads[place] = read_head(due[place].run_id)
+    heads[#heads + 1] = read_head(due[place].run_id)
   end
   return heads
 end
@@ -146,6 +146,7 @@ local function earliest(lanes)
   return first or false
 end
 
+-- All runs of one call get the same token, which is new to each of them.
 define('claim_runs', function(a)
   local lanes = matching_lanes(a.status, a)
   local heads = first_due(lanes, a)
