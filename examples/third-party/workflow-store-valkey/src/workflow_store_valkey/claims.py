@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from workflow_runtime.errors import CorruptRecordError
 from workflow_runtime.ids import new_id
@@ -73,7 +74,15 @@ class Claims:
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
         return await self._claim(
-            RunStatus.QUEUED, owner, lease_ms, now_ms, limit, workflows, queues, history_limit, history_bytes
+            RunStatus.QUEUED,
+            owner=owner,
+            lease_ms=lease_ms,
+            now_ms=now_ms,
+            limit=limit,
+            workflows=workflows,
+            queues=queues,
+            history_limit=history_limit,
+            history_bytes=history_bytes,
         )
 
     @checked
@@ -92,15 +101,15 @@ class Claims:
     ) -> ClaimBatch:
         return await self._claim(
             RunStatus.RUNNING,
-            owner,
-            lease_ms,
-            now_ms,
-            limit,
-            workflows,
-            queues,
-            history_limit,
-            history_bytes,
-            max_crashes,
+            owner=owner,
+            lease_ms=lease_ms,
+            now_ms=now_ms,
+            limit=limit,
+            max_crashes=max_crashes,
+            workflows=workflows,
+            queues=queues,
+            history_limit=history_limit,
+            history_bytes=history_bytes,
         )
 
     @checked
@@ -117,7 +126,15 @@ class Claims:
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> ClaimBatch:
         return await self._claim(
-            RunStatus.PAUSED, owner, lease_ms, now_ms, limit, workflows, queues, history_limit, history_bytes
+            RunStatus.PAUSED,
+            owner=owner,
+            lease_ms=lease_ms,
+            now_ms=now_ms,
+            limit=limit,
+            workflows=workflows,
+            queues=queues,
+            history_limit=history_limit,
+            history_bytes=history_bytes,
         )
 
     @checked
@@ -133,40 +150,16 @@ class Claims:
             "list_pending_runs",
             now_ms=now_ms,
             limit=limit,
-            workflows=_pairs(workflows),
-            queues=_list(queues),
+            workflows=workflows,
+            queues=queues,
             columns=codec.SUMMARY_COLUMNS,
         )
         return tuple(codec.read_summary(dict(zip(codec.SUMMARY_COLUMNS, row, strict=True))) for row in rows)
 
-    async def _claim(
-        self,
-        status: RunStatus,
-        owner: str,
-        lease_ms: int,
-        now_ms: int,
-        limit: int,
-        workflows: Sequence[WorkflowVersion] | None,
-        queues: Sequence[str] | None,
-        history_limit: int,
-        history_bytes: int,
-        max_crashes: int | None = None,
-    ) -> ClaimBatch:
+    async def _claim(self, status: RunStatus, **arguments: Any) -> ClaimBatch:
         """Claim the first runs of one status whose time has come."""
         found, next_due_ms, dead = await self._server.call(
-            "claim_runs",
-            status=status,
-            owner=owner,
-            lease_ms=lease_ms,
-            now_ms=now_ms,
-            limit=limit,
-            workflows=_pairs(workflows),
-            queues=_list(queues),
-            history_limit=history_limit,
-            history_bytes=history_bytes,
-            inbox_limit=DEFAULT_HISTORY_EVENTS,
-            max_crashes=max_crashes,
-            new_token=new_id(),
+            "claim_runs", status=status, inbox_limit=DEFAULT_HISTORY_EVENTS, new_token=new_id(), **arguments
         )
         claims, corrupt = [], []
         for reply in found:
@@ -175,11 +168,3 @@ class Claims:
             except CorruptRecordError as error:
                 corrupt.append(error)
         return ClaimBatch(claims=tuple(claims), next_due_ms=next_due_ms, corrupt=tuple(corrupt), dead=tuple(dead))
-
-
-def _pairs(workflows: Sequence[WorkflowVersion] | None) -> list[tuple[str, str]] | None:
-    return None if workflows is None else [(workflow.workflow_id, workflow.version) for workflow in workflows]
-
-
-def _list(items: Sequence[str] | None) -> list[str] | None:
-    return None if items is None else list(items)

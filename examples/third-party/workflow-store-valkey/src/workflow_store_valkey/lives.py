@@ -200,8 +200,8 @@ class Lives:
             "prune_runs",
             finished_before_ms=finished_before_ms,
             limit=limit,
-            statuses=list(wanted),
-            workflow_ids=workflow_ids if workflow_ids is None else list(workflow_ids),
+            statuses=wanted,
+            workflow_ids=workflow_ids,
         )
         return pruned
 
@@ -234,7 +234,7 @@ class Lives:
     async def _for_each(self, verb: str, run_ids: Sequence[str], arguments: dict[str, Any]) -> dict[str, Reply]:
         """Return the reply of a verb for each of many runs, all of one call."""
         given = {name: value for name, value in arguments.items() if value is not None}
-        ids = list(dict.fromkeys(map(str, run_ids)))
+        ids = list(dict.fromkeys(run_ids))
         reply = await self._server.call("for_each_run", called=verb, run_ids=ids, arguments=given)
         return dict(zip(reply[::2], reply[1::2], strict=True))
 
@@ -275,7 +275,7 @@ def _requeued(reply: Reply) -> RequeueResult:
 
 def _retrying(event: NewEvent, now_ms: int, statuses: Sequence[RunStatus]) -> dict[str, Any]:
     check_retryable(statuses)
-    return {"event": codec.encode_event(event, now_ms), "now_ms": now_ms, "statuses": list(statuses)}
+    return {"event": codec.encode_event(event, now_ms), "now_ms": now_ms, "statuses": statuses}
 
 
 def _retried(reply: Reply) -> RetryResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
 
 from workflow_runtime.errors import CorruptRecordError, RunNotFoundError
 from workflow_runtime.store import (
@@ -47,9 +46,18 @@ class Queries:
         descending: bool = False,
     ) -> RunPage:
         after = None if cursor is None else "{:016d}{}".format(*decode_run_cursor(cursor))
-        filters = _filters(statuses, workflow_ids, queues, run_id_prefix, created_from_ms, created_before_ms)
         rows = await self._server.call(
-            "list_runs", limit=limit + 1, after=after, descending=descending, columns=codec.SUMMARY_COLUMNS, **filters
+            "list_runs",
+            limit=limit + 1,
+            after=after,
+            descending=descending,
+            columns=codec.SUMMARY_COLUMNS,
+            statuses=statuses,
+            workflow_ids=workflow_ids,
+            queues=queues,
+            run_id_prefix=run_id_prefix,
+            created_from_ms=created_from_ms,
+            created_before_ms=created_before_ms,
         )
         return _page(rows, limit)
 
@@ -64,8 +72,16 @@ class Queries:
         created_from_ms: int | None = None,
         created_before_ms: int | None = None,
     ) -> RunCounts:
-        filters = _filters(statuses, workflow_ids, queues, run_id_prefix, created_from_ms, created_before_ms)
-        return RunCounts.of(await self._server.call("count_runs", **filters))
+        counted = await self._server.call(
+            "count_runs",
+            statuses=statuses,
+            workflow_ids=workflow_ids,
+            queues=queues,
+            run_id_prefix=run_id_prefix,
+            created_from_ms=created_from_ms,
+            created_before_ms=created_before_ms,
+        )
+        return RunCounts.of(counted)
 
     @checked
     async def get_run_timeline(self, *, run_id: str, limit: int = DEFAULT_HISTORY_EVENTS) -> RunTimeline:
@@ -106,24 +122,6 @@ class Queries:
             next_index=int(next_index),
             events=codec.read_events(texts, run_id),
         )
-
-
-def _filters(
-    statuses: Sequence[RunStatus] | None,
-    workflow_ids: Sequence[str] | None,
-    queues: Sequence[str] | None,
-    run_id_prefix: str | None,
-    created_from_ms: int | None,
-    created_before_ms: int | None,
-) -> dict[str, Any]:
-    return {
-        "statuses": None if statuses is None else list(statuses),
-        "workflow_ids": None if workflow_ids is None else list(workflow_ids),
-        "queues": None if queues is None else list(queues),
-        "run_id_prefix": run_id_prefix,
-        "created_from_ms": created_from_ms,
-        "created_before_ms": created_before_ms,
-    }
 
 
 def _page(rows: Reply, limit: int) -> RunPage:

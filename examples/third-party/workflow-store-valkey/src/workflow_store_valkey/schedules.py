@@ -114,7 +114,7 @@ class Schedules:
         kind, *count = await self._server.call(
             "request_schedule_buckets",
             schedule_id=schedule_id,
-            fire_times_ms=list(fire_times_ms),
+            fire_times_ms=fire_times_ms,
             now_ms=now_ms,
             overlap=overlap,
         )
@@ -142,7 +142,7 @@ class Schedules:
             now_ms=now_ms,
             lease_ms=lease_ms,
             limit=limit,
-            workflow_ids=workflow_ids if workflow_ids is None else list(workflow_ids),
+            workflow_ids=workflow_ids,
             new_token=new_id(),
         )
         buckets = tuple(_claimed(row, previous_run_id, owner) for row, previous_run_id in claims)

@@ -19,7 +19,7 @@ from workflow_runtime.errors import (
     StoreOperationError,
     StoreUnavailableError,
 )
-from workflow_runtime.store import Home
+from workflow_runtime.store import Home, Timer, WorkflowVersion
 
 __all__ = ["Reply", "Server"]
 
@@ -53,7 +53,7 @@ class Server:
 
     async def call(self, verb: str, **arguments: Any) -> Reply:
         """Call one function: one atomic unit. Arguments that are `None` are left out."""
-        given = json.dumps({name: value for name, value in arguments.items() if value is not None})
+        given = json.dumps({name: value for name, value in arguments.items() if value is not None}, default=_plain)
         return await self._send("FCALL", f"workflow_{FORMAT}_{verb}", 1, self.prefix, given)
 
     async def load_functions(self) -> None:
@@ -88,6 +88,15 @@ class Server:
         if not self.home.is_inherited:
             await self.client.aclose()
             await self.client.connection_pool.disconnect()
+
+
+def _plain(value: Any) -> list[Any]:
+    """Return what stands for a value in the arguments of a function."""
+    if isinstance(value, Timer):
+        return [value.timer_id, value.fire_at_ms]
+    if isinstance(value, WorkflowVersion):
+        return [value.workflow_id, value.version]
+    return list(value)  # a sequence of some other kind
 
 
 def make_client(url: str, max_connections: int) -> Valkey:

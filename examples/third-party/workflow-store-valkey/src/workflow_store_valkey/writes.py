@@ -213,9 +213,9 @@ class Writes:
             operation_id=operation_id,
             now_ms=now_ms,
             events=[codec.encode_event(event, now_ms) for event in events],
-            taken_inbox=list(taken_inbox),
-            set_timers=[(timer.timer_id, timer.fire_at_ms) for timer in set_timers],
-            removed_timers=list(removed_timers),
+            taken_inbox=taken_inbox,
+            set_timers=set_timers,
+            removed_timers=removed_timers,
             **special,
         ):
             case ["ok", str(answer)]:

@@ -61,7 +61,7 @@ define_write('mark_run_paused', function(head, a, changes)
   changes.awaited = a.awaited
   changes.first_awaited = a.first_awaited
   changes.awaited_count = a.awaited_count
-  if due and due - a.now_ms <= NOTICE_HORIZON_MS then
+  if due and due - a.now_ms < NOTICE_HORIZON_MS then
     tell(head.run_id)
   end
 end)
