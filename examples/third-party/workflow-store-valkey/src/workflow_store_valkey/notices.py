@@ -63,7 +63,7 @@ class Listener:
 
     async def _listen(self) -> None:
         """Listen on one connection, until it is lost."""
-        client = make_client(self._url, max_connections=1)
+        client = make_client(self._url)
         try:
             async with client.pubsub() as channel:
                 await channel.subscribe(self._channel)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import Any, TypeAlias
 
 from valkey import exceptions
-from valkey.asyncio import BlockingConnectionPool, Valkey
+from valkey.asyncio import Valkey
 from workflow_runtime.errors import (
     ConfigurationError,
     SchemaAheadError,
@@ -26,6 +27,8 @@ __all__ = ["Reply", "Server"]
 FORMAT = 1
 """The format of the records. Another one takes other names of functions, so that both can be in use at once."""
 LUA_FILES = ("records", "lives", "writes", "claims", "inbox", "schedules", "reads")
+ANSWER_S = 30.0
+"""How long a call waits for its answer."""
 REMEDY = "call ensure_schema() once"
 UNAVAILABLE = ("OOM", "MISCONF", "LOADING", "READONLY", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
 """The first words of errors after which nothing was done and a later try may succeed."""
@@ -47,7 +50,8 @@ class Server:
         self.url = url
         self.prefix = prefix
         self.home = Home("this Valkey store")
-        self.client = make_client(url, max_connections)
+        self.client = make_client(url)
+        self._free = asyncio.Semaphore(max_connections)
         self._execute: Callable[..., Awaitable[Any]] = self.client.execute_command  # the client leaves it untyped
         self._closed = False
 
@@ -68,7 +72,8 @@ class Server:
             raise ConfigurationError("this Valkey store is closed")
         self.home.check()
         try:
-            return await self._execute(*command)
+            async with self._free, asyncio.timeout(ANSWER_S):
+                return await self._execute(*command)
         except (exceptions.ValkeyError, OSError) as error:
             raise translate_error(error) from error
 
@@ -99,17 +104,18 @@ def _plain(value: Any) -> list[Any]:
     return list(value)  # a sequence of some other kind
 
 
-def make_client(url: str, max_connections: int) -> Valkey:
-    """Make a client. It repeats nothing by itself: a claim whose answer was lost must not be made twice."""
-    pool = BlockingConnectionPool.from_url(
-        url, max_connections=max_connections, timeout=None, decode_responses=True, encoding_errors="replace"
-    )
-    return Valkey(connection_pool=pool)
+def make_client(url: str) -> Valkey:
+    """Make a client. It repeats nothing by itself: a claim whose answer was lost must not be made twice.
+
+    Its own timeout is off: on Python 3.11 that may swallow the cancellation of a task.
+    """
+    client: Valkey = Valkey.from_url(url, decode_responses=True, encoding_errors="replace", socket_timeout=None)
+    return client
 
 
 def translate_error(error: Exception) -> StoreError:
     """Return what an error of the client or of the server means to the caller."""
-    text = str(error)
+    text = str(error) or type(error).__name__
     if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError | exceptions.NoPermissionError):
         return StoreAccessError(text)
     if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
