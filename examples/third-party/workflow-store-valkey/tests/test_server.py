@@ -47,6 +47,21 @@ def test_what_was_answered_survives_a_killed_server() -> None:
             asyncio.run(read(url_of(server)))
 
 
+def test_full_server_refuses_before_anything_is_written() -> None:
+    async def scenario(url: str) -> None:
+        async with ValkeyWorkflowStore(url) as store, Valkey.from_url(url) as client:
+            await store.ensure_schema()
+            await client.config_set("maxmemory", "1")
+            with pytest.raises(StoreUnavailableError):
+                await _create(store, "one")
+            await client.config_set("maxmemory", "0")
+            assert await store.load_run(run_id="one") is None
+            await _create(store, "one")
+
+    with own_folder() as folder, run_server(folder) as server:
+        asyncio.run(scenario(url_of(server)))
+
+
 def test_listener_goes_on_when_the_server_is_back() -> None:
     async def until(condition: asyncio.Event) -> None:
         await asyncio.wait_for(condition.wait(), 30)

@@ -122,7 +122,7 @@ def translate_error(error: Exception) -> StoreError:
         return StoreUnavailableError(text)
     if "Function not found" in text:
         return SchemaMissingError(REMEDY)
-    if isinstance(error, exceptions.BusyLoadingError | exceptions.ReadOnlyError | exceptions.OutOfMemoryError):
+    if isinstance(error, exceptions.ReadOnlyError | exceptions.OutOfMemoryError):
         return StoreUnavailableError(text)
     if text.startswith(UNAVAILABLE):
         return StoreUnavailableError(text)

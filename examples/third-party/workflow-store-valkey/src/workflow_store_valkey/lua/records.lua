@@ -13,6 +13,8 @@
 -- <prefix>lane:<status>:.. zset   runs of one status, priority, queue and workflow version, by the time from which
 --                                 they can be claimed; members of one time are ordered by their bytes
 -- <prefix>lanes:<status>   set    the lanes that hold a run
+-- <prefix>format           text   the number of the format of all this
+-- <prefix>notices          the channel of notices
 
 local SILENT_CLAIMS_PER_CRASH = 4
 local NOTICE_HORIZON_MS = 60000
