@@ -47,6 +47,8 @@ EXAMPLE_WORKER = "examples/cloudflare-worker"
 AUDIT = "examples/audit_packages"
 
 POOLER_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pgbouncer.py"
+WORKERD_CONTRACT = "packages/workflow-store-d1/tests/test_contract_workerd.py"
+HTTP_CONTRACT = "packages/workflow-store-d1/tests/test_contract_http.py"
 PYODIDE_CONTRACT = "packages/workflow-store-d1/tests/test_contract_pyodide.py"
 # What production runs, as the compatibility date of a Worker has it, and both forms of a binding.
 PYODIDES = ["0.28.2:bare", "0.28.2:wrapped", "314.0.6:bare", "314.0.6:wrapped"]
@@ -68,6 +70,7 @@ FULL_COUNTS = {
     "WORKFLOW_PYTHON_314": "all",
     "WORKFLOW_CRASH_POINTS": "all",
     "WORKFLOW_MENDED_RUNS": "1000",
+    "WORKFLOW_MODEL_OPERATIONS": "200000",
     "WORKFLOW_POSTGRES_POOLS": "delicate",
     "PYTEST_TIMEOUT": "3600",
 }
@@ -147,14 +150,16 @@ def check_types(session: nox.Session) -> None:
 def run_unit_tests(session: nox.Session) -> None:
     """Everything with a `tests` folder, without what other parts run."""
     folders = [f"{folder}/tests" for folder in (*DISTRIBUTIONS, AUDIT)]
-    # Three processes: many of these tests wait for a clock, a lock or a silent server.
-    pytest(session, *folders, "tests", *without_other_parts(), processes=3)
+    # More processes than cores: many of these tests wait for a clock, a lock or a silent server. Each process begins
+    # with a stretch of its own, so that it starts few servers, and then takes over what is left of another one's.
+    pytest(session, *folders, "tests", "--dist=worksteal", *without_other_parts(), processes=4)
 
 
 def run_store_tests(session: nox.Session) -> None:
     """The stores' own tests, without the contract."""
     folders = [f"{folder}/tests" for folder in DISTRIBUTIONS if "store" in folder]
-    pytest(session, *folders, *without_other_parts())
+    # The lowest version of pytest-asyncio leaves event loops to the garbage collector, which complains anywhere.
+    pytest(session, *folders, *without_other_parts(), "-W", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def without_other_parts() -> list[str]:
@@ -201,13 +206,16 @@ class Part:
     options: tuple[str, ...] = ()
     processes: int = 2
     env: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, str] = field(default_factory=dict)
+    """Variables that hold where neither the session nor the environment sets them."""
 
     def __call__(self, session: nox.Session) -> None:
         """Run it."""
         if self.run is not None:
             self.run(session)
         else:
-            pytest(session, *self.paths, *self.options, processes=self.processes, env=self.env)
+            unset = {name: count for name, count in self.counts.items() if name not in {*os.environ, *session.env}}
+            pytest(session, *self.paths, *self.options, processes=self.processes, env=unset | dict(self.env))
 
 
 def command(*words: str) -> Callable[[nox.Session], None]:
@@ -222,6 +230,8 @@ def tests_of(sessions: str, *paths: str, **facts: Any) -> Part:
 
 # Without xdist, as these start processes of their own and measure time; `-rP` shows the figures that they print.
 ALONE: Mapping[str, Any] = {"processes": 0, "options": ("-rP",)}
+# Each statement travels for milliseconds. `tests` takes fewer rounds of the same cases; `release` takes all rounds.
+REMOTE: Mapping[str, Any] = {"counts": {"WORKFLOW_CONTRACT_SCALE": "0.2"}}
 
 PARTS = {
     "lint": Part("tests lint", run=check_style),
@@ -231,16 +241,17 @@ PARTS = {
     "unit of the stores": Part("lowest", run=run_store_tests),
     "contract(memory)": tests_of("tests matrix lowest", "packages/workflow-store-memory/tests/test_contract.py"),
     "contract(d1-local)": tests_of("tests matrix lowest", "packages/workflow-store-d1/tests/test_contract.py"),
-    "contract(d1-miniflare)": tests_of("tests matrix", "packages/workflow-store-d1/tests/test_contract_workerd.py"),
-    "contract(d1-http)": tests_of("tests matrix lowest", "packages/workflow-store-d1/tests/test_contract_http.py"),
+    "contract(d1-miniflare)": tests_of("tests matrix", WORKERD_CONTRACT, **REMOTE),
+    "contract(d1-http)": tests_of("tests matrix lowest", HTTP_CONTRACT, **REMOTE),
     # Not in `matrix`: Pyodide brings its own Python, whichever starts it.
-    "contract(d1-pyodide)": tests_of("tests", PYODIDE_CONTRACT),
+    "contract(d1-pyodide)": tests_of("tests", PYODIDE_CONTRACT, **REMOTE),
     "contract(postgres)": tests_of("tests matrix lowest", "packages/workflow-store-postgres/tests/test_contract.py"),
     "mutants": tests_of("tests mutants release", "contract-tests/tests/test_mutants.py"),
     "mutant table": Part("mutants", run=command("contract-tests/tests/mutant_table.py")),
     "third-party store": Part("tests mutants release", run=run_example_store),
     "third-party valkey": Part("tests release", run=run_valkey_store),
     "example worker": tests_of("tests release", EXAMPLE_WORKER, **ALONE),
+    "model": tests_of("tests release", "tests/model", options=("-rP",)),
     "crash": tests_of("tests crash release", "tests/crash", options=("-rP",)),
     "chaos": tests_of("tests chaos release", "tests/chaos", **ALONE),
     "contention": tests_of("tests contention release", "tests/contention", **ALONE),

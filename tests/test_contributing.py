@@ -39,6 +39,7 @@ def test_rooms_are_there() -> None:
         runtime / "src/workflow_runtime",
         runtime / "tests",
         ROOT / "packages/workflow-store-d1/src/workflow_store_d1",
+        ROOT / "contract-tests/src/workflow_contract_tests",
     )
 
     assert len(paths) > 40

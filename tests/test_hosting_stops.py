@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -137,18 +138,20 @@ def app(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def in_app(app: Path, code: str) -> str:
-    command = [sys.executable, "-c", f"import asyncio, app; {code}"]
-    done = subprocess.run(command, cwd=app, capture_output=True, text=True, check=True, timeout=60)
-    return done.stdout.strip()
+def in_app(app: Path, function: str, *arguments: object) -> Any:
+    """Call a function of the application here: a process is for what is to be stopped."""
+    module = ModuleType("app")
+    exec(APP, module.__dict__)
+    with contextlib.chdir(app):
+        return asyncio.run(getattr(module, function)(*arguments))
 
 
 def start(app: Path, count: int, kind: str, seconds: float) -> None:
-    in_app(app, f"asyncio.run(app.start({count}, {kind!r}, {seconds}))")
+    in_app(app, "start", count, kind, seconds)
 
 
 def statuses(app: Path) -> Any:
-    return json.loads(in_app(app, "import json; print(json.dumps(asyncio.run(app.statuses())))"))
+    return in_app(app, "statuses")
 
 
 @contextlib.contextmanager
@@ -384,7 +387,7 @@ def sweep(app: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_sweep_that_parks_a_run_exits_with_1(app: Path) -> None:
-    in_app(app, "asyncio.run(app.leave_a_dead_one())")
+    in_app(app, "leave_a_dead_one")
     done = sweep(app)
     assert done.returncode == 1, done.stderr
     assert "runs are parked as dead: 'crashes'" in done.stderr
@@ -393,7 +396,7 @@ def test_sweep_that_parks_a_run_exits_with_1(app: Path) -> None:
 
 @pytest.mark.parametrize(("what", "line"), [("missed", "ticks were missed"), ("unknown", "not known here")])
 def test_sweep_that_leaves_ticks_out_exits_with_1(app: Path, what: str, line: str) -> None:
-    in_app(app, f"asyncio.run(app.schedule({what!r}))")
+    in_app(app, "schedule", what)
     done = sweep(app)
     assert done.returncode == 1, done.stderr
     assert any(line in each and repr(what) in each for each in done.stderr.splitlines())
@@ -401,7 +404,7 @@ def test_sweep_that_leaves_ticks_out_exits_with_1(app: Path, what: str, line: st
 
 
 def test_run_that_errs_by_itself_is_no_problem_of_the_sweep(app: Path) -> None:
-    in_app(app, "asyncio.run(app.start_failing())")
+    in_app(app, "start_failing")
     done = sweep(app)
     assert done.returncode == 0
     assert json.loads(done.stdout)["outcomes"] == {"errored": 1}
@@ -409,7 +412,7 @@ def test_run_that_errs_by_itself_is_no_problem_of_the_sweep(app: Path) -> None:
 
 
 def test_sweep_without_work_says_nothing(app: Path) -> None:
-    in_app(app, "asyncio.run(app.start(1, 'work', 0))")
+    start(app, 1, "work", 0)
     assert sweep(app).returncode == 0
     done = sweep(app)
     assert (done.returncode, done.stderr) == (0, "")

@@ -150,7 +150,9 @@ class NamesakeHasTheSameTokens(_OfSchedules):
 
     async def upsert_schedule(self, **arguments: Any) -> Any:
         answer = await super().upsert_schedule(**arguments)
-        self._data.schedules[arguments["schedule_id"]].generation = arguments["schedule_id"]
+        row = self._row(arguments)
+        if row is not None:
+            row.generation = arguments["schedule_id"]
         return answer
 
 

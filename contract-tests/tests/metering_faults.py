@@ -20,30 +20,30 @@ async def _uncounted(call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 def look_for_nothing(store: Any) -> None:
     """Count no single statement."""
-    right = store._session.rows
-    store._session.rows = lambda name, *values: _uncounted(lambda: right(name, *values))
+    right = store._sender.rows
+    store._sender.rows = lambda name, *values: _uncounted(lambda: right(name, *values))
 
 
 def count_afterwards(store: Any) -> None:
     """Count a batch when it is done."""
-    right = store._session.batch
+    right = store._sender.batch
 
     async def batch(statements: Sequence[Any], *rest: Any, **options: Any) -> Any:
         results = await _uncounted(lambda: right(statements, *rest, **options))
         spend_queries(len(statements))
         return results
 
-    store._session.batch = batch
+    store._sender.batch = batch
 
 
 def send_one_by_one(store: Any) -> None:
     """Count and send each statement of a batch as if it were alone."""
-    right = store._session.batch
+    right = store._sender.batch
 
     async def batch(statements: Sequence[Any], *rest: Any, **options: Any) -> Any:
         return [(await right([statement]))[0] for statement in statements]
 
-    store._session.batch = batch
+    store._sender.batch = batch
 
 
 def declaring(**costs: int) -> Callable[[Any], None]:

@@ -25,6 +25,10 @@ class Mutant:
     clause: str
     story: str
     harness: Callable[[], Any] = field(repr=False)
+    words: str = ""
+    """The words of the clause that it breaks, as they stand there; empty when it is about the whole clause."""
+    case: str = ""
+    """The body of the cases that must find it; empty when any case of the clause may."""
 
 
 MEMORY_MUTANTS: list[Mutant] = []
@@ -37,12 +41,14 @@ def memory_harness(store: type[InMemoryWorkflowStore]) -> StoreHarness:
     return StoreHarness(lambda: store(data=data), contract_version="0.1", not_applicable=NOT_APPLICABLE)
 
 
-def broken(clause: str, *patches: tuple[object, str, Any]) -> Callable[[S], S]:
+def broken(clause: str, *patches: tuple[object, str, Any], words: str = "", case: str = "") -> Callable[[S], S]:
     """Put a faulty store class on the list; its docstring tells the fault.
 
     Args:
         clause: What must find it.
         patches: Methods of the store's own parts that are replaced as long as the harness is in use.
+        words: The words of the clause that it breaks.
+        case: The body of the cases that must find it.
     """
 
     def register(store: S) -> S:
@@ -55,16 +61,17 @@ def broken(clause: str, *patches: tuple[object, str, Any]) -> Callable[[S], S]:
 
         name = re.sub(r"(?<!^)(?=[A-Z])", "-", store.__name__).lower()
         story = (store.__doc__ or "").strip().partition("\n")[0]
-        MEMORY_MUTANTS.append(Mutant(name=name, clause=clause, story=story, harness=harness))
+        mutant = Mutant(name=name, clause=clause, story=story, harness=harness, words=words, case=case)
+        MEMORY_MUTANTS.append(mutant)
         return store
 
     return register
 
 
 def hunt(mutant: Mutant) -> CaseResult | None:
-    """Run the cases that cite the mutant's clause against it until one fails; `None` when none does."""
+    """Run the cases that must find the mutant, until one fails; `None` when none does."""
     for case in catalogue():
-        if mutant.clause in case.clauses:
+        if mutant.clause in case.clauses and mutant.case in {"", case.name.partition("-")[0]}:
             caught = certify(mutant.harness, [case]).of("failed")
             if caught:
                 return caught[0]

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import sys
 
-import memory_mutants_claims  # noqa: F401  # these put their mutants on the list
-import memory_mutants_optional  # noqa: F401
-import memory_mutants_outside  # noqa: F401
-from memory_mutants import MEMORY_MUTANTS
+from all_mutants import ALL_MUTANTS
 from mutant_catalogue import hunt
-from sql_mutants import SQL_MUTANTS
 
 
 def main() -> int:
     """Hunt every mutant; 1 when one got away."""
     escaped = 0
     sys.stdout.write("| mutant | what is broken | clause | caught by |\n|---|---|---|---|\n")
-    for mutant in [*MEMORY_MUTANTS, *SQL_MUTANTS]:
+    for mutant in ALL_MUTANTS:
         caught = hunt(mutant)
         escaped += caught is None
         case = "**nobody**" if caught is None else f"`{caught.id}`"

@@ -40,6 +40,10 @@ class Fault:
     """Stands in for `open_heartbeats`, given the store and what its right one gives."""
     metering: Callable[[Any], None] | None = None
     """Changes how the store counts, or what it declares."""
+    words: str = ""
+    """See `Mutant`."""
+    case: str = ""
+    """See `Mutant`."""
 
 
 class _SingleStatements:
@@ -78,7 +82,7 @@ def _working(change: Callable[[Any, Callable[[Any], Awaitable[Any]], Any], Await
 
 async def _write_at_once(store: Any, work: Callable[[Any], Awaitable[Any]], tx: Any) -> Any:
     write = await work(tx)
-    await store._session.database.batch(tx.take())
+    await store._sender.database.batch(tx.take())
     return write
 
 
@@ -86,7 +90,7 @@ async def _write_whatever_comes(store: Any, work: Callable[[Any], Awaitable[Any]
     try:
         return await work(tx)
     except BaseException:
-        await store._session.database.batch(tx.take())
+        await store._sender.database.batch(tx.take())
         raise
 
 
@@ -108,13 +112,30 @@ async def _wrap_errors(store: Any, work: Callable[[Any], Awaitable[Any]], tx: An
         raise StoreOperationError("the function failed") from error
 
 
+def _commit_the_record_first(store: Any, verb: Verb) -> Verb:
+    async def call(**arguments: Any) -> Any:
+        kept: list[Any] = []
+
+        async def work(tx: Any) -> Any:
+            write = await arguments["work"](tx)
+            kept[:] = tx.take()
+            return write
+
+        answer = await verb(**(arguments | {"work": work}))
+        if kept:
+            await store._sender.database.batch(kept)
+        return answer
+
+    return call
+
+
 def _forget_the_operation(store: Any, verb: Verb) -> Verb:
     return lambda **arguments: verb(**(arguments | {"operation_id": new_id()}))
 
 
 def _begin_without_looking(store: Any, verb: Verb) -> Verb:
     async def call(**arguments: Any) -> Any:
-        await arguments["work"](D1Transaction(store._session.database))
+        await arguments["work"](D1Transaction(store._sender.database))
         return await verb(**arguments)
 
     return call
@@ -402,6 +423,27 @@ FAULTS = {
         story="The guard lets every token pass: of a late transaction the business write stays.",
         edits=[("fenced_write.guard", "AND head.lease_token = ?2", "AND ?2 = ?2")],
     ),
+    "business-write-is-seen-first": Fault(
+        clause="TX-1",
+        story="The business write is committed before its record.",
+        transaction=_working(_write_at_once),
+        words="nobody sees a part of it",
+        case="readers_see_row_and_record_together",
+    ),
+    "record-is-seen-first": Fault(
+        clause="TX-1",
+        story="The record is committed before its business write.",
+        transaction=_commit_the_record_first,
+        words="nobody sees a part of it",
+        case="readers_see_row_and_record_together",
+    ),
+    "record-is-left-alone": Fault(
+        clause="TX-1",
+        story="A call that ends between the two transactions leaves the record without its business write.",
+        transaction=_commit_the_record_first,
+        words="are one unit",
+        case="abandoned_transaction_is_whole_or_nothing",
+    ),
     "late-transaction-begins": Fault(
         clause="TX-2",
         story="The function runs before anybody has looked at the lease.",
@@ -576,15 +618,15 @@ FAULTS = {
 async def open_broken(path: str, fault: str) -> D1WorkflowStore:
     """Open the store with a fault; child processes call this too."""
     store = await D1WorkflowStore.open(path)
-    session, what = store._session, FAULTS[fault]
-    texts = dict(session._sql)
+    sender, what = store._sender, FAULTS[fault]
+    texts = dict(sender._sql)
     for name, old, new in what.edits:
         if old not in texts[name]:
             raise LookupError(f"{fault}: the statement {name} has no {old!r}")
         texts[name] = texts[name].replace(old, new)
-    session._sql = texts
+    sender._sql = texts
     # The mutants know D1 as it is; the local file's own transactions have tests of their own.
-    session._database = (what.database or _OnlyBatches)(session._database)
+    sender._database = (what.database or _OnlyBatches)(sender._database)
     if what.transaction is not None:
         faulty: Any = what.transaction(store, store.append_in_transaction)
         store.append_in_transaction = faulty  # type: ignore[method-assign]  # that is the fault
@@ -620,7 +662,7 @@ def _corrupter(path: str) -> Callable[[str], Any]:
     async def corrupt(run_id: str) -> None:
         store = await D1WorkflowStore.open(path)
         damage = "UPDATE workflow_run_states SET input = '{\"cut' WHERE run_id = ?1"
-        await store._session.prepare(damage, run_id).run()
+        await store._sender.prepare(damage, run_id).run()
         await store.close()
 
     return corrupt
@@ -645,7 +687,14 @@ def d1_harness(fault: str | None) -> Iterator[StoreHarness]:
 
 
 def _mutant(name: str, fault: Fault) -> Mutant:
-    return Mutant(name=f"d1-{name}", clause=fault.clause, story=fault.story, harness=lambda: d1_harness(name))
+    return Mutant(
+        name=f"d1-{name}",
+        clause=fault.clause,
+        story=fault.story,
+        harness=lambda: d1_harness(name),
+        words=fault.words,
+        case=fault.case,
+    )
 
 
 SQL_MUTANTS = [_mutant(name, fault) for name, fault in FAULTS.items()]

@@ -92,3 +92,12 @@ def test_verbs_are_those_of_the_contract() -> None:
 def test_lease_verbs_call_what_they_are_named_after() -> None:
     store = InMemoryWorkflowStore()
     assert [verb.of(store).__name__ for verb in LEASE_VERBS] == [verb.name for verb in LEASE_VERBS]
+
+
+def test_page_of_changes_has_every_clause() -> None:
+    """Who adds a clause says there since which version of the contract it holds."""
+    page = (Path(__file__).parents[2] / "docs/clause-changes.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"\b[A-Z]+-\d+\b", page))
+    for family, first, last in re.findall(r"\b([A-Z]+)-(\d+) to [A-Z]+-(\d+)\b", page):
+        listed |= {f"{family}-{number}" for number in range(int(first), int(last) + 1)}
+    assert listed == set(CLAUSES)

@@ -1,19 +1,16 @@
-"""Running cases without pytest: outcomes, reports, the command."""
+"""Running cases in this process: outcomes, what a failure says, and every way to pass without being right."""
 
 import asyncio
 import contextlib
-import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from workflow_contract_tests import Case, CaseResult, HarnessError, Report, StoreHarness, catalogue, certify
-from workflow_contract_tests import __main__ as command
-from workflow_contract_tests import certification as runner
+from workflow_contract_tests import Case, CaseResult, HarnessError, StoreHarness, catalogue, certify, certify_async
+from workflow_contract_tests.certification import NotDeclaredError
+from workflow_contract_tests.levels import SCHEDULE_VERBS
+from workflow_contract_tests.pytest_suite import StoreContract
+from workflow_runtime.store import StoreCapabilities
 from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
 
 
@@ -25,32 +22,46 @@ def _with_body(body: Any, **changes: Any) -> Case:
     return Case(**({"name": "made_up", "clauses": ("LOG-1",), "rule": "A rule.", "body": body} | changes))
 
 
-def _harness(**overrides: Any) -> StoreHarness:
+def _harness(store: type[InMemoryWorkflowStore] = InMemoryWorkflowStore, **overrides: Any) -> StoreHarness:
     data = InMemoryData()
     arguments = {"contract_version": "0.1", "not_applicable": {"processes": "one", "corrupt": "none"}} | overrides
-    return StoreHarness(lambda: InMemoryWorkflowStore(data=data), **arguments)
+    return StoreHarness(lambda: store(data=data), **arguments)
 
 
-def test_part_of_the_catalogue_certifies_nothing() -> None:
-    report = certify(_harness, [_case()])
-    assert [result.outcome for result in report.results] == ["passed"]
-    assert not report.certified
+def _raising(error: BaseException) -> type[InMemoryWorkflowStore]:
+    """A store whose appends raise this."""
+
+    class Raising(InMemoryWorkflowStore):
+        async def append_events(self, **arguments: Any) -> Any:
+            raise error
+
+    return Raising
 
 
-def test_empty_run_certifies_nothing() -> None:
-    assert not certify(_harness, []).certified
+def _only(factory: Any, case: Case | None = None, **options: Any) -> CaseResult:
+    (result,) = certify(factory, [case or _case()], **options).results
+    return result
 
 
-def test_failure_is_reported_with_its_place() -> None:
+def test_failure_is_reported_with_its_place_and_cause() -> None:
     async def fails(harness: StoreHarness) -> None:
-        raise AssertionError("one is not two")
+        try:
+            raise OSError("the disk is full")
+        except OSError as error:
+            raise AssertionError("one is not two") from error
 
     report = certify(_harness, [_with_body(fails)])
     (result,) = report.results
     assert result.outcome == "failed"
     assert "one is not two" in (result.problem or "")
+    assert "caused by OSError: the disk is full" in (result.problem or "")
     assert report.failed_clauses() == ("LOG-1",)
     assert "## Failed" in report.as_markdown()
+
+
+def test_group_of_errors_shows_its_members() -> None:
+    result = _only(lambda: _harness(_raising(ExceptionGroup("many", [ValueError("one"), OSError("two")]))))
+    assert "- ValueError: one\n  - OSError: two" in (result.problem or "")
 
 
 def test_missing_need_is_not_run_and_not_certified() -> None:
@@ -68,21 +79,16 @@ def test_declared_need_is_not_applicable_and_shown() -> None:
     assert "processes: one" in report.as_markdown()
 
 
-def test_report_as_json() -> None:
-    document = json.loads(certify(_harness, [_case()]).as_json())
-    assert document["certified"] is False
-    assert document["contract_version"] == "0.1"
-    assert document["results"][0]["id"] == "LOG-1-append_is_a_compare_and_swap"
+def test_store_that_hangs_fails_with_the_stacks_of_its_tasks() -> None:
+    class Hanging(InMemoryWorkflowStore):
+        async def append_events(self, **arguments: Any) -> Any:
+            await asyncio.Event().wait()
 
-
-def test_store_that_hangs_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def hangs(harness: StoreHarness) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(runner, "CASE_TIMEOUT_S", 0.05)
-    (result,) = certify(_harness, [_with_body(hangs)]).results
+    result = _only(lambda: _harness(Hanging), timeout_s=0.05)
     assert result.outcome == "failed"
-    assert "no end after" in (result.problem or "")
+    assert "no end after 0.05 s" in (result.problem or "")
+    assert "in flight: append_events" in (result.problem or "")
+    assert "in append_events: await asyncio.Event().wait()" in (result.problem or "")
 
 
 def test_handles_are_closed_also_after_a_failure() -> None:
@@ -96,9 +102,28 @@ def test_handles_are_closed_also_after_a_failure() -> None:
         await harness.handles(3)
         raise AssertionError("no")
 
-    data = InMemoryData()
-    certify(lambda: StoreHarness(lambda: Closing(data=data), contract_version="0.1"), [_with_body(fails)])
+    certify(lambda: _harness(Closing), [_with_body(fails)])
     assert len(closed) == 3
+
+
+async def test_reopening_closes_every_handle_before_it_opens_one() -> None:
+    steps: list[str] = []
+
+    class Noting(InMemoryWorkflowStore):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            steps.append("open")
+
+        async def close(self) -> None:
+            steps.append("close")
+
+    data = InMemoryData()
+    async with StoreHarness(lambda: Noting(data=data), contract_version="0.1") as harness:
+        await harness.handles(3)
+        before = harness.store
+        await harness.reopen()
+        assert harness.store is not before
+    assert steps == [*["open"] * 3, *["close"] * 3, *["open"] * 3, *["close"] * 3]
 
 
 @contextlib.contextmanager
@@ -125,10 +150,17 @@ def test_harness_factory_that_gives_something_else() -> None:
         certify(lambda: 7, [_case()])
 
 
-def test_one_object_for_all_handles_is_refused() -> None:
-    store = InMemoryWorkflowStore()
-    with pytest.raises(HarnessError, match="same object twice"):
-        certify(lambda: StoreHarness(lambda: store, contract_version="0.1"), [_case()])
+def test_harness_factory_that_raises_costs_one_case() -> None:
+    turns = iter([OSError("no database"), None])
+
+    def factory() -> StoreHarness:
+        if (error := next(turns)) is not None:
+            raise error
+        return _harness()
+
+    report = certify(factory, [_case(), _case("LOG-1-events_keep_every_field")])
+    assert [result.outcome for result in report.results] == ["failed", "passed"]
+    assert "the harness factory raised OSError: no database" in (report.results[0].problem or "")
 
 
 @pytest.mark.parametrize(
@@ -145,94 +177,168 @@ def test_harness_put_together_wrongly(arguments: dict[str, Any], message: str) -
         _harness(**arguments)
 
 
-def _run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "workflow_contract_tests", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=folder)
+class _Proxy:
+    """A handle that is none."""
+
+    def __init__(self, store: InMemoryWorkflowStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
-_FACTORY = """
-from workflow_contract_tests import StoreHarness
-from workflow_runtime.store import StoreCapabilities
-from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
+class _Facade(InMemoryWorkflowStore):
+    """Another one, which writes its verbs out."""
 
-REASONS = {"processes": "one process", "corrupt": "nothing to damage"}
+    def __init__(self, store: InMemoryWorkflowStore) -> None:
+        super().__init__()
+        self.inner = store
 
-class Plain(InMemoryWorkflowStore):
-    # What is optional takes most of the time.
-    capabilities = StoreCapabilities(max_payload_bytes=2_000_000, durable=False)
 
-def harness():
+@pytest.mark.parametrize("wrap", [lambda store: store, _Proxy, _Facade], ids=["the same", "proxy", "facade"])
+def test_one_store_behind_all_handles_is_refused(wrap: Any) -> None:
+    store = InMemoryWorkflowStore()
+    with pytest.raises(HarnessError, match="it must give independent handles"):
+        certify(lambda: StoreHarness(lambda: wrap(store), contract_version="0.1"), [_case()])
+
+
+class _Skipped(BaseException):
+    """What a test framework skips with."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SystemExit(0), "the store raised SystemExit"),
+        (_Skipped(), "the store raised _Skipped"),
+        (NotDeclaredError("log"), "NotDeclaredError, which is the kit's own"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (StopAsyncIteration(), "StopAsyncIteration"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_error_that_would_pass_for_an_excuse_fails(error: BaseException, said: str) -> None:
+    result = _only(lambda: _harness(_raising(error)))
+    assert result.outcome == "failed"
+    assert said in (result.problem or "")
+
+
+@contextlib.asynccontextmanager
+async def _swallowing() -> AsyncIterator[StoreHarness]:
+    with contextlib.suppress(Exception):
+        yield _harness(_raising(ValueError("lost")))
+
+
+class _SwallowingHarness(StoreHarness):
+    async def __aexit__(self, *error: Any) -> bool:  # type: ignore[override]
+        await super().__aexit__(*error)
+        return True
+
+
+def _swallowing_by_itself() -> StoreHarness:
+    store = _raising(ValueError("lost"))
+    return _SwallowingHarness(store, contract_version="0.1", not_applicable={"processes": "one", "corrupt": "none"})
+
+
+@pytest.mark.parametrize("factory", [_swallowing, _swallowing_by_itself])
+def test_harness_that_swallows_errors_hides_nothing(factory: Any) -> None:
+    result = _only(factory)
+    assert result.outcome == "failed"
+    assert "ValueError: lost" in (result.problem or "")
+
+
+def test_harness_that_swallows_the_timeout_hides_nothing() -> None:
+    class Hanging(InMemoryWorkflowStore):
+        async def append_events(self, **arguments: Any) -> Any:
+            await asyncio.Event().wait()
+
     data = InMemoryData()
-    return StoreHarness(lambda: Plain(data=data), contract_version="0.1", not_applicable=REASONS)
-"""
+    harness = _SwallowingHarness(lambda: Hanging(data=data), contract_version="0.1")
+    assert "no end after" in (_only(lambda: harness, timeout_s=0.05).problem or "")
 
 
-@dataclass(frozen=True)
-class Commanded:
-    """Reports of the command for a store without anything optional."""
+def test_system_exit_in_a_task_of_the_store_is_no_end_of_the_caller() -> None:
+    class Leaving(InMemoryWorkflowStore):
+        async def append_events(self, **arguments: Any) -> Any:
+            async def leave() -> None:
+                raise SystemExit(0)
 
-    process: subprocess.CompletedProcess[str]
-    document: dict[str, Any]
-    markdown: str
+            await asyncio.create_task(leave())
 
-    @property
-    def report(self) -> Report:
-        facts = {name: self.document[name] for name in Report.__slots__}
-        results = [CaseResult(**result | {"clauses": tuple(result["clauses"])}) for result in facts["results"]]
-        return Report(**facts | {"results": tuple(results)})
+    with pytest.raises(HarnessError, match="the store raised SystemExit in a task of its own"):
+        certify(lambda: _harness(Leaving), [_case()])
 
 
-@pytest.fixture(scope="module")
-def commanded(tmp_path_factory: pytest.TempPathFactory) -> Commanded:
-    """The command goes through the whole catalogue once, for all tests that need this."""
-    folder = tmp_path_factory.mktemp("commanded")
-    (folder / "mine.py").write_text(_FACTORY)
-    process = _run_command(folder, "mine:harness", "--json", "report.json", "--markdown", "report.md")
-    assert (folder / "report.json").exists(), process.stdout + process.stderr
-    document = json.loads((folder / "report.json").read_text())
-    return Commanded(process, document, (folder / "report.md").read_text())
+async def test_cancelled_certification_is_cancelled() -> None:
+    async def hangs(harness: StoreHarness) -> None:
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(certify_async(_harness, [_with_body(hangs)]))
+    await asyncio.sleep(0.05)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
-def test_command_certifies(commanded: Commanded) -> None:
-    assert commanded.process.returncode == 0, commanded.process.stdout + commanded.process.stderr
-    assert commanded.document["certified"] is True
-    assert commanded.markdown.startswith("# Plain: certified for contract 0.1")
-    assert commanded.markdown.splitlines()[0][2:] in commanded.process.stdout
+def test_capabilities_that_change_certify_nothing() -> None:
+    turns = iter([True, False])
+
+    def factory() -> StoreHarness:
+        class Fickle(InMemoryWorkflowStore):
+            capabilities = StoreCapabilities(max_payload_bytes=2_000_000, durable=False, subscribe=next(turns))
+
+        return _harness(Fickle)
+
+    report = certify(factory, [_case(), _case("LOG-1-events_keep_every_field")])
+    assert report.capabilities == ("subscribe",)
+    assert report.objections == ("the store declares other capabilities from case to case",)
 
 
-def test_capability_that_is_not_declared_is_not_asked_for(commanded: Commanded) -> None:
-    reasons = {result.problem for result in commanded.report.of("not-applicable") if "SUBSCRIBE-1" in result.clauses}
-    assert reasons == {"subscribe: the store does not declare it"}
+def test_verb_that_is_missing_or_not_implemented_is_not_written() -> None:
+    class Partial(_Proxy):
+        def __getattr__(self, name: str) -> Any:
+            if name == "upsert_schedule":
+                raise AttributeError(name=name, obj=object())
+            return super().__getattr__(name)
+
+    schedules = _case("SCHEDULE-1-good_ids_of_schedules_come_back")
+    missing = StoreHarness(lambda: Partial(InMemoryWorkflowStore()), contract_version="0.1")
+    assert _only(lambda: missing, schedules).outcome == "not-written"
+    assert _only(lambda: _harness(_raising(NotImplementedError()))).outcome == "not-written"
+    assert _only(lambda: _harness(_raising(AttributeError("oops")))).outcome == "failed"
 
 
-def test_one_missing_result_is_enough_to_refuse(commanded: Commanded) -> None:
-    whole = commanded.report
-    assert whole.certified
-    without = tuple(result for result in whole.results if "TIMER-3" not in result.clauses)
-    assert not replace(whole, results=without).certified
+@pytest.mark.timeout(400)
+def test_store_without_schedules_passes_every_case_of_the_rest() -> None:
+    """No case of another level needs a verb of schedules: one that does must say so by `clause(schedules=True)`."""
+
+    class Unscheduled(InMemoryWorkflowStore):
+        capabilities = StoreCapabilities(max_payload_bytes=2_000_000, durable=False)
+
+    async def unwritten(self: Any, **arguments: Any) -> None:
+        raise NotImplementedError
+
+    for verb in SCHEDULE_VERBS:
+        setattr(Unscheduled, verb, unwritten)
+    report = certify(lambda: _harness(Unscheduled))
+    assert [(result.id, result.problem) for result in report.of("failed", "not-run")] == []
+    statuses = {verdict.level: verdict.status for verdict in report.levels}
+    assert (statuses["core"], statuses["schedules"]) == ("certified", "not written")
 
 
-@pytest.mark.parametrize("outcome", ["failed", "not-run"])
-def test_command_fails_for_one_case(commanded: Commanded, outcome: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its status is 0 for a certified store alone."""
-    whole = commanded.report
-    first = next(result for result in whole.results if result.outcome == "passed")
-    worse = replace(whole, results=tuple(replace(r, outcome=outcome) if r is first else r for r in whole.results))
-    reports = iter([whole, worse])
-    monkeypatch.setattr(command, "certify", lambda factory: next(reports))
-    monkeypatch.setattr(sys, "path", list(sys.path))  # the command adds to it
-    assert [command.main(["mutant_catalogue:memory_harness"]) for _ in range(2)] == [0, 1]
+@pytest.mark.parametrize("name", ["pytest_generate_tests", "test_clause", "test_suite_is_whole"])
+def test_contract_class_that_overrides_the_tests_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f"overrides {name}; only the fixture"):
+        type("TestMine", (StoreContract,), {name: lambda self: None})
+    lax = type("Lax", (), {name: lambda self: None})
+    with pytest.raises(TypeError, match=f"overrides {name}"):
+        type("TestMine", (lax, StoreContract), {})
 
 
-def test_command_that_cannot_load(tmp_path: Path) -> None:
-    done = _run_command(tmp_path, "nowhere:harness")
-    assert done.returncode != 0
-    assert "cannot load 'nowhere:harness'" in done.stderr
-
-
-def test_optimised_python_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(_FACTORY)
-    command = [sys.executable, "-O", "-m", "workflow_contract_tests", "mine:harness"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
-    assert done.returncode != 0
-    assert "removes the assertions" in done.stderr
+@pytest.mark.parametrize(
+    ("excuses", "message"),
+    [({"TIMER-99": "because"}, "no clause and no case"), ({"LOG-1": ""}, "must say why")],
+)
+def test_contract_class_with_a_wrong_excuse_is_refused(excuses: dict[str, str], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        type("TestMine", (StoreContract,), {"xfail_clauses": excuses})

@@ -2,20 +2,13 @@
 
 import re
 
-import memory_mutants_claims  # noqa: F401  # these put their mutants on the list
-import memory_mutants_forks  # noqa: F401
-import memory_mutants_optional  # noqa: F401
-import memory_mutants_outside  # noqa: F401
-import memory_mutants_retry  # noqa: F401
-import memory_mutants_schedules  # noqa: F401
 import pytest
-from memory_mutants import MEMORY_MUTANTS
+from all_mutants import ALL_MUTANTS
 from mutant_catalogue import Mutant, hunt, memory_harness
 from sql_mutants import SQL_MUTANTS, d1_harness
 from workflow_contract_tests import CLAUSES, catalogue, certify
 from workflow_store_memory import InMemoryWorkflowStore
 
-ALL_MUTANTS = [*MEMORY_MUTANTS, *SQL_MUTANTS]
 _OWN_MISTAKE = re.compile(r"^(AttributeError|TypeError|NameError|KeyError|IndexError|LookupError)\b")
 
 
@@ -44,6 +37,14 @@ def test_unbroken_d1_store_passes_where_its_mutants_fail() -> None:
     report = certify(lambda: d1_harness(None), [case for case in catalogue() if hunted & set(case.clauses)])
     assert report.of("failed", "not-run") == ()
     assert {result.problem for result in report.of("not-applicable")} <= {"notify: the store does not declare it"}
+
+
+def test_mutants_break_words_of_their_clause() -> None:
+    """What a mutant says that it breaks stands in the clause, and a case of that name cites it."""
+    bodies = {(clause_id, case.name.partition("-")[0]) for case in catalogue() for clause_id in case.clauses}
+    for mutant in ALL_MUTANTS:
+        assert mutant.words in CLAUSES[mutant.clause], f"{mutant.name}: {mutant.words!r} is not in {mutant.clause}"
+        assert not mutant.case or (mutant.clause, mutant.case) in bodies, f"{mutant.name}: no case {mutant.case!r}"
 
 
 def test_every_clause_has_a_mutant() -> None:

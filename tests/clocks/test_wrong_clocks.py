@@ -17,7 +17,6 @@ import asyncpg
 import pytest
 from workflow_store_d1 import SQLiteWorkflowStore
 from workflow_store_postgres import PostgresWorkflowStore
-from workflow_test_support.servers.postgres_server import postgres_dsn
 
 _HERE = Path(__file__).parent
 _KINDS = ("fast", "slow", "steps-back", "forbidden")
@@ -42,12 +41,12 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             yield Place(location, "", sqlite)
         return
     schema = f"clocks_{secrets.token_hex(4)}"
-    with postgres_dsn() as dsn:
-        await execute(dsn, f"CREATE SCHEMA {schema}")
-        async with PostgresWorkflowStore.connect(dsn, schema=schema) as postgres:
-            await postgres.ensure_schema()
-            yield Place(dsn, schema, postgres)
-        await execute(dsn, f"DROP SCHEMA {schema} CASCADE")
+    dsn = request.getfixturevalue("server_dsn")
+    await execute(dsn, f"CREATE SCHEMA {schema}")
+    async with PostgresWorkflowStore.connect(dsn, schema=schema) as postgres:
+        await postgres.ensure_schema()
+        yield Place(dsn, schema, postgres)
+    await execute(dsn, f"DROP SCHEMA {schema} CASCADE")
 
 
 async def execute(dsn: str, statement: str) -> None:

@@ -1,7 +1,7 @@
 """Tests that certify a store: the clauses of the store contract, for anyone to point at their own store.
 
 With pytest: subclass `workflow_contract_tests.pytest_suite.StoreContract`.
-Without: `certify(harness_factory)`, or `python -m workflow_contract_tests module:harness_factory`.
+Without: the command `workflow-certify module:harness_factory`, or `certify(harness_factory)` in this process.
 """
 
 from ._version import __version__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
@@ -13,7 +13,7 @@ __all__ = ["Body", "Capability", "Case", "clause", "registered_cases"]
 
 T = TypeVar("T")
 
-Capability = Literal["heartbeats", "metered", "notify", "subscribe", "transactions"]
+Capability = Literal["durable", "heartbeats", "metered", "notify", "subscribe", "transactions"]
 """An optional ability, as `StoreCapabilities` names it. Its cases do not apply to a store that does not declare it."""
 
 Body: TypeAlias = Callable[[StoreHarness], Awaitable[None]]
@@ -31,6 +31,8 @@ class Case:
     body: Body = field(repr=False)
     needs: tuple[Need, ...] = ()
     capability: Capability | None = None
+    schedules: bool = False
+    """The body is about schedules, though its first clause is not."""
     fresh: bool = False
     """The body starts before the harness has called `ensure_schema`."""
 
@@ -54,6 +56,7 @@ def clause(
     each: None = None,
     needs: Sequence[Need] = (),
     capability: Capability | None = None,
+    schedules: bool | Container[str] = False,
     fresh: bool = False,
 ) -> Callable[[Body], Body]: ...
 
@@ -64,6 +67,7 @@ def clause(
     each: Iterable[T],
     needs: Sequence[Need] = (),
     capability: Capability | None = None,
+    schedules: bool | Container[str] = False,
     fresh: bool = False,
 ) -> Callable[[BodyOfEach[T]], BodyOfEach[T]]: ...
 
@@ -73,6 +77,7 @@ def clause(
     each: Iterable[Any] | None = None,
     needs: Sequence[Need] = (),
     capability: Capability | None = None,
+    schedules: bool | Container[str] = False,
     fresh: bool = False,
 ) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., Awaitable[None]]]:
     """Register a body as a case.
@@ -82,6 +87,7 @@ def clause(
         each: Makes one case for each of these. The body takes it as its second argument; its text ends the name.
         needs: What the harness must be able to do.
         capability: What the store must declare.
+        schedules: True for a body about schedules whose first clause is not; with `each`, the names of those that are.
         fresh: The body wants a store whose tables nobody has made yet.
     """
 
@@ -90,7 +96,7 @@ def clause(
         if not rule or not clauses:
             raise TypeError(f"{body.__name__} needs a clause and a docstring that says the rule")
 
-        def add(name: str, bound: Body) -> None:
+        def add(name: str, bound: Body, item: str = "") -> None:
             case = Case(
                 name=name,
                 clauses=clauses,
@@ -98,6 +104,7 @@ def clause(
                 body=bound,
                 needs=tuple(needs),
                 capability=capability,
+                schedules=schedules if isinstance(schedules, bool) else item in schedules,
                 fresh=fresh,
             )
             _cases.append(case)
@@ -106,7 +113,7 @@ def clause(
             add(body.__name__, body)
         else:
             for item in each:
-                add(f"{body.__name__}-{item}", functools.partial(_call_with_item, body, item))
+                add(f"{body.__name__}-{item}", functools.partial(_call_with_item, body, item), str(item))
         return body
 
     return register

@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 
+from .assertions import readable_assertions
 from .cases import Case, registered_cases
 from .clauses import CLAUSES
 
@@ -23,9 +24,10 @@ def catalogue() -> tuple[Case, ...]:
         RuntimeError: A clause has no case, a case cites an unknown clause, or two cases have one id.
     """
     # Not when this module is imported: pytest must be able to register its assertion rewriting first.
-    suites = importlib.import_module(_SUITES)
-    for module in pkgutil.iter_modules(suites.__path__, f"{_SUITES}."):
-        importlib.import_module(module.name)
+    with readable_assertions(str(__package__), "suites", "scenarios", "ticking"):
+        suites = importlib.import_module(_SUITES)
+        for module in pkgutil.iter_modules(suites.__path__, f"{_SUITES}."):
+            importlib.import_module(module.name)
     order = {clause_id: position for position, clause_id in enumerate(CLAUSES)}
     cases = registered_cases()
     check_coverage(cases)

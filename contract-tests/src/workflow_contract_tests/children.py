@@ -13,7 +13,7 @@ from typing import Any
 from .harness import StoreHarness
 from .settings import PROCESS_TIMEOUT_S, SEED
 
-__all__ = ["ChildFailedError", "run_children"]
+__all__ = ["ChildFailedError", "kill_child", "run_children"]
 
 
 class ChildFailedError(AssertionError):
@@ -34,6 +34,31 @@ async def run_children(h: StoreHarness, tasks: Sequence[dict[str, Any]]) -> list
         for child in children:
             await _write(child, "go")
         return [(await _read(child, "result"))["value"] for child in children]
+
+
+async def kill_child(h: StoreHarness, task: dict[str, Any], *, after: int, delay_s: float) -> int:
+    """Run a task in a process of its own, and kill it at work.
+
+    Args:
+        h: The harness.
+        task: Reports each call that was answered.
+        after: Kills the process after so many reports.
+        delay_s: So many seconds after the last of them.
+
+    Returns:
+        The number of calls that it has reported.
+    """
+    async with asyncio.timeout(PROCESS_TIMEOUT_S), _child() as child:
+        await _write(child, _order(h, task, 0))
+        await _read(child, "ready")
+        await _write(child, "go")
+        for _ in range(after):
+            await _read(child, "done")
+        await asyncio.sleep(delay_s)
+        child.kill()
+        assert child.stdout is not None
+        rest = await child.stdout.read()
+        return after + sum(line == b'{"kind": "done", "value": null}' for line in rest.splitlines())
 
 
 def _order(h: StoreHarness, task: dict[str, Any], number: int) -> dict[str, Any]:

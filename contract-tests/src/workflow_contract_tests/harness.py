@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 from workflow_runtime.payloads import JsonValue
 from workflow_runtime.store import CONTRACT_VERSION, WorkflowExecutionStore
 
+from .handles import shared_handle
+
 __all__ = ["NEEDS", "HarnessError", "Need", "StoreHarness"]
 
 Need = Literal["processes", "corrupt"]
@@ -19,8 +21,8 @@ NEEDS: tuple[Need, ...] = ("processes", "corrupt")
 
 OpenStore = Callable[[], WorkflowExecutionStore | Awaitable[WorkflowExecutionStore]]
 
-START_MS = 1_750_000_000_000
-"""The first time of the manual clock. Stores take the time from the arguments, so any moment will do."""
+START_MS = 1_750_000_000_357
+"""The first time of the manual clock. It is off the second, the minute and the power of two, so that rounding shows."""
 
 
 class HarnessError(Exception):
@@ -33,7 +35,7 @@ class StoreHarness:
     Args:
         open_store: Returns a new, independent handle on the same data each time it is called (plain or async).
             At least two are open at the same time. The harness closes them with `await store.close()` if there
-            is such a method.
+            is such a method, and opens new ones after the last of them was closed: they must find the same data.
         contract_version: The version of the contract that the store keeps.
         process_factory: `module:function` by which a child process opens the store. The function is called with
             `process_arguments` and returns a store, an awaitable of one, or an async context manager.
@@ -44,6 +46,8 @@ class StoreHarness:
         read_business: Returns the committed keys of that table, one for each row, in any order. It must not wait for a
             transaction that is open.
         not_applicable: The needs that this store cannot meet (`processes`, `corrupt`), each with the reason.
+        subject: What else the report should say of what was examined, in your own words: the database, its version, the
+            driver, settings.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class StoreHarness:
         write_business: Callable[[Any, str], Awaitable[None]] | None = None,
         read_business: Callable[[], Awaitable[Sequence[str]]] | None = None,
         not_applicable: Mapping[str, str] | None = None,
+        subject: Mapping[str, str] | None = None,
     ) -> None:
         self._open_store = open_store
         self._handles: list[WorkflowExecutionStore] = []
@@ -68,9 +73,14 @@ class StoreHarness:
         self.process_factory = process_factory
         self.process_arguments: dict[str, JsonValue] = dict(process_arguments or {})
         self.not_applicable: dict[str, str] = dict(not_applicable or {})
+        self.subject: dict[str, str] = dict(subject or {})
         self.now_ms: int = START_MS
         self.store_name: str = "unknown store"
         """The name of the store in reports: its class, known when it is open."""
+        self.store_module: str | None = None
+        """The module of that class, known when it is open."""
+        self.declared: tuple[str, ...] | None = None
+        """The capabilities that the store declares, known when a case has asked for them."""
         self._check()
 
     def _check(self) -> None:
@@ -98,11 +108,13 @@ class StoreHarness:
         except BaseException:
             await self._close()
             raise
-        if self.store is self.second:
-            self._handles.pop()
+        if (problem := shared_handle(self.store, self.second)) is not None:
+            if self.store is self.second:
+                self._handles.pop()
             await self._close()
-            raise HarnessError("open_store gave the same object twice; it must give independent handles")
+            raise HarnessError(f"{problem}; it must give independent handles")
         self.store_name = type(self.store).__name__
+        self.store_module = type(self.store).__module__
         return self
 
     async def __aexit__(
@@ -138,6 +150,12 @@ class StoreHarness:
         opened: Any = self._open_store()
         store: WorkflowExecutionStore = await opened if inspect.isawaitable(opened) else opened
         return store
+
+    async def reopen(self) -> None:
+        """Close every handle, and then open as many anew."""
+        count = len(self._handles)
+        await self._close()
+        await self.handles(count)
 
     async def corrupt(self, run_id: str) -> None:
         """Damage the stored input of a run."""

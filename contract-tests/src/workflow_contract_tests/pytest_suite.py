@@ -8,16 +8,22 @@ from typing import Any, ClassVar
 
 import pytest
 
-if "workflow_contract_tests.suites" not in sys.modules:  # too late otherwise, and pytest would warn
-    pytest.register_assert_rewrite(*(f"workflow_contract_tests.{name}" for name in ("suites", "scenarios", "ticking")))
+_ASSERTING = (f"workflow_contract_tests.{name}" for name in ("suites", "scenarios", "ticking"))
+# What is imported already keeps its plain assertions, and pytest would warn.
+pytest.register_assert_rewrite(*(name for name in _ASSERTING if name not in sys.modules))
 
 from .cases import Case
 from .catalogue import catalogue
-from .certification import NotDeclaredError, excuse, run_case
 from .clauses import CLAUSES
+from .examination import NotDeclaredError, excuse, is_unwritten, run_case
 from .harness import StoreHarness
+from .levels import levels_of
+from .pytest_verdict import leave_out, watch
 
 __all__ = ["StoreContract"]
+
+_KEPT = ("pytest_generate_tests", "test_clause", "test_suite_is_whole")
+"""The names that a subclass may not change."""
 
 
 class StoreContract:
@@ -25,16 +31,23 @@ class StoreContract:
 
     A subclass adds one fixture, `harness`, which gives a `StoreHarness` with fresh data, and changes nothing else.
     A clause that the store is known to break goes into `xfail_clauses` with the reason. Its cases must then fail,
-    and the report shows them.
+    and the report shows them. A case that is skipped in any other way fails: by a mark, in a fixture, or by the store.
+    The summary of the session says for which levels the store is certified.
     """
 
     xfail_clauses: ClassVar[Mapping[str, str]] = {}
     """Clause ids (all their cases) or case ids that are known to fail, each with the reason."""
 
+    server_may_be_absent: ClassVar[bool] = False
+    """True if the fixture may skip where its server cannot be had. The summary then says that nothing is certified."""
+
+    without_schedules: ClassVar[bool] = False
+    """True if the verbs of schedules are not written. Their cases then do not fail, but show as not written."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Raise an error when a subclass changes what is tested."""
         super().__init_subclass__(**kwargs)
-        for name in ("test_clause", "test_suite_is_whole"):
+        for name in _KEPT:
             if getattr(cls, name) is not vars(StoreContract)[name]:
                 raise TypeError(f"{cls.__name__} overrides {name}; only the fixture `harness` is yours to write")
         known = {*CLAUSES, *(case.id for case in catalogue())}
@@ -43,6 +56,10 @@ class StoreContract:
                 raise TypeError(f"{cls.__name__}.xfail_clauses names {key!r}, which is no clause and no case")
             if not reason.strip():
                 raise TypeError(f"{cls.__name__}.xfail_clauses must say why {key} fails")
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Register this class with the session, which counts what passes. pytest calls it while it collects."""
+        watch(metafunc)
 
     @pytest.mark.asyncio
     @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in catalogue()])
@@ -56,16 +73,20 @@ class StoreContract:
         if excused is not None:
             outcome, reason = excused
             if outcome == "not-applicable":
-                pytest.skip(f"not applicable: {reason}")
+                leave_out(request.node, outcome, reason)
             pytest.fail(reason, pytrace=False)
         try:
             await run_case(case, harness)
         except NotDeclaredError as error:
-            pytest.skip(f"not applicable: {error}")
+            leave_out(request.node, "not-applicable", str(error))
+        except (NotImplementedError, AttributeError) as error:
+            if not (self.without_schedules and "schedules" in levels_of(case) and is_unwritten(error)):
+                raise
+            leave_out(request.node, "not-written", repr(error))
 
     def test_suite_is_whole(self) -> None:
         """Assert that the subclass still has every case, also when it was changed after its definition."""
         mark = next(mark for mark in StoreContract.test_clause.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]  # set by pytest's decorator
         assert [parameter.id for parameter in mark.args[1]] == [case.id for case in catalogue()]
-        for name in ("test_clause", "test_suite_is_whole"):
+        for name in _KEPT:
             assert getattr(type(self), name) is vars(StoreContract)[name], f"{name} was replaced"

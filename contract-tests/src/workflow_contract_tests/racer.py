@@ -6,10 +6,13 @@ It reads and writes lines of JSON on standard input and output. `children` is th
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import json
+import math
 import random
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,12 +23,17 @@ from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, ClaimBatch, ClaimedRun, Created, NewEvent, RunStatus, WorkflowExecutionStore
 
 from .loading import load_object
+from .races.histories import Wanderer
+from .races.run_calls import RUN_CALLS, RunSubject
+from .settings import SCALE
 
 __all__ = ["TASKS", "open_store"]
 
 Task = Callable[[WorkflowExecutionStore, dict[str, Any], random.Random], Awaitable[Any]]
 _LEASE_MS = 600_000
-_PATIENCE = 1_500
+_MEETING_S = 0.01
+"""From one meeting of two processes to the next."""
+_PATIENCE = round(1_500 * max(1.0, SCALE))
 """The looks at a run, a millisecond apart at least, until it counts as parked for good."""
 
 
@@ -195,6 +203,44 @@ async def _ticks(store: WorkflowExecutionStore, order: dict[str, Any], chosen: r
             started.append(run_id)
 
 
+async def _look(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> dict[str, Any]:
+    """Return status and payloads of each run of the order, as this process finds them."""
+    seen: dict[str, Any] = {}
+    for run_id in order["run_ids"]:
+        run = await store.load_run(run_id=run_id)
+        log = await store.read_events(run_id=run_id, limit=1_000)
+        seen[run_id] = None if run is None else [run.status.value, run.input, [event.payload for event in log]]
+    return seen
+
+
+async def _wander(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> dict[str, Any]:
+    """Call verbs at random. Return the history of each run."""
+    worker = Wanderer(order["owner"], store, order["now_ms"], chosen)
+    await worker.wander(order["run_ids"], order["calls"])
+    return {run_id: [dataclasses.asdict(one) for one in history] for run_id, history in worker.history.items()}
+
+
+async def _meet(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> list[str]:
+    """Make calls to runs, each at its moment, which is the same in the other process. Return the answers."""
+    table = {call.name: call for call in RUN_CALLS}
+    start_s = math.ceil(4 * time.time()) / 4
+    answers = []
+    for number, (name, subject) in enumerate(order["calls"]):
+        moment_s = start_s + _MEETING_S * number + chosen.choice([0, 0.001]) * chosen.random()
+        await asyncio.sleep(max(0, moment_s - time.time()))
+        answers.append(await table[name].answer(store, RunSubject(**subject), order["caller"]))
+    return answers
+
+
+async def _work(store: WorkflowExecutionStore, order: dict[str, Any], chosen: random.Random) -> str:
+    """Make calls to runs one after the other, and report each that was answered."""
+    table = {call.name: call for call in RUN_CALLS}
+    for name, subject in order["calls"]:
+        await table[name].answer(store, RunSubject(**subject), 0)
+        _send("done")
+    return "done"
+
+
 TASKS: dict[str, Task] = {
     "append": _append,
     "claim": _claim,
@@ -202,7 +248,11 @@ TASKS: dict[str, Task] = {
     "create": _create,
     "deliver": _deliver,
     "ensure_schema": _ensure_schema,
+    "look": _look,
+    "meet": _meet,
     "ticks": _ticks,
+    "wander": _wander,
+    "work": _work,
 }
 
 

@@ -76,9 +76,9 @@ async def start(h: StoreHarness, run_id: str | None = None, **overrides: Any) ->
     return LeaseHolder.of(h, answer.claim)
 
 
-async def start_full(h: StoreHarness, **overrides: Any) -> LeaseHolder:
+async def start_full(h: StoreHarness, run_id: str | None = None, **overrides: Any) -> LeaseHolder:
     """Start a run with an event, an inbox entry and a timer `old`, so that every write changes something."""
-    holder = await start(h, **overrides)
+    holder = await start(h, run_id, **overrides)
     await holder.append('"e0"', set_timers=[Timer(timer_id="old", fire_at_ms=h.now_ms + 10**7)])
     await holder.signal("go", "s1")
     return holder

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from conftest import Lab
 
 
+TOO_MANY = 1_500
+"""Waits for such names that are more than a run carries."""
+
+
 def long_name(number: int) -> str:
     return f"{number:06}:" + "n" * 400
 
@@ -28,7 +32,7 @@ async def test_handler_hears_that_it_waits_for_too_much(lab: Lab) -> None:
 
     @workflow()
     async def waits(ctx: Context, _: Any) -> list[Any]:
-        tasks = [asyncio.create_task(ctx.wait_for_event(long_name(number))) for number in range(11_000)]
+        tasks = [asyncio.create_task(ctx.wait_for_event(long_name(number))) for number in range(TOO_MANY)]
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         assert all(isinstance(task.exception(), WaitLimitError) for task in done)
         for task in pending:
@@ -53,7 +57,7 @@ async def test_run_that_waits_for_too_much_ends_with_the_error(lab: Lab, kind: s
     @workflow()
     async def waits(ctx: Context, _: Any) -> None:
         ask = ctx.wait_for_event if kind == "signal" else ctx.approve
-        await asyncio.gather(*(ask(long_name(number)) for number in range(11_000)))
+        await asyncio.gather(*(ask(long_name(number)) for number in range(TOO_MANY)))
 
     runtime = lab.runtime(waits)
     handle = await runtime.start_run(waits)

@@ -7,7 +7,7 @@ from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, Lease, NewEvent
 from workflow_store_d1 import D1WorkflowStore
 from workflow_store_d1.local import LocalD1Database
-from workflow_test_support.servers.d1_rest import RestDatabase, rest_database
+from workflow_test_support.servers.d1_rest import RestDatabase
 from workflow_test_support.servers.d1_server import D1Server, d1_server
 from workflow_test_support.servers.worker_database import WorkerD1Database, open_empty
 
@@ -74,10 +74,16 @@ class Scenes:
 
 
 @pytest.fixture(scope="session")
-def rest_server() -> Iterator[RestDatabase]:
-    """The REST API of D1, one for each process of pytest's."""
-    with rest_database() as database:
-        yield database
+def d1() -> Iterator[D1Server]:
+    """Real D1, in workerd, one for each process of pytest's: a database for its binding and one for the REST API."""
+    with d1_server(("DB", "REST")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rest_server(d1: D1Server) -> RestDatabase:
+    """The REST API of D1."""
+    return RestDatabase(d1, "REST")
 
 
 @pytest.fixture
@@ -130,13 +136,6 @@ async def store(path: Path) -> AsyncIterator[D1WorkflowStore]:
 @pytest.fixture
 def scenes(store: D1WorkflowStore) -> Scenes:
     return Scenes(store)
-
-
-@pytest.fixture(scope="session")
-def d1() -> Iterator[D1Server]:
-    """Real D1, in workerd."""
-    with d1_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -1,16 +1,33 @@
 """The D1 store keeps the contract over the HTTP API, on the D1 of workerd."""
 
+from contextlib import closing
+
 import pytest
-from workflow_contract_tests import StoreHarness
+from case_database import CaseDatabase
+from workflow_contract_tests import Case, StoreHarness
 from workflow_contract_tests.pytest_suite import StoreContract
 from workflow_store_d1 import D1Transaction, D1WorkflowStore
 from workflow_test_support.servers.d1_rest import RestDatabase
+from workflow_test_support.servers.d1_server import D1Server
+from workflow_test_support.servers.worker_database import WorkerD1Database
+
+
+@pytest.fixture(scope="module")
+def tables() -> CaseDatabase:
+    return CaseDatabase()
+
+
+@pytest.fixture
+async def rest(d1: D1Server, rest_server: RestDatabase, tables: CaseDatabase, case: Case) -> RestDatabase:
+    """The REST API, with a database that has tables and no rows."""
+    with closing(WorkerD1Database(d1.url, "REST")) as database:  # the same database by its binding
+        await tables.afresh(database, with_tables=not case.fresh)
+    return rest_server
 
 
 class TestContract(StoreContract):
     @pytest.fixture
     def harness(self, rest: RestDatabase) -> StoreHarness:
-        rest.run("CREATE TABLE business (key TEXT NOT NULL)")
 
         async def corrupt(run_id: str) -> None:
             rest.run("UPDATE workflow_run_states SET input = '{\"cut' WHERE run_id = ?1", run_id)

@@ -41,6 +41,7 @@ class Examination:
         self._setting = Setting(version=version, wrapped=binding == "wrapped", path=path)
         self._stack = ExitStack()
         self._running: Pyodide | None = None
+        self.capabilities: set[str] = set()
 
     def __enter__(self) -> "Examination":
         return self
@@ -59,6 +60,7 @@ class Examination:
             self._stack.close()
             raise
         assert found.pop("store") in {"D1WorkflowStore", "unknown store"}
+        self.capabilities.update(found.pop("capabilities"))
         return CaseResult(**found | {"clauses": tuple(found["clauses"])})
 
 
@@ -82,6 +84,7 @@ def certify(form: str) -> Report:
     began = time.perf_counter()
     with Examination(form) as examination:
         results = tuple(examination.examine(case) for case in catalogue())
+        capabilities = tuple(sorted(examination.capabilities))
     return Report(
         store=f"D1WorkflowStore in Pyodide {form}",
         contract_version=CONTRACT_VERSION,
@@ -89,6 +92,7 @@ def certify(form: str) -> Report:
         python_version=platform.python_version(),
         seconds=time.perf_counter() - began,
         results=results,
+        capabilities=capabilities,
     )
 
 

@@ -3,18 +3,25 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from workflow_contract_tests import StoreHarness
+from case_database import CaseDatabase
+from workflow_contract_tests import Case, StoreHarness
 from workflow_contract_tests.pytest_suite import StoreContract
 from workflow_store_d1 import D1Transaction, D1WorkflowStore
 from workflow_test_support.servers.d1_server import D1Server
 from workflow_test_support.servers.worker_database import WorkerD1Database
 
 
+@pytest.fixture(scope="module")
+def tables() -> CaseDatabase:
+    return CaseDatabase()
+
+
 class TestContract(StoreContract):
     @pytest.fixture
-    async def harness(self, d1: D1Server, worker_database: WorkerD1Database) -> AsyncIterator[StoreHarness]:
-        await worker_database.prepare("CREATE TABLE business (key TEXT NOT NULL)").run()
-        handles: list[WorkerD1Database] = []
+    async def harness(self, d1: D1Server, tables: CaseDatabase, case: Case) -> AsyncIterator[StoreHarness]:
+        worker_database = WorkerD1Database(d1.url, "DB")
+        await tables.afresh(worker_database, with_tables=not case.fresh)
+        handles = [worker_database]
 
         def open_store() -> D1WorkflowStore:
             handles.append(WorkerD1Database(d1.url, "DB"))

@@ -85,7 +85,11 @@ ENDINGS = {
     ),
     "twice": ("for name in ('kept', 'other'):\n    store = asyncio.run(forget(name))", 0, True),
     "the store is garbage": ("asyncio.run(forget())\ngc.collect()\nprint('collected')", 0, True),
-    "from a thread": ("thread = threading.Thread(target=lambda: asyncio.run(forget()))\nthread.start()", 0, True),
+    "from a thread": (
+        "thread = threading.Thread(target=lambda: asyncio.run(forget()))\nthread.start()\nthread.join()",
+        0,
+        True,
+    ),
     "heartbeats too": (
         "async def main():\n    store = await forget(); await store.open_heartbeats().__aenter__()\n"
         "asyncio.run(main())",

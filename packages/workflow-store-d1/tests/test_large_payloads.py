@@ -19,7 +19,7 @@ BESIDE = 1_000_000
 
 
 def bytes_read() -> int:
-    """Give how many bytes this process has read from files, from caches of the system too.
+    """Return the number of bytes that this process has read from files, from caches of the system too.
 
     The account of the whole process holds what its ended threads have read. A list of its threads does not, and a
     thread may end while the list is read.

@@ -65,7 +65,12 @@ ANSWERS: dict[str, tuple[str, tuple[D1Value, ...], dict[str, Any]]] = {
     "a comment before": ("-- BEGIN\n/* and */ SELECT 1 AS v;", (), {"v": 1}),
     "columns of a table": ("SELECT count(*) AS n FROM pragma_table_info(?1)", ("t",), {"n": 0}),
     "JSON functions": ("SELECT json_extract('[1,\"x\"]', '$[1]') AS v", (), {"v": "x"}),
-    "100 values": ("SELECT ?1 + ?100 AS v", tuple(range(100)), {"v": 99}),
+    "100 values": (
+        f"SELECT sum(column1) AS v FROM (VALUES {', '.join(f'(?{n})' for n in range(1, 101))})",
+        tuple(range(100)),
+        {"v": 4_950},
+    ),
+    "a value that is not used": ("SELECT ?1 + ?3 AS v", (1, 2, 3), {"v": 4}),
     "a value of 2,000,000 bytes": ("SELECT length(?1) AS n", ("x" * VALUE_BYTES,), {"n": VALUE_BYTES}),
     "a statement of 100,000 bytes": ("SELECT 1 AS v -- ".ljust(100_000, "x"), (), {"v": 1}),
     "a LIKE pattern of 50 bytes": ("SELECT 'x' LIKE ?1 AS v", ("é" * 25,), {"v": 0}),
@@ -78,7 +83,13 @@ ANSWERS: dict[str, tuple[str, tuple[D1Value, ...], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ANSWERS)
+# Python 3.12.0 and 3.12.1 warn of this one.
+UNUSED = pytest.mark.filterwarnings(r"ignore:Binding \d:DeprecationWarning")
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=UNUSED if what == "a value that is not used" else ()) for what in ANSWERS]
+)
 async def test_answer_is_the_same(database: D1Database, what: str) -> None:
     sql, values, expected = ANSWERS[what]
     [row] = await ask(database, sql, *values)

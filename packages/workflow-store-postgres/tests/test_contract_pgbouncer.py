@@ -10,6 +10,8 @@ from workflow_store_postgres import PostgresWorkflowStore
 
 
 class TestContract(StoreContract):
+    server_may_be_absent = True
+
     @pytest.fixture
     def harness(self, dsn: str, pooled_dsn: str, business: dict[str, Any]) -> StoreHarness:
         options: dict[str, Any] = {"dsn": pooled_dsn, "statement_cache_size": 0, "listen": False}

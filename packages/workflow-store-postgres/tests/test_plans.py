@@ -13,7 +13,7 @@ import pytest
 from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_store_sql import load_statements
-from workflow_test_support.servers.postgres_databases import new_database, new_template
+from workflow_test_support.servers.postgres_databases import at_database, new_database, new_template
 
 SQL = load_statements("workflow_store_postgres")
 RUNS = 20_000
@@ -73,25 +73,46 @@ def rare_template(server_dsn: str, filled_template: str) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def shared_dsn(server_dsn: str, filled_template: str) -> Iterator[str]:
+    """A database of some size, for tests that only look."""
+    with new_template(server_dsn, filled_template) as name:
+        yield at_database(server_dsn, name)
+
+
+@pytest.fixture
+async def filled(shared_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to it."""
+    connection = await asyncpg.connect(shared_dsn)
+    yield connection
+    await connection.close()
+
+
 @pytest.fixture
 async def dsn(server_dsn: str, filled_template: str) -> AsyncIterator[str]:
-    """A database of some size."""
+    """A database of some size, for a test that changes it."""
     async with new_database(server_dsn, filled_template) as dsn:
         yield dsn
 
 
 @pytest.fixture
-async def filled(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+async def changeable(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to it."""
     connection = await asyncpg.connect(dsn)
     yield connection
     await connection.close()
 
 
 @pytest.fixture
-async def with_some_rare(server_dsn: str, rare_template: str) -> AsyncIterator[str]:
-    """A database of some size in which some things are rare."""
-    async with new_database(server_dsn, rare_template) as dsn:
-        yield dsn
+def with_some_rare(server_dsn: str, rare_template: str) -> str:
+    """A database of some size in which some things are rare, for tests that only look."""
+    return at_database(server_dsn, rare_template)
+
+
+@pytest.fixture(scope="session")
+def runs_with_some_rare() -> list[RunSummary]:
+    """All runs of it, as soon as the first test has read them."""
+    return []
 
 
 RUN = "run-00000002"
@@ -213,9 +234,9 @@ LISTINGS = {name for name in STATEMENTS if name.startswith(("list_", "count_"))}
 HOT = sorted(STATEMENTS.keys() - BULK - LISTINGS - {"prune_runs"})
 
 
-async def test_frequent_statements_are_planned_once(filled: asyncpg.Connection) -> None:
+async def test_frequent_statements_are_planned_once(changeable: asyncpg.Connection) -> None:
     """After five tries the server keeps the plan that holds for all values: planning costs more than running."""
-    kept = {name: await _plans_kept(filled, name) for name in HOT}
+    kept = {name: await _plans_kept(changeable, name) for name in HOT}
     assert kept == dict.fromkeys(HOT, 2)
 
 
@@ -246,28 +267,28 @@ async def pages_read(
 
 
 @pytest.mark.parametrize("name", ["claim_pending_runs", "claim_due_timers"])
-async def test_claim_does_not_look_at_what_is_not_due(filled: asyncpg.Connection, name: str) -> None:
+async def test_claim_does_not_look_at_what_is_not_due(changeable: asyncpg.Connection, name: str) -> None:
     values = (*CLAIM[:3], 40, *CLAIM[4:], 5, *WANTED)  # a few are due, thousands are not
-    many = await pages_read(filled, name, values)
-    await filled.execute("DELETE FROM workflow_event_locks WHERE created_at > 100")
-    await filled.execute("VACUUM ANALYZE")
-    few = await pages_read(filled, name, values)
+    many = await pages_read(changeable, name, values)
+    await changeable.execute("DELETE FROM workflow_event_locks WHERE created_at > 100")
+    await changeable.execute("VACUUM ANALYZE")
+    few = await pages_read(changeable, name, values)
     assert many <= 1.5 * few, (many, few)
 
 
 @pytest.mark.parametrize("workflow_ids", [["w1", "w2"], None])
 async def test_claim_of_ticks_does_not_look_at_other_schedules(
-    filled: asyncpg.Connection, workflow_ids: list[str] | None
+    changeable: asyncpg.Connection, workflow_ids: list[str] | None
 ) -> None:
     values = ("w", "token", 9_000, NOW_MS, 10, workflow_ids)
-    many = await pages_read(filled, "claim_due_schedule_buckets", values)
-    await filled.execute(
+    many = await pages_read(changeable, "claim_due_schedule_buckets", values)
+    await changeable.execute(
         "DELETE FROM workflow_schedules WHERE next_fire_at > $1 AND buffered_fire_at IS NULL"
         " AND requested_fire_at IS NULL AND lease_token IS NULL",
         NOW_MS + 20,
     )
-    await filled.execute("VACUUM ANALYZE")
-    few = await pages_read(filled, "claim_due_schedule_buckets", values)
+    await changeable.execute("VACUUM ANALYZE")
+    few = await pages_read(changeable, "claim_due_schedule_buckets", values)
     assert many <= 1.5 * few, (many, few)
 
 
@@ -301,12 +322,18 @@ RARE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("what", RARE)
 async def test_rare_runs_are_found_without_reading_the_others(
-    with_some_rare: str, what: str, descending: bool, monkeypatch: pytest.MonkeyPatch
+    with_some_rare: str,
+    runs_with_some_rare: list[RunSummary],
+    what: str,
+    descending: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also by the one plan for all values that a connection keeps after five calls."""
     filters = RARE[what]
     async with PostgresWorkflowStore.connect(with_some_rare, listen=False) as store:
-        expected = {run.run_id for run in await everything(store) if matches(run, filters)}
+        if not runs_with_some_rare:
+            runs_with_some_rare += await everything(store)
+        expected = {run.run_id for run in runs_with_some_rare if matches(run, filters)}
         asked = listen_in(store, monkeypatch)
         page = await store.list_runs(limit=50, descending=descending, **filters)
         counts = await store.count_runs(**filters)
@@ -365,7 +392,7 @@ def matches(run: RunSummary, filters: dict[str, Any]) -> bool:
     )
 
 
-async def test_claims_and_listings_agree_with_the_fill(filled: asyncpg.Connection, dsn: str) -> None:
+async def test_claims_and_listings_agree_with_the_fill(dsn: str) -> None:
     """The data above are what the store itself would have written, as far as it can tell."""
     async with PostgresWorkflowStore.connect(dsn) as store:
         batch = await store.claim_due_timers(

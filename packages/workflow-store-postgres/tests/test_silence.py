@@ -7,8 +7,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import NewEvent, TransactionWrite
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_test_support.relays.silent_relay import SilentRelay, silent_relay_to
+from workflow_test_support.servers.database_pool import DatabasePool
 from workflow_test_support.servers.postgres_server import LocalServer
 
 pytestmark = pytest.mark.real_time
@@ -44,27 +45,39 @@ def relay(dsn: str) -> Iterator[SilentRelay]:
         yield relay
 
 
-@pytest.fixture(params=["own-pool", "users-pool"])
-def open_store(request: pytest.FixtureRequest, relay: SilentRelay) -> Open:
+@asynccontextmanager
+async def users_pool(
+    relay: SilentRelay, timeout: float = PATIENCE_S, **options: Any
+) -> AsyncIterator[PostgresWorkflowStore]:
+    pool = await asyncpg.create_pool(relay.dsn, min_size=0, max_size=3, timeout=timeout)
+    try:
+        store = PostgresWorkflowStore(pool, **{"statement_timeout": BRIEF, **options})
+        yield store
+        await store.close()
+    finally:
+        pool.terminate()  # its own close() waits for the server, which is its user's affair
+
+
+@asynccontextmanager
+async def own_pool(
+    relay: SilentRelay, timeout: float = PATIENCE_S, **options: Any
+) -> AsyncIterator[PostgresWorkflowStore]:
+    options = {"statement_timeout": BRIEF, "timeout": timeout, **options}
+    async with PostgresWorkflowStore.connect(relay.dsn, **options) as store:
+        yield store
+
+
+@pytest.fixture(params=[own_pool, users_pool], ids=["own-pool", "users-pool"])
+def open_behind(request: pytest.FixtureRequest) -> Open:
+    """Open a store behind a relay."""
+    opening: Open = request.param
+    return opening
+
+
+@pytest.fixture
+def open_store(open_behind: Open, relay: SilentRelay) -> Open:
     """Open a store behind the relay."""
-
-    @asynccontextmanager
-    async def users_pool(timeout: float = PATIENCE_S, **options: Any) -> AsyncIterator[PostgresWorkflowStore]:
-        pool = await asyncpg.create_pool(relay.dsn, min_size=0, max_size=3, timeout=timeout)
-        try:
-            store = PostgresWorkflowStore(pool, **{"statement_timeout": BRIEF, **options})
-            yield store
-            await store.close()
-        finally:
-            pool.terminate()  # its own close() waits for the server, which is its user's affair
-
-    @asynccontextmanager
-    async def own_pool(timeout: float = PATIENCE_S, **options: Any) -> AsyncIterator[PostgresWorkflowStore]:
-        options = {"statement_timeout": BRIEF, "timeout": timeout, **options}
-        async with PostgresWorkflowStore.connect(relay.dsn, **options) as store:
-            yield store
-
-    return own_pool if request.param == "own-pool" else users_pool
+    return partial(open_behind, relay)
 
 
 class Stopwatch:
@@ -96,16 +109,31 @@ async def answered(call: Callable[[], Awaitable[Any]]) -> Any:
             await asyncio.sleep(0.01)
 
 
+async def all_of(case: Callable[[str], Awaitable[Any]], names: Iterable[str]) -> None:
+    """Take all cases at once; an error names its case."""
+
+    async def named(name: str) -> None:
+        try:
+            await case(name)
+        except BaseException as error:
+            error.add_note(f"in the case {name!r}")
+            raise
+
+    async with asyncio.TaskGroup() as cases:
+        for name in names:
+            cases.create_task(named(name))
+
+
 def silence(relay: SilentRelay, which: str) -> None:
     relay.drops_questions = which in {"both", "questions"}
     relay.drops_answers = which in {"both", "answers"}
 
 
-async def append(store: PostgresWorkflowStore, token: str, operation_id: str = "o") -> Any:
+async def append(store: PostgresWorkflowStore, run_id: str, token: str) -> Any:
     return await store.append_events(
-        run_id="a",
+        run_id=run_id,
         lease_token=token,
-        operation_id=operation_id,
+        operation_id="o",
         expected_next_index=0,
         events=[NewEvent(kind="step", payload=ONE)],
         now_ms=5,
@@ -113,34 +141,41 @@ async def append(store: PostgresWorkflowStore, token: str, operation_id: str = "
     )
 
 
-CALLS: dict[str, Callable[[PostgresWorkflowStore, str], Awaitable[Any]]] = {
-    "read_clock": lambda store, token: store.read_clock(),
-    "check_schema": lambda store, token: store.check_schema(),
-    "ensure_schema": lambda store, token: store.ensure_schema(),
-    "claim_pending_runs": lambda store, token: store.claim_pending_runs(**CLAIM),
-    "claim_due_timers": lambda store, token: store.claim_due_timers(**CLAIM),
+CALLS: dict[str, Callable[[PostgresWorkflowStore, str, str], Awaitable[Any]]] = {
+    "read_clock": lambda store, run_id, token: store.read_clock(),
+    "check_schema": lambda store, run_id, token: store.check_schema(),
+    "ensure_schema": lambda store, run_id, token: store.ensure_schema(),
+    "claim_pending_runs": lambda store, run_id, token: store.claim_pending_runs(**CLAIM),
+    "claim_due_timers": lambda store, run_id, token: store.claim_due_timers(**CLAIM),
     "append_events": append,
-    "heartbeat_run_lease": lambda store, token: store.heartbeat_run_lease(
-        run_id="a", lease_token=token, lease_ms=10_000, now_ms=5
+    "heartbeat_run_lease": lambda store, run_id, token: store.heartbeat_run_lease(
+        run_id=run_id, lease_token=token, lease_ms=10_000, now_ms=5
     ),
-    "deliver_signal": lambda store, token: store.deliver_signal(
-        run_id="a", signal_id="s", name="go", payload=ONE, now_ms=5
+    "deliver_signal": lambda store, run_id, token: store.deliver_signal(
+        run_id=run_id, signal_id="s", name="go", payload=ONE, now_ms=5
     ),
-    "load_run": lambda store, token: store.load_run(run_id="a"),
+    "load_run": lambda store, run_id, token: store.load_run(run_id=run_id),
 }
 
 
 @pytest.mark.parametrize("which", ["both", "questions", "answers"])
-@pytest.mark.parametrize("verb", CALLS)
-async def test_call_fails_in_time_and_works_again(relay: SilentRelay, open_store: Open, verb: str, which: str) -> None:
-    async with open_store() as store:
-        token = await start(store, "a")
+async def test_calls_fail_in_time_and_work_again(relay: SilentRelay, open_store: Open, which: str) -> None:
+    """Each on a store of its own, all at once: most of the time nothing happens."""
+    async with AsyncExitStack() as stores:
+        calls = {}
+        for verb, call in CALLS.items():
+            store = await stores.enter_async_context(open_store())
+            calls[verb] = partial(call, store, verb, await start(store, verb))
+
+        async def fails_in_time(verb: str) -> None:
+            with Stopwatch() as watch, pytest.raises(StoreUnavailableError, match="did not answer"):
+                await calls[verb]()
+            assert BRIEF_S <= watch.seconds < BRIEF_S + SLACK_S, verb
+
         silence(relay, which)
-        with Stopwatch() as watch, pytest.raises(StoreUnavailableError, match="did not answer"):
-            await CALLS[verb](store, token)
-        assert BRIEF_S <= watch.seconds < BRIEF_S + SLACK_S
+        await all_of(fails_in_time, CALLS)
         relay.restore()
-        await answered(lambda: CALLS[verb](store, token))
+        await all_of(lambda verb: answered(calls[verb]), CALLS)
 
 
 @pytest.mark.parametrize("which", ["both", "answers"])
@@ -248,28 +283,39 @@ async def test_store_closes_in_time(relay: SilentRelay, open_store: Open, which:
     assert watch.seconds < 3 + SLACK_S
 
 
-@pytest.mark.parametrize("moment", ["LISTEN", "UNLISTEN", "pg_notify", "nothing in particular"])
-async def test_listener_ends_in_time_and_listens_again(relay: SilentRelay, open_store: Open, moment: str) -> None:
-    live = asyncio.Event()
-    async with open_store() as store:
-        await store.read_clock()
+async def test_listener_ends_in_time_and_listens_again(databases: DatabasePool, open_behind: Open) -> None:
+    """Whatever it did last. Each on a database of its own, as notices reach everybody who listens; all at once."""
+
+    async def ends_in_time(moment: str) -> None:
+        async with databases.database() as dsn:
+            with silent_relay_to(dsn) as relay:
+                async with open_behind(relay) as store:
+                    seconds = await seconds_until_it_ended(store, relay, moment)
+        assert seconds < 3 + SLACK_S
+
+    await all_of(ends_in_time, ["LISTEN", "UNLISTEN", "pg_notify", "nothing in particular"])
+
+
+async def seconds_until_it_ended(store: PostgresWorkflowStore, relay: SilentRelay, moment: str) -> float:
+    """Listen, again if the relay falls silent at the first try, then end it in silence."""
+    await store.read_clock()
+    if moment in {"LISTEN", "pg_notify"}:
+        relay.falls_silent_at = moment.encode()
+    async with store.listen(lambda notice: None) as listening:
         if moment in {"LISTEN", "pg_notify"}:
+            await asyncio.to_thread(relay.wait_until_silent)
+            relay.restore()
+        async with asyncio.timeout(30):
+            while not listening.live:
+                await asyncio.sleep(0.01)
+        if moment == "UNLISTEN":
             relay.falls_silent_at = moment.encode()
-        async with store.listen(lambda notice: live.set()) as listening:
-            if moment in {"LISTEN", "pg_notify"}:
-                await asyncio.to_thread(relay.wait_until_silent)
-                relay.restore()
-            async with asyncio.timeout(30):
-                while not listening.live:
-                    await asyncio.sleep(0.01)
-            if moment == "UNLISTEN":
-                relay.falls_silent_at = moment.encode()
-            else:
-                relay.fall_silent()
-            watch = Stopwatch()
-            watch.__enter__()
-        watch.__exit__()
-        assert watch.seconds < 3 + SLACK_S
+        else:
+            relay.fall_silent()
+        watch = Stopwatch()
+        watch.__enter__()
+    watch.__exit__()
+    return watch.seconds
 
 
 async def test_pool_whose_own_function_never_returns(relay: SilentRelay) -> None:
@@ -304,30 +350,51 @@ async def test_answer_that_came_while_the_event_loop_was_blocked_counts(open_sto
 # At default settings, in seconds. What is measured is printed.
 
 
-@pytest.mark.parametrize("which", ["both", "answers"])
 async def test_default_call_under_a_timeout_of_three_seconds(
-    relay: SilentRelay, which: str, record_property: Callable[[str, object], None]
+    dsn: str, record_property: Callable[[str, object], None]
 ) -> None:
-    async with PostgresWorkflowStore.connect(relay.dsn) as store:
-        await store.read_clock()
-        silence(relay, which)
-        with Stopwatch() as watch, pytest.raises(TimeoutError):
-            async with asyncio.timeout(3):
-                await store.load_run(run_id="a")
-        record_property("seconds", round(watch.seconds, 2))
-        assert watch.seconds < 4.5
-        with Stopwatch() as unbounded, pytest.raises(StoreUnavailableError):
-            await store.load_run(run_id="a")
-        record_property("seconds without a timeout", round(unbounded.seconds, 2))
-        assert unbounded.seconds < 7.5
+    async def ends_in_time(which: str) -> None:
+        with silent_relay_to(dsn) as relay:
+            async with PostgresWorkflowStore.connect(relay.dsn) as store:
+                await store.read_clock()
+                silence(relay, which)
+                with Stopwatch() as watch, pytest.raises(TimeoutError):
+                    async with asyncio.timeout(3):
+                        await store.load_run(run_id="a")
+                record_property(f"{which}: seconds", round(watch.seconds, 2))
+                assert watch.seconds < 4.5
+                with Stopwatch() as unbounded, pytest.raises(StoreUnavailableError):
+                    await store.load_run(run_id="a")
+                record_property(f"{which}: seconds without a timeout", round(unbounded.seconds, 2))
+                assert unbounded.seconds < 7.5
+
+    await all_of(ends_in_time, ["both", "answers"])
 
 
-@pytest.mark.parametrize("which", ["both", "answers"])
-@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
-async def test_default_worker_recovers_and_stops(
-    relay: SilentRelay, dsn: str, which: str, busy: bool, record_property: Callable[[str, object], None]
+async def test_default_workers_recover_and_stop(
+    databases: DatabasePool, record_property: Callable[[str, object], None]
 ) -> None:
-    """A busy worker finds the silence out by what it writes, an idle one by trying where it listens."""
+    """A busy worker finds the silence out by what it writes, an idle one by trying where it listens.
+
+    All of them wait for half a minute, so they do it at once.
+    """
+
+    async def recovers_and_stops(case: str) -> None:
+        busy, which = case.startswith("busy"), case.split()[1]
+        async with databases.database() as dsn:
+            with silent_relay_to(dsn) as relay:
+                seconds = await disturbed_worker(dsn, relay, which, busy=busy)
+        print(case, {what: round(figure, 1) for what, figure in seconds.items()})
+        record_property(f"{case}: seconds", seconds)
+        assert seconds["recovery"] < 35
+        assert seconds["stop"] < (45 if busy else 15)
+        assert seconds["close"] < 6
+
+    await all_of(recovers_and_stops, ["busy both", "busy answers", "idle both", "idle answers"])
+
+
+async def disturbed_worker(dsn: str, relay: SilentRelay, which: str, *, busy: bool) -> dict[str, float]:
+    """Run a worker behind the relay, silence it twice, and return how long it took to recover, stop and close."""
     ran: set[str] = set()
 
     @workflow(id="jobs")
@@ -367,12 +434,7 @@ async def test_default_worker_recovers_and_stops(
             await working
         with Stopwatch() as closing:
             await store.close()
-    seconds = {"recovery": recovery.seconds, "stop": stopping.seconds, "close": closing.seconds}
-    print({what: round(figure, 1) for what, figure in seconds.items()})
-    record_property("seconds", seconds)
-    assert recovery.seconds < 35
-    assert stopping.seconds < (45 if busy else 15)
-    assert closing.seconds < 6
+    return {"recovery": recovery.seconds, "stop": stopping.seconds, "close": closing.seconds}
 
 
 async def test_server_that_stands_still() -> None:
@@ -386,11 +448,11 @@ async def test_server_that_stands_still() -> None:
             try:
                 for _ in range(2):  # on a connection that is there, and on a new one
                     with Stopwatch() as watch, pytest.raises(StoreUnavailableError):
-                        await append(store, token)
+                        await append(store, "a", token)
                     assert watch.seconds < 2 * BRIEF_S + SLACK_S
             finally:
                 send(signal.SIGCONT, processes)
-            assert (await answered(lambda: append(store, token))).next_index == 1
+            assert (await answered(lambda: append(store, "a", token))).next_index == 1
             assert len(await store.read_events(run_id="a", limit=9)) == 1
 
 

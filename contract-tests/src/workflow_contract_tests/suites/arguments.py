@@ -18,9 +18,10 @@ from workflow_runtime.store import (
 from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
+from ..levels import SCHEDULE_VERBS
 from ..samples import LEASE_MS, MANY, events
 from ..scenarios import claim, claim_due, claim_pending, create, observe, record, start, start_waiting
-from ..ticking import upsert
+from ..ticking import has_schedules, upsert
 from ..verbs import APPEND_EVENTS, CLAIM_VERBS, MARK_RUN_PAUSED, ClaimVerb, LeaseVerb
 
 _MAX_MS = 2**53 - 1
@@ -123,7 +124,7 @@ def _is_optional(verb: str, name: str) -> bool:
 
 async def _everything(h: StoreHarness) -> Any:
     runs = (await h.second.list_runs(limit=MANY)).runs
-    schedules = await h.second.list_schedules(limit=MANY)
+    schedules = await h.second.list_schedules(limit=MANY) if await has_schedules(h) else None
     return (await observe(h, *(run.run_id for run in runs)), schedules)
 
 
@@ -147,11 +148,16 @@ async def _populate(h: StoreHarness) -> None:
     await start_waiting(h, run_id="due", timers={"t": h.now_ms})
     ended = await start(h, "ended")
     await ended.finish()
-    await upsert(h, "due")
+    if await has_schedules(h):
+        await upsert(h, "due")
     h.advance(10)
 
 
-@clause("ARG-1", each=sorted(verb for verb, found in _SIGNATURES.items() if (_IDS | _ID_LISTS) & found.keys()))
+@clause(
+    "ARG-1",
+    each=sorted(verb for verb, found in _SIGNATURES.items() if (_IDS | _ID_LISTS) & found.keys()),
+    schedules=SCHEDULE_VERBS,
+)
 async def bad_ids_are_refused(h: StoreHarness, verb: str) -> None:
     """Every id argument of the verb refuses what is no id, by its name, and nothing is written."""
     await _populate(h)
@@ -230,7 +236,7 @@ async def good_ids_come_back(h: StoreHarness) -> None:
 
 @clause("ARG-1", "TIMER-1", "SIGNAL-2", "APPROVAL-2")
 async def good_ids_of_parts_come_back(h: StoreHarness) -> None:
-    """Ids of timers, signals, approvals, steps and schedules of every shape come back as they are."""
+    """Ids of timers, signals, approvals and steps of every shape come back as they are."""
     holder = await start(h)
     await holder.append(
         events=[NewEvent(kind=one, step_id=one) for one in _GOOD_IDS],
@@ -240,9 +246,6 @@ async def good_ids_of_parts_come_back(h: StoreHarness) -> None:
         assert (await holder.signal(one, one)).kind == "buffered", f"the signal id {one!r} was taken for another"
         decision = await h.store.deliver_approval(run_id=holder.run_id, approval_id=one, approved=True, now_ms=h.now_ms)
         assert decision.kind == "buffered", f"the approval id {one!r} was taken for another"
-        upserted = await upsert(h, one)
-        assert upserted.schedule is not None
-        assert (upserted.kind, upserted.schedule.schedule_id) == ("created", one)
     execution = await h.second.load_execution(run_id=holder.run_id)
     assert execution is not None
     assert [(e.kind, e.step_id) for e in execution.history] == [(one, one) for one in _GOOD_IDS]
@@ -252,7 +255,20 @@ async def good_ids_of_parts_come_back(h: StoreHarness) -> None:
     ]
 
 
-@clause("ARG-2", each=sorted(verb for verb, found in _SIGNATURES.items() if _LIMITS & found.keys()))
+@clause("SCHEDULE-1", "ARG-1")
+async def good_ids_of_schedules_come_back(h: StoreHarness) -> None:
+    """Ids of schedules of every shape come back as they are."""
+    for one in _GOOD_IDS:
+        upserted = await upsert(h, one)
+        assert upserted.schedule is not None
+        assert (upserted.kind, upserted.schedule.schedule_id) == ("created", one)
+
+
+@clause(
+    "ARG-2",
+    each=sorted(verb for verb, found in _SIGNATURES.items() if _LIMITS & found.keys()),
+    schedules=SCHEDULE_VERBS,
+)
 async def negative_limits_are_refused(h: StoreHarness, verb: str) -> None:
     """Every limit of the verb refuses a negative number, and nothing is written."""
     await _populate(h)
@@ -263,7 +279,7 @@ async def negative_limits_are_refused(h: StoreHarness, verb: str) -> None:
     assert await _everything(h) == before, f"a refused {verb} wrote something"
 
 
-@clause("ARG-2", each=sorted(verb for verb, found in _SIGNATURES.items() if "limit" in found))
+@clause("ARG-2", each=sorted(verb for verb, found in _SIGNATURES.items() if "limit" in found), schedules=SCHEDULE_VERBS)
 async def limit_of_zero_does_nothing(h: StoreHarness, verb: str) -> None:
     """A limit of 0 returns, claims and deletes nothing."""
     await _populate(h)
@@ -280,7 +296,7 @@ async def limit_of_zero_does_nothing(h: StoreHarness, verb: str) -> None:
     assert await _everything(h) == before, f"{verb} with a limit of 0 changed something"
 
 
-@clause("ARG-3", each=sorted(verb for verb, found in _SIGNATURES.items() if _times(found)))
+@clause("ARG-3", each=sorted(verb for verb, found in _SIGNATURES.items() if _times(found)), schedules=SCHEDULE_VERBS)
 async def bad_times_are_refused(h: StoreHarness, verb: str) -> None:
     """Every time and duration of the verb refuses what is no integer from 0 to 2^53 - 1, and nothing is written."""
     await _populate(h)
@@ -341,7 +357,11 @@ async def leases_end_within_time(h: StoreHarness) -> None:
         assert all(type(end) is int for end in ends)
 
 
-@clause("ARG-3", each=sorted(verb for verb, found in _SIGNATURES.items() if {"now_ms", "lease_ms"} <= found.keys()))
+@clause(
+    "ARG-3",
+    each=sorted(verb for verb, found in _SIGNATURES.items() if {"now_ms", "lease_ms"} <= found.keys()),
+    schedules=SCHEDULE_VERBS,
+)
 async def leases_beyond_time_are_refused(h: StoreHarness, verb: str) -> None:
     """A lease that would end after the last moment of time is refused, and nothing is written."""
     await _populate(h)

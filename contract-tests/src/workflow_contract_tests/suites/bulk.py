@@ -16,7 +16,7 @@ from ..harness import StoreHarness
 from ..holder import LeaseHolder
 from ..samples import LEASE_MS, MANY
 from ..scenarios import claim_pending, create, observe, park, record, start, start_full, unchanged
-from ..settings import RACE_ROUNDS, SEED
+from ..settings import SEED, scaled
 from ..tasks import all_of
 from ..verbs import StoreMethod
 from .status_table import in_state
@@ -140,7 +140,7 @@ async def calls_that_meet_do_each_run_once(h: StoreHarness, verb: _BulkVerb) -> 
     """Calls over the same runs, each in its own order, beside drivers: none is left out, none is done twice."""
     chosen = random.Random(SEED)
     handles = await h.handles(4)
-    for _ in range(max(2, RACE_ROUNDS // 8)):
+    for _ in range(scaled(7)):
         holders = [await start_full(h, lease_ms=1) for _ in range(12)]
         if verb in (_REQUEUE_RUNS, _RETRY_RUNS):
             await park(h, *holders, now_ms=h.advance(LEASE_MS))

@@ -111,7 +111,7 @@ async def runs_of_every_status_are_forked(h: StoreHarness, status: str) -> None:
     assert (run.status, run.forked_from_run_id, run.forked_from_index) == ("queued", run_id, 1)
 
 
-@clause("FORK-1", "SCHEDULE-13")
+@clause("FORK-1", "SCHEDULE-13", schedules=True)
 async def run_and_fork_know_their_tick(h: StoreHarness) -> None:
     """The run of a tick names schedule and moment, in each record of it; its fork does too, other runs do not."""
     await upsert(h)

@@ -21,9 +21,10 @@ from workflow_runtime.store import (
 from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
+from ..levels import SCHEDULE_VERBS
 from ..samples import LEASE_MS, event
 from ..scenarios import create, create_arguments, start, start_full, start_waiting, unchanged
-from ..ticking import claim_tick, request, schedule_arguments, settle, upsert
+from ..ticking import claim_tick, has_schedules, request, schedule_arguments, settle, upsert
 from ..verbs import (
     CLAIM_DUE_TIMERS,
     CLAIM_PENDING_RUNS,
@@ -112,7 +113,10 @@ _READS = frozenset({"load_run", "read_events", "read_inbox", "read_clock"})
 async def every_call_counts_and_costs_what_is_declared(h: StoreHarness) -> None:
     """Each call of the contract counts a query or more, and none counts more than is declared."""
     costs = _costs(h)
+    left_out = frozenset() if await has_schedules(h) else SCHEDULE_VERBS
     for verb, call in _from_outside(h, (await create(h)).run_id).items():
+        if verb in left_out:
+            continue
         bound = costs.read if verb in _READS else costs.claim if verb == "claim_run" else costs.call
         await _metered(call, verb, at_most=bound)
 
@@ -150,7 +154,7 @@ async def small_writes_cost_what_is_declared(h: StoreHarness) -> None:
         await _metered(partial(verb.call, holder), verb.name, at_most=bound)
 
 
-@clause("METER-1", "METER-4", capability="metered")
+@clause("METER-1", "METER-4", capability="metered", schedules=True)
 async def ticks_cost_what_is_declared(h: StoreHarness) -> None:
     """Claiming ticks, starting a run by one, putting one back and skipping one take no more than is declared."""
     await upsert(h, overlap_policy="allow", next_fire_at_ms=None)

@@ -232,7 +232,10 @@ async def _then(
     return await then(h, await first)
 
 
-@clause("NOTIFY-1", capability="notify", each=TOLD)
+_OF_SCHEDULES = ("tick", "new schedule", "changed schedule", "requested tick")
+
+
+@clause("NOTIFY-1", capability="notify", each=TOLD, schedules=_OF_SCHEDULES)
 async def work_is_told_to_everybody(h: StoreHarness, what: str) -> None:
     """Listeners of the handle that makes work and of others are notified of it, soon."""
     third = (await h.handles(3))[2]

@@ -28,7 +28,7 @@ from ..harness import StoreHarness
 from ..holder import LeaseHolder
 from ..samples import LEASE_MS, MANY
 from ..scenarios import claim, claim_due, claim_pending, create, park, record, start, start_full, unchanged
-from ..settings import RACE_ROUNDS, SEED
+from ..settings import SEED, scaled
 from ..tasks import all_of
 from ..verbs import APPEND_EVENTS, HEARTBEAT_RUN_LEASE, MARK_RUN_FINISHED, RELEASE_RUN_LEASE
 
@@ -273,7 +273,7 @@ _RIVALS: dict[str, Callable[[StoreHarness, str], Coroutine[Any, Any, Any]]] = {
 async def retry_and_others_at_once(h: StoreHarness, other: str) -> None:
     """Of a retry and another call at the same time each acts as if it had come first or last, never both in part."""
     chosen = random.Random(SEED)
-    for _ in range(RACE_ROUNDS // 2):
+    for _ in range(scaled(30)):
         holder = await start(h)
         await holder.append("1")
         await _end(h, holder, "dead")
@@ -305,7 +305,7 @@ async def _check_race(h: StoreHarness, run_id: str, other: str, mine: Any, their
 async def end_and_retries_at_once(h: StoreHarness) -> None:
     """Retries that meet the very end of a run take it up once, or come too early and change nothing."""
     handles = await h.handles(3)
-    for _ in range(RACE_ROUNDS // 2):
+    for _ in range(scaled(30)):
         holder = await start(h)
         _, *answers = await all_of(
             holder.fail(events=[NewEvent(kind="end")]),

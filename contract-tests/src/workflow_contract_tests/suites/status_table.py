@@ -16,6 +16,8 @@ from ..samples import LEASE_MS, MANY, event
 from ..scenarios import create_arguments, park, record, start
 from ..verbs import CLAIM_VERBS, LEASE_VERBS, ClaimVerb, LeaseVerb
 
+__all__ = ["CALLS", "in_state"]
+
 _Call: TypeAlias = Callable[[StoreHarness, LeaseHolder], Awaitable[str]]
 """Calls a verb for a run and returns the answer in the words of the table."""
 
@@ -136,7 +138,7 @@ def _call_as_holder(verb: LeaseVerb) -> _Call:
     return call
 
 
-_CALLS: dict[str, _Call] = {
+CALLS: dict[str, _Call] = {
     "create_run": _create,
     "fork_run": _fork,
     "claim_run": _claim,
@@ -157,10 +159,10 @@ _CALLS: dict[str, _Call] = {
 @clause("STATUS-1", each=STATUS_TABLE)
 async def verb_answers_as_the_table_says(h: StoreHarness, verb: str) -> None:
     """In each status the verb answers what its row of `STATUS_TABLE` says."""
-    assert verb in _CALLS, f"the table has a verb {verb!r} that this suite cannot call"
+    assert verb in CALLS, f"the table has a verb {verb!r} that this suite cannot call"
     holders = {state: await in_state(h, state) for state in STATES}
     h.advance(10)
-    answers = {state: await _CALLS[verb](h, holder) for state, holder in holders.items()}
+    answers = {state: await CALLS[verb](h, holder) for state, holder in holders.items()}
     assert answers == dict(STATUS_TABLE[verb]), f"{verb} answered {answers}, the table says {STATUS_TABLE[verb]}"
 
 
@@ -182,7 +184,7 @@ async def answer_agrees_with_what_is_stored(h: StoreHarness, verb: str) -> None:
         holder = await in_state(h, state)
         before = (await record(h, holder.run_id)).status
         h.now_ms += 10
-        answer = await _CALLS[verb](h, holder)
+        answer = await CALLS[verb](h, holder)
         stored = await h.second.load_run(run_id=holder.run_id)
         expected = _AFTERWARDS.get(answer, "queued" if (answer, before) == ("requested", "paused") else before)
         assert (stored and stored.status) == expected, f"{state}: {verb} answered {answer}, the run is {stored}"

@@ -321,7 +321,8 @@ def _primary_code(error: Exception) -> int | None:
 
 def _by_name(sql: str, values: tuple[D1Value, ...]) -> tuple[D1Value, ...] | dict[str, D1Value]:
     names = set(_NUMBERED.findall(sql))
-    # A wrong number of values is left as it is, for sqlite3 to refuse.
+    # A statement that leaves out numbers cannot be given names for all values; there Python's warning stays. A wrong
+    # number of values is for sqlite3 to refuse.
     return {name: values[int(name) - 1] for name in names} if len(names) == len(values) else values
 
 

@@ -4,16 +4,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
+from case_database import CaseDatabase
 from workflow_contract_tests import StoreHarness, catalogue, certify_async
 from workflow_store_d1 import BindingD1Database, D1Transaction, D1WorkflowStore
 
 NO_PROCESSES = "Python in a Worker cannot start processes"
 
-TABLES = """
-SELECT name
-FROM sqlite_master
-WHERE type = 'table' AND substr(name, 1, 4) <> '_cf_' AND substr(name, 1, 7) <> 'sqlite_'
-"""
 DAMAGE = "UPDATE workflow_run_states SET input = '{\"cut' WHERE run_id = ?1"
 
 
@@ -21,18 +17,12 @@ async def serve(binding: Any, emit: Callable[[Any], None], receive: Callable[[],
     """Run one case after the other, each on fresh data, and tell what it found."""
     cases = {case.id: case for case in catalogue()}
     database = BindingD1Database(binding)
+    tables = CaseDatabase()
     while True:
         case = cases[await receive()]
-        await afresh(database)
+        await tables.afresh(database, with_tables=not case.fresh)
         report = await certify_async(lambda: harness(binding, database), [case])
-        emit({"store": report.store} | asdict(report.results[0]))
-
-
-async def afresh(database: BindingD1Database) -> None:
-    """Leave a table of the business in the database, and nothing else."""
-    found = await database.prepare(TABLES).all()
-    drops = [database.prepare(f'DROP TABLE "{row["name"]}"') for row in found.results]
-    await database.batch([*drops, database.prepare("CREATE TABLE business (key TEXT NOT NULL)")])
+        emit({"store": report.store, "capabilities": list(report.capabilities)} | asdict(report.results[0]))
 
 
 def harness(binding: Any, database: BindingD1Database) -> StoreHarness:

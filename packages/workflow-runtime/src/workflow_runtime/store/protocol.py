@@ -320,8 +320,8 @@ class RunLifecycleStore(Protocol):
             CANCEL-1: The request is one inbox entry of kind `cancel` and the head's cancel flag, one unit; the
                 answer is `requested`. A terminal run, a `dead` one too, answers `finished`, also when it was asked
                 before; any other run that was asked before answers `duplicate`. Both change nothing.
-            CANCEL-2: A `paused` run becomes `queued`, and a `queued` one is due at once, whatever its time was: it
-                ends by being claimed.
+            CANCEL-2: A `paused` run becomes `queued`, and a `queued` one is due at once, whatever its time was, or since
+                it was due if that was earlier: it ends by being claimed.
             CANCEL-3: The holder of a `running` run keeps its lease and learns of the request by the answers to
                 append and heartbeat.
         """
@@ -564,11 +564,13 @@ class LeaseStore(Protocol):
         Contract:
             DEAD-2: Claiming a run from an expired lease counts one crash if a heartbeat or a driver's write was
                 accepted under that lease; when the count reaches `max_crashes` the run becomes `dead` in the same unit
-                and is reported in `dead`. It has no lease then, and keeps log, inbox and timers. Also by `claim_run`.
+                and is reported in `dead`, in any order. It has no lease then, and keeps log, inbox and timers.
+                A count that has reached a smaller `max_crashes` before is enough. Also by `claim_run`.
             DEAD-4: A lease under which nothing was heard may be one whose claim's answer was lost: of such claims in a
                 row only each `SILENT_CLAIMS_PER_CRASH`-th counts one crash. The row ends with a sign of life, and with
                 a claim that is not from an expired lease.
-            DEAD-3: A recovery with progress does not count: an append of an event, or a pause, sets the count to zero.
+            DEAD-3: A recovery with progress does not count: an event in any driver's write, or a pause, sets the count to
+                zero.
         """
         ...
 
@@ -1027,9 +1029,14 @@ class StoreAdmin(Protocol):
         ARG-2: A negative limit is refused; a limit of 0 returns, claims and deletes nothing.
         ARG-3: Times and durations are integers from 0 to 2^53 - 1, and so is the end of a lease, `now_ms + lease_ms`; a
             lease lasts at least 1 ms, and `max_crashes` is at least 1; anything else is refused.
+        DURABLE-1: A store that declares `durable` keeps all that it has answered when its last handle is closed.
+            Handles that are opened later find it, in this process and in others: runs, schedules, leases, and what it
+            knows of operations and of delivered ids.
         TIME-1: Time comes from the arguments: a store never compares with a clock of its own.
         STATUS-1: Each verb answers in each status as `STATUS_TABLE` says, never with an exception.
         ERROR-1: No driver's exception escapes: what goes wrong below raises a `StoreError`.
+        ERROR-2: A call that is cancelled ends soon with `CancelledError`. Whoever gets no answer, because of that or
+            because the process died, has made the call or not, never a part of it; and the handle serves the next one.
     """
 
     @property

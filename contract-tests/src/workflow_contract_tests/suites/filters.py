@@ -1,0 +1,264 @@
+"""LIST, CLAIM, RETAIN and SCHEDULE: every filter with every other one, in both directions."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion
+
+from ..cases import clause
+from ..harness import StoreHarness
+from ..samples import LEASE_MS, MANY
+from ..scenarios import create, start, start_waiting
+from ..settings import SEED
+from ..ticking import claim_ticks, end_run, request, settle, upsert
+from ..verbs import CLAIM_PENDING_RUNS, CLAIM_VERBS, ClaimVerb
+
+_WORKFLOWS = ("w", "v", "W")
+_QUEUES = ("q", "p")
+_RUNS = 40
+
+
+async def _populate(h: StoreHarness) -> list[RunSummary]:
+    """Create runs of every status, workflow and queue at few different times; return them as they are listed."""
+    chosen = random.Random(SEED)
+    for number in range(_RUNS):
+        run_id = f"{chosen.choice('aAb')}{number % 4}-{number}"
+        facts: dict[str, Any] = {"workflow_id": chosen.choice(_WORKFLOWS), "queue": chosen.choice(_QUEUES)}
+        match number % 6:
+            case 0:
+                await create(h, run_id, **facts)
+            case 1:
+                await start(h, run_id, **facts)
+            case 2:
+                await start_waiting(h, run_id=run_id, **facts)
+            case 3:
+                await (await start(h, run_id, **facts)).finish()
+            case 4:
+                await (await start(h, run_id, **facts)).fail(parked=True)
+            case _:
+                await create(h, run_id, **facts)
+                await h.store.terminate_run(run_id=run_id, now_ms=h.now_ms)
+        h.advance(number % 3 // 2)
+    runs = (await h.store.list_runs(limit=MANY)).runs
+    assert len(runs) == _RUNS
+    assert list(runs) == sorted(runs, key=lambda run: (run.created_at_ms, run.run_id))
+    return list(runs)
+
+
+def _values(runs: list[RunSummary]) -> dict[str, list[Any]]:
+    """Return values of each filter: one that matches little, one that matches much, one that matches nothing."""
+    times = sorted({run.created_at_ms for run in runs})
+    early, late = times[len(times) // 4], times[len(times) * 3 // 4]
+    return {
+        "statuses": [[RunStatus.FINISHED], [RunStatus.QUEUED, RunStatus.DEAD, RunStatus.PAUSED], []],
+        "workflow_ids": [["w"], ["v", "W", "none"], []],
+        "queues": [["q"], ["p", "q"], []],
+        "run_id_prefix": ["a", "b1", "none"],
+        "created_from_ms": [late, early, times[-1] + 1],
+        "created_before_ms": [early, late, times[0]],
+    }
+
+
+def _matches(run: RunSummary, filters: dict[str, Any]) -> bool:
+    checks: dict[str, Callable[[Any], bool]] = {
+        "statuses": lambda wanted: run.status in wanted,
+        "workflow_ids": lambda wanted: run.workflow_id in wanted,
+        "queues": lambda wanted: run.queue in wanted,
+        "run_id_prefix": run.run_id.startswith,
+        "created_from_ms": lambda at_ms: run.created_at_ms >= at_ms,
+        "created_before_ms": lambda at_ms: run.created_at_ms < at_ms,
+    }
+    return all(checks[name](wanted) for name, wanted in filters.items())
+
+
+def _plans(values: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield each filter alone, each pair of them, and a sample of larger combinations."""
+    for name, of_name in values.items():
+        yield from ({name: value} for value in of_name)
+    for one, other in itertools.combinations(values, 2):
+        for first, second in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (1, 2)):
+            yield {one: values[one][first], other: values[other][second]}
+    chosen = random.Random(SEED)
+    for count in (3, 3, 3, 4, 4, 5, 6, 6):
+        yield {name: chosen.choice(values[name][:2]) for name in chosen.sample(sorted(values), count)}
+
+
+async def _listed(h: StoreHarness, limit: int, **arguments: Any) -> list[RunSummary]:
+    runs: list[RunSummary] = []
+    cursor: str | None = None
+    while True:
+        page = await h.second.list_runs(limit=limit, cursor=cursor, **arguments)
+        runs += page.runs
+        cursor = page.next_cursor
+        if cursor is None:
+            return runs
+
+
+@clause("LIST-1", "LIST-2", each=("ascending", "descending"))
+async def pairs_of_filters_are_anded(h: StoreHarness, order: str) -> None:
+    """Each filter with each other one gives the runs that match both, page by page, forwards and backwards."""
+    everything = await _populate(h)
+    backwards = order == "descending"
+    for number, filters in enumerate(_plans(_values(everything))):
+        expected = [run for run in everything if _matches(run, filters)][:: -1 if backwards else 1]
+        limit = (2, 7, MANY, MANY)[number % 4]
+        found = await _listed(h, limit, descending=backwards, **filters)
+        assert [run.run_id for run in found] == [run.run_id for run in expected], f"{order}, {limit} with {filters}"
+        assert found == expected, f"{order} with {filters}"
+
+
+@clause("LIST-4")
+async def pairs_of_filters_are_counted(h: StoreHarness) -> None:
+    """Each filter with each other one counts the runs that match both, and names no status without any."""
+    everything = await _populate(h)
+    for filters in _plans(_values(everything)):
+        expected = Counter(run.status for run in everything if _matches(run, filters))
+        assert dict(await h.second.count_runs(**filters)) == dict(expected), f"with {filters}"
+
+
+# Claims.
+
+_A1, _A2, _B1 = (WorkflowVersion(workflow_id=name, version=version) for name, version in ("a1", "a2", "b1"))
+_GRID = [(version, queue) for version in (_A1, _A2, _B1) for queue in "xyz"]
+_OF_WORKFLOWS: dict[str, list[WorkflowVersion] | None] = {
+    "any": None,
+    "none": [],
+    "one": [_A2],
+    "two": [_B1, _A1],
+    "unknown": [WorkflowVersion(workflow_id="b", version="2")],
+}
+_OF_QUEUES: dict[str, list[str] | None] = {"any": None, "none": [], "one": ["y"], "two": ["z", "x"], "unknown": ["w"]}
+
+
+@clause("CLAIM-6", "CLAIM-3", "CLAIM-7", "TIMER-2", each=CLAIM_VERBS)
+async def pairs_of_filters_claim(h: StoreHarness, verb: ClaimVerb) -> None:
+    """Each filter of workflows with each of queues takes the runs that match both, and says when the next is due."""
+    begin = h.now_ms
+    for workflows, queues in itertools.product(_OF_WORKFLOWS.values(), _OF_QUEUES.values()):
+        if workflows is None and queues is None:
+            continue
+        due = await _fill_grid(h, verb, begin)
+        filters: dict[str, Any] = {"workflows": workflows, "queues": queues}
+        matching = [
+            number
+            for number, (version, queue) in enumerate(_GRID)
+            if (workflows is None or version in workflows) and (queues is None or queue in queues)
+        ]
+        nothing = await verb.call(h, limit=0, **filters)
+        first = min((due[number] for number in matching), default=None)
+        assert (nothing.claims, nothing.next_due_ms) == ((), first), f"with {filters}"
+        if verb is CLAIM_PENDING_RUNS:
+            shown = await h.second.list_pending_runs(now_ms=h.now_ms, limit=MANY, **filters)
+            assert sorted(run.run_id for run in shown) == sorted(f"run-{number}" for number in matching)
+        batch = await verb.call(h, **filters)
+        assert [c.run.run_id for c in batch.claims] == [f"run-{number}" for number in reversed(matching)]
+        assert batch.next_due_ms is None, f"with {filters} nothing that matches is left"
+        for taken in batch.claims:
+            await h.store.delete_run(run_id=taken.run.run_id, now_ms=h.now_ms, force=True)
+
+
+async def _fill_grid(h: StoreHarness, verb: ClaimVerb, begin: int) -> dict[int, int]:
+    """Make a run ready for each workflow version and queue that has none; the last ones are due first."""
+    present = {run.run_id for run in (await h.store.list_runs(limit=MANY)).runs}
+    h.now_ms = begin
+    due = {number: begin + 1_000 - number for number in range(len(_GRID))}
+    for number, (version, queue) in enumerate(_GRID):
+        if f"run-{number}" not in present:
+            facts = {"workflow_id": version.workflow_id, "workflow_version": version.version, "queue": queue}
+            await verb.make_ready(h, due[number], run_id=f"run-{number}", **facts)
+    h.now_ms = begin + 2_000
+    return due
+
+
+@clause("RETAIN-3")
+async def pairs_of_filters_prune(h: StoreHarness) -> None:
+    """Statuses with workflows, a time and a limit prune what matches all of them; an empty filter prunes nothing."""
+    statuses: list[list[RunStatus] | None] = [[], [RunStatus.ERRORED], None, [RunStatus.ABORTED, RunStatus.DEAD]]
+    workflows: list[list[str] | None] = [[], ["none"], ["b"], ["a", "c"], None]
+    left = await _fill_with_ended(h)
+    by_default = {RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED}
+    for wanted, of_workflows in itertools.product(statuses, workflows):
+        for before, limit in ((2, MANY), (3, 0), (MANY, 1), (MANY, MANY)):
+            matching = [
+                (ended, run_id)
+                for run_id, (status, workflow_id, ended) in left.items()
+                if ended < before
+                and status in (by_default if wanted is None else wanted)
+                and (of_workflows is None or workflow_id in of_workflows)
+            ]
+            gone = [run_id for _, run_id in sorted(matching)[:limit]]
+            count = await h.second.prune_runs(
+                finished_before_ms=_ENDS_MS + before, limit=limit, statuses=wanted, workflow_ids=of_workflows
+            )
+            assert count == len(gone), f"statuses {wanted}, workflows {of_workflows}, before {before}, limit {limit}"
+            left = {run_id: facts for run_id, facts in left.items() if run_id not in gone}
+            if gone:
+                assert {run.run_id for run in (await h.store.list_runs(limit=MANY)).runs} == {*left, "alive"}
+    assert left == {}
+
+
+_ENDS_MS = 10**9
+_ENDS = (RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED, RunStatus.DEAD)
+
+
+async def _fill_with_ended(h: StoreHarness) -> dict[str, tuple[RunStatus, str, int]]:
+    facts: dict[str, tuple[RunStatus, str, int]] = {}
+    h.now_ms = _ENDS_MS - 1
+    await start_waiting(h, run_id="alive", workflow_id="a")
+    for number, (status, workflow_id) in enumerate(itertools.product(_ENDS, "abc")):
+        run_id, ended = f"run-{number}", (number * 7) % 12
+        holder = await start(h, run_id, workflow_id=workflow_id)
+        now_ms = _ENDS_MS + ended
+        if status is RunStatus.FINISHED:
+            await holder.finish(now_ms=now_ms)
+        else:
+            how: dict[str, Any] = {"aborted": status is RunStatus.ABORTED, "parked": status is RunStatus.DEAD}
+            await holder.fail(now_ms=now_ms, **how)
+        facts[run_id] = (status, workflow_id, ended)
+    return facts
+
+
+_SOURCES = ("due", "requested", "buffered")
+
+
+@clause("SCHEDULE-11", "SCHEDULE-9", "SCHEDULE-10")
+async def workflows_filter_ticks_of_every_source(h: StoreHarness) -> None:
+    """Ticks of each source are claimed by one workflow, by several, by any, and by none; the others are named."""
+    for wanted in ([], ["none"], ["w-due"], ["w-requested", "w-buffered"], ["w-buffered"], None):
+        for source in _SOURCES:
+            await _make_tick(h, source)
+        claims = await claim_ticks(h, workflow_ids=wanted)
+        expected = {f"s-{source}" for source in _SOURCES if wanted is None or f"w-{source}" in wanted}
+        others = {f"s-{source}" for source in _SOURCES} - expected
+        assert {tick.schedule.schedule_id for tick in claims.buckets} == expected, f"with {wanted}"
+        assert {(tick.schedule.schedule_id, f"s-{tick.source}") for tick in claims.buckets} == {
+            (s, s) for s in expected
+        }
+        assert set(claims.unclaimable) == others, f"with {wanted}"
+        for source in _SOURCES:
+            await h.store.delete_schedule(schedule_id=f"s-{source}")
+        h.advance(LEASE_MS)
+
+
+async def _make_tick(h: StoreHarness, source: str) -> None:
+    name, workflow_id = f"s-{source}", f"w-{source}"
+    await upsert(h, name, workflow_id=workflow_id, next_fire_at_ms=h.now_ms if source == "due" else None)
+    if source == "due":
+        return
+    await request(h, h.now_ms - 1, schedule_id=name)
+    if source == "buffered":
+        run_id = h.new_id("tick")
+        await _settle_first(h, workflow_id, "start", run_id)
+        await request(h, h.now_ms - 2, schedule_id=name)
+        await _settle_first(h, workflow_id, "buffer", None)
+        await end_run(h, run_id)
+
+
+async def _settle_first(h: StoreHarness, workflow_id: str, action: str, run_id: str | None) -> None:
+    (tick,) = (await claim_ticks(h, workflow_ids=[workflow_id])).buckets
+    await settle(h, tick, action, run_id, next_fire_at_ms=None)

@@ -1,0 +1,154 @@
+"""Stores with one fault each in filters: dropped beside another one, taken for none, heeded in one direction."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from memory_mutants import Faulty
+from mutant_catalogue import broken
+from workflow_store_memory import InMemoryWorkflowStore
+
+_LISTED = "pairs_of_filters_are_anded"
+_COUNTED = "pairs_of_filters_are_counted"
+_CLAIMED = "pairs_of_filters_claim"
+_PRUNED = "pairs_of_filters_prune"
+_OF_TICKS = "workflows_filter_ticks_of_every_source"
+_LIST_FILTERS = ("statuses", "workflow_ids", "queues", "run_id_prefix", "created_from_ms", "created_before_ms")
+
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _given(arguments: dict[str, Any], name: str) -> bool:
+    return arguments.get(name) is not None
+
+
+def _dropped(name: str, beside: str) -> Change:
+    """Drop one filter where another one is given too."""
+    return lambda arguments: arguments | ({name: None} if _given(arguments, beside) else {})
+
+
+def _dropped_for_one_workflow(name: str) -> Change:
+    """Drop a filter where one workflow is asked for: a statement of its own forgot it."""
+    return lambda arguments: arguments | ({name: None} if len(arguments.get("workflow_ids") or ()) == 1 else {})
+
+
+def _dropped_backwards(name: str) -> Change:
+    return lambda arguments: arguments | ({name: None} if arguments.get("descending") else {})
+
+
+def _empty_is_none(name: str) -> Change:
+    return lambda arguments: arguments | ({name: None} if arguments.get(name) in ([], ()) else {})
+
+
+def _first_only(name: str) -> Change:
+    return lambda arguments: arguments | ({name: list(arguments[name])[:1]} if arguments.get(name) else {})
+
+
+def _changing(verb: str, change: Change) -> Callable[..., Any]:
+    async def call(self: Faulty, **arguments: Any) -> Any:
+        return await getattr(InMemoryWorkflowStore, verb)(self, **change(arguments))
+
+    return call
+
+
+def _register(verb: str, clause: str, case: str, words: str, story: str, change: Change) -> None:
+    told = {"__doc__": f"`{verb}` {story}.", verb: _changing(verb, change)}
+    name = "".join(part.title() for part in f"{verb}_{story}".replace("`", "").replace(" ", "_").split("_"))
+    broken(clause, words=words, case=case)(type(name, (Faulty,), told))
+
+
+for _one, _other in itertools.permutations(_LIST_FILTERS, 2):
+    _story = f"forgets `{_one}` beside `{_other}`"
+    _register("list_runs", "LIST-1", _LISTED, "filters are ANDed", _story, _dropped(_one, _other))
+for _one, _other in itertools.combinations(_LIST_FILTERS, 2):
+    _story = f"forgets `{_one}` beside `{_other}`"
+    _register("count_runs", "LIST-4", _COUNTED, "a full listing", _story, _dropped(_one, _other))
+for _one in _LIST_FILTERS:
+    _story = f"forgets `{_one}` backwards"
+    _register("list_runs", "LIST-1", _LISTED, "filters are ANDed", _story, _dropped_backwards(_one))
+    if _one != "workflow_ids":
+        _story = f"forgets `{_one}` of a single workflow"
+        _register("list_runs", "LIST-1", _LISTED, "filters are ANDed", _story, _dropped_for_one_workflow(_one))
+        _register("count_runs", "LIST-4", _COUNTED, "a full listing", _story, _dropped_for_one_workflow(_one))
+for _one in ("statuses", "workflow_ids", "queues"):
+    for _verb, _clause, _case, _words in (
+        ("list_runs", "LIST-1", _LISTED, "filters are ANDed"),
+        ("count_runs", "LIST-4", _COUNTED, "a full listing"),
+    ):
+        _register(_verb, _clause, _case, _words, f"takes an empty `{_one}` for none", _empty_is_none(_one))
+        _register(_verb, _clause, _case, _words, f"looks at the first of `{_one}`", _first_only(_one))
+
+for _verb, _clause, _words in (
+    ("claim_pending_runs", "CLAIM-6", "Only runs that match `workflows` and `queues`"),
+    ("claim_stale_runs", "CLAIM-6", "Only runs that match `workflows` and `queues`"),
+    ("claim_due_timers", "TIMER-2", "filters"),
+    ("list_pending_runs", "CLAIM-3", "Same runs"),
+):
+    for _one, _other in (("workflows", "queues"), ("queues", "workflows")):
+        _register(_verb, _clause, _CLAIMED, _words, f"forgets `{_one}` beside `{_other}`", _dropped(_one, _other))
+        _register(_verb, _clause, _CLAIMED, _words, f"takes an empty `{_one}` for none", _empty_is_none(_one))
+        _register(_verb, _clause, _CLAIMED, _words, f"looks at the first of `{_one}`", _first_only(_one))
+
+_NAMED = "only runs that are in a named status"
+for _one, _other in (("statuses", "workflow_ids"), ("workflow_ids", "statuses")):
+    _register("prune_runs", "RETAIN-3", _PRUNED, _NAMED, f"forgets `{_one}` beside `{_other}`", _dropped(_one, _other))
+for _one in ("statuses", "workflow_ids"):
+    _register("prune_runs", "RETAIN-3", _PRUNED, _NAMED, f"takes an empty `{_one}` for none", _empty_is_none(_one))
+    _register("prune_runs", "RETAIN-3", _PRUNED, _NAMED, f"looks at the first of `{_one}`", _first_only(_one))
+
+
+@broken("RETAIN-3", words="at most `limit`", case=_PRUNED)
+class PruningOneWorkflowHasNoLimit(Faulty):
+    """Pruning the runs of some workflows takes all of them."""
+
+    async def prune_runs(self, **arguments: Any) -> Any:
+        if _given(arguments, "workflow_ids") and arguments["limit"] != 0:
+            arguments["limit"] = 10**6
+        return await super().prune_runs(**arguments)
+
+
+@broken("RETAIN-3", words=_NAMED, case=_PRUNED)
+class DeadRunsArePrunedByDefault(Faulty):
+    """Without statuses all that is terminal is pruned, where workflows are named."""
+
+    async def prune_runs(self, **arguments: Any) -> Any:
+        if _given(arguments, "workflow_ids") and arguments.get("statuses") is None:
+            arguments["statuses"] = ["finished", "errored", "aborted", "dead"]
+        return await super().prune_runs(**arguments)
+
+
+for _one, _change in (("takes an empty", _empty_is_none), ("looks at the first of", _first_only)):
+    _register(
+        "claim_due_schedule_buckets", "SCHEDULE-11", _OF_TICKS, "With `workflow_ids`, ticks of other workflows",
+        f"{_one} `workflow_ids`", _change("workflow_ids"),
+    )  # fmt: skip
+
+
+def _unfiltered(*sources: str) -> Callable[..., Any]:
+    async def claim(self: Faulty, **arguments: Any) -> Any:
+        wanted = arguments.get("workflow_ids")
+        if wanted:
+            rows = self._data.schedules.values()
+            extra = [row.value.workflow_id for row in rows if _source(row) in sources]
+            arguments["workflow_ids"] = [*wanted, *extra]
+        return await InMemoryWorkflowStore.claim_due_schedule_buckets(self, **arguments)
+
+    return claim
+
+
+def _source(row: Any) -> str:
+    if row.value.buffered_fire_at_ms is not None:
+        return "buffered"
+    return "requested" if row.requested else "due"
+
+
+for _source_name in ("due", "requested", "buffered"):
+    _told = {
+        "__doc__": f"A claim of ticks of some workflows takes every {_source_name} one.",
+        "claim_due_schedule_buckets": _unfiltered(_source_name),
+    }
+    broken("SCHEDULE-11", words="ticks of other workflows are left alone", case=_OF_TICKS)(
+        type(f"Every{_source_name.title()}TickIsClaimed", (Faulty,), _told)
+    )

@@ -1,0 +1,203 @@
+"""Stores with one fault each that shows only when two calls meet: what a call read is stale when it writes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from memory_mutants import Faulty
+from mutant_catalogue import broken
+from workflow_runtime.store import (
+    TERMINAL_STATUSES,
+    Buffered,
+    Requeued,
+    RunRecord,
+    RunStatus,
+    Terminated,
+)
+from workflow_store_memory.data import Run
+from workflow_store_memory.records import run_record
+
+
+class Gapped(Faulty):
+    """What these stores share: between their look and their write others come in."""
+
+    def run(self, arguments: dict[str, Any]) -> Run | None:
+        """The stored run that a call is about; none if the id is no id."""
+        return super().run(arguments) if isinstance(arguments["run_id"], str) else None
+
+    async def gap(self) -> None:
+        """Let others in, as a database does between two statements."""
+        await asyncio.sleep(0.001)
+
+    async def claim_as_found(self, found: RunStatus, arguments: dict[str, Any]) -> Any:
+        """Claim a run by its id; if it was in this status, then as if it still were."""
+        run = self.run(arguments)
+        if run is None or run.status is not found or (run.claimable_at_ms or 0) > arguments["now_ms"]:
+            return await super().claim_run(**arguments)
+        await self.gap()
+        run.status, run.lease = found, None
+        return await super().claim_run(**arguments)
+
+
+@broken("CLAIM-4")
+class QueuedRunIsClaimedTwiceById(Gapped):
+    """`claim_run` of a queued run does not compare when it writes, so two claimers get it."""
+
+    async def claim_run(self, **arguments: Any) -> Any:
+        return await self.claim_as_found(RunStatus.QUEUED, arguments)
+
+
+@broken("CLAIM-4")
+class PausedRunIsClaimedTwiceById(Gapped):
+    """`claim_run` of a paused run does not compare when it writes, so two claimers get it."""
+
+    async def claim_run(self, **arguments: Any) -> Any:
+        return await self.claim_as_found(RunStatus.PAUSED, arguments)
+
+
+@broken("RETAIN-2")
+class DeletionIgnoresAClaimMeanwhile(Gapped):
+    """A run that was free a moment ago is deleted, although somebody has claimed it since."""
+
+    async def delete_run(self, **arguments: Any) -> Any:
+        run, now_ms = self.run(arguments), arguments["now_ms"]
+        free = run is not None and isinstance(now_ms, int) and (run.claimable_at_ms or 0) <= now_ms
+        await self.gap()
+        return await super().delete_run(**(arguments | ({"force": True} if free else {})))
+
+
+@broken("DEAD-1")
+class RequeueAnswersTwice(Gapped):
+    """Both of two requeues answer `requeued`."""
+
+    async def requeue_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        dead = run is not None and run.status is RunStatus.DEAD
+        await self.gap()
+        answer = await super().requeue_run(**arguments)
+        if answer.kind == "requeued":
+            self._requeued().add(arguments["run_id"])
+        return Requeued() if dead and arguments["run_id"] in self._requeued() else answer
+
+    def _requeued(self) -> set[str]:
+        """The runs that were requeued before, through any handle."""
+        requeued: set[str] = self._data.__dict__.setdefault("requeued", set())
+        return requeued
+
+
+@broken("CANCEL-4")
+class TerminationThatCameTooLateSaysOtherwise(Gapped):
+    """A run that finishes meanwhile is reported as terminated."""
+
+    async def terminate_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        live = run is not None and run.status not in TERMINAL_STATUSES
+        await self.gap()
+        answer = await super().terminate_run(**arguments)
+        return Terminated() if live else answer
+
+
+class GappedSchedules(Gapped):
+    """What these stores share that look at a schedule before they write it."""
+
+    def revision(self, arguments: dict[str, Any]) -> int | None:
+        """The revision of the stored schedule; `None` if there is none."""
+        schedule_id = arguments["schedule_id"]
+        row = self._data.schedules.get(schedule_id) if isinstance(schedule_id, str) else None
+        return None if row is None else row.value.revision
+
+
+@broken("SCHEDULE-4")
+class RevisionIsComparedBeforeTheWrite(GappedSchedules):
+    """All who expect one revision change it: each compares, and writes later."""
+
+    async def upsert_schedule(self, **arguments: Any) -> Any:
+        revision = self.revision(arguments)
+        if revision is not None and revision == arguments.get("expected_revision"):
+            await self.gap()
+            del arguments["expected_revision"]
+        return await super().upsert_schedule(**arguments)
+
+
+@broken("SCHEDULE-1")
+class ScheduleIsCreatedTwice(GappedSchedules):
+    """Of two creations of one schedule both answer `created`, and the later one wins."""
+
+    async def upsert_schedule(self, **arguments: Any) -> Any:
+        free = self.revision(arguments) is None and isinstance(arguments["schedule_id"], str)
+        if free and arguments.get("expected_revision") is None:
+            await self.gap()
+            self._data.schedules.pop(arguments["schedule_id"], None)
+        return await super().upsert_schedule(**arguments)
+
+
+@broken("CANCEL-1")
+class ReleaseForgetsACancelMeanwhile(Gapped):
+    """A release writes back the cancel flag that it has read."""
+
+    async def release_run_lease(self, **arguments: Any) -> None:
+        run = self.run(arguments)
+        asked = run is not None and run.cancel_requested
+        await self.gap()
+        await super().release_run_lease(**arguments)
+        if run is not None:
+            run.cancel_requested = asked
+
+
+@broken("APPROVAL-1")
+class DecisionIsLostBesideAPause(Gapped):
+    """A decision for one run is lost, though acknowledged, when another run pauses meanwhile."""
+
+    async def mark_run_paused(self, **arguments: Any) -> Any:
+        answer = await super().mark_run_paused(**arguments)
+        self._pauses().append(arguments["run_id"])
+        return answer
+
+    async def deliver_approval(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        before = len(self._pauses())
+        await self.gap()
+        others = [run_id for run_id in self._pauses()[before:] if run_id != arguments["run_id"]]
+        if run is None or not others:
+            return await super().deliver_approval(**arguments)
+        return Buffered(inbox_seq=run.inbox_seq + 1)
+
+    def _pauses(self) -> list[str]:
+        """The runs that paused so far, through any handle."""
+        pauses: list[str] = self._data.__dict__.setdefault("pauses", [])
+        return pauses
+
+
+@broken("RUN-6")
+class LookGoesBackInTime(Gapped):
+    """While an append is under way, a look shows the run as it was before the append that was answered last."""
+
+    async def append_events(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        if run is None:
+            return await super().append_events(**arguments)
+        self._under_way().append(run.run_id)
+        try:
+            await self.gap()
+            before = run_record(run)
+            answer = await super().append_events(**arguments)
+            self._before()[run.run_id] = before
+        finally:
+            self._under_way().remove(run.run_id)
+        return answer
+
+    async def load_run(self, **arguments: Any) -> RunRecord | None:
+        run = await super().load_run(**arguments)
+        late = run is not None and run.run_id in self._under_way()
+        return self._before().get(arguments["run_id"], run) if late else run
+
+    def _under_way(self) -> list[str]:
+        """The runs that appends are under way to, through any handle."""
+        under_way: list[str] = self._data.__dict__.setdefault("under_way", [])
+        return under_way
+
+    def _before(self) -> dict[str, RunRecord]:
+        """Each run as it was before the last append."""
+        before: dict[str, RunRecord] = self._data.__dict__.setdefault("before", {})
+        return before
