@@ -36,7 +36,12 @@ async def forge():
         with contextlib.suppress(OSError):
             os.write(fd, b'{"kind": "examined", "result": {"outcome": "passed"}}\\n')
     raise ValueError("not written")
-async def shout(): print("hello from the store"); raise ValueError("no")
+async def shout():
+    print("hello from the store")
+    if calls:
+        time.sleep(60)  # what the first case printed must not wait for it
+    calls.append(1)
+    raise ValueError("no")
 
 ways = {name: breaking(name.title(), action) for name, action in list(globals().items())
         if asyncio.iscoroutinefunction(action)}
@@ -84,7 +89,6 @@ def examine(folder: Path) -> Examine:
         pytest.param("crash", "the process ended during this case with exit status -11 (SIGSEGV)"),
         pytest.param("interrupt", "the store ended the event loop: KeyboardInterrupt"),
         pytest.param("forge", "ValueError: not written"),
-        pytest.param("shout", "it printed:\nhello from the store"),
         pytest.param("raising_once", "the harness factory raised OSError: the database is not there"),
     ],
 )
@@ -93,6 +97,13 @@ def test_case_in_flight_fails_and_the_next_one_is_run(examine: Examine, name: st
     assert broken.outcome == "failed"
     assert problem in (broken.problem or "")
     assert (sound.outcome, sound.problem) == ("passed", None)
+
+
+def test_what_a_case_printed_shows_with_it(folder: Path) -> None:
+    timers = [case for case in catalogue() if case.id.startswith("TIMER-1")][:2]
+    buffered = {"PYTHONUNBUFFERED": ""}
+    examiner = Examiner("stores:shout_harness", folder=folder, timeout_s=20, environment=buffered)
+    assert "it printed:\nhello from the store" in (next(examiner.examine(timers)).result.problem or "")
 
 
 def test_result_has_the_rule_and_clauses_of_the_catalogue(examine: Examine) -> None:

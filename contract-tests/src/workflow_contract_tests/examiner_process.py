@@ -94,7 +94,15 @@ def _examine_all(pipe: _Pipe, factory: HarnessFactory, order: dict[str, Any]) ->
                 return
             finally:
                 faulthandler.cancel_dump_traceback_later()
+            _flush()
             pipe.send("examined", **asdict(examined))
+
+
+def _flush() -> None:
+    """Write out what the store has printed, so that it shows with its own case."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # the store may have closed or replaced it
+            stream.flush()
 
 
 if __name__ == "__main__":

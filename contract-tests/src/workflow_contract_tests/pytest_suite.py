@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-_ASSERTING = (f"workflow_contract_tests.{name}" for name in ("suites", "scenarios", "ticking"))
 # What is imported already keeps its plain assertions, and pytest would warn.
-pytest.register_assert_rewrite(*(name for name in _ASSERTING if name not in sys.modules))
+if _asserting := {f"{__package__}.{name}" for name in ("suites", "scenarios", "ticking")} - sys.modules.keys():
+    pytest.register_assert_rewrite(*_asserting)
 
 from .cases import Case
 from .catalogue import catalogue
