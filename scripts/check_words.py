@@ -16,7 +16,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 GLOSSARY = ROOT / "docs" / "glossary.md"
-SOURCES = ("packages/*/src", "contract-tests/src", "migrations-shared/src", "examples/*/src")
+SOURCES = (
+    "packages/*/src",
+    "contract-tests/src",
+    "migrations-shared/src",
+    "examples/*/src",
+    "examples/third-party/*/src",
+)
 PAGES = (
     "*.md",
     "docs/*.md",
@@ -24,6 +30,7 @@ PAGES = (
     "contract-tests/*.md",
     "migrations-shared/*.md",
     "examples/*/*.md",
+    "examples/third-party/*/*.md",
 )
 SUFFIXES = {".py", ".sql"}
 ELSEWHERE = ("pg_stat_activity", "AS activity", "activity.")

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROJECTS = ("packages/*", "migrations-shared", "contract-tests")
-EXAMPLES = ("examples/third-party-store", "examples/cloudflare-worker")
+EXAMPLES = ("examples/third-party/*", "examples/cloudflare-worker")
 PARTS = ("major", "minor", "patch")
 
 _REQUIREMENT = re.compile(r'"(?P<name>workflow-[a-z0-9-]+)>=(?P<least>[0-9.]+),<(?P<end>[0-9.]+)"')
@@ -69,8 +70,12 @@ class Project:
 
 def projects() -> dict[str, Project]:
     """List the distributions of this repository by name."""
-    folders = (path.parent for pattern in PROJECTS for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml")))
-    return {project.name: project for project in map(Project, folders)}
+    return {project.name: project for project in projects_in(PROJECTS)}
+
+
+def projects_in(patterns: Sequence[str]) -> list[Project]:
+    """List the projects in some folders."""
+    return [Project(path.parent) for pattern in patterns for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))]
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -102,7 +107,7 @@ def raise_version(name: str, part: str) -> dict[str, tuple[int, ...]]:
     waiting = [name]
     while waiting:
         moved = waiting.pop()
-        for other in (*known.values(), *(Project(ROOT / folder) for folder in EXAMPLES)):
+        for other in (*known.values(), *projects_in(EXAMPLES)):
             least, end = other.ranges().get(moved, ((), ()))
             if not end or least <= new[moved] < end:
                 continue
@@ -118,7 +123,7 @@ def misfits() -> list[str]:
     """Name the requirements that the siblings of this repository do not keep."""
     known = projects()
     wrong = []
-    for project in (*known.values(), *(Project(ROOT / folder) for folder in EXAMPLES)):
+    for project in (*known.values(), *projects_in(EXAMPLES)):
         for name, (least, end) in project.ranges().items():
             if not least <= known[name].version < end:
                 there = dotted(known[name].version)

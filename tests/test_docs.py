@@ -12,7 +12,17 @@ from workflow_test_support.servers.d1_rest import RestDatabase, rest_database
 from workflow_test_support.servers.postgres_server import postgres_dsn
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = (".", "docs", "docs/*", "packages/*", "migrations-shared", "contract-tests", "examples/*", "benchmarks")
+FOLDERS = (
+    ".",
+    "docs",
+    "docs/*",
+    "packages/*",
+    "migrations-shared",
+    "contract-tests",
+    "examples/*",
+    "examples/third-party/*",
+    "benchmarks",
+)
 PAGES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md"))
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

