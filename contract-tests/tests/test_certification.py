@@ -280,6 +280,21 @@ async def test_cancelled_certification_is_cancelled() -> None:
         await running
 
 
+def test_store_that_polls_is_no_store_that_hangs() -> None:
+    class Polling(InMemoryWorkflowStore):
+        """Awaits more often each time, as one does that reads what others have written."""
+
+        times = 0
+
+        async def deliver_signal(self, **arguments: Any) -> Any:
+            type(self).times += 10
+            for _ in range(self.times):
+                await asyncio.sleep(0)
+            return await super().deliver_signal(**arguments)
+
+    assert _only(lambda: _harness(Polling), _case("ERROR-2-run_call_cut_short-deliver_signal")).outcome == "passed"
+
+
 def test_capabilities_that_change_certify_nothing() -> None:
     turns = iter([True, False])
 
