@@ -25,7 +25,7 @@ class Model(LifecycleVerbs, DrivingVerbs, LeaseVerbs, InboxVerbs, TickVerbs, Loo
     """A store that is only its contract: it keeps everything in plain objects and is used by one caller."""
 
     def __init__(self) -> None:
-        self.state = State()
+        self.state: State = State()
 
     def call(self, verb: str, arguments: dict[str, Any]) -> Any:
         """Return the answer of a verb, or raise its error.

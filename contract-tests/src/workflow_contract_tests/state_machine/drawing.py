@@ -127,8 +127,8 @@ class Sequence:
         self._now_ms = start_ms
         self._number = 0
         self._operations: list[Operation] = []
-        self.run_ids = self._random.sample(RUN_IDS, 4)
-        self.schedule_ids = self._random.sample(SCHEDULE_IDS, 2) if part == "schedules" else []
+        self.run_ids: list[str] = self._random.sample(RUN_IDS, 4)
+        self.schedule_ids: list[str] = self._random.sample(SCHEDULE_IDS, 2) if part == "schedules" else []
 
     def draw(self) -> Operation:
         """Return the next operation."""

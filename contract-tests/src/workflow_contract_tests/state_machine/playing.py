@@ -53,8 +53,8 @@ class Player:
 
     def __init__(self, name: str, handles: Sequence[WorkflowExecutionStore]) -> None:
         self.name = name
-        self.handles = tuple(handles)
-        self.tokens = Tokens()
+        self.handles: tuple[WorkflowExecutionStore, ...] = tuple(handles)
+        self.tokens: Tokens = Tokens()
         self.sent: dict[str, dict[str, Any]] = {}
         self._turn = 0
 
@@ -78,7 +78,7 @@ class Match:
     """
 
     def __init__(self, *players: Player) -> None:
-        self.model = Model()
+        self.model: Model = Model()
         self.played: list[Operation] = []
         self._shown: list[dict[str, Any]] = []
         self._tokens = Tokens()
