@@ -31,7 +31,6 @@ PAGES = [
 WRITING = ROOT / "docs" / "writing-a-store.md"
 OF_THE_RUNTIME = {"about"}
 """What completes an answer on its way to the caller; no store calls it."""
-ERRORS = ROOT / "docs" / "errors-to-raise.md"
 
 
 def runtime_imports(source: str) -> Iterator[tuple[str, str]]:
@@ -98,16 +97,6 @@ def section(page: Path, heading: str) -> str:
     """Return what stands below a heading, up to the next one."""
     [text] = re.findall(rf"^#+ {heading}\n(.*?)(?=^#|\Z)", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return str(text)
-
-
-def test_page_tells_what_the_engine_does_on_each_error() -> None:
-    """The rows begin with the errors; the root of all of them is none to raise."""
-    table = section(ERRORS, "What the engine does")
-    cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("|")]
-    told = {name for cell in cells for name in re.findall(r"`(\w+Error)`", cell)}
-    raised = {name for name in store.__all__ if name.endswith("Error")}
-
-    assert told == raised - {"WorkflowError"}
 
 
 def test_page_names_each_freedom_that_the_contract_tests_grant() -> None:
