@@ -1,6 +1,6 @@
-"""Write docs/store-contract.md from the docstrings of the store Protocols, so that the page cannot drift.
+"""Write docs/store-contract.md, and a table of docs/errors-to-raise.md, from the docstrings of the store Protocols.
 
-Run it after a change of the contract: `python scripts/render_contract.py`.
+So these pages cannot drift. Run it after a change of the contract: `python scripts/render_contract.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 
 from workflow_runtime.store import CONTRACT_VERSION, protocol, render_status_table, status_table
 
-PAGE = Path(__file__).parents[1] / "docs" / "store-contract.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "store-contract.md"
+ERRORS_PAGE = DOCS / "errors-to-raise.md"
 
 _OPTIONAL = (
     protocol.SupportsSubscribe,
@@ -26,6 +28,7 @@ _OPTIONAL = (
 ROLES = [*protocol.WorkflowExecutionStore.__bases__[:-1], *_OPTIONAL]  # without Protocol itself
 _SECTION = re.compile(r"^(Args|Contract|Raises):$")
 _ENTRY = re.compile(r"^    (?P<name>[\w-]+): (?P<text>.*)$")
+_VERBS = re.compile(r"(?<=^<!-- verbs: ).*?(?=^<!-- end of verbs -->$)", re.MULTILINE | re.DOTALL)
 
 
 def render_page() -> str:
@@ -41,6 +44,23 @@ def render_page() -> str:
         blocks += _render_role(role)
     blocks += ["## Status table", _prose(_document(status_table)[""]), render_status_table()]
     return "\n\n".join(blocks) + "\n"
+
+
+def render_errors_page(page: str) -> str:
+    """Return the page with its table of verbs as the docstrings have it."""
+    rows = [f"| `{verb}` | `{error}` | {text} |" for verb, error, text in _raised()]
+    table = "\n".join(["| Verb | Error | When |", "|---|---|---|", *rows])
+    heading = "written by scripts/render_contract.py from the docstrings -->"
+    return _VERBS.sub(lambda _: f"{heading}\n\n{table}\n\n", page)
+
+
+def _raised() -> Iterator[tuple[str, str, str]]:
+    """Yield each verb with each error that its docstring names, and when it is raised."""
+    for role in ROLES:
+        for name, member in vars(role).items():
+            if inspect.isfunction(member):
+                raised = _document(member).get("Raises", [])
+                yield from ((name, error, text) for error, text in _entries(raised))
 
 
 def _render_role(role: type) -> Iterator[str]:
@@ -113,3 +133,4 @@ def _argument(item: inspect.Parameter) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(render_page(), encoding="utf-8")
+    ERRORS_PAGE.write_text(render_errors_page(ERRORS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")

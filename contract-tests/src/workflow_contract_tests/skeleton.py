@@ -233,8 +233,4 @@ def _imports(body: str) -> str:
     functions = sorted(name for name in public if name[0].islower())
     listed = "".join(f"    {name},\n" for name in (*constants, *classes, *functions))
     abstract = ", ".join(sorted(words & {"Mapping", "Sequence"}))
-    return (
-        f"from collections.abc import {abstract}\n\n"
-        "from workflow_runtime.payloads import JsonText\n"
-        f"from workflow_runtime.store import (\n{listed})"
-    )
+    return f"from collections.abc import {abstract}\n\nfrom workflow_runtime.store import (\n{listed})"

@@ -1,12 +1,15 @@
 """`checked`: which arguments may be absent is the contract's word, whatever a store writes into its annotations."""
 
+import functools
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any, Optional
 
 import pytest
 from workflow_runtime import InvalidArgumentError
 from workflow_runtime.store import StoreCapabilities, checked
 from workflow_runtime.store.arguments import _optional_by_contract
-from workflow_runtime.store.protocol import RunLifecycleStore
+from workflow_runtime.store.protocol import BulkStore, RunLifecycleStore
 
 
 class Unannotated:
@@ -58,3 +61,31 @@ def test_the_contract_says_which_arguments_may_be_none() -> None:
 
 def test_a_checked_verb_keeps_its_name_and_documentation() -> None:
     assert Unannotated.cancel_run.__name__ == RunLifecycleStore.cancel_run.__name__
+
+
+class Order(StrEnum):
+    FIRST = "order-1"
+
+
+class Forwarding:
+    """A store whose verbs have the signatures of the contract's own."""
+
+    capabilities = StoreCapabilities(durable=False, max_payload_bytes=1_000)
+
+    @checked
+    @functools.wraps(BulkStore.cancel_runs)
+    async def cancel_runs(self, **given: Any) -> Any:
+        return given
+
+
+async def test_ids_of_a_list_come_in_as_plain_strings() -> None:
+    given = await Forwarding().cancel_runs(run_ids=[Order.FIRST, "order-2"], now_ms=1)
+
+    assert given["run_ids"] == ["order-1", "order-2"]
+    assert [type(run_id) for run_id in given["run_ids"]] == [str, str]
+
+
+@pytest.mark.parametrize("run_ids", [[""], "order-1", ["order-1", "\0"]])
+async def test_a_verb_with_the_contract_s_signature_is_checked(run_ids: Sequence[str]) -> None:
+    with pytest.raises(InvalidArgumentError, match="run_ids"):
+        await Forwarding().cancel_runs(run_ids=run_ids, now_ms=1)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Self
 
-from workflow_runtime.errors import ConfigurationError
+from workflow_runtime.store import ConfigurationError
 
 from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Value
 from .failures import failure

@@ -27,9 +27,7 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 
 from workflow_migrations import split_statements
-from workflow_runtime.durations import check_duration
-from workflow_runtime.errors import ConfigurationError, InvalidArgumentError
-from workflow_runtime.store import Home
+from workflow_runtime.store import ConfigurationError, Home, InvalidArgumentError, check_duration
 
 from .database import D1DatabaseError, D1PreparedStatement, D1Value
 from .limits import check_statement, check_values, first_keyword

@@ -25,9 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self, get_args
 
-from workflow_runtime.durations import check_duration
-from workflow_runtime.errors import ConfigurationError, InvalidArgumentError
-from workflow_runtime.store import Home
+from workflow_runtime.store import ConfigurationError, Home, InvalidArgumentError, check_duration
 
 from .connection_thread import ConnectionThread
 from .database import D1DatabaseError, D1PreparedStatement, D1Value

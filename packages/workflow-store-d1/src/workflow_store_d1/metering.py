@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import TypeAlias
 
-from workflow_runtime.errors import QueryLimitReachedError
-from workflow_runtime.metering import note_rows, spend_queries
+from workflow_runtime.store import QueryLimitReachedError, note_rows, spend_queries
 
 from .database import D1DatabaseError, D1PreparedStatement, D1Result
 

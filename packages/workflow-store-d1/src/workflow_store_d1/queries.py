@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workflow_runtime.errors import RunNotFoundError
-from workflow_runtime.store import (
-    RunCounts,
-    RunPage,
-    RunStatus,
-    RunTimeline,
-    checked,
-)
+from workflow_runtime.store import RunCounts, RunNotFoundError, RunPage, RunStatus, RunTimeline, checked
 from workflow_store_sql import ANY_SIZE, END_OF_TIME_MS, RunRows, read_run_page, run_page_bounds
 
 from .statement_sender import json_list

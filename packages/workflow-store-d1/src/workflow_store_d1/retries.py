@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-from workflow_runtime.durations import check_duration
-from workflow_runtime.errors import InvalidArgumentError
+from workflow_runtime.store import InvalidArgumentError, check_duration
 
 from .database import D1DatabaseError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workflow_runtime.payloads import JsonText
+from workflow_runtime.store import JsonText
 
 from .database import Row
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
     BucketAction,
@@ -18,6 +17,7 @@ from workflow_runtime.store import (
     BucketsRequested,
     Deleted,
     DeleteScheduleResult,
+    JsonText,
     NotFound,
     OverlapPolicy,
     RequestBucketsResult,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from workflow_migrations import AppliedMigration, Migration, load_migrations, render_sql, split_statements
-from workflow_runtime.errors import StoreOperationError
+from workflow_runtime.store import StoreOperationError
 from workflow_store_sql import Schema, table_names
 
 from .database import D1PreparedStatement

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DeliverApprovalResult,
@@ -10,6 +9,7 @@ from workflow_runtime.store import (
     DeliverSignalResult,
     InboxEntry,
     InboxKind,
+    JsonText,
     approval_payload,
     checked,
 )

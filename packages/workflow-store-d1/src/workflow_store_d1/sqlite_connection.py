@@ -17,7 +17,7 @@ from itertools import chain, repeat
 from threading import Event
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from workflow_runtime.errors import ConfigurationError
+from workflow_runtime.store import ConfigurationError
 
 from .database import D1DatabaseError, D1Value
 from .javascript import as_read

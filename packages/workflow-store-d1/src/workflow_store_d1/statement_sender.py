@@ -31,15 +31,15 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 
 from workflow_migrations import TableNames
-from workflow_runtime.errors import (
+from workflow_runtime.store import (
     ConfigurationError,
     SchemaMissingError,
     StoreAccessError,
     StoreError,
     StoreOperationError,
     StoreUnavailableError,
+    new_id,
 )
-from workflow_runtime.ids import new_id
 from workflow_store_sql import load_statements
 
 from .database import D1Database, D1DatabaseError, D1PreparedStatement, D1Value, Row

@@ -12,10 +12,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from workflow_migrations import Migration
-from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError
-from workflow_runtime.ids import new_id
-from workflow_runtime.isolation import outside_handlers
-from workflow_runtime.store import LeaseRenewer
+from workflow_runtime.store import (
+    CapabilityNotSupportedError,
+    ConfigurationError,
+    LeaseRenewer,
+    new_id,
+    outside_handlers,
+)
 from workflow_store_sql import RowReader, StoreOpening, table_names
 
 from . import schema

@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from workflow_runtime.errors import ConfigurationError, StoreError
-from workflow_runtime.store import Appended, TransactionWork, TransactionWrite, check_transaction_write, checked
+from workflow_runtime.store import (
+    Appended,
+    ConfigurationError,
+    StoreError,
+    TransactionWork,
+    TransactionWrite,
+    check_transaction_write,
+    checked,
+)
 from workflow_store_sql import Fence
 
 from .database import (

@@ -15,17 +15,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from workflow_runtime.errors import ConfigurationError
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     TERMINAL_STATUSES,
     Awaited,
     BucketBuffered,
     BucketResult,
     BucketSource,
+    ConfigurationError,
     Event,
     InboxEntry,
     InboxKind,
+    JsonText,
     Lease,
     NewEvent,
     RequestedBucket,

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workflow_runtime.errors import RunNotFoundError
 from workflow_runtime.store import (
     RunCounts,
+    RunNotFoundError,
     RunPage,
     RunStatus,
     RunTimeline,

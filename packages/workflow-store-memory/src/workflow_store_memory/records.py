@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     AWAITED_SHOWN,
     DEFAULT_HISTORY_EVENTS,
     Event,
     InboxEntry,
+    JsonText,
     RunRecord,
     RunStatus,
     RunSummary,

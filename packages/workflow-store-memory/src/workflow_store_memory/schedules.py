@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from workflow_runtime.errors import LeaseLostError, ScheduleNotFoundError
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
     BucketAction,
@@ -20,6 +18,8 @@ from workflow_runtime.store import (
     ClaimedBucket,
     Deleted,
     DeleteScheduleResult,
+    JsonText,
+    LeaseLostError,
     NotFound,
     OverlapPolicy,
     RequestBucketsResult,
@@ -27,6 +27,7 @@ from workflow_runtime.store import (
     RequestedOverlap,
     Schedule,
     ScheduleChanged,
+    ScheduleNotFoundError,
     SchedulePage,
     ScheduleUpserted,
     decode_schedule_cursor,

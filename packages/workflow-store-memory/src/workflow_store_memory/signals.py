@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from workflow_runtime.payloads import JsonText, decode_json
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     TERMINAL_STATUSES,
@@ -18,10 +17,12 @@ from workflow_runtime.store import (
     Duplicate,
     InboxEntry,
     InboxKind,
+    JsonText,
     NotFound,
     NotWaiting,
     RunStatus,
     approval_payload,
+    decode_json,
 )
 
 from .atomic import atomic

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from workflow_runtime.isolation import outside_handlers
-from workflow_runtime.store import StoreCapabilities
+from workflow_runtime.store import StoreCapabilities, outside_handlers
 
 from .bulk import Bulk
 from .data import InMemoryData

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from workflow_runtime.errors import LeaseLostError, LogConflictError
-from workflow_runtime.store import StoreCapabilities
+from workflow_runtime.store import LeaseLostError, LogConflictError, StoreCapabilities
 
 from .data import InMemoryData, Run
 

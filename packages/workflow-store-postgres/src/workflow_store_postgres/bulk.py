@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from workflow_runtime.errors import StoreUnavailableError
 from workflow_runtime.store import (
     CancelResult,
     NewEvent,
@@ -14,6 +13,7 @@ from workflow_runtime.store import (
     RequeueResult,
     RetryResult,
     RunStatus,
+    StoreUnavailableError,
     TerminateResult,
     cancel_payload,
     check_retryable,

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
-from workflow_runtime.errors import StoreUnavailableError
+from workflow_runtime.store import StoreUnavailableError
 
 from .deadlines import Deadline
 from .failures import DATABASE_ERRORS, database_errors, opening_error

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import asyncpg
 from asyncpg import connect_utils
-from workflow_runtime.errors import (
+from workflow_runtime.store import (
     ConfigurationError,
     SchemaMissingError,
     StoreAccessError,

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workflow_runtime.errors import StoreUnavailableError
-from workflow_runtime.store import NewEvent, Timer
+from workflow_runtime.store import NewEvent, StoreUnavailableError, Timer
 from workflow_store_sql import Fence
 
 from .statement_sender import Row, Sender

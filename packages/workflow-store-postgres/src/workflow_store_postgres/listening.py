@@ -10,10 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
-from workflow_runtime.errors import WorkflowError
-from workflow_runtime.ids import new_id
-from workflow_runtime.logs import get_logger, one_line
-from workflow_runtime.store import WorkNotice
+from workflow_runtime.store import WorkflowError, WorkNotice, get_logger, new_id, one_line
 
 from .connections import GRACE_S, Connections, close_or_cut, cut, in_time
 from .deadlines import Deadline

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from workflow_runtime.errors import StoreUnavailableError, WorkflowError
-from workflow_runtime.logs import get_logger, one_line
+from workflow_runtime.store import StoreUnavailableError, WorkflowError, get_logger, one_line
 
 from .statement_sender import Row, StatementSender
 

@@ -10,7 +10,7 @@ from inspect import signature
 from typing import Any, TypeAlias
 
 import asyncpg
-from workflow_runtime.errors import ConfigurationError
+from workflow_runtime.store import ConfigurationError
 
 from .connections import in_time
 from .failures import opening_error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
@@ -15,6 +14,7 @@ from workflow_runtime.store import (
     CreateResult,
     DeleteResult,
     Execution,
+    JsonText,
     NewEvent,
     Paused,
     RequeueResult,

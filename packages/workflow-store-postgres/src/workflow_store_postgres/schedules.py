@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
     BucketAction,
@@ -17,6 +16,7 @@ from workflow_runtime.store import (
     BucketsRequested,
     Deleted,
     DeleteScheduleResult,
+    JsonText,
     NotFound,
     OverlapPolicy,
     RequestBucketsResult,

@@ -16,7 +16,7 @@ from workflow_migrations import (
     render_sql,
     split_statements,
 )
-from workflow_runtime.errors import ConfigurationError, StoreUnavailableError
+from workflow_runtime.store import ConfigurationError, StoreUnavailableError
 from workflow_store_sql import Schema, table_names
 
 from .connections import LentConnection, Row

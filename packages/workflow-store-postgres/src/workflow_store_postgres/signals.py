@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DeliverApprovalResult,
     DeliverRetryResult,
     DeliverSignalResult,
     InboxEntry,
+    JsonText,
     approval_payload,
     checked,
 )

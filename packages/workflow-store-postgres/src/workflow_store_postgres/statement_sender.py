@@ -9,9 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from workflow_migrations import DEFAULT_TABLES, TableNames, render_sql
-from workflow_runtime.errors import ConfigurationError, StoreUnavailableError
-from workflow_runtime.ids import new_id
-from workflow_runtime.store import Home
+from workflow_runtime.store import ConfigurationError, Home, StoreUnavailableError, new_id
 from workflow_store_sql import load_statements
 
 from .connections import Connections, LentConnection, Row

@@ -12,12 +12,19 @@ from typing import Any, Self, TypeAlias
 
 import asyncpg
 from workflow_migrations import Migration
-from workflow_runtime.durations import check_duration
-from workflow_runtime.errors import CapabilityNotSupportedError, ConfigurationError, WorkflowError
-from workflow_runtime.ids import new_id
-from workflow_runtime.isolation import outside_handlers
-from workflow_runtime.logs import get_logger
-from workflow_runtime.store import Home, LeaseRenewer, Listening, WorkNotice
+from workflow_runtime.store import (
+    CapabilityNotSupportedError,
+    ConfigurationError,
+    Home,
+    LeaseRenewer,
+    Listening,
+    WorkflowError,
+    WorkNotice,
+    check_duration,
+    get_logger,
+    new_id,
+    outside_handlers,
+)
 from workflow_store_sql import RowReader, StoreOpening, table_names
 
 from . import schema as schema_module

@@ -10,10 +10,13 @@ import asyncio
 from dataclasses import dataclass, replace
 
 import asyncpg
-from workflow_runtime.errors import ConfigurationError, StoreError, StoreUnavailableError, TransactionEndedError
 from workflow_runtime.store import (
     Appended,
+    ConfigurationError,
     StoreCapabilities,
+    StoreError,
+    StoreUnavailableError,
+    TransactionEndedError,
     TransactionWork,
     TransactionWrite,
     check_transaction_write,

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from workflow_runtime.errors import CorruptRecordError, LeaseLostError
-from workflow_runtime.store import ClaimBatch, ClaimedRun, LeaseRenewal, NotClaimable, RunStatus
+from workflow_runtime.store import (
+    ClaimBatch,
+    ClaimedRun,
+    CorruptRecordError,
+    LeaseLostError,
+    LeaseRenewal,
+    NotClaimable,
+    RunStatus,
+)
 
 from .rows import Row, RowReader, RunRows
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     ClaimedRun,
     Created,
@@ -15,6 +14,7 @@ from workflow_runtime.store import (
     Forked,
     ForkResult,
     InboxEntry,
+    JsonText,
     Lease,
     NotForkable,
     NotFound,

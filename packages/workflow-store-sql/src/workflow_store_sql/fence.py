@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workflow_runtime.errors import LeaseLostError, LogConflictError
-from workflow_runtime.store import Appended, RunStatus
+from workflow_runtime.store import Appended, LeaseLostError, LogConflictError, RunStatus
 
 from .rows import Row
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
-from workflow_runtime.errors import StoreNotOpenError
-from workflow_runtime.isolation import refuse_in_handler
+from workflow_runtime.store import StoreNotOpenError, refuse_in_handler
 
 __all__ = ["StoreOpening"]
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from workflow_migrations import TableNames
-from workflow_runtime.errors import CorruptRecordError, InvalidArgumentError
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     AWAITED_SHOWN,
     Awaited,
     ClaimedBucket,
     ClaimedRun,
+    CorruptRecordError,
     Event,
     Execution,
     InboxEntry,
+    InvalidArgumentError,
+    JsonText,
     Lease,
     RequestedBucket,
     RunRecord,

@@ -13,7 +13,7 @@ from workflow_migrations import (
     TableNames,
     plan_migrations,
 )
-from workflow_runtime.errors import (
+from workflow_runtime.store import (
     ForeignTablesError,
     SchemaAheadError,
     SchemaBehindError,

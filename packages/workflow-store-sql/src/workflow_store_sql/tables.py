@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from workflow_migrations import InvalidTableNamesError, TableDefinition, TableNames, make_sqlalchemy_tables
-from workflow_runtime.errors import ConfigurationError
+from workflow_runtime.store import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workflow_runtime.errors import LeaseLostError, ScheduleNotFoundError
 from workflow_runtime.store import (
     BucketBehind,
     BucketBuffered,
@@ -17,8 +16,10 @@ from workflow_runtime.store import (
     BucketResult,
     BucketSkipped,
     BucketStarted,
+    LeaseLostError,
     Schedule,
     ScheduleChanged,
+    ScheduleNotFoundError,
 )
 
 from .rows import Row, RowReader

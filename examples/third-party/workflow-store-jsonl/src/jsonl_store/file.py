@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from workflow_runtime.errors import ConfigurationError, StoreOperationError
+from workflow_runtime.store import ConfigurationError, StoreOperationError
 
 __all__ = ["LineFile"]
 

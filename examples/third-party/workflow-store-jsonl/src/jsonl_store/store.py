@@ -8,8 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-from workflow_runtime.errors import CorruptRecordError, InvalidArgumentError, LeaseLostError, LogConflictError
-from workflow_runtime.store import StoreCapabilities
+from workflow_runtime.store import (
+    CorruptRecordError,
+    InvalidArgumentError,
+    LeaseLostError,
+    LogConflictError,
+    StoreCapabilities,
+)
 from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
 
 from .commands import read_command, write_command

@@ -8,9 +8,9 @@ from typing import NamedTuple, cast
 
 from ..errors import QueryLimitReachedError
 from ..escapes import cause_of, members_of
+from ..query_meter import QueryMeter, meter_queries
 from ..store import QueryCosts, WorkflowExecutionStore
 from .budgeted_store import BudgetedStore
-from .meter import QueryMeter, meter_queries
 
 __all__ = ["MAX_EVENTS", "DriveBudget", "DriveProgress", "LimitedDriveBudget"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..errors import ConfigurationError
+from ..query_meter import QueryMeter, queries_left
 from ..store import QueryCosts
 from .drive_budget import MAX_EVENTS, LimitedDriveBudget
-from .meter import QueryMeter, queries_left
 
 __all__ = ["SweepPlan", "can_start_and_drive", "whole_budget"]
 

@@ -338,7 +338,7 @@ _IDS = (
 _ID_LISTS = ("workflow_ids", "queues", "removed_timers")
 _PAYLOADS = ("input", "output", "error", "payload", "spec")
 _WORDS = ("reason", "decided_by", "comment", "cursor", "run_id_prefix")
-_TEXTS = frozenset({*_IDS, *_ID_LISTS, *_PAYLOADS, *_WORDS, "overlap_policy", "overlap", "action"})
+_TEXTS = frozenset({*_IDS, *_ID_LISTS, "run_ids", *_PAYLOADS, *_WORDS, "overlap_policy", "overlap", "action"})
 
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(_IDS, _check_id),

@@ -94,7 +94,8 @@ class RunLifecycleStore(Protocol):
     """Creating, ending and removing runs.
 
     Driver's writes (`mark_run_paused`, `mark_run_finished`, `mark_run_errored`, `append_events`, `schedule_timer`,
-    `release_run_lease`) share these clauses:
+    `release_run_lease`) share these clauses. An `operation_id` is random and names one call of one verb: no other call
+    carries it, whatever the verb, so a store may compare it with the verb's name or without.
 
     Contract:
         FENCE-1: A driver's write whose `lease_token` is not the run's current one, or whose run is not `running`
@@ -150,7 +151,8 @@ class RunLifecycleStore(Protocol):
             RUN-4: Of many simultaneous calls with one `run_id` exactly one answers `created`; the others answer
                 `existing` with the run that was stored.
             RUN-5: Repeating the call with the same `operation_id` before any other write of a driver answers
-                `created` again, with the same lease.
+                `created` again, with the same lease. If another worker has claimed the run meanwhile, that lease is
+                the first one still, and worth nothing.
         """
         ...
 
@@ -242,6 +244,10 @@ class RunLifecycleStore(Protocol):
             removed_timers: Ids; unknown ones are ignored.
             awaited: What the run waits for; replaces the former list.
 
+        Raises:
+            LeaseLostError: As FENCE-1 says.
+            LogConflictError: As LOG-1 says.
+
         Contract:
             PAUSE-1: Events, timers, taken inbox entries, the awaited list and the end of the lease are one unit. The
                 run is `paused` and due at its earliest timer (`None` without timers).
@@ -268,6 +274,10 @@ class RunLifecycleStore(Protocol):
         taken_inbox: Sequence[int] = (),
     ) -> None:
         """End the run with an output.
+
+        Raises:
+            LeaseLostError: As FENCE-1 says.
+            LogConflictError: As LOG-1 says.
 
         Contract:
             FINISH-1: Last events, output, status `finished`, the end of the lease and the removal of all timers are
@@ -306,6 +316,10 @@ class RunLifecycleStore(Protocol):
             parked: The handler has not ended; it cannot be driven before somebody has mended something. Not together
                 with `aborted`.
             reason: Why it was aborted or parked, for a person to read; kept with one of these two.
+
+        Raises:
+            LeaseLostError: As FENCE-1 says.
+            LogConflictError: As LOG-1 says.
 
         Contract:
             FINISH-3: As FINISH-1, with status `errored`, or `aborted` and the reason when `aborted` is true.
@@ -361,6 +375,9 @@ class RunLifecycleStore(Protocol):
             now_ms: The present.
             statuses: The run must be in one of these, of `errored`, `dead` and `aborted`.
 
+        Raises:
+            InvalidArgumentError: A status is none that can be retried.
+
         Contract:
             RETRY-1: The event is appended and the run is `queued`, due now, with a crash count of zero and without
                 error, reason and end, in one unit; the answer is `retried` with the event's index. It is the one write
@@ -396,9 +413,12 @@ class RunLifecycleStore(Protocol):
 
         Args:
             finished_before_ms: Only runs that reached their terminal status before.
-            limit: At most so many in this call.
+            limit: At most so many in this call. Among runs that ended at the same moment the store chooses.
             statuses: Terminal statuses to prune; by default `finished`, `errored` and `aborted`.
             workflow_ids: Only these workflows.
+
+        Raises:
+            InvalidArgumentError: A status is not terminal.
 
         Contract:
             RETAIN-3: Deletes as RETAIN-1, only runs that are in a named status at that very moment, at most `limit`,
@@ -442,7 +462,11 @@ class BulkStore(Protocol):
         now_ms: int,
         statuses: Sequence[RunStatus] = (RunStatus.ERRORED, RunStatus.DEAD),
     ) -> Mapping[str, RetryResult]:
-        """Requeue runs that ended wrongly: `retry_run` for each, with the same event."""
+        """Requeue runs that ended wrongly: `retry_run` for each, with the same event.
+
+        Raises:
+            InvalidArgumentError: A status is none that can be retried.
+        """
         ...
 
 
@@ -464,6 +488,23 @@ class EventLogStore(Protocol):
         removed_timers: Sequence[str] = (),
     ) -> Appended:
         """Append events and renew the lease.
+
+        Args:
+            run_id: Which run.
+            lease_token: The fence.
+            operation_id: See OP-1.
+            expected_next_index: The length of the log as the driver knows it.
+            events: What is appended; may be empty.
+            now_ms: The present.
+            lease_ms: For how long the lease is renewed.
+            taken_inbox: Inbox numbers that these events account for.
+            set_timers: Added, or moved when the id is there.
+            removed_timers: Ids; unknown ones are ignored. No driver sets and removes one timer in one call: what
+                becomes of it is left to the store.
+
+        Raises:
+            LeaseLostError: As FENCE-1 says.
+            LogConflictError: As LOG-1 says.
 
         Contract:
             LOG-1: The events get the indexes from `expected_next_index` on, if that is the length of the log;
@@ -512,12 +553,15 @@ class LeaseStore(Protocol):
             CLAIM-1: Claimable are: `queued` and due; `running` with a lease that expired at or before `now_ms`;
                 `paused` with a timer due. Everything else answers `not-claimable` and says when it may be.
             CLAIM-2: The claim carries the run, a new lease, the first page of history (bounded as by LOG-7), the
-                untaken inbox and the due timers.
+                untaken inbox (its first page, bounded as `ClaimedRun` says) and the due timers.
         """
         ...
 
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
         """Renew a lease to `now_ms` + `lease_ms`.
+
+        Raises:
+            LeaseLostError: As LEASE-1 says.
 
         Contract:
             LEASE-1: Fenced as by FENCE-1 and FENCE-2: a lost lease raises `LeaseLostError`. Renewal never shortens
@@ -529,6 +573,9 @@ class LeaseStore(Protocol):
 
     async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:
         """Hand a run over: `queued`, due now, for any worker.
+
+        Raises:
+            LeaseLostError: As FENCE-1 says.
 
         Contract:
             LEASE-3: The run is `queued` and due at once; no crash is counted; the token is worth nothing any more.
@@ -634,6 +681,9 @@ class TimerStore(Protocol):
         now_ms: int,
     ) -> None:
         """Add a timer to a run that the caller drives, or move it.
+
+        Raises:
+            LeaseLostError: As FENCE-1 says.
 
         Contract:
             TIMER-1: The timer is durable, and the run's next pause is due at its earliest timer.
@@ -797,6 +847,9 @@ class ScheduleStore(Protocol):
     async def get_schedule(self, *, schedule_id: str) -> Schedule:
         """Read one schedule.
 
+        Raises:
+            ScheduleNotFoundError: There is no such schedule.
+
         Contract:
             SCHEDULE-5: Raises `ScheduleNotFoundError` for an unknown id.
         """
@@ -804,6 +857,9 @@ class ScheduleStore(Protocol):
 
     async def list_schedules(self, *, limit: int, cursor: str | None = None) -> SchedulePage:
         """List schedules ordered by id.
+
+        Raises:
+            InvalidArgumentError: The cursor is none of this listing.
 
         Contract:
             SCHEDULE-6: Keyset pages: each schedule that is there throughout appears exactly once.
@@ -830,7 +886,7 @@ class ScheduleStore(Protocol):
 
         Args:
             schedule_id: Which schedule.
-            fire_times_ms: The moments that they stand for; at most 1,000.
+            fire_times_ms: The moments that they stand for, integers; at most 1,000.
             now_ms: The present.
             overlap: What holds for these ticks in place of the schedule's overlap policy; by default that one.
 
@@ -842,7 +898,7 @@ class ScheduleStore(Protocol):
             SCHEDULE-18: A tick that is requested with an `overlap` is claimed and settled by it, also when it is a due
                 one besides. With `buffer-all` it is claimable only while the previous run is not live, after the
                 requested ticks without, and `buffer` leaves it requested: none of these ticks is ever dropped for
-                another one.
+                another one. Among themselves, and beside the due tick, these ticks come by their moments.
         """
         ...
 
@@ -876,7 +932,7 @@ class ScheduleStore(Protocol):
             owner: Who claims.
             lease_ms: For how long.
             now_ms: The present.
-            limit: At most so many.
+            limit: At most so many. Among schedules whose ticks stand for the same moment the store chooses.
             workflow_ids: Only of schedules of these workflows.
 
         Contract:
@@ -923,6 +979,9 @@ class ScheduleStore(Protocol):
             next_fire_at_ms: For a due tick, when the schedule fires next; `None` when never again.
             available_at_ms: The run is not claimable before; the present when absent.
 
+        Raises:
+            LeaseLostError: As SCHEDULE-16 says.
+
         Contract:
             SCHEDULE-13: `start`: the run, the mark on the tick, the previous run, and for a due tick the next fire time
                 and the high-water mark, are one unit. The run's record, also as a claim brings it, names the schedule
@@ -935,8 +994,9 @@ class ScheduleStore(Protocol):
                 there, the other policies the one of the later moment, and the answer is `skipped` when that is not
                 this one. For a due tick both actions move the schedule on.
             SCHEDULE-16: Another revision, or a deleted schedule, answers `schedule-changed`; a token that is not the
-                tick's current one raises `LeaseLostError`; nothing is written. Repeating the call that settled the
-                tick gives its answer again, for as long as that tick is the last one that was settled.
+                tick's current one raises `LeaseLostError`; nothing is written. As FENCE-2 has it, a claim that has
+                expired and that nobody replaced still settles its tick. Repeating the call that settled the tick gives
+                its answer again, for as long as that tick is the last one that was settled.
             SCHEDULE-17: Unless the overlap policy is `allow`, a buffered tick goes first: `start` of another one does
                 nothing, whether or not the previous run has ended meanwhile, and answers `behind` with the buffered
                 one's moment if no run is in its way; the tick stays claimed. With `cancel-previous` and
@@ -975,6 +1035,9 @@ class QueryStore(Protocol):
             created_before_ms: Created before.
             descending: Newest first.
 
+        Raises:
+            InvalidArgumentError: The cursor is none of this listing.
+
         Contract:
             LIST-1: Ordered by `(created_at_ms, run_id)`, ids by code point; filters are ANDed.
             LIST-2: A run that is there from the first page to the last and matches throughout appears exactly once,
@@ -1005,6 +1068,9 @@ class QueryStore(Protocol):
 
     async def get_run_timeline(self, *, run_id: str, limit: int = 1_000) -> RunTimeline:
         """Return what happened to a run.
+
+        Raises:
+            RunNotFoundError: There is no such run.
 
         Contract:
             LIST-5: Creation, events (with payloads), inbox entries and pending timers, ordered by time; at most
@@ -1047,6 +1113,10 @@ class StoreAdmin(Protocol):
     async def ensure_schema(self) -> None:
         """Create or upgrade the tables, from tests, demos or an admin script.
 
+        Raises:
+            SchemaAheadError: A newer release of the store has made the tables.
+            ForeignTablesError: Tables of these names are not the store's.
+
         Contract:
             SCHEMA-1: May be called again and by several processes at once; afterwards `check_schema` passes.
         """
@@ -1054,6 +1124,12 @@ class StoreAdmin(Protocol):
 
     async def check_schema(self) -> None:
         """Raise `SchemaMissingError`, `SchemaBehindError` or `SchemaAheadError` unless the tables fit this code.
+
+        Raises:
+            SchemaMissingError: There are no tables.
+            SchemaBehindError: The tables are older than this code.
+            SchemaAheadError: They are newer.
+            ForeignTablesError: Tables of these names are not the store's.
 
         Contract:
             SCHEMA-2: Passes after `ensure_schema`.
@@ -1097,6 +1173,9 @@ class SupportsSubscribe(Protocol):
         Args:
             run_id: Which run.
             from_index: The first event to give; past the end of the log it waits for that one.
+
+        Raises:
+            RunNotFoundError: There is no such run, or not any more.
 
         Contract:
             SUBSCRIBE-1: Gives every event from `from_index` on, in order, exactly once, whatever the length of the
@@ -1145,7 +1224,7 @@ class SupportsHeartbeats(Protocol):
 class SupportsMetering(Protocol):
     """A store that counts its queries; declared by `capabilities.metered`, which says what calls cost.
 
-    `workflow_runtime.metering` holds what it counts with. What is counted while a thread renews leases
+    `spend_queries` and `note_rows` are what it counts with. What is counted while a thread renews leases
     (`SupportsHeartbeats`) is nobody's.
 
     Contract:
@@ -1178,8 +1257,8 @@ class SupportsNotify(Protocol):
                 with `None`, soon after a unit that may leave a worker something to do: a run is created without a
                 claim, whenever it is due, or forked; a tick starts one; a delivery queues a run; a delivery reaches a
                 `running` one; a request to cancel is accepted; a run is released, requeued or retried; a pause ends as
-                `queued`, or with a timer that is due within `NOTICE_HORIZON_MS`. With `None` when a schedule is created
-                or changed, or ticks of it are requested.
+                `queued`, or with a timer that is due in less than `NOTICE_HORIZON_MS` from its `now_ms`. With `None`
+                when a schedule is created or changed, or ticks of it are requested.
             NOTIFY-2: What a notice tells of can be read when it comes.
             NOTIFY-3: Listening begins at once, live or not, whatever the state of the store. Each change of `live` is
                 followed by a notice with `None`: what happened meanwhile was not told.
@@ -1205,6 +1284,11 @@ class SupportsTransactions(Protocol):
             work: Gets whatever the store has for business writes in the transaction, and gives the arguments of
                 `append_events`. It may be called again when the database asks for a repeat: what an earlier call
                 wrote is undone by then.
+
+        Raises:
+            LeaseLostError: As TX-2 says.
+            LogConflictError: As TX-3 says.
+            TransactionEndedError: `work` has ended the transaction itself.
 
         Contract:
             TX-1: What `work` wrote, and the append as LOG-1 to LOG-6 have it, are one unit: nobody sees a part of

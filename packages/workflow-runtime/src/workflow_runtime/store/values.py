@@ -77,7 +77,7 @@ AWAITED_SHOWN = 3
 MAX_BULK_RUNS = 500
 """The most runs that one call deals with: it must not keep others waiting for long."""
 NOTICE_HORIZON_MS = 60_000
-"""Workers are notified of a paused run's timer when it is due sooner; their polls find the others in time."""
+"""Workers are notified of a paused run's timer when it is due in less time; their polls find the others in time."""
 
 
 class RunStatus(StrEnum):
@@ -348,7 +348,9 @@ class ClaimedRun(Value):
     history: tuple[Event, ...]
     """The first page of the event log; `run.next_index` tells how long the whole is."""
     inbox: tuple[InboxEntry, ...]
-    """The first entries that are not taken yet, at most `DEFAULT_HISTORY_EVENTS`, in order."""
+    """The first entries that are not taken yet, in order: at most `DEFAULT_HISTORY_EVENTS`. A store may stop earlier,
+    behind `DEFAULT_HISTORY_BYTES` of payload, but brings one if there is one. The driver reads the others by
+    `read_inbox`."""
     due_timers: tuple[Timer, ...]
     """The timers whose time has come, earliest first."""
 

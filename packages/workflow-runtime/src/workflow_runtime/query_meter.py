@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ..errors import InvalidArgumentError, QueryLimitReachedError
+from .errors import InvalidArgumentError, QueryLimitReachedError
 
 __all__ = ["QueryMeter", "meter_queries", "note_rows", "queries_left", "spend_queries"]
 
