@@ -133,7 +133,7 @@ class World:
         await self.do("give back")
 
     async def tell(self, client: WorkflowRuntime, run_id: str, awaited: Iterable[str]) -> bool:
-        """Tell a run what it waits for, and then something else that comes too late. Return False if there is nothing.
+        """Deliver what a run waits for, and then something else that comes too late. Return False if there is nothing.
 
         Args:
             client: Delivers it.
