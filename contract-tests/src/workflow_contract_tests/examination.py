@@ -26,6 +26,7 @@ __all__ = [
     "examine",
     "excuse",
     "is_unwritten",
+    "open_harness",
     "refuse_optimised",
     "run_case",
 ]
@@ -167,7 +168,7 @@ class _Examination:
     async def by(self, factory: HarnessFactory) -> Examined:
         began = time.perf_counter()
         try:
-            async with _harness(factory) as self._harness:
+            async with open_harness(factory) as self._harness:
                 self._found = await self._try(self._harness)
         except (HarnessError, KeyboardInterrupt):
             raise
@@ -235,7 +236,8 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _harness(factory: HarnessFactory) -> AsyncIterator[StoreHarness]:
+async def open_harness(factory: HarnessFactory) -> AsyncIterator[StoreHarness]:
+    """Enter what a factory makes, and give the harness."""
     made = factory()
     if isinstance(made, StoreHarness):
         yield made
