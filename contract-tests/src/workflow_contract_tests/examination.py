@@ -14,7 +14,7 @@ from workflow_runtime.store import WorkflowExecutionStore
 
 from .cases import Capability, Case
 from .explaining import describe
-from .harness import HarnessError, StoreHarness
+from .harness import OPTIONAL_NEEDS, HarnessError, StoreHarness
 from .report import CaseResult, Outcome
 from .settings import CASE_TIMEOUT_S
 from .stacks import VERBS, describe_tasks
@@ -61,6 +61,8 @@ def excuse(case: Case, harness: StoreHarness) -> tuple[Outcome, str] | None:
     for need in case.needs:
         if need in harness.not_applicable:
             return "not-applicable", f"{need}: {harness.not_applicable[need]}"
+        if not harness.gives(need) and need in OPTIONAL_NEEDS:
+            return "not-applicable", f"{need}: the harness gives none, and need not"
         if not harness.gives(need):
             return "not-run", f"the harness gives no {need!r} and does not declare it as not applicable"
     return None
@@ -205,6 +207,7 @@ class _Examination:
             outcome=outcome,
             seconds=seconds,
             problem=problem,
+            fault_points=0 if self._harness is None else self._harness.fault_points,
         )
         if self._harness is None:
             return Examined(result=result)

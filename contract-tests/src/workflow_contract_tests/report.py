@@ -30,6 +30,8 @@ class CaseResult:
     seconds: float
     problem: str | None = None
     """The error, or the reason that it did not run."""
+    fault_points: int = 0
+    """The number of points at which it disturbed a call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,7 @@ class Report:
             "contract tests": self.suite_version,
             "scale, seed": f"{self.scale:g}, {self.seed}",
             "examined": self.way,
+            "fault points": f"{sum(result.fault_points for result in self.results):,}",
             "Python": f"{self.python_version} on {self.platform}",
         }
 
