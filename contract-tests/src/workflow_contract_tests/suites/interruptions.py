@@ -21,6 +21,8 @@ from ..settings import SCALE, SEED, scaled
 from ..statements import DISTURBANCES
 
 _ALL_FROM_SCALE = 3
+_AGAIN = DISTURBANCES if SCALE >= 10 else ()
+"""The disturbances of the call that is made after a disturbed one: none below a scale of 10."""
 _ACTING = [(call, state) for call in RUN_CALLS for state in call.next_states]
 
 
@@ -48,14 +50,14 @@ async def run_call_disturbed(h: StoreHarness, call: Call[RunSubject]) -> None:
     """Disturbed at any statement, a call was made or not; made again it leaves what one leaves; its handle goes on."""
     for state in _states(call):
         for disturbance in DISTURBANCES:
-            h.fault_points += await disturb(run_arena(h, state), call, disturbance)
+            h.fault_points += await disturb(run_arena(h, state), call, disturbance, again=_AGAIN)
 
 
 async def schedule_call_disturbed(h: StoreHarness, call: Call[ScheduleSubject]) -> None:
     """Disturbed at any statement, a call was made or not; made again it leaves what one leaves; its handle goes on."""
     for state in _states(call):
         for disturbance in DISTURBANCES:
-            h.fault_points += await disturb(schedule_arena(h, state), call, disturbance)
+            h.fault_points += await disturb(schedule_arena(h, state), call, disturbance, again=_AGAIN)
 
 
 for _run_call in RUN_CALLS:
