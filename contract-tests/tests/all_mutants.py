@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import memory_mutants
 import memory_mutants_claims  # noqa: F401
+import memory_mutants_disturbances  # noqa: F401
+import memory_mutants_engine  # noqa: F401
 import memory_mutants_fading  # noqa: F401
 import memory_mutants_filters  # noqa: F401
 import memory_mutants_forks  # noqa: F401

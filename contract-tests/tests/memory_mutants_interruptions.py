@@ -52,7 +52,7 @@ class CancellationIsSwallowed(Faulty):
         return await super().claim_run(**arguments)
 
 
-@broken("ERROR-2", (interruptions, "_PATIENCE_S", 0.5))
+@broken("ERROR-2", (interruptions, "PATIENCE_S", 0.5))
 class CancelledCallKeepsTheLock(Faulty):
     """A call that is cancelled while it waits does not give its turn back."""
 

@@ -11,6 +11,7 @@ from .certification import certify, certify_async
 from .clauses import CLAUSES
 from .harness import HarnessError, StoreHarness
 from .report import CaseResult, Report
+from .statements import Statements
 
 __all__ = [
     "CLAUSES",
@@ -18,6 +19,7 @@ __all__ = [
     "CaseResult",
     "HarnessError",
     "Report",
+    "Statements",
     "StoreHarness",
     "__version__",
     "catalogue",

@@ -6,10 +6,12 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from workflow_runtime.store import CONTRACT_VERSION
 
+from .bench import parent as bench
 from .cases import Case
 from .catalogue import catalogue
 from .certification import report_on
@@ -18,6 +20,7 @@ from .examiner import Examiner
 from .harness import HarnessError
 from .last_results import LastResults
 from .levels import LEVELS, Level, levels_of
+from .measurements import Bench
 from .outputs import write_outputs
 from .progress import Progress
 from .report import Report
@@ -86,6 +89,8 @@ def _certify(arguments: Sequence[str]) -> int:
         raise HarnessError("no case was chosen")
     refuse_optimised()
     report, interrupted = _examine(options, cases, last)
+    if options.bench and not interrupted:
+        report = replace(report, bench=_measure(options))
     write_outputs(report, markdown=options.markdown, json=options.json, junit=options.junit, badge=options.badge)
     _show(report)
     return UNEXAMINED if interrupted else _status(report, options.roles)
@@ -109,6 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     effort.add_argument("--scale", type=_scale, default=SCALE, help="factor of all counts; below 1 certifies nothing")
     effort.add_argument("--seed", type=int, default=SEED, help="seed of every random choice")
     effort.add_argument("--timeout", type=float, help="seconds for a case; 60, or more with a larger scale")
+    speed = parser.add_argument_group("speed, which no verdict depends on")
+    speed.add_argument("--bench", action="store_true", help="measure the verbs too, beside stores that are installed")
+    speed.add_argument("--bench-seconds", type=_seconds, default=40.0, metavar="S", help="time for all of it; 40")
+    speed.add_argument("--bench-dsn", metavar="DSN", help="a PostgreSQL database to measure beside it")
     output = parser.add_argument_group("reports")
     output.add_argument("--json", type=Path, metavar="FILE", help="the whole report, with a hash")
     output.add_argument("--markdown", type=Path, metavar="FILE", help="a table for people")
@@ -132,6 +141,16 @@ def _scale(text: str) -> float:
     if not 0 < scale < 1_000:
         raise argparse.ArgumentTypeError(f"{text!r} is no factor above 0")
     return scale
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 3_600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 1 to 3600")
+    return seconds
 
 
 def _chosen(options: argparse.Namespace, last: LastResults) -> list[Case]:
@@ -164,6 +183,12 @@ def _examine(options: argparse.Namespace, cases: Sequence[Case], last: LastResul
     return report, interrupted
 
 
+def _measure(options: argparse.Namespace) -> Bench:
+    sys.stdout.write(f"measuring, for about {options.bench_seconds:g} s\n")
+    sys.stdout.flush()
+    return bench.measure(options.factory, folder=Path.cwd(), seconds=options.bench_seconds, dsn=options.bench_dsn)
+
+
 def _until_failure(found: Iterator[Examined], *, stop_early: bool) -> Iterator[Examined]:
     for one in found:
         yield one
@@ -174,6 +199,8 @@ def _until_failure(found: Iterator[Examined], *, stop_early: bool) -> Iterator[E
 def _show(report: Report) -> None:
     for result in report.of("failed", "not-run"):
         sys.stdout.write(f"\n{result.id}: {result.rule}\n{result.problem or ''}\n")
+    if report.bench is not None:
+        sys.stdout.write("\n" + "\n".join(report.bench.lines()) + "\n")
     sys.stdout.write("\n" + "".join(f"{verdict}\n" for verdict in report.levels) + report.summary() + "\n")
 
 

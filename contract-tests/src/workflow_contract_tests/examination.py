@@ -14,7 +14,7 @@ from workflow_runtime.store import WorkflowExecutionStore
 
 from .cases import Capability, Case
 from .explaining import describe
-from .harness import HarnessError, StoreHarness
+from .harness import OPTIONAL_NEEDS, HarnessError, StoreHarness
 from .report import CaseResult, Outcome
 from .settings import CASE_TIMEOUT_S
 from .stacks import VERBS, describe_tasks
@@ -26,6 +26,7 @@ __all__ = [
     "examine",
     "excuse",
     "is_unwritten",
+    "open_harness",
     "refuse_optimised",
     "run_case",
 ]
@@ -60,6 +61,8 @@ def excuse(case: Case, harness: StoreHarness) -> tuple[Outcome, str] | None:
     for need in case.needs:
         if need in harness.not_applicable:
             return "not-applicable", f"{need}: {harness.not_applicable[need]}"
+        if not harness.gives(need) and need in OPTIONAL_NEEDS:
+            return "not-applicable", f"{need}: the harness gives none, and need not"
         if not harness.gives(need):
             return "not-run", f"the harness gives no {need!r} and does not declare it as not applicable"
     return None
@@ -167,7 +170,7 @@ class _Examination:
     async def by(self, factory: HarnessFactory) -> Examined:
         began = time.perf_counter()
         try:
-            async with _harness(factory) as self._harness:
+            async with open_harness(factory) as self._harness:
                 self._found = await self._try(self._harness)
         except (HarnessError, KeyboardInterrupt):
             raise
@@ -204,6 +207,7 @@ class _Examination:
             outcome=outcome,
             seconds=seconds,
             problem=problem,
+            fault_points=0 if self._harness is None else self._harness.fault_points,
         )
         if self._harness is None:
             return Examined(result=result)
@@ -235,7 +239,8 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _harness(factory: HarnessFactory) -> AsyncIterator[StoreHarness]:
+async def open_harness(factory: HarnessFactory) -> AsyncIterator[StoreHarness]:
+    """Enter what a factory makes, and give the harness."""
     made = factory()
     if isinstance(made, StoreHarness):
         yield made

@@ -12,12 +12,15 @@ from workflow_runtime.payloads import JsonValue
 from workflow_runtime.store import CONTRACT_VERSION, WorkflowExecutionStore
 
 from .handles import shared_handle
+from .statements import Statements
 
-__all__ = ["NEEDS", "HarnessError", "Need", "StoreHarness"]
+__all__ = ["NEEDS", "OPTIONAL_NEEDS", "HarnessError", "Need", "StoreHarness"]
 
-Need = Literal["processes", "corrupt"]
-NEEDS: tuple[Need, ...] = ("processes", "corrupt")
-"""The needs of cases that a harness may lack: a store in a child process, and a damaged row."""
+Need = Literal["processes", "corrupt", "statements"]
+NEEDS: tuple[Need, ...] = ("processes", "corrupt", "statements")
+"""The needs of cases that a harness may lack: a store in a child process, a damaged row, statements to disturb."""
+OPTIONAL_NEEDS: tuple[Need, ...] = ("statements",)
+"""Those of them that a harness may lack without a reason."""
 
 OpenStore = Callable[[], WorkflowExecutionStore | Awaitable[WorkflowExecutionStore]]
 
@@ -45,6 +48,8 @@ class StoreHarness:
             `work`. Needed, with `read_business`, for a store that declares `transactions`.
         read_business: Returns the committed keys of that table, one for each row, in any order. It must not wait for a
             transaction that is open.
+        statements: What the statements of all handles pass through, so that cases can disturb them. Optional: without
+            it these cases do not apply.
         not_applicable: The needs that this store cannot meet (`processes`, `corrupt`), each with the reason.
         subject: What else the report should say of what was examined, in your own words: the database, its version, the
             driver, settings.
@@ -60,6 +65,7 @@ class StoreHarness:
         corrupt: Callable[[str], Awaitable[None]] | None = None,
         write_business: Callable[[Any, str], Awaitable[None]] | None = None,
         read_business: Callable[[], Awaitable[Sequence[str]]] | None = None,
+        statements: Statements | None = None,
         not_applicable: Mapping[str, str] | None = None,
         subject: Mapping[str, str] | None = None,
     ) -> None:
@@ -69,6 +75,9 @@ class StoreHarness:
         self._corrupt = corrupt
         self._write_business = write_business
         self._read_business = read_business
+        self.statements = statements
+        self.fault_points: int = 0
+        """The number of points at which the case has disturbed a call."""
         self.contract_version = contract_version
         self.process_factory = process_factory
         self.process_arguments: dict[str, JsonValue] = dict(process_arguments or {})
@@ -99,7 +108,8 @@ class StoreHarness:
 
     def gives(self, need: Need) -> bool:
         """Return True if the harness meets this need of some cases."""
-        return (self.process_factory if need == "processes" else self._corrupt) is not None
+        given = {"processes": self.process_factory, "corrupt": self._corrupt, "statements": self.statements}
+        return given[need] is not None
 
     async def __aenter__(self) -> Self:
         """Open the two handles that every case has."""

@@ -77,6 +77,8 @@ class StoreContract:
             pytest.fail(reason, pytrace=False)
         try:
             await run_case(case, harness)
+            if harness.fault_points:
+                sys.stdout.write(f"{harness.fault_points} fault points\n")
         except NotDeclaredError as error:
             leave_out(request.node, "not-applicable", str(error))
         except (NotImplementedError, AttributeError) as error:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from .clauses import CLAUSES
+from .measurements import Bench
 from .settings import SCALE, SEED
 from .verdict import LevelVerdict, Outcome, catalogue_hash, judge
 
@@ -29,6 +30,8 @@ class CaseResult:
     seconds: float
     problem: str | None = None
     """The error, or the reason that it did not run."""
+    fault_points: int = 0
+    """The number of points at which it disturbed a call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,8 @@ class Report:
     """The place where the cases ran. In process, a store that ends the process takes the verdict with it."""
     objections: tuple[str, ...] = ()
     """Reasons to certify nothing, whatever passed."""
+    bench: Bench | None = None
+    """The measurements, if there are any. No verdict depends on them."""
 
     @property
     def levels(self) -> tuple[LevelVerdict, ...]:
@@ -99,6 +104,8 @@ class Report:
         lines += _details("Failed", self.of("failed", "not-run"))
         lines += _details("Not written", self.of("not-written"))
         lines += _details("Not applicable", self.of("not-applicable"))
+        if self.bench is not None:
+            lines += ["", "## Bench", "", *self.bench.lines()]
         return "\n".join(lines) + "\n"
 
     def facts(self) -> dict[str, str]:
@@ -112,6 +119,7 @@ class Report:
             "contract tests": self.suite_version,
             "scale, seed": f"{self.scale:g}, {self.seed}",
             "examined": self.way,
+            "fault points": f"{sum(result.fault_points for result in self.results):,}",
             "Python": f"{self.python_version} on {self.platform}",
         }
 

@@ -14,6 +14,9 @@ from .verdict import catalogue_hash
 
 __all__ = ["verify"]
 
+_FACTS = tuple(name for name in Report.__slots__ if name != "bench")
+"""The fields that the verdict is recomputed from. A report has a bench or not."""
+
 
 def verify(path: Path) -> tuple[bool, list[str]]:
     """Return True if the report certifies its store, and what there is to say of it.
@@ -42,14 +45,14 @@ def _load(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise HarnessError(f"cannot read {path}: {error}") from error
-    needed = {"hash", "catalogue", "certified", "levels", *Report.__slots__}
+    needed = {"hash", "catalogue", "certified", "levels", *_FACTS}
     if not isinstance(document, dict) or not needed <= document.keys():
         raise HarnessError(f"{path} is no report of this command")
     return document
 
 
 def _report(document: dict[str, Any]) -> Report:
-    facts = {name: document[name] for name in Report.__slots__}
+    facts = {name: document[name] for name in _FACTS}
     results = tuple(CaseResult(**result | {"clauses": tuple(result["clauses"])}) for result in facts["results"])
     lists = {name: tuple(facts[name]) for name in ("capabilities", "objections")}
     return Report(**facts | lists | {"results": results})

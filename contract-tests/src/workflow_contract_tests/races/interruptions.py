@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, TypeVar
 from .calls import Call, Subject
 from .orders import Arena
 
-__all__ = ["MOMENTS", "Effect", "Moment", "cut_short"]
+__all__ = ["MOMENTS", "PATIENCE_S", "Effect", "Moment", "cut_short"]
 
 SubjectT = TypeVar("SubjectT", bound=Subject)
 R = TypeVar("R")
@@ -27,7 +27,7 @@ MOMENTS: tuple[Moment, ...] = ("waiting", "answered")
 _MOST_AWAITS = 100
 """The awaits of one call that are tried. A store that polls for a lock has no last one."""
 _MOST_LOOKS = 20
-_PATIENCE_S = 30.0
+PATIENCE_S = 30.0
 """The longest that a cancelled call may take to end, and the next call of the same handle."""
 
 
@@ -93,10 +93,10 @@ async def cut_short(arena: Arena[SubjectT], call: Call[SubjectT], moment: Moment
         if not was_cancelled:
             return number - 1
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(PATIENCE_S):
                 await handle.load_run(run_id="nobody")
         except TimeoutError:
-            raise AssertionError(f"{where}, and its handle serves no other call for {_PATIENCE_S:g} s") from None
+            raise AssertionError(f"{where}, and its handle serves no other call for {PATIENCE_S:g} s") from None
     subject = await arena.make(arena.h, arena.state)
     await call.answer(handle, subject, 0)
     await effect.check_whole(subject, f"{call} whose answer was lost")
@@ -107,8 +107,8 @@ async def _cancel(call: Coroutine[Any, Any, R], number: int, moment: Moment, whe
     """Run a call, and cancel it at one of its awaits. Return False if it has no so many awaits."""
     cancelled = _CancelledAt(call, number, moment)
     task = asyncio.create_task(cancelled.run())
-    done, _ = await asyncio.wait({task}, timeout=_PATIENCE_S)
-    assert done, f"{where}, does not end within {_PATIENCE_S:g} s"
+    done, _ = await asyncio.wait({task}, timeout=PATIENCE_S)
+    assert done, f"{where}, does not end within {PATIENCE_S:g} s"
     if not cancelled.reached:
         task.result()
         return False
@@ -142,14 +142,16 @@ class Effect(Generic[SubjectT]):
         left = (await arena.in_order([call], [0])).left
         return cls(arena=arena, call=call, before=before, after=after, left=left)
 
-    async def check_whole(self, subject: SubjectT, what: str) -> None:
+    async def check_whole(self, subject: SubjectT, what: str, *, answered: bool = False) -> None:
         """Assert that a disturbed call was made or was not, and that making it again leaves what one call leaves.
 
         Args:
             subject: What the call was about. Nobody else has called.
             what: Names the call and the disturbance, for the report.
+            answered: The caller got an answer, so the call was made.
         """
         seen = await self._settled(subject)
+        assert seen == self.after or not answered, f"{what}, was answered, and left\n  {seen}\n  not\n  {self.after}"
         assert seen in (self.before, self.after), (
             f"{what}, did a part of what it does:\n  {seen}\n  before:\n  {self.before}\n  after:\n  {self.after}"
         )

@@ -1,4 +1,4 @@
-"""Calls whose caller goes away: cancelled at any await, left without an answer, killed with its process."""
+"""Calls whose caller goes away, or whose connection breaks: at any await, at any statement, with their process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from ..cases import clause
 from ..children import kill_child
 from ..harness import StoreHarness
 from ..races.calls import Call
+from ..races.disturbances import disturb
 from ..races.interruptions import MOMENTS, Effect, cut_short
 from ..races.run_calls import RUN_CALLS, RunSubject
 from ..races.run_states import make_run, run_arena
 from ..races.schedule_calls import SCHEDULE_CALLS, ScheduleSubject
 from ..races.schedule_states import schedule_arena
 from ..settings import SCALE, SEED, scaled
+from ..statements import DISTURBANCES
 
 _ALL_FROM_SCALE = 3
+_AGAIN = DISTURBANCES if SCALE >= 10 else ()
+"""The disturbances of the call that is made after a disturbed one: none below a scale of 10."""
 _ACTING = [(call, state) for call in RUN_CALLS for state in call.next_states]
 
 
@@ -32,20 +36,38 @@ async def run_call_cut_short(h: StoreHarness, call: Call[RunSubject]) -> None:
     """Cancelled at any await, or with its answer lost, a call was made or not; made again it leaves what one leaves."""
     for state in _states(call):
         for moment in MOMENTS:
-            await cut_short(run_arena(h, state), call, moment)
+            h.fault_points += await cut_short(run_arena(h, state), call, moment)
 
 
 async def schedule_call_cut_short(h: StoreHarness, call: Call[ScheduleSubject]) -> None:
     """Cancelled at any await, or with its answer lost, a call was made or not; made again it leaves what one leaves."""
     for state in _states(call):
         for moment in MOMENTS:
-            await cut_short(schedule_arena(h, state), call, moment)
+            h.fault_points += await cut_short(schedule_arena(h, state), call, moment)
+
+
+async def run_call_disturbed(h: StoreHarness, call: Call[RunSubject]) -> None:
+    """Disturbed at any statement, a call was made or not; made again it leaves what one leaves; its handle goes on."""
+    for state in _states(call):
+        for disturbance in DISTURBANCES:
+            h.fault_points += await disturb(run_arena(h, state), call, disturbance, again=_AGAIN)
+
+
+async def schedule_call_disturbed(h: StoreHarness, call: Call[ScheduleSubject]) -> None:
+    """Disturbed at any statement, a call was made or not; made again it leaves what one leaves; its handle goes on."""
+    for state in _states(call):
+        for disturbance in DISTURBANCES:
+            h.fault_points += await disturb(schedule_arena(h, state), call, disturbance, again=_AGAIN)
 
 
 for _run_call in RUN_CALLS:
-    clause("ERROR-2", _run_call.clauses[0], each=[_run_call])(run_call_cut_short)
+    _clauses = ("ERROR-2", _run_call.clauses[0])
+    clause(*_clauses, each=[_run_call])(run_call_cut_short)
+    clause(*_clauses, "ERROR-1", each=[_run_call], needs=["statements"])(run_call_disturbed)
 for _schedule_call in SCHEDULE_CALLS:
-    clause(_schedule_call.clauses[0], "ERROR-2", each=[_schedule_call])(schedule_call_cut_short)
+    _clauses = (_schedule_call.clauses[0], "ERROR-2")
+    clause(*_clauses, each=[_schedule_call])(schedule_call_cut_short)
+    clause(*_clauses, "ERROR-1", each=[_schedule_call], needs=["statements"])(schedule_call_disturbed)
 
 
 @clause("DURABLE-1", "ERROR-2", needs=("processes",), capability="durable")

@@ -9,12 +9,25 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import asyncpg
-from workflow_contract_tests import StoreHarness
+from workflow_contract_tests import Statements, StoreHarness
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_test_support.servers.postgres_databases import new_database, run_on
 from workflow_test_support.servers.postgres_server import postgres_dsn
 
 BUSINESS = "CREATE TABLE business (key text NOT NULL)"
+
+
+def watched_connection(statements: Statements) -> type[asyncpg.Connection]:
+    """Make the class of a connection whose statements can be disturbed, also those that begin and end transactions."""
+
+    class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+        async def fetch(self, *arguments: Any, **options: Any) -> Any:
+            return await statements.send(lambda: super(WatchedConnection, self).fetch(*arguments, **options))
+
+        async def execute(self, *arguments: Any, **options: Any) -> Any:
+            return await statements.send(lambda: super(WatchedConnection, self).execute(*arguments, **options))
+
+    return WatchedConnection
 
 
 def harness_on(
@@ -28,6 +41,8 @@ def harness_on(
         subject: What the report should say of it.
     """
     arguments = arguments or {"dsn": dsn}
+    statements = Statements()
+    connection_class = watched_connection(statements)
 
     async def corrupt(run_id: str) -> None:
         await run_on(dsn, f"DELETE FROM workflow_run_states WHERE run_id = {_quoted(run_id)}")
@@ -43,13 +58,14 @@ def harness_on(
             await connection.close()
 
     return StoreHarness(
-        lambda: PostgresWorkflowStore.connect(**arguments),
+        lambda: PostgresWorkflowStore.connect(**arguments, connection_class=connection_class),
         contract_version="0.1",
         process_factory="workflow_store_postgres:PostgresWorkflowStore.connect",
         process_arguments=arguments,
         corrupt=corrupt,
         write_business=write_business,
         read_business=read_business,
+        statements=statements,
         subject=subject or {},
     )
 

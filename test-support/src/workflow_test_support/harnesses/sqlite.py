@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from workflow_contract_tests import StoreHarness
-from workflow_store_d1 import D1WorkflowStore, SQLiteTransaction
+from workflow_contract_tests import Statements, StoreHarness
+from workflow_store_d1 import D1DatabaseError, D1WorkflowStore, SQLiteTransaction
+from workflow_store_d1.retries import Retries
+
+
+def open_watched(path: Path, statements: Statements, **options: Any) -> Awaitable[D1WorkflowStore]:
+    """Open a handle whose statements, and batches of them, can be disturbed. It does not wait between two attempts."""
+
+    async def open_store() -> D1WorkflowStore:
+        store = await D1WorkflowStore.open(path, **options)
+        database: Any = store.database
+        execute = database.execute
+
+        async def watched(batch: Any, *, begin: str | None) -> Any:
+            return await statements.send(lambda: execute(batch, begin=begin))
+
+        database.execute = watched
+        store._sender._retries = Retries(first_wait=timedelta(0))  # noqa: SLF001  # users need no such thing
+        return store
+
+    return open_store()
 
 
 def harness_on(path: Path, **options: Any) -> StoreHarness:
@@ -35,14 +55,16 @@ def harness_on(path: Path, **options: Any) -> StoreHarness:
         with closing(sqlite3.connect(path)) as db:
             return [key for (key,) in db.execute("SELECT key FROM business")]
 
+    statements = Statements(lambda: D1DatabaseError("the file is away", unavailable=True, outcome_unknown=True))
     return StoreHarness(
-        lambda: D1WorkflowStore.open(path, **options),
+        lambda: open_watched(path, statements, **options),
         contract_version="0.1",
         process_factory="workflow_store_d1:D1WorkflowStore.open",
         process_arguments={"path": str(path)},
         corrupt=corrupt,
         write_business=write_business,
         read_business=read_business,
+        statements=statements,
         subject={"database": f"SQLite {sqlite3.sqlite_version}", "journal_mode": "WAL", "synchronous": "FULL"},
     )
 
