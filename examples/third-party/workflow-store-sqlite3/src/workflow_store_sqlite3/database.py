@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sqlite3
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, TypeVar
 
 from workflow_runtime.errors import (
@@ -50,39 +51,62 @@ class Database:
         self._closed = False
 
     async def run(self, begin: Begin, unit: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a unit in the thread, in one transaction."""
+        """Run a unit in one transaction: all of it happens, or nothing does."""
+
+        def transaction(db: sqlite3.Connection) -> T:
+            with db:  # commits, or rolls back when something is raised
+                db.execute(begin)
+                return unit(db)
+
+        return await self.call(transaction)
+
+    async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Call a function in the thread; call it again while others keep the file locked."""
+        return await self.call_once(lambda db: _until_free(functools.partial(function, db)))
+
+    async def call_once(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Call a function in the thread, and let SQLite's errors through as they are."""
         self._home.check()
         if self._closed:
             raise ConfigurationError("this SQLite store is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, begin, unit)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(self._connected()))
 
     async def close(self) -> None:
-        """Close the connection once the units that have begun are through. Closing it again does nothing."""
+        """Close the connection when what has begun is through. Closing it again does nothing."""
+        closing = self.close_soon()
+        if closing is not None:
+            await asyncio.shield(asyncio.wrap_future(closing))
+
+    def close_soon(self) -> Future[None] | None:
+        """Let the thread close the connection, which rolls back what was not committed. It ends by itself then."""
         if self._closed or self._home.is_inherited:
-            return
+            return None
         self._closed = True
         closing = self._thread.submit(self._close)
         self._thread.shutdown(wait=False)
-        await asyncio.shield(asyncio.wrap_future(closing))
+        return closing
 
-    def _run(self, begin: Begin, unit: Callable[[sqlite3.Connection], T]) -> T:
-        deadline = time.monotonic() + BUSY_S
-        while True:
-            try:
-                if self._connection is None:
-                    self._connection = _connect(self._path)
-                with self._connection:  # commits, or rolls back when something is raised
-                    self._connection.execute(begin)
-                    return unit(self._connection)
-            except sqlite3.Error as error:
-                # SQLite itself waits for locks, but for a few it does not: changing the journal's mode, for one.
-                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise _as_store_error(error) from error
-            time.sleep(0.01)
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = _until_free(functools.partial(_connect, self._path))
+        return self._connection
 
     def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
+
+
+def _until_free(function: Callable[[], T]) -> T:
+    """Call a function until no other writer is in its way, and turn SQLite's errors into those of the contract."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return function()
+        except sqlite3.Error as error:
+            # SQLite itself waits for locks, but for a few it does not: changing the journal's mode, for one.
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise _as_store_error(error) from error
+        time.sleep(0.01)
 
 
 def _connect(path: str | os.PathLike[str]) -> sqlite3.Connection:

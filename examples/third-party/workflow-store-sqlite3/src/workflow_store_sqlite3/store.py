@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 from sqlite3 import Connection
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from workflow_runtime.store import Event, StoreCapabilities, checked, follow_events
+from workflow_runtime.store import Appended, Event, StoreCapabilities, TransactionWork, checked, follow_events
 
 from . import claims, driving, inbox, listings, runs, schedules, schema, ticks
 from .database import READ, WRITE, Begin, Database
+from .transactions import append_in_transaction
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +44,9 @@ class Sqlite3WorkflowStore:
         path: Where the file is. It must lie on a disk of this machine: SQLite's locks do not hold over a network.
     """
 
-    capabilities = StoreCapabilities(max_payload_bytes=1_000_000, durable=True, subscribe=True, heartbeats=True)
+    capabilities = StoreCapabilities(
+        max_payload_bytes=1_000_000, durable=True, subscribe=True, transactions=True, heartbeats=True
+    )
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
@@ -110,6 +113,14 @@ class Sqlite3WorkflowStore:
 
     ensure_schema = _writes(schema.ensure_schema)
     check_schema = _reads(schema.check_schema)
+
+    @checked
+    async def append_in_transaction(
+        self, *, run_id: str, lease_token: str, operation_id: str, work: TransactionWork
+    ) -> Appended:
+        """Run `work` with a `Transaction`, append what it says, and commit both. Other writers wait meanwhile."""
+        fence = {"run_id": run_id, "lease_token": lease_token, "operation_id": operation_id}
+        return await append_in_transaction(Database(self._path), self.capabilities, **fence, work=work)
 
     async def read_clock(self) -> int:
         """Read the clock of this machine: a file has no other."""
