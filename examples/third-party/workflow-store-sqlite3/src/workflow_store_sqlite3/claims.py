@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from sqlite3 import Connection, Row
@@ -25,7 +24,7 @@ from workflow_runtime.store import (
 )
 
 from .heads import end_run, find_head, set_head
-from .rows import entry, read_run, select_events, select_inbox, select_timers, summary
+from .rows import as_json, entry, read_run, select_events, select_inbox, select_timers, summary
 
 # The time in `claimable_at_ms` means the same for queued runs, running ones and paused ones: so do these.
 _MATCHING = """
@@ -194,7 +193,7 @@ def _claim_next(
             claims.append(claimed_run(db, run_id, lease, now_ms=now_ms, **pages))
         except CorruptRecordError as error:
             corrupt.append(error)
-    claimed = json.dumps([head["run_id"] for head in heads])
+    claimed = as_json(head["run_id"] for head in heads)
     next_due_ms = db.execute(_NEXT_TIME, {**asked, "claimed": claimed}).fetchone()[0]
     return ClaimBatch(claims=tuple(claims), next_due_ms=next_due_ms, corrupt=tuple(corrupt), dead=tuple(dead))
 
@@ -218,8 +217,4 @@ def _filters(
     status: RunStatus, workflows: Sequence[WorkflowVersion] | None, queues: Sequence[str] | None
 ) -> dict[str, object]:
     pairs = None if workflows is None else [(workflow.workflow_id, workflow.version) for workflow in workflows]
-    return {
-        "status": status,
-        "workflows": None if pairs is None else json.dumps(pairs),
-        "queues": None if queues is None else json.dumps(list(queues)),
-    }
+    return {"status": status, "workflows": as_json(pairs), "queues": as_json(queues)}

@@ -48,14 +48,7 @@ def append_events(
 
 
 def schedule_timer(
-    db: Connection,
-    *,
-    run_id: str,
-    lease_token: str,
-    operation_id: str,
-    timer_id: str,
-    fire_at_ms: int,
-    now_ms: int,
+    db: Connection, *, run_id: str, lease_token: str, operation_id: str, timer_id: str, fire_at_ms: int, now_ms: int
 ) -> None:
     _, answer = begin_write(db, run_id, lease_token, operation_id)
     if answer is None:

@@ -26,12 +26,10 @@ def queue_run(db: Connection, run_id: str, *, now_ms: int, **columns: object) ->
     set_head(db, run_id, status=RunStatus.QUEUED, updated_at_ms=now_ms, **columns)
 
 
-def end_run(
-    db: Connection, run_id: str, status: RunStatus, *, now_ms: int, reason: str | None = None, **columns: object
-) -> None:
+def end_run(db: Connection, run_id: str, status: RunStatus, *, now_ms: int, reason: str | None = None) -> None:
     """Give a run its last status: nobody holds it any more, and its timers are gone unless it is parked."""
-    columns |= {"reason": reason, "claimable_at_ms": None, "lease_owner": None, "lease_token": None}
-    set_head(db, run_id, status=status, finished_at_ms=now_ms, updated_at_ms=now_ms, **columns)
+    no_claim = {"claimable_at_ms": None, "lease_owner": None, "lease_token": None}
+    set_head(db, run_id, status=status, reason=reason, finished_at_ms=now_ms, updated_at_ms=now_ms, **no_claim)
     if status is not RunStatus.DEAD:
         db.execute("DELETE FROM workflow_timers WHERE run_id = ?", (run_id,))
 

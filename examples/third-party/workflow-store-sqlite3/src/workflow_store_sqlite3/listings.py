@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from sqlite3 import Connection
 
@@ -17,7 +16,7 @@ from workflow_runtime.store import (
     encode_run_cursor,
 )
 
-from .rows import entry, find_run, select_events, select_timers, summary
+from .rows import as_json, entry, find_run, select_events, select_timers, summary
 
 _MATCHING = """
     (:statuses IS NULL OR status IN (SELECT value FROM json_each(:statuses)))
@@ -98,9 +97,10 @@ def _filters(
     created_from_ms: int | None,
     created_before_ms: int | None,
 ) -> dict[str, object]:
-    lists = {"statuses": statuses, "workflow_ids": workflow_ids, "queues": queues}
     return {
-        **{name: None if items is None else json.dumps(list(items)) for name, items in lists.items()},
+        "statuses": as_json(statuses),
+        "workflow_ids": as_json(workflow_ids),
+        "queues": as_json(queues),
         "prefix": run_id_prefix,
         "from_ms": created_from_ms,
         "before_ms": created_before_ms,

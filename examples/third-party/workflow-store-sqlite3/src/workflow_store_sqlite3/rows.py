@@ -26,6 +26,11 @@ _EVENT = columns(Event, "index")
 _ENTRY = columns(InboxEntry)
 
 
+def as_json(items: Iterable[object] | None) -> str | None:
+    """Write a filter as the one parameter that `json_each` takes apart; no filter stays none."""
+    return None if items is None else json.dumps(list(items))
+
+
 def find_run(db: Connection, run_id: str) -> RunRecord | None:
     """Read a run with its payloads."""
     row = db.execute(

@@ -50,7 +50,7 @@ from .claims import claimed_run, take_lease
 from .driving import insert_events
 from .heads import end_run, find_head, insert_run, queue_run, set_head
 from .inbox import put_into_inbox
-from .rows import entry, find_run, read_run, select_events, select_inbox, select_timers
+from .rows import as_json, entry, find_run, read_run, select_events, select_inbox, select_timers
 
 ENDED = TERMINAL_STATUSES - {RunStatus.DEAD}
 
@@ -118,8 +118,8 @@ def fork_run(
         run = read_run(db, new_run_id)
         if there["last_operation_id"] == operation_id:
             return Forked(run=run)
-        asked = {"run_id": run_id, "from_index": from_index, "workflow_version": workflow_version}
-        return Existing(run=run, differs=differing_fork(run, **asked))  # type: ignore[arg-type]  # of three types
+        differs = differing_fork(run, run_id=run_id, from_index=from_index, workflow_version=workflow_version)
+        return Existing(run=run, differs=differs)
     other = find_run(db, run_id)
     if other is None:
         return NotFound()
@@ -266,6 +266,7 @@ def prune_runs(
 ) -> int:
     statuses = sorted(ENDED) if statuses is None else statuses
     check_prunable(statuses)
+    asked = {"statuses": as_json(statuses), "before": finished_before_ms, "workflow_ids": as_json(workflow_ids)}
     return db.execute(
         """
         DELETE FROM workflow_runs
@@ -279,12 +280,7 @@ def prune_runs(
             LIMIT :limit
         )
         """,
-        {
-            "statuses": json.dumps(list(statuses)),
-            "before": finished_before_ms,
-            "workflow_ids": None if workflow_ids is None else json.dumps(list(workflow_ids)),
-            "limit": limit,
-        },
+        {**asked, "limit": limit},
     ).rowcount
 
 
@@ -312,5 +308,7 @@ def retry_runs(
     now_ms: int,
     statuses: Sequence[RunStatus] = (RunStatus.ERRORED, RunStatus.DEAD),
 ) -> Mapping[str, RetryResult]:
-    asked = {"event": event, "now_ms": now_ms, "statuses": statuses}
-    return {run_id: retry_run(db, run_id=run_id, **asked) for run_id in dict.fromkeys(run_ids)}  # type: ignore[arg-type]  # of three types
+    return {
+        run_id: retry_run(db, run_id=run_id, event=event, now_ms=now_ms, statuses=statuses)
+        for run_id in dict.fromkeys(run_ids)
+    }

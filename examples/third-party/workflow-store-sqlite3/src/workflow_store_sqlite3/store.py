@@ -1,4 +1,7 @@
-"""The store: the list of its verbs. Each is a function of a connection and its arguments, run as one transaction."""
+"""The store: the list of its verbs. Each is a function of a connection and its arguments, run as one transaction.
+
+What a verb must do is said once, in the store contract; these functions say how it is done on SQLite.
+"""
 
 from __future__ import annotations
 

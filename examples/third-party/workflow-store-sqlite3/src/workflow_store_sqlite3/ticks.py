@@ -27,25 +27,27 @@ from workflow_runtime.store import (
 )
 
 from .heads import find_head, insert_run
+from .rows import as_json
 from .schedules import NO_CLAIM, find_schedule, schedule, set_schedule
 
 REPLACING = ("cancel-previous", "terminate-previous")
 """Policies by which a tick of a later moment takes the place of a buffered one."""
 
-# What each schedule without a claimed tick could give now: its buffered tick, its due one, its first requested one.
-# A run is live while it is not terminal.
+# What each schedule without a claimed tick could give now: its buffered tick, else the earlier one of its due tick and
+# its first requested one. A schedule is `live` while its previous run is, and `named` if the caller asks for it.
 _WAITING = """
     WITH schedules AS (
         SELECT
             workflow_schedules.*,
-            runs.status IN ('queued', 'running', 'paused') AS live,
-            workflow_schedules.workflow_id IN (SELECT value FROM json_each(:workflow_ids)) AS named
+            coalesce(runs.status IN ('queued', 'running', 'paused'), FALSE) AS live,
+            :workflow_ids IS NULL
+                OR workflow_schedules.workflow_id IN (SELECT value FROM json_each(:workflow_ids)) AS named
         FROM workflow_schedules LEFT JOIN workflow_runs AS runs ON runs.run_id = previous_run_id
     ),
     ticks AS (
         SELECT
             *,
-            CASE WHEN NOT live OR live IS NULL THEN buffered_fire_at_ms END AS buffered_ms,
+            CASE WHEN NOT live THEN buffered_fire_at_ms END AS buffered_ms,
             CASE
                 WHEN enabled AND next_fire_at_ms <= :now_ms AND next_fire_at_ms > coalesce(last_fire_at_ms, -1)
                 THEN next_fire_at_ms
@@ -54,7 +56,7 @@ _WAITING = """
                 SELECT fire_at_ms
                 FROM workflow_requested_ticks AS requested
                 WHERE requested.schedule_id = schedules.schedule_id
-                  AND NOT (coalesce(live, 0) AND overlap IS 'buffer-all')
+                  AND NOT (live AND overlap IS 'buffer-all')
                 ORDER BY overlap IS 'buffer-all', fire_at_ms
                 LIMIT 1
             ) AS requested_ms
@@ -68,11 +70,7 @@ _WAITING = """
 """
 _NEXT_TICKS = f"""
     {_WAITING}
-    SELECT *
-    FROM waiting
-    WHERE tick_ms IS NOT NULL AND (:workflow_ids IS NULL OR named)
-    ORDER BY tick_ms, schedule_id
-    LIMIT :limit
+    SELECT * FROM waiting WHERE tick_ms IS NOT NULL AND named ORDER BY tick_ms, schedule_id LIMIT :limit
 """
 _OTHERS_WAITING = f"""
     {_WAITING}
@@ -82,41 +80,28 @@ _NEXT_TIME = f"""
     {_WAITING}
     SELECT min(at_ms)
     FROM (
-        SELECT :now_ms AS at_ms FROM waiting WHERE tick_ms IS NOT NULL AND (:workflow_ids IS NULL OR named)
+        SELECT :now_ms AS at_ms FROM waiting WHERE tick_ms IS NOT NULL AND named
         UNION ALL
         SELECT claim_expires_at_ms
         FROM schedules
-        WHERE claim_expires_at_ms > :now_ms
-          AND (:workflow_ids IS NULL OR named)
-          AND schedule_id NOT IN (SELECT value FROM json_each(:claimed))
+        WHERE named AND claim_expires_at_ms > :now_ms AND schedule_id NOT IN (SELECT value FROM json_each(:claimed))
         UNION ALL
         SELECT next_fire_at_ms
         FROM schedules
-        WHERE enabled
-          AND next_fire_at_ms > max(:now_ms, coalesce(last_fire_at_ms, -1))
-          AND (:workflow_ids IS NULL OR named)
+        WHERE named AND enabled AND next_fire_at_ms > max(:now_ms, coalesce(last_fire_at_ms, -1))
     )
 """
 
 
 def claim_due_schedule_buckets(
-    db: Connection,
-    *,
-    owner: str,
-    lease_ms: int,
-    now_ms: int,
-    limit: int,
-    workflow_ids: Sequence[str] | None = None,
+    db: Connection, *, owner: str, lease_ms: int, now_ms: int, limit: int, workflow_ids: Sequence[str] | None = None
 ) -> BucketClaims:
-    names = None if workflow_ids is None else json.dumps(list(workflow_ids))
-    asked = {"now_ms": now_ms, "limit": limit, "workflow_ids": names}
+    asked = {"now_ms": now_ms, "limit": limit, "workflow_ids": as_json(workflow_ids)}
     claims = [_claim_tick(db, row, owner, lease_ms, now_ms) for row in db.execute(_NEXT_TICKS, asked).fetchall()]
-    claimed = json.dumps([claim.schedule.schedule_id for claim in claims])
+    claimed = as_json(claim.schedule.schedule_id for claim in claims)
     next_due_ms = db.execute(_NEXT_TIME, {**asked, "claimed": claimed}).fetchone()[0]
-    others = [] if names is None else db.execute(_OTHERS_WAITING, asked).fetchall()
-    return BucketClaims(
-        buckets=tuple(claims), next_due_ms=next_due_ms, unclaimable=tuple(row["schedule_id"] for row in others)
-    )
+    others = tuple(row["schedule_id"] for row in db.execute(_OTHERS_WAITING, asked))
+    return BucketClaims(buckets=tuple(claims), next_due_ms=next_due_ms, unclaimable=others)
 
 
 def _claim_tick(db: Connection, row: Row, owner: str, lease_ms: int, now_ms: int) -> ClaimedBucket:
