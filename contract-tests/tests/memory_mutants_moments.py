@@ -57,7 +57,7 @@ _ROUNDED = (
     ("schedule_timer", "fire_at_ms", "TIMER-1", "is durable", _OF_RUNS),
     ("append_events", "set_timers", "TIMER-1", "is durable", _OF_RUNS),
     ("mark_run_paused", "set_timers", "TIMER-1", "due at its earliest timer", _OF_RUNS),
-    ("upsert_schedule", "next_fire_at_ms", "SCHEDULE-10", "when the next one is", _OF_TICKS),
+    ("upsert_schedule", "next_fire_at_ms", "SCHEDULE-10", "when the next one that lies ahead is due", _OF_TICKS),
     ("mark_schedule_bucket_started", "next_fire_at_ms", "SCHEDULE-13", "the next fire time", _OF_TICKS),
     ("request_schedule_buckets", "now_ms", "SCHEDULE-19", "a claimed one too", _OF_TICKS),
 )
@@ -196,6 +196,21 @@ def _later_on_the_second(row: ScheduleRow, now_ms: int) -> list[int]:
 )
 class NextTickIsToldInSeconds(Faulty):
     """The answer to a claim of ticks says when the next one is due, to the second."""
+
+
+def _later_and_overdue(row: ScheduleRow, now_ms: int) -> list[int]:
+    overdue = [row.due_tick_ms] if row.due_tick_ms is not None and row.is_leased(now_ms) else []
+    return [*_later_ms(row, now_ms), *overdue]
+
+
+@broken(
+    "SCHEDULE-10",
+    (memory_ticks, "_later_ms", _later_and_overdue),
+    words="A tick that is due behind a claimed one is not told",
+    case="SCHEDULE-10-tick_behind_a_claimed_one_is_not_told",
+)
+class TickBehindAClaimedOneIsTold(Faulty):
+    """A claim of ticks says that more is due, while only settling the claimed tick brings it."""
 
 
 # Late clocks.

@@ -173,6 +173,19 @@ async def requested_ticks_do_not_hide_the_due_one(h: StoreHarness) -> None:
     assert (await claim_ticks(h)).next_due_ms == h.now_ms + 1_000
 
 
+@clause("SCHEDULE-10")
+async def tick_behind_a_claimed_one_is_not_told(h: StoreHarness) -> None:
+    """A tick that is due behind a claimed one makes no claim say that more is due: workers would ask without end."""
+    await upsert(h, next_fire_at_ms=h.now_ms)
+    await request(h, h.now_ms - 1)
+    claims = await claim_ticks(h, lease_ms=5_000)
+    assert [bucket.source for bucket in claims.buckets] == ["requested"]
+    assert claims.next_due_ms is None
+    end = h.now_ms + 5_000
+    h.advance(1_000)
+    assert (await claim_ticks(h)).next_due_ms == end, "another worker is told of the claim, not of the tick behind it"
+
+
 @clause("SCHEDULE-11")
 async def ticks_of_other_workflows_are_left_alone(h: StoreHarness) -> None:
     """A claim for some workflows takes their ticks only, whatever waits of others, and names those."""

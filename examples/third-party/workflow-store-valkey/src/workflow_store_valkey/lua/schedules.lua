@@ -199,9 +199,8 @@ local function look_for_ticks(a)
       if held then
         next_ms = math.min(next_ms, schedule.claim_expires_at_ms)
       end
-      local taken = (tick and tick.moment) or (held and schedule.claim_fire_at_ms)
       local due = next_due(schedule)
-      if due and due ~= taken then
+      if due and due > a.now_ms then
         next_ms = math.min(next_ms, due)
       end
     end
