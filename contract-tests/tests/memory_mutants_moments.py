@@ -207,7 +207,7 @@ def _later_and_overdue(row: ScheduleRow, now_ms: int) -> list[int]:
     "SCHEDULE-10",
     (memory_ticks, "_later_ms", _later_and_overdue),
     words="A tick that is due behind a claimed one is not told",
-    case="SCHEDULE-10-tick_behind_a_claimed_one_is_not_told",
+    case="tick_behind_a_claimed_one_is_not_told",
 )
 class TickBehindAClaimedOneIsTold(Faulty):
     """A claim of ticks says that more is due, while only settling the claimed tick brings it."""

@@ -941,10 +941,10 @@ class ScheduleStore(Protocol):
                 moment that is both due and requested is one tick, and a due one; so settling it settles the request.
                 A tick under a live lease is not claimed again, one whose lease expired is, with a new token.
             SCHEDULE-10: Each claim names the previous run if it is live. `next_due_ms` is the earliest moment at which
-                another tick of these workflows may be claimable, as far as time alone decides it: when the next one that
-                lies ahead is due (also of a schedule whose claimed tick would have to be settled first), when the claim
-                of a tick that is not in this answer runs out, or the present if the limit left ticks behind. A tick
-                that is due behind a claimed one is not told: its turn comes by settling that one.
+                another tick of these workflows may be claimable, as far as time alone decides it: when the next one
+                that lies ahead is due (also of a schedule whose claimed tick would have to be settled first), when the
+                claim of a tick that is not in this answer runs out, or the present if the limit left ticks behind. A
+                tick that is due behind a claimed one is not told: its turn comes by settling that one.
             SCHEDULE-11: With `workflow_ids`, ticks of other workflows are left alone and hold nothing up;
                 `unclaimable` names up to 10 schedules that have one waiting.
             SCHEDULE-12: A due tick at or before the high-water mark is never claimed again, whatever was pruned.
