@@ -59,6 +59,14 @@ def test_level_that_is_asked_for_must_be_certified(folder: Path, capsys: pytest.
     assert "transactional: not declared (transactions)" in capsys.readouterr().out
 
 
+def test_only_the_levels_that_are_asked_for_are_judged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["mine:harness", "--roles", "live", "--json", "live.json"]) == 0
+    said = capsys.readouterr().out
+    assert "core: not examined\nschedules: not examined\nlive: certified" in said
+    assert "InMemoryWorkflowStore: certified for live of contract 0.1" in said
+    assert command.main(["verify", "live.json"]) == 0
+
+
 def test_small_scale_reaches_the_cases_and_certifies_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["mine:harness", "--scale", "0.05", "--seed", "3", "-k", "one_id_is_created_once"]
     assert command.main([*arguments, "--markdown", "report.md"]) == 1

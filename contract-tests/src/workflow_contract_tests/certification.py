@@ -24,6 +24,7 @@ from .examination import (
     run_case,
 )
 from .harness import HarnessError
+from .levels import LEVELS, Level
 from .report import Report, Way
 from .settings import SCALE, SEED
 
@@ -73,6 +74,7 @@ def report_on(
     scale: float = SCALE,
     seed: int = SEED,
     way: Way = "in process",
+    roles: tuple[Level, ...] = LEVELS,
 ) -> Report:
     """Return the report on a store that was examined."""
     known = [one for one in examined if one.module is not None]
@@ -93,6 +95,7 @@ def report_on(
         scale=scale,
         seed=seed,
         way=way,
+        roles=roles,
         objections=_objections(known, len(declared)),
     )
 

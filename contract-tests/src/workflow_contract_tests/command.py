@@ -93,7 +93,9 @@ def _certify(arguments: Sequence[str]) -> int:
         report = replace(report, bench=_measure(options))
     write_outputs(report, markdown=options.markdown, json=options.json, junit=options.junit, badge=options.badge)
     _show(report)
-    return UNEXAMINED if interrupted else _status(report, options.roles)
+    if interrupted:
+        return UNEXAMINED
+    return CERTIFIED if report.certified else NOT_CERTIFIED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     effort = parser.add_argument_group("how")
     effort.add_argument("-x", dest="stop_early", action="store_true", help="stop after the first failure")
     effort.add_argument("--scale", type=_scale, default=SCALE, help="factor of all counts; below 1 certifies nothing")
+    effort.add_argument("--thorough", dest="scale", action="store_const", const=3.0, help="--scale 3: every pair meets")
     effort.add_argument("--seed", type=int, default=SEED, help="seed of every random choice")
     effort.add_argument("--timeout", type=float, help="seconds for a case; 60, or more with a larger scale")
     speed = parser.add_argument_group("speed, which no verdict depends on")
@@ -179,7 +182,14 @@ def _examine(options: argparse.Namespace, cases: Sequence[Case], last: LastResul
         except KeyboardInterrupt:
             interrupted = True
     seconds = time.perf_counter() - began
-    report = report_on(examined, seconds=seconds, scale=options.scale, seed=options.seed, way="in child processes")
+    report = report_on(
+        examined,
+        seconds=seconds,
+        scale=options.scale,
+        seed=options.seed,
+        way="in child processes",
+        roles=options.roles,
+    )
     return report, interrupted
 
 
@@ -202,11 +212,3 @@ def _show(report: Report) -> None:
     if report.bench is not None:
         sys.stdout.write("\n" + "\n".join(report.bench.lines()) + "\n")
     sys.stdout.write("\n" + "".join(f"{verdict}\n" for verdict in report.levels) + report.summary() + "\n")
-
-
-def _status(report: Report, roles: Sequence[Level]) -> int:
-    """Return the exit status: levels that somebody asked for by name must all be certified."""
-    if tuple(roles) == LEVELS:
-        return CERTIFIED if report.certified else NOT_CERTIFIED
-    asked = [verdict.status for verdict in report.levels if verdict.level in roles]
-    return CERTIFIED if set(asked) == {"certified"} else NOT_CERTIFIED

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from .clauses import CLAUSES
+from .levels import LEVELS, Level
 from .measurements import Bench
 from .settings import SCALE, SEED
 from .verdict import LevelVerdict, Outcome, catalogue_hash, judge
@@ -58,6 +59,8 @@ class Report:
     """The place where the cases ran. In process, a store that ends the process takes the verdict with it."""
     objections: tuple[str, ...] = ()
     """Reasons to certify nothing, whatever passed."""
+    roles: tuple[Level, ...] = LEVELS
+    """The levels that somebody asked for. The verdict is about these."""
     bench: Bench | None = None
     """The measurements, if there are any. No verdict depends on them."""
 
@@ -68,12 +71,18 @@ class Report:
         if self.scale < 1:
             objections = (*objections, f"races ran at scale {self.scale:g}, and a verdict needs 1")
         outcomes = [(result.id, result.outcome) for result in self.results]
-        return judge(outcomes, capabilities=self.capabilities, objections=objections)
+        verdicts = judge(outcomes, capabilities=self.capabilities, objections=objections)
+        return tuple(verdict if verdict.level in self.roles else verdict.left_out() for verdict in verdicts)
 
     @property
     def certified(self) -> bool:
-        """True if the store is certified for `core` and refused for no other level."""
+        """True if the store is certified for `core` and refused for no other level.
+
+        Where levels were asked for, each of them must be certified.
+        """
         statuses = {verdict.level: verdict.status for verdict in self.levels}
+        if self.roles != LEVELS:
+            return {statuses[level] for level in self.roles} == {"certified"}
         return statuses["core"] == "certified" and "not certified" not in statuses.values()
 
     def of(self, *outcomes: Outcome) -> tuple[CaseResult, ...]:
@@ -90,8 +99,9 @@ class Report:
         outcomes: tuple[Outcome, ...] = ("passed", "failed", "not-written", "not-run", "not-applicable")
         counts = ", ".join(f"{len(self.of(one))} {one.replace('-', ' ')}" for one in outcomes if self.of(one))
         verdict = "certified" if self.certified else "NOT certified"
+        scope = "" if self.roles == LEVELS else f"{', '.join(self.roles)} of "
         return (
-            f"{self.store}: {verdict} for contract {self.contract_version}: {len(CLAUSES)} clauses, "
+            f"{self.store}: {verdict} for {scope}contract {self.contract_version}: {len(CLAUSES)} clauses, "
             f"{len(self.results)} cases ({counts or 'nothing ran'}) in {self.seconds:.1f} s"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .cases import Case
@@ -27,6 +27,10 @@ class LevelVerdict:
     """The cases of the catalogue that this store must pass."""
     passed: int
     reason: str = ""
+
+    def left_out(self) -> LevelVerdict:
+        """Return the verdict on a level that nobody asked for, whichever of its cases ran."""
+        return replace(self, status="not examined", reason="")
 
     def __str__(self) -> str:
         said = f"{self.level}: {self.status}"

@@ -54,5 +54,5 @@ def _load(path: Path) -> dict[str, Any]:
 def _report(document: dict[str, Any]) -> Report:
     facts = {name: document[name] for name in _FACTS}
     results = tuple(CaseResult(**result | {"clauses": tuple(result["clauses"])}) for result in facts["results"])
-    lists = {name: tuple(facts[name]) for name in ("capabilities", "objections")}
+    lists = {name: tuple(facts[name]) for name in ("capabilities", "objections", "roles")}
     return Report(**facts | lists | {"results": results})
