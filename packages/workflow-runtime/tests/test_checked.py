@@ -79,7 +79,8 @@ class Forwarding:
 
 
 async def test_ids_of_a_list_come_in_as_plain_strings() -> None:
-    given = await Forwarding().cancel_runs(run_ids=[Order.FIRST, "order-2"], now_ms=1)
+    store: Any = Forwarding()
+    given = await store.cancel_runs(run_ids=[Order.FIRST, "order-2"], now_ms=1)
 
     assert given["run_ids"] == ["order-1", "order-2"]
     assert [type(run_id) for run_id in given["run_ids"]] == [str, str]
@@ -87,5 +88,6 @@ async def test_ids_of_a_list_come_in_as_plain_strings() -> None:
 
 @pytest.mark.parametrize("run_ids", [[""], "order-1", ["order-1", "\0"]])
 async def test_a_verb_with_the_contract_s_signature_is_checked(run_ids: Sequence[str]) -> None:
+    store: Any = Forwarding()
     with pytest.raises(InvalidArgumentError, match="run_ids"):
-        await Forwarding().cancel_runs(run_ids=run_ids, now_ms=1)
+        await store.cancel_runs(run_ids=run_ids, now_ms=1)
