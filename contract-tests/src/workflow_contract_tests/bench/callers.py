@@ -52,10 +52,10 @@ class Caller:
         assert answer.claim is not None, "create_run brought no claim"
         self._token, self._next_index = answer.claim.lease.token, 0
 
-    async def append(self) -> None:
-        """Append an event."""
+    async def append(self, count: int = 1) -> None:
+        """Append events."""
         answer = await self.store.append_events(
-            **self._fence(), **self._write(), **self._index(), events=[event(_PAYLOAD)], lease_ms=LEASE_MS
+            **self._fence(), **self._write(), **self._index(), events=[event(_PAYLOAD)] * count, lease_ms=LEASE_MS
         )
         self._next_index = answer.next_index
 
@@ -115,8 +115,7 @@ class Caller:
     async def start_with_log(self) -> None:
         """Create a run with a log, and hold it."""
         await self.start()
-        for _ in range(_LOG):
-            await self.append()
+        await self.append(_LOG)
 
     async def start_and_pause(self) -> None:
         """Leave another run waiting."""

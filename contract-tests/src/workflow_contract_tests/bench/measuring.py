@@ -45,20 +45,26 @@ class StoreBench:
             self._stored += len(missing)
 
     async def measure(self, seconds: float, *, at_once: bool) -> list[Measurement]:
-        """Measure each verb, with an equal share of the time.
+        """Measure each verb, with an equal share of what is left of the time.
 
         Args:
             seconds: The time for all verbs.
             at_once: Measure also many callers at once.
         """
-        share_s = seconds / len(BENCH_VERBS)
-        return [await self._measure(verb, share_s, at_once=at_once) for verb in BENCH_VERBS]
+        end = time.perf_counter() + seconds
+        found = []
+        for number, verb in enumerate(BENCH_VERBS):
+            share_s = (end - time.perf_counter()) / (len(BENCH_VERBS) - number)
+            found.append(await self._measure(verb, share_s, at_once=at_once))
+        return found
 
     async def _measure(self, verb: BenchVerb, share_s: float, *, at_once: bool) -> Measurement:
         alone = many = problem = None
         try:
-            alone = await self._time(verb, 1, share_s / 2 if at_once else share_s)
-            many = await self._time(verb, AT_ONCE, share_s / 2) if at_once else None
+            if share_s > 0:
+                alone = await self._time(verb, 1, share_s / 2 if at_once else share_s)
+            if share_s > 0 and at_once:
+                many = await self._time(verb, AT_ONCE, share_s / 2)
         except Exception as error:  # noqa: BLE001  # it is reported, and the other verbs are measured
             problem = f"{type(error).__name__}: {error}".partition("\n")[0]
         return Measurement(
@@ -67,9 +73,9 @@ class StoreBench:
 
     async def _time(self, verb: BenchVerb, count: int, seconds: float) -> Timing:
         """Call a verb again and again by so many callers. The first round warms up, and does not count."""
+        end = time.perf_counter() + seconds
         callers = await self._callers(count)
         await _each(callers, verb.begin)
-        end = time.perf_counter() + seconds
         times_s: list[float] = []
         busy_s = 0.0
         for number in range(max(_FEWEST_ROUNDS, _MOST_CALLS // count) + 1):

@@ -16,7 +16,7 @@ from ..measurements import Bench, Measurement, Timing
 
 __all__ = ["measure"]
 
-_GRACE_S = 20.0
+_GRACE_S = 30.0
 """Seconds beyond its time after which the child is ended."""
 _LAST_OUTPUT = 500
 

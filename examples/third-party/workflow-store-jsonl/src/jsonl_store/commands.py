@@ -27,7 +27,9 @@ def read_command(line: bytes) -> tuple[str, dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    return {"$": type(value).__name__} | {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    # The runtime gives values of subclasses, too: it is the published class that can be read again.
+    name = next(cls.__name__ for cls in type(value).__mro__ if cls.__name__ in _VALUES)
+    return {"$": name} | {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def _value(document: dict[str, Any]) -> Any:
