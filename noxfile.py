@@ -42,7 +42,7 @@ DISTRIBUTIONS = (
 EXTRAS = {"packages/workflow-store-d1": "[http,sqlalchemy]", "packages/workflow-store-postgres": "[sqlalchemy]"}
 TEST_SUPPORT = "test-support"  # no distribution: it is never built
 THIRD_PARTY = "examples/third-party"
-THIRD_PARTY_STORES = ("jsonl", "valkey")
+THIRD_PARTY_STORES = ("jsonl", "sqlite3", "valkey")
 EXAMPLE_WORKER = "examples/cloudflare-worker"
 AUDIT = "examples/audit_packages"
 

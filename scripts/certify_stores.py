@@ -46,6 +46,9 @@ STORES = {
     "third-party-jsonl": Store(
         "JSON lines (example)", "jsonl_harness:harness", THIRD_PARTY / "workflow-store-jsonl" / "tests"
     ),
+    "third-party-sqlite3": Store(
+        "Plain sqlite3 (example)", "sqlite3_harness:harness", THIRD_PARTY / "workflow-store-sqlite3" / "tests"
+    ),
     "third-party-valkey": Store(
         "Valkey (example)", "valkey_harness:harness", THIRD_PARTY / "workflow-store-valkey" / "tests"
     ),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from sqlite3_harness import harness as fresh_harness
 from workflow_contract_tests import StoreHarness
 from workflow_contract_tests.pytest_suite import StoreContract
-from workflow_store_sqlite3_harness import harness as fresh_harness
 
 
 class TestContract(StoreContract):
