@@ -100,7 +100,7 @@ def certify(name: str) -> bool:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Return the variables of a run: the scale and the seed of a certificate are the kit's own."""
+    """Return the variables of a run. The scale and the seed of a certificate are the kit's own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WORKFLOW_CONTRACT_")}
     return kept | {"PYTHONPATH": os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", ""))).rstrip(os.pathsep)}
 

@@ -10,7 +10,7 @@ from workflow_contract_tests import StoreHarness
 
 @contextmanager
 def harness() -> Iterator[StoreHarness]:
-    """Give a harness on a new file."""
+    """Make a harness on a new file."""
     with tempfile.TemporaryDirectory(prefix="jsonl-") as folder:
         path = f"{folder}/contract.jsonl"
         yield StoreHarness(

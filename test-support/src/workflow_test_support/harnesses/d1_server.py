@@ -45,7 +45,7 @@ def rest_harness_on(rest: RestDatabase) -> StoreHarness:
 
 @asynccontextmanager
 async def binding_harness_on(url: str, database: WorkerD1Database) -> AsyncIterator[StoreHarness]:
-    """Give a harness on a database that has the table of the business, by the binding of a Worker."""
+    """Make a harness on a database that has the table of the business, by the binding of a Worker."""
     with ExitStack() as handles:
 
         def open_store() -> D1WorkflowStore:
@@ -71,7 +71,7 @@ async def binding_harness_on(url: str, database: WorkerD1Database) -> AsyncItera
 
 @asynccontextmanager
 async def rest_harness() -> AsyncIterator[StoreHarness]:
-    """Give a harness on an empty database, by the REST API."""
+    """Make a harness on an empty database, by the REST API."""
     async with open_empty(_server().url, "REST") as database:
         await database.prepare(_BUSINESS).run()
         yield rest_harness_on(RestDatabase(_server(), "REST"))
@@ -79,7 +79,7 @@ async def rest_harness() -> AsyncIterator[StoreHarness]:
 
 @asynccontextmanager
 async def binding_harness() -> AsyncIterator[StoreHarness]:
-    """Give a harness on an empty database, by the binding of a Worker."""
+    """Make a harness on an empty database, by the binding of a Worker."""
     async with open_empty(_server().url) as database:
         await database.prepare(_BUSINESS).run()
         async with binding_harness_on(_server().url, database) as harness:

@@ -72,7 +72,7 @@ def harness_on(
 
 @asynccontextmanager
 async def harness() -> AsyncIterator[StoreHarness]:
-    """Give a harness on a new database."""
+    """Make a harness on a new database."""
     async with new_database(_server_dsn(), "template0") as dsn:
         await run_on(dsn, BUSINESS)
         yield harness_on(dsn, subject=await _subject(dsn))

@@ -71,6 +71,6 @@ def harness_on(path: Path, **options: Any) -> StoreHarness:
 
 @contextmanager
 def harness() -> Iterator[StoreHarness]:
-    """Give a harness on a file in a folder of its own."""
+    """Make a harness on a file in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="contract-") as folder:
         yield harness_on(Path(folder) / "contract.db")
