@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Sequence
 from sqlite3 import Connection, Row
 
-from workflow_runtime.errors import CorruptRecordError
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
@@ -15,6 +14,7 @@ from workflow_runtime.store import (
     Claimed,
     ClaimedRun,
     ClaimResult,
+    CorruptRecordError,
     Lease,
     NotClaimable,
     NotFound,

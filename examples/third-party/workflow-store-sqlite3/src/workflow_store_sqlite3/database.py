@@ -11,15 +11,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, TypeVar
 
-from workflow_runtime.errors import (
+from workflow_runtime.store import (
     ConfigurationError,
+    Home,
     SchemaMissingError,
     StoreAccessError,
     StoreError,
     StoreOperationError,
     StoreUnavailableError,
 )
-from workflow_runtime.store import Home
 
 T = TypeVar("T")
 

@@ -8,9 +8,20 @@ from collections.abc import Sequence
 from sqlite3 import Connection, Row
 from typing import Any
 
-from workflow_runtime.errors import LeaseLostError, LogConflictError
-from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import Appended, Awaited, Event, LeaseRenewal, LogPage, NewEvent, Paused, RunStatus, Timer
+from workflow_runtime.store import (
+    Appended,
+    Awaited,
+    Event,
+    JsonText,
+    LeaseLostError,
+    LeaseRenewal,
+    LogConflictError,
+    LogPage,
+    NewEvent,
+    Paused,
+    RunStatus,
+    Timer,
+)
 
 from .heads import end_run, find_head, queue_run, set_head
 from .rows import select_events

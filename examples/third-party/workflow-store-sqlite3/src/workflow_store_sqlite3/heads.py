@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from sqlite3 import Connection, Row
 
-from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import RunStatus
+from workflow_runtime.store import JsonText, RunStatus
 
 
 def find_head(db: Connection, run_id: str) -> Row | None:

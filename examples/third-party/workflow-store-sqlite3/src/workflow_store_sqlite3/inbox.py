@@ -6,7 +6,6 @@ import json
 from sqlite3 import Connection, Row
 from typing import Literal
 
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     TERMINAL_STATUSES,
     AlreadyDecided,
@@ -18,6 +17,7 @@ from workflow_runtime.store import (
     DeliverSignalResult,
     Duplicate,
     InboxEntry,
+    JsonText,
     NotFound,
     NotWaiting,
     RunStatus,

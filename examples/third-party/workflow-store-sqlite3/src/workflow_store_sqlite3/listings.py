@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from sqlite3 import Connection
 
-from workflow_runtime.errors import RunNotFoundError
 from workflow_runtime.store import (
     RunCounts,
+    RunNotFoundError,
     RunPage,
     RunStatus,
     RunTimeline,

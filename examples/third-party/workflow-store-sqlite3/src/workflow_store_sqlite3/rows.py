@@ -8,8 +8,17 @@ from dataclasses import fields
 from sqlite3 import Connection, Row
 from typing import Any
 
-from workflow_runtime.errors import CorruptRecordError
-from workflow_runtime.store import AWAITED_SHOWN, Awaited, Event, InboxEntry, RunRecord, RunStatus, RunSummary, Timer
+from workflow_runtime.store import (
+    AWAITED_SHOWN,
+    Awaited,
+    CorruptRecordError,
+    Event,
+    InboxEntry,
+    RunRecord,
+    RunStatus,
+    RunSummary,
+    Timer,
+)
 
 _ELSEWHERE = {"status", "due_at_ms", "lease_expires_at_ms", "cancel_requested", "first_awaited", "awaited_count"}
 """The facts of a run that have no column of their name, or need more than its value."""

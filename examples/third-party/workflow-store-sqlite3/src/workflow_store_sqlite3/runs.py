@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from sqlite3 import Connection
 
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
@@ -24,6 +23,7 @@ from workflow_runtime.store import (
     Existing,
     Forked,
     ForkResult,
+    JsonText,
     Lease,
     NewEvent,
     NotDeletable,

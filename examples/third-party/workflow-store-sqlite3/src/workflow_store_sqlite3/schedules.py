@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from sqlite3 import Connection, Row
 
-from workflow_runtime.errors import ScheduleNotFoundError
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
     BucketsRequested,
     Deleted,
     DeleteScheduleResult,
+    JsonText,
     NotFound,
     OverlapPolicy,
     RequestBucketsResult,
     RequestedBucket,
     RequestedOverlap,
     Schedule,
+    ScheduleNotFoundError,
     SchedulePage,
     ScheduleUpserted,
     decode_schedule_cursor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from sqlite3 import Connection
 
-from workflow_runtime.errors import SchemaAheadError, SchemaMissingError
+from workflow_runtime.store import SchemaAheadError, SchemaMissingError
 
 VERSION = 1
 

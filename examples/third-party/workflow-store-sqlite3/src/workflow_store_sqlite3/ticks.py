@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from sqlite3 import Connection, Row
 from typing import Any
 
-from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.store import (
     TERMINAL_STATUSES,
     BucketAction,
@@ -22,6 +21,7 @@ from workflow_runtime.store import (
     BucketStarted,
     ClaimedBucket,
     Lease,
+    LeaseLostError,
     RequestedOverlap,
     ScheduleChanged,
 )

@@ -7,10 +7,10 @@ from dataclasses import fields
 from sqlite3 import Connection, Row
 from typing import Any
 
-from workflow_runtime.errors import TransactionEndedError
 from workflow_runtime.store import (
     Appended,
     StoreCapabilities,
+    TransactionEndedError,
     TransactionWork,
     TransactionWrite,
     check_transaction_write,

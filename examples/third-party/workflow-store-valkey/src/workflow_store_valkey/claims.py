@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workflow_runtime.errors import CorruptRecordError
-from workflow_runtime.ids import new_id
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
     ClaimBatch,
     Claimed,
     ClaimResult,
+    CorruptRecordError,
     NotClaimable,
     NotFound,
     RunStatus,
     RunSummary,
     WorkflowVersion,
     checked,
+    new_id,
 )
 
 from . import codec

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from workflow_runtime.errors import CorruptRecordError
-from workflow_runtime.payloads import JsonText, decode_json
 from workflow_runtime.store import (
     Awaited,
     ClaimedRun,
+    CorruptRecordError,
     Event,
     InboxEntry,
+    JsonText,
     Lease,
     NewEvent,
     RunRecord,
@@ -21,6 +21,7 @@ from workflow_runtime.store import (
     RunSummary,
     Schedule,
     Timer,
+    decode_json,
 )
 
 from .server import Reply

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     AlreadyDecided,
@@ -16,6 +15,7 @@ from workflow_runtime.store import (
     DeliverSignalResult,
     Duplicate,
     InboxEntry,
+    JsonText,
     NotFound,
     NotWaiting,
     RunStatus,

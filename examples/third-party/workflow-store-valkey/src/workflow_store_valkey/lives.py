@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workflow_runtime.ids import new_id
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
@@ -24,6 +22,7 @@ from workflow_runtime.store import (
     Existing,
     Forked,
     ForkResult,
+    JsonText,
     Lease,
     NewEvent,
     NotDeletable,
@@ -45,6 +44,7 @@ from workflow_runtime.store import (
     checked,
     differing_fields,
     differing_fork,
+    new_id,
 )
 
 from . import codec

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 
-from workflow_runtime.errors import CorruptRecordError, RunNotFoundError
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     DEFAULT_HISTORY_EVENTS,
+    CorruptRecordError,
     Event,
     LogPage,
     RunCounts,
+    RunNotFoundError,
     RunPage,
     RunStatus,
     RunSummary,

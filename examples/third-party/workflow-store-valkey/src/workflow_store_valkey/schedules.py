@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from workflow_runtime.errors import LeaseLostError, ScheduleNotFoundError
-from workflow_runtime.ids import new_id
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     DEFAULT_QUEUE,
     BucketAction,
@@ -22,7 +19,9 @@ from workflow_runtime.store import (
     ClaimedBucket,
     Deleted,
     DeleteScheduleResult,
+    JsonText,
     Lease,
+    LeaseLostError,
     NotFound,
     OverlapPolicy,
     RequestBucketsResult,
@@ -30,11 +29,13 @@ from workflow_runtime.store import (
     RequestedOverlap,
     Schedule,
     ScheduleChanged,
+    ScheduleNotFoundError,
     SchedulePage,
     ScheduleUpserted,
     checked,
     decode_schedule_cursor,
     encode_schedule_cursor,
+    new_id,
 )
 
 from . import codec

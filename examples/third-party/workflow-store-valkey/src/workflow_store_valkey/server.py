@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 
 from valkey import exceptions
 from valkey.asyncio import Valkey
-from workflow_runtime.errors import (
+from workflow_runtime.store import (
     ConfigurationError,
+    Home,
     SchemaAheadError,
     SchemaBehindError,
     SchemaMissingError,
@@ -19,8 +20,9 @@ from workflow_runtime.errors import (
     StoreError,
     StoreOperationError,
     StoreUnavailableError,
+    Timer,
+    WorkflowVersion,
 )
-from workflow_runtime.store import Home, Timer, WorkflowVersion
 
 __all__ = ["Reply", "Server"]
 

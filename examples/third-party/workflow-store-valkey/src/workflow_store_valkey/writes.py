@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-from workflow_runtime.errors import LeaseLostError, LogConflictError
-from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import (
     AWAITED_SHOWN,
     DEFAULT_HISTORY_BYTES,
     Appended,
     Awaited,
     Event,
+    JsonText,
+    LeaseLostError,
     LeaseRenewal,
+    LogConflictError,
     NewEvent,
     Paused,
     RunStatus,
