@@ -28,6 +28,8 @@ class Passage:
     """The task that a disturbance cancels."""
     passed: int = 0
     """The statements that have come so far."""
+    too_late: bool = False
+    """True if the caller had its answer when the statement came: the store sent it for itself."""
 
     @property
     def reached(self) -> bool:
@@ -80,5 +82,5 @@ class Statements:
 
 async def _cancel(passage: Passage) -> None:
     assert passage.caller is not None, "a statement came before the caller was known"
-    passage.caller.cancel()
+    passage.too_late = not passage.caller.cancel()
     await asyncio.sleep(0)  # where the caller itself sends the statement, it ends here

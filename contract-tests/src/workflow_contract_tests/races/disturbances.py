@@ -76,7 +76,7 @@ class _Trials(Generic[SubjectT]):
         task = passage.caller = asyncio.ensure_future(self.effect.call.answer(self.handle, subject, 0))
         done, _ = await asyncio.wait({task}, timeout=PATIENCE_S)
         assert done, f"{where}, does not end within {PATIENCE_S:g} s"
-        if passage.reached and passage.disturbance in {"cancelled before", "cancelled after"}:
+        if passage.reached and not passage.too_late and passage.disturbance in {"cancelled before", "cancelled after"}:
             assert task.cancelled(), f"{where}, ends with {_end(task)} instead of CancelledError"
             return False
         assert not task.cancelled(), f"{where}, ends with a CancelledError that nobody asked for"
