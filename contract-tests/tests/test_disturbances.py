@@ -1,5 +1,6 @@
 """Calls that are disturbed at their statements, where the harness lets the kit do it."""
 
+import asyncio
 import json
 
 import pytest
@@ -42,3 +43,19 @@ async def test_statements_pass_when_nobody_disturbs_them() -> None:
     with statements.disturbed(1, "not answered"), pytest.raises(ConnectionResetError):
         await statements.send(statement)
     assert sent == ["sent"] * 3
+
+
+async def test_statement_of_nobody_cancels_nobody() -> None:
+    """A store may send something for itself, such as a notice, when its caller has the answer."""
+    statements = Statements()
+
+    async def answered() -> None:
+        return None
+
+    caller = asyncio.ensure_future(answered())
+    await caller
+    with statements.disturbed(1, "cancelled after") as passage:
+        passage.caller = caller
+        await statements.send(answered)
+    assert passage.reached
+    assert passage.too_late
