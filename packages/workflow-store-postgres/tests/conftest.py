@@ -9,7 +9,7 @@ import pytest
 from workflow_runtime.payloads import JsonText, encode_json
 from workflow_runtime.store import Awaited, Lease, NewEvent
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql
-from workflow_test_support.harnesses.postgres import BUSINESS
+from workflow_test_support.harnesses.postgres import BUSINESS, business_on
 from workflow_test_support.servers.database_pool import DatabasePool, database_pool
 from workflow_test_support.servers.pgbouncer import PgBouncer, PgBouncerNotFoundError
 from workflow_test_support.servers.postgres_databases import at_database, new_database, new_template
@@ -95,6 +95,12 @@ async def database(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(dsn)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def business(dsn: str) -> dict[str, Any]:
+    """How a harness writes rows of the business, and reads them."""
+    return business_on(dsn)
 
 
 class Scenes:

@@ -47,6 +47,21 @@ def harness_on(
     async def corrupt(run_id: str) -> None:
         await run_on(dsn, f"DELETE FROM workflow_run_states WHERE run_id = {_quoted(run_id)}")
 
+    return StoreHarness(
+        lambda: PostgresWorkflowStore.connect(**arguments, connection_class=connection_class),
+        contract_version="0.1",
+        process_factory="workflow_store_postgres:PostgresWorkflowStore.connect",
+        process_arguments=arguments,
+        corrupt=corrupt,
+        statements=statements,
+        subject=subject or {},
+        **business_on(dsn),
+    )
+
+
+def business_on(dsn: str) -> dict[str, Any]:
+    """Return how a harness writes rows of the business, and reads them beside the store."""
+
     async def write_business(tx: asyncpg.Connection, key: str) -> None:
         await tx.execute("INSERT INTO business VALUES ($1)", key)
 
@@ -57,17 +72,7 @@ def harness_on(
         finally:
             await connection.close()
 
-    return StoreHarness(
-        lambda: PostgresWorkflowStore.connect(**arguments, connection_class=connection_class),
-        contract_version="0.1",
-        process_factory="workflow_store_postgres:PostgresWorkflowStore.connect",
-        process_arguments=arguments,
-        corrupt=corrupt,
-        write_business=write_business,
-        read_business=read_business,
-        statements=statements,
-        subject=subject or {},
-    )
+    return {"write_business": write_business, "read_business": read_business}
 
 
 @asynccontextmanager
