@@ -237,9 +237,7 @@ class Run:
         self.cancel_requested = False
         known = self.deliveries.pop(("cancel", "cancel"), None)
         if known is not None:
-            withdrawn = replace(known, delivery_id=f"cancel:{known.inbox_seq}")
-            self.deliveries["cancel", withdrawn.delivery_id] = withdrawn
-            self.inbox[known.inbox_seq - 1] = withdrawn
+            self.inbox[known.inbox_seq - 1] = replace(known, delivery_id=f"cancel:{known.inbox_seq}")
             self.untaken.pop(known.inbox_seq, None)
 
     def record(self, operation_id: str, answer: A) -> A:
