@@ -9,6 +9,7 @@ from typing import Any
 from memory_mutants import Faulty
 from mutant_catalogue import broken
 from workflow_runtime.store import Delivered, NotRetryable, Requeued, Retried, RunStatus
+from workflow_store_memory.data import Run
 
 
 @broken("SIGNAL-7")
@@ -204,4 +205,56 @@ class RetriedRunCannotBeCancelledAgain(Faulty):
         answer = await super().retry_run(**arguments)
         if run is not None and known is not None:
             run.deliveries["cancel", "cancel"] = replace(known)
+        return answer
+
+
+_make_dead = Run.make_dead
+
+
+def _die_with_a_reason(self: Run, now_ms: int) -> None:
+    _make_dead(self, now_ms)
+    self.reason = f"lost by {self.crashes} workers"
+
+
+@broken("DEAD-2", (Run, "make_dead", _die_with_a_reason), words="and no reason", case="dead_run_keeps_what_it_has")
+class DeadRunGetsAReason(Faulty):
+    """A run that dies by its crashes gets a reason that nobody gave."""
+
+
+@broken("DEAD-2", words="count towards `limit`", case="parking_respects_the_limit")
+class DyingRunsDoNotCount(Faulty):
+    """A claim makes up for each run that has died by another one."""
+
+    async def claim_stale_runs(self, **arguments: Any) -> Any:
+        batch = await super().claim_stale_runs(**arguments)
+        more = await super().claim_stale_runs(**(arguments | {"limit": len(batch.dead)}))
+        return replace(more, claims=batch.claims + more.claims, dead=batch.dead + more.dead)
+
+
+@broken(
+    "CANCEL-4",
+    words="The error of a run that was parked stays",
+    case="terminated_run_keeps_the_error_of_its_parking",
+)
+class TerminationForgetsTheError(Faulty):
+    """A termination takes the error of a parked run away."""
+
+    async def terminate_run(self, **arguments: Any) -> Any:
+        answer = await super().terminate_run(**arguments)
+        run = self.run(arguments)
+        if run is not None and answer.kind == "terminated":
+            run.error = None
+        return answer
+
+
+@broken("CANCEL-2", words="due at once, whatever its timers were", case="cancelled_pause_is_due_at_once")
+class CancelledPauseIsDueSinceItsTimer(Faulty):
+    """A paused run that is asked to end keeps the time of its timer."""
+
+    async def cancel_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        timer_ms = run.due_at_ms if run is not None and run.status is RunStatus.PAUSED else None
+        answer = await super().cancel_run(**arguments)
+        if run is not None and timer_ms is not None:
+            run.available_at_ms = timer_ms
         return answer

@@ -429,3 +429,38 @@ class SettledRequestIsListed(_OfSchedules):
         known = self._data.__dict__.get("kept", {}).get(arguments["schedule_id"], {})
         moments = sorted(moment for moment in known if moment >= arguments.get("from_ms", 0))
         return tuple(known[moment] for moment in moments[: arguments["limit"]])
+
+
+_settle = ScheduleRow.settle
+
+
+def _settle_and_keep_the_request(self: ScheduleRow, tick: Tick, operation_id: str, answer: Any) -> Any:
+    asked = self.requested.get(tick.fire_at_ms)
+    _settle(self, tick, operation_id, answer)
+    if asked is not None and isinstance(answer, BucketBuffered):
+        self.requested[tick.fire_at_ms] = asked
+    return answer
+
+
+@broken(
+    "SCHEDULE-18",
+    (ScheduleRow, "settle", _settle_and_keep_the_request),
+    words="`buffer` ends the request",
+    case="buffered_tick_forgets_what_was_requested_with_it",
+)
+class BufferedTickStaysRequested(_OfSchedules):
+    """A requested tick that is put back waits twice: as the buffered one, and as requested."""
+
+
+def _goes_first_also_to_itself(self: TickDecision, schedule: Schedule, tick: Tick, policy: str) -> int | None:
+    return None if policy == "allow" else schedule.buffered_fire_at_ms
+
+
+@broken(
+    "SCHEDULE-17",
+    (TickDecision, "_goes_first", _goes_first_also_to_itself),
+    words="it is not behind itself",
+    case="buffered_tick_that_is_requested_is_not_behind_itself",
+)
+class BufferedTickIsBehindItself(_OfSchedules):
+    """A request for the buffered moment is told that the buffered tick goes first."""

@@ -364,6 +364,20 @@ FAULTS = {
         story="A damaged input is handed to the worker.",
         edits=[("claimed.runs", "json_valid(state.input)", "1")],
     ),
+    "damage-is-claimed-by-id": Fault(
+        clause="CLAIM-8",
+        story="A damaged input is handed to whoever claims the run by its id.",
+        edits=[("claimed.runs", "json_valid(state.input)", "1")],
+        words="`claim_run`, which may leave it claimed",
+        case="corrupt_run_is_named_where_its_record_would_be",
+    ),
+    "damage-is-not-noticed-at-creation": Fault(
+        clause="CLAIM-8",
+        story="A damaged input is compared with that of a creation, and found to differ.",
+        edits=[("create_run.before", "json_valid(state.input)", "1")],
+        words="`create_run` of its id too",
+        case="corrupt_run_is_named_where_its_record_would_be",
+    ),
     "heartbeat-shortens": Fault(
         clause="LEASE-1",
         story="A late heartbeat moves the end of a lease back.",

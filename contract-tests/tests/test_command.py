@@ -73,6 +73,15 @@ def test_small_scale_reaches_the_cases_and_certifies_nothing(folder: Path, capsy
     assert "| scale, seed | 0.05, 3 |" in (folder / "report.md").read_text()
 
 
+def test_clause_id_chooses_the_cases_that_cite_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Part of a name is looked for anywhere: an id is a clause."""
+    assert command.main(["--list", "-k", "run-1"]) == 0
+    listed = capsys.readouterr().out
+    assert all((case.id in listed) == ("RUN-1" in case.clauses) for case in catalogue())
+    assert command.main(["--list", "-k", "FORKS"]) == 0
+    assert "forks" in capsys.readouterr().out
+
+
 def test_cases_are_listed_with_their_levels(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--list", "--roles", "live,core"]) == 0
     lines = capsys.readouterr().out.splitlines()

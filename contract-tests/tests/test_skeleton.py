@@ -57,6 +57,13 @@ def test_skeleton_has_every_verb_that_is_not_optional(folder: Path) -> None:
     assert written == VERBS - optional - properties
 
 
+@pytest.mark.parametrize("verb", ["subscribe_events", "open_heartbeats", "listen", "append_in_transaction"])
+def test_skeleton_names_optional_verbs_in_comments(folder: Path, verb: str) -> None:
+    lines = (folder / "src/my_store/store.py").read_text().splitlines()
+    assert any(line.startswith("    # ") and f"def {verb}(" in line for line in lines)
+    assert max(map(len, lines)) <= 120
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("tool", [("ruff", "check"), ("ruff", "format", "--check"), ("mypy", "--strict")], ids=" ".join)
 def test_skeleton_is_clean(folder: Path, tool: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:

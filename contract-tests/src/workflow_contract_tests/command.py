@@ -15,6 +15,7 @@ from .bench import parent as bench
 from .cases import Case
 from .catalogue import catalogue
 from .certification import report_on
+from .clauses import CLAUSES
 from .examination import Examined, refuse_optimised
 from .examiner import Examiner
 from .harness import HarnessError
@@ -106,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("factory", nargs="?", help="module:function that returns a StoreHarness with fresh data")
     choice = parser.add_argument_group("which cases")
-    choice.add_argument("-k", dest="words", action="append", default=[], help="cases with this in their name")
+    choice.add_argument(
+        "-k", dest="words", action="append", default=[], help="cases of this clause, or with this in their name"
+    )
     choice.add_argument("--roles", type=_levels, default=LEVELS, help=f"levels, by commas: {','.join(LEVELS)}")
     choice.add_argument("--last-failed", action="store_true", help="cases that did not pass the last time")
     choice.add_argument("--list", action="store_true", help="list the cases and their levels, and examine nothing")
@@ -159,11 +162,18 @@ def _seconds(text: str) -> float:
 def _chosen(options: argparse.Namespace, last: LastResults) -> list[Case]:
     cases = [case for case in catalogue() if set(options.roles) & set(levels_of(case))]
     if options.words:
-        cases = [case for case in cases if any(word.lower() in case.id.lower() for word in options.words)]
+        cases = [case for case in cases if any(_is_meant(case, word) for word in options.words)]
     if options.last_failed:
         wanted = last.not_passed()
         cases = [case for case in cases if case.id in wanted]
     return cases
+
+
+def _is_meant(case: Case, word: str) -> bool:
+    """Return True if the word is a clause that the case cites, or else a part of its name."""
+    if word.upper() in CLAUSES:
+        return word.upper() in case.clauses
+    return word.lower() in case.id.lower()
 
 
 def _examine(options: argparse.Namespace, cases: Sequence[Case], last: LastResults) -> tuple[Report, bool]:

@@ -86,8 +86,18 @@ from workflow_contract_tests import StoreHarness
 from {package} import {store}
 
 
+# A store on a file needs a new folder each time. The function may be a context manager, plain or async, that cleans up:
+#
+# @contextmanager
+# def harness() -> Iterator[StoreHarness]:
+#     with TemporaryDirectory() as folder:
+#         yield StoreHarness(lambda: {store}(Path(folder, "data")), contract_version="{contract}")
+#
+# The fixture of tests/test_contract.py enters it then: `with make_harness() as harness: yield harness`.
+
+
 def harness() -> StoreHarness:
-    """Return a harness with fresh data. It may also be a context manager, plain or async, that cleans up."""
+    """Return a harness with fresh data."""
     return StoreHarness(
         lambda: {store}(),  # a new handle on the same data, each time
         contract_version="{contract}",
@@ -155,6 +165,12 @@ jobs:
             report.md
             contract.svg
 """
+_OPTIONAL = (
+    protocol.SupportsSubscribe,
+    protocol.SupportsNotify,
+    protocol.SupportsTransactions,
+    protocol.SupportsHeartbeats,
+)
 
 
 def write_skeleton(name: str, folder: Path) -> list[Path]:
@@ -210,7 +226,20 @@ def _store(store: str) -> str:
         for role in WorkflowExecutionStore.__mro__
         if role.__module__ == protocol.__name__ and role is not WorkflowExecutionStore
     )
-    return _STORE_HEAD.format(store=store, imports=_imports(body)) + body
+    return _STORE_HEAD.format(store=store, imports=_imports(body)) + body + _optional_verbs()
+
+
+def _optional_verbs() -> str:
+    """Return comments with the signatures of what a store may declare besides."""
+    text = "\n    # What a store may do besides. Declare it in `capabilities` when it is written.\n"
+    for role in _OPTIONAL:
+        source = inspect.getsource(role)
+        lines = source.splitlines()
+        for verb in ast.parse(source).body[0].body:  # type: ignore[attr-defined]  # a class has one
+            if isinstance(verb, ast.FunctionDef | ast.AsyncFunctionDef):
+                signature = lines[verb.lineno - 1 : verb.body[0].lineno - 1]
+                text += f"\n    # {role.__name__}:\n" + "".join(f"    # {line[4:]}\n" for line in signature)
+    return text
 
 
 def _verbs(role: type) -> Iterator[str]:

@@ -91,3 +91,28 @@ async def test_a_verb_with_the_contract_s_signature_is_checked(run_ids: Sequence
     store: Any = Forwarding()
     with pytest.raises(InvalidArgumentError, match="run_ids"):
         await store.cancel_runs(run_ids=run_ids, now_ms=1)
+
+
+def _counted(verb: Any) -> Any:
+    @functools.wraps(verb)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return await verb(*args, **kwargs)
+
+    return call
+
+
+class Wrapped:
+    """A store whose verbs are decorated twice, and whose first parameter has a name of its own."""
+
+    capabilities = StoreCapabilities(durable=False, max_payload_bytes=1_000)
+
+    @checked
+    @_counted
+    async def load_run(run_id: Any, *, now_ms: int) -> int:  # noqa: N805
+        return now_ms
+
+
+async def test_parameters_are_those_of_the_wrapped_method_without_the_first() -> None:
+    assert await Wrapped().load_run(now_ms=5) == 5
+    with pytest.raises(InvalidArgumentError, match="now_ms"):
+        await Wrapped().load_run(now_ms=-1)

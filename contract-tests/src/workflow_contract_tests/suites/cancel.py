@@ -127,6 +127,15 @@ async def flag_stays_until_the_end(h: StoreHarness) -> None:
     assert taken.inbox == ()
 
 
+@clause("CANCEL-2", each=("overdue", "pending"))
+async def cancelled_pause_is_due_at_once(h: StoreHarness, timer: str) -> None:
+    """A paused run that is asked to end is due since the request, whether its timer is overdue or still pending."""
+    holder = await start_waiting(h, timers={"t": h.now_ms + {"overdue": 1, "pending": 9}[timer]})
+    await h.second.cancel_run(run_id=holder.run_id, now_ms=h.advance(5))
+    run = await record(h, holder.run_id)
+    assert (run.status, run.due_at_ms) == ("queued", h.now_ms)
+
+
 @clause("CANCEL-4", "FENCE-1")
 async def terminate_ends_at_once(h: StoreHarness) -> None:
     """A terminated run is aborted with its reason; its holder is fenced off and its timers are gone."""
@@ -144,6 +153,16 @@ async def terminate_ends_at_once(h: StoreHarness) -> None:
     assert execution.timers == ()
     for verb in CLAIM_VERBS:
         assert (await verb.call(h, now_ms=h.now_ms + 10**9)).claims == ()
+
+
+@clause("CANCEL-4", "FINISH-4")
+async def terminated_run_keeps_the_error_of_its_parking(h: StoreHarness) -> None:
+    """A parked run that is terminated gets the new reason, and still shows the error that it was parked for."""
+    holder = await start(h)
+    await holder.fail('{"type":"D"}', parked=True, reason="diverges")
+    await h.second.terminate_run(run_id=holder.run_id, now_ms=h.now_ms, reason="given up")
+    run = await record(h, holder.run_id)
+    assert (run.status, run.error, run.reason) == ("aborted", '{"type":"D"}', "given up")
 
 
 @clause("CANCEL-4")

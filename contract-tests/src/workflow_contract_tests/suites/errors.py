@@ -36,6 +36,19 @@ async def corrupt_row_is_named(h: StoreHarness, verb: str) -> None:
         assert await _READS[verb](handle)(run_id="good") is not None
 
 
+@clause("CLAIM-8", "ERROR-1", needs=("corrupt",))
+async def corrupt_run_is_named_where_its_record_would_be(h: StoreHarness) -> None:
+    """A claim by id, and the creation of a run of that id, raise the error that names a damaged run."""
+    await create(h, "bad")
+    await h.corrupt("bad")
+    with refused(CorruptRecordError, "the creation of a run whose id a damaged one has") as refusal:
+        await h.store.create_run(**create_arguments(h, run_id="bad"))
+    assert "bad" in refusal.error.key
+    with refused(CorruptRecordError, "a claim of a damaged run") as refusal:
+        await h.store.claim_run(run_id="bad", owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY)
+    assert "bad" in refusal.error.key
+
+
 @clause("ERROR-1", needs=("corrupt",))
 async def corrupt_run_can_be_claimed_by_id_and_deleted(h: StoreHarness) -> None:
     """A damaged run answers or raises an error of the contract by every verb, and can be got rid of."""

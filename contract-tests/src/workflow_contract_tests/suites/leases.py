@@ -158,7 +158,7 @@ async def repeated_crashes_kill(h: StoreHarness, verb: str) -> None:
 
 @clause("DEAD-2", "RETRY-3")
 async def dead_run_keeps_what_it_has(h: StoreHarness) -> None:
-    """A run that became dead by its crashes keeps its log, its inbox and its timers."""
+    """A run that became dead by its crashes keeps its log, its inbox and its timers; nobody gave a reason."""
     holder = await start_full(h)
     before = await h.second.load_execution(run_id=holder.run_id)
     assert before is not None
@@ -166,6 +166,7 @@ async def dead_run_keeps_what_it_has(h: StoreHarness) -> None:
     after = await h.second.load_execution(run_id=holder.run_id)
     assert after is not None
     assert (after.run.status, after.run.lease_owner, after.run.due_at_ms) == ("dead", None, None)
+    assert (after.run.reason, after.run.error) == (None, None), "a run that died by its crashes has no reason"
     assert [timer.timer_id for timer in after.timers] == ["old"]
     assert (after.history, after.inbox, after.timers) == (before.history, before.inbox, before.timers)
 

@@ -123,9 +123,11 @@ async def buffered_tick_that_is_requested_is_not_behind_itself(h: StoreHarness) 
     tick = await claim_tick(h)
     assert (tick.fire_at_ms, tick.source) == (late.fire_at_ms - 1, "requested")
     await end_run(h, "tick-1")
-    assert isinstance(await settle(h, tick, "start", "tick-2"), BucketStarted)
+    answer = await settle(h, tick, "start", "tick-2")
+    assert answer == BucketStarted(run_id="tick-2"), f"the buffered tick, requested besides, is behind itself: {answer}"
+    assert (await get_schedule(h)).buffered_fire_at_ms is None, "the tick has started and is still buffered"
     await end_run(h, "tick-2")
-    assert (await claim_ticks(h)).buckets == ()
+    assert (await claim_ticks(h)).buckets == (), "the buffered tick starts again after its request has started it"
 
 
 # A policy of the request's own.
@@ -232,6 +234,19 @@ async def due_moment_keeps_what_was_requested_with_it(h: StoreHarness) -> None:
     await end_run(h, "tick-1")
     tick = await claim_tick(h)
     assert (tick.fire_at_ms, tick.source) == (h.now_ms, "requested")
+
+
+@clause("SCHEDULE-18", "SCHEDULE-15")
+async def buffered_tick_forgets_what_was_requested_with_it(h: StoreHarness) -> None:
+    """A tick that was requested with a policy and put back is claimed by the schedule's own, and is not requested."""
+    await upsert(h, overlap_policy="skip")
+    await start_tick(h, "tick-1", next_fire_at_ms=None)
+    await request(h, 5, overlap="buffer-one")
+    assert await settle(h, await claim_tick(h), "buffer") == BucketBuffered()
+    assert await _requested(h) == (), "the buffered tick is still requested"
+    await end_run(h, "tick-1")
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source, tick.overlap_policy) == (5, "buffered", "skip")
 
 
 @clause("SCHEDULE-8", "SCHEDULE-18")

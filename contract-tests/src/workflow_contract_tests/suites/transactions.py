@@ -288,9 +288,12 @@ async def twins_are_done_once(h: StoreHarness) -> None:
         twins = [_Work(holder, f"twin-{number}", expected_next_index=0) for _ in range(2)]
         calls = zip(twins, await h.handles(2), strict=True)
         answers = await all_of(*(_transact(holder, w, store=s, operation_id=f"op-{number}") for w, s in calls))
-        assert [answer.next_index for answer in answers] == [1, 1]
-        assert (await record(h, holder.run_id)).next_index == 1
-    assert await h.read_business() == sorted(f"twin-{number}" for number in range(_ROUNDS))
+        found = [answer.next_index for answer in answers]
+        assert found == [1, 1], f"of one operation sent twice at the same time both calls answer [1, 1], not {found}"
+        length = (await record(h, holder.run_id)).next_index
+        assert length == 1, f"one operation sent twice at the same time is appended once, not {length} times"
+        kept = (await h.read_business()).count(f"twin-{number}")
+        assert kept == 1, f"of one operation sent twice at the same time one call's writes stay, not {kept}"
 
 
 @clause("TX-6", "TX-1", capability="transactions")

@@ -208,8 +208,7 @@ def _count_crash(db: Connection, head: Row, max_crashes: int, now_ms: int) -> bo
     set_head(db, head["run_id"], crashes=crashes, silent_claims=silent)
     if crashes < max_crashes:
         return False
-    reason = f"lost by {crashes} workers in a row without a new event"
-    end_run(db, head["run_id"], RunStatus.DEAD, now_ms=now_ms, reason=reason)
+    end_run(db, head["run_id"], RunStatus.DEAD, now_ms=now_ms)
     return True
 
 

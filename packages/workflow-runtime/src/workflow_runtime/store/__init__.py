@@ -33,7 +33,7 @@ from ..errors import (
 from ..ids import MAX_ID_BYTES, check_id, new_id
 from ..isolation import outside_handlers, refuse_in_handler
 from ..logs import get_logger, one_line
-from ..payloads import JsonText, decode_json, encode_json
+from ..payloads import JsonText, check_is_json, decode_json, encode_json
 from ..query_meter import note_rows, spend_queries
 from . import results, values
 from .arguments import (
@@ -129,6 +129,7 @@ __all__ = [
     "cancel_payload",
     "check_duration",
     "check_id",
+    "check_is_json",
     "check_prunable",
     "check_retryable",
     "check_transaction_write",

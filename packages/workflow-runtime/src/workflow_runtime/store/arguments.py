@@ -82,6 +82,8 @@ def checked(verb: VerbT) -> VerbT:
     """Make a store's verb refuse bad arguments, and the handlers of workflows, before anything else happens.
 
     Whether an argument may be `None` is the contract's word, not the store's: how a store annotates it does not matter.
+    The first parameter is the store, whatever its name. Behind a decorator that uses `functools.wraps` the parameters
+    are those of the function inside.
 
     Raises:
         TypeError: When decorating a verb that takes something else than keyword arguments.

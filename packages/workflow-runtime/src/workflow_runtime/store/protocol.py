@@ -152,7 +152,7 @@ class RunLifecycleStore(Protocol):
                 `existing` with the run that was stored.
             RUN-5: Repeating the call with the same `operation_id` before any other write of a driver answers
                 `created` again, with the same lease. If another worker has claimed the run meanwhile, that lease is
-                the first one still, and worth nothing.
+                the first one still, and worth nothing: so a store keeps it beside the current one.
         """
         ...
 
@@ -207,7 +207,7 @@ class RunLifecycleStore(Protocol):
         history_limit: int = DEFAULT_HISTORY_EVENTS,
         history_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> Execution | None:
-        """Read one run with the first page of its history, its untaken inbox and its timers, without claiming.
+        """Read one run with the first pages of its history and its untaken inbox, and its timers, without claiming.
 
         Contract:
             RUN-7: Run, history, inbox and timers are of one moment. `None` for an unknown id.
@@ -334,8 +334,8 @@ class RunLifecycleStore(Protocol):
             CANCEL-1: The request is one inbox entry of kind `cancel` and the head's cancel flag, one unit; the
                 answer is `requested`. A terminal run, a `dead` one too, answers `finished`, also when it was asked
                 before; any other run that was asked before answers `duplicate`. Both change nothing.
-            CANCEL-2: A `paused` run becomes `queued`, and a `queued` one is due at once, whatever its time was, or
-                since it was due if that was earlier: it ends by being claimed.
+            CANCEL-2: A `paused` run becomes `queued`, due at once, whatever its timers were, and a `queued` one is due
+                at once, whatever its time was, or since it was due if that was earlier: it ends by being claimed.
             CANCEL-3: The holder of a `running` run keeps its lease and learns of the request by the answers to
                 append and heartbeat.
         """
@@ -346,7 +346,8 @@ class RunLifecycleStore(Protocol):
 
         Contract:
             CANCEL-4: The run is `aborted` with the reason, its lease is fenced off and its timers are gone, in one
-                unit, from every status but `finished`, `errored` and `aborted` (which answer `finished`).
+                unit, from every status but `finished`, `errored` and `aborted` (which answer `finished`). The error
+                of a run that was parked stays.
         """
         ...
 
@@ -611,8 +612,10 @@ class LeaseStore(Protocol):
         Contract:
             DEAD-2: Claiming a run from an expired lease counts one crash if a heartbeat or a driver's write was
                 accepted under that lease; when the count reaches `max_crashes` the run becomes `dead` in the same unit
-                and is reported in `dead`, in any order. It has no lease then, and keeps log, inbox and timers.
-                A count that has reached a smaller `max_crashes` before is enough. Also by `claim_run`.
+                and is reported in `dead`, in any order. It has no lease then, and no reason, and keeps log, inbox and
+                timers.
+                A count that has reached a smaller `max_crashes` before is enough. Also by `claim_run`. Runs that become
+                `dead` count towards `limit`.
             DEAD-4: A lease under which nothing was heard may be one whose claim's answer was lost: of such claims in a
                 row only each `SILENT_CLAIMS_PER_CRASH`-th counts one crash. The row ends with a sign of life, and with
                 a claim that is not from an expired lease.
@@ -652,12 +655,14 @@ class LeaseStore(Protocol):
 
         Contract:
             CLAIM-4: No run is held twice in the same window, whatever the number of claimers and processes.
-            CLAIM-5: Greater priority first, then the earliest due, then the run id; exact within one claim.
+            CLAIM-5: Greater priority first, then the earliest due, then the run id; exact within one claim. A `running`
+                run is due at the end of its lease, a `paused` one at its earliest timer.
             CLAIM-6: Only runs that match `workflows` and `queues`; an empty filter matches nothing.
             CLAIM-7: `next_due_ms` is when the next matching run can be claimed, `None` when none is known; it is
                 not after `now_ms` while more are waiting. The runs of this answer do not count.
             CLAIM-8: A run that cannot be read, because its input is missing or is no JSON text, is reported in
-                `corrupt` and does not keep the others back.
+                `corrupt` and does not keep the others back. Every verb that gives this one run raises
+                `CorruptRecordError`: `claim_run`, which may leave it claimed, and `create_run` of its id too.
             CLAIM-9: Every run that is not terminal is reachable: queued here, running with an expired lease by
                 `claim_stale_runs`, paused with a due timer by `claim_due_timers`; a delivery or cancel that may help
                 a paused run queues it.
@@ -896,9 +901,11 @@ class ScheduleStore(Protocol):
                 settled yet is not requested twice, and keeps its `overlap`; the answer counts the new ones. One that
                 was settled waits again. An unknown schedule answers `not-found`.
             SCHEDULE-18: A tick that is requested with an `overlap` is claimed and settled by it, also when it is a due
-                one besides. With `buffer-all` it is claimable only while the previous run is not live, after the
-                requested ticks without, and `buffer` leaves it requested: none of these ticks is ever dropped for
-                another one. Among themselves, and beside the due tick, these ticks come by their moments.
+                one besides. With `buffer-all` it is claimable only while the previous run is not live, unless it is a
+                due one besides; it comes after the requested ticks without, and `buffer` leaves it requested: none of
+                these ticks is ever dropped for another one. Among themselves, and beside the due tick, these ticks come
+                by their moments. With every other policy `buffer` ends the request: when the buffered tick is claimed
+                again, the schedule's own policy holds.
         """
         ...
 
@@ -1002,7 +1009,8 @@ class ScheduleStore(Protocol):
                 nothing, whether or not the previous run has ended meanwhile, and answers `behind` with the buffered
                 one's moment if no run is in its way; the tick stays claimed. With `cancel-previous` and
                 `terminate-previous` only a tick of a later moment starts; it takes the place of the buffered one, which
-                then never starts.
+                then never starts. A request for the buffered one's own moment is the same tick: it is not behind
+                itself, and once it is started or skipped, nothing is buffered any more.
         """
         ...
 
@@ -1300,8 +1308,11 @@ class SupportsTransactions(Protocol):
             TX-4: What `work` raises is raised as it is, and nothing of it stays; so too when the call is cancelled
                 while `work` is running. The run can be written as before.
             TX-5: Repeating the run's last driver's write with its `operation_id` gives the first answer again,
-                without calling `work`.
-            TX-6: Deliveries, heartbeats and transactions of other runs may come at any time: every transaction ends,
-                and the writes of exactly one call of its `work` stay.
+                without calling `work`. If the same call is made twice at once, `work` may be called for each: the
+                writes of one of them stay, and both are answered.
+            TX-6: Deliveries, heartbeats and transactions of other runs may come at any time, and `work` may await any
+                other write of the store before its own first statement: every transaction ends, and the writes of
+                exactly one call of its `work` stay. So where a database has one writer at a time, the transaction
+                begins to write at that statement, not before, and looks at the lease again there.
         """
         ...

@@ -267,7 +267,10 @@ class InboxEntry(Value):
     name: str
     """The signal's name, the approval's id, `cancel`, or `retry`."""
     delivery_id: str
-    """Key that deduplicates it: the id of the signal, the approval or the request to retry, or `cancel`."""
+    """Key that deduplicates it: the id of the signal, the approval or the request to retry, or `cancel`.
+
+    Of one kind a run has each key once, but for `cancel`: a run that was retried may be asked to end again (RETRY-4).
+    """
     payload: JsonText | None
     received_at_ms: int
 
@@ -375,8 +378,11 @@ class Execution(Value):
 
     run: RunRecord
     history: tuple[Event, ...]
+    """The first page of the event log."""
     inbox: tuple[InboxEntry, ...]
+    """The first entries that are not taken yet, bounded as in `ClaimedRun`."""
     timers: tuple[Timer, ...]
+    """All that are pending, earliest first."""
 
 
 @value
@@ -432,9 +438,12 @@ class RunPage(Value):
 
     runs: tuple[RunSummary, ...]
     next_cursor: str | None
-    """Hand it to the next call; `None` at the end."""
+    """Hand it to the next call; `None` at the end, and always with a limit of 0."""
     corrupt: tuple[CorruptRecordError, ...] = ()
-    """Rows that have their place on this page and cannot be read: of an unknown status, say. They hide no others."""
+    """Rows that have their place on this page and cannot be read: of an unknown status, say. They hide no others.
+
+    No case damages a row in this way. A store that cannot meet such a row leaves this empty.
+    """
 
 
 class RunCounts(dict[RunStatus, int]):
@@ -507,6 +516,7 @@ class Schedule(Value):
     """Counts the changes of the definition, from 1."""
     created_at_ms: int
     updated_at_ms: int
+    """Time of the last change of the definition or settling of a tick. Neither a request nor a claim changes it."""
 
 
 @value
