@@ -85,7 +85,6 @@ from workflow_contract_tests import StoreHarness
 
 from {package} import {store}
 
-
 # A store on a file needs a new folder each time. The function may be a context manager, plain or async, that cleans up:
 #
 # @contextmanager
