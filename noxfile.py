@@ -181,6 +181,16 @@ def run_on_old_postgres(session: nox.Session) -> None:
     pytest(session, *POSTGRES_TESTS, env={"WORKFLOW_TEST_POSTGRES_BINARIES": str(binaries).strip()})
 
 
+# Where each statement travels, or a stranger's store is tested: `tests` takes fewer rounds of the same cases. `release`
+# takes all rounds.
+FEW_ROUNDS: Mapping[str, str] = {"WORKFLOW_CONTRACT_SCALE": "0.2"}
+
+
+def where_unset(session: nox.Session, counts: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that neither the session nor the environment sets."""
+    return {name: count for name, count in counts.items() if name not in {*os.environ, *session.env}}
+
+
 def third_party_folder(store: str) -> str:
     """Return the folder of a stranger's store."""
     return f"{THIRD_PARTY}/workflow-store-{store}"
@@ -192,7 +202,7 @@ def third_party(store: str) -> Callable[[nox.Session], None]:
     def run(session: nox.Session) -> None:
         install_third_party(session, store)
         with session.chdir(third_party_folder(store)):
-            session.run("python", "-m", "pytest", "--numprocesses=2")
+            session.run("python", "-m", "pytest", "--numprocesses=2", env=where_unset(session, FEW_ROUNDS))
 
     return run
 
@@ -230,8 +240,8 @@ class Part:
         if self.run is not None:
             self.run(session)
         else:
-            unset = {name: count for name, count in self.counts.items() if name not in {*os.environ, *session.env}}
-            pytest(session, *self.paths, *self.options, processes=self.processes, env=unset | dict(self.env))
+            env = where_unset(session, self.counts) | dict(self.env)
+            pytest(session, *self.paths, *self.options, processes=self.processes, env=env)
 
 
 def command(*words: str) -> Callable[[nox.Session], None]:
@@ -246,8 +256,7 @@ def tests_of(sessions: str, *paths: str, **facts: Any) -> Part:
 
 # Without xdist, as these start processes of their own and measure time; `-rP` shows the figures that they print.
 ALONE: Mapping[str, Any] = {"processes": 0, "options": ("-rP",)}
-# Each statement travels for milliseconds. `tests` takes fewer rounds of the same cases; `release` takes all rounds.
-REMOTE: Mapping[str, Any] = {"counts": {"WORKFLOW_CONTRACT_SCALE": "0.2"}}
+REMOTE: Mapping[str, Any] = {"counts": FEW_ROUNDS}
 
 PARTS = {
     "lint": Part("tests lint", run=check_style),
