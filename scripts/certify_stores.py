@@ -40,8 +40,6 @@ class Store:
 STORES = {
     "memory": Store("Memory", f"{OURS}.memory:harness"),
     "sqlite": Store("SQLite file", f"{OURS}.sqlite:harness"),
-    "d1-binding": Store("D1, binding of a Worker", f"{OURS}.d1_server:binding_harness"),
-    "d1-rest": Store("D1, REST API", f"{OURS}.d1_server:rest_harness"),
     "postgres": Store("PostgreSQL", f"{OURS}.postgres:harness"),
     "third-party-jsonl": Store(
         "JSON lines (example)", "jsonl_harness:harness", THIRD_PARTY / "workflow-store-jsonl" / "tests"

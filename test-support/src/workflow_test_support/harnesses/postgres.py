@@ -10,9 +10,10 @@ from typing import Any
 
 import asyncpg
 from workflow_contract_tests import Statements, StoreHarness
-from workflow_store_postgres import PostgresWorkflowStore
-from workflow_test_support.servers.postgres_databases import new_database, run_on
-from workflow_test_support.servers.postgres_server import postgres_dsn
+from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql
+from workflow_test_support.servers.database_pool import DatabasePool
+from workflow_test_support.servers.postgres_databases import make_template, run_on
+from workflow_test_support.servers.postgres_server import LocalServer
 
 BUSINESS = "CREATE TABLE business (key text NOT NULL)"
 
@@ -77,17 +78,18 @@ def business_on(dsn: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def harness() -> AsyncIterator[StoreHarness]:
-    """Make a harness on a new database."""
-    async with new_database(_server_dsn(), "template0") as dsn:
-        await run_on(dsn, BUSINESS)
+    """Make a harness on a database of a server of our own."""
+    async with _databases().database() as dsn:
         yield harness_on(dsn, subject=await _subject(dsn))
 
 
 @functools.cache
-def _server_dsn() -> str:
+def _databases() -> DatabasePool:
+    """Start the server of this process. Its databases go with it."""
     until_exit = ExitStack()
     atexit.register(until_exit.close)
-    return until_exit.enter_context(postgres_dsn())
+    dsn = until_exit.enter_context(LocalServer()).dsn
+    return DatabasePool(dsn, make_template(dsn, "template0", get_migration_sql(), BUSINESS))
 
 
 async def _subject(dsn: str) -> dict[str, str]:

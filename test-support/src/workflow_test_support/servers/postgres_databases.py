@@ -70,12 +70,18 @@ async def new_database(server_dsn: str, template: str) -> AsyncIterator[str]:
 
 @contextmanager
 def new_template(server_dsn: str, base: str, *statements: str) -> Iterator[str]:
-    """Make a database to be copied: like another one, with what the statements do to it."""
+    """Make a template for as long as the block lasts."""
+    name = make_template(server_dsn, base, *statements)
+    yield name
+    run_aside(drop_database(server_dsn, name))
+
+
+def make_template(server_dsn: str, base: str, *statements: str) -> str:
+    """Make a database to be copied: like another one, with what the statements do to it. Return its name."""
     name = f"workflow_test_{os.getpid()}_template_{next(_numbers)}"
     run_aside(run_on(server_dsn, f"CREATE DATABASE {name} TEMPLATE {base}"))
     run_aside(run_on(at_database(server_dsn, name), *statements))
-    yield name
-    run_aside(drop_database(server_dsn, name))
+    return name
 
 
 def run_aside(work: Coroutine[Any, Any, None]) -> None:
