@@ -60,8 +60,8 @@ these files anew (`nox -s certificates`). To see for yourself, run the command o
 or let `workflow-certify verify` look at a JSON file, with the version of the contract tests that it names. [What a
 certificate proves, and what it does not](../../contract-tests/README.md#what-the-certificate-proves).
 
-The D1 store is certified on a local file. By a Worker's binding and by the REST API it passes the same cases in each run
-of the tests (`contract(d1-miniflare)`, `contract(d1-http)`), and has no certificate of its own yet.
+The D1 store is certified on a local file. By a Worker's binding and by the REST API it passes the same cases in each
+run of the tests (`contract(d1-miniflare)`, `contract(d1-http)`), and has no certificate of its own yet.
 
 | Store | Verdict | Levels | Cases that passed | Cases that do not apply | Minutes | Report |
 |---|---|---|---|---|---|---|

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,8 @@ from workflow_runtime.store import Appended, CancelRequested, Event, RunStatus
 from workflow_store_memory.data import InMemoryData
 
 _DAY_MS = 86_400_000
+_TURNS = 200
+"""Turns of the event loop in which a follower can see a pause."""
 
 
 @broken("FENCE-1", words="changes nothing", case="story_of_a_late_worker")
@@ -126,8 +129,13 @@ class FollowersLeaveAtAPause(Faulty):
     async def _until_pause(self, events: AsyncGenerator[Event, None], run_id: str) -> AsyncGenerator[Event, None]:
         async for event in events:
             yield event
-            if self.current(run_id).status is RunStatus.PAUSED and event.index + 1 == self.current(run_id).next_index:
-                return
+            for _ in range(_TURNS):
+                run = self.current(run_id)
+                if event.index + 1 < run.next_index:
+                    break
+                if run.status is RunStatus.PAUSED:
+                    return
+                await asyncio.sleep(0)
 
 
 @broken("NOTIFY-1", words="a delivery queues a run", case="story_of_a_woken_worker")

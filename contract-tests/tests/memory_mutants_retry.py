@@ -190,7 +190,7 @@ class RetriedRunIsStillAskedToEnd(Faulty):
     async def retry_run(self, **arguments: Any) -> Any:
         answer = await super().retry_run(**arguments)
         run = self.run(arguments)
-        if run is not None and isinstance(answer, Retried) and ("cancel", "cancel:1") in run.deliveries:
+        if run is not None and isinstance(answer, Retried) and any(entry.kind == "cancel" for entry in run.inbox):
             run.cancel_requested = True
         return answer
 

@@ -9,12 +9,14 @@ from sql_mutants import SQL_MUTANTS, d1_harness
 from workflow_contract_tests import CLAUSES, catalogue, certify
 from workflow_store_memory import InMemoryWorkflowStore
 
+_TRIES = 3
+"""A race that time decides may miss a fault on a busy machine."""
 _OWN_MISTAKE = re.compile(r"^(AttributeError|TypeError|NameError|KeyError|IndexError|LookupError)\b")
 
 
 @pytest.mark.parametrize("mutant", ALL_MUTANTS, ids=lambda mutant: f"{mutant.clause}-{mutant.name}")
 def test_mutant_is_caught_by_its_clause(mutant: Mutant) -> None:
-    caught = hunt(mutant)
+    caught = next((found for _ in range(_TRIES) if (found := hunt(mutant)) is not None), None)
     assert caught is not None, f"no case of {mutant.clause} noticed: {mutant.story}"
     assert not _OWN_MISTAKE.match(caught.problem or ""), f"the mutant itself is broken: {caught.problem}"
 
