@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from memory_mutants_disturbances import Connected, connected_harness
-from mutant_catalogue import memory_harness
-from workflow_contract_tests import Statements, catalogue, certify
-from workflow_store_memory import InMemoryWorkflowStore
+from mutant_catalogue import NOT_APPLICABLE, memory_harness
+from workflow_contract_tests import Statements, StoreHarness, catalogue, certify
+from workflow_runtime.store import StoreUnavailableError
+from workflow_store_memory import InMemoryData, InMemoryWorkflowStore
 
 _DISTURBED = [case for case in catalogue() if "call_disturbed" in case.name]
 
@@ -59,3 +61,44 @@ async def test_statement_of_nobody_cancels_nobody() -> None:
         await statements.send(answered)
     assert passage.reached
     assert not passage.cancelled
+
+
+def test_hook_that_no_statement_passes_is_refused() -> None:
+    """A harness that gives `statements` and sends nothing through it would pass without a single point."""
+    report = certify(_unwired, _DISTURBED[:1])
+    assert [result.outcome for result in report.results] == ["failed"]
+    assert "sends no statement through the harness's `statements`" in (report.results[0].problem or "")
+
+
+def _unwired() -> StoreHarness:
+    data = InMemoryData()
+    return StoreHarness(
+        lambda: InMemoryWorkflowStore(data=data),
+        contract_version="0.1",
+        not_applicable=NOT_APPLICABLE,
+        statements=Statements(),
+    )
+
+
+def test_store_that_polls_is_not_refused_for_the_number_of_its_statements() -> None:
+    class Polling(Connected):
+        """Asks for a lock until it has it, which takes longer each time."""
+
+        asked = 0
+
+        async def deliver_signal(self, **arguments: Any) -> Any:
+            type(self).asked += 2
+            try:
+                for _ in range(self.asked):
+                    await self.statements.send(_free)
+            except ConnectionResetError as error:
+                raise StoreUnavailableError("the connection broke") from error
+            return await super().deliver_signal(**arguments)
+
+    [case] = [case for case in _DISTURBED if case.name == "run_call_disturbed-deliver_signal"]
+    report = certify(lambda: connected_harness(Polling), [case])
+    assert [result.problem for result in report.results] == [None]
+
+
+async def _free() -> bool:
+    return False

@@ -132,11 +132,13 @@ class _Child:
         os.close(self._fd)  # a child that goes on is told by its next message that nobody listens
         if not self._finished:
             self._process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=_END_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=_END_S)
+        finally:  # also when somebody has no patience for that
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def examined(self) -> Iterator[Examined]:
         """Yield the result of each case of the order, the last one a failure if the process ends before its time."""

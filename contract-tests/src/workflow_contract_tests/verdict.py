@@ -52,12 +52,12 @@ def judge(
     doubles = len(outcomes) - len(found)
     if doubles:
         objections = (*objections, f"{doubles} cases were reported twice")
-    bench = _Bench(found, frozenset(capabilities), tuple(objections))
-    return tuple(bench.verdict(level) for level in LEVELS)
+    known = _Outcomes(found, frozenset(capabilities), tuple(objections))
+    return tuple(known.verdict(level) for level in LEVELS)
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
+class _Outcomes:
     """The outcomes of one store, as its levels are judged by them."""
 
     found: Mapping[str, Outcome]

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 from workflow_runtime import Context, TestClock, WorkflowRuntime, workflow
-from workflow_runtime.errors import ConfigurationError, SchemaMissingError, StoreUnavailableError
+from workflow_runtime.store import (
+    ConfigurationError,
+    Created,
+    JsonText,
+    LeaseLostError,
+    SchemaMissingError,
+    StoreUnavailableError,
+    TransactionWrite,
+)
 from workflow_runtime.testing import run_to_completion
 from workflow_store_sqlite3 import Sqlite3WorkflowStore, Transaction, database
 
@@ -91,5 +99,58 @@ def test_missing_tables_and_closed_handles_are_named(tmp_path: Path) -> None:
         await store.close()
         with pytest.raises(ConfigurationError, match="closed"):
             await store.load_run(run_id="parcel-1")
+
+    asyncio.run(scenario())
+
+
+def test_first_statements_of_a_transaction_may_come_together(tmp_path: Path) -> None:
+    async def scenario() -> list[int]:
+        async with Sqlite3WorkflowStore(tmp_path / "shop.sqlite") as store:
+            await store.ensure_schema()
+
+            async def work(tx: Transaction) -> list[int]:
+                found = await asyncio.gather(*(tx.execute("SELECT ?", [number]) for number in range(3)))
+                return [row[0] for [row] in found]
+
+            @workflow(id="several")
+            async def several(ctx: Context, _: None) -> list[int]:
+                return await ctx.transaction("read", work)
+
+            runtime = WorkflowRuntime(store=store, workflows=[several])
+            return await (await runtime.run_here(several)).result()
+
+    assert asyncio.run(scenario()) == [0, 1, 2]
+
+
+def test_refused_transaction_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its function may catch the error, and go on for as long as it likes."""
+    monkeypatch.setattr(database, "BUSY_S", 0.1)
+
+    async def scenario() -> None:
+        async with Sqlite3WorkflowStore(tmp_path / "shop.sqlite") as store:
+            await store.ensure_schema()
+
+            async def work(tx: Transaction) -> TransactionWrite:
+                await store.delete_run(run_id="sale", now_ms=2, force=True)
+                with pytest.raises(LeaseLostError):
+                    await tx.execute("SELECT 1")
+                await store.delete_schedule(schedule_id="nightly")  # another writer
+                raise LookupError("enough")
+
+            created = await store.create_run(
+                run_id="sale",
+                workflow_id="sale",
+                workflow_version="1",
+                input=JsonText("null"),
+                operation_id="create",
+                now_ms=1,
+                owner="worker",
+                lease_ms=9_000,
+            )
+            assert isinstance(created, Created)
+            assert created.claim is not None
+            token = created.claim.lease.token
+            with pytest.raises(LookupError, match="enough"):
+                await store.append_in_transaction(run_id="sale", lease_token=token, operation_id="sell", work=work)
 
     asyncio.run(scenario())

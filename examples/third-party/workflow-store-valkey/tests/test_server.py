@@ -90,6 +90,25 @@ def test_listener_goes_on_when_the_server_is_back() -> None:
         assert asyncio.run(scenario(server)) == [True, False, True]
 
 
+def test_listener_goes_on_after_a_fault_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(url: str) -> None:
+        heard, again = [], asyncio.Event()
+
+        def note(notice: WorkNotice) -> None:
+            heard.append(notice)
+            if len(heard) == 1:
+                raise LookupError("a fault of the listener's user")
+            if listening.live:
+                again.set()
+
+        async with ValkeyWorkflowStore(url) as store, store.listen(note) as listening:
+            await asyncio.wait_for(again.wait(), 30)  # real time: another connection
+
+    with own_folder() as folder, run_server(folder) as server:
+        asyncio.run(scenario(url_of(server)))
+    assert "the listener failed, and makes another connection" in caplog.text
+
+
 def test_prefixes_are_stores_of_their_own() -> None:
     async def scenario(url: str) -> None:
         async with (

@@ -12,7 +12,7 @@ import asyncpg
 from workflow_contract_tests import Statements, StoreHarness
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql
 from workflow_test_support.servers.database_pool import DatabasePool
-from workflow_test_support.servers.postgres_databases import make_template, run_on
+from workflow_test_support.servers.postgres_databases import make_template
 from workflow_test_support.servers.postgres_server import LocalServer
 
 BUSINESS = "CREATE TABLE business (key text NOT NULL)"
@@ -46,7 +46,8 @@ def harness_on(
     connection_class = watched_connection(statements)
 
     async def corrupt(run_id: str) -> None:
-        await run_on(dsn, f"DELETE FROM workflow_run_states WHERE run_id = {_quoted(run_id)}")
+        async with _connected(dsn) as connection:
+            await connection.execute("DELETE FROM workflow_run_states WHERE run_id = $1", run_id)
 
     return StoreHarness(
         lambda: PostgresWorkflowStore.connect(**arguments, connection_class=connection_class),
@@ -67,11 +68,8 @@ def business_on(dsn: str) -> dict[str, Any]:
         await tx.execute("INSERT INTO business VALUES ($1)", key)
 
     async def read_business() -> list[str]:
-        connection = await asyncpg.connect(dsn)
-        try:
+        async with _connected(dsn) as connection:
             return [row["key"] for row in await connection.fetch("SELECT key FROM business")]
-        finally:
-            await connection.close()
 
     return {"write_business": write_business, "read_business": read_business}
 
@@ -88,24 +86,24 @@ def _databases() -> DatabasePool:
     """Start the server of this process. Its databases go with it."""
     until_exit = ExitStack()
     atexit.register(until_exit.close)
-    dsn = until_exit.enter_context(LocalServer()).dsn
+    dsn = until_exit.enter_context(LocalServer(durable=True)).dsn
     return DatabasePool(dsn, make_template(dsn, "template0", get_migration_sql(), BUSINESS))
 
 
 async def _subject(dsn: str) -> dict[str, str]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        settings = {
-            name: await connection.fetchval(f"SHOW {name}") for name in ("default_transaction_isolation", "fsync")
-        }
+    async with _connected(dsn) as connection:
+        settings = ("default_transaction_isolation", "fsync")
         return {
             "database": f"PostgreSQL {connection.get_settings().server_version}",
             "driver": f"asyncpg {asyncpg.__version__}",
-            **settings,
+            **{name: await connection.fetchval(f"SHOW {name}") for name in settings},
         }
+
+
+@asynccontextmanager
+async def _connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
     finally:
         await connection.close()
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,22 +15,18 @@ from workflow_store_d1 import D1DatabaseError, D1WorkflowStore, SQLiteTransactio
 from workflow_store_d1.retries import Retries
 
 
-def open_watched(path: Path, statements: Statements, **options: Any) -> Awaitable[D1WorkflowStore]:
+async def open_watched(path: Path, statements: Statements, **options: Any) -> D1WorkflowStore:
     """Open a handle whose statements, and batches of them, can be disturbed. It does not wait between two attempts."""
+    store = await D1WorkflowStore.open(path, **options)
+    database: Any = store.database
+    execute = database.execute
 
-    async def open_store() -> D1WorkflowStore:
-        store = await D1WorkflowStore.open(path, **options)
-        database: Any = store.database
-        execute = database.execute
+    async def watched(batch: Any, *, begin: str | None) -> Any:
+        return await statements.send(lambda: execute(batch, begin=begin))
 
-        async def watched(batch: Any, *, begin: str | None) -> Any:
-            return await statements.send(lambda: execute(batch, begin=begin))
-
-        database.execute = watched
-        store._sender._retries = Retries(first_wait=timedelta(0))  # noqa: SLF001  # users need no such thing
-        return store
-
-    return open_store()
+    database.execute = watched
+    store._sender._retries = Retries(first_wait=timedelta(0))  # noqa: SLF001  # users need no such thing
+    return store
 
 
 def harness_on(path: Path, **options: Any) -> StoreHarness:

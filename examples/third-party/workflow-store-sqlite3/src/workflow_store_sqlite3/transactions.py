@@ -39,10 +39,16 @@ class Transaction:
 
     def begin(self, db: Connection) -> None:
         """Keep other writers out, unless this is not the run's driver any more or the same write was made meanwhile."""
+        if self.begun:  # by another statement of `work` that came at the same time
+            return
         db.execute(WRITE)
-        _, answer = begin_write(db, *self._fence)
-        if answer is not None:
-            raise _MadeBefore(Appended(**answer))
+        try:
+            _, answer = begin_write(db, *self._fence)
+            if answer is not None:
+                raise _MadeBefore(Appended(**answer))
+        except BaseException:
+            db.execute("ROLLBACK")  # `work` may go on after this error, and must not keep others out meanwhile
+            raise
         self.begun = True
 
 

@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager, suppress
 
 from valkey.asyncio.client import PubSub
 from valkey.exceptions import ValkeyError
-from workflow_runtime.store import Listening, WorkNotice
+from workflow_runtime.store import Listening, WorkNotice, get_logger, one_line
 
-from .server import Server, make_client
+from .server import ANSWER_S, Server, make_client
 
 __all__ = ["Notices"]
+
+logger = get_logger(__name__)
 
 RECONNECT_S = 0.5
 CHECK_S = 5.0
@@ -56,8 +58,13 @@ class Listener:
     async def run(self) -> None:
         """Listen until cancelled."""
         while True:
-            with suppress(ValkeyError, OSError):
+            try:
                 await self._listen()
+            except (ValkeyError, OSError) as error:
+                if self.live:  # once, not at each try to come back
+                    logger.warning("the listener lost its connection, and makes another one: %s", one_line(str(error)))
+            except Exception:  # nobody looks at this task before the block ends
+                logger.exception("the listener failed, and makes another connection")
             self._set_live(live=False)
             await asyncio.sleep(RECONNECT_S)
 
@@ -66,7 +73,8 @@ class Listener:
         client = make_client(self._url)
         try:
             async with client.pubsub() as channel:
-                await channel.subscribe(self._channel)
+                async with asyncio.timeout(ANSWER_S):
+                    await channel.subscribe(self._channel)
                 await self._follow(channel)
         finally:
             await client.aclose()
