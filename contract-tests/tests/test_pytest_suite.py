@@ -205,7 +205,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         "declared": File(_GOOD, ["processes_append"]),
         "plain": File(_GOOD.replace("make()", "make(Plain)"), ["unknown_run_is_not_followed"]),
         "forgetful": File(_GOOD.replace("make()", "make(Forgetful)"), ["timer_moves"]),
-        "unscheduled": File(f"{unscheduled}\n    without_schedules = True\n", ["good_ids_of_schedules"]),
+        "unscheduled": File(
+            f"{unscheduled}\n    without_schedules = True\n", ["good_ids_of_schedules", "story_on_a_schedule"]
+        ),
         "unwritten": File(unscheduled, ["good_ids_of_schedules"]),
         "needy": File(_GOOD.replace("make()", "make(reasons={})"), ["processes_append"]),
         "bare": File("\nclass TestMine(StoreContract):\n    pass\n", ["timer_moves"]),
@@ -236,7 +238,7 @@ def test_undeclared_capability_is_shown(mixed: Seen) -> None:
 
 
 def test_schedules_that_are_not_written_are_shown(mixed: Seen) -> None:
-    assert mixed.outcomes("unscheduled") == ["skipped"]
+    assert mixed.outcomes("unscheduled") == ["skipped"] * 2
     mixed.text.fnmatch_lines(["SKIPPED *not written: NotImplementedError*"])
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, get_args
 
-from workflow_runtime.store import WorkflowExecutionStore
+from workflow_runtime.store import CapabilityNotSupportedError, WorkflowExecutionStore
 
 from .cases import Capability, Case
 from .explaining import describe
@@ -221,7 +221,9 @@ class _Examination:
 
 
 def is_unwritten(error: BaseException) -> bool:
-    """Return True if a verb of the contract is missing, or says that it is not implemented."""
+    """Return True if a verb of the contract is missing or not implemented, for a case or for the runtime."""
+    if isinstance(error, CapabilityNotSupportedError) and error.__cause__ is not None:
+        return is_unwritten(error.__cause__)
     if isinstance(error, AttributeError):
         return error.name in VERBS and error.obj is not None and not hasattr(error.obj, error.name)
     return isinstance(error, NotImplementedError)

@@ -81,7 +81,7 @@ class StoreContract:
                 sys.stdout.write(f"{harness.fault_points} fault points\n")
         except NotDeclaredError as error:
             leave_out(request.node, "not-applicable", str(error))
-        except (NotImplementedError, AttributeError) as error:
+        except Exception as error:
             if not (self.without_schedules and "schedules" in levels_of(case) and is_unwritten(error)):
                 raise
             leave_out(request.node, "not-written", repr(error))

@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 from workflow_runtime import (
     NO_RETRY,
@@ -31,7 +31,7 @@ from workflow_runtime import (
 )
 from workflow_runtime.clock import from_ms
 from workflow_runtime.logs import get_logger
-from workflow_runtime.store import BucketClaims, RunRecord
+from workflow_runtime.store import RunRecord
 from workflow_runtime.testing import run_until_blocked
 
 from .harness import StoreHarness
@@ -191,20 +191,6 @@ async def _fulfil(ctx: Context, world: World, items: list[str]) -> dict[str, Any
     }
 
 
-class _WithoutSchedules:
-    """A store as a worker sees it that looks for ticks and finds none: a store may leave out the verbs of schedules."""
-
-    def __init__(self, store: WorkflowExecutionStore) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def claim_due_schedule_buckets(self, **arguments: Any) -> BucketClaims:
-        """Find no tick."""
-        return BucketClaims(buckets=(), next_due_ms=None)
-
-
 class Stage:
     """The place where runs are played on a store: a clock, a client, and workers that know nothing of each other."""
 
@@ -233,9 +219,8 @@ class Stage:
             workflows: What it knows, if it is not all of them.
             clock: Its clock, if it is not that of the stage.
         """
-        store = store or self._h.store
         return WorkflowRuntime(
-            store=store if self._schedules else cast("WorkflowExecutionStore", _WithoutSchedules(store)),
+            store=store or self._h.store,
             workflows=self._workflows if workflows is None else workflows,
             schedules=self._schedules,
             clock=clock or self.clock,

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from workflow_runtime import (
+    CapabilityNotSupportedError,
     ConfigurationError,
     Context,
     CorruptRecordError,
@@ -22,6 +23,7 @@ from workflow_runtime import (
     Schedule,
     ScheduleConflictError,
     ScheduleNotFoundError,
+    StoreNotOpenError,
     StoreUnavailableError,
     TestClock,
     UnknownWorkflowError,
@@ -1002,3 +1004,93 @@ async def test_a_worker_works_off_a_backfill(lab: Lab) -> None:
     await runtime.schedules.backfill("s", START - 300 * HOUR, START)
     async with lab.working(runtime, poll_interval=24 * HOUR):
         await lab.until(lambda: list(runs(lab).values()).count("finished") == 300, seconds=20)
+
+
+# Stores that leave schedules out.
+
+
+class Unwritten:
+    """A store whose verbs of schedules are missing or raise an error, whichever it is told."""
+
+    def __init__(self, store: Any, error: type[Exception] | None) -> None:
+        self._store = store
+        self._error = error
+        self.claims = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if "schedule" not in name or name == "schedule_timer":
+            return getattr(self._store, name)
+        if self._error is None:
+            raise AttributeError(name=name, obj=self)
+        return self._raise
+
+    async def _raise(self, **_: Any) -> Any:
+        self.claims += 1
+        assert self._error is not None
+        raise self._error
+
+
+WAYS = pytest.mark.parametrize("error", [None, NotImplementedError], ids=["missing", "not implemented"])
+
+
+@WAYS
+async def test_runs_are_driven_on_a_store_without_schedules(
+    lab: Lab, error: type[Exception] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a sweep and by a worker. The log says once that no tick fires."""
+    store: Any = Unwritten(lab.store(), error)
+    runtime = lab.runtime(quick, store=store)
+    with caplog.at_level(logging.INFO):
+        await runtime.start_run(quick, 1)
+        assert (await runtime.sweep()).outcomes == {"finished": 1}
+        handle = await runtime.start_run(quick, 2)
+        async with lab.working(runtime):
+            await lab.until(lambda: lab.data.runs[handle.run_id].status.is_terminal)
+    told = [record for record in caplog.records if "no tick fires" in record.getMessage()]
+    assert [record.levelno for record in told] == [logging.INFO]
+    assert store.claims <= 1, "asked again for what is not written"
+
+
+@WAYS
+async def test_a_schedule_declared_for_a_store_without_them_is_reported(
+    lab: Lab, error: type[Exception] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    store: Any = Unwritten(lab.store(), error)
+    runtime = lab.runtime(quick, store=store, schedules=[schedule()])
+    await runtime.start_run(quick)
+    with caplog.at_level(logging.WARNING):
+        report = await runtime.sweep()
+    assert (report.not_materialized, report.outcomes) == ({"s": "unsupported"}, {"finished": 1})
+    assert "this store has no schedules, so it never fires" in caplog.text
+    calls = runtime.schedules
+    for call in (
+        runtime.materialize_schedules(),
+        calls.create(schedule()),
+        calls.get("s"),
+        anext(calls.list()),
+        calls.delete("s"),
+        calls.pause("s"),
+        calls.resume("s"),
+        calls.trigger("s"),
+        calls.backfill("s", START, START + HOUR),
+        calls.backfill_status("s", START, START + HOUR),
+        calls.next_fire_times("s", 1),
+    ):
+        with pytest.raises(CapabilityNotSupportedError, match="does not have the capability 'schedules'"):
+            await call
+
+
+@pytest.mark.parametrize("error", [AttributeError("a mistake"), StoreNotOpenError("store", "verb"), KeyError("k")])
+async def test_a_mistake_in_a_verb_of_schedules_is_not_taken_for_a_store_without_them(
+    lab: Lab, error: Exception
+) -> None:
+    """Else its ticks would never fire, in silence."""
+    store = lab.tapped()
+
+    async def fail(verb: str, arguments: dict[str, Any]) -> None:
+        if verb == "claim_due_schedule_buckets":
+            raise error
+
+    store.before = fail
+    with pytest.raises(type(error)):
+        await lab.runtime(quick, store=store).sweep()

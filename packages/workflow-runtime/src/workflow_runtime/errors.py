@@ -295,11 +295,11 @@ class CorruptRecordError(StoreError):
 
 
 class CapabilityNotSupportedError(StoreError):
-    """The store does not declare the optional capability that was asked of it."""
+    """The store lacks the optional capability that was asked of it, or has no schedules (`schedules`)."""
 
     def __init__(self, capability: str) -> None:
         self.capability = capability
-        super().__init__(f"this store does not declare the capability {capability!r}")
+        super().__init__(f"this store does not have the capability {capability!r}")
 
 
 class QueryLimitReachedError(StoreError):

@@ -77,8 +77,8 @@ class SweepReport:
     unclaimable: set[str] = field(default_factory=set)
     """Schedules with a tick waiting whose workflow this process does not know; some of them."""
     not_materialized: dict[str, str] = field(default_factory=dict)
-    """Declared schedules that are `missing` in the store, there as something that `differs`, or `unwritable`, as of the
-    first look. Not looked for within a limit of queries."""
+    """Declared schedules that are `missing` in the store, there as something that `differs`, `unwritable`, or
+    `unsupported` by a store without schedules, as of the first look. Not looked for within a limit of queries."""
     unserved: tuple[UnservedRuns, ...] = ()
     """Runs that have been claimable for a minute and that this process does not take: it does not know their workflow
     or version, or does not serve their queue. Some of them, as of the last look: a worker has its first after a minute

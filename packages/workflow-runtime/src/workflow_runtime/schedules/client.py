@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 from ..clock import from_ms, to_ms
 from ..engine.definition import Registry
 from ..errors import (
+    CapabilityNotSupportedError,
     ConfigurationError,
     CorruptRecordError,
     InvalidArgumentError,
@@ -30,6 +31,7 @@ from .conversions import definition_in, definition_to_store, spec_in, spec_of
 from .decisions import first_after, tick_run_id
 from .definition import Schedule
 from .record import ScheduleRecord
+from .verbs import schedule_verbs
 
 __all__ = ["Schedules"]
 
@@ -46,7 +48,10 @@ _MAX_TIMES = 10_000
 
 @outside_handlers
 class Schedules:
-    """The schedules of a store: `runtime.schedules`."""
+    """The schedules of a store: `runtime.schedules`.
+
+    On a store that leaves schedules out, all calls raise `CapabilityNotSupportedError`.
+    """
 
     def __init__(
         self,
@@ -59,6 +64,7 @@ class Schedules:
         on_change: Callable[[], None],
     ) -> None:
         self._store = store
+        self._verbs = schedule_verbs(store)
         self._registry = registry
         self._codec = codec
         self._declared = _checked(declared, registry)
@@ -70,21 +76,20 @@ class Schedules:
     async def unfit(self) -> Mapping[str, Unfit]:
         """Return which declared schedules are `missing` in the store, or there as something that `differs`, and log it.
 
-        What cannot be written at all is `unwritable`. Looks once; not at all if this runtime has brought them in.
+        What cannot be written at all is `unwritable`, and all of them are `unsupported` by a store without schedules.
+        Looks once; not at all if this runtime has brought them in.
         """
         if self._unfit is None:
             try:
                 found = {schedule.id: await self._unfitness(schedule) for schedule in self._declared}
+            except CapabilityNotSupportedError:
+                found = {schedule.id: "unsupported" for schedule in self._declared}
             except StoreError as error:
                 logger.debug("cannot look for the declared schedules: %s", one_line(error))
                 return {}
             self._unfit = {schedule_id: problem for schedule_id, problem in found.items() if problem is not None}
             for schedule_id, problem in self._unfit.items():
-                logger.warning(
-                    "schedule %r is declared, but %s: materialize_schedules() writes what is declared here",
-                    schedule_id,
-                    one_line(_SAID[problem]),
-                )
+                logger.warning("schedule %r is declared, but %s", schedule_id, one_line(_SAID[problem]))
         return self._unfit
 
     async def materialize(self) -> dict[str, Literal["created", "updated"]]:
@@ -115,13 +120,13 @@ class Schedules:
         Raises:
             ScheduleNotFoundError: There is none of that id.
         """
-        return self._record(await self._store.get_schedule(schedule_id=check_id("schedule_id", schedule_id)))
+        return self._record(await self._verbs.get_schedule(schedule_id=check_id("schedule_id", schedule_id)))
 
     async def list(self) -> AsyncIterator[ScheduleRecord]:
         """Go through all schedules, ordered by id."""
         cursor: str | None = None
         while True:
-            page = await self._store.list_schedules(limit=_PAGE, cursor=cursor)
+            page = await self._verbs.list_schedules(limit=_PAGE, cursor=cursor)
             for stored in page.schedules:
                 yield self._record(stored)
             cursor = page.next_cursor
@@ -130,7 +135,7 @@ class Schedules:
 
     async def delete(self, schedule_id: str) -> DeleteScheduleResult:
         """Remove a schedule and the ticks that wait. The runs that it started stay."""
-        answer = await self._store.delete_schedule(schedule_id=check_id("schedule_id", schedule_id))
+        answer = await self._verbs.delete_schedule(schedule_id=check_id("schedule_id", schedule_id))
         return about(answer, schedule_id=schedule_id)
 
     async def pause(self, schedule_id: str) -> ScheduleRecord:
@@ -163,7 +168,7 @@ class Schedules:
             ScheduleNotFoundError: There is none of that id.
         """
         schedule_id = check_id("schedule_id", schedule_id)
-        spec = spec_in(await self._store.get_schedule(schedule_id=schedule_id))
+        spec = spec_in(await self._verbs.get_schedule(schedule_id=schedule_id))
         now_ms = await self._now_ms()
         for fire_at_ms in range(now_ms, now_ms + _MOMENTS):
             run_id = tick_run_id(schedule_id, fire_at_ms)
@@ -250,7 +255,7 @@ class Schedules:
         if isinstance(schedule, Schedule):
             spec = spec_of(schedule)
         else:
-            spec = spec_in(await self._store.get_schedule(schedule_id=check_id("schedule", schedule)))
+            spec = spec_in(await self._verbs.get_schedule(schedule_id=check_id("schedule", schedule)))
         return [from_ms(tick_ms) for tick_ms in islice(spec.ticks_after(max(-1, after_ms)), count)]
 
     # Within.
@@ -278,7 +283,7 @@ class Schedules:
             next_fire_at_ms = first_after(spec, now_ms, stored.last_fire_at_ms)
             if stored.spec != definition["spec"]:
                 await self._keep_due_tick(stored, now_ms)
-        answer = await self._store.upsert_schedule(
+        answer = await self._verbs.upsert_schedule(
             **definition,
             next_fire_at_ms=next_fire_at_ms,
             now_ms=now_ms,
@@ -315,12 +320,12 @@ class Schedules:
     async def _set_enabled(self, schedule_id: str, *, enabled: bool) -> StoredSchedule:
         schedule_id = check_id("schedule_id", schedule_id)
         for _ in range(_CONFLICTS):
-            stored = await self._store.get_schedule(schedule_id=schedule_id)
+            stored = await self._verbs.get_schedule(schedule_id=schedule_id)
             now_ms = await self._now_ms()
             next_fire_at_ms = stored.next_fire_at_ms
             if enabled:
                 next_fire_at_ms = first_after(spec_in(stored), now_ms, stored.last_fire_at_ms)
-            answer = await self._store.upsert_schedule(
+            answer = await self._verbs.upsert_schedule(
                 **definition_in(stored),
                 next_fire_at_ms=next_fire_at_ms,
                 now_ms=now_ms,
@@ -334,7 +339,7 @@ class Schedules:
 
     async def _ticks_of(self, schedule_id: str, start: datetime, end: datetime) -> Sequence[int]:
         start_ms, end_ms = to_ms("start", start), to_ms("end", end)
-        spec = spec_in(await self._store.get_schedule(schedule_id=schedule_id))
+        spec = spec_in(await self._verbs.get_schedule(schedule_id=schedule_id))
         ticks = takewhile(lambda tick_ms: tick_ms < end_ms, spec.ticks_after(max(0, start_ms) - 1))
         ticks_ms = list(islice(ticks, _MAX_TIMES + 1))
         if len(ticks_ms) > _MAX_TIMES:
@@ -348,7 +353,7 @@ class Schedules:
         now_ms: int,
         overlap: RequestedOverlap | None = None,
     ) -> int:
-        answer = await self._store.request_schedule_buckets(
+        answer = await self._verbs.request_schedule_buckets(
             schedule_id=schedule_id, fire_times_ms=fire_times_ms, now_ms=now_ms, overlap=overlap
         )
         if answer.kind == "not-found":
@@ -357,7 +362,7 @@ class Schedules:
 
     async def _find(self, schedule_id: str) -> StoredSchedule | None:
         try:
-            return await self._store.get_schedule(schedule_id=schedule_id)
+            return await self._verbs.get_schedule(schedule_id=schedule_id)
         except ScheduleNotFoundError:
             return None
 
@@ -365,11 +370,13 @@ class Schedules:
         return ScheduleRecord(stored, self._codec)
 
 
-Unfit: TypeAlias = Literal["missing", "differs", "unwritable"]
+Unfit: TypeAlias = Literal["missing", "differs", "unwritable", "unsupported"]
+_REMEDY = "materialize_schedules() writes what is declared here"
 _SAID: Mapping[Unfit, str] = {
-    "missing": "not in the store, so it does not fire",
-    "differs": "the store holds another definition, which fires instead",
-    "unwritable": "its input cannot be written",
+    "missing": f"not in the store, so it does not fire: {_REMEDY}",
+    "differs": f"the store holds another definition, which fires instead: {_REMEDY}",
+    "unwritable": "its input cannot be written, so it does not fire as declared: materialize_schedules() says why",
+    "unsupported": "this store has no schedules, so it never fires: use a store that has them",
 }
 
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..clock import Clock
-from ..errors import LeaseLostError
+from ..errors import CapabilityNotSupportedError, LeaseLostError
 from ..ids import new_id
 from ..logs import get_logger, one_line
 from ..store import BucketAction, BucketClaims, BucketResult, ClaimedBucket, WorkflowExecutionStore
 from ..store_retry import failure_level, until_answered
 from .conversions import spec_in
 from .decisions import Decision, decide, tick_run_id
+from .verbs import schedule_verbs
 
 __all__ = ["TickFailure", "TickFirer", "TickOutcome", "TickRound"]
 
@@ -72,6 +73,8 @@ class TickFirer:
         on_delivery: Callable[[str], None],
     ) -> None:
         self._store = store
+        self._schedules = schedule_verbs(store)
+        self._has_schedules = True
         self._clock = clock
         self._owner = owner
         self._lease_ms = lease_ms
@@ -93,7 +96,7 @@ class TickFirer:
             StoreError: The store is away.
         """
         done = TickRound()
-        while limit > 0:
+        while limit > 0 and self._has_schedules:
             claims = await self._claim(min(limit, _AT_ONCE))
             await asyncio.gather(*(self._fire(claimed, done) for claimed in claims.buckets))
             self._note(claims, done)
@@ -105,13 +108,18 @@ class TickFirer:
         return done
 
     async def _claim(self, limit: int) -> BucketClaims:
-        return await self._store.claim_due_schedule_buckets(
-            owner=self._owner,
-            lease_ms=self._lease_ms,
-            now_ms=self._clock.now_ms(),
-            limit=limit,
-            workflow_ids=self._workflow_ids,
-        )
+        try:
+            return await self._schedules.claim_due_schedule_buckets(
+                owner=self._owner,
+                lease_ms=self._lease_ms,
+                now_ms=self._clock.now_ms(),
+                limit=limit,
+                workflow_ids=self._workflow_ids,
+            )
+        except CapabilityNotSupportedError as error:
+            self._has_schedules = False
+            logger.info("no tick fires: %s", one_line(error))
+            return BucketClaims(buckets=(), next_due_ms=None)
 
     def _note(self, claims: BucketClaims, done: TickRound) -> None:
         done.next_due_ms = claims.next_due_ms
