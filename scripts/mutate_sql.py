@@ -1,0 +1,391 @@
+"""Break each statement of a SQL store in many small ways, and show which of them no case of the contract notices.
+
+Every mutant is tried in a process of its own, on the cases that send its statement, quick ones first, until one fails.
+What is left at the end is a survivor: a case that is missing, a part of the statement that nothing needs, or a change
+that means the same. Judge each. All of a store takes hours on few cores; first take the quick cases, then try what they
+left on all of them:
+
+    python scripts/mutate_sql.py sqlite --longest 0.5 --out quick.json
+    python scripts/mutate_sql.py sqlite --again quick.json --out survivors.json
+    python scripts/mutate_sql.py postgres --query claim_due_timers
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import workflow_store_sql.statements
+from workflow_contract_tests import Case, catalogue
+from workflow_contract_tests.examination import examine
+from workflow_store_d1 import get_migration_sql as sqlite_migrations
+from workflow_store_sql import load_queries
+from workflow_test_support.harnesses import postgres, sqlite
+
+_TOKEN = re.compile(
+    r"(?P<comment>--[^\n]*)|(?P<text>'(?:[^']|'')*')|(?P<number>\b\d+\b)|(?P<parameter>[?$]\d+)"
+    r"|(?P<word>[A-Za-z_][A-Za-z0-9_.]*)|(?P<sign><>|<=|>=|!=|\|\||->>|->|::|[-+*/=<>(),;])"
+)
+_SIGNS: Mapping[str, tuple[str, ...]] = {
+    "=": ("<>",),
+    "<>": ("=",),
+    "<": ("<=", ">"),
+    "<=": ("<", ">"),
+    ">": (">=", "<"),
+    ">=": (">", "<"),
+    "+": ("-",),
+    "-": ("+",),
+}
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "AND": ("OR",),
+    "OR": ("AND",),
+    "ASC": ("DESC",),
+    "DESC": ("ASC",),
+    "MIN": ("max",),
+    "MAX": ("min",),
+    "LEAST": ("greatest",),
+    "GREATEST": ("least",),
+    "COALESCE": ("nullif",),
+    "NOT": ("",),
+    "NULL": ("0",),
+    "EXISTS": ("NOT EXISTS",),
+    "DISTINCT": ("",),
+    "LEFT": ("",),
+    "TRUE": ("false",),
+    "FALSE": ("true",),
+}
+_CLAUSE_ENDS = {"LIMIT", "FOR", "RETURNING", "UNION", "ROWS"}
+_PATIENCE_S = 180
+"""A mutant that needs longer is caught: some case of it hangs."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A statement with one change."""
+
+    query: str
+    line: int
+    column: int
+    before: str
+    after: str
+    sql: str
+
+    def __str__(self) -> str:
+        return f"{self.query}:{self.line}:{self.column}: {self.before!r} -> {self.after!r}"
+
+
+@dataclass
+class Tally:
+    """What is known by now."""
+
+    tried: int = 0
+    survivors: list[Mutant] = field(default_factory=list)
+    catches: dict[str, Counter[str]] = field(default_factory=dict)
+    """For each statement, the number of mutants that a case has caught."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store whose statements are broken."""
+
+    package: str
+    harness: Callable[[], Any]
+    find_valid: Callable[[Sequence[str]], Coroutine[Any, Any, list[bool]]]
+    """Returns which statements the database can prepare."""
+    close: Callable[[], Coroutine[Any, Any, None]]
+    """Removes what the cases of a process have left on the server."""
+
+
+# What can be changed.
+
+
+def mutants_of(query: str, sql: str) -> Iterator[Mutant]:
+    """Yield each mutant of a statement. Some of them are no SQL."""
+    seen = {sql}
+    for start, end, after in _changes(sql):
+        mutated = sql[:start] + after + sql[end:]
+        if mutated not in seen:
+            seen.add(mutated)
+            column = start - sql.rfind("\n", 0, start)
+            yield Mutant(query, sql.count("\n", 0, start) + 1, column, sql[start:end].strip(), after, mutated)
+
+
+def _changes(sql: str) -> Iterator[tuple[int, int, str]]:
+    tokens = [match for match in _TOKEN.finditer(sql) if match.lastgroup != "comment"]
+    for before, match in zip([None, *tokens], tokens, strict=False):
+        yield from ((*match.span(), after) for after in _replacements(match))
+        if before is not None and (before.group().upper(), match.group().upper()) == ("IS", "NULL"):
+            yield *match.span(), "NOT NULL"
+    yield from ((end, end, " DESC") for end in _order_terms(tokens))
+    start = 0
+    for line in sql.splitlines(keepends=True):  # a line is a condition, an assignment, a column or a term
+        if not line.lstrip().startswith("--"):
+            yield start, start + len(line), ""
+        start += len(line)
+
+
+def _replacements(match: re.Match[str]) -> tuple[str, ...]:
+    text = match.group()
+    match match.lastgroup:
+        case "sign":
+            return _SIGNS.get(text, ())
+        case "word":
+            return _WORDS.get(text.upper(), ())
+        case "number":
+            return (str(int(text) + 1), *(("0",) if int(text) > 1 else ()))
+        case "text":
+            return ("'~'",)
+        case _:
+            return ("NULL",)
+
+
+def _order_terms(tokens: Sequence[re.Match[str]]) -> Iterator[int]:
+    """Yield the ends of terms of ORDER BY that name no direction."""
+    for index, match in enumerate(tokens):
+        if match.group().upper() != "BY" or tokens[index - 1].group().upper() != "ORDER":
+            continue
+        depth, last = 0, match
+        for token in tokens[index + 1 :]:
+            text = token.group().upper()
+            depth += (text == "(") - (text == ")")
+            ends = depth < 0 or (depth == 0 and text in _CLAUSE_ENDS)
+            if (ends or (depth == 0 and text == ",")) and last.group().upper() not in {"ASC", "DESC"}:
+                yield last.end()
+            if ends:
+                break
+            last = token
+        else:
+            yield last.end()
+
+
+# The stores.
+
+
+async def _valid_on_sqlite(texts: Sequence[str]) -> list[bool]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(sqlite_migrations())
+        return [_can_explain(db, sql) for sql in texts]
+
+
+def _can_explain(db: sqlite3.Connection, sql: str) -> bool:
+    try:
+        db.execute(f"EXPLAIN {sql}", {str(number): None for number in range(1, 60)})
+    except sqlite3.Error:
+        return False
+    return True
+
+
+async def _valid_on_postgres(texts: Sequence[str]) -> list[bool]:
+    async with postgres._databases().database() as dsn:  # noqa: SLF001  # the same server as the cases'
+        connection = await asyncpg.connect(dsn)
+        try:
+            return [await _can_prepare(connection, sql) for sql in texts]
+        finally:
+            await connection.close()
+
+
+async def _can_prepare(connection: asyncpg.Connection, sql: str) -> bool:
+    try:
+        await connection.prepare(sql)
+    except asyncpg.PostgresError:
+        return False
+    return True
+
+
+async def _nothing() -> None:
+    """Leave all as it is."""
+
+
+async def _drop_databases() -> None:
+    await postgres._databases().close()  # noqa: SLF001  # see above
+
+
+STORES = {
+    "sqlite": Store("workflow_store_d1", sqlite.harness, _valid_on_sqlite, _nothing),
+    "postgres": Store("workflow_store_postgres", postgres.harness, _valid_on_postgres, _drop_databases),
+}
+
+
+# Which case sends which statement.
+
+
+class Texts(dict[str, str]):
+    """The statements of a store, noting which of them are asked for."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        super().__init__(texts)
+        self.used: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.used.add(name)
+        return super().__getitem__(name)
+
+
+def watch(package: str) -> Texts:
+    """Make a store take its statements from `Texts`, from its next handle on."""
+    texts = Texts(workflow_store_sql.statements.load_statements(package))
+    for module in [module for name, module in sys.modules.items() if name.startswith(package)]:
+        if hasattr(module, "load_statements"):
+            vars(module)["load_statements"] = lambda *_, **__: texts
+    return texts
+
+
+@dataclass(frozen=True)
+class Sends:
+    """A case, what it sends, and how long it takes."""
+
+    case: Case
+    queries: frozenset[str]
+    seconds: float
+
+
+async def read_sends(store: Store, texts: Texts, cases: Sequence[Case]) -> list[Sends]:
+    """Run each case once on the unbroken store.
+
+    Raises:
+        SystemExit: A case fails.
+    """
+    sends = []
+    for number, case in enumerate(cases, 1):
+        texts.used.clear()
+        began = time.perf_counter()
+        result = (await examine(case, store.harness)).result
+        if result.outcome == "failed":
+            raise SystemExit(f"the unbroken store fails {case.id}: {result.problem}")
+        if result.outcome == "passed":
+            sends.append(Sends(case, frozenset(texts.used), time.perf_counter() - began))
+        if number % 100 == 0:
+            sys.stdout.write(f"{number} of {len(cases)} cases run on the unbroken store\n")
+            sys.stdout.flush()
+    return sends
+
+
+# Trying mutants.
+
+
+class Trial:
+    """A process in which one mutant meets the cases."""
+
+    def __init__(self, store: Store, texts: Texts, mutant: Mutant, cases: Sequence[Case]) -> None:
+        self.mutant = mutant
+        self._read, write = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(write)
+            return
+        os.close(self._read)
+        try:
+            texts[mutant.query] = mutant.sql
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(_PATIENCE_S)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.write(write, asyncio.run(_find_catcher(store, cases)).encode())
+        finally:
+            os._exit(0)
+
+    def catcher(self) -> str:
+        """Return the case that caught the mutant, or nothing. The process has ended."""
+        with os.fdopen(self._read) as pipe:
+            return pipe.read() or "(its process died)"
+
+
+async def _find_catcher(store: Store, cases: Sequence[Case]) -> str:
+    found = "-"
+    for case in cases:
+        if (await examine(case, store.harness, timeout_s=20)).result.outcome != "passed":
+            found = case.id
+            break
+    await store.close()
+    return found
+
+
+def try_all(
+    store: Store, texts: Texts, sends: Sequence[Sends], mutants: Sequence[Mutant], tally: Tally, processes: int
+) -> Iterator[tuple[Mutant, str]]:
+    """Try mutants side by side, and yield each with the case that caught it, or `-`."""
+    running: dict[int, Trial] = {}
+    waiting = list(reversed(mutants))
+    while waiting or running:
+        while waiting and len(running) < processes:
+            mutant = waiting.pop()
+            catches = tally.catches.setdefault(mutant.query, Counter())
+            fitting = [one for one in sends if mutant.query in one.queries]
+            fitting.sort(key=lambda one: (-catches[one.case.id], one.seconds))
+            trial = Trial(store, texts, mutant, [one.case for one in fitting])
+            running[trial.pid] = trial
+        pid, _ = os.wait()
+        if (ended := running.pop(pid, None)) is not None:
+            yield ended.mutant, ended.catcher()
+
+
+def main() -> None:
+    """Do what the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", choices=STORES)
+    parser.add_argument(
+        "--query", action="append", help="only statements whose names begin so; may be given more than once"
+    )
+    parser.add_argument("--every", type=int, default=1, help="only one mutant in so many")
+    parser.add_argument("--longest", type=float, default=60, help="leave out cases that take longer, in seconds")
+    parser.add_argument("--again", type=Path, help="only the survivors in this file of an earlier run")
+    parser.add_argument("--out", type=Path, default=Path("sql-survivors.json"))
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--list", action="store_true", help="only list the mutants")
+    options = parser.parse_args()
+    store = STORES[options.store]
+    queries = load_queries(store.package)
+    wanted = options.query or [""]
+    chosen = [name for name in queries if any(name.startswith(prefix) for prefix in wanted)]
+    made = [one for name in chosen for one in mutants_of(name, queries[name].sql)]
+    valid = asyncio.run(store.find_valid([one.sql for one in made]))
+    mutants = [one for one, is_valid in zip(made, valid, strict=True) if is_valid][:: options.every]
+    if options.again is not None:
+        before = json.loads(options.again.read_text())["survivors"]
+        mutants = [one for one in mutants if _facts(one) in before]
+    sys.stdout.write(f"{len(made)} mutants, {sum(valid)} of them are SQL; {len(mutants)} are tried\n")
+    if options.list:
+        for one in mutants:
+            sys.stdout.write(f"{one}\n")
+        return
+    texts = watch(store.package)
+    sends = asyncio.run(read_sends(store, texts, catalogue()))
+    sends = [one for one in sends if one.seconds <= options.longest]
+    tally = Tally()
+    for mutant, catcher in try_all(store, texts, sends, mutants, tally, options.processes):
+        tally.tried += 1
+        tally.catches[mutant.query][catcher] += 1
+        if catcher == "-":
+            tally.survivors.append(mutant)
+            sys.stdout.write(f"survived {mutant}\n")
+        if tally.tried % 50 == 0:
+            sys.stdout.write(f"{tally.tried} of {len(mutants)}, {len(tally.survivors)} survived\n")
+        sys.stdout.flush()
+    found = {"tried": tally.tried, "survivors": [_facts(one) for one in tally.survivors]}
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _facts(mutant: Mutant) -> dict[str, Any]:
+    return {name: value for name, value in asdict(mutant).items() if name != "sql"}
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["TMPDIR"] = scratch
+        main()
