@@ -41,6 +41,8 @@ STORES = {
     "memory": Store("Memory", f"{OURS}.memory:harness"),
     "sqlite": Store("SQLite file", f"{OURS}.sqlite:harness"),
     "postgres": Store("PostgreSQL", f"{OURS}.postgres:harness"),
+    "d1-binding": Store("D1, by a Worker's binding", f"{OURS}.d1_server:binding_harness"),
+    "d1-rest": Store("D1, by the REST API", f"{OURS}.d1_server:rest_harness"),
     "third-party-jsonl": Store(
         "JSON lines (example)", "jsonl_harness:harness", THIRD_PARTY / "workflow-store-jsonl" / "tests"
     ),
@@ -59,9 +61,6 @@ What `workflow-certify` said of the stores of this repository: every case of all
 these files anew (`nox -s certificates`). To see for yourself, run the command on the harness that stands in the table,
 or let `workflow-certify verify` look at a JSON file, with the version of the contract tests that it names. [What a
 certificate proves, and what it does not](../../contract-tests/README.md#what-the-certificate-proves).
-
-The D1 store is certified on a local file. By a Worker's binding and by the REST API it passes the same cases in each
-run of the tests (`contract(d1-miniflare)`, `contract(d1-http)`), and has no certificate of its own yet.
 
 | Store | Verdict | Levels | Cases that passed | Cases that do not apply | Minutes | Report |
 |---|---|---|---|---|---|---|

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from case_database import CaseDatabase
 from workflow_runtime.errors import SchemaMissingError
 from workflow_runtime.payloads import JsonText
 from workflow_store_d1 import D1WorkflowStore
 from workflow_store_d1.local import LocalD1Database
+from workflow_test_support.servers.case_database import CaseDatabase
 
 CHANGES = {
     "table": "CREATE TABLE more (n)",

@@ -37,7 +37,7 @@ class Examination:
     def __init__(self, form: str) -> None:
         version, _, binding = form.partition(":")
         assert binding in {"bare", "wrapped"}, f"{form!r} is not like {DEFAULT!r}"
-        path = (ROOT / "contract-tests" / "src", Path(__file__).parent / "pyodide")
+        path = (ROOT / "contract-tests" / "src", ROOT / "test-support" / "src", Path(__file__).parent / "pyodide")
         self._setting = Setting(version=version, wrapped=binding == "wrapped", path=path)
         self._stack = ExitStack()
         self._running: Pyodide | None = None

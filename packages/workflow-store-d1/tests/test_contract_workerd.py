@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 
 import pytest
-from case_database import CaseDatabase
 from workflow_contract_tests import Case, StoreHarness
 from workflow_contract_tests.pytest_suite import StoreContract
 from workflow_test_support.harnesses.d1_server import binding_harness_on
+from workflow_test_support.servers.case_database import CaseDatabase
 from workflow_test_support.servers.d1_server import D1Server
 from workflow_test_support.servers.worker_database import WorkerD1Database
 

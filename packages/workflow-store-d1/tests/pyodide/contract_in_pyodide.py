@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
-from case_database import CaseDatabase
 from workflow_contract_tests import StoreHarness, catalogue, certify_async
 from workflow_store_d1 import BindingD1Database, D1Transaction, D1WorkflowStore
+from workflow_test_support.servers.case_database import CaseDatabase
 
 NO_PROCESSES = "Python in a Worker cannot start processes"
 

@@ -9,13 +9,13 @@ from contextlib import ExitStack, asynccontextmanager, closing
 
 from workflow_contract_tests import StoreHarness
 from workflow_store_d1 import D1Transaction, D1WorkflowStore
+from workflow_test_support.servers.case_database import CaseDatabase
 from workflow_test_support.servers.d1_rest import RestDatabase
 from workflow_test_support.servers.d1_server import D1Server, d1_server
 from workflow_test_support.servers.node_tools import WRANGLER
-from workflow_test_support.servers.worker_database import WorkerD1Database, open_empty
+from workflow_test_support.servers.worker_database import WorkerD1Database
 
 _CUT = "UPDATE workflow_run_states SET input = '{\"cut' WHERE run_id = ?1"
-_BUSINESS = "CREATE TABLE business (key TEXT NOT NULL)"
 
 
 async def _write_business(tx: D1Transaction, key: str) -> None:
@@ -71,19 +71,28 @@ async def binding_harness_on(url: str, database: WorkerD1Database) -> AsyncItera
 
 @asynccontextmanager
 async def rest_harness() -> AsyncIterator[StoreHarness]:
-    """Make a harness on an empty database, by the REST API."""
-    async with open_empty(_server().url, "REST") as database:
-        await database.prepare(_BUSINESS).run()
+    """Make a harness on a database without rows, by the REST API."""
+    async with _emptied("REST"):
         yield rest_harness_on(RestDatabase(_server(), "REST"))
 
 
 @asynccontextmanager
 async def binding_harness() -> AsyncIterator[StoreHarness]:
-    """Make a harness on an empty database, by the binding of a Worker."""
-    async with open_empty(_server().url) as database:
-        await database.prepare(_BUSINESS).run()
-        async with binding_harness_on(_server().url, database) as harness:
-            yield harness
+    """Make a harness on a database without rows, by the binding of a Worker."""
+    async with _emptied("DB") as database, binding_harness_on(_server().url, database) as harness:
+        yield harness
+
+
+@asynccontextmanager
+async def _emptied(name: str) -> AsyncIterator[WorkerD1Database]:
+    with closing(WorkerD1Database(_server().url, name)) as database:
+        await _tables(name).afresh(database, with_tables=True)
+        yield database
+
+
+@functools.cache
+def _tables(name: str) -> CaseDatabase:
+    return CaseDatabase()
 
 
 @functools.cache

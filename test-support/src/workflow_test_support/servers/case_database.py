@@ -1,4 +1,4 @@
-"""A database that serves one case of the contract after the other, in Pyodide and elsewhere.
+"""A database of D1's that serves one case of the contract after the other, in Pyodide and elsewhere.
 
 On D1, making the tables takes longer than most cases do, and emptying them a tenth of that.
 """
@@ -9,6 +9,8 @@ from typing import Any
 
 from workflow_store_d1 import D1WorkflowStore
 from workflow_store_d1.database import D1Database
+
+__all__ = ["BUSINESS", "CaseDatabase"]
 
 BUSINESS = "CREATE TABLE business (key TEXT NOT NULL)"
 _MIGRATIONS = "workflow_schema_migrations"
