@@ -333,6 +333,22 @@ FAULTS = {
         story="A run that kills its workers before they say anything is never parked.",
         edits=[("claim_run.head", "silent_claims IN (0, 4)", "silent_claims = 0")],
     ),
+    "silent-death-keeps-the-lease": Fault(
+        clause="DEAD-4",
+        story="A run that kills its workers before they say anything dies with the name of its next worker on it.",
+        edits=[
+            (
+                "claim_run.head",
+                "lease_owner = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN NULL",
+                "lease_owner = CASE WHEN status = 'running' AND crashes + (silent_claims = 0) >= ?6 THEN NULL",
+            )
+        ],
+    ),
+    "row-of-silent-claims-goes-on": Fault(
+        clause="DEAD-4",
+        story="After the fourth claim in a row `claim_stale_runs` counts on, and no later one is a crash.",
+        edits=[("claim_stale_runs.heads", "silent_claims IN (0, 4) THEN 1 ELSE", "silent_claims = 0 THEN 1 ELSE")],
+    ),
     "signs-of-life-are-lost": Fault(
         clause="DEAD-2",
         story="Nobody notes that a driver renewed its lease.",
