@@ -409,6 +409,16 @@ FAULTS = {
         story="The inbox of a deleted run is found again by its namesake.",
         edits=[("delete_run.inbox", "AND EXISTS", "AND NOT EXISTS")],
     ),
+    "pruning-of-a-workflow-takes-the-inbox-of-others": Fault(
+        clause="RETAIN-3",
+        story="The filter of workflows chooses which runs go, but not whose inbox.",
+        edits=[("prune_runs.inbox", "?3 IS NULL OR", "1 OR")],
+    ),
+    "pruning-of-a-workflow-leaves-the-log": Fault(
+        clause="RETAIN-1",
+        story="The log of a run that was pruned by its workflow is found again by its namesake.",
+        edits=[("prune_runs.events", "?3 IS NULL OR", "?3 IS NULL AND")],
+    ),
     "prune-takes-the-youngest": Fault(
         clause="RETAIN-3",
         story="Pruning begins with the runs that ended last.",

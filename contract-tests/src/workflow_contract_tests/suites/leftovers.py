@@ -134,9 +134,9 @@ async def not_waiting_leaves_the_ids_free(h: StoreHarness) -> None:
 # Erased runs, and those that stay.
 
 
-async def _full(h: StoreHarness, run_id: str, *, ended_at_ms: int, queue: str = "default") -> None:
+async def _full(h: StoreHarness, run_id: str, *, ended_at_ms: int, workflow_id: str = "erased") -> None:
     """Leave a dead run with a log, timers, and entries of every kind, some taken."""
-    holder = await start(h, run_id, queue=queue)
+    holder = await start(h, run_id, workflow_id=workflow_id)
     await holder.signal("go", "s1", '"x"')
     await holder.append('"a"', '"b"', taken_inbox=[1], set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 5)])
     common: dict[str, Any] = {"run_id": run_id, "now_ms": h.now_ms}
@@ -153,7 +153,7 @@ _ERASURES: dict[str, _Erase] = {
     "force": lambda h: h.store.delete_run(run_id="gone", now_ms=h.now_ms, force=True),
     "prune-limit": lambda h: h.store.prune_runs(finished_before_ms=h.now_ms + MANY, limit=1, statuses=[RunStatus.DEAD]),
     "prune-time": lambda h: h.store.prune_runs(
-        finished_before_ms=h.now_ms + 1, limit=MANY, statuses=sorted(TERMINAL_STATUSES)
+        finished_before_ms=h.now_ms + 1, limit=MANY, statuses=sorted(TERMINAL_STATUSES), workflow_ids=["erased"]
     ),
 }
 _KEPT = ("gon", "gone ", "gone%", "Gone", "goner", "_one", "gone\u0301")
@@ -164,7 +164,10 @@ async def those_that_stay_keep_everything(h: StoreHarness, how: str) -> None:
     """The runs that an erasure spares keep log, inbox, timers and what is known of them."""
     await _full(h, "gone", ended_at_ms=h.now_ms)
     for number, run_id in enumerate(_KEPT):
-        await _full(h, run_id, ended_at_ms=h.now_ms + 1 + number)
+        if how == "prune-time" and number % 2:  # ended before, and of another workflow
+            await _full(h, run_id, ended_at_ms=h.now_ms - number, workflow_id="kept")
+        else:
+            await _full(h, run_id, ended_at_ms=h.now_ms + 1 + number)
     running = await start_full(h, "running")
     async with unchanged(h, *_KEPT, "running", after=how):
         await _ERASURES[how](h)
