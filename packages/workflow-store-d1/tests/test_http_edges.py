@@ -43,9 +43,9 @@ async def connect(rest: RestDatabase, relay: Relay) -> AsyncIterator[Callable[..
 async def test_an_answer_that_trickles_in_is_given_up(connect: Callable[..., D1HttpDatabase], relay: Relay) -> None:
     """Each byte comes within the timeout; a request may take four times that."""
     relay.always = trickle(0.05)
-    database = connect(timeout=SOON)
-    async with asyncio.timeout(10):
-        with pytest.raises(D1DatabaseError, match=r"no whole answer from the API within 0\.8 s") as write:
+    database = connect(timeout=timedelta(milliseconds=500))  # ten times as long, for a machine that is busy
+    async with asyncio.timeout(20):
+        with pytest.raises(D1DatabaseError, match="no whole answer from the API within 2 s") as write:
             await database.prepare("CREATE TABLE t (n)").run()
         with pytest.raises(D1DatabaseError, match="no whole answer") as read:
             await database.prepare("SELECT 1").all()

@@ -23,7 +23,7 @@ ORDER BY name
 
 
 class CaseDatabase:
-    """What is known of the tables in one database, from the first case on."""
+    """The memory of how the tables of one database were made, from the first case on."""
 
     def __init__(self) -> None:
         self._made: list[dict[str, Any]] | None = None
