@@ -34,6 +34,7 @@ def test_unbroken_memory_store_passes() -> None:
     assert "InMemoryWorkflowStore: certified for contract 0.1" in report.as_markdown()
 
 
+@pytest.mark.timeout(600)  # several hundred cases, each on a file of its own
 def test_unbroken_d1_store_passes_where_its_mutants_fail() -> None:
     hunted = {mutant.clause for mutant in SQL_MUTANTS}
     report = certify(lambda: d1_harness(None), [case for case in catalogue() if hunted & set(case.clauses)])
