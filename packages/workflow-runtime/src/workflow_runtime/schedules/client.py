@@ -50,7 +50,7 @@ _MAX_TIMES = 10_000
 class Schedules:
     """The schedules of a store: `runtime.schedules`.
 
-    On a store that leaves schedules out, all calls raise `CapabilityNotSupportedError`.
+    On a store that leaves schedules out, every call that needs the store raises `CapabilityNotSupportedError`.
     """
 
     def __init__(

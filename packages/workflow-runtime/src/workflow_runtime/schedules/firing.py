@@ -74,7 +74,7 @@ class TickFirer:
     ) -> None:
         self._store = store
         self._schedules = schedule_verbs(store)
-        self._has_schedules = True
+        self._told_of_none = False
         self._clock = clock
         self._owner = owner
         self._lease_ms = lease_ms
@@ -96,7 +96,7 @@ class TickFirer:
             StoreError: The store is away.
         """
         done = TickRound()
-        while limit > 0 and self._has_schedules:
+        while limit > 0:
             claims = await self._claim(min(limit, _AT_ONCE))
             await asyncio.gather(*(self._fire(claimed, done) for claimed in claims.buckets))
             self._note(claims, done)
@@ -117,9 +117,10 @@ class TickFirer:
                 workflow_ids=self._workflow_ids,
             )
         except CapabilityNotSupportedError as error:
-            self._has_schedules = False
-            logger.info("no tick fires: %s", one_line(error))
-            return BucketClaims(buckets=(), next_due_ms=None)
+            if not self._told_of_none:
+                self._told_of_none = True
+                logger.info("no tick fires: %s", one_line(error))
+            return BucketClaims(buckets=(), next_due_ms=None)  # the next claim asks again
 
     def _note(self, claims: BucketClaims, done: TickRound) -> None:
         done.next_due_ms = claims.next_due_ms

@@ -18,10 +18,10 @@ def schedule_verbs(store: WorkflowExecutionStore) -> WorkflowExecutionStore:
 
 
 class _ScheduleVerbs:
-    """A store whose verbs, where they are not written, raise an error that says so.
+    """A store whose missing verbs raise an error that says so.
 
-    A verb is not written when it is missing, or when it raises `NotImplementedError`. No store raises that for another
-    reason (docs/errors-to-raise.md).
+    A verb that raises `NotImplementedError` counts as missing: no store raises that for another reason, see
+    docs/errors-to-raise.md.
     """
 
     __slots__ = ("_store",)
@@ -35,9 +35,9 @@ class _ScheduleVerbs:
     async def _call(self, name: str, /, **arguments: Any) -> Any:
         try:
             verb = getattr(self._store, name)
-        except StoreNotOpenError:
-            raise
         except AttributeError as error:
+            if isinstance(error, StoreNotOpenError) or error.name != name:  # a mistake inside a wrapper, say
+                raise
             raise CapabilityNotSupportedError("schedules") from error
         try:
             return await verb(**arguments)
