@@ -5,6 +5,7 @@ What is left at the end is a survivor: a case that is missing, a part of the sta
 that means the same. Judge each. All of a store takes hours on few cores; first take the quick cases, then try what they
 left on all of them:
 
+    export WORKFLOW_CONTRACT_SCALE=0.2
     python scripts/mutate_sql.py sqlite --longest 0.5 --out quick.json
     python scripts/mutate_sql.py sqlite --again quick.json --out survivors.json
     python scripts/mutate_sql.py postgres --query claim_due_timers
@@ -70,8 +71,11 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "FALSE": ("true",),
 }
 _CLAUSE_ENDS = {"LIMIT", "FOR", "RETURNING", "UNION", "ROWS"}
-_PATIENCE_S = 180
-"""A mutant that needs longer is caught: some case of it hangs."""
+_CASE_S = 20.0
+"""A case that takes longer has caught the mutant."""
+_SLOWER = 10
+"""The cases of a mutant may take so many times as long as on the unbroken store, and a minute more. A mutant that takes
+longer blocks the event loop."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Mutant:
 
 @dataclass
 class Tally:
-    """What is known by now."""
+    """The mutants that were tried, and the cases that caught them."""
 
     tried: int = 0
     survivors: list[Mutant] = field(default_factory=list)
@@ -281,7 +285,7 @@ async def read_sends(store: Store, texts: Texts, cases: Sequence[Case]) -> list[
 class Trial:
     """A process in which one mutant meets the cases."""
 
-    def __init__(self, store: Store, texts: Texts, mutant: Mutant, cases: Sequence[Case]) -> None:
+    def __init__(self, store: Store, texts: Texts, mutant: Mutant, sends: Sequence[Sends]) -> None:
         self.mutant = mutant
         self._read, write = os.pipe()
         sys.stdout.flush()
@@ -294,9 +298,9 @@ class Trial:
         try:
             texts[mutant.query] = mutant.sql
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(_PATIENCE_S)
+            signal.alarm(60 + _SLOWER * round(sum(one.seconds for one in sends)))
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            os.write(write, asyncio.run(_find_catcher(store, cases)).encode())
+            os.write(write, asyncio.run(_find_catcher(store, [one.case for one in sends])).encode())
         finally:
             os._exit(0)
 
@@ -309,7 +313,7 @@ class Trial:
 async def _find_catcher(store: Store, cases: Sequence[Case]) -> str:
     found = "-"
     for case in cases:
-        if (await examine(case, store.harness, timeout_s=20)).result.outcome != "passed":
+        if (await examine(case, store.harness, timeout_s=_CASE_S)).result.outcome != "passed":
             found = case.id
             break
     await store.close()
@@ -328,7 +332,7 @@ def try_all(
             catches = tally.catches.setdefault(mutant.query, Counter())
             fitting = [one for one in sends if mutant.query in one.queries]
             fitting.sort(key=lambda one: (-catches[one.case.id], one.seconds))
-            trial = Trial(store, texts, mutant, [one.case for one in fitting])
+            trial = Trial(store, texts, mutant, fitting)
             running[trial.pid] = trial
         pid, _ = os.wait()
         if (ended := running.pop(pid, None)) is not None:
@@ -366,6 +370,7 @@ def main() -> None:
         return
     texts = watch(store.package)
     sends = asyncio.run(read_sends(store, texts, catalogue()))
+    asyncio.run(store.close())  # or two trials would use one database
     sends = [one for one in sends if one.seconds <= options.longest]
     tally = Tally()
     for mutant, catcher in try_all(store, texts, sends, mutants, tally, options.processes):
@@ -387,5 +392,5 @@ def _facts(mutant: Mutant) -> dict[str, Any]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["TMPDIR"] = scratch
+        tempfile.tempdir = scratch  # trials leave their files behind
         main()

@@ -1,0 +1,68 @@
+"""The tool that mutates the statements of a store: it names the mutants that no case caught, and no others."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+_CHANGES = """
+import json, mutate_sql
+sql = "SELECT a -- = 1\\nFROM t\\nWHERE a IS NULL AND b < 'x'\\nORDER BY a, b DESC\\nLIMIT ?1"
+print(json.dumps([[one.line, one.before, one.after] for one in mutate_sql.mutants_of("q", sql)]))
+"""
+_RUN = """
+import sys, mutate_sql
+everything = mutate_sql.catalogue()
+mutate_sql.catalogue = lambda: [case for case in everything if "TIMER-1" in case.clauses]
+sys.argv[1:] = ["sqlite", "--query", "schedule_timer.timer", "--out", {out!r}, "--processes", "2"]
+mutate_sql.main()
+"""
+
+
+def run(program: str) -> str:
+    path = os.pathsep.join([str(SCRIPTS), *(entry for entry in sys.path if entry)])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    return done.stdout
+
+
+def test_each_part_of_a_statement_is_changed_but_comments() -> None:
+    changes = [tuple(change) for change in json.loads(run(_CHANGES))]
+    assert sorted(changes) == sorted(
+        [
+            (1, "SELECT a -- = 1", ""),
+            (2, "FROM t", ""),
+            (3, "NULL", "0"),
+            (3, "NULL", "NOT NULL"),
+            (3, "AND", "OR"),
+            (3, "<", "<="),
+            (3, "<", ">"),
+            (3, "'x'", "'~'"),
+            (3, "WHERE a IS NULL AND b < 'x'", ""),
+            (4, "", " DESC"),
+            (4, "DESC", "ASC"),
+            (4, "ORDER BY a, b DESC", ""),
+            (5, "?1", "NULL"),
+            (5, "LIMIT ?1", ""),
+        ]
+    )
+
+
+def test_what_no_case_notices_is_left(tmp_path: Path) -> None:
+    """A timer that loses its time is caught. A condition that these few cases do not ask for is left."""
+    out = tmp_path / "survivors.json"
+    said = run(_RUN.format(out=str(out)))
+    found = json.loads(out.read_text())
+    left = {(one["before"], one["after"]) for one in found["survivors"]}
+    assert found["tried"] > len(found["survivors"]) > 0
+    assert ("?5", "NULL") not in left
+    assert ("AND head.status = 'running'", "") in left
+    assert "survived schedule_timer.timer" in said
