@@ -25,10 +25,11 @@ sys.exit(1 if report.of("failed", "not-run") or not report.of("passed") else 0)
 
 
 _OF_A_KIND = 6
+"""Cases of one function at most: its counts are the same in all of them."""
 
 
 def scaled_cases() -> list[Case]:
-    """Return cases of the suites that scale their counts: a few of each function, which counts for all its cases."""
+    """Return a few cases of each function in the suites that scale their counts."""
     kinds: dict[object, list[Case]] = {}
     for case in catalogue():
         if _scales(sys.modules[_body(case).__module__]):
