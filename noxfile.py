@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,8 @@ FULL_COUNTS = {
     "PYTEST_TIMEOUT": "3600",
 }
 
+SCRATCH_BYTES = 8 * 2**30
+"""The least room in memory for the databases of the tests."""
 REPEATED_CHARACTERS = 6_000
 """The most of a failed part's output that is printed again below all other output."""
 LAST_OUTPUT_S = 10.0
@@ -154,7 +157,19 @@ def run_unit_tests(session: nox.Session) -> None:
     folders = [f"{folder}/tests" for folder in (*DISTRIBUTIONS, AUDIT)]
     # More processes than cores: many of these tests wait for a clock, a lock or a silent server. Each process begins
     # with a stretch of its own, so that it starts few servers, and then takes over what is left of another one's.
-    pytest(session, *folders, "tests", "--dist=worksteal", *without_other_parts(), processes=4)
+    with scratch_in_memory() as env:
+        pytest(session, *folders, "tests", "--dist=worksteal", *without_other_parts(), processes=4, env=env)
+
+
+@contextmanager
+def scratch_in_memory() -> Iterator[dict[str, str]]:
+    """Yield the variables for a folder in memory, where there is room: SQLite need not wait for a disk there."""
+    memory = Path("/dev/shm")  # noqa: S108  # the folder below is ours alone
+    if not memory.is_dir() or not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < SCRATCH_BYTES:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(dir=memory, prefix="workflow-tests-", ignore_cleanup_errors=True) as folder:
+        yield {"TMPDIR": folder}
 
 
 def run_store_tests(session: nox.Session) -> None:

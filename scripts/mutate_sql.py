@@ -3,12 +3,15 @@
 Every mutant is tried in a process of its own, on the cases that send its statement, quick ones first, until one fails.
 What is left at the end is a survivor: a case that is missing, a part of the statement that nothing needs, or a change
 that means the same. Judge each. All of a store takes hours on few cores; first take the quick cases, then try what they
-left on all of them:
+left on all of them. Each line of the file that `--out` names is one mutant that was tried; a run that was stopped goes
+on where the file ends:
 
     export WORKFLOW_CONTRACT_SCALE=0.2
-    python scripts/mutate_sql.py sqlite --longest 0.5 --out quick.json
-    python scripts/mutate_sql.py sqlite --again quick.json --out survivors.json
+    python scripts/mutate_sql.py sqlite --longest 0.5 --out quick.jsonl
+    python scripts/mutate_sql.py sqlite --again quick.jsonl --out all.jsonl
     python scripts/mutate_sql.py postgres --query claim_due_timers
+
+Judgements of survivors stand in `scripts/sql_survivors/STORE.toml`, in groups with one reason each.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ import sqlite3
 import sys
 import tempfile
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +74,9 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "TRUE": ("false",),
     "FALSE": ("true",),
 }
+SURVIVED = "-"
+"""Stands for the case that caught a mutant, if none did."""
+JUDGEMENTS = Path(__file__).with_name("sql_survivors")
 _CLAUSE_ENDS = {"LIMIT", "FOR", "RETURNING", "UNION", "ROWS"}
 _CASE_S = 20.0
 """A case that takes longer has caught the mutant."""
@@ -98,9 +105,16 @@ class Tally:
     """The mutants that were tried, and the cases that caught them."""
 
     tried: int = 0
-    survivors: list[Mutant] = field(default_factory=list)
+    survivors: list[str] = field(default_factory=list)
     catches: dict[str, Counter[str]] = field(default_factory=dict)
     """For each statement, the number of mutants that a case has caught."""
+
+    def add(self, mutant: Mutant, catcher: str) -> None:
+        """Count a mutant that was tried."""
+        self.tried += 1
+        self.catches.setdefault(mutant.query, Counter())[catcher] += 1
+        if catcher == SURVIVED:
+            self.survivors.append(str(mutant))
 
 
 @dataclass(frozen=True)
@@ -311,7 +325,7 @@ class Trial:
 
 
 async def _find_catcher(store: Store, cases: Sequence[Case]) -> str:
-    found = "-"
+    found = SURVIVED
     for case in cases:
         if (await examine(case, store.harness, timeout_s=_CASE_S)).result.outcome != "passed":
             found = case.id
@@ -323,7 +337,7 @@ async def _find_catcher(store: Store, cases: Sequence[Case]) -> str:
 def try_all(
     store: Store, texts: Texts, sends: Sequence[Sends], mutants: Sequence[Mutant], tally: Tally, processes: int
 ) -> Iterator[tuple[Mutant, str]]:
-    """Try mutants side by side, and yield each with the case that caught it, or `-`."""
+    """Try mutants side by side, and yield each with the case that caught it, or `SURVIVED`."""
     running: dict[int, Trial] = {}
     waiting = list(reversed(mutants))
     while waiting or running:
@@ -339,6 +353,45 @@ def try_all(
             yield ended.mutant, ended.catcher()
 
 
+# What is known from earlier runs.
+
+
+def read_results(path: Path) -> dict[str, str]:
+    """Return the catcher of each mutant that a file of results names."""
+    if not path.exists():
+        return {}
+    return {line["mutant"]: line["caught_by"] for line in map(json.loads, path.read_text().splitlines())}
+
+
+def read_judgements(store: str) -> dict[str, str]:
+    """Return why each judged survivor of a store may survive."""
+    groups = tomllib.loads((JUDGEMENTS / f"{store}.toml").read_text())["judged"]
+    return {mutant: group["reason"] for group in groups for mutant in group["mutants"]}
+
+
+def choose(options: argparse.Namespace) -> list[Mutant]:
+    """Return the mutants of the chosen statements that the database can prepare and that are to be tried."""
+    store = STORES[options.store]
+    queries = load_queries(store.package)
+    wanted = tuple(options.query or [""])
+    made = [one for name in queries if name.startswith(wanted) for one in mutants_of(name, queries[name].sql)]
+    valid = asyncio.run(store.find_valid([one.sql for one in made]))
+    mutants = [one for one, is_valid in zip(made, valid, strict=True) if is_valid][:: options.every]
+    if options.again is not None:
+        before = read_results(options.again)
+        mutants = [one for one in mutants if before.get(str(one)) == SURVIVED]
+    sys.stdout.write(f"{len(made)} mutants, {sum(valid)} of them are SQL; {len(mutants)} are tried\n")
+    return mutants
+
+
+def report(tally: Tally, reasons: Mapping[str, str]) -> None:
+    """Write what survived, and the reason for each that is judged."""
+    judged = [one for one in tally.survivors if one in reasons]
+    sys.stdout.write(f"{tally.tried} tried, {len(tally.survivors)} survived, {len(judged)} of them are judged\n")
+    for one in tally.survivors:
+        sys.stdout.write(f"{one}: {reasons.get(one, 'NOT JUDGED')}\n")
+
+
 def main() -> None:
     """Do what the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -349,45 +402,40 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="only one mutant in so many")
     parser.add_argument("--longest", type=float, default=60, help="leave out cases that take longer, in seconds")
     parser.add_argument("--again", type=Path, help="only the survivors in this file of an earlier run")
-    parser.add_argument("--out", type=Path, default=Path("sql-survivors.json"))
+    parser.add_argument("--out", type=Path, default=Path("sql-mutants.jsonl"))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--list", action="store_true", help="only list the mutants")
     options = parser.parse_args()
-    store = STORES[options.store]
-    queries = load_queries(store.package)
-    wanted = options.query or [""]
-    chosen = [name for name in queries if any(name.startswith(prefix) for prefix in wanted)]
-    made = [one for name in chosen for one in mutants_of(name, queries[name].sql)]
-    valid = asyncio.run(store.find_valid([one.sql for one in made]))
-    mutants = [one for one, is_valid in zip(made, valid, strict=True) if is_valid][:: options.every]
-    if options.again is not None:
-        before = json.loads(options.again.read_text())["survivors"]
-        mutants = [one for one in mutants if _facts(one) in before]
-    sys.stdout.write(f"{len(made)} mutants, {sum(valid)} of them are SQL; {len(mutants)} are tried\n")
+    mutants = choose(options)
     if options.list:
         for one in mutants:
             sys.stdout.write(f"{one}\n")
         return
+    tally = Tally()
+    known = read_results(options.out)
+    for one in mutants:
+        if (catcher := known.get(str(one))) is not None:
+            tally.add(one, catcher)
+    if left := [one for one in mutants if str(one) not in known]:
+        try_and_note(options, left, tally)
+    report(tally, read_judgements(options.store))
+
+
+def try_and_note(options: argparse.Namespace, mutants: Sequence[Mutant], tally: Tally) -> None:
+    """Try mutants, and append each to the file of results at once."""
+    store = STORES[options.store]
     texts = watch(store.package)
     sends = asyncio.run(read_sends(store, texts, catalogue()))
     asyncio.run(store.close())  # or two trials would use one database
     sends = [one for one in sends if one.seconds <= options.longest]
-    tally = Tally()
-    for mutant, catcher in try_all(store, texts, sends, mutants, tally, options.processes):
-        tally.tried += 1
-        tally.catches[mutant.query][catcher] += 1
-        if catcher == "-":
-            tally.survivors.append(mutant)
-            sys.stdout.write(f"survived {mutant}\n")
-        if tally.tried % 50 == 0:
-            sys.stdout.write(f"{tally.tried} of {len(mutants)}, {len(tally.survivors)} survived\n")
-        sys.stdout.flush()
-    found = {"tried": tally.tried, "survivors": [_facts(one) for one in tally.survivors]}
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def _facts(mutant: Mutant) -> dict[str, Any]:
-    return {name: value for name, value in asdict(mutant).items() if name != "sql"}
+    with options.out.open("a") as results:
+        for mutant, catcher in try_all(store, texts, sends, mutants, tally, options.processes):
+            tally.add(mutant, catcher)
+            results.write(json.dumps({"mutant": str(mutant), "caught_by": catcher}) + "\n")
+            results.flush()
+            if tally.tried % 50 == 0:
+                sys.stdout.write(f"{tally.tried} tried, {len(tally.survivors)} survived\n")
+                sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -419,6 +419,18 @@ FAULTS = {
         story="The log of a run that was pruned by its workflow is found again by its namesake.",
         edits=[("prune_runs.events", "?3 IS NULL OR", "?3 IS NULL AND")],
     ),
+    "prune-takes-the-inbox-of-those-that-stay": Fault(
+        clause="RETAIN-1",
+        story="Of runs that ended at once, each table loses its own choice.",
+        edits=[("prune_runs.inbox", "head.finished_at, head.run_id", "head.finished_at, head.run_id DESC")],
+        case="runs_that_ended_at_once_go_whole",
+    ),
+    "prune-leaves-the-log-of-those-that-go": Fault(
+        clause="RETAIN-1",
+        story="Of runs that ended at once, the log goes of some, and everything else of others.",
+        edits=[("prune_runs.events", "head.finished_at, head.run_id", "head.finished_at, head.run_id DESC")],
+        case="runs_that_ended_at_once_go_whole",
+    ),
     "prune-takes-the-youngest": Fault(
         clause="RETAIN-3",
         story="Pruning begins with the runs that ended last.",

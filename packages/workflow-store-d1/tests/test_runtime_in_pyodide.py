@@ -38,21 +38,6 @@ workflow_runtime.ids.new_id()
 emit([asked, list(js.asked), sorted(name for name in sys.modules if name.startswith("workflow_"))])
 """
 
-README = """
-import types
-from workflow_store_d1 import D1WorkflowStore
-
-entry = types.ModuleType("entry")
-exec(argument, entry.__dict__)
-store = D1WorkflowStore(env.DB)
-await store.ensure_schema()
-context = None
-run_id = await entry.Default(context, env).start("Ada")
-await entry.Default(context, env).scheduled(None, env, context)
-run = await store.load_run(run_id=run_id)
-emit([run.status, run.output])
-"""
-
 
 @pytest.fixture(scope="module")
 def pyodide() -> Iterator[PyodideTests]:
@@ -74,8 +59,7 @@ def test_imports_ask_the_host_for_nothing() -> None:
     assert not {"workflow_runtime.heartbeats", "workflow_store_d1.local"} & set(imported)
 
 
-def test_worker_of_the_readme_works() -> None:
+def test_worker_of_the_readme_works(pyodide: PyodideTests) -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     [worker] = re.findall(r"^```py\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    setting = Setting(version=VERSION, wrapped=BINDING == "wrapped")
-    assert run_in_pyodide(README, setting, argument=worker) == [["finished", '"hello Ada"']]
+    pyodide.check("worker_greets", worker)

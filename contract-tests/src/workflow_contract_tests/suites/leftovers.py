@@ -23,7 +23,7 @@ from ..cases import clause
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
 from ..samples import LEASE_MS, MANY, event
-from ..scenarios import claim, claim_pending, create, record, start, start_full, start_waiting, unchanged
+from ..scenarios import claim, claim_pending, create, observe, record, start, start_full, start_waiting, unchanged
 from ..settings import scaled
 from ..tasks import all_of
 from ..verbs import CLAIM_VERBS, LEASE_VERBS
@@ -134,8 +134,10 @@ async def not_waiting_leaves_the_ids_free(h: StoreHarness) -> None:
 # Erased runs, and those that stay.
 
 
-async def _full(h: StoreHarness, run_id: str, *, ended_at_ms: int, workflow_id: str = "erased") -> None:
-    """Leave a dead run with a log, timers, and entries of every kind, some taken."""
+async def _full(
+    h: StoreHarness, run_id: str, *, ended_at_ms: int, workflow_id: str = "erased", status: str = "dead"
+) -> None:
+    """Leave an ended run with a log, timers, and entries of every kind, some taken."""
     holder = await start(h, run_id, workflow_id=workflow_id)
     await holder.signal("go", "s1", '"x"')
     await holder.append('"a"', '"b"', taken_inbox=[1], set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 5)])
@@ -144,7 +146,9 @@ async def _full(h: StoreHarness, run_id: str, *, ended_at_ms: int, workflow_id: 
     await h.store.deliver_retry(**common, retry_id="r1")
     await h.store.deliver_signal(**common, signal_id="s2", name="go", payload=None)
     await h.store.cancel_run(**common)
-    await holder.fail(parked=True, reason="r", now_ms=ended_at_ms, events=[event('"c"')])
+    await holder.fail(
+        parked=status == "dead", aborted=status == "aborted", reason="r", now_ms=ended_at_ms, events=[event('"c"')]
+    )
 
 
 _Erase = Callable[[StoreHarness], Awaitable[Any]]
@@ -181,6 +185,38 @@ async def those_that_stay_keep_everything(h: StoreHarness, how: str) -> None:
         assert [timer.timer_id for timer in again.claim.due_timers] == ["t"]
         assert [entry.inbox_seq for entry in again.claim.inbox] == [2, 3, 4, 5]
     await running.append("1")
+
+
+@clause("RETAIN-1", "RETAIN-3")
+async def runs_that_ended_at_once_go_whole(h: StoreHarness) -> None:
+    """Of runs that ended in one millisecond a prune takes some, with all their traces and no trace of the others."""
+    ended = {"z": "dead", "b": "errored", "m": "aborted", "a": "dead", "y": "aborted", "c": "errored", "k": "dead"}
+    for run_id, status in ended.items():
+        await _full(h, run_id, ended_at_ms=h.now_ms, status=status)
+    before = await observe(h, *ended)
+    left = set(ended)
+    while left:
+        expected = min(2, len(left))
+        pruned = await h.second.prune_runs(
+            finished_before_ms=h.now_ms + 1, limit=2, statuses=sorted(TERMINAL_STATUSES), workflow_ids=["erased"]
+        )
+        assert pruned == expected, f"pruned {pruned} of the {len(left)} runs that are left"
+        listed = {run.run_id for run in (await h.store.list_runs(limit=MANY, workflow_ids=["erased"])).runs}
+        assert await observe(h, *listed) == {run_id: before[run_id] for run_id in listed}
+        for run_id in left - listed:
+            await _expect_no_trace(h, run_id)
+        assert len(left - listed) == expected
+        left = listed
+
+
+async def _expect_no_trace(h: StoreHarness, run_id: str) -> None:
+    """Check that a new run under the id of an erased one inherits nothing."""
+    await create(h, run_id, workflow_id="namesake")
+    execution = await h.second.load_execution(run_id=run_id)
+    assert execution is not None
+    assert (execution.history, execution.inbox, execution.timers) == ((), (), ()), f"{run_id} left something"
+    again = await h.second.deliver_signal(run_id=run_id, signal_id="s1", name="go", payload=None, now_ms=h.now_ms)
+    assert (again.kind, getattr(again, "inbox_seq", None)) == ("buffered", 1), f"{run_id} left a signal"
 
 
 @clause("RETAIN-1", "SIGNAL-2", "APPROVAL-2", "SIGNAL-7", "CANCEL-1", "TIMER-3", each=_ERASURES)

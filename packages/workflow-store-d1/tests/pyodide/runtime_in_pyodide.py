@@ -1,6 +1,7 @@
 """Runs inside Pyodide: the runtime as a Worker uses it, on the binding, with real D1 behind."""
 
 import asyncio
+import types
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -186,3 +187,16 @@ async def test_the_blocker_blocks(env: Any) -> None:
         problem = str(error)
     assert problem == "workflow_runtime.anything imports sqlite3"
     assert blocked_imports.LACKING
+
+
+async def worker_greets(env: Any, source: str) -> None:
+    """The Worker of the README starts a run, and its cron trigger drives it."""
+    store = await open_store(env)
+    entry = types.ModuleType("entry")
+    exec(source, entry.__dict__)
+    context = None
+    run_id = await entry.Default(context, env).start("Ada")
+    await entry.Default(context, env).scheduled(None, env, context)
+    run = await store.load_run(run_id=run_id)
+    assert run is not None
+    assert (run.status, run.output) == ("finished", '"hello Ada"')
