@@ -168,7 +168,7 @@ def scratch_in_memory() -> Iterator[dict[str, str]]:
     if not memory.is_dir() or not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < SCRATCH_BYTES:
         yield {}
         return
-    with tempfile.TemporaryDirectory(dir=memory, prefix="workflow-tests-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(dir=memory, prefix="tests-", ignore_cleanup_errors=True) as folder:
         yield {"TMPDIR": folder}
 
 
