@@ -42,6 +42,7 @@ from workflow_store_d1 import get_migration_sql as sqlite_migrations
 from workflow_store_sql import load_queries
 from workflow_test_support.harnesses import postgres, sqlite
 
+_Token = re.Match[str]
 _TOKEN = re.compile(
     r"(?P<comment>--[^\n]*)|(?P<text>'(?:[^']|'')*')|(?P<number>\b\d+\b)|(?P<parameter>[?$]\d+)"
     r"|(?P<word>[A-Za-z_][A-Za-z0-9_.]*)|(?P<sign><>|<=|>=|!=|\|\||->>|->|::|[-+*/=<>(),;])"
@@ -145,8 +146,9 @@ def mutants_of(query: str, sql: str) -> Iterator[Mutant]:
 
 def _changes(sql: str) -> Iterator[tuple[int, int, str]]:
     tokens = [match for match in _TOKEN.finditer(sql) if match.lastgroup != "comment"]
-    for before, match in zip([None, *tokens], tokens, strict=False):
-        yield from ((*match.span(), after) for after in _replacements(match))
+    for before, match, following in zip([None, *tokens[:-1]], tokens, [*tokens[1:], None], strict=True):
+        if not _is_free_constant(before, match, following):
+            yield from ((*match.span(), after) for after in _replacements(match))
         if before is not None and (before.group().upper(), match.group().upper()) == ("IS", "NULL"):
             yield *match.span(), "NOT NULL"
     yield from ((end, end, " DESC") for end in _order_terms(tokens))
@@ -157,7 +159,14 @@ def _changes(sql: str) -> Iterator[tuple[int, int, str]]:
         start += len(line)
 
 
-def _replacements(match: re.Match[str]) -> tuple[str, ...]:
+def _is_free_constant(before: _Token | None, token: _Token, following: _Token | None) -> bool:
+    """Return True for the number in `EXISTS (SELECT 1 FROM`, which says nothing."""
+    if token.lastgroup != "number" or before is None or following is None:
+        return False
+    return (before.group().upper(), following.group().upper()) == ("SELECT", "FROM")
+
+
+def _replacements(match: _Token) -> tuple[str, ...]:
     text = match.group()
     match match.lastgroup:
         case "sign":
@@ -172,7 +181,7 @@ def _replacements(match: re.Match[str]) -> tuple[str, ...]:
             return ("NULL",)
 
 
-def _order_terms(tokens: Sequence[re.Match[str]]) -> Iterator[int]:
+def _order_terms(tokens: Sequence[_Token]) -> Iterator[int]:
     """Yield the ends of terms of ORDER BY that name no direction."""
     for index, match in enumerate(tokens):
         if match.group().upper() != "BY" or tokens[index - 1].group().upper() != "ORDER":

@@ -11,7 +11,8 @@ import pytest
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 _CHANGES = """
 import json, mutate_sql
-sql = "SELECT a -- = 1\\nFROM t\\nWHERE a IS NULL AND b < 'x'\\nORDER BY a, b DESC\\nLIMIT ?1"
+condition = "EXISTS (SELECT 1 FROM u) AND a IS NULL AND b < 'x'"
+sql = f"SELECT a -- = 1\\nFROM t\\nWHERE {condition}\\nORDER BY a, b DESC\\nLIMIT ?1"
 print(json.dumps([[one.line, one.before, one.after] for one in mutate_sql.mutants_of("q", sql)]))
 """
 _RUN = """
@@ -48,13 +49,15 @@ def test_each_part_of_a_statement_is_changed_but_comments() -> None:
         [
             (1, "SELECT a -- = 1", ""),
             (2, "FROM t", ""),
+            (3, "EXISTS", "NOT EXISTS"),
             (3, "NULL", "0"),
             (3, "NULL", "NOT NULL"),
+            (3, "AND", "OR"),
             (3, "AND", "OR"),
             (3, "<", "<="),
             (3, "<", ">"),
             (3, "'x'", "'~'"),
-            (3, "WHERE a IS NULL AND b < 'x'", ""),
+            (3, "WHERE EXISTS (SELECT 1 FROM u) AND a IS NULL AND b < 'x'", ""),
             (4, "", " DESC"),
             (4, "DESC", "ASC"),
             (4, "ORDER BY a, b DESC", ""),
