@@ -7,8 +7,7 @@
 -- $7 kind  $8 step_id  $9 payload  $10 notifies
 WITH source AS MATERIALIZED (
     SELECT stored.*
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 head AS (
     INSERT INTO workflow_event_locks AS stored (

@@ -480,9 +480,7 @@ UPDATE workflow_event_locks AS head
 SET
     status = 'queued',
     due_at = $4::bigint,
-    lease_owner = NULL,
-    lease_token = NULL,
-    lease_expires_at = NULL,
+    -- include: lease_ended
     operation_id = $3::text,
     operation_answer = '{}',
     updated_at = $4::bigint

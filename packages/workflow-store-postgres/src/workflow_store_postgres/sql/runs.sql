@@ -37,6 +37,12 @@ state.input::text AS input,
 state.output::text AS output,
 state.error::text AS error
 
+-- fragment: asked_run
+-- The head of the run that the statement is about.
+-- $1 run_id
+FROM workflow_event_locks AS stored
+WHERE stored.run_id = $1::text
+
 -- name: create_run
 -- Creates a run unless its id is taken; queued, or running under its first lease. Gives the stored run if there is one.
 -- $1 run_id  $2 workflow_id  $3 workflow_version  $4 queue  $5 priority  $6 now_ms
@@ -202,8 +208,7 @@ WHERE head.run_id = $1::text;
 -- $15 notifies_until_ms  $16 notifies
 WITH before AS MATERIALIZED (
     SELECT stored.operation_id
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 earliest AS MATERIALIZED (
     SELECT min(timer.fire_at) AS fire_at
@@ -229,9 +234,7 @@ head AS (
         END,
         awaiting = CASE WHEN stored.inbox_seq > $12::bigint THEN '[]' ELSE $13::text::json END,
         next_index = stored.next_index + cardinality($5::text[]),
-        lease_owner = NULL,
-        lease_token = NULL,
-        lease_expires_at = NULL,
+        -- include: lease_ended
         crashes = 0,
         operation_id = $4::text,
         operation_answer = json_build_object(
@@ -241,11 +244,7 @@ head AS (
         updated_at = $14::bigint
     FROM before
     WHERE
-        stored.run_id = $1::text
-        AND stored.status = 'running'
-        AND stored.lease_token = $2::text
-        AND stored.next_index = $3::bigint
-        AND stored.operation_id <> $4::text
+        -- include: head_fence
         AND stored.operation_id = before.operation_id
     RETURNING
         stored.tableoid,
@@ -257,37 +256,21 @@ head AS (
 events AS (
     INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
     SELECT
-        head.run_id,
-        $3::bigint + event.position - 1,
-        event.kind,
-        event.step_id,
+        -- include: new_event
         $14::bigint,
         coalesce(octet_length(event.payload), 0),
         event.payload::json
     FROM head
-    CROSS JOIN unnest($5::text[], $6::text[], $7::text[])
-        WITH ORDINALITY AS event (kind, step_id, payload, position)
+    -- include: new_events
 ),
 taken AS (
-    UPDATE workflow_signal_deliveries AS entry
-    SET taken = true
-    FROM head
-    WHERE entry.run_id = head.run_id AND entry.inbox_seq = ANY($8::bigint[]) AND NOT entry.taken
+    -- include: take_entries
 ),
 removed AS (
-    DELETE FROM workflow_timers AS timer
-    USING head
-    WHERE
-        timer.run_id = head.run_id
-        AND timer.timer_id = ANY($11::text[])
-        AND timer.timer_id <> ALL($9::text[])
+    -- include: remove_timers
 ),
 timers AS (
-    INSERT INTO workflow_timers (run_id, timer_id, fire_at)
-    SELECT head.run_id, timer.timer_id, timer.fire_at
-    FROM head
-    CROSS JOIN unnest($9::text[], $10::bigint[]) AS timer (timer_id, fire_at)
-    ON CONFLICT (run_id, timer_id) DO UPDATE SET fire_at = excluded.fire_at
+    -- include: set_timers
 )
 SELECT
     head.status,
@@ -303,8 +286,7 @@ FROM head;
 -- $9 status  $10 output  $11 error  $12 reason  $13 now_ms
 WITH before AS MATERIALIZED (
     SELECT stored.operation_id
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 head AS (
     UPDATE workflow_event_locks AS stored
@@ -312,9 +294,7 @@ head AS (
         status = $9::text,
         due_at = NULL,
         next_index = stored.next_index + cardinality($5::text[]),
-        lease_owner = NULL,
-        lease_token = NULL,
-        lease_expires_at = NULL,
+        -- include: lease_ended
         crashes = CASE WHEN cardinality($5::text[]) > 0 THEN 0 ELSE stored.crashes END,
         operation_id = $4::text,
         operation_answer = '{}',
@@ -322,33 +302,15 @@ head AS (
         finished_at = $13::bigint
     FROM before
     WHERE
-        stored.run_id = $1::text
-        AND stored.status = 'running'
-        AND stored.lease_token = $2::text
-        AND stored.next_index = $3::bigint
-        AND stored.operation_id <> $4::text
+        -- include: head_fence
         AND stored.operation_id = before.operation_id
     RETURNING stored.run_id
 ),
 events AS (
-    INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
-    SELECT
-        head.run_id,
-        $3::bigint + event.position - 1,
-        event.kind,
-        event.step_id,
-        $13::bigint,
-        coalesce(octet_length(event.payload), 0),
-        event.payload::json
-    FROM head
-    CROSS JOIN unnest($5::text[], $6::text[], $7::text[])
-        WITH ORDINALITY AS event (kind, step_id, payload, position)
+    -- include: write_events
 ),
 taken AS (
-    UPDATE workflow_signal_deliveries AS entry
-    SET taken = true
-    FROM head
-    WHERE entry.run_id = head.run_id AND entry.inbox_seq = ANY($8::bigint[]) AND NOT entry.taken
+    -- include: take_entries
 ),
 timers AS (
     DELETE FROM workflow_timers AS timer
@@ -372,17 +334,14 @@ FROM head;
 -- $1 run_id  $2 now_ms  $3 reason
 WITH before AS MATERIALIZED (
     SELECT stored.status, stored.operation_id
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 head AS (
     UPDATE workflow_event_locks AS stored
     SET
         status = 'aborted',
         due_at = NULL,
-        lease_owner = NULL,
-        lease_token = NULL,
-        lease_expires_at = NULL,
+        -- include: lease_ended
         awaiting = '[]',
         updated_at = $2::bigint,
         finished_at = $2::bigint
@@ -417,8 +376,7 @@ FROM before;
 -- $1 run_id  $2 now_ms  $3 notifies
 WITH before AS MATERIALIZED (
     SELECT stored.status
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 head AS (
     UPDATE workflow_event_locks AS stored
@@ -460,8 +418,7 @@ WITH before AS MATERIALIZED (
         stored.next_index,
         stored.inbox_seq,
         $3::boolean OR stored.status <> 'running' OR stored.lease_expires_at <= $2::bigint AS deletable
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 head AS (
     DELETE FROM workflow_event_locks AS stored

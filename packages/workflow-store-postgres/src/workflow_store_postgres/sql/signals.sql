@@ -17,8 +17,7 @@ WITH before AS MATERIALIZED (
                 WHERE waiting.item ->> 0 = $2::text AND waiting.item ->> 1 = $3::text
             )
         ) AS awaited
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 known AS MATERIALIZED (
     SELECT entry.inbox_seq, entry.payload::text AS payload
@@ -105,8 +104,7 @@ LEFT JOIN head ON true;
 -- $1 run_id  $2 now_ms  $3 payload  $4 notifies
 WITH before AS MATERIALIZED (
     SELECT stored.status, stored.status IN ('queued', 'running', 'paused') AS open
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 known AS MATERIALIZED (
     SELECT entry.inbox_seq

@@ -11,9 +11,7 @@ WITH head AS (
         silent_claims = 0,
         updated_at = $6::bigint
     WHERE
-        stored.run_id = $1::text
-        AND stored.status = 'running'
-        AND stored.lease_token = $2::text
+        -- include: lease_fence
         AND stored.operation_id <> $3::text
     RETURNING stored.run_id
 ),
