@@ -381,69 +381,29 @@ SELECT
     brought.created_at,
     brought.updated_at,
     brought.finished_at,
-    state.schedule_id,
-    state.scheduled_at,
-    state.forked_from,
-    state.forked_from_index,
-    state.reason,
+    -- include: state_columns
     state.input::text AS input,
     state.output::text AS output,
     state.error::text AS error,
-    history.event_indexes,
-    history.event_kinds,
-    history.event_step_ids,
-    history.event_times,
-    history.event_payloads,
-    inbox.entry_numbers,
-    inbox.entry_kinds,
-    inbox.entry_names,
-    inbox.entry_delivery_ids,
-    inbox.entry_times,
-    inbox.entry_payloads,
+    -- include: history_columns
+    -- include: inbox_columns
     timers.timer_ids,
     timers.timer_times
 FROM answer
 LEFT JOIN brought ON true
 LEFT JOIN workflow_run_states AS state ON state.run_id = brought.run_id
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(page.event_index) AS event_indexes,
-        array_agg(page.kind) AS event_kinds,
-        array_agg(page.step_id) AS event_step_ids,
-        array_agg(page.created_at) AS event_times,
-        array_agg(page.payload::text) AS event_payloads
+    -- include: history_arrays
     FROM (
-        SELECT
-            event.event_index,
-            event.kind,
-            event.step_id,
-            event.created_at,
-            event.payload,
-            sum(event.payload_bytes) OVER (ORDER BY event.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
-        FROM workflow_events AS event
+        -- include: counted_events
         WHERE event.run_id = brought.run_id AND event.event_index < $5::bigint
     ) AS page
     WHERE page.bytes_so_far <= $6::bigint OR page.event_index = 0
 ) AS history ON brought.status = 'running'
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(page.inbox_seq) AS entry_numbers,
-        array_agg(page.kind) AS entry_kinds,
-        array_agg(page.name) AS entry_names,
-        array_agg(page.delivery_id) AS entry_delivery_ids,
-        array_agg(page.received_at) AS entry_times,
-        array_agg(page.payload::text) AS entry_payloads
+    -- include: inbox_arrays
     FROM (
-        SELECT
-            entry.inbox_seq,
-            entry.kind,
-            entry.name,
-            entry.delivery_id,
-            entry.received_at,
-            entry.payload,
-            sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
-            row_number() OVER in_order AS position
-        FROM workflow_signal_deliveries AS entry
+        -- include: counted_entries
         WHERE entry.run_id = brought.run_id AND NOT entry.taken
         WINDOW in_order AS (ORDER BY entry.inbox_seq ROWS UNBOUNDED PRECEDING)
         LIMIT $7::bigint
@@ -451,10 +411,7 @@ LEFT JOIN LATERAL (
     WHERE page.bytes_so_far <= $8::bigint OR page.position = 1
 ) AS inbox ON brought.status = 'running'
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(timer.timer_id) AS timer_ids,
-        array_agg(timer.fire_at) AS timer_times
-    FROM workflow_timers AS timer
+    -- include: timer_arrays
     WHERE timer.run_id = brought.run_id AND timer.fire_at <= $4::bigint
 ) AS timers ON brought.status = 'running'
 ORDER BY brought.priority DESC, brought.due_at, brought.run_id

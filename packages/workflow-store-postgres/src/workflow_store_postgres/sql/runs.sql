@@ -9,8 +9,8 @@
 -- the one who did it broke while its commit waited for a synchronous standby, everybody sees what the standby does not
 -- have yet. A word to the log makes this a commit too: it waits for the standby, and for all that was committed before.
 
--- fragment: run_columns
--- What the codec reads of a run with its payloads.
+-- fragment: head_columns
+-- Where a run stands, as its head says.
 head.run_id,
 head.workflow_id,
 head.workflow_version,
@@ -23,16 +23,28 @@ head.lease_expires_at,
 head.next_index,
 head.inbox_seq,
 head.cancel_requested,
-head.awaiting::text AS awaiting,
+
+-- fragment: past_columns
+-- What a run has been through.
 head.crashes,
 head.created_at,
 head.updated_at,
 head.finished_at,
+
+-- fragment: state_columns
+-- Where a run comes from, and why it ended.
 state.schedule_id,
 state.scheduled_at,
 state.forked_from,
 state.forked_from_index,
 state.reason,
+
+-- fragment: run_columns
+-- What the codec reads of a run with its payloads.
+-- include: head_columns
+head.awaiting::text AS awaiting,
+-- include: past_columns
+-- include: state_columns
 state.input::text AS input,
 state.output::text AS output,
 state.error::text AS error
@@ -42,6 +54,49 @@ state.error::text AS error
 -- $1 run_id
 FROM workflow_event_locks AS stored
 WHERE stored.run_id = $1::text
+
+-- fragment: stored_columns
+-- As `head_columns`, as far as its owner, of a run that was there before.
+stored.run_id,
+stored.workflow_id,
+stored.workflow_version,
+stored.status,
+stored.queue,
+stored.priority,
+stored.due_at,
+stored.lease_owner,
+
+-- fragment: stored_past_columns
+-- As `past_columns`, and the last write of a driver, of a run that was there before.
+stored.crashes,
+stored.created_at,
+stored.updated_at,
+stored.finished_at,
+stored.operation_id,
+
+-- fragment: stored_state_columns
+-- As `state_columns`, of a run that was there before.
+stored_state.schedule_id,
+stored_state.scheduled_at,
+stored_state.forked_from,
+stored_state.forked_from_index,
+stored_state.reason,
+
+-- fragment: queued_columns
+-- The columns of the head of a new run that is queued.
+run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
+lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
+
+-- fragment: unless_taken
+-- Leaves a run alone that has the id already; gives what `write_run` needs of a new one.
+ON CONFLICT (run_id) DO NOTHING
+RETURNING tableoid, run_id, workflow_id, workflow_version, queue, priority, created_at
+
+-- fragment: write_run
+-- Writes what never changes of a run.
+INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
+SELECT head.run_id, head.workflow_id, head.workflow_version, head.queue, head.priority, head.created_at
+FROM head
 
 -- name: create_run
 -- Creates a run unless its id is taken; queued, or running under its first lease. Gives the stored run if there is one.
@@ -59,13 +114,10 @@ WITH head AS (
         $9::text, $10::text, $11::bigint, $12::bigint, $13::text, $14::text::json,
         0, 0, false, 0, '[]'
     )
-    ON CONFLICT (run_id) DO NOTHING
-    RETURNING tableoid, run_id, workflow_id, workflow_version, queue, priority, created_at
+    -- include: unless_taken
 ),
 run AS (
-    INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
-    SELECT head.run_id, head.workflow_id, head.workflow_version, head.queue, head.priority, head.created_at
-    FROM head
+    -- include: write_run
 ),
 state AS (
     INSERT INTO workflow_run_states (run_id, input)
@@ -83,14 +135,7 @@ SELECT
         WHEN $16::boolean AND head.run_id IS NOT NULL AND $7::text = 'queued'
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
     END AS notified,
-    stored.run_id,
-    stored.workflow_id,
-    stored.workflow_version,
-    stored.status,
-    stored.queue,
-    stored.priority,
-    stored.due_at,
-    stored.lease_owner,
+    -- include: stored_columns
     stored.lease_token,
     stored.lease_number,
     stored.lease_expires_at,
@@ -98,17 +143,9 @@ SELECT
     stored.inbox_seq,
     stored.cancel_requested,
     stored.awaiting::text AS awaiting,
-    stored.crashes,
-    stored.created_at,
-    stored.updated_at,
-    stored.finished_at,
-    stored.operation_id,
+    -- include: stored_past_columns
     stored.operation_answer::text AS operation_answer,
-    stored_state.schedule_id,
-    stored_state.scheduled_at,
-    stored_state.forked_from,
-    stored_state.forked_from_index,
-    stored_state.reason,
+    -- include: stored_state_columns
     stored_state.input::text AS input,
     stored_state.output::text AS output,
     stored_state.error::text AS error
@@ -126,65 +163,72 @@ FROM workflow_event_locks AS head
 LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
 WHERE head.run_id = $1::text;
 
+-- fragment: history_columns
+-- The first page of the log, one array for each column.
+history.event_indexes,
+history.event_kinds,
+history.event_step_ids,
+history.event_times,
+history.event_payloads,
+
+-- fragment: inbox_columns
+-- The first page of the inbox, one array for each column.
+inbox.entry_numbers,
+inbox.entry_kinds,
+inbox.entry_names,
+inbox.entry_delivery_ids,
+inbox.entry_times,
+inbox.entry_payloads,
+
+-- fragment: history_arrays
+-- Makes `history_columns` of a page.
+SELECT
+    array_agg(page.event_index) AS event_indexes,
+    array_agg(page.kind) AS event_kinds,
+    array_agg(page.step_id) AS event_step_ids,
+    array_agg(page.created_at) AS event_times,
+    array_agg(page.payload::text) AS event_payloads
+
+-- fragment: inbox_arrays
+-- Makes `inbox_columns` of a page.
+SELECT
+    array_agg(page.inbox_seq) AS entry_numbers,
+    array_agg(page.kind) AS entry_kinds,
+    array_agg(page.name) AS entry_names,
+    array_agg(page.delivery_id) AS entry_delivery_ids,
+    array_agg(page.received_at) AS entry_times,
+    array_agg(page.payload::text) AS entry_payloads
+
+-- fragment: timer_arrays
+-- Timers, one array for each column.
+SELECT
+    array_agg(timer.timer_id) AS timer_ids,
+    array_agg(timer.fire_at) AS timer_times
+FROM workflow_timers AS timer
+
 -- name: load_execution
 -- Reads a run with the first page of its history, its inbox and its timers, as of one moment.
 -- $1 run_id  $2 history_limit  $3 history_bytes  $4 inbox_limit  $5 inbox_bytes  $6 with_taken_entries
 SELECT
-    history.event_indexes,
-    history.event_kinds,
-    history.event_step_ids,
-    history.event_times,
-    history.event_payloads,
-    inbox.entry_numbers,
-    inbox.entry_kinds,
-    inbox.entry_names,
-    inbox.entry_delivery_ids,
-    inbox.entry_times,
-    inbox.entry_payloads,
+    -- include: history_columns
+    -- include: inbox_columns
     timers.timer_ids,
     timers.timer_times,
     -- include: run_columns
 FROM workflow_event_locks AS head
 LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(page.event_index) AS event_indexes,
-        array_agg(page.kind) AS event_kinds,
-        array_agg(page.step_id) AS event_step_ids,
-        array_agg(page.created_at) AS event_times,
-        array_agg(page.payload::text) AS event_payloads
+    -- include: history_arrays
     FROM (
-        SELECT
-            event.event_index,
-            event.kind,
-            event.step_id,
-            event.created_at,
-            event.payload,
-            sum(event.payload_bytes) OVER (ORDER BY event.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
-        FROM workflow_events AS event
+        -- include: counted_events
         WHERE event.run_id = head.run_id AND event.event_index < $2::bigint
     ) AS page
     WHERE page.bytes_so_far <= $3::bigint OR page.event_index = 0
 ) AS history ON true
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(page.inbox_seq) AS entry_numbers,
-        array_agg(page.kind) AS entry_kinds,
-        array_agg(page.name) AS entry_names,
-        array_agg(page.delivery_id) AS entry_delivery_ids,
-        array_agg(page.received_at) AS entry_times,
-        array_agg(page.payload::text) AS entry_payloads
+    -- include: inbox_arrays
     FROM (
-        SELECT
-            entry.inbox_seq,
-            entry.kind,
-            entry.name,
-            entry.delivery_id,
-            entry.received_at,
-            entry.payload,
-            sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
-            row_number() OVER in_order AS position
-        FROM workflow_signal_deliveries AS entry
+        -- include: counted_entries
         WHERE entry.run_id = head.run_id AND ($6::boolean OR NOT entry.taken)
         WINDOW in_order AS (ORDER BY entry.inbox_seq ROWS UNBOUNDED PRECEDING)
         LIMIT $4::bigint
@@ -192,10 +236,7 @@ LEFT JOIN LATERAL (
     WHERE page.bytes_so_far <= $5::bigint OR page.position = 1
 ) AS inbox ON true
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(timer.timer_id) AS timer_ids,
-        array_agg(timer.fire_at) AS timer_times
-    FROM workflow_timers AS timer
+    -- include: timer_arrays
     WHERE timer.run_id = head.run_id
 ) AS timers ON true
 WHERE head.run_id = $1::text;
@@ -329,6 +370,35 @@ state AS (
 SELECT head.run_id
 FROM head;
 
+-- fragment: terminable
+-- A run that can be terminated, and that no driver has written to since the statement began.
+AND stored.status IN ('queued', 'running', 'paused', 'dead')
+AND stored.operation_id = before.operation_id
+
+-- fragment: aborted
+-- The assignments that end a run without its handler.
+-- $2 now_ms
+status = 'aborted',
+due_at = NULL,
+-- include: lease_ended
+awaiting = '[]',
+updated_at = $2::bigint,
+finished_at = $2::bigint
+
+-- fragment: note_reason
+-- Writes down why a run was ended.
+-- $3 reason
+UPDATE workflow_run_states AS stored
+SET reason = $3::text
+FROM head
+WHERE stored.run_id = head.run_id
+
+-- fragment: forget_timers
+-- Removes all timers of a run.
+DELETE FROM workflow_timers AS timer
+USING head
+WHERE timer.run_id = head.run_id
+
 -- name: terminate_run
 -- Ends a run without its handler and fences its driver off.
 -- $1 run_id  $2 now_ms  $3 reason
@@ -339,29 +409,18 @@ WITH before AS MATERIALIZED (
 head AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = 'aborted',
-        due_at = NULL,
-        -- include: lease_ended
-        awaiting = '[]',
-        updated_at = $2::bigint,
-        finished_at = $2::bigint
+        -- include: aborted
     FROM before
     WHERE
         stored.run_id = $1::text
-        AND stored.status IN ('queued', 'running', 'paused', 'dead')
-        AND stored.operation_id = before.operation_id
+        -- include: terminable
     RETURNING stored.run_id
 ),
 state AS (
-    UPDATE workflow_run_states AS stored
-    SET reason = $3::text
-    FROM head
-    WHERE stored.run_id = head.run_id
+    -- include: note_reason
 ),
 timers AS (
-    DELETE FROM workflow_timers AS timer
-    USING head
-    WHERE timer.run_id = head.run_id
+    -- include: forget_timers
 )
 SELECT
     before.status,
@@ -370,6 +429,24 @@ SELECT
         WHEN NOT EXISTS (SELECT 1 FROM head) THEN pg_logical_emit_message(true, 'workflow', '')
     END IS NOT NULL AS backed
 FROM before;
+
+-- fragment: requeued
+-- The assignments that give a run back to the workers.
+-- $2 now_ms
+status = 'queued',
+due_at = $2::bigint,
+crashes = 0,
+updated_at = $2::bigint,
+finished_at = NULL
+
+-- fragment: forget_error
+-- Clears what went wrong with a run.
+UPDATE workflow_run_states AS stored
+SET
+    error = NULL,
+    reason = NULL
+FROM head
+WHERE stored.run_id = head.run_id
 
 -- name: requeue_run
 -- Gives a dead run back to the workers.
@@ -381,21 +458,12 @@ WITH before AS MATERIALIZED (
 head AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = 'queued',
-        due_at = $2::bigint,
-        crashes = 0,
-        updated_at = $2::bigint,
-        finished_at = NULL
+        -- include: requeued
     WHERE stored.run_id = $1::text AND stored.status = 'dead'
     RETURNING stored.tableoid, stored.run_id
 ),
 state AS (
-    UPDATE workflow_run_states AS stored
-    SET
-        error = NULL,
-        reason = NULL
-    FROM head
-    WHERE stored.run_id = head.run_id
+    -- include: forget_error
 )
 SELECT
     before.status,
@@ -437,9 +505,7 @@ events AS (
     WHERE event.run_id = head.run_id
 ),
 timers AS (
-    DELETE FROM workflow_timers AS timer
-    USING head
-    WHERE timer.run_id = head.run_id
+    -- include: forget_timers
 ),
 inbox AS (
     DELETE FROM workflow_signal_deliveries AS entry

@@ -499,8 +499,7 @@ fenced AS MATERIALIZED (
 ),
 head AS (
     INSERT INTO workflow_event_locks (
-        run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
-        lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
+        -- include: queued_columns
     )
     SELECT
         $5::text, fenced.workflow_id, fenced.workflow_version, fenced.queue, fenced.priority,
@@ -508,13 +507,10 @@ head AS (
         0, $11::text, $12::text::json, 0, 0, false, 0, '[]'
     FROM fenced
     WHERE $5::text IS NOT NULL
-    ON CONFLICT (run_id) DO NOTHING
-    RETURNING tableoid, run_id, workflow_id, workflow_version, queue, priority, created_at
+    -- include: unless_taken
 ),
 run AS (
-    INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
-    SELECT head.run_id, head.workflow_id, head.workflow_version, head.queue, head.priority, head.created_at
-    FROM head
+    -- include: write_run
 ),
 state AS (
     INSERT INTO workflow_run_states (run_id, schedule_id, scheduled_at, input)
