@@ -12,6 +12,11 @@ WHERE stored.run_id = ANY($1::text[])
 ORDER BY stored.run_id
 FOR NO KEY UPDATE
 
+-- fragment: each_run
+-- One row for each run that there is, with its head if the statement wrote it.
+FROM before
+LEFT JOIN head ON head.run_id = before.run_id
+
 -- name: retry_runs
 -- Gives runs that ended wrongly back to the workers, with an event at the end of their logs.
 -- $1 run_ids  $2 statuses  $3 now_ms  $4 kind  $5 step_id  $6 payload  $7 notifies
@@ -90,8 +95,7 @@ SELECT
         WHEN $7::boolean AND head.run_id IS NOT NULL
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
     END AS notified
-FROM before
-LEFT JOIN head ON head.run_id = before.run_id;
+-- include: each_run
 
 -- name: cancel_runs
 -- Puts requests to end into inboxes. A queued run that has been due for a while keeps its place.
@@ -138,8 +142,7 @@ SELECT
     CASE
         WHEN before.known_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
     END IS NOT NULL AS backed
-FROM before
-LEFT JOIN head ON head.run_id = before.run_id;
+-- include: each_run
 
 -- name: terminate_runs
 -- Ends runs without their handlers and fences their drivers off.
@@ -183,8 +186,7 @@ SELECT
     CASE
         WHEN head.run_id IS NULL THEN pg_logical_emit_message(true, 'workflow', '')
     END IS NOT NULL AS backed
-FROM before
-LEFT JOIN head ON head.run_id = before.run_id;
+-- include: each_run
 
 -- name: requeue_runs
 -- Gives dead runs back to the workers.
@@ -215,5 +217,4 @@ SELECT
     before.status,
     head.run_id IS NOT NULL AS wakes,
     before.status = 'dead' AND head.run_id IS NULL AS overtaken
-FROM before
-LEFT JOIN head ON head.run_id = before.run_id;
+-- include: each_run

@@ -1,12 +1,16 @@
 -- The append-only history of a run.
 
+-- fragment: logged_columns
+-- What the log holds of an event, but for its payload.
+event.event_index,
+event.kind,
+event.step_id,
+event.created_at,
+
 -- fragment: counted_events
 -- Events, each with the bytes of all payloads from the first to its own.
 SELECT
-    event.event_index,
-    event.kind,
-    event.step_id,
-    event.created_at,
+    -- include: logged_columns
     event.payload,
     sum(event.payload_bytes) OVER (ORDER BY event.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
 FROM workflow_events AS event

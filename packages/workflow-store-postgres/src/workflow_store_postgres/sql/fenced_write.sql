@@ -15,6 +15,14 @@ AND stored.lease_token = $2::text
 AND stored.next_index = $3::bigint
 AND stored.operation_id <> $4::text
 
+-- fragment: lease_begun
+-- The assignments that begin a lease.
+-- $1 owner  $2 lease_token  $3 lease_expires_at_ms
+lease_owner = $1::text,
+lease_token = $2::text,
+lease_number = stored.lease_number + 1,
+lease_expires_at = $3::bigint,
+
 -- fragment: lease_ended
 -- The assignments that end a lease.
 lease_owner = NULL,
@@ -25,13 +33,10 @@ lease_expires_at = NULL,
 -- The columns of a head that a verdict is made from.
 head.status,
 head.lease_token,
-head.lease_expires_at,
-head.next_index,
-head.inbox_seq,
-head.cancel_requested,
+-- include: progress_columns
 head.operation_id,
 
--- fragment: new_event
+-- fragment: new_event_columns
 -- The first columns of a new event, which continues the log.
 -- $3 expected_next_index
 head.run_id,
@@ -50,7 +55,7 @@ CROSS JOIN unnest($5::text[], $6::text[], $7::text[])
 -- $3 expected_next_index  $5 kinds  $6 step_ids  $7 payloads  $13 now_ms
 INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
 SELECT
-    -- include: new_event
+    -- include: new_event_columns
     $13::bigint,
     coalesce(octet_length(event.payload), 0),
     event.payload::json

@@ -22,9 +22,7 @@ head AS (
     ON CONFLICT (run_id) DO NOTHING
     RETURNING stored.tableoid AS head_table, stored.*
 ),
-run AS (
-    -- include: write_run
-),
+-- include: write_run
 state AS (
     INSERT INTO workflow_run_states AS stored (
         run_id, schedule_id, scheduled_at, forked_from, forked_from_index, input
@@ -38,10 +36,7 @@ events AS (
     INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
     SELECT
         head.run_id,
-        event.event_index,
-        event.kind,
-        event.step_id,
-        event.created_at,
+        -- include: logged_columns
         event.payload_bytes,
         event.payload
     FROM head
@@ -74,10 +69,7 @@ found AS (
     SELECT
         NULL AS head_table,
         -- include: stored_columns
-        stored.lease_expires_at,
-        stored.next_index,
-        stored.inbox_seq,
-        stored.cancel_requested,
+        -- include: stored_progress_columns
         stored.awaiting,
         -- include: stored_past_columns
         -- include: stored_state_columns

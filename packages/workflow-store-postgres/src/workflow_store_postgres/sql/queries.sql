@@ -30,14 +30,14 @@ CROSS JOIN LATERAL (
 ) AS head
 
 -- fragment: listing_filters
--- The runs that a listing asks for, where no lane has chosen them.
+-- The runs of the statuses, workflows and queues that a listing asks for.
 -- $1 statuses  $2 workflow_ids  $3 queues
 AND ($1::text[] IS NULL OR head.status = ANY($1::text[]))
 AND ($2::text[] IS NULL OR head.workflow_id = ANY($2::text[]))
 AND ($3::text[] IS NULL OR head.queue = ANY($3::text[]))
 
 -- fragment: listing_by_prefix
--- The runs that a listing asks for whose ids begin alike.
+-- Those of them whose ids begin alike.
 -- $1 statuses  $2 workflow_ids  $3 queues  $8 run_id_pattern
 SELECT
     -- include: listed_columns
@@ -128,6 +128,13 @@ WITH page AS (
 -- include: listing
 ORDER BY page.created_at DESC, page.run_id DESC;
 
+-- fragment: heads_in_lane
+-- The runs of a lane that is wanted, with the columns that order a listing.
+SELECT head.created_at, head.run_id
+FROM workflow_event_locks AS head
+WHERE
+    -- include: in_listed_lane
+
 -- name: list_runs_in_lanes
 -- Lists the runs of some statuses, workflows and queues, oldest first.
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 after_created_at_ms  $5 after_run_id  $6 created_before_ms  $7 limit
@@ -137,10 +144,7 @@ page AS (
     SELECT found.created_at, found.run_id
     FROM wanted
     CROSS JOIN LATERAL (
-        SELECT head.created_at, head.run_id
-        FROM workflow_event_locks AS head
-        WHERE
-            -- include: in_listed_lane
+        -- include: heads_in_lane
             AND (head.created_at, head.run_id) > ($4::bigint, $5::text)
             AND head.created_at < $6::bigint
         ORDER BY head.created_at, head.run_id
@@ -162,10 +166,7 @@ page AS (
     SELECT found.created_at, found.run_id
     FROM wanted
     CROSS JOIN LATERAL (
-        SELECT head.created_at, head.run_id
-        FROM workflow_event_locks AS head
-        WHERE
-            -- include: in_listed_lane
+        -- include: heads_in_lane
             AND (head.created_at, head.run_id) < ($4::bigint, $5::text)
             AND head.created_at >= $6::bigint
         ORDER BY head.created_at DESC, head.run_id DESC

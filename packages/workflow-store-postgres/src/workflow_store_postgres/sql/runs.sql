@@ -9,8 +9,15 @@
 -- the one who did it broke while its commit waited for a synchronous standby, everybody sees what the standby does not
 -- have yet. A word to the log makes this a commit too: it waits for the standby, and for all that was committed before.
 
+-- fragment: progress_columns
+-- How long the lease, the log and the inbox of a run are, and whether it is asked to end.
+head.lease_expires_at,
+head.next_index,
+head.inbox_seq,
+head.cancel_requested,
+
 -- fragment: head_columns
--- Where a run stands, as its head says.
+-- What a run is and where it stands, as its head says.
 head.run_id,
 head.workflow_id,
 head.workflow_version,
@@ -19,13 +26,10 @@ head.queue,
 head.priority,
 head.due_at,
 head.lease_owner,
-head.lease_expires_at,
-head.next_index,
-head.inbox_seq,
-head.cancel_requested,
+-- include: progress_columns
 
 -- fragment: past_columns
--- What a run has been through.
+-- How often a run crashed, and when it began, changed and ended.
 head.crashes,
 head.created_at,
 head.updated_at,
@@ -56,7 +60,7 @@ FROM workflow_event_locks AS stored
 WHERE stored.run_id = $1::text
 
 -- fragment: stored_columns
--- As `head_columns`, as far as its owner, of a run that was there before.
+-- The first of `head_columns`, of a run that was there before.
 stored.run_id,
 stored.workflow_id,
 stored.workflow_version,
@@ -66,8 +70,15 @@ stored.priority,
 stored.due_at,
 stored.lease_owner,
 
+-- fragment: stored_progress_columns
+-- As `progress_columns`, of a run that was there before.
+stored.lease_expires_at,
+stored.next_index,
+stored.inbox_seq,
+stored.cancel_requested,
+
 -- fragment: stored_past_columns
--- As `past_columns`, and the last write of a driver, of a run that was there before.
+-- As `past_columns`, and the id of its last operation, of a run that was there before.
 stored.crashes,
 stored.created_at,
 stored.updated_at,
@@ -83,20 +94,22 @@ stored_state.forked_from_index,
 stored_state.reason,
 
 -- fragment: queued_columns
--- The columns of the head of a new run that is queued.
+-- The columns of the head of a new run that waits for a worker.
 run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
 lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
 
 -- fragment: unless_taken
--- Leaves a run alone that has the id already; gives what `write_run` needs of a new one.
+-- Changes nothing when the id is taken; returns what `write_run` needs of a new run.
 ON CONFLICT (run_id) DO NOTHING
 RETURNING tableoid, run_id, workflow_id, workflow_version, queue, priority, created_at
 
 -- fragment: write_run
 -- Writes what never changes of a run.
-INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
-SELECT head.run_id, head.workflow_id, head.workflow_version, head.queue, head.priority, head.created_at
-FROM head
+run AS (
+    INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
+    SELECT head.run_id, head.workflow_id, head.workflow_version, head.queue, head.priority, head.created_at
+    FROM head
+),
 
 -- name: create_run
 -- Creates a run unless its id is taken; queued, or running under its first lease. Gives the stored run if there is one.
@@ -116,9 +129,7 @@ WITH head AS (
     )
     -- include: unless_taken
 ),
-run AS (
-    -- include: write_run
-),
+-- include: write_run
 state AS (
     INSERT INTO workflow_run_states (run_id, input)
     SELECT head.run_id, $15::text::json
@@ -138,10 +149,7 @@ SELECT
     -- include: stored_columns
     stored.lease_token,
     stored.lease_number,
-    stored.lease_expires_at,
-    stored.next_index,
-    stored.inbox_seq,
-    stored.cancel_requested,
+    -- include: stored_progress_columns
     stored.awaiting::text AS awaiting,
     -- include: stored_past_columns
     stored.operation_answer::text AS operation_answer,
@@ -297,7 +305,7 @@ head AS (
 events AS (
     INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
     SELECT
-        -- include: new_event
+        -- include: new_event_columns
         $14::bigint,
         coalesce(octet_length(event.payload), 0),
         event.payload::json
@@ -476,6 +484,12 @@ SELECT
 FROM before
 LEFT JOIN head ON true;
 
+-- fragment: unchanged
+-- The head is still what `before` saw.
+AND stored.operation_id = before.operation_id
+AND stored.next_index = before.next_index
+AND stored.inbox_seq = before.inbox_seq
+
 -- name: delete_run
 -- Removes every trace of a run, unless somebody drives it and force is false.
 -- $1 run_id  $2 now_ms  $3 force
@@ -493,9 +507,7 @@ head AS (
     USING before
     WHERE
         stored.run_id = $1::text
-        AND stored.operation_id = before.operation_id
-        AND stored.next_index = before.next_index
-        AND stored.inbox_seq = before.inbox_seq
+        -- include: unchanged
         AND ($3::boolean OR stored.status <> 'running' OR stored.lease_expires_at <= $2::bigint)
     RETURNING stored.run_id
 ),
@@ -553,10 +565,7 @@ locked AS MATERIALIZED (
 head AS (
     DELETE FROM workflow_event_locks AS stored
     USING locked
-    INNER JOIN candidate
-        ON
-            candidate.run_id = locked.run_id
-            AND candidate.operation_id = locked.operation_id
+    -- include: still_candidate
             AND candidate.next_index = locked.next_index
             AND candidate.inbox_seq = locked.inbox_seq
     WHERE stored.run_id = locked.run_id

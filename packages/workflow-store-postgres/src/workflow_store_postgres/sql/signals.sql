@@ -17,6 +17,12 @@ stored.status = 'paused' AND (
     )
 ) AS awaited
 
+-- fragment: backed_if_known
+-- True when the entry was there before; see runs.sql for `backed`.
+CASE
+    WHEN known.inbox_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
+END IS NOT NULL AS backed
+
 -- name: deliver
 -- Puts a signal, a decision or a wish to retry into the inbox and wakes a run that waits for it; for a wish, any.
 -- Whether the entry is known is decided by the table's constraint, which sees what was committed while the statement waited for the head.
@@ -94,9 +100,7 @@ SELECT
     AND known.inbox_seq IS NULL
     AND before.open
     AND (before.awaited OR NOT $5::boolean) AS overtaken,
-    CASE
-        WHEN known.inbox_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
-    END IS NOT NULL AS backed
+    -- include: backed_if_known
 FROM before
 LEFT JOIN known ON true
 LEFT JOIN head ON true;
@@ -172,9 +176,7 @@ SELECT
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
     END AS notified,
     before.open AND known.inbox_seq IS NULL AND head.inbox_seq IS NULL AS overtaken,
-    CASE
-        WHEN known.inbox_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
-    END IS NOT NULL AS backed
+    -- include: backed_if_known
 FROM before
 LEFT JOIN known ON true
 LEFT JOIN head ON true;
