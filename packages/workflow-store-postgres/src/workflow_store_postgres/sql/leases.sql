@@ -86,6 +86,17 @@ head.next_index,
 head.inbox_seq,
 head.lease_number,
 
+-- fragment: claimed_or_dead
+-- What a claim makes of a run: it is under a new lease, or dead if the claim `kills` it.
+-- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
+SELECT
+    CASE WHEN claim.kills THEN 'dead' ELSE 'running' END,
+    CASE WHEN NOT claim.kills THEN $1::text END,
+    CASE WHEN NOT claim.kills THEN $2::text END,
+    stored.lease_number + (NOT claim.kills)::int,
+    CASE WHEN NOT claim.kills THEN $3::bigint END,
+    CASE WHEN claim.kills THEN $4::bigint END
+
 -- name: claim_run
 -- Claims one run by its id.
 -- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
@@ -105,18 +116,14 @@ WITH before AS MATERIALIZED (
 taken AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN 'dead' ELSE 'running' END,
-        lease_owner = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN NULL ELSE $1::text END,
-        lease_token = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN NULL ELSE $2::text END,
-        lease_number = CASE
-            WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN stored.lease_number
-            ELSE stored.lease_number + 1
-        END,
-        lease_expires_at = CASE
-            WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN NULL
-            ELSE $3::bigint
-        END,
-        finished_at = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN $4::bigint END,
+        (status, lease_owner, lease_token, lease_number, lease_expires_at, finished_at) = (
+            -- include: claimed_or_dead
+            FROM (
+                SELECT
+                    stored.status = 'running'
+                    AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint AS kills
+            ) AS claim
+        ),
         due_at = CASE WHEN stored.status = 'running' THEN stored.lease_expires_at ELSE stored.due_at END,
         crashes = stored.crashes + (stored.status = 'running' AND stored.silent_claims IN (0, 4))::int,
         silent_claims = CASE
@@ -227,15 +234,14 @@ locked AS MATERIALIZED (
 taken AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN 'dead' ELSE 'running' END,
-        lease_owner = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN NULL ELSE $1::text END,
-        lease_token = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN NULL ELSE $2::text END,
-        lease_number = CASE
-            WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN stored.lease_number
-            ELSE stored.lease_number + 1
-        END,
-        lease_expires_at = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN NULL ELSE $3::bigint END,
-        finished_at = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN $4::bigint END,
+        (status, lease_owner, lease_token, lease_number, lease_expires_at, finished_at) = (
+            -- include: claimed_or_dead
+            FROM (
+                SELECT
+                    stored.status = 'running'
+                    AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint AS kills
+            ) AS claim
+        ),
         due_at = stored.lease_expires_at,
         crashes = stored.crashes + (stored.silent_claims IN (0, 4))::int,
         silent_claims = CASE WHEN stored.silent_claims IN (0, 4) THEN 1 ELSE stored.silent_claims + 1 END,
