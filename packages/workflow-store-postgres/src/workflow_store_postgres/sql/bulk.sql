@@ -1,6 +1,22 @@
 -- What operators say to runs, any number at once. Heads are locked in the order of their ids, so that two such statements
 -- cannot wait for each other. See runs.sql for `before` and `overtaken`, which here is said of each run by itself.
 
+-- fragment: asked_runs
+-- The heads of the runs that the statement is about.
+-- $1 run_ids
+FROM workflow_event_locks AS stored
+WHERE stored.run_id = ANY($1::text[])
+
+-- fragment: lock_in_order
+-- Locks heads in the order of their ids.
+ORDER BY stored.run_id
+FOR NO KEY UPDATE
+
+-- fragment: each_run
+-- One row for each run that there is, with its head if the statement wrote it.
+FROM before
+LEFT JOIN head ON head.run_id = before.run_id
+
 -- name: retry_runs
 -- Gives runs that ended wrongly back to the workers, with an event at the end of their logs.
 -- $1 run_ids  $2 statuses  $3 now_ms  $4 kind  $5 step_id  $6 payload  $7 notifies
@@ -9,15 +25,13 @@ WITH before AS MATERIALIZED (
         stored.run_id,
         stored.status,
         stored.operation_id
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = ANY($1::text[])
+    -- include: asked_runs
 ),
 locked AS MATERIALIZED (
     SELECT stored.run_id
     FROM workflow_event_locks AS stored
     WHERE stored.run_id = ANY($1::text[]) AND stored.status = ANY($2::text[])
-    ORDER BY stored.run_id
-    FOR NO KEY UPDATE
+    -- include: lock_in_order
 ),
 head AS (
     UPDATE workflow_event_locks AS stored
@@ -56,12 +70,7 @@ events AS (
     FROM head
 ),
 states AS (
-    UPDATE workflow_run_states AS stored
-    SET
-        error = NULL,
-        reason = NULL
-    FROM head
-    WHERE stored.run_id = head.run_id
+    -- include: forget_error
 ),
 requests AS (
     -- Under another delivery id the request to end stays in the inbox, and a new one is no duplicate of it.
@@ -86,8 +95,7 @@ SELECT
         WHEN $7::boolean AND head.run_id IS NOT NULL
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
     END AS notified
-FROM before
-LEFT JOIN head ON head.run_id = before.run_id;
+-- include: each_run
 
 -- name: cancel_runs
 -- Puts requests to end into inboxes. A queued run that has been due for a while keeps its place.
@@ -108,46 +116,21 @@ locked AS MATERIALIZED (
     FROM workflow_event_locks AS stored
     WHERE
         stored.run_id = ANY($1::text[])
-        AND stored.status IN ('queued', 'running', 'paused')
-        AND NOT stored.cancel_requested
-    ORDER BY stored.run_id
-    FOR NO KEY UPDATE
+        -- include: cancellable
+    -- include: lock_in_order
 ),
 head AS (
     UPDATE workflow_event_locks AS stored
     SET
-        inbox_seq = stored.inbox_seq + 1,
-        cancel_requested = true,
-        due_at = CASE stored.status
-            WHEN 'queued' THEN least(stored.due_at, $2::bigint)
-            WHEN 'paused' THEN $2::bigint
-            ELSE stored.due_at
-        END,
-        status = CASE stored.status WHEN 'paused' THEN 'queued' ELSE stored.status END,
-        awaiting = '[]',
-        updated_at = $2::bigint
+        -- include: cancelling
     FROM locked
     WHERE
         stored.run_id = locked.run_id
-        AND stored.status IN ('queued', 'running', 'paused')
-        AND NOT stored.cancel_requested
+        -- include: cancellable
     RETURNING stored.run_id, stored.inbox_seq
 ),
 entries AS (
-    INSERT INTO workflow_signal_deliveries (
-        run_id, inbox_seq, kind, name, delivery_id, received_at, taken, payload_bytes, payload
-    )
-    SELECT
-        head.run_id,
-        head.inbox_seq,
-        'cancel',
-        'cancel',
-        'cancel',
-        $2::bigint,
-        false,
-        octet_length($3::text),
-        $3::text::json
-    FROM head
+    -- include: cancel_entry
 )
 SELECT
     before.run_id,
@@ -159,8 +142,7 @@ SELECT
     CASE
         WHEN before.known_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
     END IS NOT NULL AS backed
-FROM before
-LEFT JOIN head ON head.run_id = before.run_id;
+-- include: each_run
 
 -- name: terminate_runs
 -- Ends runs without their handlers and fences their drivers off.
@@ -171,45 +153,30 @@ WITH before AS MATERIALIZED (
         stored.status,
         stored.operation_id,
         stored.status IN ('queued', 'running', 'paused', 'dead') AS open
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = ANY($1::text[])
+    -- include: asked_runs
 ),
 locked AS MATERIALIZED (
     SELECT stored.run_id
     FROM workflow_event_locks AS stored
     WHERE stored.run_id = ANY($1::text[]) AND stored.status IN ('queued', 'running', 'paused', 'dead')
-    ORDER BY stored.run_id
-    FOR NO KEY UPDATE
+    -- include: lock_in_order
 ),
 head AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = 'aborted',
-        due_at = NULL,
-        lease_owner = NULL,
-        lease_token = NULL,
-        lease_expires_at = NULL,
-        awaiting = '[]',
-        updated_at = $2::bigint,
-        finished_at = $2::bigint
+        -- include: aborted
     FROM locked
     INNER JOIN before ON before.run_id = locked.run_id
     WHERE
         stored.run_id = locked.run_id
-        AND stored.status IN ('queued', 'running', 'paused', 'dead')
-        AND stored.operation_id = before.operation_id
+        -- include: terminable
     RETURNING stored.run_id
 ),
 states AS (
-    UPDATE workflow_run_states AS stored
-    SET reason = $3::text
-    FROM head
-    WHERE stored.run_id = head.run_id
+    -- include: note_reason
 ),
 timers AS (
-    DELETE FROM workflow_timers AS timer
-    USING head
-    WHERE timer.run_id = head.run_id
+    -- include: forget_timers
 )
 SELECT
     before.run_id,
@@ -219,48 +186,35 @@ SELECT
     CASE
         WHEN head.run_id IS NULL THEN pg_logical_emit_message(true, 'workflow', '')
     END IS NOT NULL AS backed
-FROM before
-LEFT JOIN head ON head.run_id = before.run_id;
+-- include: each_run
 
 -- name: requeue_runs
 -- Gives dead runs back to the workers.
 -- $1 run_ids  $2 now_ms
 WITH before AS MATERIALIZED (
     SELECT stored.run_id, stored.status
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = ANY($1::text[])
+    -- include: asked_runs
 ),
 locked AS MATERIALIZED (
     SELECT stored.run_id
     FROM workflow_event_locks AS stored
     WHERE stored.run_id = ANY($1::text[]) AND stored.status = 'dead'
-    ORDER BY stored.run_id
-    FOR NO KEY UPDATE
+    -- include: lock_in_order
 ),
 head AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = 'queued',
-        due_at = $2::bigint,
-        crashes = 0,
-        updated_at = $2::bigint,
-        finished_at = NULL
+        -- include: requeued
     FROM locked
     WHERE stored.run_id = locked.run_id AND stored.status = 'dead'
     RETURNING stored.run_id
 ),
 states AS (
-    UPDATE workflow_run_states AS stored
-    SET
-        error = NULL,
-        reason = NULL
-    FROM head
-    WHERE stored.run_id = head.run_id
+    -- include: forget_error
 )
 SELECT
     before.run_id,
     before.status,
     head.run_id IS NOT NULL AS wakes,
     before.status = 'dead' AND head.run_id IS NULL AS overtaken
-FROM before
-LEFT JOIN head ON head.run_id = before.run_id;
+-- include: each_run

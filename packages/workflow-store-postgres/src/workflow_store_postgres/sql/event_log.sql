@@ -1,5 +1,37 @@
 -- The append-only history of a run.
 
+-- fragment: logged_columns
+-- What the log holds of an event, but for its payload.
+event.event_index,
+event.kind,
+event.step_id,
+event.created_at,
+
+-- fragment: counted_events
+-- Events, each with the bytes of all payloads from the first to its own.
+SELECT
+    -- include: logged_columns
+    event.payload,
+    sum(event.payload_bytes) OVER (ORDER BY event.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
+FROM workflow_events AS event
+
+-- fragment: log_page
+-- A page of the log that may hold more bytes than are wanted.
+-- $1 run_id  $2 from_index  $3 limit
+-- include: counted_events
+WHERE
+    event.run_id = $1::text
+    AND event.event_index >= $2::bigint
+    AND event.event_index < $2::bigint + $3::bigint
+
+-- fragment: event_columns
+-- What the codec reads of an event.
+page.event_index,
+page.kind,
+page.step_id,
+page.created_at,
+page.payload::text AS payload
+
 -- name: append_events
 -- Moves the head past the new events, writes them, and renews the lease.
 -- $1 run_id  $2 lease_token  $3 expected_next_index  $4 operation_id
@@ -19,11 +51,7 @@ WITH head AS (
         ),
         updated_at = $13::bigint
     WHERE
-        stored.run_id = $1::text
-        AND stored.status = 'running'
-        AND stored.lease_token = $2::text
-        AND stored.next_index = $3::bigint
-        AND stored.operation_id <> $4::text
+        -- include: head_fence
     RETURNING
         stored.run_id,
         stored.next_index,
@@ -32,40 +60,17 @@ WITH head AS (
         stored.cancel_requested
 ),
 events AS (
-    INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
-    SELECT
-        head.run_id,
-        $3::bigint + event.position - 1,
-        event.kind,
-        event.step_id,
-        $13::bigint,
-        coalesce(octet_length(event.payload), 0),
-        event.payload::json
-    FROM head
-    CROSS JOIN unnest($5::text[], $6::text[], $7::text[])
-        WITH ORDINALITY AS event (kind, step_id, payload, position)
+    -- include: write_events
 ),
 taken AS (
-    UPDATE workflow_signal_deliveries AS entry
-    SET taken = true
-    FROM head
-    WHERE entry.run_id = head.run_id AND entry.inbox_seq = ANY($8::bigint[]) AND NOT entry.taken
+    -- include: take_entries
 ),
 removed AS (
     -- One that is removed and set stays: a row cannot be deleted and written in one statement.
-    DELETE FROM workflow_timers AS timer
-    USING head
-    WHERE
-        timer.run_id = head.run_id
-        AND timer.timer_id = ANY($11::text[])
-        AND timer.timer_id <> ALL($9::text[])
+    -- include: remove_timers
 ),
 timers AS (
-    INSERT INTO workflow_timers (run_id, timer_id, fire_at)
-    SELECT head.run_id, timer.timer_id, timer.fire_at
-    FROM head
-    CROSS JOIN unnest($9::text[], $10::bigint[]) AS timer (timer_id, fire_at)
-    ON CONFLICT (run_id, timer_id) DO UPDATE SET fire_at = excluded.fire_at
+    -- include: set_timers
 )
 SELECT head.next_index, head.lease_expires_at, head.inbox_seq, head.cancel_requested
 FROM head;
@@ -74,24 +79,9 @@ FROM head;
 -- Reads a page of the log.
 -- $1 run_id  $2 from_index  $3 limit  $4 max_bytes
 SELECT
-    page.event_index,
-    page.kind,
-    page.step_id,
-    page.created_at,
-    page.payload::text AS payload
+    -- include: event_columns
 FROM (
-    SELECT
-        event.event_index,
-        event.kind,
-        event.step_id,
-        event.created_at,
-        event.payload,
-        sum(event.payload_bytes) OVER (ORDER BY event.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
-    FROM workflow_events AS event
-    WHERE
-        event.run_id = $1::text
-        AND event.event_index >= $2::bigint
-        AND event.event_index < $2::bigint + $3::bigint
+    -- include: log_page
 ) AS page
 WHERE page.bytes_so_far <= $4::bigint OR page.event_index = $2::bigint
 ORDER BY page.event_index;
@@ -103,25 +93,10 @@ SELECT
     head.status,
     head.created_at AS run_created_at,
     head.next_index,
-    page.event_index,
-    page.kind,
-    page.step_id,
-    page.created_at,
-    page.payload::text AS payload
+    -- include: event_columns
 FROM workflow_event_locks AS head
 LEFT JOIN (
-    SELECT
-        event.event_index,
-        event.kind,
-        event.step_id,
-        event.created_at,
-        event.payload,
-        sum(event.payload_bytes) OVER (ORDER BY event.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
-    FROM workflow_events AS event
-    WHERE
-        event.run_id = $1::text
-        AND event.event_index >= $2::bigint
-        AND event.event_index < $2::bigint + $3::bigint
+    -- include: log_page
 ) AS page ON page.bytes_so_far <= $4::bigint OR page.event_index = $2::bigint
 WHERE head.run_id = $1::text
 ORDER BY page.event_index;

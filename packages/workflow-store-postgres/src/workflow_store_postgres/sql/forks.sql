@@ -7,13 +7,11 @@
 -- $7 kind  $8 step_id  $9 payload  $10 notifies
 WITH source AS MATERIALIZED (
     SELECT stored.*
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 head AS (
     INSERT INTO workflow_event_locks AS stored (
-        run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
-        lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
+        -- include: queued_columns
     )
     SELECT
         $2::text, source.workflow_id, coalesce($4::text, source.workflow_version), source.queue, source.priority,
@@ -24,11 +22,7 @@ head AS (
     ON CONFLICT (run_id) DO NOTHING
     RETURNING stored.tableoid AS head_table, stored.*
 ),
-run AS (
-    INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
-    SELECT head.run_id, head.workflow_id, head.workflow_version, head.queue, head.priority, head.created_at
-    FROM head
-),
+-- include: write_run
 state AS (
     INSERT INTO workflow_run_states AS stored (
         run_id, schedule_id, scheduled_at, forked_from, forked_from_index, input
@@ -42,10 +36,7 @@ events AS (
     INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
     SELECT
         head.run_id,
-        event.event_index,
-        event.kind,
-        event.step_id,
-        event.created_at,
+        -- include: logged_columns
         event.payload_bytes,
         event.payload
     FROM head
@@ -64,29 +55,11 @@ events AS (
 found AS (
     SELECT
         head.head_table,
-        head.run_id,
-        head.workflow_id,
-        head.workflow_version,
-        head.status,
-        head.queue,
-        head.priority,
-        head.due_at,
-        head.lease_owner,
-        head.lease_expires_at,
-        head.next_index,
-        head.inbox_seq,
-        head.cancel_requested,
+        -- include: head_columns
         head.awaiting,
-        head.crashes,
-        head.created_at,
-        head.updated_at,
-        head.finished_at,
+        -- include: past_columns
         head.operation_id,
-        state.schedule_id,
-        state.scheduled_at,
-        state.forked_from,
-        state.forked_from_index,
-        state.reason,
+        -- include: state_columns
         state.input,
         state.output,
         state.error
@@ -95,29 +68,11 @@ found AS (
     UNION ALL
     SELECT
         NULL AS head_table,
-        stored.run_id,
-        stored.workflow_id,
-        stored.workflow_version,
-        stored.status,
-        stored.queue,
-        stored.priority,
-        stored.due_at,
-        stored.lease_owner,
-        stored.lease_expires_at,
-        stored.next_index,
-        stored.inbox_seq,
-        stored.cancel_requested,
+        -- include: stored_columns
+        -- include: stored_progress_columns
         stored.awaiting,
-        stored.crashes,
-        stored.created_at,
-        stored.updated_at,
-        stored.finished_at,
-        stored.operation_id,
-        stored_state.schedule_id,
-        stored_state.scheduled_at,
-        stored_state.forked_from,
-        stored_state.forked_from_index,
-        stored_state.reason,
+        -- include: stored_past_columns
+        -- include: stored_state_columns
         stored_state.input,
         stored_state.output,
         stored_state.error

@@ -18,47 +18,84 @@
 -- due_at stays while a run is running (as the time since when it had been claimable), so that the answer keeps the
 -- order in which the runs were chosen.
 
+-- fragment: head_lanes
+-- The lanes that heads are in.
+SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
+FROM workflow_event_locks AS head
+
+-- fragment: first_lane
+-- The first of the lanes that are left.
+ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
+LIMIT 1
+
+-- fragment: further_lane
+-- A lane behind the one that was found last.
+AND (head.workflow_id, head.workflow_version, head.queue, head.priority)
+> (lane.workflow_id, lane.workflow_version, lane.queue, lane.priority)
+
 -- fragment: queued_lanes
 -- Hops from one lane of queued runs to the next.
 WITH RECURSIVE lane AS (
     (
-        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
-        FROM workflow_event_locks AS head
+        -- include: head_lanes
         WHERE head.status = 'queued'
-        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
-        LIMIT 1
+        -- include: first_lane
     )
     UNION ALL
     SELECT further.workflow_id, further.workflow_version, further.queue, further.priority
     FROM lane
     CROSS JOIN LATERAL (
-        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
-        FROM workflow_event_locks AS head
+        -- include: head_lanes
         WHERE
             head.status = 'queued'
-            AND (head.workflow_id, head.workflow_version, head.queue, head.priority)
-            > (lane.workflow_id, lane.workflow_version, lane.queue, lane.priority)
-        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
-        LIMIT 1
+            -- include: further_lane
+        -- include: first_lane
     ) AS further
 ),
+
+-- fragment: known_lanes
+-- The lanes that were found.
+SELECT lane.workflow_id, lane.workflow_version, lane.queue, lane.priority
+FROM lane
+
+-- fragment: wanted_workflows
+-- The workflows that the worker can run.
+-- $10 workflow_ids  $11 workflow_versions
+SELECT pair.workflow_id, pair.workflow_version
+FROM unnest((SELECT $10::text[]), (SELECT $11::text[])) AS pair (workflow_id, workflow_version)
 
 -- fragment: wanted_lanes
 -- The lanes that the worker can run.
 -- $10 workflow_ids  $11 workflow_versions  $12 queues
 wanted AS MATERIALIZED (
-    SELECT lane.workflow_id, lane.workflow_version, lane.queue, lane.priority
-    FROM lane
+    -- include: known_lanes
     WHERE
         (
             (SELECT $10::text[]) IS NULL
             OR (lane.workflow_id, lane.workflow_version) IN (
-                SELECT pair.workflow_id, pair.workflow_version
-                FROM unnest((SELECT $10::text[]), (SELECT $11::text[])) AS pair (workflow_id, workflow_version)
+                -- include: wanted_workflows
             )
         )
         AND ((SELECT $12::text[]) IS NULL OR lane.queue = ANY((SELECT $12::text[])::text[]))
 ),
+
+-- fragment: version_columns
+-- What changes with everything that a claim brings along.
+head.operation_id,
+head.next_index,
+head.inbox_seq,
+head.lease_number,
+
+-- fragment: claimed_or_dead
+-- What a claim makes of a run: it is under a new lease, or dead if the claim `kills` it.
+-- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
+SELECT
+    CASE WHEN claim.kills THEN 'dead' ELSE 'running' END,
+    CASE WHEN NOT claim.kills THEN $1::text END,
+    CASE WHEN NOT claim.kills THEN $2::text END,
+    stored.lease_number + (NOT claim.kills)::int,
+    CASE WHEN NOT claim.kills THEN $3::bigint END,
+    CASE WHEN claim.kills THEN $4::bigint END
 
 -- name: claim_run
 -- Claims one run by its id.
@@ -70,10 +107,7 @@ WITH before AS MATERIALIZED (
         head.status,
         head.due_at,
         head.lease_expires_at,
-        head.operation_id,
-        head.next_index,
-        head.inbox_seq,
-        head.lease_number,
+        -- include: version_columns
         (head.status IN ('queued', 'paused') AND head.due_at <= $4::bigint)
         OR (head.status = 'running' AND head.lease_expires_at <= $4::bigint) AS claimable
     FROM workflow_event_locks AS head
@@ -82,18 +116,14 @@ WITH before AS MATERIALIZED (
 taken AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN 'dead' ELSE 'running' END,
-        lease_owner = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN NULL ELSE $1::text END,
-        lease_token = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN NULL ELSE $2::text END,
-        lease_number = CASE
-            WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN stored.lease_number
-            ELSE stored.lease_number + 1
-        END,
-        lease_expires_at = CASE
-            WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN NULL
-            ELSE $3::bigint
-        END,
-        finished_at = CASE WHEN stored.status = 'running' AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint THEN $4::bigint END,
+        (status, lease_owner, lease_token, lease_number, lease_expires_at, finished_at) = (
+            -- include: claimed_or_dead
+            FROM (
+                SELECT
+                    stored.status = 'running'
+                    AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $10::bigint AS kills
+            ) AS claim
+        ),
         due_at = CASE WHEN stored.status = 'running' THEN stored.lease_expires_at ELSE stored.due_at END,
         crashes = stored.crashes + (stored.status = 'running' AND stored.silent_claims IN (0, 4))::int,
         silent_claims = CASE
@@ -106,9 +136,7 @@ taken AS (
     WHERE
         stored.run_id = $9::text
         AND before.claimable
-        AND stored.operation_id = before.operation_id
-        AND stored.next_index = before.next_index
-        AND stored.inbox_seq = before.inbox_seq
+        -- include: unchanged
         AND stored.lease_number = before.lease_number
         AND (
             (stored.status IN ('queued', 'paused') AND stored.due_at <= $4::bigint)
@@ -126,6 +154,44 @@ answer AS (
     FROM before
 )
 -- include: claimed
+
+-- fragment: candidates_now
+-- What `candidate` saw, as it is now.
+SELECT head.run_id, head.operation_id, head.inbox_seq, head.lease_number
+FROM workflow_event_locks AS head
+WHERE
+    head.run_id = ANY(ARRAY(SELECT candidate.run_id FROM candidate))
+
+-- fragment: lock_free
+-- Locks no more than the limit, and none that somebody else holds.
+-- $9 limit
+LIMIT (SELECT $9::bigint)
+FOR NO KEY UPDATE SKIP LOCKED
+
+-- fragment: still_candidate
+-- What is locked, if no driver has written to it since `candidate` saw it.
+INNER JOIN candidate
+    ON
+        candidate.run_id = locked.run_id
+        AND candidate.operation_id = locked.operation_id
+
+-- fragment: same_inbox_and_lease
+-- Nothing was delivered to the run meanwhile, and nobody claimed it.
+AND candidate.inbox_seq = locked.inbox_seq
+AND candidate.lease_number = locked.lease_number
+
+-- fragment: taken_unchanged
+-- What is locked, if it is still what `candidate` saw.
+-- include: still_candidate
+        -- include: same_inbox_and_lease
+WHERE stored.run_id = locked.run_id
+RETURNING stored.*
+
+-- fragment: no_single_run
+-- The columns of `answer` that only the claim of one run fills.
+NULL::text AS before_status,
+NULL::bigint AS before_due_at,
+NULL::bigint AS before_lease_expires_at
 
 -- name: claim_stale_runs
 -- Claims runs whose lease has expired, or parks them as dead.
@@ -146,8 +212,7 @@ WITH held AS MATERIALIZED (
         AND (
             (SELECT $10::text[]) IS NULL
             OR (head.workflow_id, head.workflow_version) IN (
-                SELECT pair.workflow_id, pair.workflow_version
-                FROM unnest((SELECT $10::text[]), (SELECT $11::text[])) AS pair (workflow_id, workflow_version)
+                -- include: wanted_workflows
             )
         )
         AND ((SELECT $12::text[]) IS NULL OR head.queue = ANY((SELECT $12::text[])::text[]))
@@ -160,53 +225,98 @@ candidate AS MATERIALIZED (
     LIMIT (SELECT $9::bigint + 32)
 ),
 locked AS MATERIALIZED (
-    SELECT head.run_id, head.operation_id, head.inbox_seq, head.lease_number
-    FROM workflow_event_locks AS head
-    WHERE
-        head.run_id = ANY(ARRAY(SELECT candidate.run_id FROM candidate))
+    -- include: candidates_now
         AND head.status = 'running'
         AND head.lease_expires_at <= (SELECT $4::bigint)
     ORDER BY head.priority DESC, head.lease_expires_at, head.run_id
-    LIMIT (SELECT $9::bigint)
-    FOR NO KEY UPDATE SKIP LOCKED
+    -- include: lock_free
 ),
 taken AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN 'dead' ELSE 'running' END,
-        lease_owner = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN NULL ELSE $1::text END,
-        lease_token = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN NULL ELSE $2::text END,
-        lease_number = CASE
-            WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN stored.lease_number
-            ELSE stored.lease_number + 1
-        END,
-        lease_expires_at = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN NULL ELSE $3::bigint END,
-        finished_at = CASE WHEN stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint THEN $4::bigint END,
+        (status, lease_owner, lease_token, lease_number, lease_expires_at, finished_at) = (
+            -- include: claimed_or_dead
+            FROM (
+                SELECT
+                    stored.status = 'running'
+                    AND stored.crashes + (stored.silent_claims IN (0, 4))::int >= $13::bigint AS kills
+            ) AS claim
+        ),
         due_at = stored.lease_expires_at,
         crashes = stored.crashes + (stored.silent_claims IN (0, 4))::int,
         silent_claims = CASE WHEN stored.silent_claims IN (0, 4) THEN 1 ELSE stored.silent_claims + 1 END,
         updated_at = $4::bigint
     FROM locked
-    INNER JOIN candidate
-        ON
-            candidate.run_id = locked.run_id
-            AND candidate.operation_id = locked.operation_id
-            AND candidate.inbox_seq = locked.inbox_seq
-            AND candidate.lease_number = locked.lease_number
-    WHERE stored.run_id = locked.run_id
-    RETURNING stored.*
+    -- include: taken_unchanged
 ),
 answer AS (
     SELECT
         min(held.lease_expires_at) AS next_due,
         $9::bigint > 0 AND min(held.lease_expires_at) <= $4::bigint AND NOT EXISTS (SELECT 1 FROM taken) AS overtaken,
-        NULL::text AS before_status,
-        NULL::bigint AS before_due_at,
-        NULL::bigint AS before_lease_expires_at
+        -- include: no_single_run
     FROM held
     WHERE held.run_id <> ALL(ARRAY(SELECT taken.run_id FROM taken))
 )
 -- include: claimed
+
+-- fragment: in_lane
+-- The runs of one lane.
+AND head.workflow_id = wanted.workflow_id
+AND head.workflow_version = wanted.workflow_version
+AND head.queue = wanted.queue
+AND head.priority = wanted.priority
+
+-- fragment: due_in_lane
+-- The runs of one lane whose time has come.
+-- $4 now_ms
+-- include: in_lane
+AND head.due_at <= (SELECT $4::bigint)
+
+-- fragment: waiting_in_lane
+-- The runs of one lane that the claim does not take.
+-- include: in_lane
+AND head.run_id <> ALL(ARRAY(SELECT taken.run_id FROM taken))
+
+-- fragment: earliest_due
+-- The first runs of a lane, some more than the limit.
+-- $9 limit
+ORDER BY head.due_at, head.run_id
+LIMIT (SELECT $9::bigint + 32)
+
+-- fragment: most_urgent
+-- The first runs of all lanes, some more than the limit.
+-- $9 limit
+ORDER BY due.priority DESC, due.due_at, due.run_id
+LIMIT (SELECT $9::bigint + 32)
+
+-- fragment: next_in_lane
+-- The run of a lane that is due first.
+ORDER BY head.due_at, head.run_id
+LIMIT 1
+
+-- fragment: lock_due
+-- Locks the most urgent candidates.
+-- $9 limit
+ORDER BY head.priority DESC, head.due_at, head.run_id
+-- include: lock_free
+
+-- fragment: claim_head
+-- The assignments that claim a run.
+-- $1 owner  $2 lease_token  $3 lease_expires_at_ms  $4 now_ms
+status = 'running',
+-- include: lease_begun
+silent_claims = 1,
+awaiting = '[]',
+updated_at = $4::bigint
+
+-- fragment: next_due
+-- When the next run is due, of those that are left in the lanes.
+-- $4 now_ms  $9 limit
+SELECT
+    min(waiting.due_at) AS next_due,
+    $9::bigint > 0 AND min(waiting.due_at) <= $4::bigint AND NOT EXISTS (SELECT 1 FROM taken) AS overtaken,
+    -- include: no_single_run
+FROM wanted
 
 -- name: claim_pending_runs
 -- Claims due queued runs.
@@ -221,25 +331,16 @@ candidate AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT
             head.run_id,
-            head.operation_id,
-            head.next_index,
-            head.inbox_seq,
-            head.lease_number,
+            -- include: version_columns
             head.priority,
             head.due_at
         FROM workflow_event_locks AS head
         WHERE
             head.status = 'queued'
-            AND head.workflow_id = wanted.workflow_id
-            AND head.workflow_version = wanted.workflow_version
-            AND head.queue = wanted.queue
-            AND head.priority = wanted.priority
-            AND head.due_at <= (SELECT $4::bigint)
-        ORDER BY head.due_at, head.run_id
-        LIMIT (SELECT $9::bigint + 32)
+            -- include: due_in_lane
+        -- include: earliest_due
     ) AS due
-    ORDER BY due.priority DESC, due.due_at, due.run_id
-    LIMIT (SELECT $9::bigint + 32)
+    -- include: most_urgent
 ),
 locked AS MATERIALIZED (
     SELECT head.run_id, head.operation_id, head.next_index, head.inbox_seq, head.lease_number
@@ -248,52 +349,28 @@ locked AS MATERIALIZED (
         head.run_id = ANY(ARRAY(SELECT candidate.run_id FROM candidate))
         AND head.status = 'queued'
         AND head.due_at <= (SELECT $4::bigint)
-    ORDER BY head.priority DESC, head.due_at, head.run_id
-    LIMIT (SELECT $9::bigint)
-    FOR NO KEY UPDATE SKIP LOCKED
+    -- include: lock_due
 ),
 taken AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = 'running',
-        lease_owner = $1::text,
-        lease_token = $2::text,
-        lease_number = stored.lease_number + 1,
-        lease_expires_at = $3::bigint,
-        silent_claims = 1,
-        awaiting = '[]',
-        updated_at = $4::bigint
+        -- include: claim_head
     FROM locked
-    INNER JOIN candidate
-        ON
-            candidate.run_id = locked.run_id
-            AND candidate.operation_id = locked.operation_id
+    -- include: still_candidate
             AND candidate.next_index = locked.next_index
-            AND candidate.inbox_seq = locked.inbox_seq
-            AND candidate.lease_number = locked.lease_number
+            -- include: same_inbox_and_lease
     WHERE stored.run_id = locked.run_id
     RETURNING stored.*
 ),
 answer AS (
-    SELECT
-        min(waiting.due_at) AS next_due,
-        $9::bigint > 0 AND min(waiting.due_at) <= $4::bigint AND NOT EXISTS (SELECT 1 FROM taken) AS overtaken,
-        NULL::text AS before_status,
-        NULL::bigint AS before_due_at,
-        NULL::bigint AS before_lease_expires_at
-    FROM wanted
+    -- include: next_due
     CROSS JOIN LATERAL (
         SELECT head.due_at
         FROM workflow_event_locks AS head
         WHERE
             head.status = 'queued'
-            AND head.workflow_id = wanted.workflow_id
-            AND head.workflow_version = wanted.workflow_version
-            AND head.queue = wanted.queue
-            AND head.priority = wanted.priority
-            AND head.run_id <> ALL(ARRAY(SELECT taken.run_id FROM taken))
-        ORDER BY head.due_at, head.run_id
-        LIMIT 1
+            -- include: waiting_in_lane
+        -- include: next_in_lane
     ) AS waiting
 )
 -- include: claimed
@@ -303,8 +380,7 @@ answer AS (
 -- $1 now_ms  $2 limit  $3 workflow_ids  $4 workflow_versions  $5 queues
 -- include: queued_lanes
 wanted AS MATERIALIZED (
-    SELECT lane.workflow_id, lane.workflow_version, lane.queue, lane.priority
-    FROM lane
+    -- include: known_lanes
     WHERE
         (
             (SELECT $3::text[]) IS NULL
@@ -338,10 +414,7 @@ CROSS JOIN LATERAL (
     FROM workflow_event_locks AS head
     WHERE
         head.status = 'queued'
-        AND head.workflow_id = wanted.workflow_id
-        AND head.workflow_version = wanted.workflow_version
-        AND head.queue = wanted.queue
-        AND head.priority = wanted.priority
+        -- include: in_lane
         AND head.due_at <= (SELECT $1::bigint)
     ORDER BY head.due_at, head.run_id
     LIMIT (SELECT $2::bigint)
@@ -381,69 +454,29 @@ SELECT
     brought.created_at,
     brought.updated_at,
     brought.finished_at,
-    state.schedule_id,
-    state.scheduled_at,
-    state.forked_from,
-    state.forked_from_index,
-    state.reason,
+    -- include: state_columns
     state.input::text AS input,
     state.output::text AS output,
     state.error::text AS error,
-    history.event_indexes,
-    history.event_kinds,
-    history.event_step_ids,
-    history.event_times,
-    history.event_payloads,
-    inbox.entry_numbers,
-    inbox.entry_kinds,
-    inbox.entry_names,
-    inbox.entry_delivery_ids,
-    inbox.entry_times,
-    inbox.entry_payloads,
+    -- include: history_columns
+    -- include: inbox_columns
     timers.timer_ids,
     timers.timer_times
 FROM answer
 LEFT JOIN brought ON true
 LEFT JOIN workflow_run_states AS state ON state.run_id = brought.run_id
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(page.event_index) AS event_indexes,
-        array_agg(page.kind) AS event_kinds,
-        array_agg(page.step_id) AS event_step_ids,
-        array_agg(page.created_at) AS event_times,
-        array_agg(page.payload::text) AS event_payloads
+    -- include: history_arrays
     FROM (
-        SELECT
-            event.event_index,
-            event.kind,
-            event.step_id,
-            event.created_at,
-            event.payload,
-            sum(event.payload_bytes) OVER (ORDER BY event.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
-        FROM workflow_events AS event
+        -- include: counted_events
         WHERE event.run_id = brought.run_id AND event.event_index < $5::bigint
     ) AS page
     WHERE page.bytes_so_far <= $6::bigint OR page.event_index = 0
 ) AS history ON brought.status = 'running'
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(page.inbox_seq) AS entry_numbers,
-        array_agg(page.kind) AS entry_kinds,
-        array_agg(page.name) AS entry_names,
-        array_agg(page.delivery_id) AS entry_delivery_ids,
-        array_agg(page.received_at) AS entry_times,
-        array_agg(page.payload::text) AS entry_payloads
+    -- include: inbox_arrays
     FROM (
-        SELECT
-            entry.inbox_seq,
-            entry.kind,
-            entry.name,
-            entry.delivery_id,
-            entry.received_at,
-            entry.payload,
-            sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
-            row_number() OVER in_order AS position
-        FROM workflow_signal_deliveries AS entry
+        -- include: counted_entries
         WHERE entry.run_id = brought.run_id AND NOT entry.taken
         WINDOW in_order AS (ORDER BY entry.inbox_seq ROWS UNBOUNDED PRECEDING)
         LIMIT $7::bigint
@@ -451,10 +484,7 @@ LEFT JOIN LATERAL (
     WHERE page.bytes_so_far <= $8::bigint OR page.position = 1
 ) AS inbox ON brought.status = 'running'
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(timer.timer_id) AS timer_ids,
-        array_agg(timer.fire_at) AS timer_times
-    FROM workflow_timers AS timer
+    -- include: timer_arrays
     WHERE timer.run_id = brought.run_id AND timer.fire_at <= $4::bigint
 ) AS timers ON brought.status = 'running'
 ORDER BY brought.priority DESC, brought.due_at, brought.run_id
@@ -480,9 +510,7 @@ UPDATE workflow_event_locks AS head
 SET
     status = 'queued',
     due_at = $4::bigint,
-    lease_owner = NULL,
-    lease_token = NULL,
-    lease_expires_at = NULL,
+    -- include: lease_ended
     operation_id = $3::text,
     operation_answer = '{}',
     updated_at = $4::bigint

@@ -4,22 +4,8 @@
 
 -- fragment: listed_columns
 -- What the codec reads of a run in a listing.
-head.run_id,
-head.workflow_id,
-head.workflow_version,
-head.status,
-head.queue,
-head.priority,
-head.due_at,
-head.lease_owner,
-head.lease_expires_at,
-head.next_index,
-head.inbox_seq,
-head.cancel_requested,
-head.crashes,
-head.created_at,
-head.updated_at,
-head.finished_at,
+-- include: head_columns
+-- include: past_columns
 CASE
     WHEN head.status <> 'paused' THEN NULL
     WHEN octet_length(head.awaiting::text) <= 1000 THEN head.awaiting::text
@@ -33,6 +19,33 @@ CASE
         AND json_typeof(head.awaiting) = 'array'
         THEN json_array_length(head.awaiting)
 END AS awaited_count
+
+-- fragment: listing
+-- The runs of a page.
+SELECT
+    -- include: listed_columns
+FROM page
+CROSS JOIN LATERAL (
+    SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
+) AS head
+
+-- fragment: listing_filters
+-- The runs of the statuses, workflows and queues that a listing asks for.
+-- $1 statuses  $2 workflow_ids  $3 queues
+AND ($1::text[] IS NULL OR head.status = ANY($1::text[]))
+AND ($2::text[] IS NULL OR head.workflow_id = ANY($2::text[]))
+AND ($3::text[] IS NULL OR head.queue = ANY($3::text[]))
+
+-- fragment: listing_by_prefix
+-- Those of them whose ids begin alike.
+-- $1 statuses  $2 workflow_ids  $3 queues  $8 run_id_pattern
+SELECT
+    -- include: listed_columns
+FROM workflow_runs AS run
+INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+WHERE
+    run.run_id LIKE $8::text
+    -- include: listing_filters
 
 -- fragment: lanes
 -- Begins the statements that filter by status, workflow or queue: finds which of them there are, by jumping from one
@@ -81,6 +94,12 @@ wanted AS (
         AND ($3::text[] IS NULL OR lane.queue = ANY($3::text[]))
 )
 
+-- fragment: in_listed_lane
+-- The runs of one of the lanes that are wanted.
+head.status = wanted.status
+AND head.workflow_id = wanted.workflow_id
+AND head.queue = wanted.queue
+
 -- name: list_runs
 -- Lists all runs, oldest first.
 -- $1 after_created_at_ms  $2 after_run_id  $3 created_before_ms  $4 limit
@@ -92,12 +111,7 @@ WITH page AS (
     LIMIT $4::bigint
 )
 
-SELECT
-    -- include: listed_columns
-FROM page
-CROSS JOIN LATERAL (
-    SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
-) AS head
+-- include: listing
 ORDER BY page.created_at, page.run_id;
 
 -- name: list_runs_descending
@@ -111,13 +125,15 @@ WITH page AS (
     LIMIT $4::bigint
 )
 
-SELECT
-    -- include: listed_columns
-FROM page
-CROSS JOIN LATERAL (
-    SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
-) AS head
+-- include: listing
 ORDER BY page.created_at DESC, page.run_id DESC;
+
+-- fragment: heads_in_lane
+-- The runs of a lane that is wanted, with the columns that order a listing.
+SELECT head.created_at, head.run_id
+FROM workflow_event_locks AS head
+WHERE
+    -- include: in_listed_lane
 
 -- name: list_runs_in_lanes
 -- Lists the runs of some statuses, workflows and queues, oldest first.
@@ -128,12 +144,7 @@ page AS (
     SELECT found.created_at, found.run_id
     FROM wanted
     CROSS JOIN LATERAL (
-        SELECT head.created_at, head.run_id
-        FROM workflow_event_locks AS head
-        WHERE
-            head.status = wanted.status
-            AND head.workflow_id = wanted.workflow_id
-            AND head.queue = wanted.queue
+        -- include: heads_in_lane
             AND (head.created_at, head.run_id) > ($4::bigint, $5::text)
             AND head.created_at < $6::bigint
         ORDER BY head.created_at, head.run_id
@@ -143,12 +154,7 @@ page AS (
     LIMIT $7::bigint
 )
 
-SELECT
-    -- include: listed_columns
-FROM page
-CROSS JOIN LATERAL (
-    SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
-) AS head
+-- include: listing
 ORDER BY page.created_at, page.run_id;
 
 -- name: list_runs_in_lanes_descending
@@ -160,12 +166,7 @@ page AS (
     SELECT found.created_at, found.run_id
     FROM wanted
     CROSS JOIN LATERAL (
-        SELECT head.created_at, head.run_id
-        FROM workflow_event_locks AS head
-        WHERE
-            head.status = wanted.status
-            AND head.workflow_id = wanted.workflow_id
-            AND head.queue = wanted.queue
+        -- include: heads_in_lane
             AND (head.created_at, head.run_id) < ($4::bigint, $5::text)
             AND head.created_at >= $6::bigint
         ORDER BY head.created_at DESC, head.run_id DESC
@@ -175,12 +176,7 @@ page AS (
     LIMIT $7::bigint
 )
 
-SELECT
-    -- include: listed_columns
-FROM page
-CROSS JOIN LATERAL (
-    SELECT found.* FROM workflow_event_locks AS found WHERE found.run_id = page.run_id LIMIT 1
-) AS head
+-- include: listing
 ORDER BY page.created_at DESC, page.run_id DESC;
 
 -- name: list_runs_by_prefix
@@ -188,15 +184,7 @@ ORDER BY page.created_at DESC, page.run_id DESC;
 -- bounds of the index, on every version of the server.
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 after_created_at_ms  $5 after_run_id  $6 created_before_ms  $7 limit
 -- $8 run_id_pattern
-SELECT
-    -- include: listed_columns
-FROM workflow_runs AS run
-INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
-WHERE
-    run.run_id LIKE $8::text
-    AND ($1::text[] IS NULL OR head.status = ANY($1::text[]))
-    AND ($2::text[] IS NULL OR head.workflow_id = ANY($2::text[]))
-    AND ($3::text[] IS NULL OR head.queue = ANY($3::text[]))
+-- include: listing_by_prefix
     AND (run.created_at, run.run_id) > ($4::bigint, $5::text)
     AND run.created_at < $6::bigint
 ORDER BY run.created_at, run.run_id
@@ -206,15 +194,7 @@ LIMIT $7::bigint;
 -- Lists the runs whose ids begin alike, newest first. Only good when planned for its values.
 -- $1 statuses  $2 workflow_ids  $3 queues  $4 before_created_at_ms  $5 before_run_id  $6 created_from_ms  $7 limit
 -- $8 run_id_pattern
-SELECT
-    -- include: listed_columns
-FROM workflow_runs AS run
-INNER JOIN workflow_event_locks AS head ON head.run_id = run.run_id
-WHERE
-    run.run_id LIKE $8::text
-    AND ($1::text[] IS NULL OR head.status = ANY($1::text[]))
-    AND ($2::text[] IS NULL OR head.workflow_id = ANY($2::text[]))
-    AND ($3::text[] IS NULL OR head.queue = ANY($3::text[]))
+-- include: listing_by_prefix
     AND (run.created_at, run.run_id) < ($4::bigint, $5::text)
     AND run.created_at >= $6::bigint
 ORDER BY run.created_at DESC, run.run_id DESC
@@ -230,9 +210,7 @@ CROSS JOIN LATERAL (
     SELECT count(*) AS runs
     FROM workflow_event_locks AS head
     WHERE
-        head.status = wanted.status
-        AND head.workflow_id = wanted.workflow_id
-        AND head.queue = wanted.queue
+        -- include: in_listed_lane
         AND head.created_at >= $4::bigint
         AND head.created_at < $5::bigint
 ) AS counted
@@ -246,9 +224,7 @@ SELECT head.status, count(*) AS run_count
 FROM workflow_event_locks AS head
 WHERE
     head.run_id LIKE $6::text
-    AND ($1::text[] IS NULL OR head.status = ANY($1::text[]))
-    AND ($2::text[] IS NULL OR head.workflow_id = ANY($2::text[]))
-    AND ($3::text[] IS NULL OR head.queue = ANY($3::text[]))
+    -- include: listing_filters
     AND head.created_at >= $4::bigint
     AND head.created_at < $5::bigint
 GROUP BY head.status;

@@ -9,8 +9,15 @@
 -- the one who did it broke while its commit waited for a synchronous standby, everybody sees what the standby does not
 -- have yet. A word to the log makes this a commit too: it waits for the standby, and for all that was committed before.
 
--- fragment: run_columns
--- What the codec reads of a run with its payloads.
+-- fragment: progress_columns
+-- How long the lease, the log and the inbox of a run are, and whether it is asked to end.
+head.lease_expires_at,
+head.next_index,
+head.inbox_seq,
+head.cancel_requested,
+
+-- fragment: head_columns
+-- What a run is and where it stands, as its head says.
 head.run_id,
 head.workflow_id,
 head.workflow_version,
@@ -19,23 +26,90 @@ head.queue,
 head.priority,
 head.due_at,
 head.lease_owner,
-head.lease_expires_at,
-head.next_index,
-head.inbox_seq,
-head.cancel_requested,
-head.awaiting::text AS awaiting,
+-- include: progress_columns
+
+-- fragment: past_columns
+-- How often a run crashed, and when it began, changed and ended.
 head.crashes,
 head.created_at,
 head.updated_at,
 head.finished_at,
+
+-- fragment: state_columns
+-- Where a run comes from, and why it ended.
 state.schedule_id,
 state.scheduled_at,
 state.forked_from,
 state.forked_from_index,
 state.reason,
+
+-- fragment: run_columns
+-- What the codec reads of a run with its payloads.
+-- include: head_columns
+head.awaiting::text AS awaiting,
+-- include: past_columns
+-- include: state_columns
 state.input::text AS input,
 state.output::text AS output,
 state.error::text AS error
+
+-- fragment: asked_run
+-- The head of the run that the statement is about.
+-- $1 run_id
+FROM workflow_event_locks AS stored
+WHERE stored.run_id = $1::text
+
+-- fragment: stored_columns
+-- The first of `head_columns`, of a run that was there before.
+stored.run_id,
+stored.workflow_id,
+stored.workflow_version,
+stored.status,
+stored.queue,
+stored.priority,
+stored.due_at,
+stored.lease_owner,
+
+-- fragment: stored_progress_columns
+-- As `progress_columns`, of a run that was there before.
+stored.lease_expires_at,
+stored.next_index,
+stored.inbox_seq,
+stored.cancel_requested,
+
+-- fragment: stored_past_columns
+-- As `past_columns`, and the id of its last operation, of a run that was there before.
+stored.crashes,
+stored.created_at,
+stored.updated_at,
+stored.finished_at,
+stored.operation_id,
+
+-- fragment: stored_state_columns
+-- As `state_columns`, of a run that was there before.
+stored_state.schedule_id,
+stored_state.scheduled_at,
+stored_state.forked_from,
+stored_state.forked_from_index,
+stored_state.reason,
+
+-- fragment: queued_columns
+-- The columns of the head of a new run that waits for a worker.
+run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
+lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
+
+-- fragment: unless_taken
+-- Changes nothing when the id is taken; returns what `write_run` needs of a new run.
+ON CONFLICT (run_id) DO NOTHING
+RETURNING tableoid, run_id, workflow_id, workflow_version, queue, priority, created_at
+
+-- fragment: write_run
+-- Writes what never changes of a run.
+run AS (
+    INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
+    SELECT head.run_id, head.workflow_id, head.workflow_version, head.queue, head.priority, head.created_at
+    FROM head
+),
 
 -- name: create_run
 -- Creates a run unless its id is taken; queued, or running under its first lease. Gives the stored run if there is one.
@@ -53,14 +127,9 @@ WITH head AS (
         $9::text, $10::text, $11::bigint, $12::bigint, $13::text, $14::text::json,
         0, 0, false, 0, '[]'
     )
-    ON CONFLICT (run_id) DO NOTHING
-    RETURNING tableoid, run_id, workflow_id, workflow_version, queue, priority, created_at
+    -- include: unless_taken
 ),
-run AS (
-    INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
-    SELECT head.run_id, head.workflow_id, head.workflow_version, head.queue, head.priority, head.created_at
-    FROM head
-),
+-- include: write_run
 state AS (
     INSERT INTO workflow_run_states (run_id, input)
     SELECT head.run_id, $15::text::json
@@ -77,32 +146,14 @@ SELECT
         WHEN $16::boolean AND head.run_id IS NOT NULL AND $7::text = 'queued'
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
     END AS notified,
-    stored.run_id,
-    stored.workflow_id,
-    stored.workflow_version,
-    stored.status,
-    stored.queue,
-    stored.priority,
-    stored.due_at,
-    stored.lease_owner,
+    -- include: stored_columns
     stored.lease_token,
     stored.lease_number,
-    stored.lease_expires_at,
-    stored.next_index,
-    stored.inbox_seq,
-    stored.cancel_requested,
+    -- include: stored_progress_columns
     stored.awaiting::text AS awaiting,
-    stored.crashes,
-    stored.created_at,
-    stored.updated_at,
-    stored.finished_at,
-    stored.operation_id,
+    -- include: stored_past_columns
     stored.operation_answer::text AS operation_answer,
-    stored_state.schedule_id,
-    stored_state.scheduled_at,
-    stored_state.forked_from,
-    stored_state.forked_from_index,
-    stored_state.reason,
+    -- include: stored_state_columns
     stored_state.input::text AS input,
     stored_state.output::text AS output,
     stored_state.error::text AS error
@@ -120,65 +171,72 @@ FROM workflow_event_locks AS head
 LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
 WHERE head.run_id = $1::text;
 
+-- fragment: history_columns
+-- The first page of the log, one array for each column.
+history.event_indexes,
+history.event_kinds,
+history.event_step_ids,
+history.event_times,
+history.event_payloads,
+
+-- fragment: inbox_columns
+-- The first page of the inbox, one array for each column.
+inbox.entry_numbers,
+inbox.entry_kinds,
+inbox.entry_names,
+inbox.entry_delivery_ids,
+inbox.entry_times,
+inbox.entry_payloads,
+
+-- fragment: history_arrays
+-- Makes `history_columns` of a page.
+SELECT
+    array_agg(page.event_index) AS event_indexes,
+    array_agg(page.kind) AS event_kinds,
+    array_agg(page.step_id) AS event_step_ids,
+    array_agg(page.created_at) AS event_times,
+    array_agg(page.payload::text) AS event_payloads
+
+-- fragment: inbox_arrays
+-- Makes `inbox_columns` of a page.
+SELECT
+    array_agg(page.inbox_seq) AS entry_numbers,
+    array_agg(page.kind) AS entry_kinds,
+    array_agg(page.name) AS entry_names,
+    array_agg(page.delivery_id) AS entry_delivery_ids,
+    array_agg(page.received_at) AS entry_times,
+    array_agg(page.payload::text) AS entry_payloads
+
+-- fragment: timer_arrays
+-- Timers, one array for each column.
+SELECT
+    array_agg(timer.timer_id) AS timer_ids,
+    array_agg(timer.fire_at) AS timer_times
+FROM workflow_timers AS timer
+
 -- name: load_execution
 -- Reads a run with the first page of its history, its inbox and its timers, as of one moment.
 -- $1 run_id  $2 history_limit  $3 history_bytes  $4 inbox_limit  $5 inbox_bytes  $6 with_taken_entries
 SELECT
-    history.event_indexes,
-    history.event_kinds,
-    history.event_step_ids,
-    history.event_times,
-    history.event_payloads,
-    inbox.entry_numbers,
-    inbox.entry_kinds,
-    inbox.entry_names,
-    inbox.entry_delivery_ids,
-    inbox.entry_times,
-    inbox.entry_payloads,
+    -- include: history_columns
+    -- include: inbox_columns
     timers.timer_ids,
     timers.timer_times,
     -- include: run_columns
 FROM workflow_event_locks AS head
 LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(page.event_index) AS event_indexes,
-        array_agg(page.kind) AS event_kinds,
-        array_agg(page.step_id) AS event_step_ids,
-        array_agg(page.created_at) AS event_times,
-        array_agg(page.payload::text) AS event_payloads
+    -- include: history_arrays
     FROM (
-        SELECT
-            event.event_index,
-            event.kind,
-            event.step_id,
-            event.created_at,
-            event.payload,
-            sum(event.payload_bytes) OVER (ORDER BY event.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
-        FROM workflow_events AS event
+        -- include: counted_events
         WHERE event.run_id = head.run_id AND event.event_index < $2::bigint
     ) AS page
     WHERE page.bytes_so_far <= $3::bigint OR page.event_index = 0
 ) AS history ON true
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(page.inbox_seq) AS entry_numbers,
-        array_agg(page.kind) AS entry_kinds,
-        array_agg(page.name) AS entry_names,
-        array_agg(page.delivery_id) AS entry_delivery_ids,
-        array_agg(page.received_at) AS entry_times,
-        array_agg(page.payload::text) AS entry_payloads
+    -- include: inbox_arrays
     FROM (
-        SELECT
-            entry.inbox_seq,
-            entry.kind,
-            entry.name,
-            entry.delivery_id,
-            entry.received_at,
-            entry.payload,
-            sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
-            row_number() OVER in_order AS position
-        FROM workflow_signal_deliveries AS entry
+        -- include: counted_entries
         WHERE entry.run_id = head.run_id AND ($6::boolean OR NOT entry.taken)
         WINDOW in_order AS (ORDER BY entry.inbox_seq ROWS UNBOUNDED PRECEDING)
         LIMIT $4::bigint
@@ -186,10 +244,7 @@ LEFT JOIN LATERAL (
     WHERE page.bytes_so_far <= $5::bigint OR page.position = 1
 ) AS inbox ON true
 LEFT JOIN LATERAL (
-    SELECT
-        array_agg(timer.timer_id) AS timer_ids,
-        array_agg(timer.fire_at) AS timer_times
-    FROM workflow_timers AS timer
+    -- include: timer_arrays
     WHERE timer.run_id = head.run_id
 ) AS timers ON true
 WHERE head.run_id = $1::text;
@@ -202,8 +257,7 @@ WHERE head.run_id = $1::text;
 -- $15 notifies_until_ms  $16 notifies
 WITH before AS MATERIALIZED (
     SELECT stored.operation_id
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 earliest AS MATERIALIZED (
     SELECT min(timer.fire_at) AS fire_at
@@ -229,9 +283,7 @@ head AS (
         END,
         awaiting = CASE WHEN stored.inbox_seq > $12::bigint THEN '[]' ELSE $13::text::json END,
         next_index = stored.next_index + cardinality($5::text[]),
-        lease_owner = NULL,
-        lease_token = NULL,
-        lease_expires_at = NULL,
+        -- include: lease_ended
         crashes = 0,
         operation_id = $4::text,
         operation_answer = json_build_object(
@@ -241,11 +293,7 @@ head AS (
         updated_at = $14::bigint
     FROM before
     WHERE
-        stored.run_id = $1::text
-        AND stored.status = 'running'
-        AND stored.lease_token = $2::text
-        AND stored.next_index = $3::bigint
-        AND stored.operation_id <> $4::text
+        -- include: head_fence
         AND stored.operation_id = before.operation_id
     RETURNING
         stored.tableoid,
@@ -257,37 +305,21 @@ head AS (
 events AS (
     INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
     SELECT
-        head.run_id,
-        $3::bigint + event.position - 1,
-        event.kind,
-        event.step_id,
+        -- include: new_event_columns
         $14::bigint,
         coalesce(octet_length(event.payload), 0),
         event.payload::json
     FROM head
-    CROSS JOIN unnest($5::text[], $6::text[], $7::text[])
-        WITH ORDINALITY AS event (kind, step_id, payload, position)
+    -- include: new_events
 ),
 taken AS (
-    UPDATE workflow_signal_deliveries AS entry
-    SET taken = true
-    FROM head
-    WHERE entry.run_id = head.run_id AND entry.inbox_seq = ANY($8::bigint[]) AND NOT entry.taken
+    -- include: take_entries
 ),
 removed AS (
-    DELETE FROM workflow_timers AS timer
-    USING head
-    WHERE
-        timer.run_id = head.run_id
-        AND timer.timer_id = ANY($11::text[])
-        AND timer.timer_id <> ALL($9::text[])
+    -- include: remove_timers
 ),
 timers AS (
-    INSERT INTO workflow_timers (run_id, timer_id, fire_at)
-    SELECT head.run_id, timer.timer_id, timer.fire_at
-    FROM head
-    CROSS JOIN unnest($9::text[], $10::bigint[]) AS timer (timer_id, fire_at)
-    ON CONFLICT (run_id, timer_id) DO UPDATE SET fire_at = excluded.fire_at
+    -- include: set_timers
 )
 SELECT
     head.status,
@@ -303,8 +335,7 @@ FROM head;
 -- $9 status  $10 output  $11 error  $12 reason  $13 now_ms
 WITH before AS MATERIALIZED (
     SELECT stored.operation_id
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 head AS (
     UPDATE workflow_event_locks AS stored
@@ -312,9 +343,7 @@ head AS (
         status = $9::text,
         due_at = NULL,
         next_index = stored.next_index + cardinality($5::text[]),
-        lease_owner = NULL,
-        lease_token = NULL,
-        lease_expires_at = NULL,
+        -- include: lease_ended
         crashes = CASE WHEN cardinality($5::text[]) > 0 THEN 0 ELSE stored.crashes END,
         operation_id = $4::text,
         operation_answer = '{}',
@@ -322,33 +351,15 @@ head AS (
         finished_at = $13::bigint
     FROM before
     WHERE
-        stored.run_id = $1::text
-        AND stored.status = 'running'
-        AND stored.lease_token = $2::text
-        AND stored.next_index = $3::bigint
-        AND stored.operation_id <> $4::text
+        -- include: head_fence
         AND stored.operation_id = before.operation_id
     RETURNING stored.run_id
 ),
 events AS (
-    INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
-    SELECT
-        head.run_id,
-        $3::bigint + event.position - 1,
-        event.kind,
-        event.step_id,
-        $13::bigint,
-        coalesce(octet_length(event.payload), 0),
-        event.payload::json
-    FROM head
-    CROSS JOIN unnest($5::text[], $6::text[], $7::text[])
-        WITH ORDINALITY AS event (kind, step_id, payload, position)
+    -- include: write_events
 ),
 taken AS (
-    UPDATE workflow_signal_deliveries AS entry
-    SET taken = true
-    FROM head
-    WHERE entry.run_id = head.run_id AND entry.inbox_seq = ANY($8::bigint[]) AND NOT entry.taken
+    -- include: take_entries
 ),
 timers AS (
     DELETE FROM workflow_timers AS timer
@@ -367,42 +378,57 @@ state AS (
 SELECT head.run_id
 FROM head;
 
+-- fragment: terminable
+-- A run that can be terminated, and that no driver has written to since the statement began.
+AND stored.status IN ('queued', 'running', 'paused', 'dead')
+AND stored.operation_id = before.operation_id
+
+-- fragment: aborted
+-- The assignments that end a run without its handler.
+-- $2 now_ms
+status = 'aborted',
+due_at = NULL,
+-- include: lease_ended
+awaiting = '[]',
+updated_at = $2::bigint,
+finished_at = $2::bigint
+
+-- fragment: note_reason
+-- Writes down why a run was ended.
+-- $3 reason
+UPDATE workflow_run_states AS stored
+SET reason = $3::text
+FROM head
+WHERE stored.run_id = head.run_id
+
+-- fragment: forget_timers
+-- Removes all timers of a run.
+DELETE FROM workflow_timers AS timer
+USING head
+WHERE timer.run_id = head.run_id
+
 -- name: terminate_run
 -- Ends a run without its handler and fences its driver off.
 -- $1 run_id  $2 now_ms  $3 reason
 WITH before AS MATERIALIZED (
     SELECT stored.status, stored.operation_id
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 head AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = 'aborted',
-        due_at = NULL,
-        lease_owner = NULL,
-        lease_token = NULL,
-        lease_expires_at = NULL,
-        awaiting = '[]',
-        updated_at = $2::bigint,
-        finished_at = $2::bigint
+        -- include: aborted
     FROM before
     WHERE
         stored.run_id = $1::text
-        AND stored.status IN ('queued', 'running', 'paused', 'dead')
-        AND stored.operation_id = before.operation_id
+        -- include: terminable
     RETURNING stored.run_id
 ),
 state AS (
-    UPDATE workflow_run_states AS stored
-    SET reason = $3::text
-    FROM head
-    WHERE stored.run_id = head.run_id
+    -- include: note_reason
 ),
 timers AS (
-    DELETE FROM workflow_timers AS timer
-    USING head
-    WHERE timer.run_id = head.run_id
+    -- include: forget_timers
 )
 SELECT
     before.status,
@@ -412,32 +438,40 @@ SELECT
     END IS NOT NULL AS backed
 FROM before;
 
+-- fragment: requeued
+-- The assignments that give a run back to the workers.
+-- $2 now_ms
+status = 'queued',
+due_at = $2::bigint,
+crashes = 0,
+updated_at = $2::bigint,
+finished_at = NULL
+
+-- fragment: forget_error
+-- Clears what went wrong with a run.
+UPDATE workflow_run_states AS stored
+SET
+    error = NULL,
+    reason = NULL
+FROM head
+WHERE stored.run_id = head.run_id
+
 -- name: requeue_run
 -- Gives a dead run back to the workers.
 -- $1 run_id  $2 now_ms  $3 notifies
 WITH before AS MATERIALIZED (
     SELECT stored.status
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 head AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = 'queued',
-        due_at = $2::bigint,
-        crashes = 0,
-        updated_at = $2::bigint,
-        finished_at = NULL
+        -- include: requeued
     WHERE stored.run_id = $1::text AND stored.status = 'dead'
     RETURNING stored.tableoid, stored.run_id
 ),
 state AS (
-    UPDATE workflow_run_states AS stored
-    SET
-        error = NULL,
-        reason = NULL
-    FROM head
-    WHERE stored.run_id = head.run_id
+    -- include: forget_error
 )
 SELECT
     before.status,
@@ -450,6 +484,12 @@ SELECT
 FROM before
 LEFT JOIN head ON true;
 
+-- fragment: unchanged
+-- The head is still what `before` saw.
+AND stored.operation_id = before.operation_id
+AND stored.next_index = before.next_index
+AND stored.inbox_seq = before.inbox_seq
+
 -- name: delete_run
 -- Removes every trace of a run, unless somebody drives it and force is false.
 -- $1 run_id  $2 now_ms  $3 force
@@ -460,17 +500,14 @@ WITH before AS MATERIALIZED (
         stored.next_index,
         stored.inbox_seq,
         $3::boolean OR stored.status <> 'running' OR stored.lease_expires_at <= $2::bigint AS deletable
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 head AS (
     DELETE FROM workflow_event_locks AS stored
     USING before
     WHERE
         stored.run_id = $1::text
-        AND stored.operation_id = before.operation_id
-        AND stored.next_index = before.next_index
-        AND stored.inbox_seq = before.inbox_seq
+        -- include: unchanged
         AND ($3::boolean OR stored.status <> 'running' OR stored.lease_expires_at <= $2::bigint)
     RETURNING stored.run_id
 ),
@@ -480,9 +517,7 @@ events AS (
     WHERE event.run_id = head.run_id
 ),
 timers AS (
-    DELETE FROM workflow_timers AS timer
-    USING head
-    WHERE timer.run_id = head.run_id
+    -- include: forget_timers
 ),
 inbox AS (
     DELETE FROM workflow_signal_deliveries AS entry
@@ -530,10 +565,7 @@ locked AS MATERIALIZED (
 head AS (
     DELETE FROM workflow_event_locks AS stored
     USING locked
-    INNER JOIN candidate
-        ON
-            candidate.run_id = locked.run_id
-            AND candidate.operation_id = locked.operation_id
+    -- include: still_candidate
             AND candidate.next_index = locked.next_index
             AND candidate.inbox_seq = locked.inbox_seq
     WHERE stored.run_id = locked.run_id

@@ -27,6 +27,19 @@ schedule.updated_at,
 schedule.spec::text AS spec,
 schedule.input::text AS input
 
+-- fragment: asked_schedule
+-- The schedule that the statement is about.
+-- $1 schedule_id
+FROM workflow_schedules AS stored
+WHERE stored.schedule_id = $1::text
+
+-- fragment: tick_ended
+-- The assignments after which no tick is claimed.
+tick_at = NULL,
+tick_source = NULL,
+tick_overlap = NULL,
+-- include: lease_ended
+
 -- name: upsert_schedule
 -- Creates a schedule or changes its definition; changes nothing when the definition is the stored one.
 -- $1 schedule_id  $2 workflow_id  $3 workflow_version  $4 overlap_policy  $5 queue  $6 priority  $7 enabled
@@ -43,8 +56,7 @@ WITH before AS MATERIALIZED (
             $2::text, $3::text, $4::text, $5::text,
             $6::smallint, coalesce($7::boolean, stored.enabled), $9::text, $10::text
         ) AS same
-    FROM workflow_schedules AS stored
-    WHERE stored.schedule_id = $1::text
+    -- include: asked_schedule
 ),
 changed AS (
     UPDATE workflow_schedules AS stored
@@ -59,12 +71,7 @@ changed AS (
             WHEN stored.spec::text <> $9::text OR ($7::boolean AND NOT stored.enabled) THEN $8::bigint
             ELSE stored.next_fire_at
         END,
-        tick_at = NULL,
-        tick_source = NULL,
-        tick_overlap = NULL,
-        lease_owner = NULL,
-        lease_token = NULL,
-        lease_expires_at = NULL,
+        -- include: tick_ended
         revision = stored.revision + 1,
         changes = stored.changes + 1,
         updated_at = $11::bigint,
@@ -150,8 +157,7 @@ LIMIT $2::bigint;
 -- $1 schedule_id
 WITH before AS MATERIALIZED (
     SELECT stored.changes
-    FROM workflow_schedules AS stored
-    WHERE stored.schedule_id = $1::text
+    -- include: asked_schedule
 ),
 schedule AS (
     DELETE FROM workflow_schedules AS stored
@@ -172,8 +178,7 @@ FROM before;
 -- $1 schedule_id  $2 fire_times_ms  $3 now_ms  $4 overlap
 WITH before AS MATERIALIZED (
     SELECT stored.changes
-    FROM workflow_schedules AS stored
-    WHERE stored.schedule_id = $1::text
+    -- include: asked_schedule
 ),
 news AS MATERIALIZED (
     SELECT DISTINCT asked.fire_at
@@ -230,6 +235,16 @@ WHERE bucket.schedule_id = $1::text AND bucket.fire_at >= $2::bigint
 ORDER BY bucket.fire_at
 LIMIT $3::bigint;
 
+-- fragment: has_next_tick
+-- A schedule that is enabled and has a tick to come.
+schedule.enabled
+AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+
+-- fragment: scheduled_in_lane
+-- The schedules of one workflow that have a tick to come.
+-- include: has_next_tick
+AND schedule.workflow_id = lane.workflow_id
+
 -- name: claim_due_schedule_buckets
 -- Claims the tick of each schedule that comes first, unless one is claimed already.
 -- See leases.sql for `lane`, and for why values are hidden from the server.
@@ -249,8 +264,7 @@ WITH RECURSIVE lane AS (
         SELECT schedule.workflow_id
         FROM workflow_schedules AS schedule
         WHERE
-            schedule.enabled
-            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+            -- include: has_next_tick
             AND schedule.workflow_id > lane.workflow_id
         ORDER BY schedule.workflow_id
         LIMIT 1
@@ -263,9 +277,7 @@ found AS MATERIALIZED (
         SELECT schedule.schedule_id
         FROM workflow_schedules AS schedule
         WHERE
-            schedule.enabled
-            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-            AND schedule.workflow_id = lane.workflow_id
+            -- include: scheduled_in_lane
             AND schedule.next_fire_at <= (SELECT $4::bigint)
             AND coalesce(schedule.lease_expires_at, 0) <= (SELECT $4::bigint)
         ORDER BY schedule.next_fire_at, schedule.schedule_id
@@ -289,8 +301,7 @@ scheduled AS MATERIALIZED (
         schedule.requested_waits,
         CASE
             WHEN
-                schedule.enabled
-                AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+                -- include: has_next_tick
                 AND schedule.next_fire_at <= (SELECT $4::bigint)
                 THEN schedule.next_fire_at
         END AS due_fire_at,
@@ -358,10 +369,7 @@ taken AS (
             FROM workflow_schedule_buckets AS bucket
             WHERE bucket.schedule_id = locked.schedule_id AND bucket.fire_at = locked.fire_at
         ),
-        lease_owner = $1::text,
-        lease_token = $2::text,
-        lease_number = stored.lease_number + 1,
-        lease_expires_at = $3::bigint,
+        -- include: lease_begun
         changes = stored.changes + 1
     FROM locked
     WHERE stored.schedule_id = locked.schedule_id
@@ -383,9 +391,7 @@ answer AS (
                     SELECT schedule.next_fire_at
                     FROM workflow_schedules AS schedule
                     WHERE
-                        schedule.enabled
-                        AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-                        AND schedule.workflow_id = lane.workflow_id
+                        -- include: scheduled_in_lane
                         AND schedule.next_fire_at > (SELECT $4::bigint)
                     ORDER BY schedule.next_fire_at
                     LIMIT 1
@@ -455,13 +461,11 @@ WITH before AS MATERIALIZED (
             FROM workflow_event_locks AS previous
             WHERE previous.run_id = stored.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
         ) AS live_run_id
-    FROM workflow_schedules AS stored
-    WHERE stored.schedule_id = $1::text
+    -- include: asked_schedule
 ),
 schedule AS MATERIALIZED (
     SELECT stored.*, coalesce(stored.tick_overlap, stored.overlap_policy) AS tick_policy
-    FROM workflow_schedules AS stored
-    WHERE stored.schedule_id = $1::text
+    -- include: asked_schedule
     FOR NO KEY UPDATE
 ),
 fenced AS MATERIALIZED (
@@ -499,8 +503,7 @@ fenced AS MATERIALIZED (
 ),
 head AS (
     INSERT INTO workflow_event_locks (
-        run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
-        lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
+        -- include: queued_columns
     )
     SELECT
         $5::text, fenced.workflow_id, fenced.workflow_version, fenced.queue, fenced.priority,
@@ -508,14 +511,9 @@ head AS (
         0, $11::text, $12::text::json, 0, 0, false, 0, '[]'
     FROM fenced
     WHERE $5::text IS NOT NULL
-    ON CONFLICT (run_id) DO NOTHING
-    RETURNING tableoid, run_id, workflow_id, workflow_version, queue, priority, created_at
+    -- include: unless_taken
 ),
-run AS (
-    INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
-    SELECT head.run_id, head.workflow_id, head.workflow_version, head.queue, head.priority, head.created_at
-    FROM head
-),
+-- include: write_run
 state AS (
     INSERT INTO workflow_run_states (run_id, schedule_id, scheduled_at, input)
     SELECT head.run_id, fenced.schedule_id, $2::bigint, fenced.input
@@ -554,12 +552,7 @@ settled AS (
         requested_fire_at = (SELECT first.fire_at FROM first),
         requested_waits = (SELECT first.waits FROM first),
         previous_run_id = coalesce($5::text, fenced.previous_run_id),
-        tick_at = NULL,
-        tick_source = NULL,
-        tick_overlap = NULL,
-        lease_owner = NULL,
-        lease_token = NULL,
-        lease_expires_at = NULL,
+        -- include: tick_ended
         settled_fire_at = $2::bigint,
         settled_operation_id = $8::text,
         settled_outcome = fenced.outcome,

@@ -1,6 +1,28 @@
 -- Delivering into a run's inbox. The head is locked, the entry takes the next number, the head moves on to it.
 -- See runs.sql for `before`, `overtaken` and `backed`.
 
+-- fragment: delivery_columns
+-- The columns of a new entry.
+run_id, inbox_seq, kind, name, delivery_id, received_at, taken, payload_bytes, payload
+
+-- fragment: awaited
+-- True for a paused run that waits for what is delivered.
+-- $2 kind  $3 name
+stored.status = 'paused' AND (
+    $2::text = 'retry'
+    OR EXISTS (
+        SELECT 1
+        FROM json_array_elements(stored.awaiting) AS waiting (item)
+        WHERE waiting.item ->> 0 = $2::text AND waiting.item ->> 1 = $3::text
+    )
+) AS awaited
+
+-- fragment: backed_if_known
+-- True when the entry was there before; see runs.sql for `backed`.
+CASE
+    WHEN known.inbox_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
+END IS NOT NULL AS backed
+
 -- name: deliver
 -- Puts a signal, a decision or a wish to retry into the inbox and wakes a run that waits for it; for a wish, any.
 -- Whether the entry is known is decided by the table's constraint, which sees what was committed while the statement waited for the head.
@@ -9,16 +31,8 @@ WITH before AS MATERIALIZED (
     SELECT
         stored.status,
         stored.status IN ('queued', 'running', 'paused', 'dead') AS open,
-        stored.status = 'paused' AND (
-            $2::text = 'retry'
-            OR EXISTS (
-                SELECT 1
-                FROM json_array_elements(stored.awaiting) AS waiting (item)
-                WHERE waiting.item ->> 0 = $2::text AND waiting.item ->> 1 = $3::text
-            )
-        ) AS awaited
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+        -- include: awaited
+    -- include: asked_run
 ),
 known AS MATERIALIZED (
     SELECT entry.inbox_seq, entry.payload::text AS payload
@@ -29,14 +43,7 @@ locked AS MATERIALIZED (
     SELECT
         stored.run_id,
         stored.inbox_seq,
-        stored.status = 'paused' AND (
-            $2::text = 'retry'
-            OR EXISTS (
-                SELECT 1
-                FROM json_array_elements(stored.awaiting) AS waiting (item)
-                WHERE waiting.item ->> 0 = $2::text AND waiting.item ->> 1 = $3::text
-            )
-        ) AS awaited
+        -- include: awaited
     FROM workflow_event_locks AS stored
     WHERE
         stored.run_id = $1::text
@@ -46,7 +53,7 @@ locked AS MATERIALIZED (
 ),
 entry AS (
     INSERT INTO workflow_signal_deliveries (
-        run_id, inbox_seq, kind, name, delivery_id, received_at, taken, payload_bytes, payload
+        -- include: delivery_columns
     )
     SELECT
         locked.run_id,
@@ -93,20 +100,54 @@ SELECT
     AND known.inbox_seq IS NULL
     AND before.open
     AND (before.awaited OR NOT $5::boolean) AS overtaken,
-    CASE
-        WHEN known.inbox_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
-    END IS NOT NULL AS backed
+    -- include: backed_if_known
 FROM before
 LEFT JOIN known ON true
 LEFT JOIN head ON true;
+
+-- fragment: cancellable
+-- A run that has not ended and was not asked to.
+AND stored.status IN ('queued', 'running', 'paused')
+AND NOT stored.cancel_requested
+
+-- fragment: cancelling
+-- The assignments that ask a run to end and wake it.
+-- $2 now_ms
+inbox_seq = stored.inbox_seq + 1,
+cancel_requested = true,
+due_at = CASE stored.status
+    WHEN 'queued' THEN least(stored.due_at, $2::bigint)
+    WHEN 'paused' THEN $2::bigint
+    ELSE stored.due_at
+END,
+status = CASE stored.status WHEN 'paused' THEN 'queued' ELSE stored.status END,
+awaiting = '[]',
+updated_at = $2::bigint
+
+-- fragment: cancel_entry
+-- Puts the request to end into the inbox.
+-- $2 now_ms  $3 payload
+INSERT INTO workflow_signal_deliveries (
+    -- include: delivery_columns
+)
+SELECT
+    head.run_id,
+    head.inbox_seq,
+    'cancel',
+    'cancel',
+    'cancel',
+    $2::bigint,
+    false,
+    octet_length($3::text),
+    $3::text::json
+FROM head
 
 -- name: cancel_run
 -- Puts the request to end into the inbox. A queued run that has been due for a while keeps its place.
 -- $1 run_id  $2 now_ms  $3 payload  $4 notifies
 WITH before AS MATERIALIZED (
     SELECT stored.status, stored.status IN ('queued', 'running', 'paused') AS open
-    FROM workflow_event_locks AS stored
-    WHERE stored.run_id = $1::text
+    -- include: asked_run
 ),
 known AS MATERIALIZED (
     SELECT entry.inbox_seq
@@ -116,37 +157,14 @@ known AS MATERIALIZED (
 head AS (
     UPDATE workflow_event_locks AS stored
     SET
-        inbox_seq = stored.inbox_seq + 1,
-        cancel_requested = true,
-        due_at = CASE stored.status
-            WHEN 'queued' THEN least(stored.due_at, $2::bigint)
-            WHEN 'paused' THEN $2::bigint
-            ELSE stored.due_at
-        END,
-        status = CASE stored.status WHEN 'paused' THEN 'queued' ELSE stored.status END,
-        awaiting = '[]',
-        updated_at = $2::bigint
+        -- include: cancelling
     WHERE
         stored.run_id = $1::text
-        AND stored.status IN ('queued', 'running', 'paused')
-        AND NOT stored.cancel_requested
+        -- include: cancellable
     RETURNING stored.tableoid, stored.run_id, stored.inbox_seq
 ),
 entry AS (
-    INSERT INTO workflow_signal_deliveries (
-        run_id, inbox_seq, kind, name, delivery_id, received_at, taken, payload_bytes, payload
-    )
-    SELECT
-        head.run_id,
-        head.inbox_seq,
-        'cancel',
-        'cancel',
-        'cancel',
-        $2::bigint,
-        false,
-        octet_length($3::text),
-        $3::text::json
-    FROM head
+    -- include: cancel_entry
 )
 SELECT
     before.status,
@@ -158,12 +176,23 @@ SELECT
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
     END AS notified,
     before.open AND known.inbox_seq IS NULL AND head.inbox_seq IS NULL AS overtaken,
-    CASE
-        WHEN known.inbox_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
-    END IS NOT NULL AS backed
+    -- include: backed_if_known
 FROM before
 LEFT JOIN known ON true
 LEFT JOIN head ON true;
+
+-- fragment: counted_entries
+-- Entries of the inbox, each with its place and the bytes of all payloads up to its own.
+SELECT
+    entry.inbox_seq,
+    entry.kind,
+    entry.name,
+    entry.delivery_id,
+    entry.received_at,
+    entry.payload,
+    sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
+    row_number() OVER in_order AS position
+FROM workflow_signal_deliveries AS entry
 
 -- name: read_inbox
 -- Reads entries that are not taken yet.
@@ -176,16 +205,7 @@ SELECT
     page.received_at,
     page.payload::text AS payload
 FROM (
-    SELECT
-        entry.inbox_seq,
-        entry.kind,
-        entry.name,
-        entry.delivery_id,
-        entry.received_at,
-        entry.payload,
-        sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
-        row_number() OVER in_order AS position
-    FROM workflow_signal_deliveries AS entry
+    -- include: counted_entries
     WHERE entry.run_id = $1::text AND NOT entry.taken AND entry.inbox_seq > $2::bigint
     WINDOW in_order AS (ORDER BY entry.inbox_seq ROWS UNBOUNDED PRECEDING)
     LIMIT $3::bigint

@@ -11,9 +11,7 @@ WITH head AS (
         silent_claims = 0,
         updated_at = $6::bigint
     WHERE
-        stored.run_id = $1::text
-        AND stored.status = 'running'
-        AND stored.lease_token = $2::text
+        -- include: lease_fence
         AND stored.operation_id <> $3::text
     RETURNING stored.run_id
 ),
@@ -33,24 +31,19 @@ FROM head;
 -- $9 limit  $10 workflow_ids  $11 workflow_versions  $12 queues
 WITH RECURSIVE lane AS (
     (
-        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
-        FROM workflow_event_locks AS head
+        -- include: head_lanes
         WHERE head.status = 'paused' AND head.due_at IS NOT NULL
-        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
-        LIMIT 1
+        -- include: first_lane
     )
     UNION ALL
     SELECT further.workflow_id, further.workflow_version, further.queue, further.priority
     FROM lane
     CROSS JOIN LATERAL (
-        SELECT head.workflow_id, head.workflow_version, head.queue, head.priority
-        FROM workflow_event_locks AS head
+        -- include: head_lanes
         WHERE
             head.status = 'paused' AND head.due_at IS NOT NULL
-            AND (head.workflow_id, head.workflow_version, head.queue, head.priority)
-            > (lane.workflow_id, lane.workflow_version, lane.queue, lane.priority)
-        ORDER BY head.workflow_id, head.workflow_version, head.queue, head.priority
-        LIMIT 1
+            -- include: further_lane
+        -- include: first_lane
     ) AS further
 ),
 -- include: wanted_lanes
@@ -62,69 +55,33 @@ candidate AS MATERIALIZED (
         FROM workflow_event_locks AS head
         WHERE
             head.status = 'paused' AND head.due_at IS NOT NULL
-            AND head.workflow_id = wanted.workflow_id
-            AND head.workflow_version = wanted.workflow_version
-            AND head.queue = wanted.queue
-            AND head.priority = wanted.priority
-            AND head.due_at <= (SELECT $4::bigint)
-        ORDER BY head.due_at, head.run_id
-        LIMIT (SELECT $9::bigint + 32)
+            -- include: due_in_lane
+        -- include: earliest_due
     ) AS due
-    ORDER BY due.priority DESC, due.due_at, due.run_id
-    LIMIT (SELECT $9::bigint + 32)
+    -- include: most_urgent
 ),
 locked AS MATERIALIZED (
-    SELECT head.run_id, head.operation_id, head.inbox_seq, head.lease_number
-    FROM workflow_event_locks AS head
-    WHERE
-        head.run_id = ANY(ARRAY(SELECT candidate.run_id FROM candidate))
+    -- include: candidates_now
         AND head.status = 'paused'
         AND head.due_at <= (SELECT $4::bigint)
-    ORDER BY head.priority DESC, head.due_at, head.run_id
-    LIMIT (SELECT $9::bigint)
-    FOR NO KEY UPDATE SKIP LOCKED
+    -- include: lock_due
 ),
 taken AS (
     UPDATE workflow_event_locks AS stored
     SET
-        status = 'running',
-        lease_owner = $1::text,
-        lease_token = $2::text,
-        lease_number = stored.lease_number + 1,
-        lease_expires_at = $3::bigint,
-        silent_claims = 1,
-        awaiting = '[]',
-        updated_at = $4::bigint
+        -- include: claim_head
     FROM locked
-    INNER JOIN candidate
-        ON
-            candidate.run_id = locked.run_id
-            AND candidate.operation_id = locked.operation_id
-            AND candidate.inbox_seq = locked.inbox_seq
-            AND candidate.lease_number = locked.lease_number
-    WHERE stored.run_id = locked.run_id
-    RETURNING stored.*
+    -- include: taken_unchanged
 ),
 answer AS (
-    SELECT
-        min(waiting.due_at) AS next_due,
-        $9::bigint > 0 AND min(waiting.due_at) <= $4::bigint AND NOT EXISTS (SELECT 1 FROM taken) AS overtaken,
-        NULL::text AS before_status,
-        NULL::bigint AS before_due_at,
-        NULL::bigint AS before_lease_expires_at
-    FROM wanted
+    -- include: next_due
     CROSS JOIN LATERAL (
         SELECT head.due_at
         FROM workflow_event_locks AS head
         WHERE
             head.status = 'paused' AND head.due_at IS NOT NULL
-            AND head.workflow_id = wanted.workflow_id
-            AND head.workflow_version = wanted.workflow_version
-            AND head.queue = wanted.queue
-            AND head.priority = wanted.priority
-            AND head.run_id <> ALL(ARRAY(SELECT taken.run_id FROM taken))
-        ORDER BY head.due_at, head.run_id
-        LIMIT 1
+            -- include: waiting_in_lane
+        -- include: next_in_lane
     ) AS waiting
 )
 -- include: claimed
