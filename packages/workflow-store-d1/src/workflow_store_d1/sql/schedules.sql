@@ -28,9 +28,7 @@ json_valid(schedule.input) AS input_valid
 tick_at = NULL,
 tick_source = NULL,
 tick_overlap = NULL,
-lease_owner = NULL,
-lease_token = NULL,
-lease_expires_at = NULL,
+-- include: no_lease
 
 -- name: upsert_schedule
 -- Creates a schedule or changes its definition; writes nothing when the definition is the stored one.
@@ -497,8 +495,7 @@ SELECT ?5, ?1, ?2, schedule.input
 -- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 run_id  ?6 now_ms
 -- ?7 operation_id  ?8 operation_answer  ?9 due_at_ms
 INSERT INTO workflow_event_locks (
-    run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
-    lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
+    -- include: new_head_columns
 )
 SELECT
     ?5, schedule.workflow_id, schedule.workflow_version, schedule.queue, schedule.priority, ?6, ?6, 'queued', ?9,
