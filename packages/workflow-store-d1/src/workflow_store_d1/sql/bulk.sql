@@ -2,7 +2,7 @@
 -- only the last one changes heads.
 
 -- fragment: retried_heads
--- The heads of the asked runs that can be retried.
+-- The heads of the asked runs that may be retried.
 -- ?1 run_ids  ?2 statuses
 FROM workflow_event_locks AS head
 WHERE
@@ -110,7 +110,7 @@ FROM workflow_event_locks AS head
 WHERE head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
 
 -- fragment: terminable_runs
--- The asked runs that have not ended.
+-- The asked runs that may be terminated.
 -- ?1 run_ids
 SELECT head.run_id
 FROM workflow_event_locks AS head

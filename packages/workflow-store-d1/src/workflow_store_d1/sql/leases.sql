@@ -354,7 +354,7 @@ RETURNING
     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS clock;
 
 -- fragment: lease_fence
--- The run, if the caller still holds its lease and has not done this yet.
+-- The run, if the caller still holds its lease and this operation is not done yet.
 -- ?1 run_id  ?2 lease_token  ?3 operation_id
 run_id = ?1
 AND status = 'running'

@@ -161,7 +161,7 @@ FROM workflow_event_locks AS head
 WHERE head.run_id = ?1
 
 -- fragment: terminable
--- The rows of the run, if it has not ended.
+-- The rows of the run, if it may be terminated.
 -- ?1 run_id
 run_id = ?1
 AND EXISTS (
@@ -207,7 +207,7 @@ SET
 WHERE run_id = ?1 AND status IN ('queued', 'running', 'paused', 'dead');
 
 -- fragment: no_failure
--- The state of a run that goes on after it had failed.
+-- The state of a run that goes on after a failure.
 error = NULL,
 reason = NULL
 

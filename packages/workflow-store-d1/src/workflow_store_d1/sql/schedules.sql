@@ -161,7 +161,7 @@ ORDER BY bucket.fire_at
 LIMIT ?3;
 
 -- fragment: live_previous_run
--- The run of the tick before, as long as it has not ended.
+-- The schedule's previous run, if it is live.
 SELECT 1
 FROM workflow_event_locks AS previous
 WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
@@ -205,7 +205,7 @@ WHERE
     schedule.requested_fire_at >= 0
 
 -- fragment: requested_may_start
--- The requested tick does not wait, or the previous run has ended.
+-- The requested tick does not wait, or the previous run is not live.
 schedule.requested_waits = 0
 OR NOT EXISTS (
     -- include: live_previous_run
@@ -427,7 +427,7 @@ AND schedule.lease_token = ?3
 AND schedule.revision = ?4
 
 -- fragment: previous_run_permits
--- Whether the tick may start beside the previous run: the policy allows it, or that run has ended.
+-- Whether the previous run lets the tick start: the policy allows both, it is the tick's own run, or it is not live.
 -- ?5 run_id
 coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
 OR schedule.previous_run_id = ?5
@@ -436,7 +436,7 @@ OR NOT EXISTS (
 )
 
 -- fragment: buffered_tick_permits
--- Whether the tick may start before the buffered one: there is no other, or the policy allows it.
+-- Whether the buffered tick lets the tick start: there is none, it is the same one, or the policy passes it over.
 -- ?2 fire_at_ms
 schedule.buffered_fire_at IS NULL
 OR schedule.buffered_fire_at = ?2
