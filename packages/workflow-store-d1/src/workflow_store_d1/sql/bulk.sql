@@ -1,6 +1,14 @@
 -- What operators say to runs, any number at once: ids come as one list, and each statement picks the same runs, because
 -- only the last one changes heads.
 
+-- fragment: retried_heads
+-- The heads of the asked runs that may be retried.
+-- ?1 run_ids  ?2 statuses
+FROM workflow_event_locks AS head
+WHERE
+    head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
+    AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
+
 -- name: retry_runs
 -- Gives runs that ended wrongly back to the workers, with an event at the end of their logs.
 -- statement: before
@@ -13,23 +21,16 @@ WHERE head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked);
 -- ?1 run_ids  ?2 statuses  ?3 now_ms  ?4 kind  ?5 step_id  ?6 payload_bytes  ?7 payload
 INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
 SELECT head.run_id, head.next_index, ?4, ?5, ?3, ?6, ?7
-FROM workflow_event_locks AS head
-WHERE
-    head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
-    AND head.status IN (SELECT status.value FROM json_each(?2) AS status);
+-- include: retried_heads
 
 -- statement: states
 -- ?1 run_ids  ?2 statuses
 UPDATE workflow_run_states
 SET
-    error = NULL,
-    reason = NULL
+    -- include: no_failure
 WHERE run_id IN (
     SELECT head.run_id
-    FROM workflow_event_locks AS head
-    WHERE
-        head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
-        AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
+    -- include: retried_heads
 );
 
 -- statement: requests
@@ -44,10 +45,7 @@ WHERE
     AND delivery_id = 'cancel'
     AND run_id IN (
         SELECT head.run_id
-        FROM workflow_event_locks AS head
-        WHERE
-            head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
-            AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
+        -- include: retried_heads
             AND head.status = 'aborted'
     );
 
@@ -79,11 +77,7 @@ WHERE head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked);
 
 -- statement: entries
 -- ?1 run_ids  ?2 now_ms  ?3 payload_bytes  ?4 payload
-INSERT INTO workflow_signal_deliveries (
-    run_id, inbox_seq, kind, name, delivery_id, received_at, taken, payload_bytes, payload
-)
-SELECT head.run_id, head.inbox_seq + 1, 'cancel', 'cancel', 'cancel', ?2, 0, ?3, ?4
-FROM workflow_event_locks AS head
+-- include: cancel_entry
 WHERE
     head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
     AND head.status IN ('queued', 'running', 'paused')
@@ -94,16 +88,10 @@ WHERE
     );
 
 -- statement: heads
--- A queued run that has been due for a while keeps its place.
 -- ?1 run_ids  ?2 now_ms
 UPDATE workflow_event_locks
 SET
-    inbox_seq = inbox_seq + 1,
-    cancel_requested = 1,
-    due_at = CASE status WHEN 'queued' THEN min(due_at, ?2) WHEN 'paused' THEN ?2 ELSE due_at END,
-    status = CASE status WHEN 'paused' THEN 'queued' ELSE status END,
-    awaiting = '[]',
-    updated_at = ?2
+    -- include: cancelled_head
 WHERE
     run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
     AND EXISTS (
@@ -114,49 +102,48 @@ WHERE
             AND entry.inbox_seq = workflow_event_locks.inbox_seq + 1
     );
 
+-- fragment: run_statuses
+-- The statuses that decide to which runs the verb applies.
+-- ?1 run_ids
+SELECT head.run_id, head.status
+FROM workflow_event_locks AS head
+WHERE head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
+
+-- fragment: terminable_runs
+-- The asked runs that may be terminated.
+-- ?1 run_ids
+SELECT head.run_id
+FROM workflow_event_locks AS head
+WHERE
+    head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
+    AND head.status IN ('queued', 'running', 'paused', 'dead')
+
 -- name: terminate_runs
 -- Ends runs without their handlers and fences their drivers off.
 -- statement: before
 -- ?1 run_ids
-SELECT head.run_id, head.status
-FROM workflow_event_locks AS head
-WHERE head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked);
+-- include: run_statuses
 
 -- statement: states
 -- ?1 run_ids  ?2 reason
 UPDATE workflow_run_states
 SET reason = ?2
 WHERE run_id IN (
-    SELECT head.run_id
-    FROM workflow_event_locks AS head
-    WHERE
-        head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
-        AND head.status IN ('queued', 'running', 'paused', 'dead')
+    -- include: terminable_runs
 );
 
 -- statement: timers
 -- ?1 run_ids
 DELETE FROM workflow_timers
 WHERE run_id IN (
-    SELECT head.run_id
-    FROM workflow_event_locks AS head
-    WHERE
-        head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
-        AND head.status IN ('queued', 'running', 'paused', 'dead')
+    -- include: terminable_runs
 );
 
 -- statement: heads
 -- ?1 run_ids  ?2 now_ms
 UPDATE workflow_event_locks
 SET
-    status = 'aborted',
-    due_at = NULL,
-    lease_owner = NULL,
-    lease_token = NULL,
-    lease_expires_at = NULL,
-    awaiting = '[]',
-    updated_at = ?2,
-    finished_at = ?2
+    -- include: aborted_head
 WHERE
     run_id IN (SELECT asked.value FROM json_each(?1) AS asked)
     AND status IN ('queued', 'running', 'paused', 'dead');
@@ -165,16 +152,13 @@ WHERE
 -- Gives dead runs back to the workers.
 -- statement: before
 -- ?1 run_ids
-SELECT head.run_id, head.status
-FROM workflow_event_locks AS head
-WHERE head.run_id IN (SELECT asked.value FROM json_each(?1) AS asked);
+-- include: run_statuses
 
 -- statement: states
 -- ?1 run_ids
 UPDATE workflow_run_states
 SET
-    error = NULL,
-    reason = NULL
+    -- include: no_failure
 WHERE run_id IN (
     SELECT head.run_id
     FROM workflow_event_locks AS head
@@ -185,9 +169,5 @@ WHERE run_id IN (
 -- ?1 run_ids  ?2 now_ms
 UPDATE workflow_event_locks
 SET
-    status = 'queued',
-    due_at = ?2,
-    crashes = 0,
-    updated_at = ?2,
-    finished_at = NULL
+    -- include: requeued_head
 WHERE run_id IN (SELECT asked.value FROM json_each(?1) AS asked) AND status = 'dead';

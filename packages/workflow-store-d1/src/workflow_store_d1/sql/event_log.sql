@@ -20,24 +20,33 @@ SET
 WHERE
     -- include: head_fence
 
+-- fragment: event_columns
+-- What the codec reads of an event, besides its run.
+event.event_index,
+event.kind,
+event.step_id,
+event.created_at,
+event.payload,
+json_valid(event.payload) AS payload_valid
+
+-- fragment: longest_page
+-- The events of a page that no limit of bytes cuts short.
+-- ?1 run_id  ?2 from_index  ?3 limit
+FROM workflow_events AS entry
+WHERE entry.run_id = ?1 AND entry.event_index >= ?2 AND entry.event_index < ?2 + ?3
+
 -- name: read_events
 -- Reads a page of the log. The inner query measures it without touching the payloads.
 -- ?1 run_id  ?2 from_index  ?3 limit  ?4 max_bytes
 SELECT
     event.run_id,
-    event.event_index,
-    event.kind,
-    event.step_id,
-    event.created_at,
-    event.payload,
-    json_valid(event.payload) AS payload_valid
+    -- include: event_columns
 FROM (
     SELECT
         entry.run_id,
         entry.event_index,
         sum(entry.payload_bytes) OVER (ORDER BY entry.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
-    FROM workflow_events AS entry
-    WHERE entry.run_id = ?1 AND entry.event_index >= ?2 AND entry.event_index < ?2 + ?3
+    -- include: longest_page
 ) AS page
 CROSS JOIN workflow_events AS event
     ON event.run_id = page.run_id AND event.event_index = page.event_index
@@ -51,19 +60,13 @@ SELECT
     head.created_at AS run_created_at,
     head.next_index,
     head.run_id,
-    event.event_index,
-    event.kind,
-    event.step_id,
-    event.created_at,
-    event.payload,
-    json_valid(event.payload) AS payload_valid
+    -- include: event_columns
 FROM workflow_event_locks AS head
 LEFT JOIN (
     SELECT
         entry.event_index,
         sum(entry.payload_bytes) OVER (ORDER BY entry.event_index ROWS UNBOUNDED PRECEDING) AS bytes_so_far
-    FROM workflow_events AS entry
-    WHERE entry.run_id = ?1 AND entry.event_index >= ?2 AND entry.event_index < ?2 + ?3
+    -- include: longest_page
 ) AS page ON page.bytes_so_far <= ?4 OR page.event_index = ?2
 LEFT JOIN workflow_events AS event ON event.run_id = head.run_id AND event.event_index = page.event_index
 WHERE head.run_id = ?1;

@@ -10,6 +10,14 @@ AND head.lease_token = ?2
 AND head.next_index = ?3
 AND head.operation_id <> ?4
 
+-- fragment: fenced_head
+-- The head, if the fence holds.
+-- ?1 run_id  ?2 lease_token  ?3 expected_next_index  ?4 operation_id
+SELECT 1
+FROM workflow_event_locks AS head
+WHERE
+    -- include: fence
+
 -- fragment: head_fence
 -- The fence where the head itself is updated, which uses it up.
 run_id = ?1
@@ -42,10 +50,7 @@ SELECT
     json(
         CASE
             WHEN EXISTS (
-                SELECT 1
-                FROM workflow_event_locks AS head
-                WHERE
-                    -- include: fence
+                -- include: fenced_head
             ) THEN 'true'
             ELSE 'the fence does not hold'
         END
@@ -106,10 +111,7 @@ WHERE
     run_id = ?1
     AND inbox_seq IN (SELECT number.value FROM json_each(?5) AS number)
     AND EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS head
-        WHERE
-            -- include: fence
+        -- include: fenced_head
     );
 
 -- statement: removed_timers
@@ -119,10 +121,7 @@ WHERE
     run_id = ?1
     AND timer_id IN (SELECT timer.value FROM json_each(?5) AS timer)
     AND EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS head
-        WHERE
-            -- include: fence
+        -- include: fenced_head
     );
 
 -- statement: set_timers
@@ -141,8 +140,5 @@ DELETE FROM workflow_timers
 WHERE
     run_id = ?1
     AND EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS head
-        WHERE
-            -- include: fence
+        -- include: fenced_head
     );

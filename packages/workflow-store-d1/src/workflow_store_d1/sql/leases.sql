@@ -10,6 +10,94 @@
 -- `lane` is a loose index scan: it hops from one [workflow, version, queue, priority] to the next, and each lane gives
 -- at most as many runs as the claim may take. Runs of others, and runs whose time has not come, cost nothing.
 
+-- fragment: claimed_already
+-- A run that has the token already: the claim was sent twice.
+-- ?2 lease_token
+SELECT 1
+FROM workflow_event_locks AS mine
+WHERE mine.status = 'running' AND mine.lease_token = ?2
+
+-- fragment: claimed_head
+-- The head of a run that was claimed, where the claim counts no crash.
+-- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms
+status = 'running',
+lease_owner = ?1,
+lease_token = ?2,
+lease_number = lease_number + 1,
+lease_expires_at = ?3,
+silent_claims = 1,
+awaiting = '[]',
+updated_at = ?4
+
+-- fragment: first_queued_lane
+-- The first lane of queued runs.
+SELECT min(head.lane)
+FROM workflow_event_locks AS head
+WHERE head.status = 'queued'
+
+-- fragment: further_queued_lanes
+-- Hops from one lane of queued runs to the next.
+SELECT (
+    SELECT min(head.lane)
+    FROM workflow_event_locks AS head
+    WHERE head.status = 'queued' AND head.lane > lane.name
+)
+FROM lane
+WHERE lane.name IS NOT NULL
+
+-- fragment: queued_lanes
+-- Begins the statements that look at queued runs and claim none: hops over all lanes.
+WITH RECURSIVE lane (name) AS (
+    -- include: first_queued_lane
+    UNION ALL
+    -- include: further_queued_lanes
+)
+
+-- fragment: queued_in_lane
+-- The queued runs of one lane; further conditions follow.
+FROM workflow_event_locks AS head
+WHERE
+    head.status = 'queued'
+    AND head.lane = lane.name
+
+-- fragment: workflow_of_lane
+-- Holds if the lane is of the wanted workflow and version.
+json_extract(wanted.value, '$[0]') = json_extract(lane.name, '$[0]')
+AND json_extract(wanted.value, '$[1]') = json_extract(lane.name, '$[1]')
+
+-- fragment: first_of_wanted_lanes
+-- Ends the query for all lanes: of those that the worker can run, the runs that the claim takes.
+-- ?5 limit  ?6 workflows  ?7 queues
+WHERE
+    (
+        ?6 IS NULL
+        OR EXISTS (
+            SELECT 1
+            FROM json_each(?6) AS wanted
+            WHERE
+                -- include: workflow_of_lane
+        )
+    )
+    AND (?7 IS NULL OR json_extract(lane.name, '$[2]') IN (SELECT wanted.value FROM json_each(?7) AS wanted))
+ORDER BY due.priority DESC, due.due_at, due.run_id
+LIMIT ?5
+
+-- fragment: wanted_lanes
+-- The lanes that the worker can run.
+-- ?1 workflows  ?2 queues
+FROM lane
+WHERE
+    (
+        ?1 IS NULL
+        OR EXISTS (
+            SELECT 1
+            FROM json_each(?1) AS wanted
+            WHERE
+                -- include: workflow_of_lane
+        )
+    )
+    AND (?2 IS NULL OR json_extract(lane.name, '$[2]') IN (SELECT wanted.value FROM json_each(?2) AS wanted))
+
 -- name: claim_run
 -- Claims one run by its id.
 -- statement: before
@@ -76,9 +164,7 @@ WHERE run_id IN (
         )
         AND (?7 IS NULL OR stale.queue IN (SELECT wanted.value FROM json_each(?7) AS wanted))
         AND NOT EXISTS (
-            SELECT 1
-            FROM workflow_event_locks AS mine
-            WHERE mine.status = 'running' AND mine.lease_token = ?2
+            -- include: claimed_already
         )
     ORDER BY stale.priority DESC, stale.lease_expires_at, stale.run_id
     LIMIT ?5
@@ -111,120 +197,48 @@ WHERE
 -- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms  ?5 limit  ?6 workflows  ?7 queues
 WITH RECURSIVE lane (name) AS (
     SELECT (
-        SELECT min(head.lane)
-        FROM workflow_event_locks AS head
-        WHERE head.status = 'queued'
+        -- include: first_queued_lane
     )
     WHERE NOT EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS mine
-        WHERE mine.status = 'running' AND mine.lease_token = ?2
+        -- include: claimed_already
     )
     UNION ALL
-    SELECT (
-        SELECT min(head.lane)
-        FROM workflow_event_locks AS head
-        WHERE head.status = 'queued' AND head.lane > lane.name
-    )
-    FROM lane
-    WHERE lane.name IS NOT NULL
+    -- include: further_queued_lanes
 )
 UPDATE workflow_event_locks
 SET
-    status = 'running',
-    lease_owner = ?1,
-    lease_token = ?2,
-    lease_number = lease_number + 1,
-    lease_expires_at = ?3,
-    silent_claims = 1,
-    awaiting = '[]',
-    updated_at = ?4
+    -- include: claimed_head
 WHERE run_id IN (
     SELECT due.run_id
     FROM lane
     CROSS JOIN workflow_event_locks AS due
         ON due.run_id IN (
             SELECT head.run_id
-            FROM workflow_event_locks AS head
-            WHERE
-                head.status = 'queued'
-                AND head.lane = lane.name
+            -- include: queued_in_lane
                 AND head.due_at <= ?4
             ORDER BY head.due_at, head.run_id
             LIMIT ?5
         )
-    WHERE
-        (
-            ?6 IS NULL
-            OR EXISTS (
-                SELECT 1
-                FROM json_each(?6) AS wanted
-                WHERE
-                    json_extract(wanted.value, '$[0]') = json_extract(lane.name, '$[0]')
-                    AND json_extract(wanted.value, '$[1]') = json_extract(lane.name, '$[1]')
-            )
-        )
-        AND (?7 IS NULL OR json_extract(lane.name, '$[2]') IN (SELECT wanted.value FROM json_each(?7) AS wanted))
-    ORDER BY due.priority DESC, due.due_at, due.run_id
-    LIMIT ?5
+    -- include: first_of_wanted_lanes
 )
 RETURNING run_id, status;
 
 -- statement: next_due
 -- ?1 workflows  ?2 queues
-WITH RECURSIVE lane (name) AS (
-    SELECT min(head.lane)
-    FROM workflow_event_locks AS head
-    WHERE head.status = 'queued'
-    UNION ALL
-    SELECT (
-        SELECT min(head.lane)
-        FROM workflow_event_locks AS head
-        WHERE head.status = 'queued' AND head.lane > lane.name
-    )
-    FROM lane
-    WHERE lane.name IS NOT NULL
-)
+-- include: queued_lanes
 SELECT
     min((
         SELECT head.due_at
-        FROM workflow_event_locks AS head
-        WHERE
-            head.status = 'queued'
-            AND head.lane = lane.name
+        -- include: queued_in_lane
         ORDER BY head.due_at
         LIMIT 1
     )) AS next_due
-FROM lane
-WHERE
-    (
-        ?1 IS NULL
-        OR EXISTS (
-            SELECT 1
-            FROM json_each(?1) AS wanted
-            WHERE
-                json_extract(wanted.value, '$[0]') = json_extract(lane.name, '$[0]')
-                AND json_extract(wanted.value, '$[1]') = json_extract(lane.name, '$[1]')
-        )
-    )
-    AND (?2 IS NULL OR json_extract(lane.name, '$[2]') IN (SELECT wanted.value FROM json_each(?2) AS wanted));
+-- include: wanted_lanes
 
 -- name: list_pending_runs
 -- Lists what claim_pending_runs would take.
 -- ?1 now_ms  ?2 limit  ?3 workflows  ?4 queues
-WITH RECURSIVE lane (name) AS (
-    SELECT min(head.lane)
-    FROM workflow_event_locks AS head
-    WHERE head.status = 'queued'
-    UNION ALL
-    SELECT (
-        SELECT min(head.lane)
-        FROM workflow_event_locks AS head
-        WHERE head.status = 'queued' AND head.lane > lane.name
-    )
-    FROM lane
-    WHERE lane.name IS NOT NULL
-)
+-- include: queued_lanes
 SELECT
     due.run_id,
     due.workflow_id,
@@ -246,10 +260,7 @@ FROM lane
 CROSS JOIN workflow_event_locks AS due
     ON due.run_id IN (
         SELECT head.run_id
-        FROM workflow_event_locks AS head
-        WHERE
-            head.status = 'queued'
-            AND head.lane = lane.name
+        -- include: queued_in_lane
             AND head.due_at <= ?1
         ORDER BY head.due_at, head.run_id
         LIMIT ?2
@@ -261,8 +272,7 @@ WHERE
             SELECT 1
             FROM json_each(?3) AS wanted
             WHERE
-                json_extract(wanted.value, '$[0]') = json_extract(lane.name, '$[0]')
-                AND json_extract(wanted.value, '$[1]') = json_extract(lane.name, '$[1]')
+                -- include: workflow_of_lane
         )
     )
     AND (?4 IS NULL OR json_extract(lane.name, '$[2]') IN (SELECT wanted.value FROM json_each(?4) AS wanted))
@@ -287,12 +297,7 @@ ORDER BY head.priority DESC, head.due_at, head.run_id;
 -- ?1 lease_token  ?2 history_limit  ?3 history_bytes
 SELECT
     event.run_id,
-    event.event_index,
-    event.kind,
-    event.step_id,
-    event.created_at,
-    event.payload,
-    json_valid(event.payload) AS payload_valid
+    -- include: event_columns
 FROM (
     SELECT
         entry.run_id,
@@ -314,20 +319,10 @@ WHERE page.bytes_so_far <= ?3 OR page.event_index = 0;
 -- statement: inbox
 -- ?1 lease_token  ?2 limit  ?3 max_bytes
 SELECT
-    delivery.run_id,
-    delivery.inbox_seq,
-    delivery.kind,
-    delivery.name,
-    delivery.delivery_id,
-    delivery.received_at,
-    delivery.payload,
-    json_valid(delivery.payload) AS payload_valid
+    -- include: delivery_columns
 FROM (
     SELECT
-        entry.run_id,
-        entry.inbox_seq,
-        sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
-        row_number() OVER in_order AS position
+        -- include: entry_position
     FROM workflow_event_locks AS head
     CROSS JOIN workflow_signal_deliveries AS entry INDEXED BY workflow_signal_deliveries_untaken
         ON entry.run_id = head.run_id AND entry.taken = 0
@@ -358,6 +353,14 @@ RETURNING
     cancel_requested,
     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS clock;
 
+-- fragment: lease_fence
+-- The run, if the caller still holds its lease and this operation is not done yet.
+-- ?1 run_id  ?2 lease_token  ?3 operation_id
+run_id = ?1
+AND status = 'running'
+AND lease_token = ?2
+AND operation_id <> ?3
+
 -- name: release_run_lease
 -- Hands a run over to any worker.
 -- statement: head
@@ -366,14 +369,9 @@ UPDATE workflow_event_locks
 SET
     status = 'queued',
     due_at = ?4,
-    lease_owner = NULL,
-    lease_token = NULL,
-    lease_expires_at = NULL,
+    -- include: no_lease
     operation_id = ?3,
     operation_answer = '{}',
     updated_at = ?4
 WHERE
-    run_id = ?1
-    AND status = 'running'
-    AND lease_token = ?2
-    AND operation_id <> ?3;
+    -- include: lease_fence

@@ -3,22 +3,8 @@
 
 -- fragment: listed_columns
 -- What the codec reads of a run in a listing.
-head.run_id,
-head.workflow_id,
-head.workflow_version,
-head.status,
-head.queue,
-head.priority,
-head.due_at,
-head.lease_owner,
-head.lease_expires_at,
-head.next_index,
-head.inbox_seq,
-head.cancel_requested,
-head.crashes,
-head.created_at,
-head.updated_at,
-head.finished_at,
+-- include: head_columns
+-- include: late_head_columns
 CASE
     WHEN head.status <> 'paused' THEN NULL
     WHEN length(head.awaiting) <= 1000 THEN head.awaiting
@@ -29,21 +15,37 @@ CASE
         THEN json_array_length(head.awaiting)
 END AS awaited_count
 
+-- fragment: listed_runs
+-- All runs, with their heads.
+FROM workflow_runs AS run
+CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+
+-- fragment: listing_filters
+-- What the caller asks for; follows the conditions of the page.
+-- ?4 statuses  ?5 workflow_ids  ?6 queues  ?7 run_id_prefix
+AND (?4 IS NULL OR head.status IN (SELECT wanted.value FROM json_each(?4) AS wanted))
+AND (?5 IS NULL OR run.workflow_id IN (SELECT wanted.value FROM json_each(?5) AS wanted))
+AND (?6 IS NULL OR run.queue IN (SELECT wanted.value FROM json_each(?6) AS wanted))
+AND (?7 IS NULL OR substr(run.run_id, 1, length(?7)) = ?7)
+
+-- fragment: workflow_listing_filters
+-- What the caller asks for besides the workflow; follows the conditions of the page.
+-- ?4 statuses  ?6 queues  ?7 run_id_prefix
+AND (?4 IS NULL OR head.status IN (SELECT wanted.value FROM json_each(?4) AS wanted))
+AND (?6 IS NULL OR run.queue IN (SELECT wanted.value FROM json_each(?6) AS wanted))
+AND (?7 IS NULL OR substr(run.run_id, 1, length(?7)) = ?7)
+
 -- name: list_runs
 -- Lists runs, oldest first.
 -- ?1 after_created_at_ms  ?2 after_run_id  ?3 created_before_ms
 -- ?4 statuses  ?5 workflow_ids  ?6 queues  ?7 run_id_prefix  ?8 limit
 SELECT
     -- include: listed_columns
-FROM workflow_runs AS run
-CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+-- include: listed_runs
 WHERE
     (run.created_at, run.run_id) > (?1, ?2)
     AND run.created_at < ?3
-    AND (?4 IS NULL OR head.status IN (SELECT wanted.value FROM json_each(?4) AS wanted))
-    AND (?5 IS NULL OR run.workflow_id IN (SELECT wanted.value FROM json_each(?5) AS wanted))
-    AND (?6 IS NULL OR run.queue IN (SELECT wanted.value FROM json_each(?6) AS wanted))
-    AND (?7 IS NULL OR substr(run.run_id, 1, length(?7)) = ?7)
+    -- include: listing_filters
 ORDER BY run.created_at, run.run_id
 LIMIT ?8;
 
@@ -53,15 +55,11 @@ LIMIT ?8;
 -- ?4 statuses  ?5 workflow_ids  ?6 queues  ?7 run_id_prefix  ?8 limit
 SELECT
     -- include: listed_columns
-FROM workflow_runs AS run
-CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+-- include: listed_runs
 WHERE
     (run.created_at, run.run_id) < (?1, ?2)
     AND run.created_at >= ?3
-    AND (?4 IS NULL OR head.status IN (SELECT wanted.value FROM json_each(?4) AS wanted))
-    AND (?5 IS NULL OR run.workflow_id IN (SELECT wanted.value FROM json_each(?5) AS wanted))
-    AND (?6 IS NULL OR run.queue IN (SELECT wanted.value FROM json_each(?6) AS wanted))
-    AND (?7 IS NULL OR substr(run.run_id, 1, length(?7)) = ?7)
+    -- include: listing_filters
 ORDER BY run.created_at DESC, run.run_id DESC
 LIMIT ?8;
 
@@ -71,15 +69,12 @@ LIMIT ?8;
 -- ?4 statuses  ?5 workflow_id  ?6 queues  ?7 run_id_prefix  ?8 limit
 SELECT
     -- include: listed_columns
-FROM workflow_runs AS run
-CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+-- include: listed_runs
 WHERE
     run.workflow_id = ?5
     AND (run.created_at, run.run_id) > (?1, ?2)
     AND run.created_at < ?3
-    AND (?4 IS NULL OR head.status IN (SELECT wanted.value FROM json_each(?4) AS wanted))
-    AND (?6 IS NULL OR run.queue IN (SELECT wanted.value FROM json_each(?6) AS wanted))
-    AND (?7 IS NULL OR substr(run.run_id, 1, length(?7)) = ?7)
+    -- include: workflow_listing_filters
 ORDER BY run.created_at, run.run_id
 LIMIT ?8;
 
@@ -89,15 +84,12 @@ LIMIT ?8;
 -- ?4 statuses  ?5 workflow_id  ?6 queues  ?7 run_id_prefix  ?8 limit
 SELECT
     -- include: listed_columns
-FROM workflow_runs AS run
-CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+-- include: listed_runs
 WHERE
     run.workflow_id = ?5
     AND (run.created_at, run.run_id) < (?1, ?2)
     AND run.created_at >= ?3
-    AND (?4 IS NULL OR head.status IN (SELECT wanted.value FROM json_each(?4) AS wanted))
-    AND (?6 IS NULL OR run.queue IN (SELECT wanted.value FROM json_each(?6) AS wanted))
-    AND (?7 IS NULL OR substr(run.run_id, 1, length(?7)) = ?7)
+    -- include: workflow_listing_filters
 ORDER BY run.created_at DESC, run.run_id DESC
 LIMIT ?8;
 
@@ -105,8 +97,7 @@ LIMIT ?8;
 -- Counts runs by status.
 -- ?1 created_from_ms  ?2 created_before_ms  ?3 statuses  ?4 workflow_ids  ?5 queues  ?6 run_id_prefix
 SELECT head.status, count(*) AS run_count
-FROM workflow_runs AS run
-CROSS JOIN workflow_event_locks AS head ON head.run_id = run.run_id
+-- include: listed_runs
 WHERE
     run.created_at >= ?1
     AND run.created_at < ?2
@@ -121,14 +112,7 @@ GROUP BY head.status;
 -- statement: inbox
 -- ?1 run_id  ?2 limit
 SELECT
-    delivery.run_id,
-    delivery.inbox_seq,
-    delivery.kind,
-    delivery.name,
-    delivery.delivery_id,
-    delivery.received_at,
-    delivery.payload,
-    json_valid(delivery.payload) AS payload_valid
+    -- include: delivery_columns
 FROM workflow_signal_deliveries AS delivery
 WHERE delivery.run_id = ?1
 ORDER BY delivery.inbox_seq

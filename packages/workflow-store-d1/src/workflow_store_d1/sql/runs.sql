@@ -1,7 +1,7 @@
 -- Creating, ending and removing runs.
 
--- fragment: run_columns
--- What the codec reads of a run with its payloads.
+-- fragment: head_columns
+-- What the codec reads of every head; other columns follow.
 head.run_id,
 head.workflow_id,
 head.workflow_version,
@@ -14,11 +14,19 @@ head.lease_expires_at,
 head.next_index,
 head.inbox_seq,
 head.cancel_requested,
-head.awaiting,
+
+-- fragment: late_head_columns
+-- What the codec reads of a head after what the run waits for; other columns follow.
 head.crashes,
 head.created_at,
 head.updated_at,
 head.finished_at,
+
+-- fragment: run_columns
+-- What the codec reads of a run with its payloads.
+-- include: head_columns
+head.awaiting,
+-- include: late_head_columns
 state.schedule_id,
 state.scheduled_at,
 state.forked_from,
@@ -69,6 +77,11 @@ INSERT INTO workflow_event_locks (
 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 0, 0, 0, 0, '[]'
 WHERE NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?1);
 
+-- fragment: new_head_columns
+-- The columns of a new head without a lease.
+run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
+lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
+
 -- name: load_run
 -- Reads a run with its payloads.
 -- ?1 run_id
@@ -77,6 +90,12 @@ SELECT
 FROM workflow_event_locks AS head
 LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
 WHERE head.run_id = ?1;
+
+-- fragment: no_lease
+-- The columns of a lease in a row that nobody has leased; other columns follow.
+lease_owner = NULL,
+lease_token = NULL,
+lease_expires_at = NULL,
 
 -- name: mark_run_paused
 -- Ends the lease because the handler waits; queued at once when the inbox holds more than the driver has seen.
@@ -92,9 +111,7 @@ SET
     END,
     awaiting = CASE WHEN inbox_seq > ?6 THEN '[]' ELSE ?7 END,
     next_index = next_index + ?5,
-    lease_owner = NULL,
-    lease_token = NULL,
-    lease_expires_at = NULL,
+    -- include: no_lease
     crashes = 0,
     operation_id = ?4,
     operation_answer = json_object(
@@ -117,10 +134,7 @@ SET
 WHERE
     run_id = ?1
     AND EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS head
-        WHERE
-            -- include: fence
+        -- include: fenced_head
     );
 
 -- statement: head
@@ -130,9 +144,7 @@ SET
     status = ?6,
     due_at = NULL,
     next_index = next_index + ?5,
-    lease_owner = NULL,
-    lease_token = NULL,
-    lease_expires_at = NULL,
+    -- include: no_lease
     crashes = CASE WHEN ?5 > 0 THEN 0 ELSE crashes END,
     operation_id = ?4,
     operation_answer = '{}',
@@ -141,65 +153,84 @@ SET
 WHERE
     -- include: head_fence
 
+-- fragment: run_status
+-- The status that decides whether the verb applies.
+-- ?1 run_id
+SELECT head.status
+FROM workflow_event_locks AS head
+WHERE head.run_id = ?1
+
+-- fragment: terminable
+-- The rows of the run, if it may be terminated.
+-- ?1 run_id
+run_id = ?1
+AND EXISTS (
+    SELECT 1
+    FROM workflow_event_locks AS head
+    WHERE head.run_id = ?1 AND head.status IN ('queued', 'running', 'paused', 'dead')
+)
+
+-- fragment: aborted_head
+-- The head of a run that was terminated.
+-- ?2 now_ms
+status = 'aborted',
+due_at = NULL,
+-- include: no_lease
+awaiting = '[]',
+updated_at = ?2,
+finished_at = ?2
+
 -- name: terminate_run
 -- Ends a run without its handler and fences its driver off.
 -- statement: before
 -- ?1 run_id
-SELECT head.status
-FROM workflow_event_locks AS head
-WHERE head.run_id = ?1;
+-- include: run_status
 
 -- statement: state
 -- ?1 run_id  ?2 reason
 UPDATE workflow_run_states
 SET reason = ?2
 WHERE
-    run_id = ?1
-    AND EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS head
-        WHERE head.run_id = ?1 AND head.status IN ('queued', 'running', 'paused', 'dead')
-    );
+    -- include: terminable
 
 -- statement: timers
 -- ?1 run_id
 DELETE FROM workflow_timers
 WHERE
-    run_id = ?1
-    AND EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS head
-        WHERE head.run_id = ?1 AND head.status IN ('queued', 'running', 'paused', 'dead')
-    );
+    -- include: terminable
 
 -- statement: head
 -- ?1 run_id  ?2 now_ms
 UPDATE workflow_event_locks
 SET
-    status = 'aborted',
-    due_at = NULL,
-    lease_owner = NULL,
-    lease_token = NULL,
-    lease_expires_at = NULL,
-    awaiting = '[]',
-    updated_at = ?2,
-    finished_at = ?2
+    -- include: aborted_head
 WHERE run_id = ?1 AND status IN ('queued', 'running', 'paused', 'dead');
+
+-- fragment: no_failure
+-- The state of a run that goes on after a failure.
+error = NULL,
+reason = NULL
+
+-- fragment: requeued_head
+-- The head of a dead run that was given back to the workers.
+-- ?2 now_ms
+status = 'queued',
+due_at = ?2,
+crashes = 0,
+updated_at = ?2,
+finished_at = NULL
 
 -- name: requeue_run
 -- Gives a dead run back to the workers.
 -- statement: before
 -- ?1 run_id
-SELECT head.status
-FROM workflow_event_locks AS head
-WHERE head.run_id = ?1;
+-- include: run_status
 
 -- statement: state
 -- ?1 run_id
 UPDATE workflow_run_states
 SET
-    error = NULL,
-    reason = NULL
+    -- include: no_failure
 WHERE
     run_id = ?1
     AND EXISTS (
@@ -212,14 +243,11 @@ WHERE
 -- ?1 run_id  ?2 now_ms
 UPDATE workflow_event_locks
 SET
-    status = 'queued',
-    due_at = ?2,
-    crashes = 0,
-    updated_at = ?2,
-    finished_at = NULL
+    -- include: requeued_head
 WHERE run_id = ?1 AND status = 'dead';
 
 -- fragment: deletable
+-- The rows of the run, unless somebody drives it and force is 0.
 -- ?1 run_id  ?2 now_ms  ?3 force
 run_id = ?1
 AND EXISTS (
@@ -232,9 +260,7 @@ AND EXISTS (
 -- Removes every trace of a run, unless somebody drives it and force is 0.
 -- statement: before
 -- ?1 run_id
-SELECT head.status
-FROM workflow_event_locks AS head
-WHERE head.run_id = ?1;
+-- include: run_status
 
 -- statement: events
 -- ?1 run_id  ?2 now_ms  ?3 force
@@ -273,6 +299,7 @@ WHERE run_id = ?1 AND (?3 OR status <> 'running' OR lease_expires_at <= ?2)
 RETURNING run_id;
 
 -- fragment: oldest_ended
+-- The runs that ended first, of those that may go.
 -- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
 SELECT head.run_id
 FROM workflow_event_locks AS head

@@ -23,6 +23,13 @@ json_valid(schedule.spec) AS spec_valid,
 schedule.input,
 json_valid(schedule.input) AS input_valid
 
+-- fragment: no_claimed_tick
+-- What a schedule's row holds once no tick is claimed; other columns follow.
+tick_at = NULL,
+tick_source = NULL,
+tick_overlap = NULL,
+-- include: no_lease
+
 -- name: upsert_schedule
 -- Creates a schedule or changes its definition; writes nothing when the definition is the stored one.
 -- statement: before
@@ -54,12 +61,7 @@ SET
     priority = ?6,
     enabled = coalesce(?7, enabled),
     next_fire_at = CASE WHEN spec <> ?9 OR coalesce(?7, enabled) > enabled THEN ?8 ELSE next_fire_at END,
-    tick_at = NULL,
-    tick_source = NULL,
-    tick_overlap = NULL,
-    lease_owner = NULL,
-    lease_token = NULL,
-    lease_expires_at = NULL,
+    -- include: no_claimed_tick
     revision = revision + 1,
     updated_at = ?11,
     spec = ?9,
@@ -108,6 +110,14 @@ DELETE FROM workflow_schedules
 WHERE schedule_id = ?1
 RETURNING schedule_id;
 
+-- fragment: first_requested_tick
+-- The requested tick that is started first; those that wait for the previous run come last.
+-- ?1 schedule_id
+FROM workflow_schedule_buckets AS bucket
+WHERE bucket.schedule_id = ?1
+ORDER BY bucket.waits, bucket.fire_at
+LIMIT 1
+
 -- name: request_schedule_buckets
 -- Writes down the ticks that are asked for, but for those that wait already.
 -- statement: before
@@ -132,19 +142,13 @@ UPDATE workflow_schedules
 SET
     (requested_fire_at, requested_waits) = (
         SELECT bucket.fire_at, bucket.waits
-        FROM workflow_schedule_buckets AS bucket
-        WHERE bucket.schedule_id = ?1
-        ORDER BY bucket.waits, bucket.fire_at
-        LIMIT 1
+        -- include: first_requested_tick
     )
 WHERE
     schedule_id = ?1
     AND requested_fire_at IS NOT (
         SELECT bucket.fire_at
-        FROM workflow_schedule_buckets AS bucket
-        WHERE bucket.schedule_id = ?1
-        ORDER BY bucket.waits, bucket.fire_at
-        LIMIT 1
+        -- include: first_requested_tick
     );
 
 -- name: list_requested_buckets
@@ -156,39 +160,78 @@ WHERE bucket.schedule_id = ?1 AND bucket.fire_at >= ?2
 ORDER BY bucket.fire_at
 LIMIT ?3;
 
+-- fragment: live_previous_run
+-- The schedule's previous run, if it is live.
+SELECT 1
+FROM workflow_event_locks AS previous
+WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+
+-- fragment: has_next_tick
+-- The schedule is enabled, and its next tick is not settled.
+schedule.enabled = 1
+AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+
+-- fragment: scheduled_workflows
+-- Begins the statements that look for ticks: `lane` hops from one workflow with a next tick to another.
+WITH RECURSIVE lane (workflow_id) AS (
+    SELECT min(schedule.workflow_id)
+    FROM workflow_schedules AS schedule
+    WHERE
+        -- include: has_next_tick
+    UNION ALL
+    SELECT (
+        SELECT min(schedule.workflow_id)
+        FROM workflow_schedules AS schedule
+        WHERE
+            -- include: has_next_tick
+            AND schedule.workflow_id > lane.workflow_id
+    )
+    FROM lane
+    WHERE lane.workflow_id IS NOT NULL
+),
+
+-- fragment: scheduled_in_lane
+-- The schedules of one workflow that have a next tick; further conditions follow.
+FROM workflow_schedules AS schedule
+WHERE
+    -- include: has_next_tick
+    AND schedule.workflow_id = lane.workflow_id
+
+-- fragment: requested_schedules
+-- The schedules with a tick that was requested; further conditions follow.
+SELECT schedule.schedule_id
+FROM workflow_schedules AS schedule
+WHERE
+    schedule.requested_fire_at >= 0
+
+-- fragment: requested_may_start
+-- The requested tick does not wait, or the previous run is not live.
+schedule.requested_waits = 0
+OR NOT EXISTS (
+    -- include: live_previous_run
+)
+
+-- fragment: buffered_schedules
+-- The schedules with a buffered tick; further conditions follow.
+SELECT schedule.schedule_id
+FROM workflow_schedules AS schedule
+WHERE
+    schedule.buffered_fire_at >= 0
+
 -- name: claim_due_schedule_buckets
 -- Claims the tick of each schedule that comes first, unless one is claimed already.
 -- `lane` hops from one workflow to the next, so that what is due of others, or later, costs nothing. Nothing is taken
 -- where something has the token already: the batch was sent twice.
 -- statement: schedules
 -- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms  ?5 limit  ?6 workflow_ids
-WITH RECURSIVE lane (workflow_id) AS (
-    SELECT min(schedule.workflow_id)
-    FROM workflow_schedules AS schedule
-    WHERE schedule.enabled = 1 AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-    UNION ALL
-    SELECT (
-        SELECT min(schedule.workflow_id)
-        FROM workflow_schedules AS schedule
-        WHERE
-            schedule.enabled = 1
-            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-            AND schedule.workflow_id > lane.workflow_id
-    )
-    FROM lane
-    WHERE lane.workflow_id IS NOT NULL
-),
+-- include: scheduled_workflows
 found (schedule_id) AS (
     SELECT due.schedule_id
     FROM lane
     CROSS JOIN workflow_schedules AS due
         ON due.schedule_id IN (
             SELECT schedule.schedule_id
-            FROM workflow_schedules AS schedule
-            WHERE
-                schedule.enabled = 1
-                AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-                AND schedule.workflow_id = lane.workflow_id
+            -- include: scheduled_in_lane
                 AND schedule.next_fire_at <= ?4
                 AND coalesce(schedule.lease_expires_at, 0) <= ?4
             ORDER BY schedule.next_fire_at, schedule.schedule_id
@@ -196,31 +239,18 @@ found (schedule_id) AS (
         )
     WHERE (?6 IS NULL OR lane.workflow_id IN (SELECT wanted.value FROM json_each(?6) AS wanted))
     UNION
-    SELECT schedule.schedule_id
-    FROM workflow_schedules AS schedule
-    WHERE
-        schedule.requested_fire_at >= 0
+    -- include: requested_schedules
         AND coalesce(schedule.lease_expires_at, 0) <= ?4
         AND (?6 IS NULL OR schedule.workflow_id IN (SELECT wanted.value FROM json_each(?6) AS wanted))
         AND (
-            schedule.requested_waits = 0
-            OR NOT EXISTS (
-                SELECT 1
-                FROM workflow_event_locks AS previous
-                WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
-            )
+            -- include: requested_may_start
         )
     UNION
-    SELECT schedule.schedule_id
-    FROM workflow_schedules AS schedule
-    WHERE
-        schedule.buffered_fire_at >= 0
+    -- include: buffered_schedules
         AND coalesce(schedule.lease_expires_at, 0) <= ?4
         AND (?6 IS NULL OR schedule.workflow_id IN (SELECT wanted.value FROM json_each(?6) AS wanted))
         AND NOT EXISTS (
-            SELECT 1
-            FROM workflow_event_locks AS previous
-            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+            -- include: live_previous_run
         )
 ),
 waiting AS (
@@ -232,8 +262,7 @@ waiting AS (
         CASE
             WHEN schedule.buffered_fire_at IS NOT NULL AND previous.run_id IS NULL THEN 'buffered'
             WHEN
-                schedule.enabled = 1
-                AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
+                -- include: has_next_tick
                 AND schedule.next_fire_at <= ?4
                 AND (
                     schedule.next_fire_at <= coalesce(schedule.requested_fire_at, ?4)
@@ -301,33 +330,14 @@ ORDER BY schedule.tick_at, schedule.schedule_id;
 -- statement: next_due
 -- What this claim took is claimed by now. A tick that could be claimed is due at the present.
 -- ?1 lease_token  ?2 now_ms  ?3 workflow_ids
-WITH RECURSIVE lane (workflow_id) AS (
-    SELECT min(schedule.workflow_id)
-    FROM workflow_schedules AS schedule
-    WHERE schedule.enabled = 1 AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-    UNION ALL
-    SELECT (
-        SELECT min(schedule.workflow_id)
-        FROM workflow_schedules AS schedule
-        WHERE
-            schedule.enabled = 1
-            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-            AND schedule.workflow_id > lane.workflow_id
-    )
-    FROM lane
-    WHERE lane.workflow_id IS NOT NULL
-),
+-- include: scheduled_workflows
 found (schedule_id) AS (
     SELECT due.schedule_id
     FROM lane
     CROSS JOIN workflow_schedules AS due
         ON due.schedule_id IN (
             SELECT schedule.schedule_id
-            FROM workflow_schedules AS schedule
-            WHERE
-                schedule.enabled = 1
-                AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-                AND schedule.workflow_id = lane.workflow_id
+            -- include: scheduled_in_lane
                 AND schedule.next_fire_at <= ?2
                 AND coalesce(schedule.lease_expires_at, 0) <= ?2
             ORDER BY schedule.next_fire_at, schedule.schedule_id
@@ -335,31 +345,18 @@ found (schedule_id) AS (
         )
     WHERE (?3 IS NULL OR lane.workflow_id IN (SELECT wanted.value FROM json_each(?3) AS wanted))
     UNION
-    SELECT schedule.schedule_id
-    FROM workflow_schedules AS schedule
-    WHERE
-        schedule.requested_fire_at >= 0
+    -- include: requested_schedules
         AND coalesce(schedule.lease_expires_at, 0) <= ?2
         AND (?3 IS NULL OR schedule.workflow_id IN (SELECT wanted.value FROM json_each(?3) AS wanted))
         AND (
-            schedule.requested_waits = 0
-            OR NOT EXISTS (
-                SELECT 1
-                FROM workflow_event_locks AS previous
-                WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
-            )
+            -- include: requested_may_start
         )
     UNION
-    SELECT schedule.schedule_id
-    FROM workflow_schedules AS schedule
-    WHERE
-        schedule.buffered_fire_at >= 0
+    -- include: buffered_schedules
         AND coalesce(schedule.lease_expires_at, 0) <= ?2
         AND (?3 IS NULL OR schedule.workflow_id IN (SELECT wanted.value FROM json_each(?3) AS wanted))
         AND NOT EXISTS (
-            SELECT 1
-            FROM workflow_event_locks AS previous
-            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+            -- include: live_previous_run
         )
 )
 SELECT min(tick.due_at) AS next_due
@@ -369,11 +366,7 @@ FROM (
     UNION ALL
     SELECT (
         SELECT schedule.next_fire_at
-        FROM workflow_schedules AS schedule
-        WHERE
-            schedule.enabled = 1
-            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-            AND schedule.workflow_id = lane.workflow_id
+        -- include: scheduled_in_lane
             AND schedule.next_fire_at > ?2
         ORDER BY schedule.next_fire_at
         LIMIT 1
@@ -392,33 +385,14 @@ FROM (
 
 -- statement: unclaimable
 -- ?1 now_ms  ?2 limit  ?3 workflow_ids
-WITH RECURSIVE lane (workflow_id) AS (
-    SELECT min(schedule.workflow_id)
-    FROM workflow_schedules AS schedule
-    WHERE schedule.enabled = 1 AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-    UNION ALL
-    SELECT (
-        SELECT min(schedule.workflow_id)
-        FROM workflow_schedules AS schedule
-        WHERE
-            schedule.enabled = 1
-            AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-            AND schedule.workflow_id > lane.workflow_id
-    )
-    FROM lane
-    WHERE lane.workflow_id IS NOT NULL
-),
+-- include: scheduled_workflows
 found (schedule_id) AS (
     SELECT due.schedule_id
     FROM lane
     CROSS JOIN workflow_schedules AS due
         ON due.schedule_id IN (
             SELECT schedule.schedule_id
-            FROM workflow_schedules AS schedule
-            WHERE
-                schedule.enabled = 1
-                AND schedule.next_fire_at > coalesce(schedule.last_fire_at, -1)
-                AND schedule.workflow_id = lane.workflow_id
+            -- include: scheduled_in_lane
                 AND schedule.next_fire_at <= ?1
                 AND coalesce(schedule.lease_expires_at, 0) <= ?1
             ORDER BY schedule.next_fire_at, schedule.schedule_id
@@ -426,36 +400,65 @@ found (schedule_id) AS (
         )
     WHERE lane.workflow_id NOT IN (SELECT wanted.value FROM json_each(?3) AS wanted)
     UNION
-    SELECT schedule.schedule_id
-    FROM workflow_schedules AS schedule
-    WHERE
-        schedule.requested_fire_at >= 0
+    -- include: requested_schedules
         AND coalesce(schedule.lease_expires_at, 0) <= ?1
         AND schedule.workflow_id NOT IN (SELECT wanted.value FROM json_each(?3) AS wanted)
         AND (
-            schedule.requested_waits = 0
-            OR NOT EXISTS (
-                SELECT 1
-                FROM workflow_event_locks AS previous
-                WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
-            )
+            -- include: requested_may_start
         )
     UNION
-    SELECT schedule.schedule_id
-    FROM workflow_schedules AS schedule
-    WHERE
-        schedule.buffered_fire_at >= 0
+    -- include: buffered_schedules
         AND coalesce(schedule.lease_expires_at, 0) <= ?1
         AND schedule.workflow_id NOT IN (SELECT wanted.value FROM json_each(?3) AS wanted)
         AND NOT EXISTS (
-            SELECT 1
-            FROM workflow_event_locks AS previous
-            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
+            -- include: live_previous_run
         )
 )
 SELECT found.schedule_id
 FROM found
 LIMIT ?2;
+
+-- fragment: tick_fence
+-- Holds for the worker that still has the claim of this tick, unless the schedule was changed.
+-- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision
+schedule.schedule_id = ?1
+AND schedule.tick_at = ?2
+AND schedule.lease_token = ?3
+AND schedule.revision = ?4
+
+-- fragment: previous_run_permits
+-- Whether the previous run lets the tick start: the policy allows both, it is the tick's own run, or it is not live.
+-- ?5 run_id
+coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
+OR schedule.previous_run_id = ?5
+OR NOT EXISTS (
+    -- include: live_previous_run
+)
+
+-- fragment: buffered_tick_permits
+-- Whether the buffered tick lets the tick start: there is none, it is the same one, or the policy passes it over.
+-- ?2 fire_at_ms
+schedule.buffered_fire_at IS NULL
+OR schedule.buffered_fire_at = ?2
+OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
+OR (
+    schedule.buffered_fire_at < ?2
+    AND coalesce(schedule.tick_overlap, schedule.overlap_policy) IN ('cancel-previous', 'terminate-previous')
+)
+
+-- fragment: startable_tick
+-- The schedule, if its claimed tick may start and the run does not exist.
+-- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 run_id
+FROM workflow_schedules AS schedule
+WHERE
+    -- include: tick_fence
+    AND (
+        -- include: previous_run_permits
+    )
+    AND (
+        -- include: buffered_tick_permits
+    )
+    AND NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?5)
 
 -- name: mark_schedule_bucket_started
 -- Settles a claimed tick: starts its run, skips it or puts it back. The schedule comes last: its token is the fence.
@@ -480,97 +483,24 @@ WHERE schedule.schedule_id = ?1;
 -- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 run_id  ?6 now_ms
 INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
 SELECT ?5, schedule.workflow_id, schedule.workflow_version, schedule.queue, schedule.priority, ?6
-FROM workflow_schedules AS schedule
-WHERE
-    schedule.schedule_id = ?1
-    AND schedule.tick_at = ?2
-    AND schedule.lease_token = ?3
-    AND schedule.revision = ?4
-    AND (
-        coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
-        OR schedule.previous_run_id = ?5
-        OR NOT EXISTS (
-            SELECT 1
-            FROM workflow_event_locks AS previous
-            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
-        )
-    )
-    AND (
-        schedule.buffered_fire_at IS NULL
-        OR schedule.buffered_fire_at = ?2
-        OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
-        OR (
-            schedule.buffered_fire_at < ?2
-            AND coalesce(schedule.tick_overlap, schedule.overlap_policy) IN ('cancel-previous', 'terminate-previous')
-        )
-    )
-    AND NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?5);
+-- include: startable_tick
 
 -- statement: state
 -- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 run_id
 INSERT INTO workflow_run_states (run_id, schedule_id, scheduled_at, input)
 SELECT ?5, ?1, ?2, schedule.input
-FROM workflow_schedules AS schedule
-WHERE
-    schedule.schedule_id = ?1
-    AND schedule.tick_at = ?2
-    AND schedule.lease_token = ?3
-    AND schedule.revision = ?4
-    AND (
-        coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
-        OR schedule.previous_run_id = ?5
-        OR NOT EXISTS (
-            SELECT 1
-            FROM workflow_event_locks AS previous
-            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
-        )
-    )
-    AND (
-        schedule.buffered_fire_at IS NULL
-        OR schedule.buffered_fire_at = ?2
-        OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
-        OR (
-            schedule.buffered_fire_at < ?2
-            AND coalesce(schedule.tick_overlap, schedule.overlap_policy) IN ('cancel-previous', 'terminate-previous')
-        )
-    )
-    AND NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?5);
+-- include: startable_tick
 
 -- statement: head
 -- ?1 schedule_id  ?2 fire_at_ms  ?3 lease_token  ?4 expected_revision  ?5 run_id  ?6 now_ms
 -- ?7 operation_id  ?8 operation_answer  ?9 due_at_ms
 INSERT INTO workflow_event_locks (
-    run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
-    lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
+    -- include: new_head_columns
 )
 SELECT
     ?5, schedule.workflow_id, schedule.workflow_version, schedule.queue, schedule.priority, ?6, ?6, 'queued', ?9,
     0, ?7, ?8, 0, 0, 0, 0, '[]'
-FROM workflow_schedules AS schedule
-WHERE
-    schedule.schedule_id = ?1
-    AND schedule.tick_at = ?2
-    AND schedule.lease_token = ?3
-    AND schedule.revision = ?4
-    AND (
-        coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
-        OR schedule.previous_run_id = ?5
-        OR NOT EXISTS (
-            SELECT 1
-            FROM workflow_event_locks AS previous
-            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
-        )
-    )
-    AND (
-        schedule.buffered_fire_at IS NULL
-        OR schedule.buffered_fire_at = ?2
-        OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
-        OR (
-            schedule.buffered_fire_at < ?2
-            AND coalesce(schedule.tick_overlap, schedule.overlap_policy) IN ('cancel-previous', 'terminate-previous')
-        )
-    )
-    AND NOT EXISTS (SELECT 1 FROM workflow_event_locks AS head WHERE head.run_id = ?5);
+-- include: startable_tick
 
 -- statement: bucket
 -- The schedule's row says which tick was settled last: the tick's own row has done its work, unless it waits on.
@@ -583,32 +513,15 @@ WHERE
         SELECT 1
         FROM workflow_schedules AS schedule
         WHERE
-            schedule.schedule_id = ?1
-            AND schedule.tick_at = ?2
-            AND schedule.lease_token = ?3
-            AND schedule.revision = ?4
+            -- include: tick_fence
             AND (
-                ?5 IS NULL
-                OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
-                OR schedule.previous_run_id = ?5
-                OR NOT EXISTS (
-                    SELECT 1
-                    FROM workflow_event_locks AS previous
-                    WHERE
-                        previous.run_id = schedule.previous_run_id
-                        AND previous.status IN ('queued', 'running', 'paused')
-                )
+                ?5 IS NULL OR
+                -- include: previous_run_permits
             )
             AND (?6 <> 'buffer' OR coalesce(schedule.tick_overlap, '') <> 'buffer-all')
             AND (
-                ?5 IS NULL
-                OR schedule.buffered_fire_at IS NULL
-                OR schedule.buffered_fire_at = ?2
-                OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
-                OR (
-                    schedule.buffered_fire_at < ?2
-                    AND coalesce(schedule.tick_overlap, schedule.overlap_policy) IN ('cancel-previous', 'terminate-previous')
-                )
+                ?5 IS NULL OR
+                -- include: buffered_tick_permits
             )
     );
 
@@ -629,18 +542,10 @@ SET
     END,
     (requested_fire_at, requested_waits) = (
         SELECT bucket.fire_at, bucket.waits
-        FROM workflow_schedule_buckets AS bucket
-        WHERE bucket.schedule_id = ?1
-        ORDER BY bucket.waits, bucket.fire_at
-        LIMIT 1
+        -- include: first_requested_tick
     ),
     previous_run_id = coalesce(?5, previous_run_id),
-    tick_at = NULL,
-    tick_source = NULL,
-    tick_overlap = NULL,
-    lease_owner = NULL,
-    lease_token = NULL,
-    lease_expires_at = NULL,
+    -- include: no_claimed_tick
     settled_fire_at = ?2,
     settled_operation_id = ?8,
     settled_outcome = CASE
@@ -653,28 +558,13 @@ SET
     END,
     updated_at = ?7
 WHERE
-    schedule.schedule_id = ?1
-    AND schedule.tick_at = ?2
-    AND schedule.lease_token = ?3
-    AND schedule.revision = ?4
+    -- include: tick_fence
     AND (
-        ?5 IS NULL
-        OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
-        OR schedule.previous_run_id = ?5
-        OR NOT EXISTS (
-            SELECT 1
-            FROM workflow_event_locks AS previous
-            WHERE previous.run_id = schedule.previous_run_id AND previous.status IN ('queued', 'running', 'paused')
-        )
+        ?5 IS NULL OR
+        -- include: previous_run_permits
     )
     AND (
-        ?5 IS NULL
-        OR schedule.buffered_fire_at IS NULL
-        OR schedule.buffered_fire_at = ?2
-        OR coalesce(schedule.tick_overlap, schedule.overlap_policy) = 'allow'
-        OR (
-            schedule.buffered_fire_at < ?2
-            AND coalesce(schedule.tick_overlap, schedule.overlap_policy) IN ('cancel-previous', 'terminate-previous')
-        )
+        ?5 IS NULL OR
+        -- include: buffered_tick_permits
     )
 RETURNING settled_outcome;

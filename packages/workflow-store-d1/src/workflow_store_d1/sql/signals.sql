@@ -1,6 +1,31 @@
 -- Delivering into a run's inbox. The head's update acts on a marker: an entry above inbox_seq is there exactly when
 -- this very batch has just inserted it.
 
+-- fragment: delivery_columns
+-- What the codec reads of an entry of the inbox.
+delivery.run_id,
+delivery.inbox_seq,
+delivery.kind,
+delivery.name,
+delivery.delivery_id,
+delivery.received_at,
+delivery.payload,
+json_valid(delivery.payload) AS payload_valid
+
+-- fragment: awaited
+-- The delivery among the things that the run waits for.
+-- ?2 kind  ?3 name
+SELECT 1
+FROM json_each(head.awaiting) AS waiting
+WHERE json_extract(waiting.value, '$[0]') = ?2 AND json_extract(waiting.value, '$[1]') = ?3
+
+-- fragment: delivered_now
+-- The entry that this batch has inserted; the head does not count it yet.
+-- ?1 run_id
+SELECT 1
+FROM workflow_signal_deliveries AS entry
+WHERE entry.run_id = ?1 AND entry.inbox_seq = workflow_event_locks.inbox_seq + 1
+
 -- name: deliver
 -- Puts a signal, a decision or a wish to retry into the inbox and wakes a run that waits for it; for a wish, any.
 -- statement: before
@@ -14,9 +39,7 @@ SELECT
     head.status = 'paused' AND (
         ?2 = 'retry'
         OR EXISTS (
-            SELECT 1
-            FROM json_each(head.awaiting) AS waiting
-            WHERE json_extract(waiting.value, '$[0]') = ?2 AND json_extract(waiting.value, '$[1]') = ?3
+            -- include: awaited
         )
     ) AS awaited
 FROM workflow_event_locks AS head
@@ -39,9 +62,7 @@ WHERE
         OR (
             head.status = 'paused'
             AND EXISTS (
-                SELECT 1
-                FROM json_each(head.awaiting) AS waiting
-                WHERE json_extract(waiting.value, '$[0]') = ?2 AND json_extract(waiting.value, '$[1]') = ?3
+                -- include: awaited
             )
         )
     )
@@ -70,9 +91,7 @@ WHERE
         )
     )
     AND EXISTS (
-        SELECT 1
-        FROM workflow_signal_deliveries AS entry
-        WHERE entry.run_id = ?1 AND entry.inbox_seq = workflow_event_locks.inbox_seq + 1
+        -- include: delivered_now
     );
 
 -- statement: head
@@ -84,10 +103,27 @@ SET
 WHERE
     run_id = ?1
     AND EXISTS (
-        SELECT 1
-        FROM workflow_signal_deliveries AS entry
-        WHERE entry.run_id = ?1 AND entry.inbox_seq = workflow_event_locks.inbox_seq + 1
+        -- include: delivered_now
     );
+
+-- fragment: cancel_entry
+-- Begins the statements that put the request to end into inboxes.
+-- ?2 now_ms  ?3 payload_bytes  ?4 payload
+INSERT INTO workflow_signal_deliveries (
+    run_id, inbox_seq, kind, name, delivery_id, received_at, taken, payload_bytes, payload
+)
+SELECT head.run_id, head.inbox_seq + 1, 'cancel', 'cancel', 'cancel', ?2, 0, ?3, ?4
+FROM workflow_event_locks AS head
+
+-- fragment: cancelled_head
+-- The head of a run that was asked to end. A queued run that has been due for a while keeps its place.
+-- ?2 now_ms
+inbox_seq = inbox_seq + 1,
+cancel_requested = 1,
+due_at = CASE status WHEN 'queued' THEN min(due_at, ?2) WHEN 'paused' THEN ?2 ELSE due_at END,
+status = CASE status WHEN 'paused' THEN 'queued' ELSE status END,
+awaiting = '[]',
+updated_at = ?2
 
 -- name: cancel_run
 -- Puts the request to end into the inbox.
@@ -101,11 +137,7 @@ WHERE head.run_id = ?1;
 
 -- statement: entry
 -- ?1 run_id  ?2 now_ms  ?3 payload_bytes  ?4 payload
-INSERT INTO workflow_signal_deliveries (
-    run_id, inbox_seq, kind, name, delivery_id, received_at, taken, payload_bytes, payload
-)
-SELECT head.run_id, head.inbox_seq + 1, 'cancel', 'cancel', 'cancel', ?2, 0, ?3, ?4
-FROM workflow_event_locks AS head
+-- include: cancel_entry
 WHERE
     head.run_id = ?1
     AND head.status IN ('queued', 'running', 'paused')
@@ -116,42 +148,31 @@ WHERE
     );
 
 -- statement: head
--- A queued run that has been due for a while keeps its place.
 -- ?1 run_id  ?2 now_ms
 UPDATE workflow_event_locks
 SET
-    inbox_seq = inbox_seq + 1,
-    cancel_requested = 1,
-    due_at = CASE status WHEN 'queued' THEN min(due_at, ?2) WHEN 'paused' THEN ?2 ELSE due_at END,
-    status = CASE status WHEN 'paused' THEN 'queued' ELSE status END,
-    awaiting = '[]',
-    updated_at = ?2
+    -- include: cancelled_head
 WHERE
     run_id = ?1
     AND EXISTS (
-        SELECT 1
-        FROM workflow_signal_deliveries AS entry
-        WHERE entry.run_id = ?1 AND entry.inbox_seq = workflow_event_locks.inbox_seq + 1
+        -- include: delivered_now
     );
+
+-- fragment: entry_position
+-- The place of an entry in its page, with the bytes up to it; `in_order` is the statement's window.
+entry.run_id,
+entry.inbox_seq,
+sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
+row_number() OVER in_order AS position
 
 -- name: read_inbox
 -- Reads entries that are not taken yet. The inner query measures the page without touching the payloads.
 -- ?1 run_id  ?2 after_seq  ?3 limit  ?4 max_bytes
 SELECT
-    delivery.run_id,
-    delivery.inbox_seq,
-    delivery.kind,
-    delivery.name,
-    delivery.delivery_id,
-    delivery.received_at,
-    delivery.payload,
-    json_valid(delivery.payload) AS payload_valid
+    -- include: delivery_columns
 FROM (
     SELECT
-        entry.run_id,
-        entry.inbox_seq,
-        sum(entry.payload_bytes) OVER in_order AS bytes_so_far,
-        row_number() OVER in_order AS position
+        -- include: entry_position
     FROM (
         SELECT untaken.run_id, untaken.inbox_seq, untaken.payload_bytes
         FROM workflow_signal_deliveries AS untaken INDEXED BY workflow_signal_deliveries_untaken

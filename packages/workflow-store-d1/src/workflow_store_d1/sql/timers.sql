@@ -23,10 +23,7 @@ SET
     silent_claims = 0,
     updated_at = ?4
 WHERE
-    run_id = ?1
-    AND status = 'running'
-    AND lease_token = ?2
-    AND operation_id <> ?3;
+    -- include: lease_fence
 
 -- name: read_timers
 -- Reads all timers of a run.
@@ -36,107 +33,74 @@ FROM workflow_timers AS timer
 WHERE timer.run_id = ?1
 ORDER BY timer.fire_at, timer.timer_id;
 
+-- fragment: first_paused_lane
+-- The first lane of paused runs.
+SELECT min(head.lane)
+FROM workflow_event_locks AS head
+WHERE head.status = 'paused'
+
+-- fragment: further_paused_lanes
+-- Hops from one lane of paused runs to the next.
+SELECT (
+    SELECT min(head.lane)
+    FROM workflow_event_locks AS head
+    WHERE head.status = 'paused' AND head.lane > lane.name
+)
+FROM lane
+WHERE lane.name IS NOT NULL
+
+-- fragment: paused_in_lane
+-- The paused runs of one lane; further conditions follow.
+FROM workflow_event_locks AS head
+WHERE
+    head.status = 'paused'
+    AND head.lane = lane.name
+
 -- name: claim_due_timers
 -- Claims paused runs that have a timer due.
 -- statement: heads
 -- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms  ?5 limit  ?6 workflows  ?7 queues
 WITH RECURSIVE lane (name) AS (
     SELECT (
-        SELECT min(head.lane)
-        FROM workflow_event_locks AS head
-        WHERE head.status = 'paused'
+        -- include: first_paused_lane
     )
     WHERE NOT EXISTS (
-        SELECT 1
-        FROM workflow_event_locks AS mine
-        WHERE mine.status = 'running' AND mine.lease_token = ?2
+        -- include: claimed_already
     )
     UNION ALL
-    SELECT (
-        SELECT min(head.lane)
-        FROM workflow_event_locks AS head
-        WHERE head.status = 'paused' AND head.lane > lane.name
-    )
-    FROM lane
-    WHERE lane.name IS NOT NULL
+    -- include: further_paused_lanes
 )
 UPDATE workflow_event_locks
 SET
-    status = 'running',
-    lease_owner = ?1,
-    lease_token = ?2,
-    lease_number = lease_number + 1,
-    lease_expires_at = ?3,
-    silent_claims = 1,
-    awaiting = '[]',
-    updated_at = ?4
+    -- include: claimed_head
 WHERE run_id IN (
     SELECT due.run_id
     FROM lane
     CROSS JOIN workflow_event_locks AS due
         ON due.run_id IN (
             SELECT head.run_id
-            FROM workflow_event_locks AS head
-            WHERE
-                head.status = 'paused'
-                AND head.lane = lane.name
+            -- include: paused_in_lane
                 AND head.due_at <= ?4
             ORDER BY head.due_at, head.run_id
             LIMIT ?5
         )
-    WHERE
-        (
-            ?6 IS NULL
-            OR EXISTS (
-                SELECT 1
-                FROM json_each(?6) AS wanted
-                WHERE
-                    json_extract(wanted.value, '$[0]') = json_extract(lane.name, '$[0]')
-                    AND json_extract(wanted.value, '$[1]') = json_extract(lane.name, '$[1]')
-            )
-        )
-        AND (?7 IS NULL OR json_extract(lane.name, '$[2]') IN (SELECT wanted.value FROM json_each(?7) AS wanted))
-    ORDER BY due.priority DESC, due.due_at, due.run_id
-    LIMIT ?5
+    -- include: first_of_wanted_lanes
 )
 RETURNING run_id, status;
 
 -- statement: next_due
 -- ?1 workflows  ?2 queues
 WITH RECURSIVE lane (name) AS (
-    SELECT min(head.lane)
-    FROM workflow_event_locks AS head
-    WHERE head.status = 'paused'
+    -- include: first_paused_lane
     UNION ALL
-    SELECT (
-        SELECT min(head.lane)
-        FROM workflow_event_locks AS head
-        WHERE head.status = 'paused' AND head.lane > lane.name
-    )
-    FROM lane
-    WHERE lane.name IS NOT NULL
+    -- include: further_paused_lanes
 )
 SELECT
     min((
         SELECT head.due_at
-        FROM workflow_event_locks AS head
-        WHERE
-            head.status = 'paused'
-            AND head.lane = lane.name
+        -- include: paused_in_lane
             AND head.due_at IS NOT NULL
         ORDER BY head.due_at
         LIMIT 1
     )) AS next_due
-FROM lane
-WHERE
-    (
-        ?1 IS NULL
-        OR EXISTS (
-            SELECT 1
-            FROM json_each(?1) AS wanted
-            WHERE
-                json_extract(wanted.value, '$[0]') = json_extract(lane.name, '$[0]')
-                AND json_extract(wanted.value, '$[1]') = json_extract(lane.name, '$[1]')
-        )
-    )
-    AND (?2 IS NULL OR json_extract(lane.name, '$[2]') IN (SELECT wanted.value FROM json_each(?2) AS wanted));
+-- include: wanted_lanes
