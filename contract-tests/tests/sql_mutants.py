@@ -336,13 +336,7 @@ FAULTS = {
     "silent-death-keeps-the-lease": Fault(
         clause="DEAD-4",
         story="A run that kills its workers before they say anything dies with the name of its next worker on it.",
-        edits=[
-            (
-                "claim_run.head",
-                "lease_owner = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN NULL",
-                "lease_owner = CASE WHEN status = 'running' AND crashes + (silent_claims = 0) >= ?6 THEN NULL",
-            )
-        ],
+        edits=[("claim_run.head", "CASE WHEN NOT claim.kills THEN ?2 END", "?2")],
     ),
     "row-of-silent-claims-goes-on": Fault(
         clause="DEAD-4",

@@ -110,12 +110,16 @@ WHERE head.run_id = ?1;
 -- ?1 run_id  ?2 owner  ?3 lease_token  ?4 lease_expires_at_ms  ?5 now_ms  ?6 max_crashes
 UPDATE workflow_event_locks
 SET
-    status = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN 'dead' ELSE 'running' END,
-    lease_owner = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN NULL ELSE ?2 END,
-    lease_token = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN NULL ELSE ?3 END,
-    lease_number = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN lease_number ELSE lease_number + 1 END,
-    lease_expires_at = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN NULL ELSE ?4 END,
-    finished_at = CASE WHEN status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 THEN ?5 END,
+    (status, lease_owner, lease_token, lease_number, lease_expires_at, finished_at) = (
+        SELECT
+            CASE WHEN claim.kills THEN 'dead' ELSE 'running' END,
+            CASE WHEN NOT claim.kills THEN ?2 END,
+            CASE WHEN NOT claim.kills THEN ?3 END,
+            lease_number + (NOT claim.kills),
+            CASE WHEN NOT claim.kills THEN ?4 END,
+            CASE WHEN claim.kills THEN ?5 END
+        FROM (SELECT status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?6 AS kills) AS claim
+    ),
     due_at = CASE WHEN status = 'running' THEN lease_expires_at ELSE due_at END,
     crashes = crashes + (status = 'running' AND silent_claims IN (0, 4)),
     silent_claims = CASE WHEN status = 'running' AND silent_claims IN (1, 2, 3) THEN silent_claims + 1 ELSE 1 END,
@@ -135,12 +139,16 @@ RETURNING run_id, status;
 -- ?1 owner  ?2 lease_token  ?3 lease_expires_at_ms  ?4 now_ms  ?5 limit  ?6 workflows  ?7 queues  ?8 max_crashes
 UPDATE workflow_event_locks
 SET
-    status = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN 'dead' ELSE 'running' END,
-    lease_owner = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN NULL ELSE ?1 END,
-    lease_token = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN NULL ELSE ?2 END,
-    lease_number = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN lease_number ELSE lease_number + 1 END,
-    lease_expires_at = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN NULL ELSE ?3 END,
-    finished_at = CASE WHEN crashes + (silent_claims IN (0, 4)) >= ?8 THEN ?4 END,
+    (status, lease_owner, lease_token, lease_number, lease_expires_at, finished_at) = (
+        SELECT
+            CASE WHEN claim.kills THEN 'dead' ELSE 'running' END,
+            CASE WHEN NOT claim.kills THEN ?1 END,
+            CASE WHEN NOT claim.kills THEN ?2 END,
+            lease_number + (NOT claim.kills),
+            CASE WHEN NOT claim.kills THEN ?3 END,
+            CASE WHEN claim.kills THEN ?4 END
+        FROM (SELECT status = 'running' AND crashes + (silent_claims IN (0, 4)) >= ?8 AS kills) AS claim
+    ),
     due_at = lease_expires_at,
     crashes = crashes + (silent_claims IN (0, 4)),
     silent_claims = CASE WHEN silent_claims IN (0, 4) THEN 1 ELSE silent_claims + 1 END,
