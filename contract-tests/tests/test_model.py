@@ -6,6 +6,7 @@ from workflow_contract_tests.model import Model
 from workflow_runtime.store import WorkflowExecutionStore
 
 OPEN = {
+    "RETAIN-1-runs_that_ended_at_once_go_whole": "the limit takes some of the runs that ended at one moment",
     "LEASE-2-heartbeat_tells_inbox_cancel_and_clock": "a model has no clock",
     "SCHEDULE-10-next_due_is_what_time_decides": "two ticks are for one moment, and the limit takes one of them",
 }
