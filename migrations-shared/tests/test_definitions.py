@@ -1,9 +1,13 @@
+from typing import Any
+
 import pytest
 from workflow_migrations import (
     ColumnDefinition,
+    IndexDefinition,
     InvalidMigrationError,
     TableDefinition,
     TableNames,
+    UniqueDefinition,
     parse_migrations,
     read_table_definitions,
 )
@@ -20,10 +24,13 @@ CREATE TABLE workflow_runs (
     priority smallint NOT NULL DEFAULT 0,
     note text,
     lane TEXT NOT NULL GENERATED ALWAYS AS (json_array(run_id, priority)) VIRTUAL,
-    UNIQUE (note, lane)
+    UNIQUE (note, lane),
+    CONSTRAINT workflow_runs_once UNIQUE (lane, note)
 ) WITH (fillfactor = 70);
 
-CREATE INDEX workflow_runs_note ON workflow_runs (note) WHERE note IS NOT NULL;
+CREATE INDEX workflow_runs_note ON workflow_runs (note)
+    WHERE note IS NOT NULL;
+CREATE UNIQUE INDEX workflow_runs_lower ON workflow_runs (lower(note), run_id DESC);
 
 -- About what follows, and no table of its own.
 
@@ -37,8 +44,8 @@ INSERT INTO workflow_schema_migrations (migration_id) VALUES ('CREATE TABLE (');
 """
 
 
-def column(name: str, kind: str, *, nullable: bool = False, primary_key: bool = False) -> ColumnDefinition:
-    return ColumnDefinition(name=name, type=kind, nullable=nullable, primary_key=primary_key)
+def column(name: str, kind: str, **facts: Any) -> ColumnDefinition:
+    return ColumnDefinition(name=name, type=kind, **({"nullable": False, "primary_key": False} | facts))
 
 
 RUNS = TableDefinition(
@@ -48,9 +55,17 @@ RUNS = TableDefinition(
     comment="What never changes; (about) a run. queue: where, it waits.",
     columns=(
         column("run_id", "text", primary_key=True),
-        column("priority", "smallint"),
+        column("priority", "smallint", default="0"),
         column("note", "text", nullable=True),
-        column("lane", "TEXT"),
+        column("lane", "TEXT", generated="json_array(run_id, priority)"),
+    ),
+    indexes=(
+        IndexDefinition(name="workflow_runs_note", columns=("note",), unique=False, where="note IS NOT NULL"),
+        IndexDefinition(name="workflow_runs_lower", columns=("lower(note)", "run_id DESC"), unique=True, where=None),
+    ),
+    unique=(
+        UniqueDefinition(name=None, columns=("note", "lane")),
+        UniqueDefinition(name="workflow_runs_once", columns=("lane", "note")),
     ),
 )
 EVENTS = TableDefinition(
@@ -93,7 +108,30 @@ def test_later_migrations_change_the_tables() -> None:
         ("lane", False),
         ("remark", False),
     ]
+    assert (runs.indexes, runs.unique) == ((), ()), "they need the column that is gone"
     assert read(FIRST, "DROP TABLE workflow_runs;") == (EVENTS,)
+
+
+def test_indexes_come_and_go() -> None:
+    runs, _ = read(
+        FIRST,
+        "CREATE INDEX workflow_runs_due ON workflow_runs (priority, run_id) WHERE priority > -1 AND run_id <> 'a b';",
+        "DROP INDEX workflow_runs_lower;",
+    )
+    due = IndexDefinition(
+        name="workflow_runs_due",
+        columns=("priority", "run_id"),
+        unique=False,
+        where="priority > -1 AND run_id <> 'a b'",
+    )
+    assert runs.indexes == (RUNS.indexes[0], due)
+
+
+def test_indexes_and_constraints_are_renamed_with_their_table() -> None:
+    migrations = parse_migrations({"0000_change.sql": FIRST})
+    runs, _ = read_table_definitions(migrations, TableNames.of({"runs": 'My "Runs"'}))
+    assert [index.name for index in runs.indexes] == ['My "Runs"_note', 'My "Runs"_lower']
+    assert [one.name for one in runs.unique] == [None, 'My "Runs"_once']
 
 
 @pytest.mark.parametrize(
@@ -116,7 +154,15 @@ def test_later_migrations_change_the_tables() -> None:
         "CREATE TABLE workflow_timers (id text, FOREIGN KEY (id) REFERENCES workflow_runs (run_id));",
         "CREATE TABLE workflow_timers (id text, CHECK (id > ''));",
         "CREATE TABLE workflow_timers (id text, UNIQUE (id) DEFERRABLE);",
+        "CREATE TABLE workflow_timers (id text, CONSTRAINT workflow_timers_id CHECK (id > ''));",
         "CREATE TABLE workflow_timers AS SELECT 1;",
+        "CREATE INDEX workflow_timers_id ON workflow_timers (id);",
+        "CREATE INDEX IF NOT EXISTS workflow_runs_x ON workflow_runs (run_id);",
+        "CREATE INDEX workflow_runs_x ON workflow_runs USING hash (run_id);",
+        "CREATE INDEX workflow_runs_x ON workflow_runs (run_id) INCLUDE (note);",
+        "CREATE UNIQUE TABLE workflow_timers (id text);",
+        "DROP INDEX workflow_runs_x;",
+        "DROP INDEX workflow_runs_note, workflow_runs_lower;",
         "CREATE TABLE workflow_timers (id text",
         "CREATE VIEW workflow_timers AS SELECT 1;",
         "TRUNCATE workflow_runs;",

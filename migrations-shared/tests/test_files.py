@@ -1,7 +1,18 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
-from workflow_migrations import InvalidMigrationError, checksum, load_migrations, parse_migrations
+from workflow_migrations import (
+    InvalidMigrationError,
+    TableNames,
+    UnknownMigrationError,
+    checksum,
+    join_migrations,
+    load_migrations,
+    parse_migrations,
+    render_migrations,
+    select_migrations,
+)
 
 
 def test_files_are_ordered_by_number() -> None:
@@ -57,3 +68,60 @@ def test_package_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.syspath_prepend(tmp_path)
     (migration,) = load_migrations("some_store")
     assert (migration.migration_id, migration.sql) == ("0000_first", "SELECT 'é'")
+
+
+SHIPPED = parse_migrations(
+    {
+        "0000_first.sql": "-- About it.\n\nBEGIN;\n\n-- A table.\nCREATE TABLE workflow_runs (a text);\n\nCOMMIT;\n",
+        "0001_second.sql": "CREATE INDEX workflow_runs_a ON workflow_runs (a);\n",
+        "0002_third.sql": "begin ;\nDELETE FROM workflow_events WHERE kind = 'COMMIT;'; -- why\ncommit;\n",
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("choice", "numbers"),
+    [
+        ({}, [0, 1, 2]),
+        ({"ids": []}, []),
+        ({"ids": ["0002_third", "0000_first"]}, [0, 2]),
+        ({"from_id": "0001_second"}, [1, 2]),
+        ({"to_id": "0001_second"}, [0, 1]),
+        ({"from_id": "0001_second", "to_id": "0001_second"}, [1]),
+        ({"from_id": "0002_third", "to_id": "0000_first"}, []),
+        ({"ids": ["0000_first", "0001_second"], "from_id": "0001_second"}, [1]),
+    ],
+)
+def test_some_are_chosen_by_their_ids(choice: dict[str, Any], numbers: list[int]) -> None:
+    assert [migration.number for migration in select_migrations(SHIPPED, **choice)] == numbers
+
+
+@pytest.mark.parametrize("choice", [{"ids": ["0003_x"]}, {"from_id": "0003_x"}, {"to_id": "0003_x"}])
+def test_an_id_that_is_not_shipped_is_refused(choice: dict[str, Any]) -> None:
+    with pytest.raises(UnknownMigrationError, match="no migration '0003_x'; there are 0000_first, 0001_second, 0002"):
+        select_migrations(SHIPPED, **choice)
+
+
+def test_statements_come_without_a_transaction() -> None:
+    assert [migration.statements for migration in SHIPPED] == [
+        ("-- A table.\nCREATE TABLE workflow_runs (a text)",),
+        ("CREATE INDEX workflow_runs_a ON workflow_runs (a)",),
+        ("DELETE FROM workflow_events WHERE kind = 'COMMIT;'",),
+    ]
+
+
+def test_script_is_the_files_or_what_a_tool_with_its_own_transaction_needs() -> None:
+    assert join_migrations(SHIPPED) == "\n".join(migration.sql for migration in SHIPPED)
+    assert join_migrations(SHIPPED, transaction=False) == (
+        "-- About it.\n\n-- A table.\nCREATE TABLE workflow_runs (a text);\n"
+        "\nCREATE INDEX workflow_runs_a ON workflow_runs (a);\n"
+        "\n\nDELETE FROM workflow_events WHERE kind = 'COMMIT;'; -- why\n"
+    )
+
+
+def test_names_are_put_in_and_the_checksum_stays() -> None:
+    rendered = render_migrations(SHIPPED, TableNames.of({"runs": "My Runs"}), schema="flows")
+    assert rendered[1].sql == 'CREATE INDEX "My Runs_a" ON "flows"."My Runs" (a);\n'
+    assert [(one.migration_id, one.number, one.checksum) for one in rendered] == [
+        (one.migration_id, one.number, one.checksum) for one in SHIPPED
+    ]

@@ -116,7 +116,7 @@ CREATE TABLE workflow_signal_deliveries (
     payload_bytes INTEGER NOT NULL,
     payload TEXT,
     PRIMARY KEY (run_id, inbox_seq),
-    UNIQUE (run_id, kind, delivery_id)
+    CONSTRAINT workflow_signal_deliveries_once UNIQUE (run_id, kind, delivery_id)
 ) STRICT;
 
 CREATE INDEX workflow_signal_deliveries_untaken

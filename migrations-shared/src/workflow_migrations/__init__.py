@@ -1,7 +1,14 @@
 """Numbered SQL migrations and table names, for the SQL stores of workflow-runtime. No I/O but reading files."""
 
 from ._version import __version__
-from .definitions import ColumnDefinition, TableDefinition, read_table_definitions
+from .autogenerate import ExcludedTables, exclude_workflow_tables
+from .definitions import (
+    ColumnDefinition,
+    IndexDefinition,
+    TableDefinition,
+    UniqueDefinition,
+    read_table_definitions,
+)
 from .errors import (
     ChecksumMismatchError,
     DatabaseAheadError,
@@ -10,8 +17,17 @@ from .errors import (
     MigrationError,
     MigrationGapError,
     ReadOnlyTableError,
+    UnknownMigrationError,
 )
-from .files import Migration, checksum, load_migrations, parse_migrations
+from .files import (
+    Migration,
+    checksum,
+    join_migrations,
+    load_migrations,
+    parse_migrations,
+    render_migrations,
+    select_migrations,
+)
 from .lexer import split_statements
 from .names import DEFAULT_TABLES, TableNames
 from .plan import AppliedMigration, plan_migrations
@@ -24,6 +40,8 @@ __all__ = [
     "ChecksumMismatchError",
     "ColumnDefinition",
     "DatabaseAheadError",
+    "ExcludedTables",
+    "IndexDefinition",
     "InvalidMigrationError",
     "InvalidTableNamesError",
     "Migration",
@@ -32,14 +50,20 @@ __all__ = [
     "ReadOnlyTableError",
     "TableDefinition",
     "TableNames",
+    "UniqueDefinition",
+    "UnknownMigrationError",
     "__version__",
     "checksum",
+    "exclude_workflow_tables",
+    "join_migrations",
     "load_migrations",
     "make_sqlalchemy_tables",
     "parse_migrations",
     "plan_migrations",
     "quote_identifier",
     "read_table_definitions",
+    "render_migrations",
     "render_sql",
+    "select_migrations",
     "split_statements",
 ]

@@ -7,13 +7,20 @@ from dataclasses import dataclass, field, replace
 
 from .errors import InvalidMigrationError
 from .files import Migration
-from .lexer import code_tokens, comment_above, split_statements
+from .lexer import Token, code_tokens, comment_above, source_text, split_statements
 from .names import DEFAULT_TABLES, TableNames
+from .render import index_name
 
-__all__ = ["ColumnDefinition", "TableDefinition", "read_table_definitions"]
+__all__ = [
+    "ColumnDefinition",
+    "IndexDefinition",
+    "TableDefinition",
+    "UniqueDefinition",
+    "read_table_definitions",
+]
 
-_WITHOUT_COLUMNS = {"BEGIN", "COMMIT", "INSERT", "UPDATE", "DELETE", "CREATE INDEX", "CREATE UNIQUE", "DROP INDEX"}
-"""Statements of a migration that change no column."""
+_NO_DEFINITION = {"BEGIN", "COMMIT", "INSERT", "UPDATE", "DELETE"}
+"""Statements of a migration that define nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +32,33 @@ class ColumnDefinition:
     """Type as the migration writes it: `text`, `bigint`, `INTEGER`."""
     nullable: bool
     primary_key: bool
+    default: str | None = None
+    """Value of a row that gives none, as the migration writes it."""
+    generated: str | None = None
+    """Expression that the database computes the value from."""
+    stored: bool = False
+    """True if the database keeps a generated value instead of computing it for each reader."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexDefinition:
+    """One index."""
+
+    name: str
+    columns: tuple[str, ...]
+    """Columns or expressions, as the migration writes them."""
+    unique: bool
+    where: str | None
+    """Condition of the rows that are in it; `None` for all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UniqueDefinition:
+    """One unique constraint."""
+
+    name: str | None
+    """`None` if the migration leaves the name to the database."""
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +74,8 @@ class TableDefinition:
     """Purpose of the table."""
     columns: tuple[ColumnDefinition, ...]
     """Columns, in the order of the database."""
+    indexes: tuple[IndexDefinition, ...] = ()
+    unique: tuple[UniqueDefinition, ...] = ()
 
 
 def read_table_definitions(
@@ -62,8 +98,19 @@ def read_table_definitions(
                 reader.read(statement)
             except _NotUnderstoodError as error:
                 raise InvalidMigrationError(f"{migration.migration_id}.sql", f"cannot be read: {error}") from error
-    names = tables.by_key()
-    return tuple(replace(found, name=names[found.key], schema=schema) for found in reader.tables.values())
+    return tuple(_rename(found, tables, schema) for found in reader.tables.values())
+
+
+def _rename(table: TableDefinition, tables: TableNames, schema: str | None) -> TableDefinition:
+    return replace(
+        table,
+        name=tables.by_key()[table.key],
+        schema=schema,
+        indexes=tuple(replace(index, name=index_name(index.name, tables)) for index in table.indexes),
+        unique=tuple(
+            replace(one, name=None if one.name is None else index_name(one.name, tables)) for one in table.unique
+        ),
+    )
 
 
 class _NotUnderstoodError(Exception):
@@ -80,17 +127,25 @@ class _Reader:
     def read(self, statement: str) -> None:
         words = _Words(code_tokens(statement))
         verb = words.next()
-        kind = verb if verb in _WITHOUT_COLUMNS else f"{verb} {words.next()}"
-        if kind in _WITHOUT_COLUMNS:
+        if verb in _NO_DEFINITION:
             return
+        unique = verb == "CREATE" and words.takes("UNIQUE")
+        kind = f"{verb} {words.next()}"
         name = words.name()
-        if kind == "CREATE TABLE":
+        if kind == "CREATE INDEX":
+            self._index(name, words, unique=unique)
+        elif unique:
+            raise _NotUnderstoodError(f"CREATE UNIQUE {kind.removeprefix('CREATE ')} …")
+        elif kind == "CREATE TABLE":
             self._create(name, comment_above(statement), words)
         elif kind == "ALTER TABLE":
             self._alter(name, words)
         elif kind == "DROP TABLE":
             words.end()
             del self.tables[self._known(name).name]
+        elif kind == "DROP INDEX":
+            words.end()
+            self._drop_index(name)
         else:
             raise _NotUnderstoodError(f"{kind} …")
 
@@ -100,29 +155,62 @@ class _Reader:
         columns = _Columns()
         for item in words.items():
             columns.add(item)
-        definition = TableDefinition(
-            key=self._keys[name], name=name, schema=None, comment=comment, columns=columns.finish()
+        self.tables[name] = TableDefinition(
+            key=self._keys[name],
+            name=name,
+            schema=None,
+            comment=comment,
+            columns=columns.finish(),
+            unique=tuple(columns.unique),
         )
-        self.tables[name] = definition
+
+    def _index(self, name: str, words: _Words, *, unique: bool) -> None:
+        if not words.takes("ON"):
+            raise _NotUnderstoodError(f"CREATE INDEX {name} {words.next()} …")
+        table = self._known(words.name())
+        columns = tuple(item.rest() for item in words.items())
+        where = words.rest() if words.takes("WHERE") else None
+        words.end()
+        index = IndexDefinition(name=name, columns=columns, unique=unique, where=where)
+        self.tables[table.name] = replace(table, indexes=(*table.indexes, index))
+
+    def _drop_index(self, name: str) -> None:
+        for table in self.tables.values():
+            left = tuple(index for index in table.indexes if index.name != name)
+            if left != table.indexes:
+                self.tables[table.name] = replace(table, indexes=left)
+                return
+        raise _NotUnderstoodError(f"there is no index {name!r}")
 
     def _alter(self, name: str, words: _Words) -> None:
         table = self._known(name)
-        columns = table.columns
         change = f"{words.next()} {words.next()}"
         if change == "ADD COLUMN":
-            columns = (*columns, _read_column(words))
+            self.tables[name] = replace(table, columns=(*table.columns, _read_column(words)))
         elif change == "DROP COLUMN":
-            gone = words.name()
+            self.tables[name] = _without_column(table, words.name())
             words.end()
-            columns = tuple(column for column in columns if column.name != gone)
         else:
             raise _NotUnderstoodError(f"ALTER TABLE {name} {change} …")
-        self.tables[name] = replace(table, columns=columns)
 
     def _known(self, name: str) -> TableDefinition:
         if name not in self.tables:
             raise _NotUnderstoodError(f"there is no table {name!r}")
         return self.tables[name]
+
+
+def _without_column(table: TableDefinition, gone: str) -> TableDefinition:
+    """Return a table without a column, and without the indexes and constraints that need it."""
+
+    def needs(index: IndexDefinition) -> bool:
+        return any(gone in code_tokens(text) for text in (*index.columns, index.where or ""))
+
+    return replace(
+        table,
+        columns=tuple(column for column in table.columns if column.name != gone),
+        indexes=tuple(index for index in table.indexes if not needs(index)),
+        unique=tuple(one for one in table.unique if gone not in one.columns),
+    )
 
 
 @dataclass(slots=True)
@@ -131,16 +219,24 @@ class _Columns:
 
     columns: list[ColumnDefinition] = field(default_factory=list)
     key: list[str] = field(default_factory=list)
+    unique: list[UniqueDefinition] = field(default_factory=list)
 
     def add(self, words: _Words) -> None:
         if words.takes("PRIMARY", "KEY"):
             self.key = [item.name() for item in words.items()]
             words.end()
-        elif words.takes("UNIQUE"):
-            list(words.items())
-            words.end()
+        elif words.takes("CONSTRAINT"):
+            self._add_unique(words.name(), words)
+        elif words.comes("UNIQUE"):
+            self._add_unique(None, words)
         else:
             self.columns.append(_read_column(words))
+
+    def _add_unique(self, name: str | None, words: _Words) -> None:
+        if not words.takes("UNIQUE"):
+            raise _NotUnderstoodError(f"CONSTRAINT {name} {words.next()} …")
+        self.unique.append(UniqueDefinition(name=name, columns=tuple(item.name() for item in words.items())))
+        words.end()
 
     def finish(self) -> tuple[ColumnDefinition, ...]:
         return tuple(
@@ -156,11 +252,12 @@ def _read_column(words: _Words) -> ColumnDefinition:
             column = replace(column, nullable=False)
         elif words.takes("PRIMARY", "KEY"):
             column = replace(column, primary_key=True, nullable=False)
-        elif words.takes("COLLATE") or words.takes("DEFAULT"):
+        elif words.takes("COLLATE"):
             words.next()
+        elif words.takes("DEFAULT"):
+            column = replace(column, default=words.literal())
         elif words.takes("GENERATED", "ALWAYS", "AS"):
-            list(words.items())
-            words.next()  # generated columns: VIRTUAL or STORED
+            column = replace(column, generated=words.parenthesised(), stored=words.next() == "STORED")
         else:
             raise _NotUnderstoodError(f"column {column.name!r}: {words.next()} …")
     return column
@@ -169,7 +266,7 @@ def _read_column(words: _Words) -> ColumnDefinition:
 class _Words:
     """The words and marks of a statement, read from left to right."""
 
-    def __init__(self, tokens: Sequence[str]) -> None:
+    def __init__(self, tokens: Sequence[Token]) -> None:
         self._tokens = tokens
         self._at = 0
 
@@ -193,17 +290,21 @@ class _Words:
 
     def takes(self, *words: str) -> bool:
         """Take these words, if they are next."""
-        here = self._tokens[self._at : self._at + len(words)]
-        if tuple(word.upper() for word in here) != words:
+        if not self.comes(*words):
             return False
         self._at += len(words)
         return True
+
+    def comes(self, *words: str) -> bool:
+        """Return True if these words are next."""
+        here = self._tokens[self._at : self._at + len(words)]
+        return tuple(word.upper() for word in here) == words
 
     def items(self) -> Iterator[_Words]:
         """Take a list in parentheses, item by item."""
         if not self.takes("("):
             raise _NotUnderstoodError(f"{self.next()} where a list was expected")
-        depth, item = 1, list[str]()
+        depth, item = 1, list[Token]()
         while depth:
             word = self._take()
             depth += {"(": 1, ")": -1}.get(word, 0)
@@ -213,7 +314,20 @@ class _Words:
             else:
                 item.append(word)
 
-    def _take(self) -> str:
+    def parenthesised(self) -> str:
+        """Take an expression in parentheses, and return it without them."""
+        return ", ".join(item.rest() for item in self.items())
+
+    def rest(self) -> str:
+        """Take all that is left, as it is written."""
+        tokens, self._at = self._tokens[self._at :], len(self._tokens)
+        return source_text(tokens)
+
+    def literal(self) -> str:
+        """Take a number or a string, as it is written."""
+        return self._take()
+
+    def _take(self) -> Token:
         if self.at_end():
             raise _NotUnderstoodError("it ends too early")
         self._at += 1

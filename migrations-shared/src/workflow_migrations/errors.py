@@ -6,6 +6,7 @@ MigrationError
 |- InvalidTableNamesError    the names that a user asked for cannot work                   -> choose others
 |- ChecksumMismatchError     a file was edited after it had been applied                   -> restore the file
 |- MigrationGapError         the database lacks a migration older than its newest          -> repair the database
+|- UnknownMigrationError     the package ships no migration of the id that was asked for    -> use a shipped one
 |- DatabaseAheadError        the database has migrations that this package does not know   -> upgrade the package
 `- ReadOnlyTableError        a table for reading was about to be created or dropped         -> use the migrations
 ```
@@ -21,6 +22,7 @@ __all__ = [
     "MigrationError",
     "MigrationGapError",
     "ReadOnlyTableError",
+    "UnknownMigrationError",
 ]
 
 
@@ -50,6 +52,18 @@ class InvalidTableNamesError(MigrationError):
 
     def __str__(self) -> str:
         return f"tables[{self.key!r}]: {self.problem}"
+
+
+class UnknownMigrationError(MigrationError):
+    """The package ships no migration of the id that was asked for."""
+
+    def __init__(self, migration_id: str, known: tuple[str, ...]) -> None:
+        super().__init__(migration_id, known)
+        self.migration_id = migration_id
+        self.known = known
+
+    def __str__(self) -> str:
+        return f"there is no migration {self.migration_id!r}; there are {', '.join(self.known)}"
 
 
 class ChecksumMismatchError(MigrationError):

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 
-from .errors import InvalidMigrationError
+from .errors import InvalidMigrationError, UnknownMigrationError
+from .lexer import is_transaction, split_statements, without_transaction
+from .names import TableNames
+from .render import render_sql
 
-__all__ = ["Migration", "checksum", "load_migrations", "parse_migrations"]
+__all__ = [
+    "Migration",
+    "checksum",
+    "join_migrations",
+    "load_migrations",
+    "parse_migrations",
+    "render_migrations",
+    "select_migrations",
+]
 
 _FILE_NAME = re.compile(r"(?P<id>(?P<number>\d{4})_[a-z0-9]+(?:_[a-z0-9]+)*)\.sql")
 
@@ -23,9 +34,14 @@ class Migration:
     """The file's name without its ending, as it is recorded in the database."""
     number: int
     sql: str
-    """The text, with default table names."""
+    """The text of the file: with default table names, unless `render_migrations` has put in others."""
     checksum: str
-    """Checksum by which an edited file differs from the released one."""
+    """Checksum by which an edited file differs from the released one, whatever names are put in."""
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """The statements, without BEGIN and COMMIT: for a tool that brings a transaction of its own."""
+        return tuple(statement for statement in split_statements(self.sql) if not is_transaction(statement))
 
 
 def load_migrations(package: str, folder: str = "migrations") -> tuple[Migration, ...]:
@@ -60,6 +76,60 @@ def parse_migrations(files: Mapping[str, str]) -> tuple[Migration, ...]:
         if migration.number > expected:
             raise InvalidMigrationError(f"{migration.migration_id}.sql", f"number {expected:04} is missing before it")
     return tuple(migrations)
+
+
+def render_migrations(
+    migrations: Sequence[Migration], tables: TableNames, *, schema: str | None = None
+) -> tuple[Migration, ...]:
+    """Return migrations with the user's names in their text. Ids and checksums stay.
+
+    Args:
+        migrations: What the package ships.
+        tables: The names to put in.
+        schema: When given, every table name is qualified with it.
+    """
+    return tuple(replace(one, sql=render_sql(one.sql, tables, schema=schema)) for one in migrations)
+
+
+def select_migrations(
+    migrations: Sequence[Migration],
+    *,
+    ids: Sequence[str] | None = None,
+    from_id: str | None = None,
+    to_id: str | None = None,
+) -> tuple[Migration, ...]:
+    """Return some of the migrations, in their order.
+
+    Args:
+        migrations: What the package ships.
+        ids: Only these.
+        from_id: Only this one and later ones.
+        to_id: Only this one and earlier ones.
+
+    Raises:
+        UnknownMigrationError: The package ships no migration of that id.
+    """
+    known = {migration.migration_id: migration.number for migration in migrations}
+    for asked in (*(ids or ()), *(one for one in (from_id, to_id) if one is not None)):
+        if asked not in known:
+            raise UnknownMigrationError(asked, tuple(known))
+    first = 0 if from_id is None else known[from_id]
+    last = len(known) if to_id is None else known[to_id]
+    return tuple(
+        migration
+        for migration in migrations
+        if first <= migration.number <= last and (ids is None or migration.migration_id in ids)
+    )
+
+
+def join_migrations(migrations: Sequence[Migration], *, transaction: bool = True) -> str:
+    """Return migrations as one script.
+
+    Args:
+        migrations: Those that are wanted.
+        transaction: False to leave out BEGIN and COMMIT, for a tool that brings a transaction of its own.
+    """
+    return "\n".join(one.sql if transaction else without_transaction(one.sql) for one in migrations)
 
 
 def checksum(sql: str) -> str:

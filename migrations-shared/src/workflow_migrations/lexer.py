@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["code_tokens", "comment_above", "replace_words", "split_statements"]
+__all__ = [
+    "Token",
+    "code_tokens",
+    "comment_above",
+    "is_transaction",
+    "replace_words",
+    "source_text",
+    "split_statements",
+    "without_transaction",
+]
 
 _TOKEN = re.compile(
     r"""
@@ -16,6 +25,8 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+_TRANSACTION = {"BEGIN", "COMMIT"}
 
 
 def replace_words(sql: str, replacement: Callable[[str], str]) -> str:
@@ -51,10 +62,60 @@ def split_statements(sql: str) -> tuple[str, ...]:
     return tuple(statements)
 
 
-def code_tokens(sql: str) -> tuple[str, ...]:
+def without_transaction(sql: str) -> str:
+    """Return a script without its BEGIN and COMMIT, for a tool that brings a transaction of its own."""
+    kept: list[str] = []
+    statement: list[str] = []
+    for token in _TOKEN.finditer(sql):
+        statement.append(token[0])
+        if token.lastgroup == "end":
+            comment = _comment_of_transaction(statement)
+            kept.append("".join(statement) if comment is None else comment)
+            statement = []
+    return "".join([*kept, *statement]).rstrip() + "\n"
+
+
+def _comment_of_transaction(statement: Sequence[str]) -> str | None:
+    """Return what stands above a BEGIN or COMMIT; `None` if the statement is another."""
+    *tokens, _ = statement
+    if not is_transaction("".join(tokens)):
+        return None
+    word = next(at for at, token in enumerate(tokens) if token.upper() in _TRANSACTION)
+    return "".join(tokens[:word]).rstrip()
+
+
+def is_transaction(statement: str) -> bool:
+    """Return True if a statement is only BEGIN or COMMIT."""
+    words = code_tokens(statement)
+    return len(words) == 1 and words[0].upper() in _TRANSACTION
+
+
+class Token(str):
+    """A word, mark, string or quoted name of a statement, as it is written."""
+
+    __slots__ = ("after_space",)
+    after_space: bool
+    """True if space or a comment stands before it."""
+
+
+def code_tokens(sql: str) -> tuple[Token, ...]:
     """Return the words, marks, strings and quoted names of a statement, without its comments."""
-    texts = (token[0] for token in _TOKEN.finditer(sql))
-    return tuple(text for text in texts if not (text.isspace() or text.startswith(("--", "/*"))))
+    tokens: list[Token] = []
+    after_space = False
+    for match in _TOKEN.finditer(sql):
+        if match[0].isspace() or match[0].startswith(("--", "/*")):
+            after_space = True
+            continue
+        token = Token(match[0])
+        token.after_space = after_space
+        tokens.append(token)
+        after_space = False
+    return tuple(tokens)
+
+
+def source_text(tokens: Iterable[Token]) -> str:
+    """Return tokens as they are written, on one line."""
+    return "".join(f" {token}" if token.after_space else token for token in tokens).strip()
 
 
 def comment_above(statement: str) -> str:

@@ -7,7 +7,7 @@ import hashlib
 from .lexer import replace_words
 from .names import DEFAULT_TABLES, MAX_NAME_BYTES, TableNames
 
-__all__ = ["quote_identifier", "render_sql"]
+__all__ = ["index_name", "quote_identifier", "render_sql"]
 
 
 def render_sql(sql: str, tables: TableNames, *, schema: str | None = None) -> str:
@@ -27,6 +27,16 @@ def quote_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def index_name(name: str, tables: TableNames) -> str:
+    """Return the name that an index or a constraint has beside the chosen table names.
+
+    Args:
+        name: Its name beside the default ones.
+        tables: The chosen names.
+    """
+    return _Renderer(tables, None).index(name)
+
+
 class _Renderer:
     def __init__(self, tables: TableNames, schema: str | None) -> None:
         self._qualifier = "" if schema is None else quote_identifier(schema) + "."
@@ -35,9 +45,13 @@ class _Renderer:
     def replace(self, word: str) -> str:
         if word in self._chosen:
             return self._table(word)
+        name = self.index(word)
+        return word if name == word else quote_identifier(name)
+
+    def index(self, word: str) -> str:
         for default, chosen in self._chosen.items():
             if word.startswith(default + "_"):
-                return word if chosen == default else quote_identifier(self._index(word, default, chosen))
+                return word if chosen == default else self._index(word, default, chosen)
         return word
 
     def _table(self, default: str) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workflow_migrations import Migration, checksum
+from workflow_migrations import Migration, checksum, split_statements
 from workflow_runtime.errors import (
+    ConfigurationError,
     ForeignTablesError,
     SchemaAheadError,
     SchemaBehindError,
@@ -108,6 +109,16 @@ async def test_store_renders_its_own_table_names(open_store: OpenStore) -> None:
     assert store.get_migration_sql() == get_migration_sql({"runs": "audit_runs"})
     assert store.get_migration_sql({}) == get_migration_sql()
     assert store.get_migrations() == get_migrations()
+
+
+def test_scripts_for_tools_are_chosen_by_id() -> None:
+    (migration,) = get_migrations({"runs": "audit_runs"})
+    assert get_migration_sql({"runs": "audit_runs"}, ids=["0000_workflow_store"]) == migration.sql
+    assert split_statements(migration.sql) == migration.statements
+    script = get_migration_sql({"runs": "audit_runs"}, to_id="0000_workflow_store", transaction=True)
+    assert split_statements(script) == ("BEGIN IMMEDIATE", *migration.statements, "COMMIT")
+    with pytest.raises(ConfigurationError, match="there is no migration '0009_x'; there are 0000_workflow_store"):
+        get_migration_sql(ids=["0009_x"])
 
 
 async def test_applying_the_file_twice_changes_nothing(path: Path) -> None:

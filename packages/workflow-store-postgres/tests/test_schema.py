@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from workflow_migrations import DEFAULT_TABLES, Migration, checksum
+from workflow_migrations import DEFAULT_TABLES, Migration, checksum, split_statements
 from workflow_runtime.errors import (
     ConfigurationError,
     ForeignTablesError,
@@ -186,6 +186,18 @@ def test_scripts_come_from_the_shipped_file() -> None:
     assert get_migration_sql() == shipped.read_text(encoding="utf-8")
     renamed = get_migration_sql("app", {"runs": "audit_runs"})
     assert 'CREATE INDEX "audit_runs_created" ON "app"."audit_runs" (created_at, run_id)' in renamed
+
+
+def test_scripts_for_tools_are_chosen_by_id() -> None:
+    (migration,) = get_migrations("app", {"runs": "audit_runs"})
+    assert get_migration_sql("app", {"runs": "audit_runs"}, ids=["0000_workflow_store"]) == migration.sql
+    script = get_migration_sql("app", {"runs": "audit_runs"}, from_id="0000_workflow_store", transaction=False)
+    assert split_statements(script)[1:] == migration.statements[1:]
+    assert split_statements(script)[0].endswith(migration.statements[0])
+    assert migration.sql.count("BEGIN;") == 1
+    assert not {"BEGIN", "COMMIT"} & set(script.replace(";", "").split())
+    with pytest.raises(ConfigurationError, match="there is no migration '0009_x'; there are 0000_workflow_store"):
+        get_migration_sql(ids=["0009_x"])
 
 
 async def test_store_renders_its_own_names(empty_dsn: str) -> None:

@@ -8,7 +8,7 @@ from .retries import Retries
 from .schema import get_migration_sql, get_migrations
 from .sqlite_store import SQLiteWorkflowStore
 from .store import D1WorkflowStore
-from .tables import get_sqlalchemy_tables, get_table_definitions
+from .tables import exclude_workflow_tables, get_sqlalchemy_tables, get_table_definitions
 from .transactions import D1Transaction, SQLiteTransaction
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "SQLiteTransaction",
     "SQLiteWorkflowStore",
     "__version__",
+    "exclude_workflow_tables",
     "get_migration_sql",
     "get_migrations",
     "get_sqlalchemy_tables",

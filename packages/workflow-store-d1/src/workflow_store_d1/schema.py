@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
-from workflow_migrations import AppliedMigration, Migration, load_migrations, render_sql, split_statements
+from workflow_migrations import AppliedMigration, Migration, join_migrations, load_migrations, render_migrations
 from workflow_runtime.store import StoreOperationError
-from workflow_store_sql import Schema, table_names
+from workflow_store_sql import Schema, chosen_migrations, table_names
 
 from .database import D1PreparedStatement
 from .statement_sender import REMEDY, StatementSender, json_list
@@ -15,20 +16,50 @@ from .statement_sender import REMEDY, StatementSender, json_list
 __all__ = ["check_schema", "ensure_schema", "get_migration_sql", "get_migrations"]
 
 
-@cache
-def get_migrations() -> tuple[Migration, ...]:
-    """Return the package's migrations in order, with default table names."""
-    return load_migrations("workflow_store_d1")
+def get_migrations(tables: Mapping[str, str] | None = None) -> tuple[Migration, ...]:
+    """Return the package's migrations in order: each with its id, text and statements.
 
-
-def get_migration_sql(tables: Mapping[str, str] | None = None) -> str:
-    """Return all migrations as one script, for your own tools.
+    A released migration never changes, so a revision of your migration tool may name one by its id.
 
     Args:
         tables: Table names by key, where they are not the defaults.
+
+    Raises:
+        ConfigurationError: Names that cannot work.
     """
-    names = table_names(tables)
-    return "\n".join(render_sql(migration.sql, names) for migration in get_migrations())
+    return render_migrations(_shipped(), table_names(tables))
+
+
+@cache
+def _shipped() -> tuple[Migration, ...]:
+    return load_migrations("workflow_store_d1")
+
+
+def get_migration_sql(
+    tables: Mapping[str, str] | None = None,
+    *,
+    ids: Sequence[str] | None = None,
+    from_id: str | None = None,
+    to_id: str | None = None,
+    transaction: bool = False,
+) -> str:
+    """Return migrations as one script, for your own tools; by default all of them.
+
+    Args:
+        tables: Table names by key, where they are not the defaults.
+        ids: Only these migrations.
+        from_id: Only this migration and later ones.
+        to_id: Only this migration and earlier ones.
+        transaction: True to put each migration into a transaction, for a SQLite file. D1 refuses that: Wrangler runs a
+            file as a whole or not at all.
+
+    Raises:
+        ConfigurationError: Names or an id that cannot work.
+    """
+    chosen = chosen_migrations(get_migrations(tables), ids=ids, from_id=from_id, to_id=to_id)
+    if transaction:
+        chosen = tuple(replace(one, sql=f"BEGIN IMMEDIATE;\n\n{one.sql}\nCOMMIT;\n") for one in chosen)
+    return join_migrations(chosen)
 
 
 async def ensure_schema(sender: StatementSender) -> None:
@@ -54,9 +85,9 @@ def _schema(sender: StatementSender) -> Schema:
 
 
 def _statements(sender: StatementSender, migration: Migration) -> list[D1PreparedStatement]:
-    script = split_statements(render_sql(migration.sql, sender.tables))
+    (rendered,) = render_migrations([migration], sender.tables)
     record = sender.statement("record_checksum", migration.migration_id, migration.checksum)
-    return [*(sender.prepare(statement) for statement in script), record]
+    return [*(sender.prepare(statement) for statement in rendered.statements), record]
 
 
 async def _read_applied(sender: StatementSender, schema: Schema) -> Sequence[AppliedMigration]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from workflow_migrations import TableDefinition, read_table_definitions
+from workflow_migrations import ExcludedTables, TableDefinition, read_table_definitions
 from workflow_store_sql import sqlalchemy_tables, table_names
 
 from .schema import get_migrations
@@ -13,7 +13,7 @@ from .schema import get_migrations
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
 
-__all__ = ["get_sqlalchemy_tables", "get_table_definitions"]
+__all__ = ["exclude_workflow_tables", "get_sqlalchemy_tables", "get_table_definitions"]
 
 
 def get_table_definitions(tables: Mapping[str, str] | None = None) -> tuple[TableDefinition, ...]:
@@ -34,11 +34,23 @@ def get_sqlalchemy_tables(
     """Return the tables as SQLAlchemy's `Table` objects, by key, to be read. It needs the extra `sqlalchemy`.
 
     Args:
-        metadata: Where they are registered. By default one of their own, which keeps them away from the tables that
-            your application creates, and from Alembic. Creating or dropping them is refused.
+        metadata: Where they are registered. By default one of their own, apart from the tables of your application.
+            Creating or dropping them is refused. Alembic needs the hooks of `exclude_workflow_tables` either way.
         tables: Table names by key, where they are not the defaults.
 
     Raises:
         ConfigurationError: SQLAlchemy is not installed, or names that cannot work.
     """
     return sqlalchemy_tables("workflow-store-d1", get_table_definitions(tables), metadata)
+
+
+def exclude_workflow_tables(tables: Mapping[str, str] | None = None) -> ExcludedTables:
+    """Return the hooks for Alembic's `env.py` that leave these tables alone: `include_name` and `include_object`.
+
+    Args:
+        tables: Table names by key, where they are not the defaults.
+
+    Raises:
+        ConfigurationError: Names that cannot work.
+    """
+    return ExcludedTables(frozenset(table_names(tables).by_key().values()), None)

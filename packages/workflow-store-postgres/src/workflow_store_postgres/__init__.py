@@ -3,11 +3,12 @@
 from ._version import __version__
 from .schema import get_migration_sql, get_migrations
 from .store import PostgresWorkflowStore
-from .tables import get_sqlalchemy_tables, get_table_definitions
+from .tables import exclude_workflow_tables, get_sqlalchemy_tables, get_table_definitions
 
 __all__ = [
     "PostgresWorkflowStore",
     "__version__",
+    "exclude_workflow_tables",
     "get_migration_sql",
     "get_migrations",
     "get_sqlalchemy_tables",

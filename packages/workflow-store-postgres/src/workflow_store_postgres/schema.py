@@ -11,13 +11,13 @@ from functools import cache
 from workflow_migrations import (
     AppliedMigration,
     Migration,
+    join_migrations,
     load_migrations,
     quote_identifier,
-    render_sql,
-    split_statements,
+    render_migrations,
 )
 from workflow_runtime.store import ConfigurationError, StoreUnavailableError
-from workflow_store_sql import Schema, table_names
+from workflow_store_sql import Schema, chosen_migrations, table_names
 
 from .connections import LentConnection, Row
 from .failures import REMEDY
@@ -30,21 +30,50 @@ _MAX_NAME_BYTES = 63
 _LOOK_AGAIN_S = 0.05
 
 
-@cache
-def get_migrations() -> tuple[Migration, ...]:
-    """Return the package's migrations in order, with default table names."""
-    return load_migrations("workflow_store_postgres")
+def get_migrations(schema: str | None = None, tables: Mapping[str, str] | None = None) -> tuple[Migration, ...]:
+    """Return the package's migrations in order: each with its id, text and statements.
 
-
-def get_migration_sql(schema: str | None = None, tables: Mapping[str, str] | None = None) -> str:
-    """Return all migrations as one script, for psql and your own tools.
+    A released migration never changes, so a revision of your migration tool may name one by its id.
 
     Args:
         schema: The schema of the tables, which must be there; by default the first one of the search_path.
         tables: Table names by key, where they are not the defaults.
+
+    Raises:
+        ConfigurationError: Names, or a schema, that cannot work.
     """
-    names, schema = table_names(tables), schema_name(schema)
-    return "\n".join(render_sql(migration.sql, names, schema=schema) for migration in get_migrations())
+    return render_migrations(_shipped(), table_names(tables), schema=schema_name(schema))
+
+
+@cache
+def _shipped() -> tuple[Migration, ...]:
+    return load_migrations("workflow_store_postgres")
+
+
+def get_migration_sql(
+    schema: str | None = None,
+    tables: Mapping[str, str] | None = None,
+    *,
+    ids: Sequence[str] | None = None,
+    from_id: str | None = None,
+    to_id: str | None = None,
+    transaction: bool = True,
+) -> str:
+    """Return migrations as one script, for psql and your own tools; by default all of them.
+
+    Args:
+        schema: The schema of the tables, which must be there; by default the first one of the search_path.
+        tables: Table names by key, where they are not the defaults.
+        ids: Only these migrations.
+        from_id: Only this migration and later ones.
+        to_id: Only this migration and earlier ones.
+        transaction: False to leave out BEGIN and COMMIT, for a tool that brings a transaction of its own.
+
+    Raises:
+        ConfigurationError: Names, a schema or an id that cannot work.
+    """
+    chosen = chosen_migrations(get_migrations(schema, tables), ids=ids, from_id=from_id, to_id=to_id)
+    return join_migrations(chosen, transaction=transaction)
 
 
 def schema_name(schema: object) -> str | None:
@@ -153,9 +182,9 @@ class _Schema:
         schema = self._sender.schema
         if schema is not None and not (await self._find_schema())["present"]:
             await self._connection.execute(f"CREATE SCHEMA {quote_identifier(schema)}")
-        for statement in split_statements(render_sql(migration.sql, self._sender.tables, schema=schema)):
-            if statement.split()[-1] not in {"BEGIN", "COMMIT"}:
-                await self._connection.execute(statement, timeout_s=timeout_s)
+        (rendered,) = render_migrations([migration], self._sender.tables, schema=schema)
+        for statement in rendered.statements:
+            await self._connection.execute(statement, timeout_s=timeout_s)
         await self._connection.execute(self._sender.sql("record_checksum"), migration.migration_id, migration.checksum)
 
     async def lock_key(self) -> int:

@@ -30,7 +30,7 @@ from .pages import (
 )
 from .queries import InvalidQueryFileError, Query, load_queries, parse_queries
 from .rows import RowReader, RunRows, awaited_text, plain_payload
-from .schema import Schema
+from .schema import Schema, chosen_migrations
 from .statements import load_statements
 from .tables import sqlalchemy_tables, table_names
 from .ticks import TickMark, read_schedule
@@ -62,6 +62,7 @@ __all__ = [
     "answer_signal",
     "answer_terminate",
     "awaited_text",
+    "chosen_migrations",
     "claim_batch",
     "creation_answer",
     "creation_id",

@@ -11,9 +11,12 @@ from workflow_migrations import (
     Migration,
     MigrationError,
     TableNames,
+    UnknownMigrationError,
     plan_migrations,
+    select_migrations,
 )
 from workflow_runtime.store import (
+    ConfigurationError,
     ForeignTablesError,
     SchemaAheadError,
     SchemaBehindError,
@@ -23,7 +26,7 @@ from workflow_runtime.store import (
 
 from .rows import Row
 
-__all__ = ["Schema"]
+__all__ = ["Schema", "chosen_migrations"]
 
 _COLUMNS = frozenset({"migration_id", "package_name", "package_version", "checksum", "applied_at"})
 
@@ -105,3 +108,17 @@ class Schema:
 def _refuse(tables: Iterable[str], problem: str) -> None:
     for table in tables:
         raise ForeignTablesError(table, problem)
+
+
+def chosen_migrations(
+    migrations: Sequence[Migration], *, ids: Sequence[str] | None, from_id: str | None, to_id: str | None
+) -> tuple[Migration, ...]:
+    """Return the migrations that a user asked for, as `select_migrations` does.
+
+    Raises:
+        ConfigurationError: An id that the package does not ship.
+    """
+    try:
+        return select_migrations(migrations, ids=ids, from_id=from_id, to_id=to_id)
+    except UnknownMigrationError as error:
+        raise ConfigurationError(str(error)) from error

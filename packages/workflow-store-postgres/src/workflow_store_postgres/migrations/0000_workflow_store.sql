@@ -1,7 +1,7 @@
 -- 0000_workflow_store: the tables of workflow-store-postgres.
 --
--- Runs as it is: `psql -f 0000_workflow_store.sql`. It is meant for a schema without these tables: it stops at the
--- first one that exists and leaves nothing behind.
+-- Runs as it is: `psql -v ON_ERROR_STOP=1 -f 0000_workflow_store.sql`. It is meant for a schema without these tables: it
+-- stops at the first one that exists and leaves nothing behind.
 --
 -- Times are milliseconds since the Unix epoch. Ids are compared byte by byte (COLLATE "C"). Payloads are json, which
 -- keeps their very text; jsonb would not.
@@ -121,7 +121,7 @@ CREATE TABLE workflow_signal_deliveries (
     delivery_id text COLLATE "C" NOT NULL,
     payload json,
     PRIMARY KEY (run_id, inbox_seq),
-    UNIQUE (run_id, kind, delivery_id)
+    CONSTRAINT workflow_signal_deliveries_once UNIQUE (run_id, kind, delivery_id)
 );
 
 CREATE INDEX workflow_signal_deliveries_untaken ON workflow_signal_deliveries (run_id, inbox_seq) WHERE NOT taken;
