@@ -3,12 +3,12 @@
 Every mutant is tried in a process of its own, on the cases that send its statement, quick ones first, until one fails.
 What is left at the end is a survivor: a case that is missing, a part of the statement that nothing needs, or a change
 that means the same. Judge each. All of a store takes hours on few cores; first take the quick cases, then try what they
-left on all of them. Each line of the file that `--out` names is one mutant that was tried; a run that was stopped goes
+left on the others. Each line of the file that `--out` names is one mutant that was tried; a run that was stopped goes
 on where the file ends:
 
     export WORKFLOW_CONTRACT_SCALE=0.2
     python scripts/mutate_sql.py sqlite --longest 0.5 --out quick.jsonl
-    python scripts/mutate_sql.py sqlite --again quick.jsonl --out all.jsonl
+    python scripts/mutate_sql.py sqlite --again quick.jsonl --shortest 0.4 --out slow.jsonl
     python scripts/mutate_sql.py postgres --query claim_due_timers
 
 Judgements of survivors stand in `scripts/sql_survivors/STORE.toml`, in groups with one reason each.
@@ -408,6 +408,7 @@ def main() -> None:
         "--query", action="append", help="only statements whose names begin so; may be given more than once"
     )
     parser.add_argument("--every", type=int, default=1, help="only one mutant in so many")
+    parser.add_argument("--shortest", type=float, default=0, help="leave out cases that take less, in seconds")
     parser.add_argument("--longest", type=float, default=60, help="leave out cases that take longer, in seconds")
     parser.add_argument("--again", type=Path, help="only the survivors in this file of an earlier run")
     parser.add_argument("--out", type=Path, default=Path("sql-mutants.jsonl"))
@@ -435,7 +436,7 @@ def try_and_note(options: argparse.Namespace, mutants: Sequence[Mutant], tally: 
     texts = watch(store.package)
     sends = asyncio.run(read_sends(store, texts, catalogue()))
     asyncio.run(store.close())  # or two trials would use one database
-    sends = [one for one in sends if one.seconds <= options.longest]
+    sends = [one for one in sends if options.shortest <= one.seconds <= options.longest]
     with options.out.open("a") as results:
         for mutant, catcher in try_all(store, texts, sends, mutants, tally, options.processes):
             tally.add(mutant, catcher)
