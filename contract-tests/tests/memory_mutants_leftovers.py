@@ -71,6 +71,28 @@ for _verb in (verb for verb in STATUS_TABLE if verb != "fork_run"):
     )
 
 
+def _forgetting(verb: str) -> Callable[..., Any]:
+    async def call(self: Faulty, **arguments: Any) -> Any:
+        before = {run_id: run.updated_at_ms for run_id, run in self._data.runs.items()}
+        answer = await getattr(InMemoryWorkflowStore, verb)(self, **arguments)
+        for run_id, updated_at_ms in before.items():
+            if run_id in self._data.runs:
+                self._data.runs[run_id].updated_at_ms = updated_at_ms
+        return answer
+
+    return call
+
+
+_CHANGING = [verb for verb, answers in STATUS_TABLE.items() if _DONE & set(answers.values())]
+for _verb in sorted(set(_CHANGING) - {"heartbeat_run_lease", "fork_run", "delete_run"}):
+    _told = {"__doc__": f"`{_verb}` does not note its time in runs that it changes.", _verb: _forgetting(_verb)}
+    broken(
+        "RUN-6",
+        words="`updated_at_ms` is the `now_ms` of the last call that changed it",
+        case="record_says_when_it_changed_last",
+    )(type(f"{_title(_verb)}NotesNoTime", (Faulty,), _told))
+
+
 def _remembering(verb: str, kind: str, name: str) -> Callable[..., Any]:
     async def call(self: Faulty, **arguments: Any) -> Any:
         answer = await getattr(InMemoryWorkflowStore, verb)(self, **arguments)
@@ -304,3 +326,39 @@ for _verb in ("claim_pending_runs", "claim_stale_runs", "claim_due_timers"):
     broken("CLAIM-7", words="the next matching run", case="erased_runs_are_due_for_nobody")(
         type(f"{_title(_verb)}TellsOfErasedRuns", (_DueErased,), _told)
     )
+
+
+# Arguments that are left out.
+
+
+_LEFT_OUT = "has the value that the verb's signature here gives it"
+
+
+@broken("ARG-4", words=_LEFT_OUT, case="timeline_has_a_thousand_events_unless_asked")
+class TimelinesAreShortUnlessAsked(Faulty):
+    """A timeline without a limit has a hundred events."""
+
+    async def get_run_timeline(self, *, run_id: str, limit: int = 100) -> Any:
+        return await super().get_run_timeline(run_id=run_id, limit=limit)
+
+
+@broken("ARG-4", words=_LEFT_OUT, case="new_schedule_of_which_little_is_said")
+class SchedulesOverlapUnlessAsked(Faulty):
+    """A schedule of whose overlap nothing is said starts each tick."""
+
+    async def upsert_schedule(self, **arguments: Any) -> Any:
+        return await super().upsert_schedule(**({"overlap_policy": "allow"} | arguments))
+
+
+@broken(
+    "FORK-1", words="is `queued`, due now, with the other's workflow", case="fork_begins_with_the_first_part_of_the_log"
+)
+class ForksLookOld(Faulty):
+    """A fork says that it changed when the other run last did."""
+
+    async def fork_run(self, **arguments: Any) -> Any:
+        answer = await super().fork_run(**arguments)
+        if answer.kind == "forked":
+            run = self.current(arguments["new_run_id"])
+            run.updated_at_ms = self.current(arguments["run_id"]).updated_at_ms
+        return answer

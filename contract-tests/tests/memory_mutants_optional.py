@@ -96,6 +96,20 @@ class FollowerWaitsForNobody(Faulty):
             return
 
 
+@broken("SUBSCRIBE-3", words="also when its id has another run by then", case="longer_namesake_is_not_followed")
+class FollowerTakesANamesakeForTheRun(Faulty):
+    """A follower looks for the next index, whoever has the id by then."""
+
+    async def subscribe_events(self, *, run_id: str, from_index: int = 0) -> AsyncGenerator[Event, None]:
+        at = from_index
+        while run_id in self._data.runs:
+            for event in self.current(run_id).events[at:]:
+                at += 1
+                yield event
+            await asyncio.sleep(0.01)
+        raise RunNotFoundError(run_id)
+
+
 @broken("SUBSCRIBE-4")
 class FollowerCannotBeStopped(Faulty):
     """A follower that waits does not let itself be cancelled."""

@@ -54,7 +54,8 @@ async def fork_begins_with_the_first_part_of_the_log(h: StoreHarness, length: st
     assert answer.run == run
     assert (run.workflow_id, run.workflow_version, run.input) == ("orders", "3", '{"b":2,"a":1}')
     assert (run.queue, run.priority, run.status, run.due_at_ms) == ("slow", 7, "queued", h.now_ms)
-    assert (run.created_at_ms, run.next_index, run.crashes) == (h.now_ms, from_index + 1, 0)
+    assert (run.created_at_ms, run.updated_at_ms) == (h.now_ms, h.now_ms)
+    assert (run.next_index, run.crashes) == (from_index + 1, 0)
     assert (run.forked_from_run_id, run.forked_from_index) == (holder.run_id, from_index)
     mark = (from_index, _MARK.kind, _MARK.step_id, _MARK.payload, h.now_ms)
     assert await _log(h) == [*original[:from_index], mark]

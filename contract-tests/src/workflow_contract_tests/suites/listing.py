@@ -320,6 +320,16 @@ async def timeline_is_bounded(h: StoreHarness) -> None:
         await h.store.get_run_timeline(run_id="nobody")
 
 
+@clause("ARG-4", "LIST-5")
+async def timeline_has_a_thousand_events_unless_asked(h: StoreHarness) -> None:
+    """Without `limit` a timeline has the first 1,000 events, and says that there are more."""
+    holder = await start(h)
+    await holder.append(*(str(number) for number in range(1_001)))
+    timeline = await h.second.get_run_timeline(run_id=holder.run_id)
+    assert [e.detail for e in timeline.entries if e.source == "log"] == [str(number) for number in range(1_000)]
+    assert timeline.truncated
+
+
 @clause("LIST-6")
 async def listing_says_what_a_paused_run_waits_for(h: StoreHarness) -> None:
     """The first few things with their deadlines, and how many there are; of no other run, and not of a former pause."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, ScheduleNotFoundError
+from workflow_runtime.payloads import JsonText
 from workflow_runtime.store import BucketStarted, Deleted, NotFound, ScheduleChanged
 
 from ..cases import clause
@@ -42,6 +43,23 @@ async def new_schedule(h: StoreHarness) -> None:
     assert (schedule.created_at_ms, schedule.updated_at_ms) == (h.now_ms, h.now_ms)
     assert (await claim_ticks(h, now_ms=h.now_ms + HOUR - 1)).buckets == ()
     assert (await claim_tick(h, now_ms=h.now_ms + HOUR)).fire_at_ms == h.now_ms + HOUR
+
+
+@clause("ARG-4", "SCHEDULE-1", schedules=True)
+async def new_schedule_of_which_little_is_said(h: StoreHarness) -> None:
+    """Arguments that are left out have the contract's values: a schedule skips overlaps, for the common queue."""
+    await h.store.upsert_schedule(
+        schedule_id="nightly",
+        workflow_id="report",
+        workflow_version="3",
+        spec=JsonText('"daily"'),
+        input=JsonText("null"),
+        next_fire_at_ms=h.now_ms,
+        now_ms=h.now_ms,
+    )
+    schedule = await get_schedule(h)
+    assert (schedule.overlap_policy, schedule.queue, schedule.priority) == ("skip", "default", 0)
+    assert schedule.enabled
 
 
 @clause("SCHEDULE-1", "SCHEDULE-7")

@@ -13,8 +13,8 @@ from ..cases import clause
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
 from ..samples import LEASE_MS, MANY, event
-from ..scenarios import create_arguments, park, record, start
-from ..verbs import CLAIM_VERBS, LEASE_VERBS, ClaimVerb, LeaseVerb
+from ..scenarios import create_arguments, observe, park, record, start
+from ..verbs import CLAIM_VERBS, HEARTBEAT_RUN_LEASE, LEASE_VERBS, ClaimVerb, LeaseVerb
 
 __all__ = ["CALLS", "in_state"]
 
@@ -164,6 +164,22 @@ async def verb_answers_as_the_table_says(h: StoreHarness, verb: str) -> None:
     h.advance(10)
     answers = {state: await CALLS[verb](h, holder) for state, holder in holders.items()}
     assert answers == dict(STATUS_TABLE[verb]), f"{verb} answered {answers}, the table says {STATUS_TABLE[verb]}"
+
+
+@clause("RUN-6", each=[verb for verb in STATUS_TABLE if verb != HEARTBEAT_RUN_LEASE.name])
+async def record_says_when_it_changed_last(h: StoreHarness, verb: str) -> None:
+    """`updated_at_ms` is the time of the verb in a run that it changes, and what it was in one that it does not."""
+    holders = {state: await in_state(h, state) for state in STATES}
+    h.advance(10)
+    for state, holder in holders.items():
+        before = await observe(h, holder.run_id)
+        answer = await CALLS[verb](h, holder)
+        now = await observe(h, holder.run_id)
+        (was, _), (became, _) = before[holder.run_id], now[holder.run_id]
+        if became is not None:  # it was not erased
+            expected = was.run.updated_at_ms if now == before else h.now_ms
+            found = became.run.updated_at_ms
+            assert found == expected, f"{state}: {verb} answered {answer}, and the run says it changed at {found}"
 
 
 _AFTERWARDS = {

@@ -149,6 +149,24 @@ async def deleted_run_ends_the_following(h: StoreHarness, after: str) -> None:
     raise AssertionError(f"the following went on with {given}")
 
 
+@clause("SUBSCRIBE-3", capability="subscribe")
+async def longer_namesake_is_not_followed(h: StoreHarness) -> None:
+    """A follower that was slow does not take the log of the next run of that id for the one that it follows."""
+    holder = await start(h)
+    await holder.append('"a"')
+    async with aclosing(_follow(h.second, holder.run_id)) as follower:
+        assert (await asyncio.wait_for(anext(follower), _LATE_S)).payload == '"a"'
+        await h.store.delete_run(run_id=holder.run_id, now_ms=h.now_ms, force=True)
+        h.advance(1)
+        again = await start(h, holder.run_id)
+        await again.append('"b"', '"c"', '"d"')
+        try:
+            given = await asyncio.wait_for(anext(follower, None), _LATE_S)
+        except RunNotFoundError:
+            return
+    raise AssertionError(f"the following went on with {given}, of another run")
+
+
 @clause("SUBSCRIBE-4", capability="subscribe", each=("closing", "cancelling"))
 async def following_ends_at_once(h: StoreHarness, how: str) -> None:
     """A follower can stop at once, and the run and the store go on."""

@@ -196,7 +196,8 @@ class RunLifecycleStore(Protocol):
         """Read one run; `None` when there is none.
 
         Contract:
-            RUN-6: Gives the run with its payloads as of the last committed unit; `None` for an unknown id.
+            RUN-6: Gives the run with its payloads as of the last committed unit; its `updated_at_ms` is the `now_ms` of
+                the last call that changed it, a heartbeat apart. `None` for an unknown id.
         """
         ...
 
@@ -1104,6 +1105,7 @@ class StoreAdmin(Protocol):
         ARG-2: A negative limit is refused; a limit of 0 returns, claims and deletes nothing.
         ARG-3: Times and durations are integers from 0 to 2^53 - 1, and so is the end of a lease, `now_ms + lease_ms`; a
             lease lasts at least 1 ms, and `max_crashes` is at least 1; anything else is refused.
+        ARG-4: An argument that is left out has the value that the verb's signature here gives it.
         DURABLE-1: A store that declares `durable` keeps all that it has answered when its last handle is closed.
             Handles that are opened later find it, in this process and in others: runs, schedules, leases, and what it
             knows of operations and of delivered ids.
@@ -1191,7 +1193,8 @@ class SupportsSubscribe(Protocol):
                 log. It ends when the run is terminal (a `dead` one too) and its last event was given.
             SUBSCRIBE-2: Waits for events that are not there yet; those appended through other handles and by other
                 processes come too.
-            SUBSCRIBE-3: Raises `RunNotFoundError` for an unknown run, and when the run is deleted meanwhile.
+            SUBSCRIBE-3: Raises `RunNotFoundError` for an unknown run, and when the run is deleted meanwhile, also when
+                its id has another run by then.
             SUBSCRIBE-4: Closing it, or cancelling the task that waits for it, ends it at once; it holds nothing back:
                 the run and the store go on as if nobody had followed.
         """
