@@ -47,6 +47,38 @@ def test_database_that_knows_more_is_refused() -> None:
     assert refused.value.unknown == ("0001_b", "0002_c")
 
 
+def newer(*oldest_codes: str | None) -> list[AppliedMigration]:
+    """All that the package knows, and migrations of later releases."""
+    return applied(*MIGRATIONS) + [
+        AppliedMigration(migration_id=f"{number:04}_expand_x", checksum="c", oldest_code=oldest_code)
+        for number, oldest_code in enumerate(oldest_codes, start=3)
+    ]
+
+
+@pytest.mark.parametrize("version", ["0.2", "0.2.0", "0.2.1", "0.10", "1.0", "0.2.0rc1", "0.2.0.dev3"])
+def test_code_that_is_new_enough_works_on_a_newer_database(version: str) -> None:
+    assert plan_migrations(newer("0.2.0", "0.1.9"), MIGRATIONS, version=version) == ()
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.1.99", "0", "", "next"])
+def test_code_that_is_too_old_is_refused_with_what_it_needs(version: str) -> None:
+    with pytest.raises(DatabaseAheadError, match=r"need 0\.10 or later: 0003_expand_x, 0004_expand_x") as refused:
+        plan_migrations(newer("0.2.0", "0.10"), MIGRATIONS, version=version)
+    assert refused.value.needed == "0.10"
+
+
+@pytest.mark.parametrize("oldest_codes", [(None,), ("0.1", None), ("soon",), ("",)])
+def test_newer_database_that_does_not_say_is_refused(oldest_codes: tuple[str | None, ...]) -> None:
+    with pytest.raises(DatabaseAheadError):
+        plan_migrations(newer(*oldest_codes), MIGRATIONS, version="9.9")
+
+
+def test_newer_database_must_have_all_that_is_older() -> None:
+    rows = [row for row in newer("0.1") if row.migration_id != "0002_c"]
+    with pytest.raises(MigrationGapError):
+        plan_migrations(rows, MIGRATIONS, version="0.1")
+
+
 @pytest.mark.parametrize(("present", "missing"), [((0, 2), ("0001_b",)), ((2,), ("0000_a", "0001_b"))])
 def test_gap_in_the_database_is_refused(present: tuple[int, ...], missing: tuple[str, ...]) -> None:
     with pytest.raises(MigrationGapError) as refused:
@@ -55,7 +87,7 @@ def test_gap_in_the_database_is_refused(present: tuple[int, ...], missing: tuple
 
 
 @pytest.mark.parametrize(
-    "error", [ChecksumMismatchError("0000_a"), DatabaseAheadError(("x",)), MigrationGapError(("x",))]
+    "error", [ChecksumMismatchError("0000_a"), DatabaseAheadError(("x",), "0.2"), MigrationGapError(("x",))]
 )
 def test_errors_survive_pickling(error: MigrationError) -> None:
     copy = pickle.loads(pickle.dumps(error))

@@ -7,7 +7,7 @@ MigrationError
 |- ChecksumMismatchError     a file was edited after it had been applied                   -> restore the file
 |- MigrationGapError         the database lacks a migration older than its newest          -> repair the database
 |- UnknownMigrationError     the package ships no migration of the id that was asked for    -> use a shipped one
-|- DatabaseAheadError        the database has migrations that this package does not know   -> upgrade the package
+|- DatabaseAheadError        the database has migrations that this package is too old for   -> upgrade the package
 `- ReadOnlyTableError        a table for reading was about to be created or dropped         -> use the migrations
 ```
 """
@@ -89,14 +89,17 @@ class MigrationGapError(MigrationError):
 
 
 class DatabaseAheadError(MigrationError):
-    """The database has migrations that this package does not know."""
+    """The database has migrations that this package does not know, and it is too old for them."""
 
-    def __init__(self, unknown: tuple[str, ...]) -> None:
-        super().__init__(unknown)
+    def __init__(self, unknown: tuple[str, ...], needed: str | None = None) -> None:
+        super().__init__(unknown, needed)
         self.unknown = unknown
+        self.needed = needed
+        """Version of the package that may run on the database; `None` if the database does not say."""
 
     def __str__(self) -> str:
-        return f"the database has migrations unknown to this package: {', '.join(self.unknown)}"
+        needed = "" if self.needed is None else f", which need {self.needed} or later"
+        return f"the database has migrations unknown to this package{needed}: {', '.join(self.unknown)}"
 
 
 class ReadOnlyTableError(MigrationError):

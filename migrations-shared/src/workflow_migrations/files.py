@@ -23,6 +23,7 @@ __all__ = [
     "select_migrations",
 ]
 
+_OLDEST_CODE = re.compile(r"^-- Oldest code: (?P<version>\S+)$", re.MULTILINE)
 _FILE_NAME = re.compile(r"(?P<id>(?P<number>\d{4})_[a-z0-9]+(?:_[a-z0-9]+)*)\.sql")
 
 
@@ -37,6 +38,9 @@ class Migration:
     """The text of the file: with default table names, unless `render_migrations` has put in others."""
     checksum: str
     """Checksum by which an edited file differs from the released one, whatever names are put in."""
+    oldest_code: str | None = None
+    """Version of the oldest release that may run on a database with this migration, as its line `-- Oldest code: 0.1.0`
+    says. `None` if nothing is said: then no code that does not know the migration may run on it."""
 
     @property
     def statements(self) -> tuple[str, ...]:
@@ -144,4 +148,11 @@ def _parse(file_name: str, sql: str) -> Migration:
         raise InvalidMigrationError(file_name, "must be named like 0001_what_it_does.sql")
     if not sql.strip():
         raise InvalidMigrationError(file_name, "is empty")
-    return Migration(migration_id=match["id"], number=int(match["number"]), sql=sql, checksum=checksum(sql))
+    oldest = _OLDEST_CODE.search(sql)
+    return Migration(
+        migration_id=match["id"],
+        number=int(match["number"]),
+        sql=sql,
+        checksum=checksum(sql),
+        oldest_code=None if oldest is None else oldest["version"],
+    )

@@ -1,6 +1,7 @@
 """The migration files are the schema; `ensure_schema` and `check_schema` tell whose tables they meet."""
 
 import asyncio
+import re
 import sqlite3
 import subprocess
 import sys
@@ -217,6 +218,36 @@ async def test_newer_database_is_ahead(store: D1WorkflowStore, path: Path, call:
     with pytest.raises(SchemaAheadError, match="upgrade workflow-store-d1") as refused:
         await getattr(store, call)()
     assert refused.value.unknown == ("0001_expand_add_note",)
+
+
+AS_OF = "UPDATE workflow_schema_migrations SET oldest_code = '{}' WHERE migration_id = '0001_expand_add_note'"
+
+
+@pytest.mark.parametrize("oldest_code", ["0.1.0", "0.1", "0.0.9"])
+async def test_older_code_runs_on_a_newer_database_that_allows_it(
+    store: D1WorkflowStore, path: Path, oldest_code: str
+) -> None:
+    """A rolling deploy migrates first, and a rollback does not migrate back: the old program starts all the same."""
+    run_script(path, NEXT.sql + AS_OF.format(oldest_code))
+    await store.check_schema()
+    await store.ensure_schema()
+    await store.count_runs()
+
+
+@pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
+@pytest.mark.parametrize("oldest_code", ["0.1.1", "0.2.0", "1", "0.10"])
+async def test_code_that_is_too_old_hears_what_it_needs(
+    store: D1WorkflowStore, path: Path, oldest_code: str, call: str
+) -> None:
+    run_script(path, NEXT.sql + AS_OF.format(oldest_code))
+    needed = f"upgrade workflow-store-d1 to {oldest_code} or later; this is 0.1.0"
+    with pytest.raises(SchemaAheadError, match=re.escape(needed)):
+        await getattr(store, call)()
+
+
+async def test_file_says_what_it_records(store: D1WorkflowStore, path: Path) -> None:
+    (header,) = get_migrations()
+    assert read(path, "SELECT oldest_code FROM workflow_schema_migrations") == [(header.oldest_code,)]
 
 
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])

@@ -1,6 +1,7 @@
 """The migration files are the schema; `ensure_schema` and `check_schema` tell whose tables they meet."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -342,6 +343,39 @@ async def test_newer_database_is_ahead(store: PostgresWorkflowStore, empty: asyn
     with pytest.raises(SchemaAheadError, match="upgrade workflow-store-postgres") as refused:
         await getattr(store, call)()
     assert refused.value.unknown == ("0001_expand_add_note",)
+
+
+AS_OF = "UPDATE workflow_schema_migrations SET oldest_code = '{}' WHERE migration_id = '0001_expand_add_note'"
+
+
+@pytest.mark.parametrize("oldest_code", ["0.1.0", "0.1", "0.0.9"])
+async def test_older_code_runs_on_a_newer_database_that_allows_it(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, oldest_code: str
+) -> None:
+    """A rolling deploy migrates first, and a rollback does not migrate back: the old program starts all the same."""
+    await store.ensure_schema()
+    await empty.execute(NEXT.sql + AS_OF.format(oldest_code))
+    await store.check_schema()
+    await store.ensure_schema()
+    assert await works(store)
+
+
+@pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
+@pytest.mark.parametrize("oldest_code", ["0.1.1", "0.2.0", "1", "0.10"])
+async def test_code_that_is_too_old_hears_what_it_needs(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, oldest_code: str, call: str
+) -> None:
+    await store.ensure_schema()
+    await empty.execute(NEXT.sql + AS_OF.format(oldest_code))
+    needed = f"upgrade workflow-store-postgres to {oldest_code} or later; this is 0.1.0"
+    with pytest.raises(SchemaAheadError, match=re.escape(needed)):
+        await getattr(store, call)()
+
+
+async def test_file_says_what_it_records(store: PostgresWorkflowStore, empty: asyncpg.Connection) -> None:
+    await store.ensure_schema()
+    (header,) = get_migrations()
+    assert await read(empty, "SELECT oldest_code FROM workflow_schema_migrations") == [(header.oldest_code,)]
 
 
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])

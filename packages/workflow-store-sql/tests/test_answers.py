@@ -176,18 +176,19 @@ def test_page_begins_at_the_cursor_or_at_the_filter(
 
 SHIPPED = Schema(
     distribution="workflow-store-mine",
+    version="0.2.0",
     migrations=parse_migrations({"0000_first.sql": "SELECT 1;", "0001_expand_more.sql": "SELECT 2;"}),
     tables=DEFAULT_TABLES,
     remedy="mend it",
 )
-OWN_COLUMNS = ("migration_id", "package_name", "package_version", "checksum", "applied_at")
+OWN_COLUMNS = ("migration_id", "package_name", "package_version", "oldest_code", "checksum", "applied_at")
 RECORD_TABLE = DEFAULT_TABLES.schema_migrations
 
 
-def record(index: int, **change: str) -> dict[str, str]:
+def record(index: int, **change: str) -> dict[str, str | None]:
     migration = SHIPPED.migrations[index]
     own = {"package_name": SHIPPED.distribution, "migration_id": migration.migration_id, "checksum": migration.checksum}
-    return own | change
+    return {"oldest_code": None, **own, **change}
 
 
 def test_tables_of_others_are_refused() -> None:
@@ -214,6 +215,9 @@ def test_what_is_missing_is_told_apart() -> None:
         SHIPPED.check(applied[:1])
     with pytest.raises(SchemaAheadError, match="upgrade workflow-store-mine"):
         SHIPPED.check([*applied, AppliedMigration(migration_id="0002_expand_new", checksum="c")])
+    SHIPPED.check([*applied, AppliedMigration(migration_id="0002_expand_new", checksum="c", oldest_code="0.2")])
+    with pytest.raises(SchemaAheadError, match=r"upgrade workflow-store-mine to 0\.3 or later; this is 0\.2\.0"):
+        SHIPPED.check([*applied, AppliedMigration(migration_id="0002_expand_new", checksum="c", oldest_code="0.3")])
     with pytest.raises(SchemaError, match="another text"):
         SHIPPED.check(SHIPPED.applied([RECORD_TABLE], [record(0, checksum="c")]))
 

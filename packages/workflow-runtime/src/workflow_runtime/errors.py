@@ -337,7 +337,7 @@ class SchemaBehindError(SchemaError):
 
 
 class SchemaAheadError(SchemaError):
-    """The database has migrations that this package does not know: it is older than the database."""
+    """The database has migrations that this package does not know, and it is too old to run on them."""
 
     def __init__(self, unknown: tuple[str, ...], remedy: str) -> None:
         self.unknown = unknown

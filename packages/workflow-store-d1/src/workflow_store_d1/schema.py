@@ -10,6 +10,7 @@ from workflow_migrations import AppliedMigration, Migration, join_migrations, lo
 from workflow_runtime.store import StoreOperationError
 from workflow_store_sql import Schema, chosen_migrations, table_names
 
+from ._version import __version__
 from .database import D1PreparedStatement
 from .statement_sender import REMEDY, StatementSender, json_list
 
@@ -81,7 +82,13 @@ async def check_schema(sender: StatementSender) -> None:
 
 
 def _schema(sender: StatementSender) -> Schema:
-    return Schema(distribution="workflow-store-d1", migrations=get_migrations(), tables=sender.tables, remedy=REMEDY)
+    return Schema(
+        distribution="workflow-store-d1",
+        version=__version__,
+        migrations=get_migrations(),
+        tables=sender.tables,
+        remedy=REMEDY,
+    )
 
 
 def _statements(sender: StatementSender, migration: Migration) -> list[D1PreparedStatement]:

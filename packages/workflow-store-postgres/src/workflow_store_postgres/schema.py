@@ -19,6 +19,7 @@ from workflow_migrations import (
 from workflow_runtime.store import ConfigurationError, StoreUnavailableError
 from workflow_store_sql import Schema, chosen_migrations, table_names
 
+from ._version import __version__
 from .connections import LentConnection, Row
 from .failures import REMEDY
 from .statement_sender import StatementSender
@@ -152,7 +153,13 @@ class _Schema:
     def __init__(self, sender: StatementSender, connection: LentConnection) -> None:
         self._sender = sender
         self._connection = connection
-        self.shipped = Schema(distribution=_PACKAGE, migrations=get_migrations(), tables=sender.tables, remedy=REMEDY)
+        self.shipped = Schema(
+            distribution=_PACKAGE,
+            version=__version__,
+            migrations=get_migrations(),
+            tables=sender.tables,
+            remedy=REMEDY,
+        )
 
     async def missing(self) -> tuple[Migration, ...]:
         """Return what is to be applied.

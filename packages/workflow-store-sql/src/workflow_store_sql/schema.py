@@ -28,7 +28,7 @@ from .rows import Row
 
 __all__ = ["Schema", "chosen_migrations"]
 
-_COLUMNS = frozenset({"migration_id", "package_name", "package_version", "checksum", "applied_at"})
+_COLUMNS = frozenset({"migration_id", "package_name", "package_version", "oldest_code", "checksum", "applied_at"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +37,14 @@ class Schema:
 
     Args:
         distribution: The store, as it records its migrations.
+        version: Its version: an older one may run on the tables of a newer one while these say so.
         migrations: What it ships.
         tables: The names of its tables.
         remedy: What to do when something is missing.
     """
 
     distribution: str
+    version: str
     migrations: Sequence[Migration]
     tables: TableNames
     remedy: str
@@ -74,19 +76,23 @@ class Schema:
         for record in records:
             if record["package_name"] != self.distribution:
                 raise ForeignTablesError(record_table, f"it records migrations of {record['package_name']!r}")
-        return [AppliedMigration(migration_id=row["migration_id"], checksum=row["checksum"]) for row in records]
+        return [
+            AppliedMigration(migration_id=row["migration_id"], checksum=row["checksum"], oldest_code=row["oldest_code"])
+            for row in records
+        ]
 
     def missing(self, applied: Sequence[AppliedMigration]) -> tuple[Migration, ...]:
         """Return what is to be applied, in order.
 
         Raises:
-            SchemaAheadError: The database is newer than this package.
+            SchemaAheadError: The database is newer than this package, which is too old for it.
             SchemaError: A migration was applied with another text, or left out.
         """
         try:
-            return plan_migrations(applied, self.migrations)
+            return plan_migrations(applied, self.migrations, version=self.version)
         except DatabaseAheadError as error:
-            raise SchemaAheadError(error.unknown, f"upgrade {self.distribution}") from error
+            needed = "" if error.needed is None else f" to {error.needed} or later; this is {self.version}"
+            raise SchemaAheadError(error.unknown, f"upgrade {self.distribution}{needed}") from error
         except MigrationError as error:
             raise SchemaError(str(error)) from error
 

@@ -1,4 +1,5 @@
 -- 0000_workflow_store: the tables of workflow-store-d1.
+-- Oldest code: 0.1.0
 --
 -- Runs as it is: `wrangler d1 execute DB --file 0000_workflow_store.sql`, or `sqlite3 app.db < 0000_workflow_store.sql`.
 -- It is meant for a database without these tables and stops at the first one that exists.
@@ -7,11 +8,13 @@
 -- reading the columns before them does not read them. Tables with payloads have a rowid: without one, SQLite reads a
 -- whole row for each key that it compares.
 
--- Which migrations were applied.
+-- Which migrations were applied. oldest_code: the oldest release that may run on the tables since; an older one that starts
+-- reads it, for it does not know the file.
 CREATE TABLE workflow_schema_migrations (
     migration_id TEXT NOT NULL PRIMARY KEY,
     package_name TEXT NOT NULL,
     package_version TEXT NOT NULL,
+    oldest_code TEXT,
     checksum TEXT,
     applied_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -185,10 +188,11 @@ CREATE TABLE workflow_schedule_buckets (
 
 CREATE INDEX workflow_schedule_buckets_first ON workflow_schedule_buckets (schedule_id, waits, fire_at);
 
-INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
+INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, oldest_code, checksum, applied_at)
 VALUES (
     '0000_workflow_store',
     'workflow-store-d1',
+    '0.1.0',
     '0.1.0',
     NULL,
     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)

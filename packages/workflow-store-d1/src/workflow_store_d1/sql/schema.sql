@@ -18,7 +18,7 @@ FROM pragma_table_info(?1) AS info;
 
 -- name: read_applied_migrations
 -- Reads what was applied.
-SELECT applied.migration_id, applied.package_name, applied.checksum
+SELECT applied.migration_id, applied.package_name, applied.oldest_code, applied.checksum
 FROM workflow_schema_migrations AS applied
 ORDER BY applied.migration_id;
 

@@ -1,4 +1,5 @@
 -- 0000_workflow_store: the tables of workflow-store-postgres.
+-- Oldest code: 0.1.0
 --
 -- Runs as it is: `psql -v ON_ERROR_STOP=1 -f 0000_workflow_store.sql`. It is meant for a schema without these tables: it
 -- stops at the first one that exists and leaves nothing behind.
@@ -8,11 +9,13 @@
 
 BEGIN;
 
--- Which migrations were applied.
+-- Which migrations were applied. oldest_code: the oldest release that may run on the tables since; an older one that starts
+-- reads it, for it does not know the file.
 CREATE TABLE workflow_schema_migrations (
     migration_id text COLLATE "C" PRIMARY KEY,
     package_name text NOT NULL,
     package_version text NOT NULL,
+    oldest_code text,
     checksum text,
     applied_at bigint NOT NULL
 );
@@ -186,10 +189,11 @@ CREATE TABLE workflow_schedule_buckets (
 
 CREATE INDEX workflow_schedule_buckets_first ON workflow_schedule_buckets (schedule_id, waits, fire_at);
 
-INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
+INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, oldest_code, checksum, applied_at)
 VALUES (
     '0000_workflow_store',
     'workflow-store-postgres',
+    '0.1.0',
     '0.1.0',
     NULL,
     floor(extract(epoch FROM clock_timestamp()) * 1000)

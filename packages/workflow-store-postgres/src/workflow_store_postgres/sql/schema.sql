@@ -33,7 +33,7 @@ WHERE
 
 -- name: read_applied_migrations
 -- Reads what was applied.
-SELECT applied.migration_id, applied.package_name, applied.checksum
+SELECT applied.migration_id, applied.package_name, applied.oldest_code, applied.checksum
 FROM workflow_schema_migrations AS applied
 ORDER BY applied.migration_id;
 
