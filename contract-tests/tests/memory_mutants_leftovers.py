@@ -362,3 +362,40 @@ class ForksLookOld(Faulty):
             run = self.current(arguments["new_run_id"])
             run.updated_at_ms = self.current(arguments["run_id"]).updated_at_ms
         return answer
+
+
+# Runs of one id, one after the other, that no call of `create_run` made.
+
+
+def _with_first_tokens(verb: str, name: str) -> Callable[..., Any]:
+    async def call(self: Faulty, **arguments: Any) -> Any:
+        answer = await getattr(InMemoryWorkflowStore, verb)(self, **arguments)
+        if (run := self._data.runs.get(arguments.get(name) or "")) is not None and run.lease_number == 0:
+            run.generation = verb
+        return answer
+
+    return call
+
+
+for _verb, _name, _case in (
+    ("fork_run", "new_run_id", "token_of_a_deleted_fork_does_not_fit_its_namesake"),
+    ("mark_schedule_bucket_started", "run_id", "token_of_a_deleted_ticks_run_does_not_fit_its_namesake"),
+):
+    _told = {
+        "__doc__": f"The first token of each run that `{_verb}` makes is the same.",
+        _verb: _with_first_tokens(_verb, _name),
+    }
+    broken("FENCE-3", words="also after the run was deleted and created again", case=_case)(
+        type(f"{_title(_verb)}GivesFirstTokensAgain", (Faulty,), _told)
+    )
+
+
+@broken("OP-1", words="gives the first answer again", case="repeated_pause_that_found_news_says_so_again")
+class PausesThatFoundNewsAreForgotten(Faulty):
+    """A pause that ended as `queued` is no operation that a repeat could have."""
+
+    async def mark_run_paused(self, **arguments: Any) -> Any:
+        answer = await super().mark_run_paused(**arguments)
+        if answer.status == "queued":
+            self.current(arguments["run_id"]).operation_id = "another"
+        return answer

@@ -12,7 +12,7 @@ from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
-from ..samples import LEASE_MS
+from ..samples import LEASE_MS, event
 from ..scenarios import (
     claim,
     claim_due,
@@ -25,6 +25,7 @@ from ..scenarios import (
     start_full,
     unchanged,
 )
+from ..ticking import start_tick, upsert
 from ..verbs import (
     LEASE_VERBS,
     MARK_RUN_ERRORED,
@@ -227,6 +228,47 @@ async def token_of_a_deleted_run_does_not_fit_its_namesake(h: StoreHarness) -> N
     with refused(LeaseLostError, "a write with the deleted run's token"):
         await old.append("1")
     assert (await new.append("1")).next_index == 1
+
+
+async def _fork(h: StoreHarness) -> None:
+    source = await h.store.load_run(run_id="source")
+    if source is None:
+        await start(h, "source")
+    answer = await h.store.fork_run(
+        run_id="source", new_run_id="the-id", from_index=0, event=event(), operation_id="one", now_ms=h.now_ms
+    )
+    assert answer.kind == "forked"
+
+
+async def _start_by_tick(h: StoreHarness) -> None:
+    await upsert(h, overlap_policy="allow", next_fire_at_ms=h.now_ms, spec=f'"{h.now_ms}"')
+    await start_tick(h, "the-id")
+
+
+async def _drive_twice(h: StoreHarness, make: Callable[[StoreHarness], Awaitable[None]]) -> None:
+    """Assert that a run that is made, claimed, deleted and made again is no business of its first holder."""
+    await make(h)
+    old = await claim(h, "the-id")
+    await h.second.delete_run(run_id="the-id", now_ms=h.now_ms, force=True)
+    h.advance(1)
+    await make(h)
+    new = await claim(h, "the-id")
+    assert new.token != old.token
+    with refused(LeaseLostError, "a write with the deleted run's token"):
+        await old.append("1")
+    assert (await new.append("1")).next_index == new.next_index
+
+
+@clause("FENCE-3", "FORK-1")
+async def token_of_a_deleted_fork_does_not_fit_its_namesake(h: StoreHarness) -> None:
+    """The first token of a deleted fork is worth nothing for the next fork of its id."""
+    await _drive_twice(h, _fork)
+
+
+@clause("FENCE-3", schedules=True)
+async def token_of_a_deleted_ticks_run_does_not_fit_its_namesake(h: StoreHarness) -> None:
+    """The first token of a deleted run that a tick had started is worth nothing for another tick's run of its id."""
+    await _drive_twice(h, _start_by_tick)
 
 
 @clause("FENCE-3", "CLAIM-2")

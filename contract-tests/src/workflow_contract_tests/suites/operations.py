@@ -11,7 +11,7 @@ from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
-from ..samples import LEASE_MS
+from ..samples import LEASE_MS, event
 from ..scenarios import claim, record, start, start_full, unchanged
 from ..verbs import (
     APPEND_EVENTS,
@@ -142,6 +142,19 @@ async def repeated_pause_does_not_pause_again(h: StoreHarness) -> None:
     await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
     await h.store.mark_run_paused(**arguments)
     assert (await record(h, holder.run_id)).status == "queued", "the repeated pause parked a run that had been woken"
+
+
+@clause("OP-1", "PAUSE-1")
+async def repeated_pause_that_found_news_says_so_again(h: StoreHarness) -> None:
+    """A pause that ended as `queued`, because an entry had come, answers a repeat alike."""
+    holder = await start(h)
+    await holder.signal("go", "s1")
+    arguments = holder.pause_arguments(seen_inbox_seq=0, events=[event('"1"')])
+    first = await h.store.mark_run_paused(**arguments)
+    assert first.status == "queued"
+    async with unchanged(h, holder.run_id, after="the repeated pause"):
+        for store in (h.store, h.second):
+            assert await store.mark_run_paused(**arguments | {"now_ms": h.advance(10)}) == first
 
 
 @clause("OP-1", "FENCE-1")
