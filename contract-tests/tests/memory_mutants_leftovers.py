@@ -9,7 +9,7 @@ from typing import Any
 from memory_mutants import Faulty
 from mutant_catalogue import broken
 from workflow_runtime.errors import LeaseLostError
-from workflow_runtime.store import STATUS_TABLE, InboxEntry
+from workflow_runtime.store import STATUS_TABLE, InboxEntry, RunStatus
 from workflow_store_memory import InMemoryWorkflowStore
 from workflow_store_memory.data import Run
 
@@ -396,6 +396,6 @@ class PausesThatFoundNewsAreForgotten(Faulty):
 
     async def mark_run_paused(self, **arguments: Any) -> Any:
         answer = await super().mark_run_paused(**arguments)
-        if answer.status == "queued":
+        if answer.status == RunStatus.QUEUED:
             self.current(arguments["run_id"]).operation_id = "another"
         return answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from workflow_runtime.errors import LeaseLostError, LogConflictError
-from workflow_runtime.store import Timer
+from workflow_runtime.store import RunStatus, Timer
 
 from ..cases import clause
 from ..expectations import refused
@@ -151,7 +151,7 @@ async def repeated_pause_that_found_news_says_so_again(h: StoreHarness) -> None:
     await holder.signal("go", "s1")
     arguments = holder.pause_arguments(seen_inbox_seq=0, events=[event('"1"')])
     first = await h.store.mark_run_paused(**arguments)
-    assert first.status == "queued"
+    assert first.status == RunStatus.QUEUED
     async with unchanged(h, holder.run_id, after="the repeated pause"):
         for store in (h.store, h.second):
             assert await store.mark_run_paused(**arguments | {"now_ms": h.advance(10)}) == first
