@@ -433,6 +433,30 @@ FAULTS = {
             for part in ("events", "timers", "inbox", "states", "runs", "heads")
         ],
     ),
+    "ticks-runs-are-asked-to-end": Fault(
+        clause="RUN-1",
+        story="A run that a tick starts is asked to end before it begins.",
+        edits=[("mark_schedule_bucket_started.head", "0, ?7, ?8, 0, 0, 0, 0,", "0, ?7, ?8, 0, 0, 1, 0,")],
+        case="marking_starts_the_run_and_moves_on",
+    ),
+    "ticks-runs-have-crashed": Fault(
+        clause="RUN-1",
+        story="A run that a tick starts counts one crash before it begins.",
+        edits=[("mark_schedule_bucket_started.head", "0, ?7, ?8, 0, 0, 0, 0,", "0, ?7, ?8, 0, 0, 0, 1,")],
+        case="marking_starts_the_run_and_moves_on",
+    ),
+    "refused-start-leaves-a-row": Fault(
+        clause="SCHEDULE-17",
+        story="One table of four gets its row of a run that must wait behind the buffered tick.",
+        edits=[("mark_schedule_bucket_started.run", "schedule.buffered_fire_at IS NULL", "1")],
+        case="buffered_tick_goes_first",
+    ),
+    "newer-tick-starts-without-its-input": Fault(
+        clause="SCHEDULE-17",
+        story="One table of four does not know that a newer tick takes the place of the buffered one.",
+        edits=[("mark_schedule_bucket_started.state", "'cancel-previous'", "'never'")],
+        case="newer_tick_takes_the_place_of_the_buffered_one",
+    ),
     "ties-are-lost": Fault(
         clause="LIST-2",
         story="Of runs created in one millisecond a page shows those that fit; the next skips the rest.",

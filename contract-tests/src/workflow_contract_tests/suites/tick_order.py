@@ -18,6 +18,7 @@ from workflow_runtime.store import (
 from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
+from ..scenarios import claim, record
 from ..ticking import HOUR, claim_tick, claim_ticks, end_run, get_schedule, request, settle, start_tick, upsert
 
 _FIRST_WAITS = ("skip", "buffer-one")
@@ -33,6 +34,14 @@ async def _one_buffered(h: StoreHarness, policy: str) -> ClaimedBucket:
     assert await settle(h, tick, "buffer", next_fire_at_ms=h.now_ms + 1) == BucketBuffered()
     h.advance(1)
     return await claim_tick(h)
+
+
+async def _check_started(h: StoreHarness, run_id: str, fire_at_ms: int) -> None:
+    """Assert that a tick's run is whole: it is read with what the schedule gave it, and can be driven."""
+    run = await record(h, run_id)
+    assert (run.status, run.workflow_id, run.input) == ("queued", "report", '{"a":1}')
+    assert (run.schedule_id, run.scheduled_at_ms) == ("nightly", fire_at_ms)
+    await (await claim(h, run_id)).append('"1"')
 
 
 @clause("SCHEDULE-17", each=_FIRST_WAITS)
@@ -51,7 +60,8 @@ async def buffered_tick_goes_first(h: StoreHarness, policy: str) -> None:
     assert await settle(h, late, "skip") == BucketSkipped()
     tick = await claim_tick(h)
     assert (tick.fire_at_ms, tick.source) == (buffered, "buffered")
-    assert await settle(h, tick, "start", "tick-2") == BucketStarted(run_id="tick-2")
+    assert await settle(h, tick, "start", "tick-3") == BucketStarted(run_id="tick-3"), "the refused start left a trace"
+    await _check_started(h, "tick-3", buffered)
 
 
 @clause("SCHEDULE-17", "SCHEDULE-14")
@@ -82,6 +92,7 @@ async def newer_tick_takes_the_place_of_the_buffered_one(h: StoreHarness, policy
     late = await _one_buffered(h, policy)
     await end_run(h, "tick-1")
     assert await settle(h, late, "start", "tick-3", next_fire_at_ms=None) == BucketStarted(run_id="tick-3")
+    await _check_started(h, "tick-3", late.fire_at_ms)
     assert (await get_schedule(h)).buffered_fire_at_ms is None
     await end_run(h, "tick-3")
     assert (await claim_ticks(h)).buckets == (), "a tick started after a later one"
@@ -100,6 +111,8 @@ async def older_tick_gives_way_to_the_buffered_one(h: StoreHarness, policy: str)
     assert await settle(h, old, "buffer") == BucketSkipped()
     tick = await claim_tick(h)
     assert (tick.fire_at_ms, tick.source) == (buffered, "buffered")
+    assert await settle(h, tick, "start", "tick-0") == BucketStarted(run_id="tick-0"), "the refused start left a trace"
+    await _check_started(h, "tick-0", buffered)
 
 
 @clause("SCHEDULE-17")
@@ -109,6 +122,7 @@ async def nothing_goes_first_with_allow(h: StoreHarness) -> None:
     await upsert(h, overlap_policy="allow")
     late = await claim_tick(h)
     assert isinstance(await settle(h, late, "start", "tick-3", next_fire_at_ms=None), BucketStarted)
+    await _check_started(h, "tick-3", late.fire_at_ms)
     assert (await get_schedule(h)).buffered_fire_at_ms == late.fire_at_ms - 1
     await end_run(h, "tick-1", "tick-3")
     assert (await claim_tick(h)).source == "buffered"
@@ -125,6 +139,7 @@ async def buffered_tick_that_is_requested_is_not_behind_itself(h: StoreHarness) 
     await end_run(h, "tick-1")
     answer = await settle(h, tick, "start", "tick-2")
     assert answer == BucketStarted(run_id="tick-2"), f"the buffered tick, requested besides, is behind itself: {answer}"
+    await _check_started(h, "tick-2", late.fire_at_ms - 1)
     assert (await get_schedule(h)).buffered_fire_at_ms is None, "the tick has started and is still buffered"
     await end_run(h, "tick-2")
     assert (await claim_ticks(h)).buckets == (), "the buffered tick starts again after its request has started it"

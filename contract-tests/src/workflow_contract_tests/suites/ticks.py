@@ -252,13 +252,17 @@ async def marking_starts_the_run_and_moves_on(h: StoreHarness) -> None:
     run = await record(h, "tick-1")
     assert (run.workflow_id, run.workflow_version, run.input) == ("report", "3", '{"b":2,"a":1}')
     assert (run.queue, run.priority, run.status, run.due_at_ms) == ("slow", 7, "queued", h.now_ms)
-    assert (run.created_at_ms, run.next_index, run.inbox_seq) == (h.now_ms, 0, 0)
+    assert (run.created_at_ms, run.updated_at_ms, run.next_index, run.inbox_seq) == (h.now_ms, h.now_ms, 0, 0)
+    assert (run.cancel_requested, run.crashes, run.lease_owner, run.awaited) == (False, 0, None, ())
+    assert (run.output, run.error, run.reason, run.finished_at_ms) == (None, None, None, None)
     schedule = await get_schedule(h)
     assert (schedule.next_fire_at_ms, schedule.last_fire_at_ms) == (tick.fire_at_ms + HOUR, tick.fire_at_ms)
     assert (schedule.revision, schedule.previous_run_id) == (tick.schedule.revision, "tick-1")
     assert schedule.updated_at_ms == h.now_ms
     assert (await claim_ticks(h)).buckets == ()
-    assert [c.run.run_id for c in (await claim_pending(h)).claims] == ["tick-1"]
+    (taken,) = (await claim_pending(h)).claims
+    assert (taken.run.run_id, taken.lease.number) == ("tick-1", 1)
+    assert (taken.history, taken.inbox, taken.due_timers) == ((), (), ())
 
 
 @clause("SCHEDULE-13")
