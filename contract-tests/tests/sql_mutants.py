@@ -433,6 +433,18 @@ FAULTS = {
             for part in ("events", "timers", "inbox", "states", "runs", "heads")
         ],
     ),
+    "end-of-the-lease-spares-the-log": Fault(
+        clause="RETAIN-1",
+        story="A run that is deleted at the very end of its lease goes, and its log stays.",
+        edits=[("delete_run.events", "head.lease_expires_at <= ?2", "head.lease_expires_at < ?2")],
+        case="run_deleted_alive_goes_whole",
+    ),
+    "first-request-of-any-schedule": Fault(
+        clause="SCHEDULE-8",
+        story="The first requested tick of a schedule is looked up among those of all.",
+        edits=[("request_schedule_buckets.schedule", "WHERE bucket.schedule_id = ?1", "WHERE ?1 = ?1")],
+        case="requests_of_schedules_are_apart",
+    ),
     "ticks-runs-are-asked-to-end": Fault(
         clause="RUN-1",
         story="A run that a tick starts is asked to end before it begins.",

@@ -209,6 +209,20 @@ async def runs_that_ended_at_once_go_whole(h: StoreHarness) -> None:
         left = listed
 
 
+@clause("RETAIN-1", "RETAIN-2", each=("expired", "forced", "released", "paused"))
+async def run_deleted_alive_goes_whole(h: StoreHarness, how: str) -> None:
+    """A run that is deleted before its end, also at the very end of its lease, leaves no log, inbox, timers or ids."""
+    holder = await start_full(h, "gone")
+    if how == "released":
+        await holder.release()
+    elif how == "paused":
+        await holder.pause(signals=["other"], seen_inbox_seq=1)
+    now_ms = h.advance(LEASE_MS) if how == "expired" else h.now_ms
+    deleted = await h.store.delete_run(run_id="gone", now_ms=now_ms, force=how == "forced")
+    assert deleted.kind == "deleted"
+    await _expect_no_trace(h, "gone")
+
+
 async def _expect_no_trace(h: StoreHarness, run_id: str) -> None:
     """Check that a new run under the id of an erased one inherits nothing."""
     await create(h, run_id, workflow_id="namesake")

@@ -339,6 +339,22 @@ async def requested_tick_waits_once(h: StoreHarness) -> None:
     assert (await claim_ticks(h)).buckets == ()
 
 
+@clause("SCHEDULE-8", "SCHEDULE-9")
+async def requests_of_schedules_are_apart(h: StoreHarness) -> None:
+    """Each schedule has its own requested ticks, whichever schedule has the earlier ones, and in whatever order."""
+    moments = {"a": (5, 60), "c": (9, 6), "b": (50, 7), "d": (8, 4)}
+    for schedule_id in moments:
+        await upsert(h, schedule_id, next_fire_at_ms=None, workflow_id=schedule_id)
+    for schedule_id, asked in moments.items():
+        assert await request(h, *asked, schedule_id=schedule_id) == 2
+    for schedule_id, asked in moments.items():
+        for fire_at_ms in sorted(asked):
+            tick = await claim_tick(h, workflow_ids=[schedule_id])
+            assert (tick.schedule.schedule_id, tick.fire_at_ms) == (schedule_id, fire_at_ms)
+            await settle(h, tick, "skip", next_fire_at_ms=None)
+        assert (await claim_ticks(h, workflow_ids=[schedule_id])).buckets == ()
+
+
 @clause("SCHEDULE-8", "ARG-3")
 async def bad_moments_are_refused(h: StoreHarness) -> None:
     """Moments that are none, and more than 1,000 of them, are refused by name; nothing is written."""
