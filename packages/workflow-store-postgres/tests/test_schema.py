@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
@@ -241,6 +242,54 @@ async def test_search_path_does_not_matter_when_the_schema_is_given(empty_dsn: s
         await store.ensure_schema()
         await store.check_schema()
         assert await works(store)
+
+
+TIMERS = """DROP TABLE workflow_timers;
+CREATE TABLE workflow_timers (fire_at bigint NOT NULL, run_id text, timer_id text, PRIMARY KEY (run_id, timer_id));
+"""
+LATER = replace(NEXT, sql=NEXT.sql.replace("INSERT", TIMERS + "INSERT", 1), checksum=checksum("later"))
+
+
+async def test_tables_are_found_along_the_search_path(
+    empty_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the path leads to tables, no second set is made before them, and an upgrade finds them too."""
+    await empty.execute("CREATE SCHEMA first; CREATE SCHEMA second")
+    async with PostgresWorkflowStore.connect(empty_dsn, schema="second") as store:
+        await store.ensure_schema()
+    async with PostgresWorkflowStore.connect(empty_dsn, server_settings={"search_path": "first, second"}) as store:
+        await store.check_schema()
+        await store.ensure_schema()
+        assert await works(store)
+        migrations = (*get_migrations(), LATER)
+        monkeypatch.setattr(schema, "get_migrations", lambda: migrations)
+        with pytest.raises(SchemaBehindError, match="looked in schema 'second'"):
+            await store.check_schema()
+        await store.ensure_schema()
+        await store.check_schema()
+    places = "SELECT DISTINCT schemaname::text FROM pg_tables WHERE tablename LIKE 'workflow%'"
+    assert await read(empty, places) == [("second",)]
+
+
+async def test_table_of_the_apps_that_hides_ours_is_refused(empty_dsn: str, empty: asyncpg.Connection) -> None:
+    """The store's statements would meet the first table of a name: half of a set here and half of it there."""
+    await empty.execute("CREATE SCHEMA first; CREATE TABLE first.workflow_timers (id int); CREATE SCHEMA second")
+    async with PostgresWorkflowStore.connect(empty_dsn, schema="second") as store:
+        await store.ensure_schema()
+    async with PostgresWorkflowStore.connect(empty_dsn, server_settings={"search_path": "first, second"}) as store:
+        for call in (store.check_schema, store.ensure_schema):
+            with pytest.raises(ForeignTablesError, match=r"'workflow_timers'.*looked in schema 'first'"):
+                await call()
+
+
+async def test_messages_say_where_was_looked(empty_dsn: str, empty: asyncpg.Connection) -> None:
+    await empty.execute("CREATE SCHEMA here")
+    async with PostgresWorkflowStore.connect(empty_dsn, server_settings={"search_path": "nowhere, here"}) as store:
+        with pytest.raises(SchemaMissingError, match=r"looked in schema 'here'; run `await store\.ensure_schema"):
+            await store.check_schema()
+    async with PostgresWorkflowStore.connect(empty_dsn, schema="there") as store:
+        with pytest.raises(SchemaMissingError, match="looked in schema 'there'"):
+            await store.check_schema()
 
 
 async def test_search_path_decides_when_no_schema_is_given(empty_dsn: str, empty: asyncpg.Connection) -> None:

@@ -118,7 +118,8 @@ async def check_schema(sender: StatementSender) -> None:
     async with sender.transaction() as connection:
         database = _Schema(sender, connection)
         applied = await database.read_applied()
-    database.shipped.check(applied)
+        shipped = await database.shipped()
+    shipped.check(applied)
 
 
 async def _apply_locked(sender: StatementSender, migration_timeout_s: float) -> bool:
@@ -153,12 +154,16 @@ class _Schema:
     def __init__(self, sender: StatementSender, connection: LentConnection) -> None:
         self._sender = sender
         self._connection = connection
-        self.shipped = Schema(
+
+    async def shipped(self) -> Schema:
+        """Return what the package ships, for where the tables are."""
+        return Schema(
             distribution=_PACKAGE,
             version=__version__,
             migrations=get_migrations(),
-            tables=sender.tables,
+            tables=self._sender.tables,
             remedy=REMEDY,
+            place=f"schema {await self._place()!r}",
         )
 
     async def missing(self) -> tuple[Migration, ...]:
@@ -167,7 +172,7 @@ class _Schema:
         Raises:
             SchemaError: What is there is not ours, not as we shipped it, or newer than this code.
         """
-        return self.shipped.missing(await self.read_applied())
+        return (await self.shipped()).missing(await self.read_applied())
 
     async def read_applied(self) -> Sequence[AppliedMigration]:
         """Return what was applied.
@@ -180,15 +185,18 @@ class _Schema:
         fetch, sql = self._connection.fetch, self._sender.sql
         present = [row["name"] for row in await fetch(sql("read_relations"), place, names)]
         columns = await fetch(sql("read_migration_columns"), place, tables.schema_migrations)
-        if not self.shipped.is_ours(present, [row["name"] for row in columns]):
+        shipped = await self.shipped()
+        if not shipped.is_ours(present, [row["name"] for row in columns]):
             return ()
-        return self.shipped.applied(present, await fetch(sql("read_applied_migrations")))
+        return shipped.applied(present, await fetch(sql("read_applied_migrations")))
 
     async def apply(self, migration: Migration, timeout_s: float) -> None:
         """Run one migration. Its own BEGIN and COMMIT, which psql needs, are left out: a transaction is open."""
-        schema = self._sender.schema
-        if schema is not None and not (await self._find_schema())["present"]:
+        schema, found = self._sender.schema, await self._find_schema()
+        if schema is not None and not found["present"]:
             await self._connection.execute(f"CREATE SCHEMA {quote_identifier(schema)}")
+        if schema is None and found["visible"] != found["current"]:
+            schema = found["visible"]  # or a new table would be created apart from the others
         (rendered,) = render_migrations([migration], self._sender.tables, schema=schema)
         for statement in rendered.statements:
             await self._connection.execute(statement, timeout_s=timeout_s)
@@ -201,12 +209,15 @@ class _Schema:
         return int.from_bytes(digest[:8], "big", signed=True)
 
     async def _place(self) -> str:
+        """Return the schema of the tables: where the search_path leads to them, else where they would be created."""
         if self._sender.schema is not None:
             return self._sender.schema
-        current: str | None = (await self._find_schema())["current"]
-        if current is None:
+        found = await self._find_schema()
+        place: str | None = found["visible"] or found["current"]
+        if place is None:
             raise ConfigurationError("no schema of the connection's search_path exists; give the store a schema")
-        return current
+        return place
 
     async def _find_schema(self) -> Row:
-        return await self._connection.fetchrow(self._sender.sql("read_schema"), self._sender.schema)
+        names = sorted(self._sender.tables.by_key().values())
+        return await self._connection.fetchrow(self._sender.sql("read_schema"), self._sender.schema, names)

@@ -41,6 +41,7 @@ class Schema:
         migrations: What it ships.
         tables: The names of its tables.
         remedy: What to do when something is missing.
+        place: Where they are, in words, if a database has more than one place for them.
     """
 
     distribution: str
@@ -48,6 +49,7 @@ class Schema:
     migrations: Sequence[Migration]
     tables: TableNames
     remedy: str
+    place: str | None = None
 
     def is_ours(self, present: Iterable[str], columns: Collection[str]) -> bool:
         """Return whether the table of the migrations is there, by its columns.
@@ -57,10 +59,10 @@ class Schema:
         """
         record_table = self.tables.schema_migrations
         if not columns:
-            _refuse(present, f"there is no table {record_table!r} that says who made it")
+            self._refuse(present, f"there is no table {record_table!r} that says who made it")
             return False
         if not set(columns) >= _COLUMNS:
-            raise ForeignTablesError(record_table, "its columns are not those of this package")
+            self._refuse([record_table], "its columns are not those of this package")
         return True
 
     def applied(self, present: Iterable[str], records: Sequence[Row]) -> Sequence[AppliedMigration]:
@@ -72,10 +74,10 @@ class Schema:
         record_table = self.tables.schema_migrations
         if not records:
             others = (name for name in present if name.lower() != record_table.lower())
-            _refuse(others, f"{record_table!r} says nothing about it")
+            self._refuse(others, f"{record_table!r} says nothing about it")
         for record in records:
             if record["package_name"] != self.distribution:
-                raise ForeignTablesError(record_table, f"it records migrations of {record['package_name']!r}")
+                self._refuse([record_table], f"it records migrations of {record['package_name']!r}")
         return [
             AppliedMigration(migration_id=row["migration_id"], checksum=row["checksum"], oldest_code=row["oldest_code"])
             for row in records
@@ -92,9 +94,9 @@ class Schema:
             return plan_migrations(applied, self.migrations, version=self.version)
         except DatabaseAheadError as error:
             needed = "" if error.needed is None else f" to {error.needed} or later; this is {self.version}"
-            raise SchemaAheadError(error.unknown, f"upgrade {self.distribution}{needed}") from error
+            raise SchemaAheadError(error.unknown, f"{self._looked()}upgrade {self.distribution}{needed}") from error
         except MigrationError as error:
-            raise SchemaError(str(error)) from error
+            raise SchemaError(f"{self._looked()}{error}") from error
 
     def check(self, applied: Sequence[AppliedMigration]) -> None:
         """Raise unless everything is applied.
@@ -106,14 +108,18 @@ class Schema:
         """
         missing = self.missing(applied)
         if missing and not applied:
-            raise SchemaMissingError(self.remedy)
+            raise SchemaMissingError(self._looked() + self.remedy)
         if missing:
-            raise SchemaBehindError(tuple(migration.migration_id for migration in missing), self.remedy)
+            raise SchemaBehindError(
+                tuple(migration.migration_id for migration in missing), self._looked() + self.remedy
+            )
 
+    def _refuse(self, tables: Iterable[str], problem: str) -> None:
+        for table in tables:
+            raise ForeignTablesError(table, self._looked() + problem)
 
-def _refuse(tables: Iterable[str], problem: str) -> None:
-    for table in tables:
-        raise ForeignTablesError(table, problem)
+    def _looked(self) -> str:
+        return "" if self.place is None else f"looked in {self.place}; "
 
 
 def chosen_migrations(

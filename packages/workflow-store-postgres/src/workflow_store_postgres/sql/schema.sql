@@ -1,10 +1,20 @@
 -- What is asked about the tables themselves.
 
 -- name: read_schema
--- Returns where tables without a schema in their name are, and whether the given schema is there.
--- $1 schema
+-- Returns where a name without a schema would be created, where the first of our names is found, and whether the given
+-- schema is there.
+-- $1 schema  $2 table_names
 SELECT
     current_schema()::text AS current,
+    (
+        SELECT space.nspname::text
+        FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (name, position)
+        INNER JOIN pg_catalog.pg_namespace AS space ON space.nspname = path.name
+        INNER JOIN pg_catalog.pg_class AS relation ON relation.relnamespace = space.oid
+        WHERE relation.relname::text = ANY($2::text[])
+        ORDER BY path.position
+        LIMIT 1
+    ) AS visible,
     EXISTS (SELECT 1 FROM pg_catalog.pg_namespace AS space WHERE space.nspname = $1::text) AS present;
 
 -- name: read_relations
