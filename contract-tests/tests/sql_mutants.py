@@ -445,6 +445,44 @@ FAULTS = {
         edits=[("request_schedule_buckets.schedule", "WHERE bucket.schedule_id = ?1", "WHERE ?1 = ?1")],
         case="requests_of_schedules_are_apart",
     ),
+    "latest-of-all-workflows-first": Fault(
+        clause="CLAIM-5",
+        story="Each workflow's earliest runs are found, and of these the latest is claimed.",
+        edits=[
+            (
+                "claim_pending_runs.heads",
+                "ORDER BY due.priority DESC, due.due_at,",
+                "ORDER BY due.priority DESC, due.due_at DESC,",
+            )
+        ],
+        case="earliest_due_is_first_among_all_workflows",
+    ),
+    "ties-of-one-workflow-go-backwards": Fault(
+        clause="CLAIM-5",
+        story="Of one workflow's runs that are due at once the greatest ids are found first.",
+        edits=[
+            ("claim_due_timers.heads", "ORDER BY head.due_at, head.run_id", "ORDER BY head.due_at, head.run_id DESC")
+        ],
+        case="ties_of_one_workflow_go_by_run_id",
+    ),
+    "bulk-termination-spares-timers": Fault(
+        clause="CANCEL-4",
+        story="Runs that are terminated together while they are queued keep their timers.",
+        edits=[("terminate_runs.timers", "'queued'", "'never'")],
+        case="terminated_run_has_no_timers_in_a_later_life",
+    ),
+    "bulk-requeue-keeps-the-error": Fault(
+        clause="DEAD-1",
+        story="Runs that are given back together keep the errors that they were parked with.",
+        edits=[("requeue_runs.states", "error = NULL,", "")],
+        case="requeued_run_forgets_why_it_was_parked",
+    ),
+    "appends-without-events-are-repeated": Fault(
+        clause="OP-1",
+        story="The repeat of an append without events renews the lease once more.",
+        edits=[("append_events.head", "AND operation_id <> ?4", "AND ?4 <> ''")],
+        case="repeated_append_without_events_changes_nothing",
+    ),
     "ticks-runs-are-asked-to-end": Fault(
         clause="RUN-1",
         story="A run that a tick starts is asked to end before it begins.",

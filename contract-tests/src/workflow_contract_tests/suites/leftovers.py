@@ -288,6 +288,51 @@ async def ended_run_has_no_timers_in_a_later_life(h: StoreHarness, how: str) -> 
     assert (run.status, run.due_at_ms) == ("paused", None), "a timer of the former life came back"
 
 
+_TERMINATED = [
+    f"{verb}-{state}"
+    for verb in ("terminate_run", "terminate_runs")
+    for state in ("queued", "running", "paused", "dead")
+]
+
+
+@clause("CANCEL-4", "BULK-1", "RETRY-3", each=_TERMINATED)
+async def terminated_run_has_no_timers_in_a_later_life(h: StoreHarness, how: str) -> None:
+    """Terminated in whatever status, alone or among others, a run loses its timers for good."""
+    verb, _, state = how.partition("-")
+    holder = await start(h, "run")
+    await holder.append('"a"', set_timers=[Timer(timer_id="t", fire_at_ms=h.now_ms + 5)])
+    if state == "queued":
+        await holder.release()
+    elif state == "paused":
+        await holder.pause(signals=["go"])
+    elif state == "dead":
+        await holder.fail(parked=True)
+    if verb == "terminate_run":
+        assert (await h.store.terminate_run(run_id="run", now_ms=h.now_ms)).kind == "terminated"
+    else:
+        assert (await h.store.terminate_runs(run_ids=["run"], now_ms=h.now_ms))["run"].kind == "terminated"
+    await h.store.retry_run(run_id="run", event=event(), now_ms=h.now_ms, statuses=[RunStatus.ABORTED])
+    again = await claim(h, "run", now_ms=h.now_ms + 9)
+    assert again.claim.due_timers == (), "a timer of the former life came back"
+    await again.pause(now_ms=h.now_ms + 9)
+    assert (await record(h, "run")).due_at_ms is None
+
+
+@clause("DEAD-1", "BULK-1", each=("requeue_run", "requeue_runs"))
+async def requeued_run_forgets_why_it_was_parked(h: StoreHarness, verb: str) -> None:
+    """Given back, alone or among others, a run has no error and no reason; one that was not dead keeps its error."""
+    for run_id in ("parked", "errored"):
+        await (await start(h, run_id)).fail('{"type":"Boom"}', parked=run_id == "parked")
+    for run_id in ("parked", "errored"):
+        if verb == "requeue_run":
+            await h.store.requeue_run(run_id=run_id, now_ms=h.now_ms)
+        else:
+            await h.store.requeue_runs(run_ids=["parked", "errored"], now_ms=h.now_ms)
+    parked, errored = await record(h, "parked"), await record(h, "errored")
+    assert (parked.status, parked.error, parked.reason) == ("queued", None, None)
+    assert (errored.status, errored.error) == ("errored", '{"type":"Boom"}')
+
+
 @clause("RETAIN-1", "CLAIM-7", "LIST-4")
 async def erased_runs_are_due_for_nobody(h: StoreHarness) -> None:
     """Erased runs are in no count, no listing and no claim, and are named by none as due next."""

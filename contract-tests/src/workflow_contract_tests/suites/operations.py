@@ -144,6 +144,17 @@ async def repeated_pause_does_not_pause_again(h: StoreHarness) -> None:
     assert (await record(h, holder.run_id)).status == "queued", "the repeated pause parked a run that had been woken"
 
 
+@clause("OP-1", "LOG-3")
+async def repeated_append_without_events_changes_nothing(h: StoreHarness) -> None:
+    """An append that only renews the lease and takes entries is recognised too: later, it renews nothing."""
+    holder = await start_full(h)
+    arguments = holder.append_arguments(events=[], taken_inbox=[1], removed_timers=["old"])
+    await h.store.append_events(**arguments)
+    async with unchanged(h, holder.run_id, after="the repeated append"):
+        for store in (h.store, h.second):
+            await store.append_events(**arguments | {"now_ms": h.advance(10)})
+
+
 @clause("OP-1", "PAUSE-1")
 async def repeated_pause_that_found_news_says_so_again(h: StoreHarness) -> None:
     """A pause that ended as `queued`, because an entry had come, answers a repeat alike."""

@@ -113,6 +113,36 @@ async def ties_go_by_run_id(h: StoreHarness, verb: ClaimVerb) -> None:
     assert taken == ["10", "9", "a", "b", "c"]
 
 
+@clause("CLAIM-5", "CLAIM-3", "TIMER-2", each=CLAIM_VERBS)
+async def ties_of_one_workflow_go_by_run_id(h: StoreHarness, verb: ClaimVerb) -> None:
+    """Of runs of one workflow and queue, too, the least id is first where they are due at once."""
+    due_ms = h.now_ms + 1_000
+    for run_id in ("c", "10", "9", "b", "a"):
+        h.advance(1)
+        await verb.make_ready(h, due_ms, run_id=run_id)
+    h.now_ms = due_ms
+    if verb is CLAIM_PENDING_RUNS:
+        shown = await h.second.list_pending_runs(now_ms=h.now_ms, limit=2)
+        assert [run.run_id for run in shown] == ["10", "9"]
+    taken = [(await verb.call(h, limit=1)).claims[0].run.run_id for _ in range(5)]
+    assert taken == ["10", "9", "a", "b", "c"]
+
+
+@clause("CLAIM-5", "CLAIM-3", "TIMER-2", each=CLAIM_VERBS)
+async def earliest_due_is_first_among_all_workflows(h: StoreHarness, verb: ClaimVerb) -> None:
+    """A claim of few takes those that are due first, whatever workflows and queues they are of."""
+    begin = h.now_ms
+    for number, run_id in enumerate("abcde"):
+        due_ms = begin + 1_000 - 10 * number
+        await verb.make_ready(h, due_ms, run_id=run_id, workflow_id=f"w{number}", queue=f"q{number % 2}")
+    h.now_ms = begin + 1_200
+    if verb is CLAIM_PENDING_RUNS:
+        shown = await h.second.list_pending_runs(now_ms=h.now_ms, limit=2)
+        assert [run.run_id for run in shown] == ["e", "d"]
+    taken = [c.run.run_id for limit in (1, 2, 1, 1) for c in (await verb.call(h, limit=limit)).claims]
+    assert taken == list("edcba")
+
+
 @clause("CLAIM-5", "LEASE-3", "SIGNAL-1", "DEAD-1", "RETRY-1")
 async def requeued_runs_take_the_place_of_their_new_time(h: StoreHarness) -> None:
     """A run that is queued anew is due at that moment: behind those that were due before, before those of later."""
