@@ -483,6 +483,18 @@ FAULTS = {
         edits=[("append_events.head", "AND operation_id <> ?4", "AND ?4 <> ''")],
         case="repeated_append_without_events_changes_nothing",
     ),
+    "runs-of-a-claim-share-a-page": Fault(
+        clause="CLAIM-2",
+        story="The bound on bytes of history is one for all runs of a claim.",
+        edits=[("claimed.history", "PARTITION BY entry.run_id", "")],
+        case="each_run_of_a_claim_has_a_page_of_its_own",
+    ),
+    "claims-bring-the-whole-inbox": Fault(
+        clause="CLAIM-2",
+        story="A claim brings as many inbox entries as their bytes allow.",
+        edits=[("claimed.inbox", "page.position <= ?2 AND", "page.position <= ?2 OR")],
+        case="inbox_of_more_than_a_thousand",
+    ),
     "ticks-runs-are-asked-to-end": Fault(
         clause="RUN-1",
         story="A run that a tick starts is asked to end before it begins.",

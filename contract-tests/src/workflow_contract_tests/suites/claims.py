@@ -154,6 +154,16 @@ async def claimed_history_is_bounded(h: StoreHarness, verb: str) -> None:
         await h.store.delete_run(run_id=run_id, now_ms=h.now_ms, force=True)
 
 
+@clause("CLAIM-2", "LOG-7", each=CLAIM_VERBS)
+async def each_run_of_a_claim_has_a_page_of_its_own(h: StoreHarness, verb: ClaimVerb) -> None:
+    """The bounds of a claim hold for the history of each run, not for all of them together."""
+    ids = [await _ready(h, verb) for _ in range(3)]
+    h.advance(LEASE_MS)
+    batch = await verb.call(h, history_bytes=6)
+    assert {c.run.run_id: [e.index for e in c.history] for c in batch.claims} == {key: [0, 1] for key in ids}
+    assert {c.run.run_id: [e.inbox_seq for e in c.inbox] for c in batch.claims} == {key: [1, 2] for key in ids}
+
+
 @clause("CLAIM-3")
 async def list_pending_shows_what_a_claim_would_take(h: StoreHarness) -> None:
     """`list_pending_runs` gives the same runs in the same order as a claim at that moment, and claims nothing."""

@@ -87,7 +87,7 @@ async def request_to_cancel_is_known_for_ever(h: StoreHarness) -> None:
     assert answers["run"].kind == "duplicate"
 
 
-@clause("SIGNAL-4", "SIGNAL-6", "LOG-6", "SIGNAL-2", "LIST-5")
+@clause("SIGNAL-4", "SIGNAL-6", "LOG-6", "SIGNAL-2", "LIST-5", "CLAIM-2")
 async def inbox_of_more_than_a_thousand(h: StoreHarness) -> None:
     """An inbox of more entries than a page is numbered, read, known and taken to its end."""
     holder = await start(h, "run")
@@ -101,6 +101,8 @@ async def inbox_of_more_than_a_thousand(h: StoreHarness) -> None:
         await _check_signals(h, count)
         h.advance(_YEARS_MS)
         await _check_signals(h, count)
+    holder = await claim(h, "run")
+    assert [entry.inbox_seq for entry in holder.claim.inbox] == list(range(1, 1_001)), "a claim brings one page"
     await holder.append("1", taken_inbox=[1, 500, 1_000, 1_001, count])
     assert await _whole_inbox(h) == [n for n in range(1, count + 1) if n not in {1, 500, 1_000, 1_001, count}]
     await holder.append("2", taken_inbox=list(range(1, 1_004)))
