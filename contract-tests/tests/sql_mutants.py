@@ -495,6 +495,18 @@ FAULTS = {
         edits=[("claimed.inbox", "page.position <= ?2 AND", "page.position <= ?2 OR")],
         case="inbox_of_more_than_a_thousand",
     ),
+    "paused-run-holds-nothing-up": Fault(
+        clause="SCHEDULE-18",
+        story="A tick with `buffer-all` comes while the run before it is paused.",
+        edits=[("claim_due_schedule_buckets.schedules", "('queued', 'running', 'paused')", "('queued', 'running')")],
+        case="live_run_holds_up_what_waits_for_it",
+    ),
+    "running-run-is-named-by-nobody": Fault(
+        clause="SCHEDULE-10",
+        story="A claimed tick does not say that the previous run is running.",
+        edits=[("claim_due_schedule_buckets.claimed", "('queued', 'running', 'paused')", "('queued', 'paused')")],
+        case="live_run_holds_up_what_waits_for_it",
+    ),
     "ticks-runs-are-asked-to-end": Fault(
         clause="RUN-1",
         story="A run that a tick starts is asked to end before it begins.",

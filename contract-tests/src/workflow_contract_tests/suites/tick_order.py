@@ -145,6 +145,43 @@ async def buffered_tick_that_is_requested_is_not_behind_itself(h: StoreHarness) 
     assert (await claim_ticks(h)).buckets == (), "the buffered tick starts again after its request has started it"
 
 
+# The previous run, whatever it does.
+
+
+async def _bring(h: StoreHarness, run_id: str, status: str) -> None:
+    if status != "queued":
+        holder = await claim(h, run_id)
+        if status == "paused":
+            await holder.pause(signals=["go"])
+    assert (await record(h, run_id)).status == status
+
+
+@clause("SCHEDULE-9", "SCHEDULE-10", "SCHEDULE-11", "SCHEDULE-15", "SCHEDULE-18", each=("queued", "running", "paused"))
+async def live_run_holds_up_what_waits_for_it(h: StoreHarness, status: str) -> None:
+    """A live run keeps buffered ticks and those with `buffer-all` back, wakes nobody for them, and others name it."""
+    for name in ("buffered", "asked", "due"):
+        await upsert(h, name, workflow_id=name, next_fire_at_ms=None if name == "asked" else h.now_ms)
+    for name in ("buffered", "due"):
+        await settle(h, await claim_tick(h, workflow_ids=[name]), "start", name, next_fire_at_ms=None)
+    await request(h, h.now_ms, schedule_id="buffered")
+    await settle(h, await claim_tick(h, workflow_ids=["buffered"]), "buffer")
+    await request(h, 5, 6, schedule_id="asked", overlap="buffer-all")
+    await settle(h, await claim_tick(h, workflow_ids=["asked"]), "start", "asked")
+    for run_id in ("buffered", "asked", "due"):
+        await _bring(h, run_id, status)
+    claims = await claim_ticks(h)
+    assert (claims.buckets, claims.next_due_ms) == ((), None), f"beside a {status} run"
+    assert (await claim_ticks(h, workflow_ids=["none"])).unclaimable == ()
+    await request(h, 7, schedule_id="due")
+    tick = await claim_tick(h)
+    assert (tick.schedule.schedule_id, tick.overlapping_run_id) == ("due", "due")
+    assert await settle(h, tick, "start", "next") == BucketOverlapping(run_id="due")
+    await settle(h, tick, "skip")
+    await end_run(h, "buffered", "asked", "due")
+    assert sorted((await claim_ticks(h, workflow_ids=["none"])).unclaimable) == ["asked", "buffered"]
+    assert sorted(tick.source for tick in (await claim_ticks(h)).buckets) == ["buffered", "requested"]
+
+
 # A policy of the request's own.
 
 
