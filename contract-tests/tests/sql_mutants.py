@@ -507,6 +507,12 @@ FAULTS = {
         edits=[("claim_due_schedule_buckets.claimed", "('queued', 'running', 'paused')", "('queued', 'paused')")],
         case="live_run_holds_up_what_waits_for_it",
     ),
+    "token-for-any-moment-leaves-a-row": Fault(
+        clause="SCHEDULE-16",
+        story="One table of four takes the token of a tick for another moment.",
+        edits=[("mark_schedule_bucket_started.state", "schedule.tick_at = ?2", "?2 = ?2")],
+        case="wrong_token_refuses_the_mark",
+    ),
     "ticks-runs-are-asked-to-end": Fault(
         clause="RUN-1",
         story="A run that a tick starts is asked to end before it begins.",

@@ -445,6 +445,8 @@ async def wrong_token_refuses_the_mark(h: StoreHarness) -> None:
             await settle(h, tick, action, run_id, fire_at_ms=tick.fire_at_ms + 1)
     assert await h.store.load_run(run_id="tick-1") is None
     assert await get_schedule(h) == before
+    assert await settle(h, tick, "start", "tick-1") == BucketStarted(run_id="tick-1"), "a refused start left a trace"
+    assert (await record(h, "tick-1")).scheduled_at_ms == tick.fire_at_ms
 
 
 @clause("SCHEDULE-16", "FENCE-2")
