@@ -154,6 +154,7 @@ class _Schema:
     def __init__(self, sender: StatementSender, connection: LentConnection) -> None:
         self._sender = sender
         self._connection = connection
+        self._known_place = sender.schema
 
     async def shipped(self) -> Schema:
         """Return what the package ships, for where the tables are."""
@@ -210,13 +211,12 @@ class _Schema:
 
     async def _place(self) -> str:
         """Return the schema of the tables: where the search_path leads to them, else where they would be created."""
-        if self._sender.schema is not None:
-            return self._sender.schema
-        found = await self._find_schema()
-        place: str | None = found["visible"] or found["current"]
-        if place is None:
+        if self._known_place is None:
+            found = await self._find_schema()
+            self._known_place = found["visible"] or found["current"]
+        if self._known_place is None:
             raise ConfigurationError("no schema of the connection's search_path exists; give the store a schema")
-        return place
+        return self._known_place
 
     async def _find_schema(self) -> Row:
         names = sorted(self._sender.tables.by_key().values())
