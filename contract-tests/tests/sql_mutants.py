@@ -433,6 +433,12 @@ FAULTS = {
             for part in ("events", "timers", "inbox", "states", "runs", "heads")
         ],
     ),
+    "refused-deletion-takes-the-log": Fault(
+        clause="RETAIN-2",
+        story="A deletion that is refused takes the log all the same, if any other run could be deleted.",
+        edits=[("delete_run.events", "head.run_id = ?1 AND (", "head.run_id = ?1 OR (")],
+        case="live_lease_protects",
+    ),
     "end-of-the-lease-spares-the-log": Fault(
         clause="RETAIN-1",
         story="A run that is deleted at the very end of its lease goes, and its log stays.",

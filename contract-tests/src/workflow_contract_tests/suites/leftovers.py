@@ -321,13 +321,15 @@ async def terminated_run_has_no_timers_in_a_later_life(h: StoreHarness, how: str
 @clause("DEAD-1", "BULK-1", each=("requeue_run", "requeue_runs"))
 async def requeued_run_forgets_why_it_was_parked(h: StoreHarness, verb: str) -> None:
     """Given back, alone or among others, a run has no error and no reason; one that was not dead keeps its error."""
-    for run_id in ("parked", "errored"):
-        await (await start(h, run_id)).fail('{"type":"Boom"}', parked=run_id == "parked")
-    for run_id in ("parked", "errored"):
-        if verb == "requeue_run":
+    ids = ["parked", "errored"]
+    for run_id in ids:
+        await (await start(h, run_id)).fail('{"type":"Boom"}', parked=run_id == "parked", reason="why")
+    assert (await record(h, "parked")).reason == "why"
+    if verb == "requeue_runs":
+        await h.store.requeue_runs(run_ids=ids, now_ms=h.now_ms)
+    else:
+        for run_id in ids:
             await h.store.requeue_run(run_id=run_id, now_ms=h.now_ms)
-        else:
-            await h.store.requeue_runs(run_ids=["parked", "errored"], now_ms=h.now_ms)
     parked, errored = await record(h, "parked"), await record(h, "errored")
     assert (parked.status, parked.error, parked.reason) == ("queued", None, None)
     assert (errored.status, errored.error) == ("errored", '{"type":"Boom"}')

@@ -98,34 +98,30 @@ async def priorities_are_handed_on(h: StoreHarness) -> None:
             assert (await record(h, run_id)).priority == priority
 
 
-@clause("CLAIM-5", "CLAIM-3", "TIMER-2", each=CLAIM_VERBS)
-async def ties_go_by_run_id(h: StoreHarness, verb: ClaimVerb) -> None:
-    """Of runs of one priority and one due time the least id is first, whichever was created or changed first."""
+async def _check_ties(h: StoreHarness, verb: ClaimVerb, facts: Callable[[int], dict[str, Any]]) -> None:
+    """Make runs that are due at once, with facts by their number, and assert that they are claimed by their ids."""
     due_ms = h.now_ms + 1_000
     for number, run_id in enumerate(("c", "10", "9", "b", "a")):
         h.advance(1)
-        await verb.make_ready(h, due_ms, run_id=run_id, workflow_id=f"w{number}", queue=f"q{number % 2}")
+        await verb.make_ready(h, due_ms, run_id=run_id, **facts(number))
     h.now_ms = due_ms
     if verb is CLAIM_PENDING_RUNS:
         shown = await h.second.list_pending_runs(now_ms=h.now_ms, limit=2)
         assert [run.run_id for run in shown] == ["10", "9"]
     taken = [(await verb.call(h, limit=1)).claims[0].run.run_id for _ in range(5)]
     assert taken == ["10", "9", "a", "b", "c"]
+
+
+@clause("CLAIM-5", "CLAIM-3", "TIMER-2", each=CLAIM_VERBS)
+async def ties_go_by_run_id(h: StoreHarness, verb: ClaimVerb) -> None:
+    """Of runs of one priority and one due time the least id is first, whichever was created or changed first."""
+    await _check_ties(h, verb, lambda number: {"workflow_id": f"w{number}", "queue": f"q{number % 2}"})
 
 
 @clause("CLAIM-5", "CLAIM-3", "TIMER-2", each=CLAIM_VERBS)
 async def ties_of_one_workflow_go_by_run_id(h: StoreHarness, verb: ClaimVerb) -> None:
     """Of runs of one workflow and queue, too, the least id is first where they are due at once."""
-    due_ms = h.now_ms + 1_000
-    for run_id in ("c", "10", "9", "b", "a"):
-        h.advance(1)
-        await verb.make_ready(h, due_ms, run_id=run_id)
-    h.now_ms = due_ms
-    if verb is CLAIM_PENDING_RUNS:
-        shown = await h.second.list_pending_runs(now_ms=h.now_ms, limit=2)
-        assert [run.run_id for run in shown] == ["10", "9"]
-    taken = [(await verb.call(h, limit=1)).claims[0].run.run_id for _ in range(5)]
-    assert taken == ["10", "9", "a", "b", "c"]
+    await _check_ties(h, verb, lambda _: {})
 
 
 @clause("CLAIM-5", "CLAIM-3", "TIMER-2", each=CLAIM_VERBS)

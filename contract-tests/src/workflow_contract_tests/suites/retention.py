@@ -12,7 +12,7 @@ from ..expectations import refused
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
 from ..samples import LEASE_MS, MANY, event
-from ..scenarios import claim_pending, create, park, record, start, start_waiting, unchanged
+from ..scenarios import claim_pending, create, park, record, start, start_full, start_waiting, unchanged
 from ..verbs import CLAIM_VERBS
 
 
@@ -92,7 +92,8 @@ async def namesake_inherits_nothing(h: StoreHarness, how: str) -> None:
 @clause("RETAIN-2", "FENCE-1")
 async def live_lease_protects(h: StoreHarness) -> None:
     """A live lease keeps its run from deletion, unless forced, which fences the holder off; an expired one does not."""
-    holder = await start(h, lease_ms=1_000)
+    await create(h, "another")  # it could be deleted
+    holder = await start_full(h, lease_ms=1_000)
     async with unchanged(h, holder.run_id, after="a refused deletion"):
         answer = await h.second.delete_run(run_id=holder.run_id, now_ms=h.advance(999))
     assert isinstance(answer, NotDeletable)

@@ -197,7 +197,7 @@ class RunLifecycleStore(Protocol):
 
         Contract:
             RUN-6: Gives the run with its payloads as of the last committed unit; its `updated_at_ms` is the `now_ms` of
-                the last call that changed it, a heartbeat apart. `None` for an unknown id.
+                the last call that changed it; heartbeats do not count. `None` for an unknown id.
         """
         ...
 
