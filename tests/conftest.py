@@ -1,12 +1,12 @@
 """A server for all tests of this folder, and databases of it. `folder` in a test is each distribution in turn."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from workflow_store_postgres import get_migration_sql
 from workflow_test_support.servers.database_pool import DatabasePool, database_pool
-from workflow_test_support.servers.postgres_databases import new_template
+from workflow_test_support.servers.postgres_databases import new_database, new_template
 from workflow_test_support.servers.postgres_server import postgres_dsn
 from workflow_test_support.workloads.shop import TABLE
 
@@ -37,6 +37,13 @@ def package(folder: Path) -> Path:
 def server_dsn() -> Iterator[str]:
     """DSN of a PostgreSQL that all tests of this process share."""
     with postgres_dsn() as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def empty_dsn(server_dsn: str) -> AsyncIterator[str]:
+    """A database without our tables."""
+    async with new_database(server_dsn, "template0") as dsn:
         yield dsn
 
 

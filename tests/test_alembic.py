@@ -1,6 +1,6 @@
 """Alembic's autogeneration leaves the workflow tables alone, wherever they are and whatever they are called."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from workflow_store_d1 import SQLiteWorkflowStore
 from workflow_store_d1 import exclude_workflow_tables as exclude_sqlite_tables
 from workflow_store_d1 import get_sqlalchemy_tables as sqlite_tables
 from workflow_store_postgres import PostgresWorkflowStore, exclude_workflow_tables, get_sqlalchemy_tables
-from workflow_test_support.servers.postgres_databases import new_database
 
 NAMES: list[Any] = [
     pytest.param(None, id="defaults"),
@@ -52,12 +51,6 @@ def app_metadata() -> sa.MetaData:
     metadata = sa.MetaData()
     sa.Table("orders", metadata, sa.Column("id", sa.Integer, primary_key=True))
     return metadata
-
-
-@pytest.fixture
-async def empty_dsn(server_dsn: str) -> AsyncIterator[str]:
-    async with new_database(server_dsn, "template0") as dsn:
-        yield dsn
 
 
 @pytest.fixture
@@ -154,6 +147,15 @@ async def test_names_by_a_convention_are_the_apps_own(empty_dsn: str) -> None:
     metadata = sa.MetaData(naming_convention=rules)
     get_sqlalchemy_tables(metadata)
     assert kinds(compare_postgres(empty_dsn, metadata)) == []
+
+
+@pytest.mark.parametrize("hook", ["include_name", "include_object"])
+async def test_each_hook_alone_keeps_the_tables(empty_dsn: str, hook: str) -> None:
+    """Who gives only one of them loses nothing, in whatever schema the tables are."""
+    await _make_postgres(empty_dsn, "flows", None)
+    for hidden in (exclude_workflow_tables(), exclude_workflow_tables("flows")):
+        changes = compare_postgres(empty_dsn, app_metadata(), include_schemas=True, **{hook: hooks(hidden)[hook]})
+        assert kinds(changes) == [("add_table", "orders")]
 
 
 @pytest.mark.parametrize(

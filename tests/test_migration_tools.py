@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import workflow_store_postgres
 from workflow_runtime.errors import SchemaMissingError
 from workflow_store_d1 import SQLiteWorkflowStore
 from workflow_store_postgres import PostgresWorkflowStore
-from workflow_test_support.servers.postgres_databases import new_database
 from workflow_test_support.servers.postgres_server import program
 
 PAGE = (Path(__file__).parents[1] / "docs" / "migration-tools.md").read_text(encoding="utf-8")
@@ -91,18 +89,18 @@ class Project:
 
 
 @pytest.fixture
-async def postgres(server_dsn: str, tmp_path: Path) -> AsyncIterator[Project]:
-    async with new_database(server_dsn, "template0") as dsn:
-        yield Project(tmp_path, dsn.replace("postgresql://", "postgresql+psycopg://"))
+def postgres(empty_dsn: str, tmp_path: Path) -> Project:
+    return Project(tmp_path, empty_dsn.replace("postgresql://", "postgresql+psycopg://"))
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Project:
+    return Project(tmp_path, f"sqlite:///{tmp_path / 'app.db'}")
 
 
 @pytest.fixture(params=["postgres", "sqlite"])
-async def project(request: pytest.FixtureRequest, server_dsn: str, tmp_path: Path) -> AsyncIterator[Project]:
-    if request.param == "sqlite":
-        yield Project(tmp_path, f"sqlite:///{tmp_path / 'app.db'}")
-        return
-    async with new_database(server_dsn, "template0") as dsn:
-        yield Project(tmp_path, dsn.replace("postgresql://", "postgresql+psycopg://"))
+def project(request: pytest.FixtureRequest, postgres: Project, sqlite: Project) -> Project:
+    return {"postgres": postgres, "sqlite": sqlite}[request.param]
 
 
 # psql and sqlite3.
@@ -123,7 +121,7 @@ async def test_psql(postgres: Project) -> None:
     assert "already exists" in postgres.run(program("psql"), "-X", dsn, "-f", file, status=0), "the page warns of it"
 
 
-async def test_each_documented_psql_stops_at_an_error() -> None:
+def test_each_documented_psql_stops_at_an_error() -> None:
     root = Path(__file__).parents[1]
     texts = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("packages/*/*.md")]
     texts += root.glob("packages/*/src/*/migrations/*.sql")
@@ -133,22 +131,21 @@ async def test_each_documented_psql_stops_at_an_error() -> None:
     assert [line for line in found if "ON_ERROR_STOP=1" not in line] == []
 
 
-async def test_sqlite_script(tmp_path: Path) -> None:
-    project = Project(tmp_path, f"sqlite:///{tmp_path / 'app.db'}")
+async def test_sqlite_script(sqlite: Project) -> None:
     script = workflow_store_d1.get_migration_sql(transaction=True)
 
     def apply(text: str) -> None:
-        with closing(sqlite3.connect(tmp_path / "app.db")) as connection:
+        with closing(sqlite3.connect(str(sqlite.url.database))) as connection:
             connection.executescript(text)
 
     with pytest.raises(sqlite3.OperationalError, match="nowhere"):
         apply(script.replace("COMMIT;", "SELECT * FROM nowhere; COMMIT;"))
-    assert not await project.has_tables()
+    assert not await sqlite.has_tables()
     apply(script)
-    assert await project.has_tables()
+    assert await sqlite.has_tables()
     with pytest.raises(sqlite3.OperationalError, match="already exists"):
         apply(script)
-    assert await project.has_tables()
+    assert await sqlite.has_tables()
 
 
 # Alembic.
@@ -206,6 +203,17 @@ async def test_alembic_applies_the_tables(postgres: Project) -> None:
     sql = postgres.alembic("upgrade", "head", "--sql")
     assert "CREATE TABLE workflow_runs" in sql
     assert sql.count("COMMIT") == 1
+
+
+def test_alembic_on_sqlite_keeps_what_a_failed_revision_did(sqlite: Project) -> None:
+    """So the page sends those who use SQLite to `ensure_schema`."""
+    start_alembic(sqlite)
+    failing = ALEMBIC_REVISION.replace("def downgrade", "    raise RuntimeError('in the middle')\n\n\ndef downgrade")
+    sqlite.write("migrations/versions/first.py", failing.replace("store_postgres", "store_d1"))
+    assert "in the middle" in sqlite.alembic("upgrade", "head", status=1)
+    with closing(sqlite3.connect(str(sqlite.url.database))) as connection:
+        assert ("workflow_runs",) in connection.execute("SELECT name FROM sqlite_master").fetchall()
+    assert "already exists" in sqlite.alembic("upgrade", "head", status=1)
 
 
 # Django.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from .names import TableNames
 from .sqlalchemy_tables import INFO_KEY
@@ -21,8 +21,13 @@ class ExcludedTables:
     """
 
     names: frozenset[str]
-    schema: str | None
+    schema: str | None = None
     """`None` for whatever schema they are in."""
+
+    @classmethod
+    def of(cls, tables: TableNames, schema: str | None = None) -> Self:
+        """Return the hooks for tables of these names."""
+        return cls(frozenset(tables.by_key().values()), schema)
 
     def include_name(self, name: str | None, type_: str, parent_names: Mapping[str, str | None]) -> bool:
         """Return False for a workflow table of the database.
@@ -50,9 +55,11 @@ class ExcludedTables:
             return True
         if any(INFO_KEY in table.info for table in (object, compare_to) if table is not None):
             return False
-        # The connection's default schema may be ours under no name. A table that the application has keeps its own.
         would_be_dropped = reflected and compare_to is None
-        return not (would_be_dropped and name in self.names and object.schema in {None, self.schema})
+        if not would_be_dropped or name not in self.names:
+            return True
+        # The connection's default schema has no name here, and may be ours.
+        return self.schema is not None and object.schema not in {None, self.schema}
 
 
 def exclude_workflow_tables(tables: Mapping[str, str] | None = None, schema: str | None = None) -> ExcludedTables:
@@ -65,4 +72,4 @@ def exclude_workflow_tables(tables: Mapping[str, str] | None = None, schema: str
     Raises:
         InvalidTableNamesError: An unknown key, an unusable name, or one name for two tables.
     """
-    return ExcludedTables(frozenset(TableNames.of(tables).by_key().values()), schema)
+    return ExcludedTables.of(TableNames.of(tables), schema)

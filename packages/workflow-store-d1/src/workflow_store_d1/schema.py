@@ -51,8 +51,7 @@ def get_migration_sql(
         ids: Only these migrations.
         from_id: Only this migration and later ones.
         to_id: Only this migration and earlier ones.
-        transaction: True to put each migration into a transaction, for a SQLite file. D1 refuses that: Wrangler runs a
-            file as a whole or not at all.
+        transaction: True to put each migration into a transaction, for a SQLite file. D1 refuses BEGIN.
 
     Raises:
         ConfigurationError: Names or an id that cannot work.

@@ -53,4 +53,4 @@ def exclude_workflow_tables(tables: Mapping[str, str] | None = None) -> Excluded
     Raises:
         ConfigurationError: Names that cannot work.
     """
-    return ExcludedTables(frozenset(table_names(tables).by_key().values()), None)
+    return ExcludedTables.of(table_names(tables))

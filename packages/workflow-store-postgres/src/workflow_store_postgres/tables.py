@@ -60,4 +60,4 @@ def exclude_workflow_tables(schema: str | None = None, tables: Mapping[str, str]
     Raises:
         ConfigurationError: Names, or a schema, that cannot work.
     """
-    return ExcludedTables(frozenset(table_names(tables).by_key().values()), schema_name(schema))
+    return ExcludedTables.of(table_names(tables), schema_name(schema))
