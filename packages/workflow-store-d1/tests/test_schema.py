@@ -246,8 +246,9 @@ async def test_code_that_is_too_old_hears_what_it_needs(
 
 
 async def test_file_says_what_it_records(store: D1WorkflowStore, path: Path) -> None:
-    (header,) = get_migrations()
-    assert read(path, "SELECT oldest_code FROM workflow_schema_migrations") == [(header.oldest_code,)]
+    (migration,) = get_migrations()
+    assert migration.oldest_code == "0.1.0"
+    assert read(path, "SELECT oldest_code FROM workflow_schema_migrations") == [(migration.oldest_code,)]
 
 
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])

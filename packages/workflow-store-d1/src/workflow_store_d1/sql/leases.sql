@@ -361,7 +361,7 @@ RETURNING
     cancel_requested,
     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS clock;
 
--- fragment: lease_fence
+-- fragment: write_fence
 -- The run, if the caller still holds its lease and this operation is not done yet.
 -- ?1 run_id  ?2 lease_token  ?3 operation_id
 run_id = ?1
@@ -382,4 +382,4 @@ SET
     operation_answer = '{}',
     updated_at = ?4
 WHERE
-    -- include: lease_fence
+    -- include: write_fence

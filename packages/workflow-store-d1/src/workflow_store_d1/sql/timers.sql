@@ -23,7 +23,7 @@ SET
     silent_claims = 0,
     updated_at = ?4
 WHERE
-    -- include: lease_fence
+    -- include: write_fence
 
 -- name: read_timers
 -- Reads all timers of a run.

@@ -29,8 +29,8 @@ lease_owner = NULL,
 lease_token = NULL,
 lease_expires_at = NULL,
 
--- fragment: fenced_head
--- The columns of a head that a verdict is made from.
+-- fragment: fence_columns
+-- The columns of a head that say why a write did nothing.
 head.status,
 head.lease_token,
 -- include: progress_columns
@@ -94,7 +94,7 @@ ON CONFLICT (run_id, timer_id) DO UPDATE SET fire_at = excluded.fire_at
 -- statement: before
 -- $1 run_id
 SELECT
-    -- include: fenced_head
+    -- include: fence_columns
     head.operation_answer::text AS operation_answer,
     pg_logical_emit_message(true, 'workflow', '') IS NOT NULL AS backed
 FROM workflow_event_locks AS head
@@ -105,7 +105,7 @@ WHERE head.run_id = $1::text;
 -- synchronous standby as well.
 -- $1 run_id
 SELECT
-    -- include: fenced_head
+    -- include: fence_columns
     head.operation_answer::text AS operation_answer
 FROM workflow_event_locks AS head
 WHERE head.run_id = $1::text
