@@ -76,8 +76,8 @@ FULL_COUNTS = {
     "PYTEST_TIMEOUT": "3600",
 }
 
-SCRATCH_BYTES = 8 * 2**30
-"""The least room in memory for the databases of the tests."""
+SCRATCH_BYTES = 4 * 2**30
+"""The least room in memory for the databases of the tests, which take 1.2 GiB at their peak."""
 REPEATED_CHARACTERS = 6_000
 """The most of a failed part's output that is printed again below all other output."""
 LAST_OUTPUT_S = 10.0
