@@ -48,6 +48,7 @@ EXAMPLE_WORKER = "examples/cloudflare-worker"
 AUDIT = "examples/audit_packages"
 
 POOLER_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pgbouncer.py"
+POOLS_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pools.py"
 WORKERD_CONTRACT = "packages/workflow-store-d1/tests/test_contract_workerd.py"
 HTTP_CONTRACT = "packages/workflow-store-d1/tests/test_contract_http.py"
 PYODIDE_CONTRACT = "packages/workflow-store-d1/tests/test_contract_pyodide.py"
@@ -286,6 +287,7 @@ PARTS = {
     # Not in `matrix`: Pyodide brings its own Python, whichever starts it.
     "contract(d1-pyodide)": tests_of("tests", PYODIDE_CONTRACT, **REMOTE),
     "contract(postgres)": tests_of("tests matrix lowest", "packages/workflow-store-postgres/tests/test_contract.py"),
+    "contract(postgres-pools)": tests_of("tests matrix lowest", POOLS_CONTRACT, **REMOTE),
     "mutants": tests_of("tests mutants release", "contract-tests/tests/test_mutants.py"),
     "mutant table": Part("mutants", run=command("contract-tests/tests/mutant_table.py")),
     **{

@@ -8,8 +8,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from workflow_contract_tests import StoreHarness, catalogue
-from workflow_contract_tests.certification import run_case
 from workflow_runtime import Context, WorkflowRuntime, workflow
 from workflow_runtime.errors import StoreOperationError
 from workflow_runtime.payloads import JsonText
@@ -17,10 +15,6 @@ from workflow_store_postgres import PostgresWorkflowStore
 
 # What such a pooler needs: no prepared statement outlives its transaction.
 OPTIONS: dict[str, Any] = {"statement_cache_size": 0, "listen": False}
-
-# Every verb of a driver, and what holds a connection or meets others.
-DELICATE = {"CLAIM-4", "OP-1", "TX-2", "PAUSE-3", "PAYLOAD-2", "RUN-4", "SCHEDULE-6", "SCHEMA-1", "SIGNAL-2"}
-CASES = [case for case in catalogue() if not case.needs and DELICATE & set(case.clauses)][::3]
 
 
 @workflow(id="greet")
@@ -42,14 +36,6 @@ async def stores(pooled_dsn: str) -> AsyncIterator[list[PostgresWorkflowStore]]:
             await stack.enter_async_context(PostgresWorkflowStore.connect(pooled_dsn, **OPTIONS, max_size=2))
             for _ in range(8)
         ]
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-async def test_contract_holds_through_the_pooler(case: Any, pooled_dsn: str, business: dict[str, Any]) -> None:
-    await run_case(
-        case,
-        StoreHarness(lambda: PostgresWorkflowStore.connect(pooled_dsn, **OPTIONS), contract_version="0.1", **business),
-    )
 
 
 async def test_claims_of_many_handles_never_share_a_run(stores: list[PostgresWorkflowStore]) -> None:
