@@ -19,6 +19,7 @@ import memory_mutants_outside  # noqa: F401
 import memory_mutants_pairs  # noqa: F401
 import memory_mutants_retry  # noqa: F401
 import memory_mutants_schedules  # noqa: F401
+import memory_mutants_tick_claims  # noqa: F401
 import memory_mutants_traces  # noqa: F401
 from sql_mutants import SQL_MUTANTS
 

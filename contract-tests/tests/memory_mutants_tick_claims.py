@@ -1,0 +1,241 @@
+"""Stores with one fault each in what a claim of ticks takes and tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from memory_mutants import Faulty
+from mutant_catalogue import broken
+from workflow_store_memory import schedules as schedules_role
+from workflow_store_memory import ticks
+from workflow_store_memory.data import InMemoryData, ScheduleRow, Tick
+from workflow_store_memory.ticks import WaitingTicks
+
+_waiting_ticks = ticks.waiting_ticks
+
+
+def _found(find: Any) -> tuple[object, str, Any]:
+    return schedules_role, "waiting_ticks", find
+
+
+def _with_what_lies_ahead_of_all(data: InMemoryData, wanted: Sequence[str] | None, *, now_ms: int) -> WaitingTicks:
+    """Find when anything at all is due next."""
+    mine, all_of_them = _waiting_ticks(data, wanted, now_ms=now_ms), _waiting_ticks(data, None, now_ms=now_ms)
+    return replace(mine, later_ms=all_of_them.later_ms)
+
+
+@broken(
+    "SCHEDULE-11",
+    _found(_with_what_lies_ahead_of_all),
+    words="ticks of other workflows are left alone",
+    case="next_tick_is_told_to_its_workflow_only",
+)
+class TicksAheadOfOthersAreTold(Faulty):
+    """The filter does not hold for the next due time."""
+
+
+def _with_the_first_schedules_only(data: InMemoryData, wanted: Sequence[str] | None, *, now_ms: int) -> WaitingTicks:
+    first: dict[str, int] = {}
+    for _, row in sorted(data.schedules.items()):
+        workflow_id, moment = row.value.workflow_id, row.due_tick_ms
+        if (wanted is None or workflow_id in wanted) and moment is not None and moment > now_ms:
+            first.setdefault(workflow_id, moment)
+    return replace(_waiting_ticks(data, wanted, now_ms=now_ms), later_ms=list(first.values()))
+
+
+@broken(
+    "SCHEDULE-10",
+    _found(_with_the_first_schedules_only),
+    words="the earliest moment at which another tick of these workflows may be claimable",
+    case="next_tick_is_told_to_its_workflow_only",
+)
+class FirstScheduleSpeaksForItsWorkflow(Faulty):
+    """Of each workflow one schedule is looked at for the next due time."""
+
+
+@broken(
+    "SCHEDULE-10",
+    words="or the present if the limit left ticks behind",
+    case="tick_that_waits_is_told_to_its_workflow_only",
+)
+class FilteredClaimLeavesNothingBehind(Faulty):
+    """A claim with a filter does not say that it has left ticks behind."""
+
+    async def claim_due_schedule_buckets(self, **arguments: Any) -> Any:
+        claims = await super().claim_due_schedule_buckets(**arguments)
+        if arguments.get("workflow_ids") is None or claims.next_due_ms != arguments["now_ms"]:
+            return claims
+        return replace(claims, next_due_ms=None)
+
+
+@broken(
+    "SCHEDULE-11",
+    words="`unclaimable` names up to 10 schedules that have one waiting",
+    case="tick_that_waits_is_told_to_its_workflow_only",
+)
+class UnclaimableNamesOneWorkflow(Faulty):
+    """Of several workflows that nobody here can run one is named."""
+
+    async def claim_due_schedule_buckets(self, **arguments: Any) -> Any:
+        claims = await super().claim_due_schedule_buckets(**arguments)
+        rows = self._data.schedules
+        first = {rows[name].value.workflow_id: name for name in reversed(claims.unclaimable)}
+        workflows = sorted(first)[:1]
+        named = tuple(name for name in claims.unclaimable if rows[name].value.workflow_id in workflows)
+        return replace(claims, unclaimable=named)
+
+
+def _leased_a_moment_longer(of: str) -> tuple[object, str, Any]:
+    def is_leased(row: ScheduleRow, now_ms: int) -> bool:
+        if row.lease is None or row.claimed is None:
+            return False
+        longer = 1 if _waits_as(row.claimed) == of else 0
+        return row.lease.expires_at_ms + longer > now_ms
+
+    return ScheduleRow, "is_leased", is_leased
+
+
+def _waits_as(tick: Tick) -> str:
+    return "in-turn" if tick.overlap == "buffer-all" else tick.source
+
+
+@broken(
+    "SCHEDULE-9",
+    _leased_a_moment_longer("buffered"),
+    words="one whose lease expired is, with a new token",
+    case="claim_of_a_tick_ends_on_time",
+)
+class ClaimOfABufferedTickLastsLonger(Faulty):
+    """The claim of a buffered tick ends a moment late."""
+
+
+@broken(
+    "SCHEDULE-9",
+    _leased_a_moment_longer("in-turn"),
+    words="one whose lease expired is, with a new token",
+    case="claim_of_a_tick_ends_on_time",
+)
+class ClaimOfATickInTurnLastsLonger(Faulty):
+    """The claim of a tick that waits for its turn ends a moment late."""
+
+
+_first_tick = ScheduleRow.first_tick
+
+
+def _first_tick_by_its_workflow(data: InMemoryData, wanted: Sequence[str] | None, *, now_ms: int) -> WaitingTicks:
+    """Look at the high-water mark only where no schedule of the workflow is due."""
+    found = _waiting_ticks(data, wanted, now_ms=now_ms)
+    due = {row.value.workflow_id for tick, row in found.claimable if tick.source == "due"}
+    again = [
+        (Tick(fire_at_ms=moment, source="due", overlap=None), row)
+        for _, row in sorted(data.schedules.items())
+        if row.value.workflow_id in due and (moment := row.value.next_fire_at_ms) is not None
+        if moment <= now_ms and row.due_tick_ms is None and row.value.enabled and not row.is_leased(now_ms)
+    ]
+    return replace(found, claimable=sorted([*found.claimable, *again], key=lambda item: item[0].fire_at_ms))
+
+
+@broken(
+    "SCHEDULE-12",
+    _found(_first_tick_by_its_workflow),
+    words="A due tick at or before the high-water mark is never claimed again",
+    case="fired_moment_stays_fired_beside_another_schedule",
+)
+class FiredMomentComesWithANeighbour(Faulty):
+    """A claim that takes a due tick takes those of its workflow that have fired already."""
+
+
+def _request_with_the_next_moment(row: ScheduleRow, *, now_ms: int, previous_is_live: bool) -> Tick | None:
+    tick = _first_tick(row, now_ms=now_ms, previous_is_live=previous_is_live)
+    due = row.due_tick_ms
+    if tick is None or tick.source != "requested" or due is None or due > tick.fire_at_ms:
+        return tick
+    return replace(tick, fire_at_ms=due, source="due")
+
+
+@broken(
+    "SCHEDULE-8",
+    (ScheduleRow, "first_tick", _request_with_the_next_moment),
+    words="also when the schedule is disabled and when its moment lies before the high-water mark or in the future",
+    case="request_does_not_bring_the_next_tick_forward",
+)
+class RequestBringsTheNextTickForward(Faulty):
+    """A request for a moment after the next tick has that one claimed before its time."""
+
+
+@broken(
+    "SCHEDULE-18",
+    words="it comes after the requested ticks without",
+    case="requests_of_two_schedules_are_apart",
+)
+class RequestsOfAllSchedulesAreOne(Faulty):
+    """A request in turn goes first where another schedule has a request for the same moment."""
+
+    async def claim_due_schedule_buckets(self, **arguments: Any) -> Any:
+        rows = self._data.schedules
+        for name, row in rows.items():
+            asked = {moment for other, one in rows.items() if other != name for moment in one.requested}
+            for moment in asked & row.requested.keys():
+                if row.requested[moment].overlap == "buffer-all":
+                    row.requested[moment] = replace(row.requested[moment], overlap=None)
+        return await super().claim_due_schedule_buckets(**arguments)
+
+
+def _live_only_as(*statuses: str) -> Any:
+    """Return a way of finding that takes only some of the live runs for live."""
+
+    def find(data: InMemoryData, wanted: Sequence[str] | None, *, now_ms: int) -> WaitingTicks:
+        class Data:
+            schedules = data.schedules
+
+            @staticmethod
+            def is_live(run_id: str | None) -> bool:
+                run = None if run_id is None else data.runs.get(run_id)
+                return run is not None and run.status in statuses
+
+        return _waiting_ticks(Data, wanted, now_ms=now_ms)  # type: ignore[arg-type]  # all that it looks at
+
+    return find
+
+
+@broken(
+    "SCHEDULE-9",
+    _found(_live_only_as("queued", "paused")),
+    words="its buffered one first, if its previous run is not live",
+    case="due_tick_comes_before_what_waits_for_a_live_run",
+)
+class RunningRunIsNotLive(Faulty):
+    """A claim takes the buffered tick first while the previous run is running."""
+
+
+@broken(
+    "SCHEDULE-9",
+    _found(_live_only_as("queued", "running")),
+    words="its buffered one first, if its previous run is not live",
+    case="due_tick_comes_before_what_waits_for_a_live_run",
+)
+class PausedRunIsNotLive(Faulty):
+    """A claim takes the buffered tick first while the previous run is paused."""
+
+
+def _held_up_by_any_live_run(data: InMemoryData, wanted: Sequence[str] | None, *, now_ms: int) -> WaitingTicks:
+    class Data:
+        schedules = data.schedules
+
+        @staticmethod
+        def is_live(run_id: str | None) -> bool:
+            return any(data.is_live(other) for other in data.runs)
+
+    return _waiting_ticks(Data, wanted, now_ms=now_ms)  # type: ignore[arg-type]  # all that it looks at
+
+
+@broken(
+    "SCHEDULE-18",
+    _found(_held_up_by_any_live_run),
+    words="With `buffer-all` it is claimable only while the previous run is not live",
+    case="live_runs_hide_no_tick_that_does_not_wait_for_them",
+)
+class AnyLiveRunHoldsUpATurn(Faulty):
+    """A tick that waits for its turn waits for the runs of others too."""
