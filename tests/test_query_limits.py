@@ -44,7 +44,7 @@ from workflow_store_memory import InMemoryWorkflowStore
 
 T = TypeVar("T")
 HALF = JsonText("0.5")
-LEAST = 27
+LEAST = 28
 """With fewer queries a sweep of the D1 store could do nothing."""
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from workflow_runtime import (
     SchemaMissingError,
     workflow,
 )
+from workflow_runtime.hosting import sweep_handler
 
 if TYPE_CHECKING:
     from conftest import Gate, Lab
@@ -167,18 +168,39 @@ async def test_paused_runs_take_no_place(lab: Lab) -> None:
         await lab.until(ended, lab, "run")
 
 
-async def test_schema_is_checked_before_the_first_claim(lab: Lab) -> None:
-    """A worker in front of the wrong tables says what to do and does nothing."""
+async def fail_to_check(verb: str, arguments: dict[str, Any]) -> None:
+    if verb == "check_schema":
+        raise SchemaMissingError("run the migrations")
 
-    async def fail(verb: str, arguments: dict[str, Any]) -> None:
-        if verb == "check_schema":
-            raise SchemaMissingError("run the migrations")
 
+@pytest.mark.parametrize("call", ["work", "sweep", "sweep_handler"])
+async def test_schema_is_checked_before_the_first_claim(lab: Lab, call: str) -> None:
+    """A worker in front of the wrong tables says what to do and does nothing; so do a sweep and a host's function."""
     store = lab.tapped()
-    store.before = fail
-    with pytest.raises(SchemaMissingError, match="run the migrations"):
-        await lab.runtime(quick, store=store).work(handle_signals=False)
-    assert store.calls == ["check_schema"]
+    runtime = lab.runtime(quick, store=store)
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "work": lambda: runtime.work(handle_signals=False),
+        "sweep": runtime.sweep,
+        "sweep_handler": sweep_handler(runtime, timedelta(seconds=1)),
+    }
+    store.before = fail_to_check
+    for _ in range(2):
+        with pytest.raises(SchemaMissingError, match="run the migrations"):
+            await calls[call]()
+    assert store.calls == ["check_schema"] * 2
+
+
+async def test_sweeps_look_at_the_tables_until_they_fit(lab: Lab) -> None:
+    """A host that sweeps each minute does not pay for it each time; a worker that starts looks anew."""
+    store = lab.tapped()
+    runtime = lab.runtime(quick, store=store)
+    for _ in range(3):
+        await runtime.sweep()
+    assert store.calls.count("check_schema") == 1
+    store.before = fail_to_check
+    await runtime.sweep()
+    with pytest.raises(SchemaMissingError):
+        await runtime.work(handle_signals=False)
 
 
 async def test_stop_lets_the_running_step_end_and_hands_the_run_over(lab: Lab, gate: Gate) -> None:

@@ -22,6 +22,7 @@ from workflow_runtime.errors import (
     SchemaMissingError,
     StoreOperationError,
 )
+from workflow_runtime.metering import meter_queries
 from workflow_store_d1 import D1Result, D1WorkflowStore, get_migration_sql, get_migrations, schema
 from workflow_store_d1.local import LocalD1Database
 
@@ -249,6 +250,13 @@ async def test_file_says_what_it_records(store: D1WorkflowStore, path: Path) -> 
     (migration,) = get_migrations()
     assert migration.oldest_code == "0.1.0"
     assert read(path, "SELECT oldest_code FROM workflow_schema_migrations") == [(migration.oldest_code,)]
+
+
+async def test_look_at_tables_that_fit_is_one_statement(store: D1WorkflowStore) -> None:
+    """Hosts with few queries open a runtime for each call."""
+    with meter_queries() as meter:
+        await store.check_schema()
+    assert (meter.queries, meter.requests) == (1, 1)
 
 
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])

@@ -71,6 +71,7 @@ def _from_outside(h: StoreHarness, run_id: str) -> dict[str, Call]:
         "read_events": lambda: store.read_events(**run, limit=10),
         "read_inbox": lambda: store.read_inbox(**run, limit=10),
         "read_clock": store.read_clock,
+        "check_schema": store.check_schema,
         "get_run_timeline": lambda: store.get_run_timeline(**run),
         "list_runs": lambda: store.list_runs(limit=10),
         "count_runs": store.count_runs,
@@ -106,7 +107,7 @@ def _from_outside(h: StoreHarness, run_id: str) -> dict[str, Call]:
     }
 
 
-_READS = frozenset({"load_run", "read_events", "read_inbox", "read_clock"})
+_READS = frozenset({"load_run", "read_events", "read_inbox", "read_clock", "check_schema"})
 
 
 @clause("METER-1", "METER-4", capability="metered")

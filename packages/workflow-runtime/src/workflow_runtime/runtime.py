@@ -141,6 +141,7 @@ class WorkflowRuntime(RunClient):
         if warn_blocked_after is not None and warn_blocked_after <= timedelta(0):
             raise InvalidArgumentError("warn_blocked_after", "must be more than nothing")
         self._checks_replay = False
+        self._tables_fit = False
         self._watch = LoopWatch(math.inf if warn_blocked_after is None else warn_blocked_after.total_seconds())
         self._max_crashes = max_crashes
         self._heartbeats: HeartbeatThread | None = None
@@ -301,6 +302,8 @@ class WorkflowRuntime(RunClient):
         Raises:
             CapabilityNotSupportedError: `max_queries` on a store that does not count its queries.
             ConfigurationError: So few queries that nothing could be done with them; says how many it takes.
+            SchemaError: The database's tables do not fit this package; says what mends it. A runtime looks until they
+                fit, and then no more.
         """
         _check_positive(concurrency=concurrency)
         if type(limit) is not int or limit < 0:
@@ -395,6 +398,8 @@ class WorkflowRuntime(RunClient):
     ) -> None:
         costs = self._bounded_costs()
         plan = None if costs is None else self._plan(meter, costs)
+        if not self._tables_fit:
+            await self._check_tables()
         settings = await self._settings(heartbeats=plan is None)
         options: dict[str, Any] = {
             "claimer": self._claimer_for(settings),
@@ -409,6 +414,10 @@ class WorkflowRuntime(RunClient):
         sweep = Sweep(**options) if plan is None else PlannedSweep(plan, meter, **options)
         await sweep.run(limit=limit, deadline=deadline, concurrency=concurrency)
 
+    async def _check_tables(self) -> None:
+        await self._store.check_schema()
+        self._tables_fit = True
+
     def _plan(self, meter: QueryMeter, costs: QueryCosts) -> SweepPlan:
         # Now and then, so that a run which takes all that a sweep can give gets on, though others wait beside it.
         return SweepPlan(meter, costs, one_first=self._rng.random() < _ONE_FIRST)
@@ -421,7 +430,7 @@ class WorkflowRuntime(RunClient):
         drives: Drives,
         report: SweepReport,
     ) -> None:
-        await self._store.check_schema()
+        await self._check_tables()
         settings = await self._settings()
         self._wake_ups.add(wake_up)
         try:

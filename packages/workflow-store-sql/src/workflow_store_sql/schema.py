@@ -51,6 +51,16 @@ class Schema:
     remedy: str
     place: str | None = None
 
+    def fits(self, records: Sequence[Row]) -> bool:
+        """Return True if nothing is to be applied, by the rows of the table of the migrations, and nothing is wrong.
+
+        Whoever gets False looks closer, and raises what is the matter.
+        """
+        try:
+            return bool(records) and not self.missing(self.applied((), records))
+        except SchemaError:
+            return False
+
     def is_ours(self, present: Iterable[str], columns: Collection[str]) -> bool:
         """Return whether the table of the migrations is there, by its columns.
 

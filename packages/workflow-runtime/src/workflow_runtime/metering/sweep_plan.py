@@ -50,7 +50,7 @@ class SweepPlan:
         self._tick = 2 * costs.tick + costs.read + costs.call  # started; or refused, followed up and put back
         per_query = costs.events_per_query
         least = costs.claim + max(LimitedDriveBudget.least(costs, per_query), self._tick)
-        minimum = least + costs.read  # reading the store's clock
+        minimum = least + 2 * costs.read  # a look at the tables, and at the store's clock
         if self._left < minimum:
             raise ConfigurationError(
                 f"max_queries: a sweep of this store needs at least {minimum} queries, and {self._left} are left"

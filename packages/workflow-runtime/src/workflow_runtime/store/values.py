@@ -131,7 +131,8 @@ class QueryCosts(Value):
     """The most queries that a call takes, by kinds of calls; a batch of statements is as many queries."""
 
     read: int
-    """`load_run`, `read_events`, `read_inbox`, `read_clock`, `heartbeat_run_lease`."""
+    """`load_run`, `read_events`, `read_inbox`, `read_clock`, `heartbeat_run_lease`, and `check_schema` where the tables
+    fit."""
     claim: int
     """A claim of runs or of ticks, however many it takes."""
     tick: int
@@ -143,7 +144,7 @@ class QueryCosts(Value):
     events_per_query: int
     """Events of one write that go into one query; what is left over takes another."""
     call: int
-    """Every other call but those about the schema. Also what `append_in_transaction` takes beyond a write, besides
+    """Every other call but `ensure_schema`. Also what `append_in_transaction` takes beyond a write, besides
     the statements of its function."""
 
     def write_of(self, events: int) -> int:
