@@ -1,5 +1,6 @@
 """The page about migration tools is true: each tool runs on a fresh database, again, and fails in the middle."""
 
+import asyncio
 import os
 import re
 import sqlite3
@@ -13,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 import workflow_store_d1
 import workflow_store_postgres
-from workflow_runtime.errors import SchemaMissingError
+from workflow_runtime.errors import SchemaHalfAppliedError, SchemaMissingError
 from workflow_store_d1 import SQLiteWorkflowStore
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_test_support.servers.postgres_server import program
@@ -214,6 +215,19 @@ def test_alembic_on_sqlite_keeps_what_a_failed_revision_did(sqlite: Project) -> 
     with closing(sqlite3.connect(str(sqlite.url.database))) as connection:
         assert ("workflow_runs",) in connection.execute("SELECT name FROM sqlite_master").fetchall()
     assert "already exists" in sqlite.alembic("upgrade", "head", status=1)
+
+    async def check() -> None:
+        async with SQLiteWorkflowStore.open(str(sqlite.url.database)) as store:
+            await store.check_schema()
+
+    with pytest.raises(SchemaHalfAppliedError) as told:
+        asyncio.run(check())
+    with closing(sqlite3.connect(str(sqlite.url.database))) as connection:
+        for table in told.value.tables:
+            connection.execute(f"DROP TABLE {table}")
+    sqlite.write("migrations/versions/first.py", ALEMBIC_REVISION.replace("store_postgres", "store_d1"))
+    sqlite.alembic("upgrade", "head")
+    asyncio.run(check())
 
 
 # Django.

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workflow_migrations import Migration, checksum, split_statements
+from workflow_migrations import Migration, checksum, quote_identifier, split_statements
 from workflow_runtime.errors import (
     ConfigurationError,
     ForeignTablesError,
     SchemaAheadError,
     SchemaBehindError,
     SchemaError,
+    SchemaHalfAppliedError,
     SchemaMissingError,
     StoreOperationError,
 )
@@ -266,6 +267,32 @@ async def test_edited_migration_is_refused(store: D1WorkflowStore, path: Path, c
         await getattr(store, call)()
 
 
+STATEMENTS = [one for one in split_statements(get_migration_sql()) if one.strip()]
+RECORD_TABLE = STATEMENTS[0]
+
+
+@pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
+@pytest.mark.parametrize("names", [{}, {"runs": 'odd "runs"', "schema_migrations": "MIGRATIONS"}], ids=["names", "odd"])
+async def test_migration_that_stopped_in_the_middle_is_told_of(
+    path: Path, open_store: OpenStore, names: dict[str, str], call: str
+) -> None:
+    """After each statement but the last: it is told from tables of others, and what the error says mends it."""
+    statements = get_migrations(names)[0].statements
+    store = await open_store(tables=names)
+    for done in range(1, len(statements)):
+        run_script(path, ";".join(statements[:done]))
+        before = read(path, CATALOGUE)
+        with pytest.raises(SchemaHalfAppliedError, match="Drop them, unless something has used them") as refused:
+            await getattr(store, call)()
+        assert read(path, CATALOGUE) == before
+        assert names.get("schema_migrations", "workflow_schema_migrations") in refused.value.tables
+        for table in refused.value.tables:
+            run_script(path, f"DROP TABLE {quote_identifier(table)}")
+    assert read(path, CATALOGUE) == []
+    await store.ensure_schema()
+    await store.check_schema()
+
+
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
 @pytest.mark.parametrize(
     ("script", "table"),
@@ -279,7 +306,8 @@ async def test_edited_migration_is_refused(store: D1WorkflowStore, path: Path, c
             get_migration_sql() + "UPDATE workflow_schema_migrations SET package_name = 'workflow-store-other'",
             "workflow_schema_migrations",
         ),
-        (get_migration_sql() + "DELETE FROM workflow_schema_migrations", "workflow_event_locks"),
+        (f"{RECORD_TABLE}; CREATE TABLE workflow_timers (id INTEGER)", "workflow_timers"),
+        (f"{RECORD_TABLE}; CREATE VIEW workflow_runs AS SELECT 1", "workflow_runs"),
     ],
 )
 async def test_tables_of_others_are_refused_and_not_touched(

@@ -1,9 +1,11 @@
 """The migration files are the schema; `ensure_schema` and `check_schema` tell whose tables they meet."""
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -13,13 +15,14 @@ from typing import Any
 
 import asyncpg
 import pytest
-from workflow_migrations import DEFAULT_TABLES, Migration, checksum, split_statements
+from workflow_migrations import DEFAULT_TABLES, Migration, checksum, quote_identifier, split_statements
 from workflow_runtime.errors import (
     ConfigurationError,
     ForeignTablesError,
     SchemaAheadError,
     SchemaBehindError,
     SchemaError,
+    SchemaHalfAppliedError,
     SchemaMissingError,
     StoreOperationError,
     StoreUnavailableError,
@@ -345,14 +348,52 @@ async def test_who_waits_too_long_for_a_migration_is_told_for_whom(
 ) -> None:
     async with PostgresWorkflowStore.connect(empty_dsn, server_settings={"application_name": "the deploy"}) as other:
         async with other._sender.transaction() as connection:
-            key = await schema._Schema(other._sender, connection).lock_key()
+            key = await schema.SchemaInTransaction(other._sender, connection).lock_key()
             assert await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", key)
-            with pytest.raises(StoreUnavailableError, match=r"waited 0\.2 s.*held by process \d+ \(the deploy, role"):
+            with pytest.raises(
+                StoreUnavailableError, match=r"waited 0\.2 s for another migration, of process \d+ \(the dep"
+            ):
                 await store.ensure_schema(lock_timeout=timedelta(milliseconds=200))
             waiting = asyncio.create_task(store.ensure_schema())
             await asyncio.sleep(0.1)
             assert not waiting.done()
         await asyncio.wait_for(waiting, 20)
+
+
+async def test_migration_behind_an_open_report_lets_the_others_go_on(
+    empty_dsn: str,
+    store: PostgresWorkflowStore,
+    empty: asyncpg.Connection,
+    next_release: Callable[[], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It waits for a table in short tries, says for whom, and is done when the report is. Real time is the subject."""
+    await store.ensure_schema()
+    report = await asyncpg.connect(empty_dsn, server_settings={"application_name": "the report"})
+    try:
+        transaction = report.transaction()
+        await transaction.start()
+        await report.fetch("SELECT 1 FROM workflow_runs")
+        next_release()
+        with pytest.raises(StoreUnavailableError, match=r"waited 1 s for whoever uses.*\(the report, .*, idle in tran"):
+            await store.ensure_schema(lock_timeout=timedelta(seconds=1))
+        migrating = asyncio.create_task(store.ensure_schema())
+        longest = 0.0
+        for number in range(30):
+            begun = time.monotonic()
+            await store.create_run(**(RUN | {"run_id": f"run-{number}"}))
+            longest = max(longest, time.monotonic() - begun)
+            await asyncio.sleep(0.1)
+        assert longest < 2, "a migration that waits for a report holds up everybody else"
+        assert not migrating.done()
+        assert len(await read(empty, RECORDS)) == 1
+        await transaction.rollback()
+        await asyncio.wait_for(migrating, 20)
+    finally:
+        await report.close()
+    assert len(await read(empty, RECORDS)) == 2
+    waits = [record.getMessage() for record in caplog.records if "a migration waits for" in record.getMessage()]
+    assert waits
 
 
 async def test_migration_that_fails_is_reported_and_leaves_nothing(
@@ -364,6 +405,22 @@ async def test_migration_that_fails_is_reported_and_leaves_nothing(
     with pytest.raises(StoreOperationError, match="already exists"):
         await store.ensure_schema()
     assert len(await read(empty, RECORDS)) == 1
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_database_that_cannot_store_every_id_is_refused_at_the_start(
+    empty_dsn: str, empty: asyncpg.Connection, encoding: str
+) -> None:
+    name = f"workflow_test_{encoding.lower()}_{os.getpid()}"
+    await empty.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    try:
+        dsn = empty_dsn.rpartition("/")[0] + f"/{name}"
+        async with PostgresWorkflowStore.connect(dsn) as store:
+            for call in (store.check_schema, store.ensure_schema):
+                with pytest.raises(SchemaError, match=f"stores text as {encoding}.*ENCODING 'UTF8'"):
+                    await call()
+    finally:
+        await empty.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def test_missing_tables(store: PostgresWorkflowStore) -> None:
@@ -436,6 +493,27 @@ async def test_edited_migration_is_refused(store: PostgresWorkflowStore, empty: 
         await getattr(store, call)()
 
 
+STATEMENTS = get_migrations()[0].statements
+RECORD_TABLE = STATEMENTS[0]
+
+
+async def test_migration_that_stopped_in_the_middle_is_told_of(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection
+) -> None:
+    """psql without `--single-transaction`, on a file whose BEGIN was taken out. What the error says mends it."""
+    for done in range(1, len(STATEMENTS)):
+        for statement in STATEMENTS[:done]:
+            await empty.execute(statement)
+        before = await read(empty, CATALOGUE)
+        for call in (store.check_schema, store.ensure_schema):
+            with pytest.raises(SchemaHalfAppliedError, match="Drop them, unless something has used them") as refused:
+                await call()
+        assert await read(empty, CATALOGUE) == before
+        await empty.execute(f"DROP TABLE {', '.join(map(quote_identifier, refused.value.tables))}")
+    await store.ensure_schema()
+    await store.check_schema()
+
+
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
 @pytest.mark.parametrize(
     ("script", "table"),
@@ -449,7 +527,9 @@ async def test_edited_migration_is_refused(store: PostgresWorkflowStore, empty: 
             get_migration_sql() + "UPDATE workflow_schema_migrations SET package_name = 'workflow-store-other'",
             "workflow_schema_migrations",
         ),
-        (get_migration_sql() + "DELETE FROM workflow_schema_migrations", "workflow_event_locks"),
+        (f"{RECORD_TABLE}; CREATE TABLE workflow_timers (id integer)", "workflow_timers"),
+        (f"{RECORD_TABLE}; CREATE VIEW workflow_runs AS SELECT 1", "workflow_runs"),
+        (f"{RECORD_TABLE}; CREATE SEQUENCE workflow_runs", "workflow_runs"),
     ],
 )
 async def test_tables_of_others_are_refused_and_not_touched(

@@ -28,6 +28,7 @@ WorkflowError
 |     |- SchemaMissingError      no tables                                             -> apply the migrations
 |     |- SchemaBehindError       older than the code                                   -> apply the migrations
 |     |- SchemaAheadError        newer than the code                                   -> upgrade the package
+|     |- SchemaHalfAppliedError  a migration stopped in the middle                     -> drop them, apply again
 |     `- ForeignTablesError      tables of that name belong to somebody else           -> choose other names
 `- ExecutionError                raised inside or about one run
    |- StepFailedError            a step used up its attempts
@@ -76,6 +77,7 @@ __all__ = [
     "SchemaAheadError",
     "SchemaBehindError",
     "SchemaError",
+    "SchemaHalfAppliedError",
     "SchemaMissingError",
     "StepFailedError",
     "StepTimeoutError",
@@ -343,6 +345,21 @@ class SchemaAheadError(SchemaError):
         self.unknown = unknown
         self.remedy = remedy
         super().__init__(f"the database has migrations unknown to this package: {', '.join(unknown)}; {remedy}")
+
+
+class SchemaHalfAppliedError(SchemaError):
+    """Tables are there as a migration makes them, and no migration is recorded: one was applied in part.
+
+    A tool without a transaction stopped in the middle of the file.
+    """
+
+    def __init__(self, tables: tuple[str, ...], looked: str = "") -> None:
+        self.tables = tables
+        self.looked = looked
+        super().__init__(
+            f"{looked}a migration was applied in part: {', '.join(map(repr, tables))} are there, and no migration is "
+            f"recorded. Drop them, unless something has used them, and apply the migrations again"
+        )
 
 
 class ForeignTablesError(SchemaError):

@@ -102,13 +102,7 @@ def _statements(sender: StatementSender, migration: Migration) -> list[D1Prepare
 
 async def _read_applied(sender: StatementSender, schema: Schema) -> Sequence[AppliedMigration]:
     names = sorted(sender.tables.by_key().values())
-    tables, columns = await sender.batch(
-        [
-            sender.statement("read_tables", json_list(names)),
-            sender.statement("read_migration_columns", sender.tables.schema_migrations),
-        ]
-    )
-    present = [row["name"] for row in tables]
-    if not schema.is_ours(present, [row["name"] for row in columns]):
+    found = await sender.rows("read_tables", json_list(names))
+    if not schema.is_ours(found):
         return ()
-    return schema.applied(present, await sender.rows("read_applied_migrations"))
+    return schema.applied(found, await sender.rows("read_applied_migrations"))

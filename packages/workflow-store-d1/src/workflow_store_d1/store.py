@@ -220,6 +220,7 @@ class D1WorkflowStore(
 
         Raises:
             ForeignTablesError: Tables of these names belong to something else.
+            SchemaHalfAppliedError: A tool without a transaction stopped in the middle of a migration.
             SchemaAheadError: The database is newer than this package.
         """
         await schema.ensure_schema(self._sender)

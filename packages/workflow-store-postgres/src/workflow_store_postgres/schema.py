@@ -1,10 +1,8 @@
-"""Creating, upgrading and checking the tables. The migration files are the only source of the schema."""
+"""The migrations, and what a database has of them. The files are the only source of the schema."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -16,7 +14,7 @@ from workflow_migrations import (
     quote_identifier,
     render_migrations,
 )
-from workflow_runtime.store import ConfigurationError, StoreUnavailableError
+from workflow_runtime.store import ConfigurationError, SchemaError
 from workflow_store_sql import Schema, chosen_migrations, table_names
 
 from ._version import __version__
@@ -24,11 +22,11 @@ from .connections import LentConnection, Row
 from .failures import REMEDY
 from .statement_sender import StatementSender
 
-__all__ = ["check_schema", "ensure_schema", "get_migration_sql", "get_migrations", "schema_name"]
+__all__ = ["SchemaInTransaction", "check_schema", "get_migration_sql", "get_migrations", "schema_name"]
 
 _PACKAGE = "workflow-store-postgres"
 _MAX_NAME_BYTES = 63
-_LOOK_AGAIN_S = 0.05
+_ENCODING = "UTF8"
 
 
 def get_migrations(schema: str | None = None, tables: Mapping[str, str] | None = None) -> tuple[Migration, ...]:
@@ -92,64 +90,17 @@ def schema_name(schema: object) -> str | None:
     return schema
 
 
-async def ensure_schema(sender: StatementSender, lock_timeout_s: float, migration_timeout_s: float) -> None:
-    """Apply what is missing, all of it in one transaction. Several processes may do this at once.
-
-    Args:
-        sender: Where statements go.
-        lock_timeout_s: How long to wait for another process that is migrating.
-        migration_timeout_s: How long one statement of a migration may take.
-
-    Raises:
-        StoreUnavailableError: Another process has been migrating for too long; the message says who.
-    """
-    async with sender.transaction() as connection:
-        if not await _Schema(sender, connection).missing():
-            return
-    end = time.monotonic() + lock_timeout_s
-    while not await _apply_locked(sender, migration_timeout_s):
-        if time.monotonic() > end:
-            raise StoreUnavailableError(await _waited_in_vain(sender, lock_timeout_s))
-        await asyncio.sleep(_LOOK_AGAIN_S)
-
-
 async def check_schema(sender: StatementSender) -> None:
     """Raise unless the tables fit this code."""
     async with sender.transaction() as connection:
-        database = _Schema(sender, connection)
+        database = SchemaInTransaction(sender, connection)
         applied = await database.read_applied()
         shipped = await database.shipped()
     shipped.check(applied)
 
 
-async def _apply_locked(sender: StatementSender, migration_timeout_s: float) -> bool:
-    """Apply what is missing under the lock of those who migrate; say whether the lock was free.
-
-    The lock is tried, not waited for: a waiting call would hold a connection, which may be the pool's only one.
-    """
-    async with sender.transaction() as connection:
-        database = _Schema(sender, connection)
-        if not await connection.fetchval(sender.sql("try_migration_lock"), await database.lock_key()):
-            return False
-        for migration in await database.missing():
-            await database.apply(migration, migration_timeout_s)
-        return True
-
-
-async def _waited_in_vain(sender: StatementSender, lock_timeout_s: float) -> str:
-    async with sender.transaction() as connection:
-        key = await _Schema(sender, connection).lock_key()
-        holders = await connection.fetch(sender.sql("read_migration_lock_holder"), key)
-    who = "; ".join(
-        f"process {holder['pid']} ({holder['application_name'] or 'no application name'}, role {holder['role']}, "
-        f"from {holder['address']}, {holder['state']}) since {holder['since']}"
-        for holder in holders
-    )
-    return f"waited {lock_timeout_s:g} s for another migration to end; it is held by {who or 'nobody any more'}"
-
-
-class _Schema:
-    """The tables as one transaction sees them."""
+class SchemaInTransaction:
+    """The tables as one transaction sees them, and changes them."""
 
     def __init__(self, sender: StatementSender, connection: LentConnection) -> None:
         self._sender = sender
@@ -164,7 +115,7 @@ class _Schema:
             migrations=get_migrations(),
             tables=self._sender.tables,
             remedy=REMEDY,
-            place=f"schema {await self._place()!r}",
+            place=f"schema {await self.place()!r}",
         )
 
     async def missing(self) -> tuple[Migration, ...]:
@@ -180,36 +131,49 @@ class _Schema:
 
         Raises:
             ForeignTablesError: What is there is not ours.
+            SchemaError: The database cannot store every text.
         """
+        self._check_encoding()
         tables = self._sender.tables
-        place, names = await self._place(), sorted(tables.by_key().values())
+        place, names = await self.place(), sorted(tables.by_key().values())
         fetch, sql = self._connection.fetch, self._sender.sql
-        present = [row["name"] for row in await fetch(sql("read_relations"), place, names)]
-        columns = await fetch(sql("read_migration_columns"), place, tables.schema_migrations)
+        found = await fetch(sql("read_relations"), place, names)
         shipped = await self.shipped()
-        if not shipped.is_ours(present, [row["name"] for row in columns]):
+        if not shipped.is_ours(found):
             return ()
-        return shipped.applied(present, await fetch(sql("read_applied_migrations")))
+        return shipped.applied(found, await fetch(sql("read_applied_migrations")))
+
+    def _check_encoding(self) -> None:
+        encoding = self._connection.raw.get_settings().server_encoding
+        if encoding != _ENCODING:
+            raise SchemaError(
+                f"this database stores text as {encoding}, and ids and payloads may have any character: create one "
+                f"with ENCODING '{_ENCODING}' TEMPLATE template0"
+            )
 
     async def apply(self, migration: Migration, timeout_s: float) -> None:
-        """Run one migration. Its own BEGIN and COMMIT, which psql needs, are left out: a transaction is open."""
+        """Run one migration, in which no statement waits long for a table.
+
+        Its own BEGIN and COMMIT, which psql needs, are left out: a transaction is open.
+        """
         schema, found = self._sender.schema, await self._find_schema()
         if schema is not None and not found["present"]:
             await self._connection.execute(f"CREATE SCHEMA {quote_identifier(schema)}")
         if schema is None and found["visible"] != found["current"]:
             schema = found["visible"]  # or a new table would be created apart from the others
         (rendered,) = render_migrations([migration], self._sender.tables, schema=schema)
+        await self._connection.execute(self._sender.sql("limit_lock_waits"))
         for statement in rendered.statements:
             await self._connection.execute(statement, timeout_s=timeout_s)
         await self._connection.execute(self._sender.sql("record_checksum"), migration.migration_id, migration.checksum)
 
     async def lock_key(self) -> int:
         """Return the key of the lock: one for each set of tables."""
-        place = f"{await self._place()}\0{self._sender.tables.schema_migrations}"
+        place = f"{await self.place()}\0{self._sender.tables.schema_migrations}"
         digest = hashlib.sha256(f"{_PACKAGE}\0{place}".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)
 
-    async def _place(self) -> str:
+    async def place(self) -> str:
         """Return the schema of the tables: where the search_path leads to them, else where they would be created."""
         if self._known_place is None:
             found = await self._find_schema()

@@ -27,6 +27,7 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import RowReader, StoreOpening, table_names
 
+from . import migrating
 from . import schema as schema_module
 from .bulk import Bulk
 from .capabilities import CAPABILITIES
@@ -208,15 +209,17 @@ class PostgresWorkflowStore(
         """Create or upgrade the tables.
 
         Args:
-            lock_timeout: How long to wait for another process that is migrating.
+            lock_timeout: How long to wait for another process that is migrating, or for those who use a table that is
+                to be changed. Each try for such a table holds up others for half a second at most.
             migration_timeout: How long one statement of a migration may take.
 
         Raises:
             ForeignTablesError: Tables of these names belong to something else.
+            SchemaHalfAppliedError: A tool without a transaction stopped in the middle of a migration.
             SchemaAheadError: The database is newer than this package.
-            StoreUnavailableError: Another process has been migrating for longer; the message says which.
+            StoreUnavailableError: Others have been migrating, or using a table, for longer; the message says who.
         """
-        await schema_module.ensure_schema(
+        await migrating.ensure_schema(
             self._sender,
             check_duration("lock_timeout", lock_timeout).total_seconds(),
             _seconds("migration_timeout", migration_timeout),

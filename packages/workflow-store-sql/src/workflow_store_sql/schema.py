@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from workflow_migrations import (
@@ -13,6 +13,7 @@ from workflow_migrations import (
     TableNames,
     UnknownMigrationError,
     plan_migrations,
+    read_table_definitions,
     select_migrations,
 )
 from workflow_runtime.store import (
@@ -21,6 +22,7 @@ from workflow_runtime.store import (
     SchemaAheadError,
     SchemaBehindError,
     SchemaError,
+    SchemaHalfAppliedError,
     SchemaMissingError,
 )
 
@@ -61,30 +63,40 @@ class Schema:
         except SchemaError:
             return False
 
-    def is_ours(self, present: Iterable[str], columns: Collection[str]) -> bool:
-        """Return whether the table of the migrations is there, by its columns.
+    def is_ours(self, found: Iterable[Row]) -> bool:
+        """Return whether the table of the migrations is there.
+
+        Args:
+            found: A row for each column of what has a name of our tables, with `table_name` and `column_name`.
 
         Raises:
             ForeignTablesError: Tables of these names are there, and this package did not make them.
         """
+        present = _columns_by_table(found)
         record_table = self.tables.schema_migrations
-        if not columns:
+        # Where case does not count, the database may spell it otherwise.
+        columns = next((present[name] for name in present if name.lower() == record_table.lower()), None)
+        if columns is None:
             self._refuse(present, f"there is no table {record_table!r} that says who made it")
             return False
-        if not set(columns) >= _COLUMNS:
+        if not columns >= _COLUMNS:
             self._refuse([record_table], "its columns are not those of this package")
         return True
 
-    def applied(self, present: Iterable[str], records: Sequence[Row]) -> Sequence[AppliedMigration]:
+    def applied(self, found: Iterable[Row], records: Sequence[Row]) -> Sequence[AppliedMigration]:
         """Return what was applied, by the rows of the table of the migrations.
 
+        Args:
+            found: As for `is_ours`.
+            records: The rows.
+
         Raises:
-            ForeignTablesError: Another package's migrations, or tables that no migration made.
+            ForeignTablesError: Another package's migrations, or tables that none of ours made.
+            SchemaHalfAppliedError: Tables as ours make them, and no record.
         """
         record_table = self.tables.schema_migrations
         if not records:
-            others = (name for name in present if name.lower() != record_table.lower())
-            self._refuse(others, f"{record_table!r} says nothing about it")
+            self._refuse_unrecorded(_columns_by_table(found))
         for record in records:
             if record["package_name"] != self.distribution:
                 self._refuse([record_table], f"it records migrations of {record['package_name']!r}")
@@ -92,6 +104,16 @@ class Schema:
             AppliedMigration(migration_id=row["migration_id"], checksum=row["checksum"], oldest_code=row["oldest_code"])
             for row in records
         ]
+
+    def _refuse_unrecorded(self, present: Mapping[str, Collection[str]]) -> None:
+        record_table = self.tables.schema_migrations
+        made = {table.name.lower(): table for table in read_table_definitions(self.migrations, self.tables)}
+        unrecorded = sorted(name for name in present if name.lower() != record_table.lower())
+        for name in unrecorded:
+            if set(present[name]) != {column.name for column in made[name.lower()].columns if not column.generated}:
+                self._refuse([name], f"{record_table!r} says nothing about it")
+        # A table of the migrations that is alone and empty is where the first one begins; it cannot begin twice.
+        raise SchemaHalfAppliedError((*unrecorded, record_table), self._looked())
 
     def missing(self, applied: Sequence[AppliedMigration]) -> tuple[Migration, ...]:
         """Return what is to be applied, in order.
@@ -130,6 +152,15 @@ class Schema:
 
     def _looked(self) -> str:
         return "" if self.place is None else f"looked in {self.place}; "
+
+
+def _columns_by_table(found: Iterable[Row]) -> Mapping[str, set[str]]:
+    columns: dict[str, set[str]] = {}
+    for row in found:
+        of_table = columns.setdefault(row["table_name"], set())
+        if row["column_name"] is not None:
+            of_table.add(row["column_name"])
+    return columns
 
 
 def chosen_migrations(

@@ -1127,6 +1127,7 @@ class StoreAdmin(Protocol):
         Raises:
             SchemaAheadError: A newer release of the store has made the tables.
             ForeignTablesError: Tables of these names are not the store's.
+            SchemaHalfAppliedError: They are the store's, and a migration stopped in the middle.
 
         Contract:
             SCHEMA-1: May be called again and by several processes at once; afterwards `check_schema` passes.
@@ -1141,6 +1142,7 @@ class StoreAdmin(Protocol):
             SchemaBehindError: The tables are older than this code.
             SchemaAheadError: They are newer.
             ForeignTablesError: Tables of these names are not the store's.
+            SchemaHalfAppliedError: They are the store's, and a migration stopped in the middle.
 
         Contract:
             SCHEMA-2: Passes after `ensure_schema`.

@@ -1,20 +1,17 @@
 -- What is asked about the tables themselves.
 
 -- name: read_tables
--- Returns which of our names are taken in this database.
+-- Returns which of our names are taken in this database, with each of their columns.
 -- ?1 table_names
-SELECT master.name
+SELECT
+    master.name AS table_name,
+    info.name AS column_name
 FROM sqlite_master AS master
+LEFT JOIN pragma_table_info(master.name) AS info
 WHERE
     master.type IN ('table', 'view')
     AND lower(master.name) IN (SELECT lower(wanted.value) FROM json_each(?1) AS wanted)
 ORDER BY master.name;
-
--- name: read_migration_columns
--- Returns whose table of migrations it is.
--- ?1 table_name
-SELECT info.name
-FROM pragma_table_info(?1) AS info;
 
 -- name: read_applied_migrations
 -- Reads what was applied.
