@@ -8,6 +8,8 @@ from typing import Any
 
 from memory_mutants import Faulty
 from mutant_catalogue import broken
+from workflow_runtime.errors import LeaseLostError
+from workflow_runtime.store import BucketSkipped
 from workflow_store_memory import schedules as schedules_role
 from workflow_store_memory import ticks
 from workflow_store_memory.data import InMemoryData, ScheduleRow, Tick
@@ -239,3 +241,116 @@ def _held_up_by_any_live_run(data: InMemoryData, wanted: Sequence[str] | None, *
 )
 class AnyLiveRunHoldsUpATurn(Faulty):
     """A tick that waits for its turn waits for the runs of others too."""
+
+
+class _SettlesWrongly(Faulty):
+    """Does something to the requests of a schedule when a tick of it is settled."""
+
+    def _requests(self, arguments: dict[str, Any]) -> dict[int, Any]:
+        row = self._data.schedules.get(arguments["schedule_id"])
+        return {} if row is None else row.requested
+
+
+class RefusedStartTakesTheRequest(_SettlesWrongly):
+    """A start that is refused takes the request along."""
+
+    refusal = ""
+
+    async def mark_schedule_bucket_started(self, **arguments: Any) -> Any:
+        try:
+            answer = await super().mark_schedule_bucket_started(**arguments)
+        except LeaseLostError:
+            if self.refusal == "lost":
+                self._requests(arguments).pop(arguments["fire_at_ms"], None)
+            raise
+        if answer.kind == self.refusal:
+            self._requests(arguments).pop(arguments["fire_at_ms"], None)
+        return answer
+
+
+@broken("SCHEDULE-14", words="The tick stays claimed", case="refused_start_leaves_the_request")
+class StartBesideALiveRunTakesTheRequest(RefusedStartTakesTheRequest):
+    """A start that is refused beside a live run takes the request along."""
+
+    refusal = "overlapping"
+
+
+@broken("SCHEDULE-17", words="the tick stays claimed", case="refused_start_leaves_the_request")
+class StartBehindABufferedTickTakesTheRequest(RefusedStartTakesTheRequest):
+    """A start that is refused behind a buffered tick takes the request along."""
+
+    refusal = "behind"
+
+
+@broken("SCHEDULE-16", words="nothing is written", case="refused_start_leaves_the_request")
+class StartOfAnotherMomentTakesTheRequest(RefusedStartTakesTheRequest):
+    """A start with the token of another tick takes the request along."""
+
+    refusal = "lost"
+
+
+@broken(
+    "SCHEDULE-17",
+    words="it takes the place of the buffered one, which then never starts",
+    case="request_that_overtakes_a_buffered_tick_is_settled",
+)
+class OvertakingRequestStays(_SettlesWrongly):
+    """A request that starts before a buffered tick stays requested."""
+
+    async def mark_schedule_bucket_started(self, **arguments: Any) -> Any:
+        row = self._data.schedules.get(arguments["schedule_id"])
+        buffered = None if row is None else row.value.buffered_fire_at_ms
+        asked = dict(self._requests(arguments))
+        answer = await super().mark_schedule_bucket_started(**arguments)
+        moment = arguments["fire_at_ms"]
+        if row is not None and answer.kind == "started" and buffered not in (None, moment) and moment in asked:
+            row.requested[moment] = asked[moment]
+        return answer
+
+
+@broken(
+    "SCHEDULE-18",
+    words="none of these ticks is ever dropped for another one",
+    case="tick_in_turn_is_put_back_beside_a_later_buffered_one",
+)
+class TickInTurnGivesWayToALaterOne(_SettlesWrongly):
+    """A tick that waits for its turn is skipped when a later one is buffered."""
+
+    async def mark_schedule_bucket_started(self, **arguments: Any) -> Any:
+        row = self._data.schedules.get(arguments["schedule_id"])
+        buffered = None if row is None else row.value.buffered_fire_at_ms
+        answer = await super().mark_schedule_bucket_started(**arguments)
+        later = buffered is not None and buffered > arguments["fire_at_ms"]
+        if answer.kind == "buffered" and later and arguments["fire_at_ms"] in self._requests(arguments):
+            del self._requests(arguments)[arguments["fire_at_ms"]]
+            return BucketSkipped()
+        return answer
+
+
+def _told_when_it_ran_out(row: ScheduleRow, now_ms: int) -> list[int]:
+    moments = [] if row.due_tick_ms is None or row.due_tick_ms <= now_ms else [row.due_tick_ms]
+    return moments if row.lease is None else [*moments, row.lease.expires_at_ms]
+
+
+@broken(
+    "SCHEDULE-10",
+    (ticks, "_later_ms", _told_when_it_ran_out),
+    words="when the claim of a tick that is not in this answer runs out",
+    case="claim_that_ran_out_wakes_nobody",
+)
+class ClaimThatRanOutIsTold(Faulty):
+    """The end of a claim is told after it has come."""
+
+
+@broken(
+    "TIMER-2",
+    words="`next_due_ms` is the earliest timer of another paused run",
+    case="waits_without_a_time_hide_no_timer",
+)
+class WaitWithoutATimeHidesTimers(Faulty):
+    """No timer is told where another paused run waits without one."""
+
+    async def claim_due_timers(self, **arguments: Any) -> Any:
+        batch = await super().claim_due_timers(**arguments)
+        waits = any(run.status == "paused" and not run.timers for run in self._data.runs.values())
+        return replace(batch, next_due_ms=None) if waits else batch

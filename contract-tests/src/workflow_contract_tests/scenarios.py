@@ -12,6 +12,7 @@ from workflow_runtime.store import (
     Created,
     RunRecord,
     RunStatus,
+    RunSummary,
     Timer,
     WorkflowExecutionStore,
 )
@@ -156,8 +157,14 @@ async def observe(h: StoreHarness, *run_ids: str) -> dict[str, Any]:
 @asynccontextmanager
 async def unchanged(h: StoreHarness, *run_ids: str, after: str = "the call") -> AsyncIterator[None]:
     """Assert that nothing of these runs changes in the block."""
-    before = await observe(h, *run_ids)
+    before, listed = await observe(h, *run_ids), await _listed(h, *run_ids)
     yield
     now = await observe(h, *run_ids)
     for run_id in run_ids:
         assert now[run_id] == before[run_id], f"{after} changed {run_id}:\n{before[run_id]}\nbecame\n{now[run_id]}"
+    assert await _listed(h, *run_ids) == listed, f"{after} changed what is listed"
+
+
+async def _listed(h: StoreHarness, *run_ids: str) -> list[RunSummary]:
+    page = await h.second.list_runs(limit=MANY)
+    return [run for run in page.runs if run.run_id in run_ids]

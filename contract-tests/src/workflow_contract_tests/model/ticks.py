@@ -328,6 +328,8 @@ def _forget(schedule: ScheduleState, claim: TickClaim) -> None:
 
 
 def _next_own_tick(schedule: ScheduleState, now_ms: int) -> int | None:
-    """Return the schedule's next moment that is not due yet."""
+    """Return the schedule's next moment that is not due yet, and has not fired before the clock was set back."""
     at_ms = schedule.next_fire_at_ms
-    return at_ms if schedule.enabled and at_ms is not None and at_ms > now_ms else None
+    if not schedule.enabled or at_ms is None or at_ms <= max(now_ms, _high_water(schedule)):
+        return None
+    return at_ms

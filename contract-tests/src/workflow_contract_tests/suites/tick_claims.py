@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from workflow_runtime.store import NewEvent
+
 from ..cases import clause
 from ..harness import StoreHarness
 from ..scenarios import claim, record, start
@@ -83,6 +85,25 @@ async def claim_of_a_tick_ends_on_time(h: StoreHarness, how: str) -> None:
     assert second.lease.token != first.lease.token
 
 
+@clause("SCHEDULE-10", each=("in-turn", "buffered"))
+async def claim_that_ran_out_wakes_nobody(h: StoreHarness, how: str) -> None:
+    """A tick whose claim ran out waits for the schedule's run to end, if that became live again, and not for a time."""
+    await upsert(h, next_fire_at_ms=None)
+    await request(h, 5)
+    await start_tick(h, "tick-1")
+    await request(h, 6, overlap="buffer-all" if how == "in-turn" else None)
+    holder = await claim(h, "tick-1")
+    if how == "buffered":
+        await settle(h, await claim_tick(h), "buffer")
+    await holder.fail()
+    await claim_tick(h, lease_ms=1_000)
+    retried = await h.store.retry_run(run_id="tick-1", event=NewEvent(kind="retried"), now_ms=h.now_ms)
+    assert retried.kind == "retried"
+    h.advance(1_001)
+    claims = await claim_ticks(h)
+    assert (claims.buckets, claims.next_due_ms) == ((), None)
+
+
 @clause("SCHEDULE-12", "SCHEDULE-10", "SCHEDULE-11")
 async def fired_moment_stays_fired_beside_another_schedule(h: StoreHarness) -> None:
     """A moment that has fired is not claimed along with a due tick of the same workflow, and none is told of it."""
@@ -90,6 +111,7 @@ async def fired_moment_stays_fired_beside_another_schedule(h: StoreHarness) -> N
     await upsert(h, "a")
     await settle(h, await claim_tick(h), "start", "run-of-a")
     await upsert(h, "a", next_fire_at_ms=fired, spec='"again"')
+    assert (await claim_ticks(h, now_ms=fired - 1)).next_due_ms is None, "a moment that has fired wakes workers"
     await upsert(h, "b")
     h.advance(10)
     assert (await claim_ticks(h, workflow_ids=["none"])).unclaimable == ("b",)

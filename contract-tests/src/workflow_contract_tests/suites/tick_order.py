@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workflow_runtime.errors import InvalidArgumentError
+from workflow_runtime.errors import InvalidArgumentError, LeaseLostError
 from workflow_runtime.store import (
     BucketBehind,
     BucketBuffered,
@@ -18,6 +18,7 @@ from workflow_runtime.store import (
 from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
+from ..samples import MANY
 from ..scenarios import claim, record
 from ..ticking import HOUR, claim_tick, claim_ticks, end_run, get_schedule, request, settle, start_tick, upsert
 
@@ -41,6 +42,7 @@ async def _check_started(h: StoreHarness, run_id: str, fire_at_ms: int) -> None:
     run = await record(h, run_id)
     assert (run.status, run.workflow_id, run.input) == ("queued", "report", '{"a":1}')
     assert (run.schedule_id, run.scheduled_at_ms) == ("nightly", fire_at_ms)
+    assert run_id in [run.run_id for run in (await h.second.list_runs(limit=MANY)).runs], "the run is in no listing"
     await (await claim(h, run_id)).append('"1"')
 
 
@@ -299,6 +301,65 @@ async def buffered_tick_forgets_what_was_requested_with_it(h: StoreHarness) -> N
     await end_run(h, "tick-1")
     tick = await claim_tick(h)
     assert (tick.fire_at_ms, tick.source, tick.overlap_policy) == (5, "buffered", "skip")
+
+
+@clause("SCHEDULE-14", "SCHEDULE-16", "SCHEDULE-17", each=("queued", "running", "paused", "behind", "other-moment"))
+async def refused_start_leaves_the_request(h: StoreHarness, why: str) -> None:
+    """A request whose start is refused stays: beside a live run, behind a buffered tick, or with another's token."""
+    asked = h.now_ms + HOUR
+    await upsert(h, overlap_policy="buffer-one")
+    await start_tick(h, "tick-1", next_fire_at_ms=None)
+    if why == "behind":
+        await request(h, asked - 1)
+        await settle(h, await claim_tick(h), "buffer")
+    await request(h, asked, asked + 1)
+    tick = await claim_tick(h)
+    if why in ("behind", "other-moment"):
+        await end_run(h, "tick-1")
+    else:
+        await _bring(h, "tick-1", why)
+    if why == "other-moment":
+        with refused(LeaseLostError, "a start of a tick that is not the claimed one"):
+            await settle(h, tick, "start", "tick-2", fire_at_ms=asked + 1)
+    else:
+        answer = await settle(h, tick, "start", "tick-2")
+        assert isinstance(answer, BucketBehind if why == "behind" else BucketOverlapping), f"{why}: {answer}"
+    assert [one.fire_at_ms for one in await _requested(h)] == [asked, asked + 1], "a refused start took a request"
+    assert await h.store.load_run(run_id="tick-2") is None
+
+
+@clause("SCHEDULE-17", "SCHEDULE-8", each=("allow", *_NEWEST_WAITS))
+async def request_that_overtakes_a_buffered_tick_is_settled(h: StoreHarness, overlap: Any) -> None:
+    """A request that starts before a buffered tick, by its own policy, is requested no more, and its run is whole."""
+    asked = h.now_ms + HOUR
+    await upsert(h, overlap_policy="buffer-one")
+    await start_tick(h, "tick-1", next_fire_at_ms=None)
+    await request(h, asked - 1)
+    await settle(h, await claim_tick(h), "buffer")
+    await request(h, asked, overlap=overlap)
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.overlap_policy) == (asked, overlap)
+    await end_run(h, "tick-1")
+    assert await settle(h, tick, "start", "tick-2") == BucketStarted(run_id="tick-2")
+    assert await _requested(h) == (), "the tick has started and is still requested"
+    await _check_started(h, "tick-2", asked)
+    assert (await get_schedule(h)).buffered_fire_at_ms == (asked - 1 if overlap == "allow" else None)
+
+
+@clause("SCHEDULE-18", "SCHEDULE-15")
+async def tick_in_turn_is_put_back_beside_a_later_buffered_one(h: StoreHarness) -> None:
+    """With `buffer-all` a tick is put back though a later one is buffered: neither is dropped for the other."""
+    await upsert(h, overlap_policy="skip")
+    await start_tick(h, "tick-1", next_fire_at_ms=h.now_ms + 1)
+    await request(h, h.now_ms + HOUR)
+    await settle(h, await claim_tick(h), "buffer")
+    await request(h, h.now_ms + 1, overlap="buffer-all")
+    h.advance(1)
+    tick = await claim_tick(h)
+    assert (tick.source, tick.overlap_policy) == ("due", "buffer-all")
+    assert await settle(h, tick, "buffer", next_fire_at_ms=None) == BucketBuffered()
+    assert [one.fire_at_ms for one in await _requested(h)] == [h.now_ms]
+    assert (await get_schedule(h)).buffered_fire_at_ms == h.now_ms - 1 + HOUR
 
 
 @clause("SCHEDULE-8", "SCHEDULE-18")

@@ -77,6 +77,18 @@ async def timers_of_others_do_not_wake(h: StoreHarness) -> None:
     assert (batch.claims, batch.next_due_ms) == ((), None)
 
 
+@clause("TIMER-2")
+async def waits_without_a_time_hide_no_timer(h: StoreHarness) -> None:
+    """A claim tells of the earliest timer, though other paused runs like that one wait for nothing but a delivery."""
+    for _ in range(2):
+        await start_waiting(h, signals=["go"])
+    await start_waiting(h, timers={"t": h.now_ms + 20})
+    await start_waiting(h, timers={"t": h.now_ms + 10, "u": h.now_ms + 30})
+    await start_waiting(h, signals=["go"])
+    batch = await claim_due(h)
+    assert (batch.claims, batch.next_due_ms) == ((), h.now_ms + 10)
+
+
 @clause("TIMER-3", "CLAIM-9")
 async def crash_after_the_claim_loses_no_timer(h: StoreHarness) -> None:
     """The timers of a run whose worker vanished after the claim come again with the next claim."""

@@ -26,12 +26,11 @@ WHERE
     -- include: write_fence
 
 -- name: read_timers
--- Reads all timers of a run.
+-- Reads all timers of a run, in no order.
 -- ?1 run_id
 SELECT timer.run_id, timer.timer_id, timer.fire_at
 FROM workflow_timers AS timer
-WHERE timer.run_id = ?1
-ORDER BY timer.fire_at, timer.timer_id;
+WHERE timer.run_id = ?1;
 
 -- fragment: first_paused_lane
 -- The first lane of paused runs.
