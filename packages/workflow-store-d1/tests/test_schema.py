@@ -214,6 +214,18 @@ async def test_older_database_is_behind_until_it_is_upgraded(
     assert read(path, RECORDS)[1] == ("0001_expand_add_note", "workflow-store-d1", NEXT.checksum)
 
 
+async def test_record_of_a_file_that_was_applied_by_hand_stays_without_a_checksum(
+    path: Path, open_store: OpenStore, next_release: Callable[[], None]
+) -> None:
+    """Nobody took it, and that of the next migration is another one."""
+    run_script(path, get_migration_sql())
+    next_release()
+    store = await open_store()
+    await store.ensure_schema()
+    await store.check_schema()
+    assert [row[2] for row in read(path, RECORDS)] == [None, NEXT.checksum]
+
+
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
 async def test_newer_database_is_ahead(store: D1WorkflowStore, path: Path, call: str) -> None:
     run_script(path, NEXT.sql)

@@ -442,6 +442,17 @@ async def test_older_database_is_behind_until_it_is_upgraded(
     assert await works(store), "statements prepared before the change still work"
 
 
+async def test_record_of_a_file_that_was_applied_by_hand_stays_without_a_checksum(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, next_release: Callable[[], None]
+) -> None:
+    """Nobody took it, and that of the next migration is another one."""
+    await empty.execute(get_migration_sql())
+    next_release()
+    await store.ensure_schema()
+    await store.check_schema()
+    assert [row[2] for row in await read(empty, RECORDS)] == [None, NEXT.checksum]
+
+
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
 async def test_newer_database_is_ahead(store: PostgresWorkflowStore, empty: asyncpg.Connection, call: str) -> None:
     await store.ensure_schema()

@@ -112,7 +112,8 @@ async def fired_moment_stays_fired_beside_another_schedule(h: StoreHarness) -> N
     await settle(h, await claim_tick(h), "start", "run-of-a")
     await upsert(h, "a", next_fire_at_ms=fired, spec='"again"')
     assert (await claim_ticks(h, now_ms=fired - 1)).next_due_ms is None, "a moment that has fired wakes workers"
-    await upsert(h, "b")
+    await upsert(h, "b", next_fire_at_ms=fired + 5)
+    assert (await claim_ticks(h, now_ms=fired - 1)).next_due_ms == fired + 5, "a moment that has fired wakes workers"
     h.advance(10)
     assert (await claim_ticks(h, workflow_ids=["none"])).unclaimable == ("b",)
     (tick,) = (await claim_ticks(h)).buckets
@@ -120,9 +121,9 @@ async def fired_moment_stays_fired_beside_another_schedule(h: StoreHarness) -> N
     await settle(h, tick, "skip", next_fire_at_ms=h.now_ms + HOUR)
     claims = await claim_ticks(h)
     assert (claims.buckets, claims.next_due_ms) == ((), h.now_ms + HOUR)
-    await request(h, fired + 5, schedule_id="a")
+    await request(h, fired + 6, schedule_id="a")
     tick = await claim_tick(h)
-    assert (tick.fire_at_ms, tick.source) == (fired + 5, "requested"), "a moment that has fired stood before a request"
+    assert (tick.fire_at_ms, tick.source) == (fired + 6, "requested"), "a moment that has fired stood before a request"
 
 
 @clause("SCHEDULE-8", "SCHEDULE-9")

@@ -24,6 +24,7 @@ from ..ticking import HOUR, claim_tick, claim_ticks, end_run, get_schedule, requ
 
 _FIRST_WAITS = ("skip", "buffer-one")
 _NEWEST_WAITS = ("cancel-previous", "terminate-previous")
+_OVERTAKING = tuple(f"{whose}-{policy}" for whose in ("own", "schedules") for policy in ("allow", *_NEWEST_WAITS))
 
 
 async def _one_buffered(h: StoreHarness, policy: str) -> ClaimedBucket:
@@ -328,22 +329,23 @@ async def refused_start_leaves_the_request(h: StoreHarness, why: str) -> None:
     assert await h.store.load_run(run_id="tick-2") is None
 
 
-@clause("SCHEDULE-17", "SCHEDULE-8", each=("allow", *_NEWEST_WAITS))
-async def request_that_overtakes_a_buffered_tick_is_settled(h: StoreHarness, overlap: Any) -> None:
-    """A request that starts before a buffered tick, by its own policy, is requested no more, and its run is whole."""
-    asked = h.now_ms + HOUR
-    await upsert(h, overlap_policy="buffer-one")
+@clause("SCHEDULE-17", "SCHEDULE-8", each=_OVERTAKING)
+async def request_that_overtakes_a_buffered_tick_is_settled(h: StoreHarness, whose: str) -> None:
+    """A request that starts before a buffered tick, by its policy, is requested no more, and its run is whole."""
+    owner, _, policy = whose.partition("-")
+    asked, overlap = h.now_ms + HOUR, policy if owner == "own" else None
+    await upsert(h, overlap_policy="buffer-one" if owner == "own" else policy)
     await start_tick(h, "tick-1", next_fire_at_ms=None)
     await request(h, asked - 1)
     await settle(h, await claim_tick(h), "buffer")
-    await request(h, asked, overlap=overlap)
+    await request(h, asked, overlap=overlap)  # type: ignore[arg-type]  # one of the policies
     tick = await claim_tick(h)
-    assert (tick.fire_at_ms, tick.overlap_policy) == (asked, overlap)
+    assert (tick.fire_at_ms, tick.overlap_policy) == (asked, policy)
     await end_run(h, "tick-1")
     assert await settle(h, tick, "start", "tick-2") == BucketStarted(run_id="tick-2")
     assert await _requested(h) == (), "the tick has started and is still requested"
     await _check_started(h, "tick-2", asked)
-    assert (await get_schedule(h)).buffered_fire_at_ms == (asked - 1 if overlap == "allow" else None)
+    assert (await get_schedule(h)).buffered_fire_at_ms == (asked - 1 if policy == "allow" else None)
 
 
 @clause("SCHEDULE-18", "SCHEDULE-15")
