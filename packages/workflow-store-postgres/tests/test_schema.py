@@ -516,9 +516,10 @@ async def test_migration_that_stopped_in_the_middle_is_told_of(
         for statement in STATEMENTS[:done]:
             await empty.execute(statement)
         before = await read(empty, CATALOGUE)
-        for call in (store.check_schema, store.ensure_schema):
-            with pytest.raises(SchemaHalfAppliedError, match="Drop them, unless something has used them") as refused:
-                await call()
+        with pytest.raises(SchemaHalfAppliedError, match="Drop them, unless something has used them") as refused:
+            await store.check_schema()
+        with pytest.raises(SchemaHalfAppliedError):
+            await store.ensure_schema()
         assert await read(empty, CATALOGUE) == before
         await empty.execute(f"DROP TABLE {', '.join(map(quote_identifier, refused.value.tables))}")
     await store.ensure_schema()

@@ -139,7 +139,7 @@ async def request_does_not_bring_the_next_tick_forward(h: StoreHarness) -> None:
 
 @clause("SCHEDULE-8", "SCHEDULE-18")
 async def requests_of_two_schedules_are_apart(h: StoreHarness) -> None:
-    """What was requested of one schedule changes nothing about which tick of another one comes first."""
+    """Requests of one schedule change nothing about which tick of another one comes first."""
     for name in ("nightly", "other"):
         await upsert(h, name, next_fire_at_ms=None)
     await request(h, 100, schedule_id="other")

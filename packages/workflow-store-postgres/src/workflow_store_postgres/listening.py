@@ -23,7 +23,7 @@ __all__ = ["NoticeListener", "OpenConnection", "borrowed_from", "connected_to"]
 
 OpenConnection: TypeAlias = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
 
-logger = get_logger("workflow_store_postgres")
+logger: logging.Logger = get_logger("workflow_store_postgres")
 
 _PROBE_EVERY_S = 20.0
 """A connection can be dead unnoticed: it is probed this often, and when another one is found silent."""

@@ -16,14 +16,14 @@ from .statement_sender import StatementSender
 
 __all__ = ["ensure_schema"]
 
-logger = get_logger("workflow_store_postgres")
+logger: logging.Logger = get_logger("workflow_store_postgres")
 
 _Obstacle: TypeAlias = Literal["migrating", "in use"]
-"""What keeps a migration from being applied: another process that migrates, or one that uses the tables."""
+"""Obstacle to a migration: another process that migrates, or one that uses the tables."""
 _LOCK_NOT_AVAILABLE = "55P03"
 _LOOK_AGAIN_S = 0.05
 _LONGEST_PAUSE_S = 4.0
-"""The longest time between two tries to lock a table that is in use. Those who use it have it for themselves then."""
+"""Longest pause between two tries to lock a table that is in use."""
 
 
 async def ensure_schema(sender: StatementSender, lock_timeout_s: float, migration_timeout_s: float) -> None:
@@ -64,7 +64,7 @@ async def _apply_next(sender: StatementSender, migration_timeout_s: float) -> Li
             missing = await database.missing()
             if not missing:
                 return "done"
-            logger.info("applying %s, of %d missing", missing[0].migration_id, len(missing))
+            logger.info("applying %s, of %d missing", one_line(missing[0].migration_id), len(missing))
             await database.apply(missing[0], migration_timeout_s)
             return "applied"
     except StoreUnavailableError as error:
@@ -74,7 +74,7 @@ async def _apply_next(sender: StatementSender, migration_timeout_s: float) -> Li
 
 
 async def _who(sender: StatementSender, obstacle: _Obstacle) -> str:
-    """Tell who is waited for."""
+    """Return who is waited for, in words."""
     async with sender.transaction() as connection:
         database = SchemaInTransaction(sender, connection)
         if obstacle == "migrating":
@@ -100,7 +100,7 @@ def _tell(holder: Row) -> str:
 
 
 class _Patience:
-    """What is left of the time that somebody may be waited for."""
+    """Time that a migration may wait for others, as it runs out."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
@@ -119,7 +119,9 @@ class _Patience:
             raise StoreUnavailableError(f"waited {self._limit_s:g} s for {who}")
         if who != self._told:
             # Several processes that start at once wait for each other: nothing to be warned of.
-            logger.log(logging.INFO if obstacle == "migrating" else logging.WARNING, "a migration waits for %s", who)
+            logger.log(
+                logging.INFO if obstacle == "migrating" else logging.WARNING, "a migration waits for %s", one_line(who)
+            )
             self._told = who
         await asyncio.sleep(min(self._pause_s[obstacle], left_s))
         if obstacle == "in use":
