@@ -35,6 +35,28 @@ def test_migration_applied_by_hand_has_no_checksum_and_is_taken_as_it_is() -> No
     assert plan_migrations(applied(*MIGRATIONS[:2], checksum=None), MIGRATIONS) == MIGRATIONS[2:]
 
 
+PHASES = parse_migrations(
+    {"0000_a.sql": "A", "0001_expand_b.sql": "B", "0002_contract_c.sql": "C", "0003_contractors.sql": "D"}
+)
+
+
+def test_phase_stands_in_the_name() -> None:
+    assert [one.phase for one in PHASES] == ["expand", "expand", "contract", "expand"]
+
+
+def test_contract_migration_may_wait() -> None:
+    """The next release expands, though an earlier one has not contracted yet."""
+    assert plan_migrations(applied(PHASES[0], PHASES[1], PHASES[3]), PHASES) == (PHASES[2],)
+    later = AppliedMigration(migration_id="0004_expand_x", checksum="c", oldest_code="0.1")
+    assert plan_migrations([*applied(PHASES[0], PHASES[1], PHASES[3]), later], PHASES, version="0.1") == (PHASES[2],)
+
+
+def test_expand_migration_may_not() -> None:
+    with pytest.raises(MigrationGapError) as refused:
+        plan_migrations(applied(PHASES[0], PHASES[2]), PHASES)
+    assert refused.value.missing == ("0001_expand_b",)
+
+
 def test_edited_file_is_refused() -> None:
     with pytest.raises(ChecksumMismatchError) as refused:
         plan_migrations(applied(MIGRATIONS[0], checksum="0" * 64), MIGRATIONS)

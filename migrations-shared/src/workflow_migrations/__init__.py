@@ -21,6 +21,7 @@ from .errors import (
 )
 from .files import (
     Migration,
+    Phase,
     checksum,
     join_migrations,
     load_migrations,
@@ -47,6 +48,7 @@ __all__ = [
     "Migration",
     "MigrationError",
     "MigrationGapError",
+    "Phase",
     "ReadOnlyTableError",
     "TableDefinition",
     "TableNames",

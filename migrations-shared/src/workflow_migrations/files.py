@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from typing import Literal, TypeAlias
 
 from .errors import InvalidMigrationError, UnknownMigrationError
 from .lexer import is_transaction, split_statements, without_transaction
@@ -15,6 +16,7 @@ from .render import render_sql
 
 __all__ = [
     "Migration",
+    "Phase",
     "checksum",
     "join_migrations",
     "load_migrations",
@@ -22,6 +24,11 @@ __all__ = [
     "render_migrations",
     "select_migrations",
 ]
+
+Phase: TypeAlias = Literal["expand", "contract"]
+"""Phases of a change of the schema: programs of the release before run on after an `expand` migration, which those of
+its own release need. A `contract` migration takes away what these no longer use, once no earlier program runs.
+"""
 
 _OLDEST_CODE = re.compile(r"^-- Oldest code: (?P<version>\S+)$", re.MULTILINE)
 _FILE_NAME = re.compile(r"(?P<id>(?P<number>\d{4})_[a-z0-9]+(?:_[a-z0-9]+)*)\.sql")
@@ -41,6 +48,11 @@ class Migration:
     oldest_code: str | None = None
     """Version of the oldest release that may run on a database with this migration, as its line `-- Oldest code: 0.1.0`
     says. `None` if nothing is said: then no code that does not know the migration may run on it."""
+
+    @property
+    def phase(self) -> Phase:
+        """`contract` if its name says so, as `0002_contract_drop_remark` does; else `expand`."""
+        return "contract" if self.migration_id.split("_")[1] == "contract" else "expand"
 
     @property
     def statements(self) -> tuple[str, ...]:

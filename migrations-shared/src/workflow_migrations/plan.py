@@ -39,7 +39,8 @@ def plan_migrations(
     Raises:
         DatabaseAheadError: The package does not know some migrations, and is too old for them.
         ChecksumMismatchError: A shipped file is not what was applied.
-        MigrationGapError: The database lacks one that is older than its newest.
+        MigrationGapError: The database lacks an expand migration that is older than its newest one. A contract
+            migration may wait for as long as it likes.
     """
     recorded = {row.migration_id: row for row in applied}
     known = {migration.migration_id for migration in migrations}
@@ -51,7 +52,8 @@ def plan_migrations(
             raise ChecksumMismatchError(migration.migration_id)
     steps = [migration for migration in migrations if migration.migration_id not in recorded]
     newest = max((migration.number for migration in migrations if migration.migration_id in recorded), default=-1)
-    missing = [step.migration_id for step in steps if unknown or step.number < newest]
+    expand = [step for step in steps if step.phase == "expand"]
+    missing = [step.migration_id for step in expand if unknown or step.number < newest]
     if missing:
         raise MigrationGapError(tuple(missing))
     return tuple(steps)

@@ -67,6 +67,20 @@ def run_script(path: Path, script: str) -> None:
         connection.executescript(script)
 
 
+# What that release no longer uses.
+LAST = Migration(
+    migration_id="0002_contract_drop_version",
+    number=2,
+    sql="""
+ALTER TABLE workflow_runs DROP COLUMN workflow_version;
+INSERT INTO workflow_schema_migrations
+    (migration_id, package_name, package_version, oldest_code, checksum, applied_at)
+VALUES ('0002_contract_drop_version', 'workflow-store-d1', '0.2.0', '0.2.0', NULL, 1);
+""",
+    checksum=checksum("0002"),
+)
+
+
 @pytest.fixture
 def next_release(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def upgrade() -> None:
@@ -224,6 +238,45 @@ async def test_record_of_a_file_that_was_applied_by_hand_stays_without_a_checksu
     await store.ensure_schema()
     await store.check_schema()
     assert [row[2] for row in read(path, RECORDS)] == [None, NEXT.checksum]
+
+
+def release_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    migrations = (*get_migrations(), NEXT, LAST)
+    monkeypatch.setattr(schema, "get_migrations", lambda: migrations)
+
+
+async def test_tables_in_use_are_contracted_only_when_that_is_asked_for(
+    path: Path, store: D1WorkflowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs of the release before may still run: they need what a contract migration takes away."""
+    release_with_both(monkeypatch)
+    for _ in range(2):
+        await store.ensure_schema()
+        await store.check_schema()
+        assert [row[0] for row in read(path, RECORDS)] == ["0000_workflow_store", NEXT.migration_id]
+    await store.ensure_schema(contract=True)
+    await store.check_schema()
+    assert [row[2] for row in read(path, RECORDS)][1:] == [NEXT.checksum, LAST.checksum]
+
+
+async def test_new_tables_get_every_migration(
+    path: Path, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release_with_both(monkeypatch)
+    store = await open_store()
+    await store.ensure_schema()
+    assert [row[0] for row in read(path, RECORDS)][1:] == [NEXT.migration_id, LAST.migration_id]
+
+
+async def test_contracted_tables_refuse_the_release_before(
+    path: Path, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        release_with_both(patch)
+        await (await open_store()).ensure_schema()
+    with pytest.raises(SchemaAheadError, match="upgrade workflow-store-d1") as refused:
+        await (await open_store()).check_schema()
+    assert refused.value.unknown == (NEXT.migration_id, LAST.migration_id)
 
 
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])

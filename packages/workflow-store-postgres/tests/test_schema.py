@@ -106,6 +106,22 @@ async def store(empty_dsn: str) -> AsyncIterator[PostgresWorkflowStore]:
         yield store
 
 
+# What that release no longer uses.
+LAST = Migration(
+    migration_id="0002_contract_drop_version",
+    number=2,
+    sql="""
+BEGIN;
+ALTER TABLE workflow_runs DROP COLUMN workflow_version;
+INSERT INTO workflow_schema_migrations
+    (migration_id, package_name, package_version, oldest_code, checksum, applied_at)
+VALUES ('0002_contract_drop_version', 'workflow-store-postgres', '0.2.0', '0.2.0', NULL, 1);
+COMMIT;
+""",
+    checksum=checksum("0002"),
+)
+
+
 @pytest.fixture
 def next_release(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def upgrade() -> None:
@@ -451,6 +467,45 @@ async def test_record_of_a_file_that_was_applied_by_hand_stays_without_a_checksu
     await store.ensure_schema()
     await store.check_schema()
     assert [row[2] for row in await read(empty, RECORDS)] == [None, NEXT.checksum]
+
+
+def release_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    migrations = (*get_migrations(), NEXT, LAST)
+    monkeypatch.setattr(schema, "get_migrations", lambda: migrations)
+
+
+async def test_tables_in_use_are_contracted_only_when_that_is_asked_for(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs of the release before may still run: they need what a contract migration takes away."""
+    await store.ensure_schema()
+    release_with_both(monkeypatch)
+    for _ in range(2):
+        await store.ensure_schema()
+        await store.check_schema()
+        assert [row[0] for row in await read(empty, RECORDS)] == ["0000_workflow_store", NEXT.migration_id]
+    await store.ensure_schema(contract=True)
+    await store.check_schema()
+    assert [row[2] for row in await read(empty, RECORDS)][1:] == [NEXT.checksum, LAST.checksum]
+
+
+async def test_new_tables_get_every_migration(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release_with_both(monkeypatch)
+    await store.ensure_schema()
+    assert [row[0] for row in await read(empty, RECORDS)][1:] == [NEXT.migration_id, LAST.migration_id]
+
+
+async def test_contracted_tables_refuse_the_release_before(
+    store: PostgresWorkflowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        release_with_both(patch)
+        await store.ensure_schema()
+    with pytest.raises(SchemaAheadError, match="upgrade workflow-store-postgres") as refused:
+        await store.check_schema()
+    assert refused.value.unknown == (NEXT.migration_id, LAST.migration_id)
 
 
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])

@@ -15,6 +15,7 @@ from workflow_runtime.errors import (
     SchemaAheadError,
     SchemaBehindError,
     SchemaError,
+    SchemaHalfAppliedError,
     SchemaMissingError,
     StoreNotOpenError,
 )
@@ -177,7 +178,12 @@ def test_page_begins_at_the_cursor_or_at_the_filter(
 SHIPPED = Schema(
     distribution="workflow-store-mine",
     version="0.2.0",
-    migrations=parse_migrations({"0000_first.sql": "SELECT 1;", "0001_expand_more.sql": "SELECT 2;"}),
+    migrations=parse_migrations(
+        {
+            "0000_first.sql": "CREATE TABLE workflow_runs (run_id TEXT, queue TEXT);",
+            "0001_expand_more.sql": "CREATE INDEX workflow_runs_queue ON workflow_runs (queue);",
+        }
+    ),
     tables=DEFAULT_TABLES,
     remedy="mend it",
 )
@@ -191,22 +197,45 @@ def record(index: int, **change: str) -> dict[str, str | None]:
     return {"oldest_code": None, **own, **change}
 
 
+def found(table: str, *columns: str | None) -> list[dict[str, str | None]]:
+    return [{"table_name": table, "column_name": column} for column in columns]
+
+
+OURS = found(RECORD_TABLE, *OWN_COLUMNS)
+
+
 def test_tables_of_others_are_refused() -> None:
-    assert not SHIPPED.is_ours([], [])
-    assert SHIPPED.is_ours([RECORD_TABLE], OWN_COLUMNS)
+    assert not SHIPPED.is_ours([])
+    assert SHIPPED.is_ours(OURS)
+    assert SHIPPED.is_ours(found(RECORD_TABLE.upper(), *OWN_COLUMNS))
     with pytest.raises(ForeignTablesError, match="says who made it"):
-        SHIPPED.is_ours(["workflow_runs"], [])
+        SHIPPED.is_ours(found("workflow_runs", "run_id", "queue"))
     with pytest.raises(ForeignTablesError, match="not those of this package"):
-        SHIPPED.is_ours([RECORD_TABLE], ["version"])
-    with pytest.raises(ForeignTablesError, match="says nothing about it"):
-        SHIPPED.applied([RECORD_TABLE.upper(), "workflow_runs"], [])
+        SHIPPED.is_ours(found(RECORD_TABLE, "version"))
+    with pytest.raises(ForeignTablesError, match="not those of this package"):
+        SHIPPED.is_ours(found(RECORD_TABLE, None))  # a sequence, say
     with pytest.raises(ForeignTablesError, match="records migrations of 'another'"):
-        SHIPPED.applied([RECORD_TABLE], [record(0, package_name="another")])
-    assert SHIPPED.applied([RECORD_TABLE], []) == []
+        SHIPPED.applied(OURS, [record(0, package_name="another")])
+
+
+@pytest.mark.parametrize("columns", [("run_id",), ("run_id", "queue", "more"), (None,)])
+def test_tables_that_none_of_ours_made_are_refused_beside_an_empty_record(columns: tuple[str | None, ...]) -> None:
+    with pytest.raises(ForeignTablesError, match="says nothing about it") as refused:
+        SHIPPED.applied([*OURS, *found("Workflow_Runs", *columns)], [])
+    assert refused.value.table == "Workflow_Runs"
+
+
+def test_migration_that_stopped_in_the_middle_is_told_with_what_to_drop() -> None:
+    with pytest.raises(SchemaHalfAppliedError) as told:
+        SHIPPED.applied([*OURS, *found("Workflow_Runs", "queue", "run_id")], [])
+    assert told.value.tables == ("Workflow_Runs", RECORD_TABLE)
+    with pytest.raises(SchemaHalfAppliedError) as told:
+        SHIPPED.applied(OURS, [])
+    assert told.value.tables == (RECORD_TABLE,)
 
 
 def test_what_is_missing_is_told_apart() -> None:
-    applied = SHIPPED.applied([RECORD_TABLE], [record(0), record(1)])
+    applied = SHIPPED.applied(OURS, [record(0), record(1)])
     SHIPPED.check(applied)
     assert [migration.migration_id for migration in SHIPPED.missing(applied[:1])] == ["0001_expand_more"]
     with pytest.raises(SchemaMissingError, match="mend it"):
@@ -219,7 +248,7 @@ def test_what_is_missing_is_told_apart() -> None:
     with pytest.raises(SchemaAheadError, match=r"upgrade workflow-store-mine to 0\.3 or later; this is 0\.2\.0"):
         SHIPPED.check([*applied, AppliedMigration(migration_id="0002_expand_new", checksum="c", oldest_code="0.3")])
     with pytest.raises(SchemaError, match="another text"):
-        SHIPPED.check(SHIPPED.applied([RECORD_TABLE], [record(0, checksum="c")]))
+        SHIPPED.check(SHIPPED.applied(OURS, [record(0, checksum="c")]))
 
 
 class Closing:

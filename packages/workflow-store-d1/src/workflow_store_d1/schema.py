@@ -63,16 +63,24 @@ def get_migration_sql(
     return join_migrations(chosen)
 
 
-async def ensure_schema(sender: StatementSender) -> None:
-    """Apply what is missing, one migration per batch. Several processes may do this at once."""
+async def ensure_schema(sender: StatementSender, *, contract: bool) -> None:
+    """Apply what is missing, one migration per batch. Several processes may do this at once.
+
+    Args:
+        sender: Where statements go.
+        contract: Whether to apply contract migrations to tables that are in use. New ones get everything.
+    """
     schema = _schema(sender)
-    while steps := schema.missing(await _read_applied(sender, schema)):
+    applied = await _read_applied(sender, schema)
+    contract = contract or not applied
+    while steps := schema.due(applied, contract=contract):
         try:
             await sender.batch(_statements(sender, steps[0]))
         except StoreOperationError:
             # Another process may have applied it meanwhile; then there is less to do now.
             if steps[0] in schema.missing(await _read_applied(sender, schema)):
                 raise
+        applied = await _read_applied(sender, schema)
 
 
 async def check_schema(sender: StatementSender) -> None:

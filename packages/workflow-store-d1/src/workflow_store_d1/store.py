@@ -215,15 +215,19 @@ class D1WorkflowStore(
             raise CapabilityNotSupportedError("heartbeats")
         return self._open_heartbeats()
 
-    async def ensure_schema(self) -> None:
+    async def ensure_schema(self, *, contract: bool = False) -> None:
         """Create or upgrade the tables.
+
+        Args:
+            contract: Whether to take away, too, what programs of earlier releases need: only when none of them runs any
+                more. New tables get every migration.
 
         Raises:
             ForeignTablesError: Tables of these names belong to something else.
             SchemaHalfAppliedError: A tool without a transaction stopped in the middle of a migration.
             SchemaAheadError: The database is newer than this package.
         """
-        await schema.ensure_schema(self._sender)
+        await schema.ensure_schema(self._sender, contract=contract)
 
     async def check_schema(self) -> None:
         """Raise unless the tables fit this code."""

@@ -26,7 +26,9 @@ _LONGEST_PAUSE_S = 4.0
 """Longest pause between two tries to lock a table that is in use."""
 
 
-async def ensure_schema(sender: StatementSender, lock_timeout_s: float, migration_timeout_s: float) -> None:
+async def ensure_schema(
+    sender: StatementSender, lock_timeout_s: float, migration_timeout_s: float, *, contract: bool
+) -> None:
     """Apply what is missing, each migration in a transaction of its own. Several processes may do this at once.
 
     A change of a table waits for whoever uses the table, and holds up everybody who comes later. So it does not wait
@@ -36,22 +38,27 @@ async def ensure_schema(sender: StatementSender, lock_timeout_s: float, migratio
         sender: Where statements go.
         lock_timeout_s: How long to wait for another process that is migrating, or for whoever uses the tables.
         migration_timeout_s: How long one statement of a migration may take.
+        contract: Whether to apply contract migrations to tables that are in use. New ones get everything.
 
     Raises:
         StoreUnavailableError: It waited in vain; the message says for whom.
     """
     async with sender.transaction() as connection:
-        if not await SchemaInTransaction(sender, connection).missing():
+        database = SchemaInTransaction(sender, connection)
+        contract = contract or not await database.read_applied()
+        if not await database.due(contract=contract):
             return
     patience = _Patience(lock_timeout_s)
-    while (turn := await _apply_next(sender, migration_timeout_s)) != "done":
+    while (turn := await _apply_next(sender, migration_timeout_s, contract=contract)) != "done":
         if turn == "applied":
             patience = _Patience(lock_timeout_s)
         else:
             await patience.wait(turn, await _who(sender, turn))
 
 
-async def _apply_next(sender: StatementSender, migration_timeout_s: float) -> Literal["done", "applied"] | _Obstacle:
+async def _apply_next(
+    sender: StatementSender, migration_timeout_s: float, *, contract: bool
+) -> Literal["done", "applied"] | _Obstacle:
     """Apply the next migration under the lock of those who migrate, and say what came of it.
 
     That lock is tried, not waited for: a waiting call would hold a connection, which may be the pool's only one.
@@ -61,11 +68,11 @@ async def _apply_next(sender: StatementSender, migration_timeout_s: float) -> Li
             database = SchemaInTransaction(sender, connection)
             if not await connection.fetchval(sender.sql("try_migration_lock"), await database.lock_key()):
                 return "migrating"
-            missing = await database.missing()
-            if not missing:
+            due = await database.due(contract=contract)
+            if not due:
                 return "done"
-            logger.info("applying %s, of %d missing", one_line(missing[0].migration_id), len(missing))
-            await database.apply(missing[0], migration_timeout_s)
+            logger.info("applying %s, of %d that are due", one_line(due[0].migration_id), len(due))
+            await database.apply(due[0], migration_timeout_s)
             return "applied"
     except StoreUnavailableError as error:
         if getattr(error.__cause__, "sqlstate", None) != _LOCK_NOT_AVAILABLE:

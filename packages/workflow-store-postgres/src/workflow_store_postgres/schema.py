@@ -118,13 +118,13 @@ class SchemaInTransaction:
             place=f"schema {await self.place()!r}",
         )
 
-    async def missing(self) -> tuple[Migration, ...]:
-        """Return what is to be applied.
+    async def due(self, *, contract: bool) -> tuple[Migration, ...]:
+        """Return what is to be applied now, as `Schema.due` does.
 
         Raises:
             SchemaError: What is there is not ours, not as we shipped it, or newer than this code.
         """
-        return (await self.shipped()).missing(await self.read_applied())
+        return (await self.shipped()).due(await self.read_applied(), contract=contract)
 
     async def read_applied(self) -> Sequence[AppliedMigration]:
         """Return what was applied.

@@ -204,11 +204,17 @@ class PostgresWorkflowStore(
         await self.close()
 
     async def ensure_schema(
-        self, *, lock_timeout: timedelta = _LOCK_TIMEOUT, migration_timeout: timedelta = _MIGRATION_TIMEOUT
+        self,
+        *,
+        contract: bool = False,
+        lock_timeout: timedelta = _LOCK_TIMEOUT,
+        migration_timeout: timedelta = _MIGRATION_TIMEOUT,
     ) -> None:
         """Create or upgrade the tables.
 
         Args:
+            contract: Whether to take away, too, what programs of earlier releases need: only when none of them runs any
+                more. New tables get every migration.
             lock_timeout: How long to wait for another process that is migrating, or for those who use a table that is
                 to be changed. Each try for such a table holds up others for half a second at most.
             migration_timeout: How long one statement of a migration may take.
@@ -223,6 +229,7 @@ class PostgresWorkflowStore(
             self._sender,
             check_duration("lock_timeout", lock_timeout).total_seconds(),
             _seconds("migration_timeout", migration_timeout),
+            contract=contract,
         )
 
     async def check_schema(self) -> None:

@@ -54,12 +54,12 @@ class Schema:
     place: str | None = None
 
     def fits(self, records: Sequence[Row]) -> bool:
-        """Return True if nothing is to be applied, by the rows of the table of the migrations, and nothing is wrong.
+        """Return True if nothing is needed, by the rows of the table of the migrations, and nothing is wrong.
 
         Whoever gets False looks closer, and raises what is the matter.
         """
         try:
-            return bool(records) and not self.missing(self.applied((), records))
+            return bool(records) and not self.needed(self.applied((), records))
         except SchemaError:
             return False
 
@@ -130,15 +130,35 @@ class Schema:
         except MigrationError as error:
             raise SchemaError(f"{self._looked()}{error}") from error
 
+    def needed(self, applied: Sequence[AppliedMigration]) -> tuple[Migration, ...]:
+        """Return what is to be applied before this package can run: the missing migrations that expand.
+
+        Raises:
+            SchemaError: As `missing`.
+        """
+        return tuple(one for one in self.missing(applied) if one.phase == "expand")
+
+    def due(self, applied: Sequence[AppliedMigration], *, contract: bool) -> tuple[Migration, ...]:
+        """Return what is to be applied now, in order.
+
+        Args:
+            applied: What was applied.
+            contract: Whether to contract too. New tables have no earlier programs, so they get everything.
+
+        Raises:
+            SchemaError: As `missing`.
+        """
+        return self.missing(applied) if contract or not applied else self.needed(applied)
+
     def check(self, applied: Sequence[AppliedMigration]) -> None:
-        """Raise unless everything is applied.
+        """Raise unless everything is applied that this package needs.
 
         Raises:
             SchemaMissingError: There are no tables.
             SchemaBehindError: Some migrations are missing.
             SchemaError: As `missing`.
         """
-        missing = self.missing(applied)
+        missing = self.needed(applied)
         if missing and not applied:
             raise SchemaMissingError(self._looked() + self.remedy)
         if missing:
