@@ -18,6 +18,7 @@ from workflow_runtime.errors import (
     ForeignTablesError,
     SchemaAheadError,
     SchemaBehindError,
+    SchemaDamagedError,
     SchemaError,
     SchemaHalfAppliedError,
     SchemaMissingError,
@@ -385,3 +386,59 @@ async def test_tables_of_others_are_refused_and_not_touched(
         await getattr(store, call)()
     assert refused.value.table == table
     assert read(path, CATALOGUE) == before
+
+
+@pytest.mark.parametrize("names", [{}, {"runs": 'odd "runs"', "signal_deliveries": "INBOX"}], ids=["names", "odd"])
+async def test_deep_check_passes_on_what_the_migrations_make(
+    path: Path, open_store: OpenStore, names: dict[str, str], next_release: Callable[[], None]
+) -> None:
+    """Also when an earlier release looks at the tables of a later one, and beside columns and indexes of others."""
+    store = await open_store(tables=names)
+    await store.ensure_schema()
+    await store.check_schema(deep=True)
+    run_script(path, "CREATE INDEX mine ON workflow_timers (fire_at); ALTER TABLE workflow_timers ADD COLUMN mine TEXT")
+    next_release()
+    with pytest.raises(SchemaBehindError):
+        await store.check_schema(deep=True)
+    await store.ensure_schema()
+    await store.check_schema(deep=True)
+
+
+INBOX = """DROP TABLE workflow_signal_deliveries; CREATE TABLE workflow_signal_deliveries (
+    run_id TEXT NOT NULL, inbox_seq INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+    delivery_id TEXT NOT NULL, received_at INTEGER NOT NULL, taken INTEGER NOT NULL, payload_bytes INTEGER NOT NULL,
+    payload TEXT, PRIMARY KEY (run_id, inbox_seq));
+CREATE INDEX workflow_signal_deliveries_untaken ON workflow_signal_deliveries (run_id) WHERE taken = 0"""
+TIMERS_OF = "DROP TABLE workflow_timers; CREATE TABLE workflow_timers (run_id TEXT NOT NULL, timer_id TEXT NOT NULL, "
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ("DROP TABLE workflow_timers", "table 'workflow_timers' is missing"),
+        ("ALTER TABLE workflow_runs DROP COLUMN priority", "table 'workflow_runs' lacks the column 'priority'"),
+        ("DROP INDEX workflow_runs_created", "table 'workflow_runs' lacks the index 'workflow_runs_created'"),
+        (
+            "DROP INDEX workflow_runs_created; CREATE UNIQUE INDEX workflow_runs_created ON workflow_runs (created_at)",
+            "index 'workflow_runs_created' of 'workflow_runs' is unique",
+        ),
+        (f"{TIMERS_OF} fire_at TEXT NOT NULL)", "column 'fire_at' of 'workflow_timers' is TEXT, not INTEGER"),
+        (f"{TIMERS_OF} fire_at INTEGER)", "column 'fire_at' of 'workflow_timers' may be NULL"),
+        (INBOX, "table 'workflow_signal_deliveries' lacks the unique constraint on run_id,kind,delivery_id"),
+    ],
+)
+async def test_deep_check_names_what_somebody_has_changed(
+    store: D1WorkflowStore, path: Path, damage: str, problem: str
+) -> None:
+    run_script(path, damage)
+    await store.check_schema()  # a worker that starts trusts the record
+    with pytest.raises(SchemaDamagedError) as told:
+        await store.check_schema(deep=True)
+    assert told.value.problems == (problem,)
+
+
+async def test_deep_check_names_all_of_it(store: D1WorkflowStore, path: Path) -> None:
+    run_script(path, "DROP TABLE workflow_timers; DROP INDEX workflow_runs_created")
+    with pytest.raises(SchemaDamagedError) as told:
+        await store.check_schema(deep=True)
+    assert len(told.value.problems) == 2

@@ -200,7 +200,7 @@ async def test_handler_that_uses_the_store_does_not_read_of_d1(path: Path) -> No
 
     @workflow()
     async def uses_the_store(ctx: Context, _: None) -> list[str]:
-        calls = [
+        calls: list[Callable[[], Awaitable[object]]] = [
             store.ensure_schema,
             store.check_schema,
             store.read_clock,

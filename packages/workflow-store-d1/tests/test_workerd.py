@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 from d1_verbs import BY_THE_DRIVER, ONE, ONE_TRIP, CountingDatabase, run, start
-from workflow_runtime.errors import LeaseLostError, LogConflictError
+from workflow_runtime.errors import (
+    LeaseLostError,
+    LogConflictError,
+    SchemaDamagedError,
+    SchemaHalfAppliedError,
+)
 from workflow_runtime.store import NewEvent, Timer, TransactionWrite
 from workflow_store_d1 import D1DatabaseError, D1Transaction, D1WorkflowStore
 from workflow_test_support.servers.d1_server import D1Server
@@ -175,3 +180,14 @@ async def claim_all(store: D1WorkflowStore) -> list[str]:
         if not found:
             return claimed
         claimed += found
+
+
+async def test_schema_is_looked_at_closely(store: D1WorkflowStore, worker_database: WorkerD1Database) -> None:
+    """D1 lets through what the check asks its catalogue for."""
+    await store.check_schema(deep=True)
+    await worker_database.prepare("DROP INDEX workflow_runs_created").run()
+    with pytest.raises(SchemaDamagedError, match="lacks the index 'workflow_runs_created'"):
+        await store.check_schema(deep=True)
+    await worker_database.prepare("DELETE FROM workflow_schema_migrations").run()
+    with pytest.raises(SchemaHalfAppliedError):
+        await store.check_schema()

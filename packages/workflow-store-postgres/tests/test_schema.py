@@ -21,6 +21,7 @@ from workflow_runtime.errors import (
     ForeignTablesError,
     SchemaAheadError,
     SchemaBehindError,
+    SchemaDamagedError,
     SchemaError,
     SchemaHalfAppliedError,
     SchemaMissingError,
@@ -623,3 +624,67 @@ async def test_role_that_may_not_create_passes_when_there_is_nothing_to_do(dsn: 
         await connection.execute("DROP OWNED BY app_worker")
         await connection.execute("DROP ROLE app_worker")
         await connection.close()
+
+
+@pytest.mark.parametrize("place", [None, "Odd schema"])
+async def test_deep_check_passes_on_what_the_migrations_make(
+    empty_dsn: str, empty: asyncpg.Connection, place: str | None, next_release: Callable[[], None]
+) -> None:
+    """Also under odd names, after an upgrade, and beside columns and indexes of others."""
+    async with PostgresWorkflowStore.connect(empty_dsn, schema=place, tables=OTHER_NAMES) as store:
+        await store.ensure_schema()
+        await store.check_schema(deep=True)
+        next_release()
+        with pytest.raises(SchemaBehindError):
+            await store.check_schema(deep=True)
+        await store.ensure_schema()
+        await store.check_schema(deep=True)
+        table = f"{quote_identifier(place or 'public')}.{quote_identifier(OTHER_NAMES['runs'])}"
+        await empty.execute(f"ALTER TABLE {table} ADD COLUMN mine text; CREATE INDEX mine ON {table} (mine)")
+        await store.check_schema(deep=True)
+        await empty.execute(f"ALTER TABLE {table} DROP COLUMN queue")
+        with pytest.raises(SchemaDamagedError, match="lacks the column 'queue'"):
+            await store.check_schema(deep=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ("DROP TABLE workflow_timers", "table 'workflow_timers' is missing"),
+        ("ALTER TABLE workflow_runs DROP COLUMN priority", "table 'workflow_runs' lacks the column 'priority'"),
+        ("DROP INDEX workflow_runs_created", "table 'workflow_runs' lacks the index 'workflow_runs_created'"),
+        (
+            "DROP INDEX workflow_runs_created; CREATE UNIQUE INDEX workflow_runs_created ON workflow_runs (run_id)",
+            "index 'workflow_runs_created' of 'workflow_runs' is unique",
+        ),
+        (
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'workflow_runs_created'::regclass",
+            "index 'workflow_runs_created' of 'workflow_runs' is not valid: drop it and create it again",
+        ),
+        (
+            "ALTER TABLE workflow_timers ALTER COLUMN fire_at TYPE integer",
+            "column 'fire_at' of 'workflow_timers' is integer, not bigint",
+        ),
+        (
+            "ALTER TABLE workflow_timers ALTER COLUMN fire_at DROP NOT NULL",
+            "column 'fire_at' of 'workflow_timers' may be NULL",
+        ),
+        (
+            "ALTER TABLE workflow_events ALTER COLUMN payload SET NOT NULL",
+            "column 'payload' of 'workflow_events' may not be NULL",
+        ),
+        (
+            "ALTER TABLE workflow_signal_deliveries DROP CONSTRAINT workflow_signal_deliveries_once",
+            "table 'workflow_signal_deliveries' lacks the unique constraint on run_id,kind,delivery_id",
+        ),
+    ],
+)
+async def test_deep_check_names_what_somebody_has_changed(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, damage: str, problem: str
+) -> None:
+    await store.ensure_schema()
+    await empty.execute(damage)
+    await store.check_schema()  # a worker that starts trusts the record
+    with pytest.raises(SchemaDamagedError, match="looked in schema 'public'") as told:
+        await store.check_schema(deep=True)
+    assert told.value.problems == (problem,)

@@ -29,6 +29,7 @@ WorkflowError
 |     |- SchemaBehindError       older than the code                                   -> apply the migrations
 |     |- SchemaAheadError        newer than the code                                   -> upgrade the package
 |     |- SchemaHalfAppliedError  a migration stopped in the middle                     -> drop them, apply again
+|     |- SchemaDamagedError      somebody has changed or dropped some of them          -> mend what it names
 |     `- ForeignTablesError      tables of that name belong to somebody else           -> choose other names
 `- ExecutionError                raised inside or about one run
    |- StepFailedError            a step used up its attempts
@@ -76,6 +77,7 @@ __all__ = [
     "ScheduleNotFoundError",
     "SchemaAheadError",
     "SchemaBehindError",
+    "SchemaDamagedError",
     "SchemaError",
     "SchemaHalfAppliedError",
     "SchemaMissingError",
@@ -360,6 +362,15 @@ class SchemaHalfAppliedError(SchemaError):
             f"{looked}a migration was applied in part: {', '.join(map(repr, tables))} are there, and no migration is "
             f"recorded. Drop them, unless something has used them, and apply the migrations again"
         )
+
+
+class SchemaDamagedError(SchemaError):
+    """The tables are not as the migrations that are recorded make them."""
+
+    def __init__(self, problems: tuple[str, ...], looked: str = "") -> None:
+        self.problems = problems
+        self.looked = looked
+        super().__init__(f"{looked}the tables are not as the migrations make them: {'; '.join(problems)}")
 
 
 class ForeignTablesError(SchemaError):

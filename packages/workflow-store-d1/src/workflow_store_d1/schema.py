@@ -83,13 +83,21 @@ async def ensure_schema(sender: StatementSender, *, contract: bool) -> None:
         applied = await _read_applied(sender, schema)
 
 
-async def check_schema(sender: StatementSender) -> None:
-    """Raise unless the tables fit this code."""
+async def check_schema(sender: StatementSender, *, deep: bool) -> None:
+    """Raise unless the tables fit this code; when `deep`, also unless they are as the migrations make them."""
     schema = _schema(sender)
-    with suppress(SchemaError, StoreOperationError):  # which say less than a closer look
-        if schema.fits(await sender.rows("read_applied_migrations")):
-            return
-    schema.check(await _read_applied(sender, schema))
+    if not deep:
+        with suppress(SchemaError, StoreOperationError):  # which say less than a closer look
+            if schema.fits(await sender.rows("read_applied_migrations")):
+                return
+    applied = await _read_applied(sender, schema)
+    schema.check(applied)
+    if deep:
+        names = json_list(sorted(sender.tables.by_key().values()))
+        columns, indexes = await sender.batch(
+            [sender.statement("read_columns", names), sender.statement("read_indexes", names)]
+        )
+        schema.compare(applied, columns, indexes)
 
 
 def _schema(sender: StatementSender) -> Schema:

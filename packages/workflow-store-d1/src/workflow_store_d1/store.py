@@ -229,9 +229,17 @@ class D1WorkflowStore(
         """
         await schema.ensure_schema(self._sender, contract=contract)
 
-    async def check_schema(self) -> None:
-        """Raise unless the tables fit this code."""
-        await schema.check_schema(self._sender)
+    async def check_schema(self, *, deep: bool = False) -> None:
+        """Raise unless the tables fit this code.
+
+        Args:
+            deep: Whether to look at each column, index and constraint too, as an operator does after a restore or when
+                somebody has changed tables by hand. A worker that starts reads what is recorded, and no more.
+
+        Raises:
+            SchemaError: They do not fit; the message says what mends it.
+        """
+        await schema.check_schema(self._sender, deep=deep)
 
     def get_migrations(self) -> tuple[Migration, ...]:
         """Return the package's migrations in order, with default table names."""

@@ -90,13 +90,15 @@ def schema_name(schema: object) -> str | None:
     return schema
 
 
-async def check_schema(sender: StatementSender) -> None:
-    """Raise unless the tables fit this code."""
+async def check_schema(sender: StatementSender, *, deep: bool) -> None:
+    """Raise unless the tables fit this code; when `deep`, also unless they are as the migrations make them."""
     async with sender.transaction() as connection:
         database = SchemaInTransaction(sender, connection)
         applied = await database.read_applied()
         shipped = await database.shipped()
-    shipped.check(applied)
+        shipped.check(applied)
+        if deep:
+            await database.compare(shipped, applied)
 
 
 class SchemaInTransaction:
@@ -142,6 +144,17 @@ class SchemaInTransaction:
         if not shipped.is_ours(found):
             return ()
         return shipped.applied(found, await fetch(sql("read_applied_migrations")))
+
+    async def compare(self, shipped: Schema, applied: Sequence[AppliedMigration]) -> None:
+        """Raise unless the tables are as the applied migrations make them.
+
+        Raises:
+            SchemaDamagedError: Something is missing or changed.
+        """
+        place, names = await self.place(), sorted(self._sender.tables.by_key().values())
+        fetch, sql = self._connection.fetch, self._sender.sql
+        columns = await fetch(sql("read_columns"), place, names)
+        shipped.compare(applied, columns, await fetch(sql("read_indexes"), place, names))
 
     def _check_encoding(self) -> None:
         encoding = self._connection.raw.get_settings().server_encoding

@@ -21,11 +21,13 @@ from workflow_runtime.store import (
     ForeignTablesError,
     SchemaAheadError,
     SchemaBehindError,
+    SchemaDamagedError,
     SchemaError,
     SchemaHalfAppliedError,
     SchemaMissingError,
 )
 
+from .differences import differences
 from .rows import Row
 
 __all__ = ["Schema", "chosen_migrations"]
@@ -165,6 +167,23 @@ class Schema:
             raise SchemaBehindError(
                 tuple(migration.migration_id for migration in missing), self._looked() + self.remedy
             )
+
+    def compare(self, applied: Sequence[AppliedMigration], columns: Iterable[Row], indexes: Iterable[Row]) -> None:
+        """Raise unless the tables are as the applied migrations make them.
+
+        Args:
+            applied: What was applied.
+            columns: As for `differences`.
+            indexes: As for `differences`.
+
+        Raises:
+            SchemaDamagedError: Something is missing or changed.
+        """
+        recorded = {row.migration_id for row in applied}
+        known = [migration for migration in self.migrations if migration.migration_id in recorded]
+        problems = differences(read_table_definitions(known, self.tables), columns, indexes)
+        if problems:
+            raise SchemaDamagedError(problems, self._looked())
 
     def _refuse(self, tables: Iterable[str], problem: str) -> None:
         for table in tables:

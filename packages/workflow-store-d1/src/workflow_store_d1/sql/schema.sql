@@ -13,6 +13,35 @@ WHERE
     AND lower(master.name) IN (SELECT lower(wanted.value) FROM json_each(?1) AS wanted)
 ORDER BY master.name;
 
+-- name: read_columns
+-- Returns the columns of our tables, with their types.
+-- ?1 table_names
+SELECT
+    master.name AS table_name,
+    info.name AS column_name,
+    info.type AS column_type,
+    info."notnull" = 0 AS nullable
+FROM sqlite_master AS master
+CROSS JOIN pragma_table_xinfo(master.name) AS info
+WHERE
+    master.type = 'table'
+    AND lower(master.name) IN (SELECT lower(wanted.value) FROM json_each(?1) AS wanted);
+
+-- name: read_indexes
+-- Returns the indexes of our tables. Those of constraints are among them.
+-- ?1 table_names
+SELECT
+    master.name AS table_name,
+    listed.name AS index_name,
+    listed."unique" AS is_unique,
+    1 AS is_valid,
+    (SELECT group_concat(coalesce(info.name, '?')) FROM pragma_index_info(listed.name) AS info) AS index_columns
+FROM sqlite_master AS master
+CROSS JOIN pragma_index_list(master.name) AS listed
+WHERE
+    master.type = 'table'
+    AND lower(master.name) IN (SELECT lower(wanted.value) FROM json_each(?1) AS wanted);
+
 -- name: read_applied_migrations
 -- Reads what was applied.
 SELECT applied.migration_id, applied.package_name, applied.oldest_code, applied.checksum

@@ -32,6 +32,45 @@ WHERE
     AND relation.relname::text = ANY($2::text[])
 ORDER BY relation.relname;
 
+-- name: read_columns
+-- Returns the columns of our tables, with their types.
+-- $1 schema  $2 table_names
+SELECT
+    relation.relname::text AS table_name,
+    attribute.attname::text AS column_name,
+    format_type(attribute.atttypid, attribute.atttypmod) AS column_type,
+    NOT attribute.attnotnull AS nullable
+FROM pg_catalog.pg_class AS relation
+INNER JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
+INNER JOIN pg_catalog.pg_attribute AS attribute
+    ON attribute.attrelid = relation.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
+WHERE
+    space.nspname = $1::text
+    AND relation.relname::text = ANY($2::text[])
+    AND relation.relkind IN ('r', 'p');
+
+-- name: read_indexes
+-- Returns the indexes of our tables. Those of constraints are among them.
+-- $1 schema  $2 table_names
+SELECT
+    relation.relname::text AS table_name,
+    index_relation.relname::text AS index_name,
+    index.indisunique AS is_unique,
+    index.indisvalid AND index.indisready AS is_valid,
+    (
+        SELECT string_agg(coalesce(attribute.attname::text, '?'), ',' ORDER BY part.position)
+        FROM unnest(index.indkey::smallint[]) WITH ORDINALITY AS part (number, position)
+        LEFT JOIN pg_catalog.pg_attribute AS attribute
+            ON attribute.attrelid = relation.oid AND attribute.attnum = part.number
+    ) AS index_columns
+FROM pg_catalog.pg_class AS relation
+INNER JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
+INNER JOIN pg_catalog.pg_index AS index ON index.indrelid = relation.oid
+INNER JOIN pg_catalog.pg_class AS index_relation ON index_relation.oid = index.indexrelid
+WHERE
+    space.nspname = $1::text
+    AND relation.relname::text = ANY($2::text[]);
+
 -- name: read_applied_migrations
 -- Reads what was applied.
 SELECT applied.migration_id, applied.package_name, applied.oldest_code, applied.checksum
