@@ -22,8 +22,8 @@ _Obstacle: TypeAlias = Literal["migrating", "in use"]
 """Obstacle to a migration: another process that migrates, or one that uses the tables."""
 _LOCK_NOT_AVAILABLE = "55P03"
 _LOOK_AGAIN_S = 0.05
-_LONGEST_PAUSE_S = 4.0
-"""Longest pause between two tries to lock a table that is in use."""
+_LONGEST_PAUSE_S = {"migrating": 0.5, "in use": 4.0}
+"""Longest pause between two tries."""
 
 
 async def ensure_schema(
@@ -45,8 +45,9 @@ async def ensure_schema(
     """
     async with sender.transaction() as connection:
         database = SchemaInTransaction(sender, connection)
-        contract = contract or not await database.read_applied()
-        if not await database.due(contract=contract):
+        applied = await database.read_applied()
+        contract = contract or not applied
+        if not (await database.shipped()).due(applied, contract=contract):
             return
     patience = _Patience(lock_timeout_s)
     while (turn := await _apply_next(sender, migration_timeout_s, contract=contract)) != "done":
@@ -101,7 +102,7 @@ def _tell(holder: Row) -> str:
         return "a prepared transaction"
     program = one_line(holder["application_name"] or "no application name")
     return (
-        f"process {holder['pid']} ({program}, role {one_line(holder['role'])}, from {holder['address']}, "
+        f"process {holder['pid']} ({program}, role {one_line(str(holder['role']))}, from {holder['address']}, "
         f"{holder['state']}) since {holder['since']}"
     )
 
@@ -112,7 +113,7 @@ class _Patience:
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._end = time.monotonic() + limit_s
-        self._pause_s = {"migrating": _LOOK_AGAIN_S, "in use": _LOOK_AGAIN_S}
+        self._pause_s = _LOOK_AGAIN_S
         self._told = ""
 
     async def wait(self, obstacle: _Obstacle, who: str) -> None:
@@ -130,6 +131,5 @@ class _Patience:
                 logging.INFO if obstacle == "migrating" else logging.WARNING, "a migration waits for %s", one_line(who)
             )
             self._told = who
-        await asyncio.sleep(min(self._pause_s[obstacle], left_s))
-        if obstacle == "in use":
-            self._pause_s[obstacle] = min(2 * self._pause_s[obstacle], _LONGEST_PAUSE_S)
+        await asyncio.sleep(min(self._pause_s, left_s))
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S[obstacle])
