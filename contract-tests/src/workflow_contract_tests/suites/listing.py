@@ -346,16 +346,20 @@ async def listing_says_what_a_paused_run_waits_for(h: StoreHarness) -> None:
         await holder.signal("s0")
         if run_id == "ended":
             await (await claim(h, run_id)).finish(taken_inbox=[1])
+    expected = {f"paused-{count}": (tuple(awaited[:count][:AWAITED_SHOWN]), count) for count in range(6)}
     for page in (
         await h.second.list_runs(limit=MANY),
+        await h.second.list_runs(limit=MANY, descending=True),
         await h.second.list_runs(limit=MANY, descending=True, statuses=list(RunStatus)),
         await h.second.list_runs(limit=MANY, workflow_ids=["orders"]),
         await h.second.list_runs(limit=MANY, workflow_ids=["orders"], descending=True),
         await h.second.list_runs(limit=MANY, workflow_ids=["orders", "others"], queues=["default"]),
     ):
         found = {run.run_id: (run.first_awaited, run.awaited_count) for run in page.runs}
-        expected = {f"paused-{count}": (tuple(awaited[:count][:AWAITED_SHOWN]), count) for count in range(6)}
         assert found == expected | {"woken": ((), 0), "ended": ((), 0)}
+    for descending in (False, True):
+        page = await h.second.list_runs(limit=MANY, run_id_prefix="paused-", descending=descending)
+        assert {run.run_id: (run.first_awaited, run.awaited_count) for run in page.runs} == expected
     run = await record(h, "paused-5")
     assert (run.first_awaited, run.awaited_count) == (tuple(awaited[:AWAITED_SHOWN]), 5)
     assert run.awaited == tuple(awaited)
