@@ -90,6 +90,7 @@ async def test_a_wait_costs_one_pause_one_delivery_and_one_claim(store: SQLiteWo
     claims = {"claim_due_schedule_buckets", "claim_stale_runs", "claim_due_timers", "claim_pending_runs"}
     claims.add("list_pending_runs")  # what nobody serves
     assert {verb: n for verb, n in counting.calls.items() if verb not in claims} == {
+        "check_schema": 1,  # by the first sweep of a runtime
         "deliver_signal": 1,
         "mark_run_finished": 1,
     }

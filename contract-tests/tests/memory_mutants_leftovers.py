@@ -399,3 +399,19 @@ class PausesThatFoundNewsAreForgotten(Faulty):
         if answer.status == RunStatus.QUEUED:
             self.current(arguments["run_id"]).operation_id = "another"
         return answer
+
+
+@broken("RETAIN-2", words="A run under a live lease answers `not-deletable`", case="live_lease_protects")
+class RefusedDeletionHidesTheRun(Faulty):
+    """A run whose deletion was refused is in no listing any more."""
+
+    async def delete_run(self, **arguments: Any) -> Any:
+        answer = await super().delete_run(**arguments)
+        if answer.kind == "not-deletable":
+            self._data.__dict__.setdefault("hidden", set()).add(arguments["run_id"])
+        return answer
+
+    async def list_runs(self, **arguments: Any) -> Any:
+        page = await super().list_runs(**arguments)
+        hidden = self._data.__dict__.get("hidden", set())
+        return replace(page, runs=tuple(run for run in page.runs if run.run_id not in hidden))

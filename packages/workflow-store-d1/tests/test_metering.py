@@ -101,7 +101,7 @@ async def test_migration_that_is_too_long_for_the_limit_is_not_sent(open_databas
     store = D1WorkflowStore(database)
     with meter_queries(10), pytest.raises(QueryLimitReachedError):
         await store.ensure_schema()
-    assert database.reached == 2
+    assert database.reached == 0, "a part of the batch was sent"
     await store.ensure_schema()
     await store.check_schema()
 
