@@ -65,7 +65,7 @@ def test_statement_has_the_columns_of_the_codec(database: sqlite3.Connection, na
 
 
 OTHERS = {"fenced_write.guard", "read_indexes"}
-"""What no codec reads."""
+"""Statements whose rows no codec reads."""
 
 
 @pytest.mark.parametrize("name", sorted(QUERIES.keys() - COLUMNS.keys() - HEADS - OTHERS))

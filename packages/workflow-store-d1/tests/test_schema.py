@@ -269,6 +269,26 @@ async def test_new_tables_get_every_migration(
     assert [row[0] for row in read(path, RECORDS)][1:] == [NEXT.migration_id, LAST.migration_id]
 
 
+async def test_tables_that_another_release_makes_meanwhile_are_in_use(
+    path: Path, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the first batch an earlier program creates the tables, and may run on them."""
+    of_the_other = get_migration_sql()
+    release_with_both(monkeypatch)
+    store = await open_store()
+    database = store._sender.database
+    send = database.batch
+
+    async def send_after_the_other(statements: Any) -> Any:
+        monkeypatch.setattr(database, "batch", send)
+        run_script(path, of_the_other)
+        return await send(statements)
+
+    monkeypatch.setattr(database, "batch", send_after_the_other)
+    await store.ensure_schema()
+    assert [row[0] for row in read(path, RECORDS)] == ["0000_workflow_store", NEXT.migration_id]
+
+
 async def test_contracted_tables_refuse_the_release_before(
     path: Path, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from workflow_store_postgres import PostgresWorkflowStore
 
 
 async def decode_json(connection: asyncpg.Connection) -> None:
-    """What most programs do with json."""
+    """Set the codecs of json that most programs set."""
     for name in ("json", "jsonb"):
         await connection.set_type_codec(name, schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
 
@@ -88,7 +88,7 @@ EVERYTHING = [case for case in catalogue() if not case.needs]
 
 
 def chosen(turn: int) -> list[Case]:
-    """Give the cases for a pool, which has a turn of its own."""
+    """Return the cases of a pool: each pool has another turn, and so other cases of a clause."""
     if HOW_MANY == "all":
         return EVERYTHING
     by_clause = [[case for case in EVERYTHING if clause in case.clauses] for clause in sorted(DELICATE)]

@@ -1,6 +1,7 @@
 """The migration files are the schema; `ensure_schema` and `check_schema` tell whose tables they meet."""
 
 import asyncio
+import logging
 import os
 import re
 import subprocess
@@ -496,6 +497,29 @@ async def test_new_tables_get_every_migration(
     release_with_both(monkeypatch)
     await store.ensure_schema()
     assert [row[0] for row in await read(empty, RECORDS)][1:] == [NEXT.migration_id, LAST.migration_id]
+
+
+async def test_tables_that_another_release_makes_meanwhile_are_in_use(
+    empty_dsn: str,
+    store: PostgresWorkflowStore,
+    empty: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Between the look and the lock an earlier program creates the tables, and may run on them."""
+    release_with_both(monkeypatch)
+    async with PostgresWorkflowStore.connect(empty_dsn) as other, other._sender.transaction() as connection:
+        key = await schema.SchemaInTransaction(other._sender, connection).lock_key()
+        assert await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", key)
+        caplog.set_level(logging.INFO, "workflow_store_postgres")
+        waiting = asyncio.create_task(store.ensure_schema())
+        async with asyncio.timeout(20):  # until it has looked and waits: real time is the subject
+            while "a migration waits for another migration" not in caplog.text:
+                await asyncio.sleep(0.01)
+        for statement in get_migrations()[0].statements:
+            await connection.execute(statement)
+    await asyncio.wait_for(waiting, 20)
+    assert [row[0] for row in await read(empty, RECORDS)] == ["0000_workflow_store", NEXT.migration_id]
 
 
 async def test_contracted_tables_refuse_the_release_before(

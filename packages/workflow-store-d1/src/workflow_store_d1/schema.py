@@ -64,7 +64,7 @@ def get_migration_sql(
 
 
 async def ensure_schema(sender: StatementSender, *, contract: bool) -> None:
-    """Apply what is missing, one migration per batch. Several processes may do this at once.
+    """Apply what is missing: new tables in one batch, each later migration in one. Several may do this at once.
 
     Args:
         sender: Where statements go.
@@ -72,15 +72,16 @@ async def ensure_schema(sender: StatementSender, *, contract: bool) -> None:
     """
     schema = _schema(sender)
     applied = await _read_applied(sender, schema)
-    contract = contract or not applied
-    while steps := schema.due(applied, contract=contract):
+    while unit := schema.next_unit(applied, contract=contract):
+        refusal = None
         try:
-            await sender.batch(_statements(sender, steps[0]))
-        except StoreOperationError:
-            # Another process may have applied it meanwhile; then there is less to do now.
-            if steps[0] in schema.missing(await _read_applied(sender, schema)):
-                raise
+            await sender.batch([one for migration in unit for one in _statements(sender, migration)])
+        except StoreOperationError as error:
+            refusal = error
         applied = await _read_applied(sender, schema)
+        # Another process may have applied it meanwhile; then there is less to do now.
+        if refusal is not None and unit[0] in schema.missing(applied):
+            raise refusal
 
 
 async def check_schema(sender: StatementSender, *, deep: bool) -> None:

@@ -29,7 +29,7 @@ _LONGEST_PAUSE_S = {"migrating": 0.5, "in use": 4.0}
 async def ensure_schema(
     sender: StatementSender, lock_timeout_s: float, migration_timeout_s: float, *, contract: bool
 ) -> None:
-    """Apply what is missing, each migration in a transaction of its own. Several processes may do this at once.
+    """Apply what is missing: new tables in one transaction, each later migration in one. Several may do this at once.
 
     A change of a table waits for whoever uses the table, and holds up everybody who comes later. So it does not wait
     for long, and tries again: meanwhile the others go on.
@@ -45,9 +45,7 @@ async def ensure_schema(
     """
     async with sender.transaction() as connection:
         database = SchemaInTransaction(sender, connection)
-        applied = await database.read_applied()
-        contract = contract or not applied
-        if not (await database.shipped()).due(applied, contract=contract):
+        if not await database.next_unit(contract=contract):
             return
     patience = _Patience(lock_timeout_s)
     while (turn := await _apply_next(sender, migration_timeout_s, contract=contract)) != "done":
@@ -60,7 +58,7 @@ async def ensure_schema(
 async def _apply_next(
     sender: StatementSender, migration_timeout_s: float, *, contract: bool
 ) -> Literal["done", "applied"] | _Obstacle:
-    """Apply the next migration under the lock of those who migrate, and say what came of it.
+    """Apply what comes next under the lock of those who migrate, and say what came of it.
 
     That lock is tried, not waited for: a waiting call would hold a connection, which may be the pool's only one.
     """
@@ -69,12 +67,11 @@ async def _apply_next(
             database = SchemaInTransaction(sender, connection)
             if not await connection.fetchval(sender.sql("try_migration_lock"), await database.lock_key()):
                 return "migrating"
-            due = await database.due(contract=contract)
-            if not due:
-                return "done"
-            logger.info("applying %s, of %d that are due", one_line(due[0].migration_id), len(due))
-            await database.apply(due[0], migration_timeout_s)
-            return "applied"
+            unit = await database.next_unit(contract=contract)
+            for migration in unit:
+                logger.info("applying %s", one_line(migration.migration_id))
+                await database.apply(migration, migration_timeout_s)
+            return "applied" if unit else "done"
     except StoreUnavailableError as error:
         if getattr(error.__cause__, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
             raise

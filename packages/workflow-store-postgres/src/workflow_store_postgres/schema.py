@@ -120,13 +120,13 @@ class SchemaInTransaction:
             place=f"schema {await self.place()!r}",
         )
 
-    async def due(self, *, contract: bool) -> tuple[Migration, ...]:
-        """Return what is to be applied now, as `Schema.due` does.
+    async def next_unit(self, *, contract: bool) -> tuple[Migration, ...]:
+        """Return what is to be applied next, as `Schema.next_unit` does.
 
         Raises:
             SchemaError: What is there is not ours, not as we shipped it, or newer than this code.
         """
-        return (await self.shipped()).due(await self.read_applied(), contract=contract)
+        return (await self.shipped()).next_unit(await self.read_applied(), contract=contract)
 
     async def read_applied(self) -> Sequence[AppliedMigration]:
         """Return what was applied.

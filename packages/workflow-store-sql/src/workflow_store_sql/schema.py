@@ -140,17 +140,22 @@ class Schema:
         """
         return tuple(one for one in self.missing(applied) if one.phase == "expand")
 
-    def due(self, applied: Sequence[AppliedMigration], *, contract: bool) -> tuple[Migration, ...]:
-        """Return what is to be applied now, in order.
+    def next_unit(self, applied: Sequence[AppliedMigration], *, contract: bool) -> tuple[Migration, ...]:
+        """Return what is to be applied next, as one unit; nothing if nothing is left.
+
+        New tables have no earlier programs, so they get every migration, and at once: whoever finds tables must take
+        them for used.
 
         Args:
             applied: What was applied.
-            contract: Whether to contract too. New tables have no earlier programs, so they get everything.
+            contract: Whether to apply contract migrations to tables that are in use.
 
         Raises:
             SchemaError: As `missing`.
         """
-        return self.missing(applied) if contract or not applied else self.needed(applied)
+        if not applied:
+            return self.missing(applied)
+        return (self.missing(applied) if contract else self.needed(applied))[:1]
 
     def check(self, applied: Sequence[AppliedMigration]) -> None:
         """Raise unless everything is applied that this package needs.
