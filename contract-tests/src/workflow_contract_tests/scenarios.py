@@ -22,6 +22,7 @@ from .holder import LeaseHolder
 from .samples import LEASE_MS, MANY
 
 __all__ = [
+    "bring",
     "claim",
     "claim_due",
     "claim_pending",
@@ -142,6 +143,15 @@ async def park(h: StoreHarness, *holders: LeaseHolder, **overrides: Any) -> Clai
     """Make runs dead by their first crash. Their leases must be over by then."""
     await show_life(*holders)
     return await claim_stale(h, **({"max_crashes": 1} | overrides))
+
+
+async def bring(h: StoreHarness, run_id: str, status: str) -> None:
+    """Bring a queued run into another status in which it is live."""
+    if status != "queued":
+        holder = await claim(h, run_id)
+        if status == "paused":
+            await holder.pause(signals=["go"])
+    assert (await record(h, run_id)).status == status
 
 
 async def observe(h: StoreHarness, *run_ids: str) -> dict[str, Any]:

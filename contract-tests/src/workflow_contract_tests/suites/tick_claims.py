@@ -6,7 +6,7 @@ from workflow_runtime.store import NewEvent
 
 from ..cases import clause
 from ..harness import StoreHarness
-from ..scenarios import claim, record, start
+from ..scenarios import bring, claim, start
 from ..ticking import HOUR, claim_tick, claim_ticks, end_run, request, settle, start_tick, upsert
 
 _WAITS = ("due", "requested", "in-turn", "buffered")
@@ -23,15 +23,6 @@ async def _let_wait(h: StoreHarness, name: str, how: str) -> None:
         await end_run(h, f"run-of-{name}")
     elif how != "due":
         await request(h, 5, schedule_id=name, overlap="buffer-all" if how == "in-turn" else None)
-
-
-async def _bring(h: StoreHarness, run_id: str, status: str) -> None:
-    """Bring a queued run into another status in which it is live."""
-    if status != "queued":
-        holder = await claim(h, run_id)
-        if status == "paused":
-            await holder.pause(signals=["go"])
-    assert (await record(h, run_id)).status == status
 
 
 @clause("SCHEDULE-10", "SCHEDULE-11", each=_WAITS)
@@ -154,7 +145,7 @@ async def due_tick_comes_before_what_waits_for_a_live_run(h: StoreHarness, statu
     """Beside a live run a due tick is claimed before an earlier one that waits for the run's end."""
     await upsert(h, overlap_policy="buffer-one")
     await start_tick(h, "tick-1", next_fire_at_ms=h.now_ms + 1)
-    await _bring(h, "tick-1", status)
+    await bring(h, "tick-1", status)
     h.advance(1)
     buffered = await claim_tick(h)
     await settle(h, buffered, "buffer", next_fire_at_ms=h.now_ms + 1)
@@ -173,7 +164,7 @@ async def live_runs_hide_no_tick_that_does_not_wait_for_them(h: StoreHarness, st
     """A request is told of beside its schedule's live run; one in turn, beside the live runs of others."""
     await upsert(h)
     await start_tick(h, "tick-1", next_fire_at_ms=None)
-    await _bring(h, "tick-1", status)
+    await bring(h, "tick-1", status)
     await request(h, 5)
     await start(h)
     await upsert(h, "turn", workflow_id="turn", next_fire_at_ms=None)

@@ -19,7 +19,7 @@ from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..samples import MANY
-from ..scenarios import claim, record
+from ..scenarios import bring, claim, record
 from ..ticking import HOUR, claim_tick, claim_ticks, end_run, get_schedule, request, settle, start_tick, upsert
 
 _FIRST_WAITS = ("skip", "buffer-one")
@@ -151,14 +151,6 @@ async def buffered_tick_that_is_requested_is_not_behind_itself(h: StoreHarness) 
 # The previous run, whatever it does.
 
 
-async def _bring(h: StoreHarness, run_id: str, status: str) -> None:
-    if status != "queued":
-        holder = await claim(h, run_id)
-        if status == "paused":
-            await holder.pause(signals=["go"])
-    assert (await record(h, run_id)).status == status
-
-
 @clause("SCHEDULE-9", "SCHEDULE-10", "SCHEDULE-11", "SCHEDULE-15", "SCHEDULE-18", each=("queued", "running", "paused"))
 async def live_run_holds_up_what_waits_for_it(h: StoreHarness, status: str) -> None:
     """A live run keeps buffered ticks and those with `buffer-all` back, wakes nobody for them, and others name it."""
@@ -171,7 +163,7 @@ async def live_run_holds_up_what_waits_for_it(h: StoreHarness, status: str) -> N
     await request(h, 5, 6, schedule_id="asked", overlap="buffer-all")
     await settle(h, await claim_tick(h, workflow_ids=["asked"]), "start", "asked")
     for run_id in ("buffered", "asked", "due"):
-        await _bring(h, run_id, status)
+        await bring(h, run_id, status)
     claims = await claim_ticks(h)
     assert (claims.buckets, claims.next_due_ms) == ((), None), f"beside a {status} run"
     assert (await claim_ticks(h, workflow_ids=["none"])).unclaimable == ()
@@ -318,7 +310,7 @@ async def refused_start_leaves_the_request(h: StoreHarness, why: str) -> None:
     if why in ("behind", "other-moment"):
         await end_run(h, "tick-1")
     else:
-        await _bring(h, "tick-1", why)
+        await bring(h, "tick-1", why)
     if why == "other-moment":
         with refused(LeaseLostError, "a start of a tick that is not the claimed one"):
             await settle(h, tick, "start", "tick-2", fire_at_ms=asked + 1)
