@@ -132,7 +132,7 @@ async def main() -> int:
     options = parser.parse_args()
     with postgres_dsn() as dsn:
         connection = await asyncpg.connect(dsn)
-        await connection.execute(get_migration_sql())
+        await connection.execute(get_migration_sql(transaction=False))
         await connection.execute(FILL.replace("$RUNS", str(options.runs)))
         await connection.execute("VACUUM ANALYZE")
         async with PostgresWorkflowStore.connect(dsn, min_size=1, max_size=1, listen=False) as store:

@@ -102,7 +102,7 @@ async def make(server: str, name: str, count: int) -> str:
     await connection.close()
     dsn = server.rsplit("/", 1)[0] + f"/{name}"
     connection = await asyncpg.connect(dsn)
-    await connection.execute(get_migration_sql())
+    await connection.execute(get_migration_sql(transaction=False))
     await connection.execute(FILL.format(count=count, due=DUE, later=LATER_MS))
     await connection.execute("VACUUM ANALYZE")
     await connection.close()

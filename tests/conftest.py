@@ -51,7 +51,7 @@ async def empty_dsn(server_dsn: str) -> AsyncIterator[str]:
 def databases(server_dsn: str) -> Iterator[DatabasePool]:
     """Databases with the workflow tables, and that of the shop's sales."""
     with (
-        new_template(server_dsn, "template0", get_migration_sql(), TABLE) as name,
+        new_template(server_dsn, "template0", get_migration_sql(transaction=False), TABLE) as name,
         database_pool(server_dsn, name) as pool,
     ):
         yield pool

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import pytest
 import sqlalchemy as sa
 import workflow_store_d1
 import workflow_store_postgres
-from workflow_runtime.errors import SchemaHalfAppliedError, SchemaMissingError
+from workflow_migrations import Migration
+from workflow_runtime.errors import SchemaBehindError, SchemaHalfAppliedError, SchemaMissingError
 from workflow_store_d1 import SQLiteWorkflowStore
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_test_support.servers.postgres_server import program
@@ -77,6 +79,15 @@ class Project:
             return await PostgresWorkflowStore.connect(url)
         return await SQLiteWorkflowStore.open(str(self.url.database))
 
+    async def recorded(self) -> list[str]:
+        """Return the migrations that the tables say were applied."""
+        engine = sa.create_engine(self.url)
+        with engine.connect() as connection:
+            found = connection.execute(sa.text("SELECT migration_id FROM workflow_schema_migrations ORDER BY 1"))
+            names = [str(name) for (name,) in found]
+        engine.dispose()
+        return names
+
     async def has_tables(self) -> bool:
         """Return True if the store finds everything, False if it finds nothing."""
         store = await self.open()
@@ -109,8 +120,8 @@ def project(request: pytest.FixtureRequest, postgres: Project, sqlite: Project) 
 
 async def test_psql(postgres: Project) -> None:
     script = workflow_store_postgres.get_migration_sql()
-    file = postgres.write("0000_workflow_store.sql", script)
-    broken = postgres.write("broken.sql", script.replace("COMMIT;", "SELECT 1 / 0;\n\nCOMMIT;"))
+    file = postgres.write("all.sql", script)
+    broken = postgres.write("broken.sql", script.replace("COMMIT;", "SELECT 1 / 0;\n\nCOMMIT;", 1))
     dsn = postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
     psql = (program("psql"), "-X", "-v", "ON_ERROR_STOP=1", dsn)
     assert "division by zero" in postgres.run(*psql, "-f", broken, status=3)
@@ -140,7 +151,7 @@ async def test_sqlite_script(sqlite: Project) -> None:
             connection.executescript(text)
 
     with pytest.raises(sqlite3.OperationalError, match="nowhere"):
-        apply(script.replace("COMMIT;", "SELECT * FROM nowhere; COMMIT;"))
+        apply(script.replace("COMMIT;", "SELECT * FROM nowhere; COMMIT;", 1))
     assert not await sqlite.has_tables()
     apply(script)
     assert await sqlite.has_tables()
@@ -188,22 +199,61 @@ async def test_alembic_generates_nothing_for_our_tables(project: Project) -> Non
     assert "op.drop_table('workflow_runs'" in generated(project), "it would do so without the hooks, as the page says"
 
 
+def write_revisions(project: Project, migrations: Sequence[Migration]) -> None:
+    """Write a revision for each migration, as the page shows it."""
+    for number, migration in enumerate(migrations):
+        text = ALEMBIC_REVISION.replace("0000_workflow_store", migration.migration_id)
+        text = text.replace("0a0000000001", f"0a000000000{number}")
+        if number:
+            text = text.replace("down_revision = None", f'down_revision = "0a000000000{number - 1}"')
+        project.write(f"migrations/versions/{migration.migration_id}.py", text)
+
+
 async def test_alembic_applies_the_tables(postgres: Project) -> None:
+    first, *later = workflow_store_postgres.get_migrations()
     start_alembic(postgres)
-    failing = ALEMBIC_REVISION.replace("def downgrade", "    raise RuntimeError('in the middle')\n\n\ndef downgrade")
-    postgres.write("migrations/versions/first.py", failing)
+    write_revisions(postgres, [first])
+    revision = postgres.folder / f"migrations/versions/{first.migration_id}.py"
+    text = revision.read_text()
+    revision.write_text(text.replace("def downgrade", "    raise RuntimeError('in the middle')\n\n\ndef downgrade"))
     assert "in the middle" in postgres.alembic("upgrade", "head", status=1)
     assert not await postgres.has_tables()
-    postgres.write("migrations/versions/first.py", ALEMBIC_REVISION)
+    revision.write_text(text)
+    postgres.alembic("upgrade", "head")
+    assert await postgres.recorded() == [first.migration_id]
+    write_revisions(postgres, [first, *later])
     for _ in range(2):
         postgres.alembic("upgrade", "head")
+        assert await postgres.recorded() == [one.migration_id for one in (first, *later)]
         assert await postgres.has_tables()
     assert generated(postgres) == ["op.create_table('orders'"]
     assert "hold your runs" in postgres.alembic("downgrade", "base", status=1)
     assert await postgres.has_tables()
+
+
+async def test_alembic_builds_an_index_again_that_failed(postgres: Project) -> None:
+    migrations = workflow_store_postgres.get_migrations()[:3]
+    start_alembic(postgres)
+    write_revisions(postgres, migrations)
+    revision = postgres.folder / f"migrations/versions/{migrations[2].migration_id}.py"
+    text = revision.read_text()
+    last = "            op.execute(statement)\n"
+    assert last in text
+    revision.write_text(text.replace(last, last + "            1 / ('CREATE' not in statement)\n"))
+    assert "division by zero" in postgres.alembic("upgrade", "head", status=1)
+    assert await postgres.recorded() == [one.migration_id for one in migrations[:2]]
+    revision.write_text(text)
+    postgres.alembic("upgrade", "head")
+    assert await postgres.recorded() == [one.migration_id for one in migrations]
+    assert await postgres.has_tables()
+
+
+def test_alembic_writes_the_script_of_a_transaction(postgres: Project) -> None:
+    start_alembic(postgres)
+    write_revisions(postgres, workflow_store_postgres.get_migrations()[:2])
     sql = postgres.alembic("upgrade", "head", "--sql")
     assert "CREATE TABLE workflow_runs" in sql
-    assert sql.count("COMMIT") == 1
+    assert sql.count("COMMIT") <= 2
 
 
 def test_alembic_on_sqlite_keeps_what_a_failed_revision_did(sqlite: Project) -> None:
@@ -227,7 +277,8 @@ def test_alembic_on_sqlite_keeps_what_a_failed_revision_did(sqlite: Project) -> 
             connection.execute(f"DROP TABLE {table}")
     sqlite.write("migrations/versions/first.py", ALEMBIC_REVISION.replace("store_postgres", "store_d1"))
     sqlite.alembic("upgrade", "head")
-    asyncio.run(check())
+    with pytest.raises(SchemaBehindError):
+        asyncio.run(check())
 
 
 # Django.
@@ -247,18 +298,35 @@ def start_django(project: Project) -> None:
     project.django("makemigrations", "shop")
 
 
+def write_django_migrations(project: Project, migrations: Sequence[Migration]) -> None:
+    for number, migration in enumerate(migrations):
+        text = DJANGO_MIGRATION.replace("0000_workflow_store", migration.migration_id)
+        if number:
+            text = text.replace("dependencies = []", f'dependencies = [("flows", "000{number}_tables")]')
+        if not project.is_postgres:
+            text = text.replace("store_postgres", "store_d1")
+        project.write(f"flows/migrations/000{number + 1}_tables.py", text)
+
+
 async def test_django_applies_the_tables(project: Project) -> None:
+    package = workflow_store_postgres if project.is_postgres else workflow_store_d1
+    first, *later = package.get_migrations()
     start_django(project)
-    text = DJANGO_MIGRATION if project.is_postgres else DJANGO_MIGRATION.replace("store_postgres", "store_d1")
+    write_django_migrations(project, [first])
+    file = project.folder / "flows/migrations/0001_tables.py"
+    text = file.read_text()
     fails = "\n\ndef fail(*_):\n    raise RuntimeError('in the middle')\n"
-    broken = text.replace('"0000_workflow_store"))]', '"0000_workflow_store")), migrations.RunPython(fail)]')
+    broken = text.replace("ours.statements])]", "ours.statements]), migrations.RunPython(fail)]")
     assert broken != text
-    broken = broken.replace("\n\nclass Migration", fails + "\n\nclass Migration")
-    project.write("flows/migrations/0001_tables.py", broken)
+    file.write_text(broken.replace("\n\nclass Migration", fails + "\n\nclass Migration"))
     assert "in the middle" in project.django("migrate", status=1)
     assert not await project.has_tables()
-    project.write("flows/migrations/0001_tables.py", text)
+    file.write_text(text)
     project.django("migrate")
+    assert await project.recorded() == [first.migration_id]
+    write_django_migrations(project, [first, *later])
+    project.django("migrate")
+    assert await project.recorded() == [one.migration_id for one in (first, *later)]
     assert await project.has_tables()
     assert "No migrations to apply" in project.django("migrate")
     assert "No changes detected" in project.django("makemigrations", "--check")

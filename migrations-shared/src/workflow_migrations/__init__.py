@@ -5,8 +5,10 @@ from .autogenerate import ExcludedTables, exclude_workflow_tables
 from .definitions import (
     ColumnDefinition,
     IndexDefinition,
+    OnlineIndex,
     TableDefinition,
     UniqueDefinition,
+    read_online_index,
     read_table_definitions,
 )
 from .errors import (
@@ -48,6 +50,7 @@ __all__ = [
     "Migration",
     "MigrationError",
     "MigrationGapError",
+    "OnlineIndex",
     "Phase",
     "ReadOnlyTableError",
     "TableDefinition",
@@ -63,6 +66,7 @@ __all__ = [
     "parse_migrations",
     "plan_migrations",
     "quote_identifier",
+    "read_online_index",
     "read_table_definitions",
     "render_migrations",
     "render_sql",

@@ -14,8 +14,10 @@ from .render import index_name
 __all__ = [
     "ColumnDefinition",
     "IndexDefinition",
+    "OnlineIndex",
     "TableDefinition",
     "UniqueDefinition",
+    "read_online_index",
     "read_table_definitions",
 ]
 
@@ -78,6 +80,33 @@ class TableDefinition:
     unique: tuple[UniqueDefinition, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnlineIndex:
+    """The index that a migration without a transaction builds."""
+
+    name: str
+    table: str
+
+
+def read_online_index(migration: Migration, tables: TableNames = DEFAULT_TABLES) -> OnlineIndex:
+    """Return which index a migration without a transaction builds.
+
+    Args:
+        migration: As its package ships it, with default names.
+        tables: The names to show.
+
+    Raises:
+        InvalidMigrationError: It builds none.
+    """
+    keys = {name: key for key, name in DEFAULT_TABLES.by_key().items()}
+    for statement in migration.statements:
+        words = [str(word) for word in code_tokens(statement)]
+        match words:
+            case ["CREATE", "INDEX", "CONCURRENTLY", name, "ON", table, *_] if table in keys:
+                return OnlineIndex(name=index_name(name, tables), table=tables.by_key()[keys[table]])
+    raise InvalidMigrationError(f"{migration.migration_id}.sql", "builds no index")
+
+
 def read_table_definitions(
     migrations: Sequence[Migration], tables: TableNames = DEFAULT_TABLES, *, schema: str | None = None
 ) -> tuple[TableDefinition, ...]:
@@ -131,6 +160,9 @@ class _Reader:
             return
         unique = verb == "CREATE" and words.takes("UNIQUE")
         kind = f"{verb} {words.next()}"
+        if kind in {"CREATE INDEX", "DROP INDEX"}:
+            words.takes("CONCURRENTLY")
+        if_exists = kind == "DROP INDEX" and words.takes("IF", "EXISTS")
         name = words.name()
         if kind == "CREATE INDEX":
             self._index(name, words, unique=unique)
@@ -145,7 +177,7 @@ class _Reader:
             del self.tables[self._known(name).name]
         elif kind == "DROP INDEX":
             words.end()
-            self._drop_index(name)
+            self._drop_index(name, if_exists=if_exists)
         else:
             raise _NotUnderstoodError(f"{kind} …")
 
@@ -174,13 +206,14 @@ class _Reader:
         index = IndexDefinition(name=name, columns=columns, unique=unique, where=where)
         self.tables[table.name] = replace(table, indexes=(*table.indexes, index))
 
-    def _drop_index(self, name: str) -> None:
+    def _drop_index(self, name: str, *, if_exists: bool) -> None:
         for table in self.tables.values():
             left = tuple(index for index in table.indexes if index.name != name)
             if left != table.indexes:
                 self.tables[table.name] = replace(table, indexes=left)
                 return
-        raise _NotUnderstoodError(f"there is no index {name!r}")
+        if not if_exists:
+            raise _NotUnderstoodError(f"there is no index {name!r}")
 
     def _alter(self, name: str, words: _Words) -> None:
         table = self._known(name)

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from .errors import InvalidMigrationError, UnknownMigrationError
-from .lexer import is_transaction, split_statements, without_transaction
+from .lexer import code_tokens, is_concurrent, is_transaction, split_statements, within_transaction
 from .names import TableNames
 from .render import render_sql
 
@@ -25,11 +25,17 @@ __all__ = [
     "select_migrations",
 ]
 
-Phase: TypeAlias = Literal["expand", "contract"]
-"""Phases of a change of the schema: programs of the release before run on after an `expand` migration, which those of
-its own release need. A `contract` migration takes away what these no longer use, once no earlier program runs.
-"""
+Phase: TypeAlias = Literal["expand", "online", "contract"]
+"""Phases of a change of the schema.
 
+`expand` adds what programs of its own release need; those of the release before run on. `online` adds an index, without
+which programs are slower and nothing else; where the database can, it builds it while others write. `contract` takes
+away what its own release no longer uses, once no earlier program runs.
+"""
+_PHASES: tuple[Phase, ...] = get_args(Phase)
+
+_ONLINE = ["DROP INDEX CONCURRENTLY", "CREATE INDEX CONCURRENTLY"]
+"""The first statements of a migration without a transaction. It makes one index, so that it is done or not done."""
 _OLDEST_CODE = re.compile(r"^-- Oldest code: (?P<version>\S+)$", re.MULTILINE)
 _FILE_NAME = re.compile(r"(?P<id>(?P<number>\d{4})_[a-z0-9]+(?:_[a-z0-9]+)*)\.sql")
 
@@ -51,13 +57,26 @@ class Migration:
 
     @property
     def phase(self) -> Phase:
-        """`contract` if its name says so, as `0002_contract_drop_remark` does; else `expand`."""
-        return "contract" if self.migration_id.split("_")[1] == "contract" else "expand"
+        """The phase that its name begins with, as `0002_contract_drop_remark` does; else `expand`."""
+        word = self.migration_id.split("_")[1]
+        return next((phase for phase in _PHASES if phase == word), "expand")
+
+    @property
+    def transactional(self) -> bool:
+        """False if it builds an index while others write, which no transaction can do: send each statement alone.
+
+        A build that was stopped leaves an unusable index behind; sending all statements again mends that.
+        """
+        return not any(is_concurrent(statement) for statement in split_statements(self.sql))
 
     @property
     def statements(self) -> tuple[str, ...]:
         """The statements, without BEGIN and COMMIT: for a tool that brings a transaction of its own."""
         return tuple(statement for statement in split_statements(self.sql) if not is_transaction(statement))
+
+    def in_transaction(self) -> Migration:
+        """Return it as a transaction of somebody else can run it: an index is built while writers wait."""
+        return replace(self, sql=within_transaction(self.sql))
 
 
 def load_migrations(package: str, folder: str = "migrations") -> tuple[Migration, ...]:
@@ -143,9 +162,10 @@ def join_migrations(migrations: Sequence[Migration], *, transaction: bool = True
 
     Args:
         migrations: Those that are wanted.
-        transaction: False to leave out BEGIN and COMMIT, for a tool that brings a transaction of its own.
+        transaction: False for a tool that brings a transaction of its own: without BEGIN and COMMIT, and with indexes
+            built while writers wait.
     """
-    return "\n".join(one.sql if transaction else without_transaction(one.sql) for one in migrations)
+    return "\n".join(one.sql if transaction else one.in_transaction().sql for one in migrations)
 
 
 def checksum(sql: str) -> str:
@@ -161,10 +181,24 @@ def _parse(file_name: str, sql: str) -> Migration:
     if not sql.strip():
         raise InvalidMigrationError(file_name, "is empty")
     oldest = _OLDEST_CODE.search(sql)
-    return Migration(
+    migration = Migration(
         migration_id=match["id"],
         number=int(match["number"]),
         sql=sql,
         checksum=checksum(sql),
         oldest_code=None if oldest is None else oldest["version"],
     )
+    _check_online(migration)
+    return migration
+
+
+def _check_online(migration: Migration) -> None:
+    """Refuse a file without a transaction that could not be sent again from its start."""
+    if migration.transactional:
+        return
+    begins = [" ".join(code_tokens(statement)[:3]).upper() for statement in split_statements(migration.sql)]
+    if migration.phase != "online" or begins[:2] != _ONLINE or any("CONCURRENTLY" in one for one in begins[2:]):
+        raise InvalidMigrationError(
+            f"{migration.migration_id}.sql",
+            "CONCURRENTLY is for a migration whose phase is online: it drops one index, creates it and records that",
+        )

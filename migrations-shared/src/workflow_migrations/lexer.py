@@ -9,11 +9,12 @@ __all__ = [
     "Token",
     "code_tokens",
     "comment_above",
+    "is_concurrent",
     "is_transaction",
     "replace_words",
     "source_text",
     "split_statements",
-    "without_transaction",
+    "within_transaction",
 ]
 
 _TOKEN = re.compile(
@@ -27,6 +28,7 @@ _TOKEN = re.compile(
 )
 
 _TRANSACTION = {"BEGIN", "COMMIT"}
+_CONCURRENTLY = "CONCURRENTLY"
 
 
 def replace_words(sql: str, replacement: Callable[[str], str]) -> str:
@@ -62,11 +64,14 @@ def split_statements(sql: str) -> tuple[str, ...]:
     return tuple(statements)
 
 
-def without_transaction(sql: str) -> str:
-    """Return a script without its BEGIN and COMMIT, for a tool that brings a transaction of its own."""
+def within_transaction(sql: str) -> str:
+    """Return a script as a transaction of somebody else can run it: without BEGIN, COMMIT and CONCURRENTLY."""
     kept: list[str] = []
     statement: list[str] = []
     for token in _TOKEN.finditer(sql):
+        if token[0].upper() == _CONCURRENTLY:
+            statement.pop()  # the space before it
+            continue
         statement.append(token[0])
         if token.lastgroup == "end":
             comment = _comment_of_transaction(statement)
@@ -88,6 +93,11 @@ def is_transaction(statement: str) -> bool:
     """Return True if a statement is only BEGIN or COMMIT."""
     words = code_tokens(statement)
     return len(words) == 1 and words[0].upper() in _TRANSACTION
+
+
+def is_concurrent(statement: str) -> bool:
+    """Return True if a statement builds or drops an index while others write."""
+    return _CONCURRENTLY in (word.upper() for word in code_tokens(statement))
 
 
 class Token(str):

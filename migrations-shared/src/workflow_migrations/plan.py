@@ -21,6 +21,8 @@ class AppliedMigration:
     """`None` when the file was applied by hand: nobody took its checksum."""
     oldest_code: str | None = None
     """Version of the oldest release that may run on the database since; `None` if the row does not say."""
+    environment: str | None = None
+    """Environment that the tables belong to, such as "production"; `None` if the row does not say."""
 
 
 def plan_migrations(
@@ -39,8 +41,8 @@ def plan_migrations(
     Raises:
         DatabaseAheadError: The package does not know some migrations, and is too old for them.
         ChecksumMismatchError: A shipped file is not what was applied.
-        MigrationGapError: The database lacks an expand migration that is older than its newest one. A contract
-            migration may wait for as long as it likes.
+        MigrationGapError: The database lacks an expand migration that is older than its newest one. Other migrations
+            may wait for as long as they like.
     """
     recorded = {row.migration_id: row for row in applied}
     known = {migration.migration_id for migration in migrations}

@@ -9,6 +9,10 @@ from .names import DEFAULT_TABLES, MAX_NAME_BYTES, TableNames
 
 __all__ = ["index_name", "quote_identifier", "render_sql"]
 
+_BEFORE_INDEX_NAME = {"CONCURRENTLY", "IF", "EXISTS"}
+"""Words that may stand between `DROP INDEX` and the name."""
+_LONGEST_DROP = len({"DROP", "INDEX"} | _BEFORE_INDEX_NAME)
+
 
 def render_sql(sql: str, tables: TableNames, *, schema: str | None = None) -> str:
     """Replace default table names, and the names of indexes that begin with them.
@@ -16,7 +20,8 @@ def render_sql(sql: str, tables: TableNames, *, schema: str | None = None) -> st
     Args:
         sql: Text written with the default names, unquoted. Strings, comments and quoted names stay as they are.
         tables: The names to put in. A table with its default name stays as it is.
-        schema: When given, every table name is qualified with it; names of indexes never are.
+        schema: When given, every table name is qualified with it. The name of an index is only where it is dropped: a
+            new one is made beside its table.
     """
     renderer = _Renderer(tables, schema)
     return replace_words(sql, renderer.replace)
@@ -41,12 +46,23 @@ class _Renderer:
     def __init__(self, tables: TableNames, schema: str | None) -> None:
         self._qualifier = "" if schema is None else quote_identifier(schema) + "."
         self._chosen = {default: tables.by_key()[key] for key, default in DEFAULT_TABLES.by_key().items()}
+        self._before: tuple[str, ...] = ()
 
     def replace(self, word: str) -> str:
+        dropped = self._is_dropped_index(word)
         if word in self._chosen:
             return self._table(word)
         name = self.index(word)
+        if dropped and self._qualifier:
+            return self._qualifier + quote_identifier(name)
         return word if name == word else quote_identifier(name)
+
+    def _is_dropped_index(self, word: str) -> bool:
+        before = self._before
+        self._before = (*before, word.upper())[-_LONGEST_DROP:]
+        while before and before[-1] in _BEFORE_INDEX_NAME:
+            before = before[:-1]
+        return before[-2:] == ("DROP", "INDEX") and word.upper() not in _BEFORE_INDEX_NAME
 
     def index(self, word: str) -> str:
         for default, chosen in self._chosen.items():

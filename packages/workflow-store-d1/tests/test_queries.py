@@ -39,7 +39,12 @@ INDEXES = {
     "list_runs_of_workflow_descending": (
         "workflow_runs_workflow (workflow_id=? AND created_at>? AND (created_at,run_id)<(?,?))"
     ),
-    "prune_runs.heads": "workflow_event_locks_ended (finished_at<?)",
+    "list_failed_runs": "workflow_event_locks_failed (status=? AND (created_at,run_id)>(?,?) AND created_at<?)",
+    "list_failed_runs_descending": (
+        "workflow_event_locks_failed (status=? AND created_at>? AND (created_at,run_id)<(?,?))"
+    ),
+    "count_failed_runs": "workflow_event_locks_failed (status=? AND created_at>? AND created_at<?)",
+    "prune_runs.heads": "workflow_event_locks_terminal (status=? AND finished_at<?)",
     "claim_due_schedule_buckets.schedules": "workflow_schedules_due (workflow_id=? AND next_fire_at<?)",
     "claim_due_schedule_buckets.claimed": "workflow_schedules_claimed (lease_token=?)",
     "claim_due_schedule_buckets.next_due": "workflow_schedules_due (workflow_id=? AND next_fire_at>?)",
@@ -72,7 +77,9 @@ def test_comment_names_every_parameter(name: str) -> None:
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_no_query_walks_a_whole_table(database: sqlite3.Connection, name: str) -> None:
-    own_results = re.compile(r"SCAN (CONSTANT|claim|lane|found|waiting|chosen|page|entry|\(subquery)|.* VIRTUAL TABLE")
+    own_results = re.compile(
+        r"SCAN (CONSTANT|claim|lane|found|waiting|chosen|page|entry|wanted|\(subquery)|.* VIRTUAL TABLE"
+    )
     scans = [step for step in plan(database, QUERIES[name]) if step.startswith("SCAN") and not own_results.match(step)]
     assert bool(scans) == (name in WHOLE_TABLE), scans
 
@@ -223,6 +230,56 @@ def test_late_page_of_a_listing_costs_no_more_than_the_first(
     first = work(database, name, **common, **before)
     assert first > 100
     assert work(database, name, **common, **after) <= first * 1.05
+
+
+FAILED = {"statuses": '["dead", "errored"]', "limit": 20}
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("list_failed_runs", {"after_created_at_ms": 0, "after_run_id": "", "created_before_ms": 2**53}),
+        (
+            "list_failed_runs_descending",
+            {"before_created_at_ms": 2**53, "before_run_id": "", "created_from_ms": 0},
+        ),
+    ],
+)
+def test_page_of_failed_runs_costs_the_same_however_many_there_are(
+    database: sqlite3.Connection, name: str, page: dict[str, object]
+) -> None:
+    add_runs(database, "mine", "dead", 60, due_at=1)
+    add_runs(database, "mine", "errored", 60, due_at=1)
+    few = work(database, name, **FAILED, **page)
+    assert few > 100
+    add_runs(database, "mine", "finished", MANY, due_at=2)
+    add_runs(database, "another", "aborted", MANY, due_at=3)
+    add_runs(database, "another", "dead", MANY, due_at=4)
+    assert work(database, name, **FAILED, **page) <= few * 1.3  # as many of one moment are read together
+
+
+def test_failed_runs_are_counted_without_those_that_finished(database: sqlite3.Connection) -> None:
+    add_runs(database, "mine", "dead", 60, due_at=1)
+    few = work(database, "count_failed_runs", created_from_ms=0, created_before_ms=2**53, statuses='["dead"]')
+    add_runs(database, "mine", "finished", MANY, due_at=2)
+    many = work(database, "count_failed_runs", created_from_ms=0, created_before_ms=2**53, statuses='["dead"]')
+    assert many <= few * 1.05
+
+
+@pytest.mark.parametrize("statuses", ['["errored"]', '["errored", "finished"]'])
+def test_pruning_costs_the_same_however_many_others_have_ended(database: sqlite3.Connection, statuses: str) -> None:
+    def end(status: str, count: int, due_at: int) -> None:
+        add_runs(database, "mine", status, count, due_at)
+        database.execute("UPDATE workflow_event_locks SET finished_at = created_at WHERE finished_at IS NULL")
+
+    asked = {"finished_before_ms": 2**53, "statuses": statuses, "limit": 20}
+    end("errored", 60, due_at=1)
+    end("finished", 60, due_at=1)
+    few = work(database, "prune_runs.heads", **asked)
+    assert few > 100
+    end("aborted", MANY, due_at=2)
+    end("finished", MANY, due_at=3)
+    assert work(database, "prune_runs.heads", **asked) <= few * 1.3  # as above
 
 
 def test_append_costs_the_same_in_a_long_log(database: sqlite3.Connection) -> None:

@@ -34,6 +34,8 @@ OpenDatabase = Callable[..., Awaitable[LocalD1Database]]
 CATALOGUE = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
 RECORDS = "SELECT migration_id, package_name, checksum FROM workflow_schema_migrations ORDER BY migration_id"
 
+SHIPPED = [migration.migration_id for migration in get_migrations()]
+
 # What TanStack's Postgres store calls its tables, as far as it matters here.
 TANSTACK = """
 CREATE TABLE workflow_schema_migrations (
@@ -47,14 +49,14 @@ CREATE TABLE workflow_event_locks (run_id TEXT PRIMARY KEY, created_at INTEGER N
 
 # What a later release might add.
 NEXT = Migration(
-    migration_id="0001_expand_add_note",
-    number=1,
+    migration_id="0005_expand_add_note",
+    number=5,
     sql="""
 ALTER TABLE workflow_runs ADD COLUMN note TEXT;
 INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
-VALUES ('0001_expand_add_note', 'workflow-store-d1', '0.2.0', NULL, 1);
+VALUES ('0005_expand_add_note', 'workflow-store-d1', '0.3.0', NULL, 1);
 """,
-    checksum=checksum("0001"),
+    checksum=checksum("0005"),
 )
 
 
@@ -70,15 +72,15 @@ def run_script(path: Path, script: str) -> None:
 
 # What that release no longer uses.
 LAST = Migration(
-    migration_id="0002_contract_drop_version",
-    number=2,
+    migration_id="0006_contract_drop_version",
+    number=6,
     sql="""
 ALTER TABLE workflow_runs DROP COLUMN workflow_version;
 INSERT INTO workflow_schema_migrations
     (migration_id, package_name, package_version, oldest_code, checksum, applied_at)
-VALUES ('0002_contract_drop_version', 'workflow-store-d1', '0.2.0', '0.2.0', NULL, 1);
+VALUES ('0006_contract_drop_version', 'workflow-store-d1', '0.3.0', '0.3.0', NULL, 1);
 """,
-    checksum=checksum("0002"),
+    checksum=checksum("0006"),
 )
 
 
@@ -99,15 +101,14 @@ async def test_ensure_schema_may_be_repeated(store: D1WorkflowStore, path: Path)
 
 
 async def test_ensure_schema_records_what_was_applied(store: D1WorkflowStore, path: Path) -> None:
-    (migration,) = get_migrations()
-    assert read(path, RECORDS) == [("0000_workflow_store", "workflow-store-d1", migration.checksum)]
+    assert read(path, RECORDS) == [(one.migration_id, "workflow-store-d1", one.checksum) for one in get_migrations()]
 
 
 async def test_file_as_it_is_gives_the_same_tables(store: D1WorkflowStore, path: Path, tmp_path: Path) -> None:
     by_hand = tmp_path / "by-hand.db"
     run_script(by_hand, get_migration_sql())
     assert read(by_hand, CATALOGUE) == read(path, CATALOGUE)
-    assert read(by_hand, RECORDS) == [("0000_workflow_store", "workflow-store-d1", None)]
+    assert read(by_hand, RECORDS) == [(one, "workflow-store-d1", None) for one in SHIPPED]
     async with D1WorkflowStore.open(by_hand) as opened:
         await opened.check_schema()
         await opened.ensure_schema()
@@ -115,11 +116,15 @@ async def test_file_as_it_is_gives_the_same_tables(store: D1WorkflowStore, path:
 
 
 def test_scripts_come_from_the_shipped_file() -> None:
-    shipped = resources.files("workflow_store_d1").joinpath("migrations", "0000_workflow_store.sql")
-    assert get_migration_sql() == shipped.read_text(encoding="utf-8")
+    folder = resources.files("workflow_store_d1").joinpath("migrations")
+    for migration_id in SHIPPED:
+        assert get_migration_sql(ids=[migration_id]) == folder.joinpath(f"{migration_id}.sql").read_text(
+            encoding="utf-8"
+        )
     renamed = get_migration_sql({"runs": "audit_runs"})
     assert 'CREATE INDEX "audit_runs_created" ON "audit_runs" (created_at, run_id)' in renamed
-    assert "workflow_runs" not in renamed.replace("-- ", "")
+    code = "\n".join(line for line in renamed.splitlines() if not line.startswith("--"))
+    assert "workflow_runs" not in code
 
 
 async def test_store_renders_its_own_table_names(open_store: OpenStore) -> None:
@@ -130,7 +135,7 @@ async def test_store_renders_its_own_table_names(open_store: OpenStore) -> None:
 
 
 def test_scripts_for_tools_are_chosen_by_id() -> None:
-    (migration,) = get_migrations({"runs": "audit_runs"})
+    migration = get_migrations({"runs": "audit_runs"})[0]
     assert get_migration_sql({"runs": "audit_runs"}, ids=["0000_workflow_store"]) == migration.sql
     assert split_statements(migration.sql) == migration.statements
     script = get_migration_sql({"runs": "audit_runs"}, to_id="0000_workflow_store", transaction=True)
@@ -173,7 +178,7 @@ async def test_processes_at_once_apply_it_once(path: Path) -> None:
     assert [(process.returncode, errors) for process, (_, errors) in zip(processes, outcomes, strict=True)] == [
         (0, "")
     ] * 4
-    assert len(read(path, RECORDS)) == 1
+    assert [row[0] for row in read(path, RECORDS)] == SHIPPED
 
 
 class Overtaken:
@@ -208,7 +213,7 @@ async def test_migration_that_fails_for_good_is_reported_and_leaves_nothing(
     run_script(path, "ALTER TABLE workflow_runs ADD COLUMN note TEXT")
     with pytest.raises(StoreOperationError, match="duplicate column"):
         await store.ensure_schema()
-    assert len(read(path, RECORDS)) == 1
+    assert [row[0] for row in read(path, RECORDS)] == SHIPPED
 
 
 async def test_missing_tables(open_store: OpenStore) -> None:
@@ -223,10 +228,10 @@ async def test_older_database_is_behind_until_it_is_upgraded(
     next_release()
     with pytest.raises(SchemaBehindError, match="ensure_schema") as refused:
         await store.check_schema()
-    assert refused.value.missing == ("0001_expand_add_note",)
+    assert refused.value.missing == ("0005_expand_add_note",)
     await store.ensure_schema()
     await store.check_schema()
-    assert read(path, RECORDS)[1] == ("0001_expand_add_note", "workflow-store-d1", NEXT.checksum)
+    assert read(path, RECORDS)[-1] == ("0005_expand_add_note", "workflow-store-d1", NEXT.checksum)
 
 
 async def test_record_of_a_file_that_was_applied_by_hand_stays_without_a_checksum(
@@ -238,7 +243,7 @@ async def test_record_of_a_file_that_was_applied_by_hand_stays_without_a_checksu
     store = await open_store()
     await store.ensure_schema()
     await store.check_schema()
-    assert [row[2] for row in read(path, RECORDS)] == [None, NEXT.checksum]
+    assert [row[2] for row in read(path, RECORDS)] == [*(None for _ in SHIPPED), NEXT.checksum]
 
 
 def release_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,10 +259,10 @@ async def test_tables_in_use_are_contracted_only_when_that_is_asked_for(
     for _ in range(2):
         await store.ensure_schema()
         await store.check_schema()
-        assert [row[0] for row in read(path, RECORDS)] == ["0000_workflow_store", NEXT.migration_id]
+        assert [row[0] for row in read(path, RECORDS)] == [*SHIPPED, NEXT.migration_id]
     await store.ensure_schema(contract=True)
     await store.check_schema()
-    assert [row[2] for row in read(path, RECORDS)][1:] == [NEXT.checksum, LAST.checksum]
+    assert [row[2] for row in read(path, RECORDS)][-2:] == [NEXT.checksum, LAST.checksum]
 
 
 async def test_new_tables_get_every_migration(
@@ -266,7 +271,7 @@ async def test_new_tables_get_every_migration(
     release_with_both(monkeypatch)
     store = await open_store()
     await store.ensure_schema()
-    assert [row[0] for row in read(path, RECORDS)][1:] == [NEXT.migration_id, LAST.migration_id]
+    assert [row[0] for row in read(path, RECORDS)][-2:] == [NEXT.migration_id, LAST.migration_id]
 
 
 async def test_tables_that_another_release_makes_meanwhile_are_in_use(
@@ -286,7 +291,7 @@ async def test_tables_that_another_release_makes_meanwhile_are_in_use(
 
     monkeypatch.setattr(database, "batch", send_after_the_other)
     await store.ensure_schema()
-    assert [row[0] for row in read(path, RECORDS)] == ["0000_workflow_store", NEXT.migration_id]
+    assert [row[0] for row in read(path, RECORDS)] == [*SHIPPED, NEXT.migration_id]
 
 
 async def test_contracted_tables_refuse_the_release_before(
@@ -305,13 +310,13 @@ async def test_newer_database_is_ahead(store: D1WorkflowStore, path: Path, call:
     run_script(path, NEXT.sql)
     with pytest.raises(SchemaAheadError, match="upgrade workflow-store-d1") as refused:
         await getattr(store, call)()
-    assert refused.value.unknown == ("0001_expand_add_note",)
+    assert refused.value.unknown == ("0005_expand_add_note",)
 
 
-AS_OF = "UPDATE workflow_schema_migrations SET oldest_code = '{}' WHERE migration_id = '0001_expand_add_note'"
+AS_OF = "UPDATE workflow_schema_migrations SET oldest_code = '{}' WHERE migration_id = '0005_expand_add_note'"
 
 
-@pytest.mark.parametrize("oldest_code", ["0.1.0", "0.1", "0.0.9"])
+@pytest.mark.parametrize("oldest_code", ["0.2.0", "0.2", "0.1.9"])
 async def test_older_code_runs_on_a_newer_database_that_allows_it(
     store: D1WorkflowStore, path: Path, oldest_code: str
 ) -> None:
@@ -323,20 +328,22 @@ async def test_older_code_runs_on_a_newer_database_that_allows_it(
 
 
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
-@pytest.mark.parametrize("oldest_code", ["0.1.1", "0.2.0", "1", "0.10"])
+@pytest.mark.parametrize("oldest_code", ["0.2.1", "0.3.0", "1", "0.10"])
 async def test_code_that_is_too_old_hears_what_it_needs(
     store: D1WorkflowStore, path: Path, oldest_code: str, call: str
 ) -> None:
     run_script(path, NEXT.sql + AS_OF.format(oldest_code))
-    needed = f"upgrade workflow-store-d1 to {oldest_code} or later; this is 0.1.0"
+    needed = f"upgrade workflow-store-d1 to {oldest_code} or later; this is 0.2.0"
     with pytest.raises(SchemaAheadError, match=re.escape(needed)):
         await getattr(store, call)()
 
 
 async def test_file_says_what_it_records(store: D1WorkflowStore, path: Path) -> None:
-    (migration,) = get_migrations()
-    assert migration.oldest_code == "0.1.0"
-    assert read(path, "SELECT oldest_code FROM workflow_schema_migrations") == [(migration.oldest_code,)]
+    said = [one.oldest_code for one in get_migrations()]
+    assert said == ["0.1.0", "0.1.0", "0.1.0", "0.1.0", "0.2.0"]
+    assert read(path, "SELECT oldest_code FROM workflow_schema_migrations ORDER BY migration_id") == [
+        (one,) for one in said
+    ]
 
 
 async def test_look_at_tables_that_fit_is_one_statement(store: D1WorkflowStore) -> None:
@@ -353,7 +360,7 @@ async def test_edited_migration_is_refused(store: D1WorkflowStore, path: Path, c
         await getattr(store, call)()
 
 
-STATEMENTS = [one for one in split_statements(get_migration_sql()) if one.strip()]
+STATEMENTS = get_migrations()[0].statements
 RECORD_TABLE = STATEMENTS[0]
 
 

@@ -29,7 +29,7 @@ def server_dsn() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def template(server_dsn: str) -> Iterator[str]:
     """A database with our tables, made by the shipped script, to be copied."""
-    with new_template(server_dsn, "template0", get_migration_sql(), BUSINESS) as name:
+    with new_template(server_dsn, "template0", get_migration_sql(transaction=False), BUSINESS) as name:
         yield name
 
 

@@ -32,6 +32,8 @@ from workflow_runtime.errors import (
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql, get_migrations, schema
 from workflow_test_support.servers.postgres_server import program
 
+SHIPPED = [migration.migration_id for migration in get_migrations()]
+
 CATALOGUE = """
 SELECT
     relation.relname AS relation,
@@ -63,16 +65,16 @@ CREATE TABLE workflow_event_locks (run_id text PRIMARY KEY, created_at bigint NO
 
 # What a later release might add.
 NEXT = Migration(
-    migration_id="0001_expand_add_note",
-    number=1,
+    migration_id="0005_expand_add_note",
+    number=5,
     sql="""
 BEGIN;
 ALTER TABLE workflow_runs ADD COLUMN note text;
 INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
-VALUES ('0001_expand_add_note', 'workflow-store-postgres', '0.2.0', NULL, 1);
+VALUES ('0005_expand_add_note', 'workflow-store-postgres', '0.3.0', NULL, 1);
 COMMIT;
 """,
-    checksum=checksum("0001"),
+    checksum=checksum("0005"),
 )
 
 RUN: dict[str, Any] = {
@@ -110,17 +112,17 @@ async def store(empty_dsn: str) -> AsyncIterator[PostgresWorkflowStore]:
 
 # What that release no longer uses.
 LAST = Migration(
-    migration_id="0002_contract_drop_version",
-    number=2,
+    migration_id="0006_contract_drop_version",
+    number=6,
     sql="""
 BEGIN;
 ALTER TABLE workflow_runs DROP COLUMN workflow_version;
 INSERT INTO workflow_schema_migrations
     (migration_id, package_name, package_version, oldest_code, checksum, applied_at)
-VALUES ('0002_contract_drop_version', 'workflow-store-postgres', '0.2.0', '0.2.0', NULL, 1);
+VALUES ('0006_contract_drop_version', 'workflow-store-postgres', '0.3.0', '0.3.0', NULL, 1);
 COMMIT;
 """,
-    checksum=checksum("0002"),
+    checksum=checksum("0006"),
 )
 
 
@@ -160,8 +162,8 @@ async def test_ensure_schema_may_be_repeated(store: PostgresWorkflowStore, empty
     await store.ensure_schema()
     await store.check_schema()
     assert await read(empty, CATALOGUE) == before
-    (migration,) = get_migrations()
-    assert await read(empty, RECORDS) == [("0000_workflow_store", "workflow-store-postgres", migration.checksum)]
+    recorded = [(one.migration_id, "workflow-store-postgres", one.checksum) for one in get_migrations()]
+    assert await read(empty, RECORDS) == recorded
 
 
 async def test_file_as_it_is_gives_the_same_tables(
@@ -172,7 +174,7 @@ async def test_file_as_it_is_gives_the_same_tables(
     by_hand = await asyncpg.connect(dsn)
     await by_hand.execute("DROP TABLE business")  # the tests' own
     assert await read(by_hand, CATALOGUE) == await read(empty, CATALOGUE)
-    assert await read(by_hand, RECORDS) == [("0000_workflow_store", "workflow-store-postgres", None)]
+    assert await read(by_hand, RECORDS) == [(one, "workflow-store-postgres", None) for one in SHIPPED]
     await by_hand.close()
     async with PostgresWorkflowStore.connect(dsn) as opened:
         await opened.check_schema()
@@ -183,38 +185,37 @@ async def test_psql_runs_the_shipped_file_and_leaves_nothing_when_it_fails(
     empty_dsn: str, empty: asyncpg.Connection, store: PostgresWorkflowStore
 ) -> None:
     with resources.as_file(resources.files("workflow_store_postgres") / "migrations") as folder:
-        psql: list[str | Path] = [
-            program("psql"),
-            "--no-psqlrc",
-            "--quiet",
-            empty_dsn,
-            "-f",
-            folder / "0000_workflow_store.sql",
-        ]
+        psql: list[str | Path] = [program("psql"), "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", empty_dsn]
+        for migration_id in SHIPPED:
+            psql += ["-f", folder / f"{migration_id}.sql"]
         await empty.execute("CREATE TABLE workflow_timers (id integer)")
         done = await asyncio.to_thread(run_program, psql)
+        assert done.returncode
         assert "already exists" in done.stderr
         assert [
             name for (name,) in await read(empty, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         ] == ["workflow_timers"]
         await empty.execute("DROP TABLE workflow_timers")
         done = await asyncio.to_thread(run_program, psql)
-    assert (done.returncode, done.stderr) == (0, "")
-    await store.check_schema()
+    assert (done.returncode, done.stderr.count("ERROR")) == (0, 0), done.stderr
+    await store.check_schema(deep=True)
     assert await works(store)
 
 
 def test_scripts_come_from_the_shipped_file() -> None:
-    shipped = resources.files("workflow_store_postgres").joinpath("migrations", "0000_workflow_store.sql")
-    assert get_migration_sql() == shipped.read_text(encoding="utf-8")
+    folder = resources.files("workflow_store_postgres").joinpath("migrations")
+    for migration_id in SHIPPED:
+        assert get_migration_sql(ids=[migration_id]) == folder.joinpath(f"{migration_id}.sql").read_text(
+            encoding="utf-8"
+        )
     renamed = get_migration_sql("app", {"runs": "audit_runs"})
     assert 'CREATE INDEX "audit_runs_created" ON "app"."audit_runs" (created_at, run_id)' in renamed
 
 
 def test_scripts_for_tools_are_chosen_by_id() -> None:
-    (migration,) = get_migrations("app", {"runs": "audit_runs"})
+    migration = get_migrations("app", {"runs": "audit_runs"})[0]
     assert get_migration_sql("app", {"runs": "audit_runs"}, ids=["0000_workflow_store"]) == migration.sql
-    script = get_migration_sql("app", {"runs": "audit_runs"}, from_id="0000_workflow_store", transaction=False)
+    script = get_migration_sql("app", {"runs": "audit_runs"}, to_id="0000_workflow_store", transaction=False)
     assert split_statements(script)[1:] == migration.statements[1:]
     assert split_statements(script)[0].endswith(migration.statements[0])
     assert migration.sql.count("BEGIN;") == 1
@@ -358,7 +359,7 @@ async def test_processes_at_once_apply_it_once(empty_dsn: str, empty: asyncpg.Co
     assert [(process.returncode, errors) for process, (_, errors) in zip(processes, outcomes, strict=True)] == [
         (0, "")
     ] * 4
-    assert len(await read(empty, RECORDS)) == 1
+    assert [row[0] for row in await read(empty, RECORDS)] == SHIPPED
 
 
 async def test_who_waits_too_long_for_a_migration_is_told_for_whom(
@@ -366,7 +367,7 @@ async def test_who_waits_too_long_for_a_migration_is_told_for_whom(
 ) -> None:
     async with PostgresWorkflowStore.connect(empty_dsn, server_settings={"application_name": "the deploy"}) as other:
         async with other._sender.transaction() as connection:
-            key = await schema.SchemaInTransaction(other._sender, connection).lock_key()
+            key = await schema.SchemaInTransaction(other._sender, connection, None).lock_key()
             assert await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", key)
             with pytest.raises(
                 StoreUnavailableError, match=r"waited 0\.2 s for another migration, of process \d+ \(the dep"
@@ -404,12 +405,12 @@ async def test_migration_behind_an_open_report_lets_the_others_go_on(
             await asyncio.sleep(0.1)
         assert longest < 2, "a migration that waits for a report holds up everybody else"
         assert not migrating.done()
-        assert len(await read(empty, RECORDS)) == 1
+        assert [row[0] for row in await read(empty, RECORDS)] == SHIPPED
         await transaction.rollback()
         await asyncio.wait_for(migrating, 20)
     finally:
         await report.close()
-    assert len(await read(empty, RECORDS)) == 2
+    assert len(await read(empty, RECORDS)) == len(SHIPPED) + 1
     waits = [record.getMessage() for record in caplog.records if "a migration waits for" in record.getMessage()]
     assert waits
 
@@ -422,7 +423,7 @@ async def test_migration_that_fails_is_reported_and_leaves_nothing(
     await empty.execute("ALTER TABLE workflow_runs ADD COLUMN note text")
     with pytest.raises(StoreOperationError, match="already exists"):
         await store.ensure_schema()
-    assert len(await read(empty, RECORDS)) == 1
+    assert [row[0] for row in await read(empty, RECORDS)] == SHIPPED
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
@@ -453,10 +454,10 @@ async def test_older_database_is_behind_until_it_is_upgraded(
     next_release()
     with pytest.raises(SchemaBehindError, match="ensure_schema") as refused:
         await store.check_schema()
-    assert refused.value.missing == ("0001_expand_add_note",)
+    assert refused.value.missing == ("0005_expand_add_note",)
     await store.ensure_schema()
     await store.check_schema()
-    assert (await read(empty, RECORDS))[1] == ("0001_expand_add_note", "workflow-store-postgres", NEXT.checksum)
+    assert (await read(empty, RECORDS))[-1] == ("0005_expand_add_note", "workflow-store-postgres", NEXT.checksum)
     assert await works(store), "statements prepared before the change still work"
 
 
@@ -464,11 +465,11 @@ async def test_record_of_a_file_that_was_applied_by_hand_stays_without_a_checksu
     store: PostgresWorkflowStore, empty: asyncpg.Connection, next_release: Callable[[], None]
 ) -> None:
     """Nobody took it, and that of the next migration is another one."""
-    await empty.execute(get_migration_sql())
+    await empty.execute(get_migration_sql(transaction=False))
     next_release()
     await store.ensure_schema()
     await store.check_schema()
-    assert [row[2] for row in await read(empty, RECORDS)] == [None, NEXT.checksum]
+    assert [row[2] for row in await read(empty, RECORDS)] == [*(None for _ in SHIPPED), NEXT.checksum]
 
 
 def release_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -485,10 +486,10 @@ async def test_tables_in_use_are_contracted_only_when_that_is_asked_for(
     for _ in range(2):
         await store.ensure_schema()
         await store.check_schema()
-        assert [row[0] for row in await read(empty, RECORDS)] == ["0000_workflow_store", NEXT.migration_id]
+        assert [row[0] for row in await read(empty, RECORDS)] == [*SHIPPED, NEXT.migration_id]
     await store.ensure_schema(contract=True)
     await store.check_schema()
-    assert [row[2] for row in await read(empty, RECORDS)][1:] == [NEXT.checksum, LAST.checksum]
+    assert [row[2] for row in await read(empty, RECORDS)][-2:] == [NEXT.checksum, LAST.checksum]
 
 
 async def test_new_tables_get_every_migration(
@@ -496,7 +497,7 @@ async def test_new_tables_get_every_migration(
 ) -> None:
     release_with_both(monkeypatch)
     await store.ensure_schema()
-    assert [row[0] for row in await read(empty, RECORDS)][1:] == [NEXT.migration_id, LAST.migration_id]
+    assert [row[0] for row in await read(empty, RECORDS)][-2:] == [NEXT.migration_id, LAST.migration_id]
 
 
 async def test_tables_that_another_release_makes_meanwhile_are_in_use(
@@ -507,19 +508,19 @@ async def test_tables_that_another_release_makes_meanwhile_are_in_use(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Between the look and the lock an earlier program creates the tables, and may run on them."""
+    of_the_other = get_migration_sql(transaction=False)
     release_with_both(monkeypatch)
     async with PostgresWorkflowStore.connect(empty_dsn) as other, other._sender.transaction() as connection:
-        key = await schema.SchemaInTransaction(other._sender, connection).lock_key()
+        key = await schema.SchemaInTransaction(other._sender, connection, None).lock_key()
         assert await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", key)
         caplog.set_level(logging.INFO, "workflow_store_postgres")
         waiting = asyncio.create_task(store.ensure_schema())
         async with asyncio.timeout(20):  # until it has looked and waits: real time is the subject
             while "a migration waits for another migration" not in caplog.text:
                 await asyncio.sleep(0.01)
-        for statement in get_migrations()[0].statements:
-            await connection.execute(statement)
+        await connection.execute(of_the_other)
     await asyncio.wait_for(waiting, 20)
-    assert [row[0] for row in await read(empty, RECORDS)] == ["0000_workflow_store", NEXT.migration_id]
+    assert [row[0] for row in await read(empty, RECORDS)] == [*SHIPPED, NEXT.migration_id]
 
 
 async def test_contracted_tables_refuse_the_release_before(
@@ -539,13 +540,13 @@ async def test_newer_database_is_ahead(store: PostgresWorkflowStore, empty: asyn
     await empty.execute(NEXT.sql)
     with pytest.raises(SchemaAheadError, match="upgrade workflow-store-postgres") as refused:
         await getattr(store, call)()
-    assert refused.value.unknown == ("0001_expand_add_note",)
+    assert refused.value.unknown == ("0005_expand_add_note",)
 
 
-AS_OF = "UPDATE workflow_schema_migrations SET oldest_code = '{}' WHERE migration_id = '0001_expand_add_note'"
+AS_OF = "UPDATE workflow_schema_migrations SET oldest_code = '{}' WHERE migration_id = '0005_expand_add_note'"
 
 
-@pytest.mark.parametrize("oldest_code", ["0.1.0", "0.1", "0.0.9"])
+@pytest.mark.parametrize("oldest_code", ["0.2.0", "0.2", "0.1.9"])
 async def test_older_code_runs_on_a_newer_database_that_allows_it(
     store: PostgresWorkflowStore, empty: asyncpg.Connection, oldest_code: str
 ) -> None:
@@ -558,22 +559,23 @@ async def test_older_code_runs_on_a_newer_database_that_allows_it(
 
 
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
-@pytest.mark.parametrize("oldest_code", ["0.1.1", "0.2.0", "1", "0.10"])
+@pytest.mark.parametrize("oldest_code", ["0.2.1", "0.3.0", "1", "0.10"])
 async def test_code_that_is_too_old_hears_what_it_needs(
     store: PostgresWorkflowStore, empty: asyncpg.Connection, oldest_code: str, call: str
 ) -> None:
     await store.ensure_schema()
     await empty.execute(NEXT.sql + AS_OF.format(oldest_code))
-    needed = f"upgrade workflow-store-postgres to {oldest_code} or later; this is 0.1.0"
+    needed = f"upgrade workflow-store-postgres to {oldest_code} or later; this is 0.2.0"
     with pytest.raises(SchemaAheadError, match=re.escape(needed)):
         await getattr(store, call)()
 
 
 async def test_file_says_what_it_records(store: PostgresWorkflowStore, empty: asyncpg.Connection) -> None:
     await store.ensure_schema()
-    (migration,) = get_migrations()
-    assert migration.oldest_code == "0.1.0"
-    assert await read(empty, "SELECT oldest_code FROM workflow_schema_migrations") == [(migration.oldest_code,)]
+    said = [one.oldest_code for one in get_migrations()]
+    assert said == ["0.1.0", "0.1.0", "0.1.0", "0.1.0", "0.2.0"]
+    oldest = await read(empty, "SELECT oldest_code FROM workflow_schema_migrations ORDER BY migration_id")
+    assert oldest == [(one,) for one in said]
 
 
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
@@ -616,7 +618,8 @@ async def test_migration_that_stopped_in_the_middle_is_told_of(
         ("CREATE SEQUENCE workflow_runs", "workflow_runs"),
         ("CREATE TABLE workflow_schema_migrations (id integer)", "workflow_schema_migrations"),
         (
-            get_migration_sql() + "UPDATE workflow_schema_migrations SET package_name = 'workflow-store-other'",
+            get_migration_sql(transaction=False)
+            + "UPDATE workflow_schema_migrations SET package_name = 'workflow-store-other'",
             "workflow_schema_migrations",
         ),
         (f"{RECORD_TABLE}; CREATE TABLE workflow_timers (id integer)", "workflow_timers"),

@@ -30,6 +30,7 @@ WorkflowError
 |     |- SchemaAheadError        newer than the code                                   -> upgrade the package
 |     |- SchemaHalfAppliedError  a migration stopped in the middle                     -> drop them, apply again
 |     |- SchemaDamagedError      somebody has changed or dropped some of them          -> mend what it names
+|     |- WrongEnvironmentError   the tables belong to another environment: a copy      -> end its runs, mark it as yours
 |     `- ForeignTablesError      tables of that name belong to somebody else           -> choose other names
 `- ExecutionError                raised inside or about one run
    |- StepFailedError            a step used up its attempts
@@ -93,6 +94,7 @@ __all__ = [
     "WaitLimitError",
     "WaitTimeoutError",
     "WorkflowError",
+    "WrongEnvironmentError",
 ]
 
 
@@ -371,6 +373,20 @@ class SchemaDamagedError(SchemaError):
         self.problems = problems
         self.looked = looked
         super().__init__(f"{looked}the tables are not as the migrations make them: {'; '.join(problems)}")
+
+
+class WrongEnvironmentError(SchemaError):
+    """The tables are marked with another environment than the store's: they may be a copy. Nothing was touched."""
+
+    def __init__(self, recorded: str, expected: str | None, looked: str = "") -> None:
+        self.recorded = recorded
+        self.expected = expected
+        self.looked = looked
+        ours = "this store has none" if expected is None else f"this store is of {expected!r}"
+        super().__init__(
+            f"{looked}the tables belong to the environment {recorded!r}, and {ours}: give the store "
+            f"environment={recorded!r}, or end the runs of a copy before you mark it as your own"
+        )
 
 
 class ForeignTablesError(SchemaError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from workflow_runtime.store import RunCounts, RunNotFoundError, RunPage, RunStatus, RunTimeline, checked
-from workflow_store_sql import ANY_SIZE, END_OF_TIME_MS, RunRows, read_run_page, run_page_bounds
+from workflow_store_sql import ANY_SIZE, END_OF_TIME_MS, RunRows, fail_only, read_run_page, run_page_bounds
 
 from .statement_sender import json_list
 from .store_role import StoreRole
@@ -31,11 +31,13 @@ class Queries(StoreRole):
         descending: bool = False,
     ) -> RunPage:
         bounds = run_page_bounds(cursor, created_from_ms, created_before_ms, descending=descending)
-        name = "list_runs_descending" if descending else "list_runs"
-        workflows = json_list(workflow_ids)
-        if workflow_ids is not None and len(workflow_ids) == 1:
-            name = name.replace("list_runs", "list_runs_of_workflow")
-            workflows = workflow_ids[0]
+        name, workflows = "list_runs", json_list(workflow_ids)
+        if fail_only(statuses):
+            name = "list_failed_runs"
+        elif workflow_ids is not None and len(workflow_ids) == 1:
+            name, workflows = "list_runs_of_workflow", workflow_ids[0]
+        if descending:
+            name += "_descending"
         # One more than asked for shows whether there is another page.
         rows = await self._sender.rows(
             name, *bounds, json_list(statuses), workflows, json_list(queues), run_id_prefix, limit + 1
@@ -54,7 +56,7 @@ class Queries(StoreRole):
         created_before_ms: int | None = None,
     ) -> RunCounts:
         rows = await self._sender.rows(
-            "count_runs",
+            "count_failed_runs" if fail_only(statuses) else "count_runs",
             created_from_ms or 0,
             END_OF_TIME_MS if created_before_ms is None else created_before_ms,
             json_list(statuses),

@@ -63,19 +63,22 @@ def get_migration_sql(
     return join_migrations(chosen)
 
 
-async def ensure_schema(sender: StatementSender, *, contract: bool) -> None:
+async def ensure_schema(sender: StatementSender, environment: str | None, *, contract: bool, online: bool) -> None:
     """Apply what is missing: new tables in one batch, each later migration in one. Several may do this at once.
 
     Args:
         sender: Where statements go.
+        environment: What the program is of, and what new tables are marked with.
         contract: Whether to apply contract migrations to tables that are in use. New ones get everything.
+        online: Whether to apply migrations without which programs are slower and nothing else.
     """
-    schema = _schema(sender)
+    schema = _schema(sender, environment)
     applied = await _read_applied(sender, schema)
-    while unit := schema.next_unit(applied, contract=contract):
+    while unit := schema.next_unit(applied, contract=contract, online=online):
         refusal = None
         try:
-            await sender.batch([one for migration in unit for one in _statements(sender, migration)])
+            statements = [one for migration in unit for one in _statements(sender, migration)]
+            await sender.batch([*statements, *_mark(sender, schema, unit)])
         except StoreOperationError as error:
             refusal = error
         applied = await _read_applied(sender, schema)
@@ -84,9 +87,9 @@ async def ensure_schema(sender: StatementSender, *, contract: bool) -> None:
             raise refusal
 
 
-async def check_schema(sender: StatementSender, *, deep: bool) -> None:
+async def check_schema(sender: StatementSender, environment: str | None, *, deep: bool) -> None:
     """Raise unless the tables fit this code; when `deep`, also unless they are as the migrations make them."""
-    schema = _schema(sender)
+    schema = _schema(sender, environment)
     if not deep:
         with suppress(SchemaError, StoreOperationError):  # which say less than a closer look
             if schema.fits(await sender.rows("read_applied_migrations")):
@@ -101,13 +104,14 @@ async def check_schema(sender: StatementSender, *, deep: bool) -> None:
         schema.compare(applied, columns, indexes)
 
 
-def _schema(sender: StatementSender) -> Schema:
+def _schema(sender: StatementSender, environment: str | None) -> Schema:
     return Schema(
         distribution="workflow-store-d1",
         version=__version__,
         migrations=get_migrations(),
         tables=sender.tables,
         remedy=REMEDY,
+        environment=environment,
     )
 
 
@@ -115,6 +119,13 @@ def _statements(sender: StatementSender, migration: Migration) -> list[D1Prepare
     (rendered,) = render_migrations([migration], sender.tables)
     record = sender.statement("record_checksum", migration.migration_id, migration.checksum)
     return [*(sender.prepare(statement) for statement in rendered.statements), record]
+
+
+def _mark(sender: StatementSender, schema: Schema, unit: Sequence[Migration]) -> list[D1PreparedStatement]:
+    """Return what marks new tables with their environment."""
+    if unit[0].number or schema.environment is None:
+        return []
+    return [sender.statement("mark_environment", schema.environment)]
 
 
 async def _read_applied(sender: StatementSender, schema: Schema) -> Sequence[AppliedMigration]:

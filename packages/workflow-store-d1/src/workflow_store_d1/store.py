@@ -19,7 +19,7 @@ from workflow_runtime.store import (
     new_id,
     outside_handlers,
 )
-from workflow_store_sql import RowReader, StoreOpening, table_names
+from workflow_store_sql import RowReader, StoreOpening, environment_name, table_names
 
 from . import schema
 from .binding import as_database
@@ -57,6 +57,8 @@ class D1WorkflowStore(
     Args:
         db: The database, or the D1 binding of a Python Worker (`env.DB`). The store does not close it.
         tables: Table names by key, where they are not the defaults.
+        environment: Environment of the program, such as "production". New tables are marked with it, and workers refuse
+            tables that are marked with another, or with any if this is absent: a copy that was restored elsewhere.
         new_token: Makes a lease token that was never used before; for tests.
         retries: How a batch is repeated whose answer was lost.
 
@@ -69,10 +71,12 @@ class D1WorkflowStore(
         db: D1Database,
         tables: Mapping[str, str] | None = None,
         *,
+        environment: str | None = None,
         new_token: Callable[[], str] = new_id,
         retries: Retries | None = None,
     ) -> None:
         names = table_names(tables)
+        self._environment = environment_name(environment)
         self._sender = StatementSender(as_database(db), names, new_token=new_token, retries=retries)
         self._read = RowReader(names, checked_payload)
         self._own_database: _Closeable | None = None
@@ -89,6 +93,7 @@ class D1WorkflowStore(
         busy_timeout: timedelta = timedelta(seconds=10),
         call_timeout: timedelta = timedelta(seconds=60),
         max_payload_bytes: int = CAPABILITIES.max_payload_bytes,
+        environment: str | None = None,
     ) -> StoreOpening[Self]:
         """Open a store on a local SQLite file: `await` it and close it yourself, or use `async with`.
 
@@ -101,6 +106,7 @@ class D1WorkflowStore(
             call_timeout: How long SQLite may take for a call beyond that; it is interrupted then.
             max_payload_bytes: The largest payload that the store accepts. The default is what D1 can carry; a file that
                 will not move to D1 may take up to about 499,000,000.
+            environment: As for the class.
 
         Raises:
             ConfigurationError: This Python has no SQLite, or one that is too old; or table names that cannot work.
@@ -116,11 +122,12 @@ class D1WorkflowStore(
 
         async def open_store() -> Self:
             table_names(tables)
+            environment_name(environment)
             try:
                 database = await _local().open(path, **options)
             except D1DatabaseError as error:
                 raise store_error(error) from error
-            store = cls(database, tables)
+            store = cls(database, tables, environment=environment)
             again = partial(cls.open, database.path, tables=tables, **options)
             store._own(database, None if database.is_in_memory else again, max_payload_bytes=max_payload_bytes)
             return store
@@ -139,6 +146,7 @@ class D1WorkflowStore(
         timeout: timedelta = timedelta(seconds=30),
         max_connections: int = 6,
         retries: Retries | None = None,
+        environment: str | None = None,
     ) -> StoreOpening[Self]:
         """Open a store on D1 over Cloudflare's HTTP API: `await` it and close it yourself, or use `async with`.
 
@@ -152,6 +160,7 @@ class D1WorkflowStore(
                 A whole request ends after four times that.
             max_connections: At most so many requests at once; further calls wait.
             retries: How a call is repeated that had no effect, or that is recognised when it had.
+            environment: As for the class.
 
         Raises:
             ConfigurationError: httpx is not installed, or table names that cannot work.
@@ -167,8 +176,9 @@ class D1WorkflowStore(
 
         async def open_store() -> Self:
             table_names(tables)
+            environment_name(environment)
             database = D1HttpDatabase(account_id, database_id, token, **options)
-            store = cls(database, tables, retries=retries)
+            store = cls(database, tables, retries=retries, environment=environment)
             store._own(database, again)
             return store
 
@@ -215,19 +225,22 @@ class D1WorkflowStore(
             raise CapabilityNotSupportedError("heartbeats")
         return self._open_heartbeats()
 
-    async def ensure_schema(self, *, contract: bool = False) -> None:
+    async def ensure_schema(self, *, contract: bool = False, online: bool = True) -> None:
         """Create or upgrade the tables.
 
         Args:
             contract: Whether to take away, too, what programs of earlier releases need: only when none of them runs any
-                more. New tables get every migration.
+                more. It builds indexes too. New tables get every migration.
+            online: Whether to build new indexes of tables that are in use. Programs do without one that is not there;
+                who writes waits while it is built.
 
         Raises:
             ForeignTablesError: Tables of these names belong to something else.
             SchemaHalfAppliedError: A tool without a transaction stopped in the middle of a migration.
             SchemaAheadError: The database is newer than this package.
+            WrongEnvironmentError: The tables belong to another environment.
         """
-        await schema.ensure_schema(self._sender, contract=contract)
+        await schema.ensure_schema(self._sender, self._environment, contract=contract, online=online)
 
     async def check_schema(self, *, deep: bool = False) -> None:
         """Raise unless the tables fit this code.
@@ -239,7 +252,7 @@ class D1WorkflowStore(
         Raises:
             SchemaError: They do not fit; the message says what mends it.
         """
-        await schema.check_schema(self._sender, deep=deep)
+        await schema.check_schema(self._sender, self._environment, deep=deep)
 
     def get_migrations(self) -> tuple[Migration, ...]:
         """Return the package's migrations in order, with default table names."""

@@ -5,103 +5,122 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from workflow_runtime.store import StoreUnavailableError, get_logger, one_line
 
-from .connections import Row
+from .connections import LentConnection
+from .holders import told
+from .online import OnlineMigration
 from .schema import SchemaInTransaction
 from .statement_sender import StatementSender
 
-__all__ = ["ensure_schema"]
+__all__ = ["Migrator"]
 
 logger: logging.Logger = get_logger("workflow_store_postgres")
 
-_Obstacle: TypeAlias = Literal["migrating", "in use"]
-"""Obstacle to a migration: another process that migrates, or one that uses the tables."""
+_Obstacle: TypeAlias = Literal["migrating", "in use", "building"]
+"""Obstacle to a migration: another process that migrates, one that uses the tables, or one that builds an index."""
 _LOCK_NOT_AVAILABLE = "55P03"
 _LOOK_AGAIN_S = 0.05
-_LONGEST_PAUSE_S = {"migrating": 0.5, "in use": 4.0}
+_LONGEST_PAUSE_S = {"migrating": 0.5, "in use": 4.0, "building": 4.0}
 """Longest pause between two tries."""
 
 
-async def ensure_schema(
-    sender: StatementSender, lock_timeout_s: float, migration_timeout_s: float, *, contract: bool
-) -> None:
-    """Apply what is missing: new tables in one transaction, each later migration in one. Several may do this at once.
+class Migrator:
+    """A process that creates or upgrades the tables. Several may do so at once.
 
+    New tables are made in one transaction, and each later migration is one, or builds an index without.
     A change of a table waits for whoever uses the table, and holds up everybody who comes later. So it does not wait
     for long, and tries again: meanwhile the others go on.
 
     Args:
         sender: Where statements go.
+        environment: What the program is of, and what new tables are marked with.
         lock_timeout_s: How long to wait for another process that is migrating, or for whoever uses the tables.
         migration_timeout_s: How long one statement of a migration may take.
         contract: Whether to apply contract migrations to tables that are in use. New ones get everything.
-
-    Raises:
-        StoreUnavailableError: It waited in vain; the message says for whom.
+        online: Whether to build indexes of such tables.
     """
-    async with sender.transaction() as connection:
-        database = SchemaInTransaction(sender, connection)
-        if not await database.next_unit(contract=contract):
-            return
-    patience = _Patience(lock_timeout_s)
-    while (turn := await _apply_next(sender, migration_timeout_s, contract=contract)) != "done":
-        if turn == "applied":
-            patience = _Patience(lock_timeout_s)
-        else:
-            await patience.wait(turn, await _who(sender, turn))
 
+    def __init__(
+        self,
+        sender: StatementSender,
+        environment: str | None,
+        *,
+        lock_timeout_s: float,
+        migration_timeout_s: float,
+        contract: bool,
+        online: bool,
+    ) -> None:
+        self._sender = sender
+        self._environment = environment
+        self._lock_timeout_s = lock_timeout_s
+        self._migration_timeout_s = migration_timeout_s
+        self._wanted = {"contract": contract, "online": online}
+        self._online: OnlineMigration | None = None
 
-async def _apply_next(
-    sender: StatementSender, migration_timeout_s: float, *, contract: bool
-) -> Literal["done", "applied"] | _Obstacle:
-    """Apply what comes next under the lock of those who migrate, and say what came of it.
+    async def run(self) -> None:
+        """Apply what is missing.
 
-    That lock is tried, not waited for: a waiting call would hold a connection, which may be the pool's only one.
-    """
-    try:
-        async with sender.transaction() as connection:
-            database = SchemaInTransaction(sender, connection)
-            if not await connection.fetchval(sender.sql("try_migration_lock"), await database.lock_key()):
-                return "migrating"
-            unit = await database.next_unit(contract=contract)
-            for migration in unit:
-                logger.info("applying %s", one_line(migration.migration_id))
-                await database.apply(migration, migration_timeout_s)
-            return "applied" if unit else "done"
-    except StoreUnavailableError as error:
-        if getattr(error.__cause__, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
-            raise
-        return "in use"
+        Raises:
+            SchemaError: What is there is not ours, not as we shipped it, of another environment, or too new.
+            StoreUnavailableError: It waited in vain; the message says for whom.
+        """
+        async with self._sender.transaction() as connection:
+            if not await self._database(connection).next_unit(**self._wanted):
+                return
+        patience = _Patience(self._lock_timeout_s)
+        while (turn := await self._apply_next()) != "done":
+            if turn == "applied":
+                patience = _Patience(self._lock_timeout_s)
+                continue
+            who = await self._who(turn)
+            if turn == "building" and not self._wanted["contract"]:
+                logger.info("%s: programs run without it meanwhile", one_line(who))
+                return
+            await patience.wait(turn, who)
 
+    async def _apply_next(self) -> Literal["done", "applied"] | _Obstacle:
+        """Apply what comes next under the lock of those who migrate, and say what came of it.
 
-async def _who(sender: StatementSender, obstacle: _Obstacle) -> str:
-    """Return who is waited for, in words."""
-    async with sender.transaction() as connection:
-        database = SchemaInTransaction(sender, connection)
-        if obstacle == "migrating":
-            holders = await connection.fetch(sender.sql("read_migration_lock_holder"), await database.lock_key())
-            return f"another migration, of {_told(holders)}"
-        place, names = await database.place(), sorted(sender.tables.by_key().values())
-        holders = await connection.fetch(sender.sql("read_table_users"), place, names)
-        return f"whoever uses the tables: {_told(holders)}"
+        That lock is tried, not waited for: a waiting call would hold a connection, which may be the pool's only one. An
+        index is built without it, because it ends with the transaction.
+        """
+        try:
+            async with self._sender.transaction() as connection:
+                database = self._database(connection)
+                if not await connection.fetchval(self._sender.sql("try_migration_lock"), await database.lock_key()):
+                    return "migrating"
+                unit = await database.next_unit(**self._wanted)
+                if not unit:
+                    return "done"
+                logger.info("applying %s", ", ".join(one_line(migration.migration_id) for migration in unit))
+                if unit[0].transactional:
+                    await database.apply(unit, self._migration_timeout_s)
+                    return "applied"
+                self._online = await database.online_migration(unit[0], self._migration_timeout_s)
+        except StoreUnavailableError as error:
+            if getattr(error.__cause__, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                raise
+            return "in use"
+        return await self._online.apply()
 
+    async def _who(self, obstacle: _Obstacle) -> str:
+        """Return who is waited for, in words."""
+        if obstacle == "building" and self._online is not None:
+            return f"whoever builds the index of {self._online.migration_id}: {await self._online.builders()}"
+        async with self._sender.transaction() as connection:
+            database = self._database(connection)
+            fetch, sql = connection.fetch, self._sender.sql
+            if obstacle == "migrating":
+                holders = await fetch(sql("read_migration_lock_holder"), await database.lock_key())
+                return f"another migration, of {told(holders)}"
+            place, names = await database.place(), sorted(self._sender.tables.by_key().values())
+            return f"whoever uses the tables: {told(await fetch(sql('read_table_users'), place, names))}"
 
-def _told(holders: Sequence[Row]) -> str:
-    return "; ".join(map(_tell, holders)) or "nobody any more"
-
-
-def _tell(holder: Row) -> str:
-    if holder["pid"] is None:
-        return "a prepared transaction"
-    program = one_line(holder["application_name"] or "no application name")
-    return (
-        f"process {holder['pid']} ({program}, role {one_line(str(holder['role']))}, from {holder['address']}, "
-        f"{holder['state']}) since {holder['since']}"
-    )
+    def _database(self, connection: LentConnection) -> SchemaInTransaction:
+        return SchemaInTransaction(self._sender, connection, self._environment)
 
 
 class _Patience:
@@ -125,7 +144,7 @@ class _Patience:
         if who != self._told:
             # Several processes that start at once wait for each other: nothing to be warned of.
             logger.log(
-                logging.INFO if obstacle == "migrating" else logging.WARNING, "a migration waits for %s", one_line(who)
+                logging.WARNING if obstacle == "in use" else logging.INFO, "a migration waits for %s", one_line(who)
             )
             self._told = who
         await asyncio.sleep(min(self._pause_s, left_s))

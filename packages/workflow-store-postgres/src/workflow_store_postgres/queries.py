@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from workflow_runtime.store import RunCounts, RunNotFoundError, RunPage, RunStatus, RunTimeline, checked
-from workflow_store_sql import ANY_SIZE, END_OF_TIME_MS, read_run_page, run_page_bounds
+from workflow_store_sql import ANY_SIZE, END_OF_TIME_MS, fail_only, read_run_page, run_page_bounds
 
 from .rows import run_rows
 from .store_role import StoreRole
@@ -38,6 +38,8 @@ class Queries(StoreRole):
         if run_id_prefix is not None:
             name = f"list_runs_by_prefix{order}"
             rows = await self._sender.rows_planned_for_values(name, *filters, *page, _pattern(run_id_prefix))
+        elif fail_only(statuses) and workflow_ids is None and queues is None:
+            rows = await self._sender.rows(f"list_failed_runs{order}", filters[0], *page)
         elif any(wanted is not None for wanted in filters):
             rows = await self._sender.rows(f"list_runs_in_lanes{order}", *filters, *page)
         else:

@@ -20,6 +20,7 @@ from workflow_store_sql import Schema, chosen_migrations, table_names
 from ._version import __version__
 from .connections import LentConnection, Row
 from .failures import REMEDY
+from .online import OnlineMigration
 from .statement_sender import StatementSender
 
 __all__ = ["SchemaInTransaction", "check_schema", "get_migration_sql", "get_migrations", "schema_name"]
@@ -90,10 +91,10 @@ def schema_name(schema: object) -> str | None:
     return schema
 
 
-async def check_schema(sender: StatementSender, *, deep: bool) -> None:
+async def check_schema(sender: StatementSender, environment: str | None, *, deep: bool) -> None:
     """Raise unless the tables fit this code; when `deep`, also unless they are as the migrations make them."""
     async with sender.transaction() as connection:
-        database = SchemaInTransaction(sender, connection)
+        database = SchemaInTransaction(sender, connection, environment)
         applied = await database.read_applied()
         shipped = await database.shipped()
         shipped.check(applied)
@@ -102,10 +103,17 @@ async def check_schema(sender: StatementSender, *, deep: bool) -> None:
 
 
 class SchemaInTransaction:
-    """The tables as one transaction sees them, and changes them."""
+    """The tables as one transaction sees them, and changes them.
 
-    def __init__(self, sender: StatementSender, connection: LentConnection) -> None:
+    Args:
+        sender: Where statements come from.
+        connection: What the transaction is open on.
+        environment: What the program is of.
+    """
+
+    def __init__(self, sender: StatementSender, connection: LentConnection, environment: str | None) -> None:
         self._sender = sender
+        self._environment = environment
         self._connection = connection
         self._known_place = sender.schema
 
@@ -118,15 +126,16 @@ class SchemaInTransaction:
             tables=self._sender.tables,
             remedy=REMEDY,
             place=f"schema {await self.place()!r}",
+            environment=self._environment,
         )
 
-    async def next_unit(self, *, contract: bool) -> tuple[Migration, ...]:
+    async def next_unit(self, *, contract: bool, online: bool) -> tuple[Migration, ...]:
         """Return what is to be applied next, as `Schema.next_unit` does.
 
         Raises:
-            SchemaError: What is there is not ours, not as we shipped it, or newer than this code.
+            SchemaError: What is there is not ours, not as we shipped it, of another environment, or too new.
         """
-        return (await self.shipped()).next_unit(await self.read_applied(), contract=contract)
+        return (await self.shipped()).next_unit(await self.read_applied(), contract=contract, online=online)
 
     async def read_applied(self) -> Sequence[AppliedMigration]:
         """Return what was applied.
@@ -164,21 +173,33 @@ class SchemaInTransaction:
                 f"with ENCODING '{_ENCODING}' TEMPLATE template0"
             )
 
-    async def apply(self, migration: Migration, timeout_s: float) -> None:
-        """Run one migration, in which no statement waits long for a table.
+    async def apply(self, unit: Sequence[Migration], timeout_s: float) -> None:
+        """Run migrations, in which no statement waits long for a table.
 
-        Its own BEGIN and COMMIT, which psql needs, are left out: a transaction is open.
+        Their own BEGIN and COMMIT, which psql needs, are left out: a transaction is open.
         """
         schema, found = self._sender.schema, await self._find_schema()
         if schema is not None and not found["present"]:
             await self._connection.execute(f"CREATE SCHEMA {quote_identifier(schema)}")
+        await self._connection.execute(self._sender.sql("limit_lock_waits"))
+        for migration in unit:
+            for statement in (await self._rendered(migration)).in_transaction().statements:
+                await self._connection.execute(statement, timeout_s=timeout_s)
+            values = (migration.migration_id, migration.checksum)
+            await self._connection.execute(self._sender.sql("record_checksum"), *values)
+        if unit[0].number == 0 and self._environment is not None:
+            await self._connection.execute(self._sender.sql("mark_environment"), self._environment)
+
+    async def online_migration(self, migration: Migration, timeout_s: float) -> OnlineMigration:
+        """Return a migration that needs no transaction, for where the tables are."""
+        return OnlineMigration(self._sender, await self.place(), migration, await self._rendered(migration), timeout_s)
+
+    async def _rendered(self, migration: Migration) -> Migration:
+        schema, found = self._sender.schema, await self._find_schema()
         if schema is None and found["visible"] != found["current"]:
             schema = found["visible"]  # or a new table would be created apart from the others
         (rendered,) = render_migrations([migration], self._sender.tables, schema=schema)
-        await self._connection.execute(self._sender.sql("limit_lock_waits"))
-        for statement in rendered.statements:
-            await self._connection.execute(statement, timeout_s=timeout_s)
-        await self._connection.execute(self._sender.sql("record_checksum"), migration.migration_id, migration.checksum)
+        return rendered
 
     async def lock_key(self) -> int:
         """Return the key of the lock: one for each set of tables."""

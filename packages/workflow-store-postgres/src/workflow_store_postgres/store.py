@@ -25,9 +25,8 @@ from workflow_runtime.store import (
     new_id,
     outside_handlers,
 )
-from workflow_store_sql import RowReader, StoreOpening, table_names
+from workflow_store_sql import RowReader, StoreOpening, environment_name, table_names
 
-from . import migrating
 from . import schema as schema_module
 from .bulk import Bulk
 from .capabilities import CAPABILITIES
@@ -36,6 +35,7 @@ from .event_log import EventLog
 from .forks import Forks
 from .leases import Leases
 from .listening import NoticeListener, OpenConnection, borrowed_from, connected_to
+from .migrating import Migrator
 from .notices import NoticeSender
 from .opening import connector, open_pool, pool_options
 from .queries import Queries
@@ -77,6 +77,8 @@ class PostgresWorkflowStore(
         acquire_timeout: How long a call waits for a free connection before it raises `StoreUnavailableError`.
         statement_timeout: How long the server may take to answer a statement; then it is cancelled, and the call raises
             `StoreUnavailableError`. A server that does not even confirm that within a second loses the connection.
+        environment: Environment of the program, such as "production". New tables are marked with it, and workers refuse
+            tables that are marked with another, or with any if this is absent: a copy that was restored elsewhere.
         new_token: Makes a lease token that was never used before; for tests.
 
     Raises:
@@ -93,10 +95,12 @@ class PostgresWorkflowStore(
         heartbeat_connect: Callable[[], Awaitable[asyncpg.Connection]] | None = None,
         acquire_timeout: timedelta = _ACQUIRE_TIMEOUT,
         statement_timeout: timedelta = _STATEMENT_TIMEOUT,
+        environment: str | None = None,
         new_token: Callable[[], str] = new_id,
     ) -> None:
         _check_pool(pool)
         names = table_names(tables)
+        self._environment = environment_name(environment)
         connections = Connections(
             pool,
             acquire_timeout_s=_seconds("acquire_timeout", acquire_timeout),
@@ -128,6 +132,7 @@ class PostgresWorkflowStore(
         listen: bool = True,
         acquire_timeout: timedelta = _ACQUIRE_TIMEOUT,
         statement_timeout: timedelta | None = None,
+        environment: str | None = None,
         **options: Any,
     ) -> StoreOpening[PostgresWorkflowStore]:
         """Open a store on a pool of its own: `await` it and close it yourself, or use `async with`.
@@ -140,6 +145,7 @@ class PostgresWorkflowStore(
             acquire_timeout: As for the class.
             statement_timeout: As for the class. By default the `command_timeout` of the options, else 5 seconds. It
                 holds for opening a connection too, unless the options have a `timeout`.
+            environment: As for the class.
             options: Whatever `asyncpg.create_pool` takes, such as `max_size` or `statement_cache_size`.
 
         Raises:
@@ -156,7 +162,7 @@ class PostgresWorkflowStore(
             ready = pool_options(options, timeout_s=_seconds("statement_timeout", statement_timeout))
             pool = await open_pool(dsn, ready, timeout_s=acquire_s)
             try:
-                store = cls(pool, schema, tables, listen=False, **times)
+                store = cls(pool, schema, tables, listen=False, environment=environment, **times)
                 if "min_size" not in options:
                     async with store._sender.connections.lend():
                         pass  # connection errors show at once
@@ -207,6 +213,7 @@ class PostgresWorkflowStore(
         self,
         *,
         contract: bool = False,
+        online: bool = True,
         lock_timeout: timedelta = _LOCK_TIMEOUT,
         migration_timeout: timedelta = _MIGRATION_TIMEOUT,
     ) -> None:
@@ -214,7 +221,10 @@ class PostgresWorkflowStore(
 
         Args:
             contract: Whether to take away, too, what programs of earlier releases need: only when none of them runs any
-                more. New tables get every migration.
+                more. It builds indexes too. New tables get every migration.
+            online: Whether to build new indexes of tables that are in use. Programs go on meanwhile, and do without an
+                index that is not there; this call takes as long as the table is large. While another process builds
+                one, it returns at once.
             lock_timeout: How long to wait for another process that is migrating, or for those who use a table that is
                 to be changed. Each try for such a table holds up others for half a second at most.
             migration_timeout: How long one statement of a migration may take.
@@ -223,14 +233,17 @@ class PostgresWorkflowStore(
             ForeignTablesError: Tables of these names belong to something else.
             SchemaHalfAppliedError: A tool without a transaction stopped in the middle of a migration.
             SchemaAheadError: The database is newer than this package.
+            WrongEnvironmentError: The tables belong to another environment.
             StoreUnavailableError: Others have been migrating, or using a table, for longer; the message says who.
         """
-        await migrating.ensure_schema(
+        await Migrator(
             self._sender,
-            check_duration("lock_timeout", lock_timeout).total_seconds(),
-            _seconds("migration_timeout", migration_timeout),
+            self._environment,
+            lock_timeout_s=check_duration("lock_timeout", lock_timeout).total_seconds(),
+            migration_timeout_s=_seconds("migration_timeout", migration_timeout),
             contract=contract,
-        )
+            online=online,
+        ).run()
 
     async def check_schema(self, *, deep: bool = False) -> None:
         """Raise unless the tables fit this code.
@@ -242,7 +255,7 @@ class PostgresWorkflowStore(
         Raises:
             SchemaError: They do not fit; the message says what mends it.
         """
-        await schema_module.check_schema(self._sender, deep=deep)
+        await schema_module.check_schema(self._sender, self._environment, deep=deep)
 
     def get_migrations(self) -> tuple[Migration, ...]:
         """Return the package's migrations in order, with default table names."""

@@ -22,6 +22,7 @@ from .opening import StoreOpening
 from .pages import (
     ANY_SIZE,
     END_OF_TIME_MS,
+    fail_only,
     read_log_page,
     read_run_page,
     read_schedule_page,
@@ -32,7 +33,7 @@ from .queries import InvalidQueryFileError, Query, load_queries, parse_queries
 from .rows import RowReader, RunRows, awaited_text, plain_payload
 from .schema import Schema, chosen_migrations
 from .statements import load_statements
-from .tables import sqlalchemy_tables, table_names
+from .tables import environment_name, sqlalchemy_tables, table_names
 from .ticks import TickMark, read_schedule
 
 __all__ = [
@@ -66,7 +67,9 @@ __all__ = [
     "claim_batch",
     "creation_answer",
     "creation_id",
+    "environment_name",
     "error_status",
+    "fail_only",
     "load_queries",
     "load_statements",
     "new_lease",

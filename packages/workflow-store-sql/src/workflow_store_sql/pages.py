@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from workflow_runtime.store import (
     LogPage,
     RunPage,
+    RunStatus,
     SchedulePage,
     decode_run_cursor,
     decode_schedule_cursor,
@@ -19,6 +20,7 @@ from .rows import Row, RowReader
 __all__ = [
     "ANY_SIZE",
     "END_OF_TIME_MS",
+    "fail_only",
     "read_log_page",
     "read_run_page",
     "read_schedule_page",
@@ -30,6 +32,13 @@ END_OF_TIME_MS = 2**53
 """After every time that the contract allows."""
 ANY_SIZE = 2**53
 """A limit of bytes that nothing reaches."""
+_FAILED: frozenset[RunStatus] = frozenset({RunStatus.ABORTED, RunStatus.DEAD, RunStatus.ERRORED})
+"""The statuses in workflow_event_locks_failed."""
+
+
+def fail_only(statuses: Collection[RunStatus] | None) -> bool:
+    """Return True if only runs that failed are asked for: they have an index of their own."""
+    return bool(statuses) and _FAILED.issuperset(statuses or ())
 
 
 def run_page_bounds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from workflow_migrations import (
     TableNames,
     UnknownMigrationError,
     plan_migrations,
+    quote_identifier,
     read_table_definitions,
     select_migrations,
 )
@@ -25,12 +27,17 @@ from workflow_runtime.store import (
     SchemaError,
     SchemaHalfAppliedError,
     SchemaMissingError,
+    WrongEnvironmentError,
+    get_logger,
+    one_line,
 )
 
 from .differences import differences
 from .rows import Row
 
 __all__ = ["Schema", "chosen_migrations"]
+
+logger: logging.Logger = get_logger("workflow_store_sql")
 
 _COLUMNS = frozenset({"migration_id", "package_name", "package_version", "oldest_code", "checksum", "applied_at"})
 
@@ -46,6 +53,7 @@ class Schema:
         tables: The names of its tables.
         remedy: What to do when something is missing.
         place: Where they are, in words, if a database has more than one place for them.
+        environment: Environment that the program is of, if it says so.
     """
 
     distribution: str
@@ -54,14 +62,19 @@ class Schema:
     tables: TableNames
     remedy: str
     place: str | None = None
+    environment: str | None = None
 
     def fits(self, records: Sequence[Row]) -> bool:
         """Return True if nothing is needed, by the rows of the table of the migrations, and nothing is wrong.
 
         Whoever gets False looks closer, and raises what is the matter.
         """
+        if not records:
+            return False
         try:
-            return bool(records) and not self.needed(self.applied((), records))
+            applied = self.applied((), records)
+            self.check_environment(applied)
+            return not self.needed(applied) and not self._is_unmarked(applied)
         except SchemaError:
             return False
 
@@ -103,7 +116,12 @@ class Schema:
             if record["package_name"] != self.distribution:
                 self._refuse([record_table], f"it records migrations of {record['package_name']!r}")
         return [
-            AppliedMigration(migration_id=row["migration_id"], checksum=row["checksum"], oldest_code=row["oldest_code"])
+            AppliedMigration(
+                migration_id=row["migration_id"],
+                checksum=row["checksum"],
+                oldest_code=row["oldest_code"],
+                environment=row.get("environment"),  # which 0000 has no column for
+            )
             for row in records
         ]
 
@@ -132,6 +150,19 @@ class Schema:
         except MigrationError as error:
             raise SchemaError(f"{self._looked()}{error}") from error
 
+    def check_environment(self, applied: Sequence[AppliedMigration]) -> None:
+        """Raise if the tables belong to another environment.
+
+        Raises:
+            WrongEnvironmentError: They do: somebody has restored a copy of them here.
+        """
+        for recorded in sorted(_environments(applied)):
+            if recorded != self.environment:
+                raise WrongEnvironmentError(recorded, self.environment, self._looked())
+
+    def _is_unmarked(self, applied: Sequence[AppliedMigration]) -> bool:
+        return self.environment is not None and not _environments(applied)
+
     def needed(self, applied: Sequence[AppliedMigration]) -> tuple[Migration, ...]:
         """Return what is to be applied before this package can run: the missing migrations that expand.
 
@@ -140,22 +171,29 @@ class Schema:
         """
         return tuple(one for one in self.missing(applied) if one.phase == "expand")
 
-    def next_unit(self, applied: Sequence[AppliedMigration], *, contract: bool) -> tuple[Migration, ...]:
+    def next_unit(
+        self, applied: Sequence[AppliedMigration], *, contract: bool, online: bool = True
+    ) -> tuple[Migration, ...]:
         """Return what is to be applied next, as one unit; nothing if nothing is left.
 
         New tables have no earlier programs, so they get every migration, and at once: whoever finds tables must take
-        them for used.
+        them for used. Those get what expands first, so that programs can start; what contracts comes last.
 
         Args:
             applied: What was applied.
-            contract: Whether to apply contract migrations to tables that are in use.
+            contract: Whether to apply contract migrations to tables that are in use, and before them the online ones.
+            online: Whether to apply online migrations to such tables.
 
         Raises:
             SchemaError: As `missing`.
+            WrongEnvironmentError: As `check_environment`.
         """
+        self.check_environment(applied)
+        missing = self.missing(applied)
         if not applied:
-            return self.missing(applied)
-        return (self.missing(applied) if contract else self.needed(applied))[:1]
+            return missing
+        phases = ("expand", *(["online"] if online or contract else []), *(["contract"] if contract else []))
+        return tuple(one for phase in phases for one in missing if one.phase == phase)[:1]
 
     def check(self, applied: Sequence[AppliedMigration]) -> None:
         """Raise unless everything is applied that this package needs.
@@ -164,13 +202,24 @@ class Schema:
             SchemaMissingError: There are no tables.
             SchemaBehindError: Some migrations are missing.
             SchemaError: As `missing`.
+            WrongEnvironmentError: As `check_environment`.
         """
+        self.check_environment(applied)
         missing = self.needed(applied)
         if missing and not applied:
             raise SchemaMissingError(self._looked() + self.remedy)
         if missing:
             raise SchemaBehindError(
                 tuple(migration.migration_id for migration in missing), self._looked() + self.remedy
+            )
+        if self._is_unmarked(applied):
+            table = quote_identifier(self.tables.schema_migrations)
+            logger.warning(
+                "%sthe tables do not say that they belong to the environment %r, so a copy of them would not either: "
+                "mark them with UPDATE %s SET environment = '...'",
+                self._looked(),
+                one_line(self.environment or ""),
+                one_line(table),
             )
 
     def compare(self, applied: Sequence[AppliedMigration], columns: Iterable[Row], indexes: Iterable[Row]) -> None:
@@ -196,6 +245,10 @@ class Schema:
 
     def _looked(self) -> str:
         return "" if self.place is None else f"looked in {self.place}; "
+
+
+def _environments(applied: Sequence[AppliedMigration]) -> set[str]:
+    return {row.environment for row in applied if row.environment is not None}
 
 
 def _columns_by_table(found: Iterable[Row]) -> Mapping[str, set[str]]:

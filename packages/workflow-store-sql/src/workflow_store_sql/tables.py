@@ -1,4 +1,4 @@
-"""The names that a user gives the tables, and the tables as SQLAlchemy sees them."""
+"""The names that a user gives the tables and their environment, and the tables as SQLAlchemy sees them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workflow_runtime.store import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
 
-__all__ = ["sqlalchemy_tables", "table_names"]
+__all__ = ["environment_name", "sqlalchemy_tables", "table_names"]
 
 
 def table_names(tables: Mapping[str, str] | None) -> TableNames:
@@ -24,6 +24,20 @@ def table_names(tables: Mapping[str, str] | None) -> TableNames:
         return TableNames.of(tables)
     except InvalidTableNamesError as error:
         raise ConfigurationError(str(error)) from error
+
+
+def environment_name(environment: object) -> str | None:
+    """Return the environment that a user gave.
+
+    Raises:
+        ConfigurationError: An unusable name.
+    """
+    if environment is None:
+        return None
+    is_name = isinstance(environment, str) and environment.isprintable() and environment.strip() == environment != ""
+    if not isinstance(environment, str) or not is_name:
+        raise ConfigurationError(f"environment: {environment!r} is not a name such as 'production'")
+    return environment
 
 
 def sqlalchemy_tables(

@@ -87,7 +87,7 @@ def _databases() -> DatabasePool:
     until_exit = ExitStack()
     atexit.register(until_exit.close)
     dsn = until_exit.enter_context(LocalServer(durable=True)).dsn
-    return DatabasePool(dsn, make_template(dsn, "template0", get_migration_sql(), BUSINESS))
+    return DatabasePool(dsn, make_template(dsn, "template0", get_migration_sql(transaction=False), BUSINESS))
 
 
 async def _subject(dsn: str) -> dict[str, str]:

@@ -31,6 +31,7 @@ from ..errors import (
     StoreUnavailableError,
     TransactionEndedError,
     WorkflowError,
+    WrongEnvironmentError,
 )
 from ..ids import MAX_ID_BYTES, check_id, new_id
 from ..isolation import outside_handlers, refuse_in_handler
@@ -128,6 +129,7 @@ __all__ = [
     "TransactionEndedError",
     "WorkflowError",
     "WorkflowExecutionStore",
+    "WrongEnvironmentError",
     "approval_payload",
     "build_timeline",
     "cancel_payload",

@@ -299,13 +299,29 @@ WHERE run_id = ?1 AND (?3 OR status <> 'running' OR lease_expires_at <= ?2)
 RETURNING run_id;
 
 -- fragment: oldest_ended
--- The runs that ended first, of those that may go.
+-- The runs that ended first, of those that may go. Of each status it looks at the first ones only, as many as may go.
 -- ?1 finished_before_ms  ?2 statuses  ?3 workflow_ids  ?4 limit
 SELECT head.run_id
-FROM workflow_event_locks AS head
+FROM (SELECT DISTINCT status.value AS status FROM json_each(?2) AS status) AS wanted
+CROSS JOIN workflow_event_locks AS head
 WHERE
-    head.finished_at < ?1
-    AND head.status IN (SELECT status.value FROM json_each(?2) AS status)
+    head.status = wanted.status
+    AND head.finished_at <= coalesce(
+        (
+            SELECT last_ended.finished_at
+            FROM workflow_event_locks AS last_ended
+            WHERE
+                last_ended.status = wanted.status
+                AND last_ended.finished_at < ?1
+                AND (
+                    ?3 IS NULL
+                    OR last_ended.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow)
+                )
+            ORDER BY last_ended.finished_at
+            LIMIT 1 OFFSET ?4
+        ),
+        ?1 - 1
+    )
     AND (?3 IS NULL OR head.workflow_id IN (SELECT workflow.value FROM json_each(?3) AS workflow))
 ORDER BY head.finished_at, head.run_id
 LIMIT ?4

@@ -43,8 +43,8 @@ WHERE
     AND lower(master.name) IN (SELECT lower(wanted.value) FROM json_each(?1) AS wanted);
 
 -- name: read_applied_migrations
--- Reads what was applied.
-SELECT applied.migration_id, applied.package_name, applied.oldest_code, applied.checksum
+-- Reads what was applied. Which columns there are depends on it.
+SELECT applied.*
 FROM workflow_schema_migrations AS applied
 ORDER BY applied.migration_id;
 
@@ -54,6 +54,12 @@ ORDER BY applied.migration_id;
 UPDATE workflow_schema_migrations
 SET checksum = ?2
 WHERE migration_id = ?1 AND checksum IS NULL;
+
+-- name: mark_environment
+-- Marks new tables with the environment that they belong to.
+-- ?1 environment
+UPDATE workflow_schema_migrations
+SET environment = ?1;
 
 -- name: read_clock
 -- Reads the database's time.

@@ -179,6 +179,54 @@ page AS (
 -- include: listing
 ORDER BY page.created_at DESC, page.run_id DESC;
 
+-- fragment: failed_heads
+-- The runs that failed, of one of the statuses that are wanted, with the columns that order a listing.
+SELECT head.created_at, head.run_id
+FROM workflow_event_locks AS head
+WHERE
+    head.status = wanted.status
+    AND head.status IN ('aborted', 'dead', 'errored')
+
+-- name: list_failed_runs
+-- Lists runs that failed, oldest first: whatever their workflows and queues, and however many others finished.
+-- $1 statuses  $2 after_created_at_ms  $3 after_run_id  $4 created_before_ms  $5 limit
+WITH page AS (
+    SELECT found.created_at, found.run_id
+    FROM (SELECT DISTINCT unnest($1::text[]) AS status) AS wanted
+    CROSS JOIN LATERAL (
+        -- include: failed_heads
+            AND (head.created_at, head.run_id) > ($2::bigint, $3::text)
+            AND head.created_at < $4::bigint
+        ORDER BY head.created_at, head.run_id
+        LIMIT $5::bigint
+    ) AS found
+    ORDER BY found.created_at, found.run_id
+    LIMIT $5::bigint
+)
+
+-- include: listing
+ORDER BY page.created_at, page.run_id;
+
+-- name: list_failed_runs_descending
+-- Lists runs that failed, newest first.
+-- $1 statuses  $2 before_created_at_ms  $3 before_run_id  $4 created_from_ms  $5 limit
+WITH page AS (
+    SELECT found.created_at, found.run_id
+    FROM (SELECT DISTINCT unnest($1::text[]) AS status) AS wanted
+    CROSS JOIN LATERAL (
+        -- include: failed_heads
+            AND (head.created_at, head.run_id) < ($2::bigint, $3::text)
+            AND head.created_at >= $4::bigint
+        ORDER BY head.created_at DESC, head.run_id DESC
+        LIMIT $5::bigint
+    ) AS found
+    ORDER BY found.created_at DESC, found.run_id DESC
+    LIMIT $5::bigint
+)
+
+-- include: listing
+ORDER BY page.created_at DESC, page.run_id DESC;
+
 -- name: list_runs_by_prefix
 -- Lists the runs whose ids begin alike, oldest first. Only good when planned for its values: then the pattern becomes
 -- bounds of the index, on every version of the server.

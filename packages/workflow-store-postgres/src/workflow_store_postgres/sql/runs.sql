@@ -544,13 +544,19 @@ FROM before;
 -- Removes every trace of the oldest ended runs. Those that somebody works on at this moment are left for the next call.
 -- $1 finished_before_ms  $2 statuses  $3 workflow_ids  $4 limit
 WITH candidate AS MATERIALIZED (
-    SELECT stored.run_id, stored.operation_id, stored.next_index, stored.inbox_seq
-    FROM workflow_event_locks AS stored
-    WHERE
-        stored.finished_at < $1::bigint
-        AND stored.status = ANY($2::text[])
-        AND ($3::text[] IS NULL OR stored.workflow_id = ANY($3::text[]))
-    ORDER BY stored.finished_at, stored.run_id
+    SELECT ended.run_id, ended.operation_id, ended.next_index, ended.inbox_seq
+    FROM (SELECT DISTINCT unnest($2::text[]) AS status) AS wanted
+    CROSS JOIN LATERAL (
+        SELECT stored.finished_at, stored.run_id, stored.operation_id, stored.next_index, stored.inbox_seq
+        FROM workflow_event_locks AS stored
+        WHERE
+            stored.status = wanted.status
+            AND stored.finished_at < $1::bigint
+            AND ($3::text[] IS NULL OR stored.workflow_id = ANY($3::text[]))
+        ORDER BY stored.finished_at, stored.run_id
+        LIMIT $4::bigint
+    ) AS ended
+    ORDER BY ended.finished_at, ended.run_id
     LIMIT $4::bigint
 ),
 locked AS MATERIALIZED (

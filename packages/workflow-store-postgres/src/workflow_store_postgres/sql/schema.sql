@@ -72,8 +72,13 @@ WHERE
     AND relation.relname::text = ANY($2::text[]);
 
 -- name: read_applied_migrations
--- Reads what was applied.
-SELECT applied.migration_id, applied.package_name, applied.oldest_code, applied.checksum
+-- Reads what was applied. 0000 has no column for the environment; a result that changes would break prepared statements.
+SELECT
+    applied.migration_id,
+    applied.package_name,
+    applied.oldest_code,
+    applied.checksum,
+    to_jsonb(applied) ->> 'environment' AS environment
 FROM workflow_schema_migrations AS applied
 ORDER BY applied.migration_id;
 
@@ -83,6 +88,12 @@ ORDER BY applied.migration_id;
 UPDATE workflow_schema_migrations
 SET checksum = $2::text
 WHERE migration_id = $1::text AND checksum IS NULL;
+
+-- name: mark_environment
+-- Marks new tables with the environment that they belong to.
+-- $1 environment
+UPDATE workflow_schema_migrations
+SET environment = $1::text;
 
 -- name: limit_lock_waits
 -- Lets no statement of the transaction wait long for a table: whoever comes after it would wait too.
@@ -135,6 +146,54 @@ WHERE
     AND relation.relname::text = ANY($2::text[])
 ORDER BY since
 LIMIT 5;
+
+-- name: read_index
+-- Returns whether an index can be used, if it is there.
+-- $1 schema  $2 index_name
+SELECT index.indisvalid AND index.indisready AS is_valid
+FROM pg_catalog.pg_class AS index_relation
+INNER JOIN pg_catalog.pg_namespace AS space ON space.oid = index_relation.relnamespace
+INNER JOIN pg_catalog.pg_index AS index ON index.indexrelid = index_relation.oid
+WHERE space.nspname = $1::text AND index_relation.relname::text = $2::text;
+
+-- name: read_index_builders
+-- Returns who may be building an index of a table: who does holds this lock from its first moment to its last.
+-- $1 schema  $2 table_name
+SELECT DISTINCT
+    -- include: holder_columns
+FROM pg_catalog.pg_locks AS held
+INNER JOIN pg_catalog.pg_class AS relation ON relation.oid = held.relation
+INNER JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
+LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
+WHERE
+    held.locktype = 'relation'
+    AND held.granted
+    AND held.mode = 'ShareUpdateExclusiveLock'
+    AND held.database = (SELECT base.oid FROM pg_catalog.pg_database AS base WHERE base.datname = current_database())
+    AND held.pid IS DISTINCT FROM pg_backend_pid()
+    AND activity.backend_type IS DISTINCT FROM 'autovacuum worker'
+    AND space.nspname = $1::text
+    AND relation.relname::text = $2::text
+ORDER BY since;
+
+-- name: lock_against_builders
+-- Waits until nobody builds an index of the head table, and keeps everybody from beginning to.
+LOCK TABLE workflow_event_locks IN SHARE UPDATE EXCLUSIVE MODE;
+
+-- name: read_index_progress
+-- Returns how far the building of an index is, and whose transaction it waits for.
+-- $1 schema  $2 table_name
+SELECT
+    progress.phase,
+    progress.blocks_done,
+    progress.blocks_total,
+    -- include: holder_columns
+FROM pg_catalog.pg_stat_progress_create_index AS progress
+INNER JOIN pg_catalog.pg_class AS relation ON relation.oid = progress.relid
+INNER JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
+LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = nullif(progress.current_locker_pid, 0)
+CROSS JOIN LATERAL (SELECT activity.pid) AS held
+WHERE progress.datname = current_database() AND space.nspname = $1::text AND relation.relname::text = $2::text;
 
 -- name: read_clock
 -- Reads the database's time.
