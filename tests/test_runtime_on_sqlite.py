@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workflow_runtime import Context, CorruptRecordError, TestClock, WaitLimitError, WorkflowRuntime, workflow
+from workflow_runtime import (
+    Context,
+    CorruptRecordError,
+    SchemaMissingError,
+    TestClock,
+    WaitLimitError,
+    WorkflowRuntime,
+    workflow,
+)
 from workflow_runtime.testing import run_to_completion, run_until_blocked
 from workflow_store_d1 import SQLiteWorkflowStore
 
@@ -70,11 +80,105 @@ def runtime_on(store: Any, clock: TestClock) -> WorkflowRuntime:
     return WorkflowRuntime(store=store, workflows=[steps, week, wait], clock=clock)
 
 
+# A fresh file.
+
+
+def tables_of(path: Path) -> set[str]:
+    with sqlite3.connect(path) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+async def test_a_fresh_file_needs_nothing_but_a_first_call(tmp_path: Path) -> None:
+    """A process that only starts runs needs no setup; another one drives them."""
+    path = tmp_path / "app.db"
+    async with SQLiteWorkflowStore.open(path) as store:
+        handle = await WorkflowRuntime(store=store, workflows=[steps]).start_run(steps, 2)
+    async with SQLiteWorkflowStore.open(path) as store:
+        await store.check_schema(deep=True)
+        await WorkflowRuntime(store=store, workflows=[steps]).sweep()
+        run = await store.load_run(run_id=handle.run_id)
+    assert run is not None
+    assert run.output == "2"
+
+
+async def test_tables_of_others_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+        connection.execute("INSERT INTO orders VALUES (7)")
+    async with SQLiteWorkflowStore.open(path) as store:
+        await WorkflowRuntime(store=store, workflows=[steps]).start_run(steps, 0)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT * FROM orders").fetchall() == [(7,)]
+    assert {"orders", "workflow_runs"} < tables_of(path)
+
+
+@pytest.mark.parametrize("call", ["work", "sweep"])
+async def test_without_auto_schema_nothing_is_made(tmp_path: Path, call: str) -> None:
+    path = tmp_path / "app.db"
+    async with SQLiteWorkflowStore.open(path) as store:
+        runtime = WorkflowRuntime(store=store, workflows=[steps], auto_schema=False)
+        with pytest.raises(SchemaMissingError, match="ensure_schema"):
+            await (runtime.work(handle_signals=False) if call == "work" else runtime.sweep())
+        with pytest.raises(SchemaMissingError, match="ensure_schema"):
+            await runtime.start_run(steps, 1)
+    assert tables_of(path) == set()
+
+
+FIRST_CALL = """
+import asyncio, sys
+from workflow_runtime import Context, WorkflowRuntime, workflow
+from workflow_store_d1 import SQLiteWorkflowStore
+
+@workflow(id="greet")
+async def greet(ctx: Context, name: str) -> str:
+    return name
+
+async def main():
+    async with SQLiteWorkflowStore.open(sys.argv[1]) as store:
+        runtime = WorkflowRuntime(store=store, workflows=[greet])
+        print("open", flush=True)
+        sys.stdin.readline()
+        await asyncio.gather(runtime.start_run(greet, "a", run_id=sys.argv[2]), runtime.sweep())
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_that_begin_at_once_share_a_fresh_file(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FIRST_CALL, str(path), f"run-{number}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "open\n"
+        ends = await asyncio.gather(*(asyncio.to_thread(one.communicate, "go\n", 60) for one in processes))
+    finally:
+        for process in processes:
+            process.kill()
+    assert [(process.returncode, errors) for process, (_, errors) in zip(processes, ends, strict=True)] == [(0, "")] * 3
+    async with SQLiteWorkflowStore.open(path) as store:
+        assert {run.run_id for run in (await store.list_runs(limit=9)).runs} == {"run-0", "run-1", "run-2"}
+
+
+# Budgets.
+
+
 async def test_a_run_of_ten_steps_takes_eleven_calls(store: SQLiteWorkflowStore) -> None:
     """Create-and-claim is one, each step one, and the last step's record goes with the end of the run."""
     counting = CountingStore(store)
     handle = await runtime_on(counting, TestClock()).run_here(steps, 10)
-    assert counting.calls == {"create_run": 1, "append_events": 9, "mark_run_finished": 1}
+    # The look at the tables is the first thing that a runtime does, once.
+    assert counting.calls == {"check_schema": 1, "create_run": 1, "append_events": 9, "mark_run_finished": 1}
     assert await handle.result() == 10
 
 
@@ -83,14 +187,13 @@ async def test_a_wait_costs_one_pause_one_delivery_and_one_claim(store: SQLiteWo
     counting = CountingStore(store)
     runtime = runtime_on(counting, TestClock())
     handle = await runtime.run_here(wait)
-    assert counting.calls == {"create_run": 1, "mark_run_paused": 1}
+    assert counting.calls == {"check_schema": 1, "create_run": 1, "mark_run_paused": 1}
     counting.calls.clear()
     await runtime.deliver_signal(handle.run_id, "go", 1)
     await runtime.sweep(limit=1)
     claims = {"claim_due_schedule_buckets", "claim_stale_runs", "claim_due_timers", "claim_pending_runs"}
     claims.add("list_pending_runs")  # what nobody serves
     assert {verb: n for verb, n in counting.calls.items() if verb not in claims} == {
-        "check_schema": 1,  # by the first sweep of a runtime
         "deliver_signal": 1,
         "mark_run_finished": 1,
     }

@@ -88,9 +88,9 @@ class Lab:
         """Open a handle whose workers only poll."""
         return SilentStore(data=self.data, clock=self.clock.now_ms)
 
-    def tapped(self, **options: Any) -> TappedStore:
-        """Open a handle whose calls the test watches."""
-        return TappedStore(self.store(**options))
+    def tapped(self, inner: InMemoryWorkflowStore | None = None, **options: Any) -> TappedStore:
+        """Open a handle whose calls the test watches, or watch those of one that is open."""
+        return TappedStore(inner or self.store(**options))
 
     def runtime(
         self, *workflows: Workflow[Any, Any], store: InMemoryWorkflowStore | TappedStore | None = None, **options: Any

@@ -177,7 +177,7 @@ async def fail_to_check(verb: str, arguments: dict[str, Any]) -> None:
 async def test_schema_is_checked_before_the_first_claim(lab: Lab, call: str) -> None:
     """A worker in front of the wrong tables says what to do and does nothing; so do a sweep and a host's function."""
     store = lab.tapped()
-    runtime = lab.runtime(quick, store=store)
+    runtime = lab.runtime(quick, store=store, auto_schema=False)
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
         "work": lambda: runtime.work(handle_signals=False),
         "sweep": runtime.sweep,
@@ -193,7 +193,7 @@ async def test_schema_is_checked_before_the_first_claim(lab: Lab, call: str) -> 
 async def test_sweeps_look_at_the_tables_until_they_fit(lab: Lab) -> None:
     """A host that sweeps each minute does not pay for it each time; a worker that starts looks anew."""
     store = lab.tapped()
-    runtime = lab.runtime(quick, store=store)
+    runtime = lab.runtime(quick, store=store, auto_schema=False)
     for _ in range(3):
         await runtime.sweep()
     assert store.calls.count("check_schema") == 1

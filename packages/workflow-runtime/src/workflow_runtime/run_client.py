@@ -37,10 +37,10 @@ from .store import (
     RunStatus,
     RunSummary,
     TerminateResult,
-    WorkflowExecutionStore,
     WorkflowVersion,
     about,
 )
+from .tables import Tables
 
 __all__ = ["RunClient"]
 
@@ -55,7 +55,7 @@ class RunClient(RunsInBulk):
     """The part of a runtime that speaks to runs. It drives none of them: a web process needs nothing more.
 
     Args:
-        store: Where runs live.
+        tables: Those of the store where runs live.
         registry: The workflows that are known here.
         codec: Carries inputs and payloads.
         clock: Instead of the store's time.
@@ -65,13 +65,14 @@ class RunClient(RunsInBulk):
     def __init__(
         self,
         *,
-        store: WorkflowExecutionStore,
+        tables: Tables,
         registry: Registry,
         codec: ExactCodec,
         clock: Clock | None,
         queues: Sequence[str] | None,
     ) -> None:
-        self._store = store
+        self._tables = tables
+        self._store = tables.guarded()
         self._registry = registry
         self._codec = codec
         self._clock = clock
@@ -412,6 +413,7 @@ class RunClient(RunsInBulk):
 
     async def _ready_clock(self) -> Clock:
         if self._clock is None:
+            await self._tables.made()  # or the reading would be older than half a round trip
             before = time.monotonic()
             store_clock_ms = await self._store.read_clock()
             # The answer is half a round trip old. Of several first calls at once the first one's reading stays: two

@@ -53,6 +53,7 @@ from .store import (
     WorkNotice,
 )
 from .sweep import Claimer, PlannedSweep, RunFailure, Sweep, SweepReport, drive_claim
+from .tables import Tables
 from .watch import LoopWatch
 from .worker import NotListening, Polling, WakeUp, Worker
 
@@ -96,11 +97,13 @@ class WorkflowRuntime(RunClient):
         warn_blocked_after: timedelta | None = timedelta(seconds=1),
         owner: str | None = None,
         rng: random.Random | None = None,
+        auto_schema: bool | None = None,
     ) -> None:
         """Put a runtime together; nothing is read or written yet.
 
         Args:
-            store: Where runs live. Its schema must exist (`ensure_schema`, or the package's SQL).
+            store: Where runs live. Its tables are made by the first call (`auto_schema`), or must exist
+                (`ensure_schema`, or the package's SQL).
             workflows: What this process knows; it only claims runs of these, in these versions.
             schedules: What `materialize_schedules` brings into the store.
             clock: Instead of the store's time, in tests: a `TestClock`.
@@ -118,13 +121,18 @@ class WorkflowRuntime(RunClient):
                 longer, and about a replay that takes longer; `None` for none.
             owner: Names this process in leases; must be unique. Host, process and a random part when absent.
             rng: For the jitter of retries.
+            auto_schema: Whether the first call of this runtime that needs the store, whichever it is, creates and
+                upgrades the tables. It only ever adds the workflow tables, touches no others, and never contracts. If
+                not, workers and sweeps check the tables, and other calls look at nothing. When absent, what the store
+                declares (`capabilities.auto_schema`): on for a local file and in memory, off for Postgres and D1. Turn
+                it off where migrations are yours.
 
         Raises:
             ConfigurationError: Something among `workflows` is no workflow or among `schedules` no schedule, an id is
                 there twice, or a schedule's workflow is not among `workflows`.
         """
         super().__init__(
-            store=checked_store(store),
+            tables=Tables(checked_store(store), auto_schema),
             registry=Registry(workflows),
             codec=exact_codec(codec),
             clock=clock,
@@ -141,7 +149,6 @@ class WorkflowRuntime(RunClient):
         if warn_blocked_after is not None and warn_blocked_after <= timedelta(0):
             raise InvalidArgumentError("warn_blocked_after", "must be more than nothing")
         self._checks_replay = False
-        self._tables_fit = False
         self._watch = LoopWatch(math.inf if warn_blocked_after is None else warn_blocked_after.total_seconds())
         self._max_crashes = max_crashes
         self._heartbeats: HeartbeatThread | None = None
@@ -157,7 +164,7 @@ class WorkflowRuntime(RunClient):
         self._workers: set[Worker] = set()
         self._claimer: Claimer | None = None
         self.schedules: Schedules = Schedules(
-            store=store,
+            store=self._store,
             registry=self._registry,
             codec=self._codec,
             declared=schedules,
@@ -168,8 +175,8 @@ class WorkflowRuntime(RunClient):
 
     @property
     def store(self) -> WorkflowExecutionStore:
-        """The store, for listings and administration."""
-        return self._store
+        """The store as it was given, for listings and administration. It does not wait for `auto_schema`."""
+        return self._tables.store
 
     @property
     def owner(self) -> str:
@@ -241,6 +248,7 @@ class WorkflowRuntime(RunClient):
             queue: Where it waits after its first pause.
             priority: As for `start_run`.
         """
+        await self._tables.made()  # before the queries are counted that are left for the run
         costs = self._bounded_costs()
         claim = costs is None or can_start_and_drive(costs)
         drives = Drives()
@@ -398,8 +406,7 @@ class WorkflowRuntime(RunClient):
     ) -> None:
         costs = self._bounded_costs()
         plan = None if costs is None else self._plan(meter, costs)
-        if not self._tables_fit:
-            await self._check_tables()
+        await self._tables.ready()
         settings = await self._settings(heartbeats=plan is None)
         options: dict[str, Any] = {
             "claimer": self._claimer_for(settings),
@@ -414,10 +421,6 @@ class WorkflowRuntime(RunClient):
         sweep = Sweep(**options) if plan is None else PlannedSweep(plan, meter, **options)
         await sweep.run(limit=limit, deadline=deadline, concurrency=concurrency)
 
-    async def _check_tables(self) -> None:
-        await self._store.check_schema()
-        self._tables_fit = True
-
     def _plan(self, meter: QueryMeter, costs: QueryCosts) -> SweepPlan:
         # Now and then, so that a run which takes all that a sweep can give gets on, though others wait beside it.
         return SweepPlan(meter, costs, one_first=self._rng.random() < _ONE_FIRST)
@@ -430,7 +433,7 @@ class WorkflowRuntime(RunClient):
         drives: Drives,
         report: SweepReport,
     ) -> None:
-        await self._check_tables()
+        await self._tables.look()
         settings = await self._settings()
         self._wake_ups.add(wake_up)
         try:
@@ -459,7 +462,7 @@ class WorkflowRuntime(RunClient):
     async def _work_with(self, worker: Worker, concurrency: int) -> None:
         log_start(
             owner=self._owner,
-            store=self._store,
+            store=self.store,
             workflows=self._registry.versions(),
             queues=self._queues,
             concurrency=concurrency,

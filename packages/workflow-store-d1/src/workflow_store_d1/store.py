@@ -98,7 +98,7 @@ class D1WorkflowStore(
         """Open a store on a local SQLite file: `await` it and close it yourself, or use `async with`.
 
         Args:
-            path: The file; it is created when it is not there. `ensure_schema` makes the tables.
+            path: The file; it is created when it is not there. A runtime makes the tables, and so does `ensure_schema`.
             tables: Table names by key, where they are not the defaults.
             synchronous: What SQLite does before a commit returns. `NORMAL` is faster and may lose the last commits
                 when the machine loses power.
@@ -129,7 +129,9 @@ class D1WorkflowStore(
                 raise store_error(error) from error
             store = cls(database, tables, environment=environment)
             again = partial(cls.open, database.path, tables=tables, **options)
-            store._own(database, None if database.is_in_memory else again, max_payload_bytes=max_payload_bytes)
+            store._own(database, None if database.is_in_memory else again)
+            # A file is its program's own: nobody else migrates it.
+            store._declare(max_payload_bytes=max_payload_bytes, auto_schema=True)
             return store
 
         return StoreOpening(open_store, f"{cls.__name__}.open(...)")
@@ -184,17 +186,14 @@ class D1WorkflowStore(
 
         return StoreOpening(open_store, f"{cls.__name__}.connect_http(...)")
 
-    def _own(
-        self,
-        database: _Closeable,
-        again: OpenHeartbeats | None,
-        *,
-        max_payload_bytes: int = CAPABILITIES.max_payload_bytes,
-    ) -> None:
+    def _own(self, database: _Closeable, again: OpenHeartbeats | None) -> None:
         """Take a database that ends with the store, and how to open it again if that can be done."""
         self._own_database = database
         self._open_heartbeats = again
-        self._capabilities = replace(CAPABILITIES, heartbeats=again is not None, max_payload_bytes=max_payload_bytes)
+        self._declare(heartbeats=again is not None)
+
+    def _declare(self, **facts: Any) -> None:
+        self._capabilities = replace(self._capabilities, **facts)
 
     @property
     def database(self) -> D1Database:

@@ -43,7 +43,7 @@ class InMemoryWorkflowStore(Bulk, Forks, EventLog, Leases, Timers, Signals, Sche
     ) -> None:
         self._data = InMemoryData() if data is None else data
         self._capabilities = StoreCapabilities(
-            max_payload_bytes=max_payload_bytes, durable=False, subscribe=True, notify=True
+            max_payload_bytes=max_payload_bytes, durable=False, subscribe=True, notify=True, auto_schema=True
         )
         self._clock = _machine_clock if clock is None else clock
 

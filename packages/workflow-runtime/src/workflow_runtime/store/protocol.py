@@ -1122,7 +1122,7 @@ class StoreAdmin(Protocol):
         ...
 
     async def ensure_schema(self) -> None:
-        """Create or upgrade the tables, from tests, demos or an admin script.
+        """Create or upgrade the tables, from tests, demos or an admin script, or as the first act of a runtime.
 
         Raises:
             SchemaAheadError: A newer release of the store has made the tables.

@@ -170,6 +170,9 @@ class StoreCapabilities(Value):
     """It keeps `SupportsHeartbeats`: a blocked event loop need not lose its leases."""
     metered: QueryCosts | None = None
     """It keeps `SupportsMetering`: its queries are counted, and no call takes more of them than this says."""
+    auto_schema: bool = False
+    """True if a runtime is to call `ensure_schema` by itself when `check_schema` finds tables missing or behind: as it
+    is sensible for a file on this machine, or in memory, and not for a server whose tables somebody owns."""
 
 
 @value
