@@ -65,7 +65,7 @@ class JsonlWorkflowStore(InMemoryWorkflowStore):
     @property
     def capabilities(self) -> StoreCapabilities:
         """What this store declares."""
-        return StoreCapabilities(max_payload_bytes=1_000_000, durable=True)
+        return StoreCapabilities(max_payload_bytes=1_000_000, durable=True, auto_schema=True)
 
     def forget(self) -> None:
         """Begin with no state: the next call reads the file from its beginning."""

@@ -48,7 +48,7 @@ class Sqlite3WorkflowStore:
     """
 
     capabilities = StoreCapabilities(
-        max_payload_bytes=1_000_000, durable=True, subscribe=True, transactions=True, heartbeats=True
+        max_payload_bytes=1_000_000, durable=True, subscribe=True, transactions=True, heartbeats=True, auto_schema=True
     )
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
