@@ -306,6 +306,7 @@ PARTS = {
         "tests/test_store_contract_page.py",
         "tests/test_sql_cookbook.py",
         "tests/test_migration_tools.py",
+        "tests/test_operator_pages.py",
         processes=0,
     ),
     "wheels": tests_of("tests wheels release", "tests/test_wheels.py", processes=0),
