@@ -29,6 +29,8 @@ COLUMNS = {
     "list_runs_descending": rows.LISTED_COLUMNS,
     "list_runs_of_workflow": rows.LISTED_COLUMNS,
     "list_runs_of_workflow_descending": rows.LISTED_COLUMNS,
+    "list_failed_runs": rows.LISTED_COLUMNS,
+    "list_failed_runs_descending": rows.LISTED_COLUMNS,
     "list_pending_runs": set(rows.LISTED_COLUMNS) - {"awaiting", "awaited_count"},
     "upsert_schedule.after": rows.SCHEDULE_COLUMNS,
     "get_schedule": rows.SCHEDULE_COLUMNS,
@@ -64,7 +66,7 @@ def test_statement_has_the_columns_of_the_codec(database: sqlite3.Connection, na
     assert len(found) == len(set(found))
 
 
-OTHERS = {"fenced_write.guard", "read_indexes"}
+OTHERS = {"fenced_write.guard", "read_indexes", "read_applied_migrations"}
 """Statements whose rows no codec reads."""
 
 

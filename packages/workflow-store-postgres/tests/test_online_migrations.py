@@ -311,7 +311,7 @@ def migrating_process(dsn: str, kind: str = "online") -> "subprocess.Popen[str]"
 @pytest.mark.usefixtures("old")
 async def test_processes_at_once_apply_each_once(admin: asyncpg.Connection, empty_dsn: str) -> None:
     rounds = int(os.environ.get("WORKFLOW_MIGRATION_ROUNDS", "1"))
-    processes = int(os.environ.get("WORKFLOW_MIGRATION_PROCESSES", "4"))
+    processes = 16 if rounds > 1 else 4
     for number in range(rounds):
         if number:
             await admin.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
@@ -365,7 +365,7 @@ async def test_process_that_is_killed_at_any_statement_leaves_what_the_next_one_
     admin: asyncpg.Connection, empty_dsn: str
 ) -> None:
     """From the tables of the first release through each phase: before every call to the server, one process dies."""
-    every = int(os.environ.get("WORKFLOW_MIGRATION_KILLS_EVERY", "9"))
+    every = 1 if os.environ.get("WORKFLOW_CRASH_POINTS") == "all" else 9
     killed, number = 0, 1
     while True:
         await admin.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")

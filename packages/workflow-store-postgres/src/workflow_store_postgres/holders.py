@@ -1,4 +1,4 @@
-"""Who holds a lock that a migration waits for, in words."""
+"""The holders of a lock that a migration waits for, in words."""
 
 from __future__ import annotations
 

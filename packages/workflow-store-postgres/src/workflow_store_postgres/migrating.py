@@ -95,7 +95,7 @@ class Migrator:
                 unit = await database.next_unit(**self._wanted)
                 if not unit:
                     return "done"
-                logger.info("applying %s", ", ".join(one_line(migration.migration_id) for migration in unit))
+                logger.info("applying %s", one_line(", ".join(migration.migration_id for migration in unit)))
                 if unit[0].transactional:
                     await database.apply(unit, self._migration_timeout_s)
                     return "applied"

@@ -217,7 +217,7 @@ class Schema:
             logger.warning(
                 "%sthe tables do not say that they belong to the environment %r, so a copy of them would not either: "
                 "mark them with UPDATE %s SET environment = '...'",
-                self._looked(),
+                one_line(self._looked()),
                 one_line(self.environment or ""),
                 one_line(table),
             )
