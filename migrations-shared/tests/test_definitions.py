@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -5,10 +6,12 @@ from workflow_migrations import (
     ColumnDefinition,
     IndexDefinition,
     InvalidMigrationError,
+    OnlineIndex,
     TableDefinition,
     TableNames,
     UniqueDefinition,
     parse_migrations,
+    read_online_index,
     read_table_definitions,
 )
 
@@ -127,6 +130,27 @@ def test_indexes_come_and_go() -> None:
     assert runs.indexes == (RUNS.indexes[0], due)
 
 
+def test_indexes_are_built_and_dropped_beside_writers() -> None:
+    script = "DROP INDEX CONCURRENTLY IF EXISTS {0}; CREATE INDEX CONCURRENTLY {0} ON workflow_runs (priority);"
+    files = {"0000_first.sql": FIRST}
+    for number, name in enumerate(("workflow_runs_due", "workflow_runs_lower"), start=1):
+        files[f"{number:04}_online_x.sql"] = script.format(name)
+    runs, _ = read_table_definitions(parse_migrations(files))
+    due = IndexDefinition(name="workflow_runs_due", columns=("priority",), unique=False, where=None)
+    assert runs.indexes == (RUNS.indexes[0], due, replace(due, name="workflow_runs_lower"))
+
+
+def test_index_that_a_migration_builds_beside_writers() -> None:
+    script = "DROP INDEX CONCURRENTLY IF EXISTS {0}; CREATE INDEX CONCURRENTLY {0} ON workflow_runs (priority);"
+    first, online = parse_migrations(
+        {"0000_first.sql": FIRST, "0001_online_due.sql": script.format("workflow_runs_due")}
+    )
+    found = read_online_index(online, TableNames.of({"runs": "My Runs"}))
+    assert found == OnlineIndex(name="My Runs_due", table="My Runs")
+    with pytest.raises(InvalidMigrationError, match="builds no index"):
+        read_online_index(first)
+
+
 def test_indexes_and_constraints_are_renamed_with_their_table() -> None:
     migrations = parse_migrations({"0000_change.sql": FIRST})
     runs, _ = read_table_definitions(migrations, TableNames.of({"runs": 'My "Runs"'}))
@@ -162,6 +186,7 @@ def test_indexes_and_constraints_are_renamed_with_their_table() -> None:
         "CREATE INDEX workflow_runs_x ON workflow_runs (run_id) INCLUDE (note);",
         "CREATE UNIQUE TABLE workflow_timers (id text);",
         "DROP INDEX workflow_runs_x;",
+        "DROP TABLE IF EXISTS workflow_runs;",
         "DROP INDEX workflow_runs_note, workflow_runs_lower;",
         "CREATE TABLE workflow_timers (id text",
         "CREATE VIEW workflow_timers AS SELECT 1;",

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from workflow_migrations import (
     InvalidMigrationError,
+    Migration,
     TableNames,
     UnknownMigrationError,
     checksum,
@@ -125,3 +126,66 @@ def test_names_are_put_in_and_the_checksum_stays() -> None:
     assert [(one.migration_id, one.number, one.checksum) for one in rendered] == [
         (one.migration_id, one.number, one.checksum) for one in SHIPPED
     ]
+
+
+ONLINE = """-- 0001_online_due: finds what is due.
+-- Oldest code: 0.1.0
+
+DROP INDEX CONCURRENTLY IF EXISTS workflow_runs_due; -- what was left CONCURRENTLY
+create index concurrently workflow_runs_due ON workflow_runs (due) WHERE note <> 'CONCURRENTLY';
+
+INSERT INTO workflow_schema_migrations VALUES ('0001_online_due');
+"""
+
+
+def parse(name: str, text: str) -> Migration:
+    return parse_migrations({"0000_first.sql": "SELECT 1;", name: text})[1]
+
+
+def test_phase_is_in_the_name() -> None:
+    assert parse("0001_online_due.sql", ONLINE).phase == "online"
+    assert parse("0001_contract_due.sql", "SELECT 1;").phase == "contract"
+    assert {parse(f"0001_{name}.sql", "SELECT 1;").phase for name in ("expand_due", "due_online", "onlines")} == {
+        "expand"
+    }
+
+
+def test_index_that_is_built_beside_writers_needs_no_transaction() -> None:
+    online = parse("0001_online_due.sql", ONLINE)
+    assert not online.transactional
+    assert len(online.statements) == 3
+    within = online.in_transaction()
+    assert within.transactional
+    assert within.checksum == online.checksum
+    assert within.sql == ONLINE.replace("INDEX CONCURRENTLY IF", "INDEX IF").replace("index concurrently", "index")
+    assert join_migrations([online]) == ONLINE
+    assert join_migrations([online], transaction=False) == within.sql
+    assert all(migration.transactional for migration in SHIPPED), "nor is a word in a comment or a string one"
+
+
+def test_dropped_index_is_looked_for_where_its_table_is() -> None:
+    """The statement names no table, and the search_path may lead to another index of that name."""
+    (rendered,) = render_migrations(
+        [parse("0001_online_due.sql", ONLINE)], TableNames.of({"runs": 'r"'}), schema="flows"
+    )
+    drop, create, _ = rendered.statements
+    assert drop.endswith('DROP INDEX CONCURRENTLY IF EXISTS "flows"."r""_due"')
+    assert 'create index concurrently "r""_due" ON "flows"."r""" (due) WHERE note' in create
+    (plain,) = render_migrations([parse("0001_drop.sql", "DROP INDEX workflow_runs_due;")], TableNames(), schema="s")
+    assert plain.sql == 'DROP INDEX "s"."workflow_runs_due";'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("0001_expand_due.sql", ONLINE),
+        ("0001_online_due.sql", ONLINE.replace("DROP INDEX CONCURRENTLY IF EXISTS workflow_runs_due;", "")),
+        ("0001_online_due.sql", ONLINE + ONLINE),
+        ("0001_online_due.sql", ONLINE + "CREATE INDEX CONCURRENTLY workflow_runs_x ON workflow_runs (x);"),
+        ("0001_online_due.sql", "REINDEX INDEX CONCURRENTLY workflow_runs_due;"),
+    ],
+)
+def test_migration_that_cannot_be_sent_again_is_refused(name: str, text: str) -> None:
+    """A file without a transaction that was stopped must go on from any of its statements."""
+    with pytest.raises(InvalidMigrationError, match="CONCURRENTLY is for a migration whose phase is online"):
+        parse(name, text)

@@ -19,9 +19,9 @@ from workflow_test_support.servers.database_pool import DatabasePool
 from workflow_test_support.servers.postgres_databases import make_template
 from workflow_test_support.servers.postgres_server import LocalServer
 
-SCRIPT = "WORKFLOW_TABLES_SCRIPT"
+SCRIPT = "TABLES_SCRIPT"
 """Names the file with the SQL of the tables."""
-STAY = "WORKFLOW_TABLES_STAY"
+STAY = "TABLES_STAY"
 """Says that `ensure_schema` shall not build what is missing."""
 
 

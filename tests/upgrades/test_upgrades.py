@@ -66,7 +66,7 @@ def test_contract_is_kept_half_way(
     """Each release by its own contract tests."""
     script, report = tmp_path / "tables.sql", tmp_path / "report.json"
     script.write_text(script_of([one for one in STORES[store].get_migrations() if one.phase in phases]))
-    variables = {"WORKFLOW_TABLES_SCRIPT": str(script)} | ({"WORKFLOW_TABLES_STAY": "yes"} if release == NOW else {})
+    variables = {"TABLES_SCRIPT": str(script)} | ({"TABLES_STAY": "yes"} if release == NOW else {})
     command = [sys.executable, "-m", "workflow_contract_tests", f"half_way:on_{store}", "--json", str(report)]
     command += ["-k", clause, "--scale", "0.05"] if clause else []
     done = subprocess.run(
