@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from memory_mutants import Faulty
@@ -80,6 +81,39 @@ for _one in ("statuses", "workflow_ids", "queues"):
         _register(_verb, _clause, _case, _words, f"takes an empty `{_one}` for none", _empty_is_none(_one))
         _register(_verb, _clause, _case, _words, f"looks at the first of `{_one}`", _first_only(_one))
 
+_SETS_LISTED = "status_sets_are_listed"
+_SETS_COUNTED = "status_sets_are_counted"
+_FAILED = {"aborted", "dead", "errored"}
+
+
+def _of_failed(arguments: dict[str, Any]) -> bool:
+    return bool(arguments.get("statuses")) and set(arguments["statuses"]) <= _FAILED
+
+
+def _dropped_of_failed(name: str) -> Change:
+    """Drop a filter where only runs that failed are asked for: a statement of its own forgot it."""
+    return lambda arguments: arguments | ({name: None} if _of_failed(arguments) else {})
+
+
+for _one in _LIST_FILTERS[1:]:
+    _story = f"forgets `{_one}` of runs that failed"
+    _register("list_runs", "LIST-1", _SETS_LISTED, "filters are ANDed", _story, _dropped_of_failed(_one))
+    _register("count_runs", "LIST-4", _SETS_COUNTED, "a full listing", _story, _dropped_of_failed(_one))
+_register(
+    *("list_runs", "LIST-1", _SETS_LISTED, "Ordered by `(created_at_ms, run_id)`"),
+    "lists runs that failed forwards only",
+    lambda arguments: arguments | ({"descending": False} if _of_failed(arguments) else {}),
+)
+for _one in ("dead", "errored", "aborted", "running"):
+    for _verb, _clause, _case, _words in (
+        ("list_runs", "LIST-1", _SETS_LISTED, "filters are ANDed"),
+        ("count_runs", "LIST-4", _SETS_COUNTED, "a full listing"),
+    ):
+        _register(
+            *(_verb, _clause, _case, _words, f"does not know the status `{_one}` alone"),
+            lambda arguments, one=_one: arguments | ({"statuses": []} if arguments.get("statuses") == [one] else {}),
+        )
+
 for _verb, _clause, _words in (
     ("claim_pending_runs", "CLAIM-6", "Only runs that match `workflows` and `queues`"),
     ("claim_stale_runs", "CLAIM-6", "Only runs that match `workflows` and `queues`"),
@@ -152,3 +186,63 @@ for _source_name in ("due", "requested", "buffered"):
     broken("SCHEDULE-11", words="ticks of other workflows are left alone", case=_OF_TICKS)(
         type(f"Every{_source_name.title()}TickIsClaimed", (Faulty,), _told)
     )
+
+
+_OLDEST = "limit_takes_the_oldest_of_those_that_match"
+
+
+@broken("RETAIN-3", words="at most `limit`, oldest first", case=_OLDEST)
+class YoungRunsFillTheLimit(Faulty):
+    """Where more may go than are old enough, the next ones go too."""
+
+    async def prune_runs(self, **arguments: Any) -> Any:
+        if 1 < arguments["limit"] < 10:
+            arguments["finished_before_ms"] += 9
+        return await super().prune_runs(**arguments)
+
+
+@broken("RETAIN-3", words="at most `limit`, oldest first", case=_OLDEST)
+class LimitCountsRunsOfOtherWorkflows(Faulty):
+    """The oldest runs are chosen before the workflows are looked at."""
+
+    async def prune_runs(self, **arguments: Any) -> Any:
+        wanted = arguments.get("workflow_ids")
+        if wanted is not None and 1 < arguments["limit"] < 10:
+            before, statuses = arguments["finished_before_ms"], arguments.get("statuses") or ()
+            ended = sorted(
+                (run.finished_at_ms, run.workflow_id)
+                for run in self._data.runs.values()
+                if run.status in statuses and run.finished_at_ms is not None and run.finished_at_ms < before
+            )
+            arguments["limit"] = sum(workflow_id in wanted for _, workflow_id in ended[: arguments["limit"]])
+        return await super().prune_runs(**arguments)
+
+
+@broken("RETAIN-3", words="at most `limit`, oldest first", case=_OLDEST)
+class StatusThatIsNamedTwiceCountsTwice(Faulty):
+    """A status that is named twice takes twice as much of the limit."""
+
+    async def prune_runs(self, **arguments: Any) -> Any:
+        statuses = arguments.get("statuses") or ()
+        if len(set(statuses)) < len(statuses):
+            arguments["limit"] = (arguments["limit"] + 1) // 2
+        return await super().prune_runs(**arguments)
+
+
+@broken("RETAIN-1", words="Every trace", case=_OLDEST)
+class PruningSeveralStatusesKeepsEvents(Faulty):
+    """Where several statuses are named, the logs of what goes stay, for the next run of that id."""
+
+    async def prune_runs(self, **arguments: Any) -> Any:
+        before = {run_id: tuple(run.events) for run_id, run in self._data.runs.items()}
+        count = await super().prune_runs(**arguments)
+        if len(arguments.get("statuses") or ()) > 1:
+            self._kept = getattr(self, "_kept", {}) | {
+                run_id: events for run_id, events in before.items() if run_id not in self._data.runs
+            }
+        return count
+
+    async def load_execution(self, **arguments: Any) -> Any:
+        execution = await super().load_execution(**arguments)
+        kept = getattr(self, "_kept", {}).get(arguments["run_id"])
+        return execution if execution is None or not kept else replace(execution, history=kept)

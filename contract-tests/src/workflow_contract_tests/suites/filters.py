@@ -12,8 +12,8 @@ from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion
 
 from ..cases import clause
 from ..harness import StoreHarness
-from ..samples import LEASE_MS, MANY
-from ..scenarios import create, start, start_waiting
+from ..samples import LEASE_MS, MANY, event
+from ..scenarios import create, start, start_waiting, unchanged
 from ..settings import SEED
 from ..ticking import claim_ticks, end_run, request, settle, upsert
 from ..verbs import CLAIM_PENDING_RUNS, CLAIM_VERBS, ClaimVerb
@@ -29,7 +29,7 @@ async def _populate(h: StoreHarness) -> list[RunSummary]:
     for number in range(_RUNS):
         run_id = f"{chosen.choice('aAb')}{number % 4}-{number}"
         facts: dict[str, Any] = {"workflow_id": chosen.choice(_WORKFLOWS), "queue": chosen.choice(_QUEUES)}
-        match number % 6:
+        match number % 7:
             case 0:
                 await create(h, run_id, **facts)
             case 1:
@@ -40,6 +40,8 @@ async def _populate(h: StoreHarness) -> list[RunSummary]:
                 await (await start(h, run_id, **facts)).finish()
             case 4:
                 await (await start(h, run_id, **facts)).fail(parked=True)
+            case 5:
+                await (await start(h, run_id, **facts)).fail()
             case _:
                 await create(h, run_id, **facts)
                 await h.store.terminate_run(run_id=run_id, now_ms=h.now_ms)
@@ -117,6 +119,52 @@ async def pairs_of_filters_are_counted(h: StoreHarness) -> None:
     """Each filter with each other one counts the runs that match both, and names no status without any."""
     everything = await _populate(h)
     for filters in _plans(_values(everything)):
+        expected = Counter(run.status for run in everything if _matches(run, filters))
+        assert dict(await h.second.count_runs(**filters)) == dict(expected), f"with {filters}"
+
+
+_STATUS_SETS: tuple[list[RunStatus], ...] = (
+    *([status] for status in RunStatus),
+    [RunStatus.ERRORED, RunStatus.ABORTED, RunStatus.DEAD],
+    [RunStatus.ABORTED, RunStatus.ERRORED],
+    [RunStatus.DEAD, RunStatus.FINISHED],
+    [RunStatus.QUEUED, RunStatus.PAUSED, RunStatus.RUNNING],
+    [RunStatus.DEAD, RunStatus.DEAD],
+)
+"""Statuses that a store may have an index, and statements, of their own for."""
+
+
+def _plans_of_statuses(values: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield each set of statuses alone, with each value of the other filters, and with a sample of several."""
+    others = {name: of_name for name, of_name in values.items() if name != "statuses"}
+    chosen = random.Random(SEED)
+    for statuses in _STATUS_SETS:
+        yield {"statuses": statuses}
+        for name, of_name in others.items():
+            yield from ({"statuses": statuses, name: value} for value in of_name[:2])
+        for count in (2, 3, 5):
+            several = {name: chosen.choice(others[name][:2]) for name in chosen.sample(sorted(others), count)}
+            yield {"statuses": statuses, **several}
+
+
+@clause("LIST-1", "LIST-2", each=("ascending", "descending"))
+async def status_sets_are_listed(h: StoreHarness, order: str) -> None:
+    """Each status, and those that belong together, are listed with each other filter, in small pages and both ways."""
+    everything = await _populate(h)
+    backwards = order == "descending"
+    for number, filters in enumerate(_plans_of_statuses(_values(everything))):
+        expected = [run for run in everything if _matches(run, filters)][:: -1 if backwards else 1]
+        limit = (1, 2, 3, MANY)[number % 4]
+        found = await _listed(h, limit, descending=backwards, **filters)
+        assert [run.run_id for run in found] == [run.run_id for run in expected], f"{order}, {limit} with {filters}"
+        assert found == expected, f"{order} with {filters}"
+
+
+@clause("LIST-4")
+async def status_sets_are_counted(h: StoreHarness) -> None:
+    """Each status, and those that belong together, are counted with each other filter."""
+    everything = await _populate(h)
+    for filters in _plans_of_statuses(_values(everything)):
         expected = Counter(run.status for run in everything if _matches(run, filters))
         assert dict(await h.second.count_runs(**filters)) == dict(expected), f"with {filters}"
 
@@ -221,6 +269,61 @@ async def _fill_with_ended(h: StoreHarness) -> dict[str, tuple[RunStatus, str, i
             await holder.fail(now_ms=now_ms, **how)
         facts[run_id] = (status, workflow_id, ended)
     return facts
+
+
+_PRUNINGS: tuple[tuple[int, int, list[RunStatus], list[str] | None], ...] = (
+    (12, 3, [RunStatus.ERRORED], None),  # more may go than are old enough, and the next one is not
+    (12, 3, [RunStatus.ERRORED, RunStatus.FINISHED], ["a"]),
+    (MANY, 2, [RunStatus.FINISHED], ["a"]),  # others have ended in between
+    (MANY, 3, [RunStatus.ERRORED, RunStatus.ERRORED, RunStatus.FINISHED], None),
+    (46, 2, [RunStatus.ERRORED], ["b"]),
+    (MANY, MANY, [RunStatus.FINISHED], None),
+)
+"""Before, limit, statuses and workflows of prunings, one after the other."""
+
+
+@clause("RETAIN-3", "RETAIN-1")
+async def limit_takes_the_oldest_of_those_that_match(h: StoreHarness) -> None:
+    """Among runs of several statuses and workflows the oldest go, with every trace, and the others keep theirs."""
+    left = await _fill_with_traces(h)
+    for before, limit, statuses, workflows in _PRUNINGS:
+        matching = sorted(
+            (ended, run_id)
+            for run_id, (status, workflow_id, ended) in left.items()
+            if ended < before and status in statuses and (workflows is None or workflow_id in workflows)
+        )
+        gone = [run_id for _, run_id in matching[:limit]]
+        left = {run_id: facts for run_id, facts in left.items() if run_id not in gone}
+        which = f"before {before}, limit {limit}, statuses {statuses}, workflows {workflows}"
+        async with unchanged(h, *left, after=f"pruning others: {which}"):
+            count = await h.second.prune_runs(
+                finished_before_ms=_ENDS_MS + before, limit=limit, statuses=statuses, workflow_ids=workflows
+            )
+        assert count == len(gone), which
+        for run_id in gone:
+            await _assert_new(h, run_id, f"a run of that id after pruning {which}")
+
+
+async def _fill_with_traces(h: StoreHarness) -> dict[str, tuple[RunStatus, str, int]]:
+    facts: dict[str, tuple[RunStatus, str, int]] = {}
+    h.now_ms = _ENDS_MS - 1
+    for number, status in itertools.product(range(6), (RunStatus.ERRORED, RunStatus.FINISHED)):
+        run_id, workflow_id = f"{status}-{number}", "b" if number % 3 else "a"
+        ended = 10 * number + (5 if status is RunStatus.FINISHED else 0)
+        holder = await start(h, run_id, workflow_id=workflow_id)
+        await holder.signal("go", "s1")
+        how = holder.finish if status is RunStatus.FINISHED else holder.fail
+        await how(events=[event('"last"')], now_ms=_ENDS_MS + ended)
+        facts[run_id] = (status, workflow_id, ended)
+    return facts
+
+
+async def _assert_new(h: StoreHarness, run_id: str, what: str) -> None:
+    await create(h, run_id)
+    execution = await h.second.load_execution(run_id=run_id)
+    assert execution is not None
+    assert (execution.run.status, execution.history, execution.inbox) == (RunStatus.QUEUED, (), ()), what
+    await h.store.delete_run(run_id=run_id, now_ms=h.now_ms)
 
 
 _SOURCES = ("due", "requested", "buffered")
