@@ -95,6 +95,10 @@ def _dropped_of_failed(name: str) -> Change:
     return lambda arguments: arguments | ({name: None} if _of_failed(arguments) else {})
 
 
+def _unknown_alone(status: str) -> Change:
+    return lambda arguments: arguments | ({"statuses": []} if arguments.get("statuses") == [status] else {})
+
+
 for _one in _LIST_FILTERS[1:]:
     _story = f"forgets `{_one}` of runs that failed"
     _register("list_runs", "LIST-1", _SETS_LISTED, "filters are ANDed", _story, _dropped_of_failed(_one))
@@ -111,7 +115,7 @@ for _one in ("dead", "errored", "aborted", "running"):
     ):
         _register(
             *(_verb, _clause, _case, _words, f"does not know the status `{_one}` alone"),
-            lambda arguments, one=_one: arguments | ({"statuses": []} if arguments.get("statuses") == [one] else {}),
+            _unknown_alone(_one),
         )
 
 for _verb, _clause, _words in (
