@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
 from workflow_migrations import AppliedMigration, Migration, join_migrations, load_migrations, render_migrations
-from workflow_runtime.store import SchemaError, StoreOperationError
+from workflow_runtime.store import SchemaError, StoreOperationError, get_logger, one_line
 from workflow_store_sql import Schema, chosen_migrations, table_names
 
 from ._version import __version__
 from .database import D1PreparedStatement
 from .statement_sender import REMEDY, StatementSender, json_list
 
-__all__ = ["check_schema", "ensure_schema", "get_migration_sql", "get_migrations"]
+__all__ = ["check_schema", "ensure_schema", "get_migration_sql", "get_migrations", "shipped_schema"]
+
+logger: logging.Logger = get_logger("workflow_store_d1")
 
 
 def get_migrations(tables: Mapping[str, str] | None = None) -> tuple[Migration, ...]:
@@ -72,11 +75,12 @@ async def ensure_schema(sender: StatementSender, environment: str | None, *, con
         contract: Whether to apply contract migrations to tables that are in use. New ones get everything.
         online: Whether to apply migrations without which programs are slower and nothing else.
     """
-    schema = _schema(sender, environment)
+    schema = shipped_schema(sender, environment)
     applied = await _read_applied(sender, schema)
     while unit := schema.next_unit(applied, contract=contract, online=online):
         refusal = None
         try:
+            logger.info("applying %s", one_line(", ".join(migration.migration_id for migration in unit)))
             statements = [one for migration in unit for one in _statements(sender, migration)]
             await sender.batch([*statements, *_mark(sender, schema, unit)])
         except StoreOperationError as error:
@@ -89,7 +93,7 @@ async def ensure_schema(sender: StatementSender, environment: str | None, *, con
 
 async def check_schema(sender: StatementSender, environment: str | None, *, deep: bool) -> None:
     """Raise unless the tables fit this code; when `deep`, also unless they are as the migrations make them."""
-    schema = _schema(sender, environment)
+    schema = shipped_schema(sender, environment)
     if not deep:
         with suppress(SchemaError, StoreOperationError):  # which say less than a closer look
             if schema.fits(await sender.rows("read_applied_migrations")):
@@ -104,7 +108,8 @@ async def check_schema(sender: StatementSender, environment: str | None, *, deep
         schema.compare(applied, columns, indexes)
 
 
-def _schema(sender: StatementSender, environment: str | None) -> Schema:
+def shipped_schema(sender: StatementSender, environment: str | None) -> Schema:
+    """Return the tables as the package ships them."""
     return Schema(
         distribution="workflow-store-d1",
         version=__version__,

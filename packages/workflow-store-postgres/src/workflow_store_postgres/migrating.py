@@ -41,6 +41,7 @@ class Migrator:
         migration_timeout_s: How long one statement of a migration may take.
         contract: Whether to apply contract migrations to tables that are in use. New ones get everything.
         online: Whether to build indexes of such tables.
+        wait: Whether to wait for an index that another process builds, although nobody needs it.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Migrator:
         migration_timeout_s: float,
         contract: bool,
         online: bool,
+        wait: bool = False,
     ) -> None:
         self._sender = sender
         self._environment = environment
         self._lock_timeout_s = lock_timeout_s
         self._migration_timeout_s = migration_timeout_s
         self._wanted = {"contract": contract, "online": online}
+        self._waits_for_builders = contract or wait
         self._online: OnlineMigration | None = None
 
     async def run(self) -> None:
@@ -76,7 +79,7 @@ class Migrator:
                 patience = _Patience(self._lock_timeout_s)
                 continue
             who = await self._who(turn)
-            if turn == "building" and not self._wanted["contract"]:
+            if turn == "building" and not self._waits_for_builders:
                 logger.info("%s: programs run without it meanwhile", one_line(who))
                 return
             await patience.wait(turn, who)

@@ -46,7 +46,7 @@ from .statement_sender import StatementSender
 from .timers import Timers
 from .transactions import TransactionalAppends
 
-__all__ = ["PostgresWorkflowStore"]
+__all__ = ["LOCK_TIMEOUT", "MIGRATION_TIMEOUT", "PostgresWorkflowStore"]
 
 OpenHeartbeats: TypeAlias = Callable[[], AbstractAsyncContextManager[LeaseRenewer]]
 
@@ -54,8 +54,8 @@ logger = get_logger("workflow_store_postgres")
 
 _ACQUIRE_TIMEOUT = timedelta(seconds=30)
 _STATEMENT_TIMEOUT = timedelta(seconds=5)
-_LOCK_TIMEOUT = timedelta(seconds=60)
-_MIGRATION_TIMEOUT = timedelta(minutes=10)
+LOCK_TIMEOUT = timedelta(seconds=60)
+MIGRATION_TIMEOUT = timedelta(minutes=10)
 _CLOSE_TIMEOUT_S = 2.0
 
 
@@ -134,7 +134,7 @@ class PostgresWorkflowStore(
         statement_timeout: timedelta | None = None,
         environment: str | None = None,
         **options: Any,
-    ) -> StoreOpening[PostgresWorkflowStore]:
+    ) -> StoreOpening[Self]:
         """Open a store on a pool of its own: `await` it and close it yourself, or use `async with`.
 
         Args:
@@ -157,7 +157,7 @@ class PostgresWorkflowStore(
             statement_timeout = _command_timeout(options)
         times: dict[str, Any] = {"acquire_timeout": acquire_timeout, "statement_timeout": statement_timeout}
 
-        async def open_store() -> PostgresWorkflowStore:
+        async def open_store() -> Self:
             acquire_s = _seconds("acquire_timeout", acquire_timeout)
             ready = pool_options(options, timeout_s=_seconds("statement_timeout", statement_timeout))
             pool = await open_pool(dsn, ready, timeout_s=acquire_s)
@@ -175,7 +175,7 @@ class PostgresWorkflowStore(
             store._declare()
             return store
 
-        def open_heartbeats() -> StoreOpening[PostgresWorkflowStore]:
+        def open_heartbeats() -> StoreOpening[Self]:
             alone = {name: value for name, value in options.items() if name != "init_size"}
             alone |= {"min_size": 0, "max_size": 1}
             return cls.connect(dsn, schema=schema, tables=tables, listen=False, **times, **alone)
@@ -214,8 +214,8 @@ class PostgresWorkflowStore(
         *,
         contract: bool = False,
         online: bool = True,
-        lock_timeout: timedelta = _LOCK_TIMEOUT,
-        migration_timeout: timedelta = _MIGRATION_TIMEOUT,
+        lock_timeout: timedelta = LOCK_TIMEOUT,
+        migration_timeout: timedelta = MIGRATION_TIMEOUT,
     ) -> None:
         """Create or upgrade the tables.
 

@@ -9,7 +9,7 @@ from workflow_migrations import ColumnDefinition, IndexDefinition, TableDefiniti
 
 from .rows import Row
 
-__all__ = ["differences"]
+__all__ = ["differences", "leftovers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,39 @@ def differences(
         there = found.get(table.name.lower())
         told += _differences_of(table, there) if there is not None else [f"table {table.name!r} is missing"]
     return tuple(told)
+
+
+def leftovers(
+    before: Sequence[TableDefinition],
+    after: Sequence[TableDefinition],
+    columns: Iterable[Row],
+    indexes: Iterable[Row],
+) -> tuple[str, ...]:
+    """Return in words what a migration takes away and is still there.
+
+    Args:
+        before: What the migrations before it make.
+        after: What they make together with it.
+        columns: As for `differences`.
+        indexes: As for `differences`.
+    """
+    found = _by_table(columns, indexes)
+    kept = {table.key: table for table in after}
+    told: list[str] = []
+    for table in before:
+        there, still = found.get(table.name.lower()), kept.get(table.key)
+        if there is not None:
+            told += [f"table {table.name!r} is still there"] if still is None else _left_in(table, still, there)
+    return tuple(told)
+
+
+def _left_in(before: TableDefinition, after: TableDefinition, there: _Table) -> Iterator[str]:
+    columns = {column.name for column in before.columns} - {column.name for column in after.columns}
+    indexes = {index.name for index in before.indexes} - {index.name for index in after.indexes}
+    for kind, names, found in (("column", columns, there.columns), ("index", indexes, there.indexes)):
+        for name in sorted(names):
+            if name.lower() in found:
+                yield f"table {before.name!r} still has the {kind} {name!r}"
 
 
 def _by_table(columns: Iterable[Row], indexes: Iterable[Row]) -> dict[str, _Table]:

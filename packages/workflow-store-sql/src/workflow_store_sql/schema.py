@@ -98,6 +98,17 @@ class Schema:
             self._refuse([record_table], "its columns are not those of this package")
         return True
 
+    def has_records(self, found: Iterable[Row]) -> bool:
+        """Return whether the rows of the table of the migrations can be read, whoever's the tables are.
+
+        Args:
+            found: As for `is_ours`.
+        """
+        try:
+            return self.is_ours(found)
+        except ForeignTablesError:
+            return False
+
     def applied(self, found: Iterable[Row], records: Sequence[Row]) -> Sequence[AppliedMigration]:
         """Return what was applied, by the rows of the table of the migrations.
 

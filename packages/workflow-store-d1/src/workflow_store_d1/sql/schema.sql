@@ -55,6 +55,13 @@ UPDATE workflow_schema_migrations
 SET checksum = ?2
 WHERE migration_id = ?1 AND checksum IS NULL;
 
+-- name: replace_checksum
+-- Records a checksum whatever was recorded before, as an operator wants it.
+-- ?1 migration_id  ?2 checksum
+UPDATE workflow_schema_migrations
+SET checksum = ?2
+WHERE migration_id = ?1;
+
 -- name: mark_environment
 -- Marks new tables with the environment that they belong to.
 -- ?1 environment

@@ -82,12 +82,38 @@ SELECT
 FROM workflow_schema_migrations AS applied
 ORDER BY applied.migration_id;
 
+-- name: read_migration_records
+-- Reads all that is recorded about what was applied, for an operator.
+SELECT
+    applied.migration_id,
+    applied.package_name,
+    applied.package_version,
+    applied.oldest_code,
+    applied.checksum,
+    applied.applied_at,
+    to_jsonb(applied) ->> 'environment' AS environment
+FROM workflow_schema_migrations AS applied
+ORDER BY applied.migration_id;
+
+-- name: read_server
+-- Reads where the connection leads, for an operator.
+SELECT
+    current_database()::text AS database,
+    current_setting('server_version') AS version;
+
 -- name: record_checksum
 -- Completes the row that a migration has written about itself.
 -- $1 migration_id  $2 checksum
 UPDATE workflow_schema_migrations
 SET checksum = $2::text
 WHERE migration_id = $1::text AND checksum IS NULL;
+
+-- name: replace_checksum
+-- Records a checksum whatever was recorded before, as an operator wants it.
+-- $1 migration_id  $2 checksum
+UPDATE workflow_schema_migrations
+SET checksum = $2::text
+WHERE migration_id = $1::text;
 
 -- name: mark_environment
 -- Marks new tables with the environment that they belong to.
