@@ -25,8 +25,11 @@ WORKER_PACKAGES = ("workflow_runtime", "workflow_migrations", "workflow_store_sq
 MAX_WORKER_BYTES = 800_000
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command as on a clean machine: no path, no index and no option from outside comes along."""
+def run(*command: str | Path, cwd: Path, status: int = 0) -> str:
+    """Run a command as on a clean machine: no path, no index and no option from outside comes along.
+
+    Gives what it prints; what it says is wrong, where it is to fail.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     done = subprocess.run(
         command,
@@ -37,8 +40,8 @@ def run(*command: str | Path, cwd: Path) -> str:
         timeout=100,
         check=False,
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    assert done.returncode == status, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stderr if status else done.stdout
 
 
 def build(source: Path, target: Path, *kinds: str) -> None:
@@ -54,6 +57,7 @@ def wheelhouse(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) ->
     for folder in folders:
         build(folder, target, "sdist", "wheel")
     pack_again("cronsim", target)
+    pack_again("click", target)
     return target
 
 
@@ -133,9 +137,14 @@ def install_alone(distribution: str, wheelhouse: Path, folder: Path) -> Path:
     """Install one distribution from our wheels only, without an index; give the environment's interpreter."""
     venv.create(folder / "environment", symlinks=True)
     python = folder / "environment" / "bin" / "python"
-    arguments = ["install", "--no-index", "--find-links", str(wheelhouse), distribution]
-    run(sys.executable, "-m", "pip", "--python", python, *arguments, cwd=folder)
+    install_more(distribution, python, wheelhouse)
     return python
+
+
+def install_more(distribution: str, python: Path, wheelhouse: Path) -> None:
+    """Install one distribution into an environment, without an index."""
+    arguments = ["install", "--no-index", "--find-links", str(wheelhouse), distribution]
+    run(sys.executable, "-m", "pip", "--python", python, *arguments, cwd=python.parent)
 
 
 def installed(python: Path) -> set[str]:
@@ -187,6 +196,33 @@ asyncio.run(main())
     assert run(python, "-c", script, cwd=tmp_path).strip() == "created"
     ours = {"workflow-migrations", "workflow-runtime", "workflow-store-sql", "workflow-store-d1"}
     assert installed(python) == {"cronsim", *ours}
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_command_comes_with_an_extra(module: bool, wheelhouse: Path, tmp_path: Path) -> None:
+    """Without the extra the script is there, and says what to install."""
+    python = install_alone("workflow-store-d1", wheelhouse, tmp_path)
+    command = [python, "-m", "workflow_store_d1"] if module else [python.parent / "workflow-store-d1"]
+    told = run(*command, "path", cwd=tmp_path, status=2)
+    assert told == 'the command needs click, which comes with an extra: pip install "workflow-store-d1[cli]"\n'
+
+    install_more("workflow-store-d1[cli]", python, wheelhouse)
+    folder = Path(run(*command, "path", cwd=tmp_path).strip())
+    assert folder.is_relative_to(tmp_path)
+    assert sorted(folder.glob("*.sql"))
+    run(*command, "migrate", "--file", "app.db", cwd=tmp_path)
+    assert run(*command, "check", "--deep", "--file", "app.db", cwd=tmp_path).startswith("this release can run")
+    assert "click" in installed(python)
+
+
+def test_command_is_an_extra_of_both_stores(wheelhouse: Path) -> None:
+    """The script belongs to the store, click to those who use it."""
+    for store in ("d1", "postgres"):
+        [wheel] = wheelhouse.glob(f"workflow_store_{store}-*.whl")
+        wanted = [item for item in metadata(wheel).get_all("Requires-Dist", []) if item.startswith("click")]
+        assert [item.partition(";")[2].strip() for item in wanted] == ["extra == 'cli'"]
+        [points] = [data for name, data in contents(wheel).items() if name.endswith("/entry_points.txt")]
+        assert f"workflow-store-{store} = workflow_store_{store}.__main__:main" in points.decode()
 
 
 def test_postgres_store_works_from_its_wheel(wheelhouse: Path, tmp_path: Path) -> None:
