@@ -11,10 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from workflow_runtime.errors import ConfigurationError
 from workflow_store_d1 import D1WorkflowStore, get_migration_sql, get_migrations
 from workflow_store_d1.__main__ import main
 from workflow_store_sql import Schema
@@ -162,6 +164,7 @@ def test_plan_and_dry_run_change_nothing(at: Call, old: Path) -> None:
     ]
     assert (plan.status, at("plan", "--exit-code").status) == (0, 1)
     assert at("migrate", "--dry-run").out == plan.out
+    assert [step["id"] for step in at("plan", "--phase", "expand", "--json").json["steps"]] == [EXPAND]
     everything = at("plan", "--phase", "contract", "--json").json
     assert [step["id"] for step in everything["steps"]] == IDS[1:]
     assert everything["later"] == []
@@ -447,6 +450,45 @@ async def test_file_that_others_write_is_waited_for(call: Call, old: Path) -> No
         assert not task.done()
         other.rollback()
         assert (await task).status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [
+        ([], (60, 600)),
+        (["--lock-timeout", "7.5", "--migration-timeout", "3600"], (7.5, 3600)),
+        (["--wait"], (86_400, 86_400)),
+        (["--wait", "--migration-timeout", "30"], (86_400, 30)),
+    ],
+)
+def test_times_of_a_migration(
+    at: Call, words: list[str], times: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[timedelta] = []
+
+    def refuse(*_: object, busy_timeout: timedelta, call_timeout: timedelta, **__: object) -> None:
+        taken.extend((busy_timeout, call_timeout))
+        raise ConfigurationError("enough")
+
+    monkeypatch.setattr("workflow_store_d1.__main__.D1Tables.open", refuse)
+    assert at("migrate", *words).status == 2
+    assert tuple(time.total_seconds() for time in taken) == times
+
+
+def test_interrupted_call_says_so(at: Call, new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Schema, "check", interrupted)
+    done = at("check")
+    assert (done.status, done.err.strip()) == (1, "stopped: nothing more is done")
+
+
+def test_damage_of_others_does_not_keep_a_record_from_being_written(at: Call, new: Path) -> None:
+    run_sql(new, f"DELETE FROM workflow_schema_migrations WHERE migration_id = '{TERMINAL}'")
+    run_sql(new, "DROP INDEX workflow_runs_created")
+    assert at("repair", "--record", TERMINAL, "--yes").status == 0
+    assert at("check", "--deep").status == 1
 
 
 def test_unexpected_error_is_not_swallowed(at: Call, new: Path, monkeypatch: pytest.MonkeyPatch) -> None:

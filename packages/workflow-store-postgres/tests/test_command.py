@@ -185,6 +185,7 @@ async def test_who_uses_the_tables_is_waited_for_and_named(at: Call, admin: asyn
     async with holding(admin, use):
         done = await at("migrate", "--lock-timeout", "0.7")
         assert (done.status, done.out) == (1, "")
+        assert done.err.count(" applying ") == 1, "although it was tried more than once"
         assert "a migration waits for whoever uses the tables: process" in done.err
         assert done.err.splitlines()[-1].startswith(
             "the store is unavailable: waited 0.7 s for whoever uses the tables: process "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+from workflow_migrations import Migration
 from workflow_runtime.store import StoreUnavailableError, get_logger, one_line
 
 from .connections import LentConnection
@@ -62,6 +64,7 @@ class Migrator:
         self._wanted = {"contract": contract, "online": online}
         self._waits_for_builders = contract or wait
         self._online: OnlineMigration | None = None
+        self._logged: Sequence[Migration] = ()
 
     async def run(self) -> None:
         """Apply what is missing.
@@ -98,7 +101,7 @@ class Migrator:
                 unit = await database.next_unit(**self._wanted)
                 if not unit:
                     return "done"
-                logger.info("applying %s", one_line(", ".join(migration.migration_id for migration in unit)))
+                self._log(unit)
                 if unit[0].transactional:
                     await database.apply(unit, self._migration_timeout_s)
                     return "applied"
@@ -108,6 +111,12 @@ class Migrator:
                 raise
             return "in use"
         return await self._online.apply()
+
+    def _log(self, unit: Sequence[Migration]) -> None:
+        """Log what is applied, once: tries may go on for a day."""
+        if unit != self._logged:
+            logger.info("applying %s", one_line(", ".join(migration.migration_id for migration in unit)))
+            self._logged = unit
 
     async def _who(self, obstacle: _Obstacle) -> str:
         """Return who is waited for, in words."""
