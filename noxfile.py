@@ -314,6 +314,7 @@ PARTS = {
     "wheels": tests_of("tests wheels release", "tests/test_wheels.py", processes=0),
     "scale": Part("release", run=command("benchmarks/postgres_scale.py", "--check")),
     "listings": Part("release", run=command("benchmarks/postgres_listings.py", "--check")),
+    "migrations": Part("release", run=command("benchmarks/postgres_migrations.py", "--check")),
     "certificates": Part("release certificates", run=certify_stores),
     # These fetch a program besides packages, so only `release` runs them, once.
     "contract(d1-pyodide-all)": Part("release", run=run_pyodide_contracts),
