@@ -396,7 +396,9 @@ async def test_migration_behind_an_open_report_lets_the_others_go_on(
         next_release()
         with pytest.raises(StoreUnavailableError, match=r"waited 1 s for whoever uses.*\(the report, .*, idle in tran"):
             await store.ensure_schema(lock_timeout=timedelta(seconds=1))
+        caplog.clear()
         migrating = asyncio.create_task(store.ensure_schema())
+        passing = asyncio.create_task(short_transactions(empty_dsn))
         longest = 0.0
         for number in range(30):
             begun = time.monotonic()
@@ -406,13 +408,27 @@ async def test_migration_behind_an_open_report_lets_the_others_go_on(
         assert longest < 2, "a migration that waits for a report holds up everybody else"
         assert not migrating.done()
         assert [row[0] for row in await read(empty, RECORDS)] == SHIPPED
+        passing.cancel()
         await transaction.rollback()
         await asyncio.wait_for(migrating, 20)
     finally:
         await report.close()
     assert len(await read(empty, RECORDS)) == len(SHIPPED) + 1
-    waits = [record.getMessage() for record in caplog.records if "a migration waits for" in record.getMessage()]
-    assert waits
+    [told] = [record.getMessage() for record in caplog.records if "a migration waits for" in record.getMessage()]
+    assert "the report" in told
+    assert "passing by" not in told, "who is done in a moment holds nobody up"
+
+
+async def short_transactions(dsn: str) -> None:
+    """Use the table for a tenth of a second, again and again."""
+    connection = await asyncpg.connect(dsn, server_settings={"application_name": "passing by"})
+    try:
+        while True:
+            async with connection.transaction():
+                await connection.fetch("SELECT 1 FROM workflow_runs")
+                await asyncio.sleep(0.1)
+    finally:
+        await connection.close(timeout=5)
 
 
 async def test_migration_that_fails_is_reported_and_leaves_nothing(

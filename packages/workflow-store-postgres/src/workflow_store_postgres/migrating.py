@@ -64,6 +64,7 @@ class Migrator:
         self._wanted = {"contract": contract, "online": online}
         self._waits_for_builders = contract or wait
         self._online: OnlineMigration | None = None
+        self._tried_at = 0.0
         self._logged: Sequence[Migration] = ()
 
     async def run(self) -> None:
@@ -93,6 +94,7 @@ class Migrator:
         That lock is tried, not waited for: a waiting call would hold a connection, which may be the pool's only one. An
         index is built without it, because it ends with the transaction.
         """
+        self._tried_at = time.monotonic()
         try:
             async with self._sender.transaction() as connection:
                 database = self._database(connection)
@@ -129,7 +131,10 @@ class Migrator:
                 holders = await fetch(sql("read_migration_lock_holder"), await database.lock_key())
                 return f"another migration, of {told(holders)}"
             place, names = await database.place(), sorted(self._sender.tables.by_key().values())
-            return f"whoever uses the tables: {told(await fetch(sql('read_table_users'), place, names))}"
+            # Who came later was held up by the try, and is not in its way.
+            since_try_s = time.monotonic() - self._tried_at
+            holders = await fetch(sql("read_table_users"), place, names, since_try_s)
+            return f"whoever uses the tables: {told(holders)}"
 
     def _database(self, connection: LentConnection) -> SchemaInTransaction:
         return SchemaInTransaction(self._sender, connection, self._environment)

@@ -155,8 +155,8 @@ WHERE
     AND held.objsubid = 1;
 
 -- name: read_table_users
--- Returns whose transactions have used our tables, the one that began first before the others.
--- $1 schema  $2 table_names
+-- Returns whose transactions have used our tables since some seconds ago, the one that began first before the others.
+-- $1 schema  $2 table_names  $3 seconds
 SELECT DISTINCT
     -- include: holder_columns
 FROM pg_catalog.pg_locks AS held
@@ -168,6 +168,7 @@ WHERE
     AND held.granted
     AND held.database = (SELECT base.oid FROM pg_catalog.pg_database AS base WHERE base.datname = current_database())
     AND held.pid IS DISTINCT FROM pg_backend_pid()
+    AND (held.pid IS NULL OR activity.xact_start < clock_timestamp() - make_interval(secs => $3::float8))
     AND space.nspname = $1::text
     AND relation.relname::text = ANY($2::text[])
 ORDER BY since
