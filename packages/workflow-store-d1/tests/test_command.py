@@ -312,7 +312,7 @@ def test_environment_is_marked_after_a_question(at: Call, new: Path) -> None:
     marks = "SELECT DISTINCT environment FROM workflow_schema_migrations"
     refused = at("repair", "--environment", "production", typed="n\n")
     assert (refused.status, refused.out.strip()) == (1, "")
-    assert refused.err.startswith("the tables are not marked: mark them with 'production'\nWrite that? [y/N]:")
+    assert refused.err.startswith("mark the tables with 'production'; before: no mark\nWrite that? [y/N]:")
     unanswered = at("repair", "--environment", "production")
     assert unanswered.status == 1
     assert rows(new, marks) == [(None,)]
@@ -321,7 +321,7 @@ def test_environment_is_marked_after_a_question(at: Call, new: Path) -> None:
     again = at("repair", "--environment", "production")
     assert (again.status, again.out) == (0, "nothing is to be repaired\n")
     moved = at("repair", "--environment", "staging", "--yes", "--json")
-    assert moved.json["change"] == "the tables are marked with 'production': mark them with 'staging'"
+    assert moved.json["change"] == "mark the tables with 'staging'; before: 'production'"
     assert "warning: programs of the environment that is recorded will refuse the tables" in moved.err
     assert at("repair", "--no-environment", "--yes").status == 0
     assert rows(new, marks) == [(None,)]

@@ -75,9 +75,9 @@ class EnvironmentRepair:
     @property
     def description(self) -> str:
         """The change in words."""
-        before = f"marked with {', '.join(map(repr, self.recorded))}" if self.recorded else "not marked"
-        after = "take the mark away" if self.environment is None else f"mark them with {self.environment!r}"
-        return f"the tables are {before}: {after}"
+        before = ", ".join(map(repr, self.recorded)) or "no mark"
+        change = "take the mark away" if self.environment is None else f"mark the tables with {self.environment!r}"
+        return f"{change}; before: {before}"
 
     @property
     def warning(self) -> str | None:
