@@ -20,6 +20,7 @@ WHOLE_TABLE = {
     "read_columns": "the same",
     "read_indexes": "the same",
     "read_applied_migrations": "a row per migration",
+    "mark_environment": "the same",
 }
 
 INDEXES = {

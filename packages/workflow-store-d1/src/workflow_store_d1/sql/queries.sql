@@ -116,12 +116,19 @@ AND (?5 IS NULL OR passed.workflow_id IN (SELECT workflow.value FROM json_each(?
 AND (?6 IS NULL OR passed.queue IN (SELECT queue.value FROM json_each(?6) AS queue))
 AND (?7 IS NULL OR substr(passed.run_id, 1, length(?7)) = ?7)
 
+-- fragment: failed_columns
+-- What the codec reads of a run that failed, in a listing: it waits for nothing.
+-- include: head_columns
+-- include: late_head_columns
+NULL AS awaiting,
+NULL AS awaited_count
+
 -- name: list_failed_runs
 -- Lists runs that failed, oldest first, however many others finished. Of each status it reads as many as the page has.
 -- ?1 after_created_at_ms  ?2 after_run_id  ?3 created_before_ms
 -- ?4 statuses  ?5 workflow_ids  ?6 queues  ?7 run_id_prefix  ?8 limit
 SELECT
-    -- include: listed_columns
+    -- include: failed_columns
 -- include: failed_runs
 WHERE
     (head.created_at, head.run_id) > (?1, ?2)
@@ -149,7 +156,7 @@ LIMIT ?8;
 -- ?1 before_created_at_ms  ?2 before_run_id  ?3 created_from_ms
 -- ?4 statuses  ?5 workflow_ids  ?6 queues  ?7 run_id_prefix  ?8 limit
 SELECT
-    -- include: listed_columns
+    -- include: failed_columns
 -- include: failed_runs
 WHERE
     (head.created_at, head.run_id) < (?1, ?2)
