@@ -435,7 +435,8 @@ INBOX = """DROP TABLE workflow_signal_deliveries; CREATE TABLE workflow_signal_d
     run_id TEXT NOT NULL, inbox_seq INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
     delivery_id TEXT NOT NULL, received_at INTEGER NOT NULL, taken INTEGER NOT NULL, payload_bytes INTEGER NOT NULL,
     payload TEXT, PRIMARY KEY (run_id, inbox_seq));
-CREATE INDEX workflow_signal_deliveries_untaken ON workflow_signal_deliveries (run_id) WHERE taken = 0"""
+CREATE INDEX workflow_signal_deliveries_untaken
+    ON workflow_signal_deliveries (run_id, inbox_seq, payload_bytes) WHERE taken = 0"""
 TIMERS_OF = "DROP TABLE workflow_timers; CREATE TABLE workflow_timers (run_id TEXT NOT NULL, timer_id TEXT NOT NULL, "
 
 
@@ -444,6 +445,10 @@ TIMERS_OF = "DROP TABLE workflow_timers; CREATE TABLE workflow_timers (run_id TE
     [
         ("DROP TABLE workflow_timers", "table 'workflow_timers' is missing"),
         ("ALTER TABLE workflow_runs DROP COLUMN priority", "table 'workflow_runs' lacks the column 'priority'"),
+        (
+            "DROP INDEX workflow_runs_created; CREATE INDEX workflow_runs_created ON workflow_runs (run_id, queue)",
+            "index 'workflow_runs_created' of 'workflow_runs' is on run_id,queue, not on created_at,run_id",
+        ),
         ("DROP INDEX workflow_runs_created", "table 'workflow_runs' lacks the index 'workflow_runs_created'"),
         (
             "DROP INDEX workflow_runs_created; CREATE UNIQUE INDEX workflow_runs_created ON workflow_runs (created_at)",

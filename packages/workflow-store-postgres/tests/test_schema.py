@@ -695,6 +695,10 @@ async def test_deep_check_passes_on_what_the_migrations_make(
     [
         ("DROP TABLE workflow_timers", "table 'workflow_timers' is missing"),
         ("ALTER TABLE workflow_runs DROP COLUMN priority", "table 'workflow_runs' lacks the column 'priority'"),
+        (
+            "DROP INDEX workflow_runs_created; CREATE INDEX workflow_runs_created ON workflow_runs (run_id, queue)",
+            "index 'workflow_runs_created' of 'workflow_runs' is on run_id,queue, not on created_at,run_id",
+        ),
         ("DROP INDEX workflow_runs_created", "table 'workflow_runs' lacks the index 'workflow_runs_created'"),
         (
             "DROP INDEX workflow_runs_created; CREATE UNIQUE INDEX workflow_runs_created ON workflow_runs (run_id)",

@@ -108,6 +108,8 @@ def _of_index(table: str, index: IndexDefinition, there: Row | None) -> Iterator
         yield f"index {index.name!r} of {table!r} is not valid: drop it and create it again"
     elif bool(there["is_unique"]) != index.unique:
         yield f"index {index.name!r} of {table!r} {'is' if there['is_unique'] else 'is not'} unique"
+    elif there["index_columns"] != (wanted := ",".join(index.columns)):
+        yield f"index {index.name!r} of {table!r} is on {there['index_columns']}, not on {wanted}"
 
 
 def _of_constraint(table: str, unique: UniqueDefinition, there: Collection[Row]) -> Iterator[str]:
