@@ -168,6 +168,8 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "list_runs_descending": PAGE_BACKWARDS,
     "list_runs_in_lanes": (*FILTERED, *PAGE),
     "list_runs_in_lanes_descending": (*FILTERED, *PAGE_BACKWARDS),
+    "list_failed_runs": (["dead", "errored"], *PAGE),
+    "list_failed_runs_descending": (["dead", "errored"], *PAGE_BACKWARDS),
     "count_runs": (["running"], None, None, 0, 2**53),
 }
 PLANNED_FOR_VALUES: dict[str, tuple[Any, ...]] = {
@@ -292,6 +294,24 @@ async def test_claim_of_ticks_does_not_look_at_other_schedules(
     assert many <= 1.5 * few, (many, few)
 
 
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_failed_and_ended_runs_are_read_by_their_own_indexes(changeable: asyncpg.Connection, mode: str) -> None:
+    """However many workflows they are of, and however many others ended."""
+    for name in ("list_failed_runs", "list_failed_runs_descending"):
+        assert "workflow_event_locks_failed" in await explain(changeable, name, STATEMENTS[name], mode)
+    await changeable.execute(
+        "UPDATE workflow_event_locks SET status = 'aborted' WHERE finished_at IS NOT NULL AND finished_at % 400 = 399"
+    )
+    await changeable.execute("VACUUM ANALYZE")
+    values = (100_000, ["aborted"], None, 5)
+    assert "workflow_event_locks_terminal" in await explain(changeable, "prune_runs", values, mode)
+    many = await pages_read(changeable, "prune_runs", values, mode)
+    await changeable.execute("DELETE FROM workflow_event_locks WHERE status = 'finished'")
+    await changeable.execute("VACUUM ANALYZE")
+    few = await pages_read(changeable, "prune_runs", values, mode)
+    assert many <= 1.5 * few, (many, few)
+
+
 async def test_late_page_costs_what_the_first_does(filled: asyncpg.Connection) -> None:
     first = await pages_read(filled, "list_runs", (0, "", 2**53, 51))
     late = await pages_read(filled, "list_runs", (19_000, "run-00019000", 2**53, 51))
@@ -301,6 +321,7 @@ async def test_late_page_costs_what_the_first_does(filled: asyncpg.Connection) -
 RARE: dict[str, dict[str, Any]] = {
     "running": {"statuses": [RunStatus.RUNNING]},
     "dead": {"statuses": [RunStatus.DEAD]},
+    "failed": {"statuses": [RunStatus.DEAD, RunStatus.ERRORED, RunStatus.ABORTED]},
     "two statuses": {"statuses": [RunStatus.RUNNING, RunStatus.DEAD]},
     "a status of a workflow": {"statuses": [RunStatus.RUNNING], "workflow_ids": ["workflow-1"]},
     "a status of two workflows": {"statuses": [RunStatus.RUNNING], "workflow_ids": ["workflow-1", "rare"]},
