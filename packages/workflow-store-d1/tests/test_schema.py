@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workflow_migrations import Migration, checksum, quote_identifier, split_statements
+from workflow_migrations import Migration, TableNames, checksum, quote_identifier, render_migrations, split_statements
 from workflow_runtime.errors import (
     ConfigurationError,
     ForeignTablesError,
@@ -22,6 +22,7 @@ from workflow_runtime.errors import (
     SchemaError,
     SchemaHalfAppliedError,
     SchemaMissingError,
+    SchemaUnrecordedError,
     StoreOperationError,
 )
 from workflow_runtime.metering import meter_queries
@@ -210,7 +211,7 @@ async def test_migration_that_fails_for_good_is_reported_and_leaves_nothing(
     store: D1WorkflowStore, path: Path, next_release: Callable[[], None]
 ) -> None:
     next_release()
-    run_script(path, "ALTER TABLE workflow_runs ADD COLUMN note TEXT")
+    run_script(path, "ALTER TABLE workflow_runs ADD COLUMN note INTEGER")
     with pytest.raises(StoreOperationError, match="duplicate column"):
         await store.ensure_schema()
     assert [row[0] for row in read(path, RECORDS)] == SHIPPED
@@ -384,6 +385,62 @@ async def test_migration_that_stopped_in_the_middle_is_told_of(
     assert read(path, CATALOGUE) == []
     await store.ensure_schema()
     await store.check_schema()
+
+
+# A later migration that a tool without a transaction left in the middle.
+SEVERAL = Migration(
+    migration_id="0005_expand_several",
+    number=5,
+    sql="""
+ALTER TABLE workflow_runs ADD COLUMN note TEXT;
+UPDATE workflow_runs SET note = 'none' WHERE note IS NULL;
+CREATE INDEX workflow_runs_note ON workflow_runs (note);
+DROP INDEX workflow_runs_created;
+INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
+VALUES ('0005_expand_several', 'workflow-store-d1', '0.3.0', NULL, 1);
+""",
+    checksum=checksum("0005"),
+)
+DONE = {1: 1, 2: 1, 3: 3, 4: 4}
+"""Statements of it that are known to be done, by how many were sent: an UPDATE leaves no trace that we know."""
+
+
+@pytest.mark.parametrize("names", [{}, {"runs": 'odd "runs"', "schema_migrations": "MIGRATIONS"}], ids=["names", "odd"])
+@pytest.mark.parametrize("sent", DONE)
+async def test_later_migration_that_stopped_in_the_middle_says_what_is_left(
+    path: Path, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, names: dict[str, str], sent: int
+) -> None:
+    store = await open_store(tables=names)
+    await store.ensure_schema()
+    migrations = (*get_migrations(), SEVERAL)
+    monkeypatch.setattr(schema, "get_migrations", lambda: migrations)
+    (rendered,) = render_migrations([SEVERAL], TableNames.of(names))
+    run_script(path, ";".join(rendered.statements[:sent]))
+    before = read(path, CATALOGUE)
+    with pytest.raises(SchemaUnrecordedError, match="0005_expand_several") as told:
+        await store.ensure_schema()
+    assert read(path, CATALOGUE) == before
+    assert told.value.left == rendered.statements[DONE[sent] :]
+    run_script(path, str(told.value).partition("\n\n")[2])
+    await store.ensure_schema()
+    await store.check_schema(deep=True)
+
+
+@pytest.mark.parametrize("number", range(1, len(SHIPPED)))
+async def test_shipped_migration_whose_record_is_missing_says_so(
+    path: Path, open_store: OpenStore, number: int
+) -> None:
+    run_script(path, get_migration_sql(to_id=SHIPPED[number - 1]))
+    *changes, record = get_migrations()[number].statements
+    run_script(path, ";".join(changes))
+    store = await open_store()
+    with pytest.raises(SchemaUnrecordedError, match="only its record is missing") as told:
+        await store.ensure_schema(contract=True)
+    assert told.value.left == (record,)
+    run_script(path, told.value.left[0])
+    await store.ensure_schema(contract=True)
+    await store.check_schema(deep=True)
+    assert [row[0] for row in read(path, RECORDS)] == SHIPPED
 
 
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])

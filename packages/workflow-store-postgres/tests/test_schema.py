@@ -16,7 +16,15 @@ from typing import Any
 
 import asyncpg
 import pytest
-from workflow_migrations import DEFAULT_TABLES, Migration, checksum, quote_identifier, split_statements
+from workflow_migrations import (
+    DEFAULT_TABLES,
+    Migration,
+    TableNames,
+    checksum,
+    quote_identifier,
+    render_migrations,
+    split_statements,
+)
 from workflow_runtime.errors import (
     ConfigurationError,
     ForeignTablesError,
@@ -26,6 +34,7 @@ from workflow_runtime.errors import (
     SchemaError,
     SchemaHalfAppliedError,
     SchemaMissingError,
+    SchemaUnrecordedError,
     StoreOperationError,
     StoreUnavailableError,
 )
@@ -436,7 +445,7 @@ async def test_migration_that_fails_is_reported_and_leaves_nothing(
 ) -> None:
     await store.ensure_schema()
     next_release()
-    await empty.execute("ALTER TABLE workflow_runs ADD COLUMN note text")
+    await empty.execute("ALTER TABLE workflow_runs ADD COLUMN note integer")
     with pytest.raises(StoreOperationError, match="already exists"):
         await store.ensure_schema()
     assert [row[0] for row in await read(empty, RECORDS)] == SHIPPED
@@ -622,6 +631,68 @@ async def test_migration_that_stopped_in_the_middle_is_told_of(
         await empty.execute(f"DROP TABLE {', '.join(map(quote_identifier, refused.value.tables))}")
     await store.ensure_schema()
     await store.check_schema()
+
+
+# A later migration that a tool without a transaction left in the middle.
+SEVERAL = Migration(
+    migration_id="0005_expand_several",
+    number=5,
+    sql="""
+BEGIN;
+ALTER TABLE workflow_runs ADD COLUMN note text;
+UPDATE workflow_runs SET note = 'none' WHERE note IS NULL;
+CREATE INDEX workflow_runs_note ON workflow_runs (note);
+DROP INDEX workflow_runs_created;
+INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
+VALUES ('0005_expand_several', 'workflow-store-postgres', '0.3.0', NULL, 1);
+COMMIT;
+""",
+    checksum=checksum("0005"),
+)
+DONE = {1: 1, 2: 1, 3: 3, 4: 4}
+"""Statements of it that are known to be done, by how many were sent: an UPDATE leaves no trace that we know."""
+
+
+@pytest.mark.parametrize(("place", "names"), [("public", {}), ('Odd "schema"', OTHER_NAMES)], ids=["names", "odd"])
+@pytest.mark.parametrize("sent", DONE)
+async def test_later_migration_that_stopped_in_the_middle_says_what_is_left(
+    empty_dsn: str,
+    empty: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    names: dict[str, str],
+    sent: int,
+) -> None:
+    (rendered,) = render_migrations([SEVERAL], TableNames.of(names), schema=place)
+    async with PostgresWorkflowStore.connect(empty_dsn, schema=None if not names else place, tables=names) as store:
+        await store.ensure_schema()
+        migrations = (*get_migrations(), SEVERAL)
+        monkeypatch.setattr(schema, "get_migrations", lambda: migrations)
+        await empty.execute(";".join(rendered.statements[:sent]))
+        before = await read(empty, CATALOGUE)
+        with pytest.raises(SchemaUnrecordedError, match="0005_expand_several") as told:
+            await store.ensure_schema()
+        assert await read(empty, CATALOGUE) == before
+        assert told.value.left == rendered.statements[DONE[sent] :]
+        await empty.execute(str(told.value).partition("\n\n")[2])
+        await store.ensure_schema()
+        await store.check_schema(deep=True)
+
+
+@pytest.mark.parametrize("number", [1, 4], ids=["expand", "contract"])
+async def test_shipped_migration_whose_record_is_missing_says_so(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, number: int
+) -> None:
+    """An index that was built online is recorded: see test_online_migrations."""
+    await empty.execute(get_migration_sql(to_id=SHIPPED[number - 1], transaction=False))
+    await empty.execute(";".join(get_migrations()[number].statements[:-1]))
+    with pytest.raises(SchemaUnrecordedError, match="only its record is missing") as told:
+        await store.ensure_schema(contract=True)
+    assert told.value.left == get_migrations("public")[number].statements[-1:]
+    await empty.execute(told.value.left[0])
+    await store.ensure_schema(contract=True)
+    await store.check_schema(deep=True)
+    assert [row[0] for row in await read(empty, RECORDS)] == SHIPPED
 
 
 @pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])

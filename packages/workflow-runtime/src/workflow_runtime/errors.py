@@ -29,6 +29,7 @@ WorkflowError
 |     |- SchemaBehindError       older than the code                                   -> apply the migrations
 |     |- SchemaAheadError        newer than the code                                   -> upgrade the package
 |     |- SchemaHalfAppliedError  a migration stopped in the middle                     -> drop them, apply again
+|     |- SchemaUnrecordedError   a later migration stopped in the middle               -> run the SQL that it names
 |     |- SchemaDamagedError      somebody has changed or dropped some of them          -> mend what it names
 |     |- WrongEnvironmentError   the tables belong to another environment: a copy      -> end its runs, mark it as yours
 |     `- ForeignTablesError      tables of that name belong to somebody else           -> choose other names
@@ -82,6 +83,7 @@ __all__ = [
     "SchemaError",
     "SchemaHalfAppliedError",
     "SchemaMissingError",
+    "SchemaUnrecordedError",
     "StepFailedError",
     "StepTimeoutError",
     "StoreAccessError",
@@ -364,6 +366,22 @@ class SchemaHalfAppliedError(SchemaError):
             f"{looked}a migration was applied in part: {', '.join(map(repr, tables))} are there, and no migration is "
             f"recorded. Drop them, unless something has used them, and apply the migrations again"
         )
+
+
+class SchemaUnrecordedError(SchemaError):
+    """Some statements of a later migration were run, and its record is missing.
+
+    A tool without a transaction stopped in the middle of the file. Nothing was touched.
+    """
+
+    def __init__(self, migration_id: str, left: tuple[str, ...], looked: str = "") -> None:
+        self.migration_id = migration_id
+        self.left = left
+        """Statements that were not run, in order. The last one records the migration."""
+        self.looked = looked
+        missing = "only its record is missing" if len(left) == 1 else f"its last {len(left)} statements are missing"
+        sql = "".join(f"\n\n{statement};" for statement in left)
+        super().__init__(f"{looked}the migration {migration_id} was applied in part, and {missing}. Run the rest:{sql}")
 
 
 class SchemaDamagedError(SchemaError):

@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import cache
 
 from workflow_migrations import AppliedMigration, Migration, join_migrations, load_migrations, render_migrations
-from workflow_runtime.store import SchemaError, StoreOperationError, get_logger, one_line
+from workflow_runtime.store import SchemaError, SchemaMissingError, StoreOperationError, get_logger, one_line
 from workflow_store_sql import Schema, chosen_migrations, table_names
 
 from ._version import __version__
-from .database import D1PreparedStatement
+from .database import D1PreparedStatement, Row
 from .statement_sender import REMEDY, StatementSender, json_list
 
 __all__ = ["check_schema", "ensure_schema", "get_migration_sql", "get_migrations", "shipped_schema"]
@@ -78,16 +78,20 @@ async def ensure_schema(sender: StatementSender, environment: str | None, *, con
     schema = shipped_schema(sender, environment)
     applied = await _read_applied(sender, schema)
     while unit := schema.next_unit(applied, contract=contract, online=online):
-        refusal = None
+        refusal: StoreOperationError | SchemaMissingError | None = None
         try:
             logger.info("applying %s", one_line(", ".join(migration.migration_id for migration in unit)))
             statements = [one for migration in unit for one in _statements(sender, migration)]
             await sender.batch([*statements, *_mark(sender, schema, unit)])
-        except StoreOperationError as error:
+        except (StoreOperationError, SchemaMissingError) as error:
             refusal = error
         applied = await _read_applied(sender, schema)
         # Another process may have applied it meanwhile; then there is less to do now.
         if refusal is not None and unit[0] in schema.missing(applied):
+            if applied:
+                (rendered,) = render_migrations(unit[:1], sender.tables)
+                found = await _read_tables(sender)
+                schema.refuse_half_applied(unit[0], rendered.statements, applied, *found)
             raise refusal
 
 
@@ -101,11 +105,7 @@ async def check_schema(sender: StatementSender, environment: str | None, *, deep
     applied = await _read_applied(sender, schema)
     schema.check(applied)
     if deep:
-        names = json_list(sorted(sender.tables.by_key().values()))
-        columns, indexes = await sender.batch(
-            [sender.statement("read_columns", names), sender.statement("read_indexes", names)]
-        )
-        schema.compare(applied, columns, indexes)
+        schema.compare(applied, *await _read_tables(sender))
 
 
 def shipped_schema(sender: StatementSender, environment: str | None) -> Schema:
@@ -131,6 +131,15 @@ def _mark(sender: StatementSender, schema: Schema, unit: Sequence[Migration]) ->
     if unit[0].number or schema.environment is None:
         return []
     return [sender.statement("mark_environment", schema.environment)]
+
+
+async def _read_tables(sender: StatementSender) -> tuple[Sequence[Row], Sequence[Row]]:
+    """Return the columns and the indexes of our tables."""
+    names = json_list(sorted(sender.tables.by_key().values()))
+    columns, indexes = await sender.batch(
+        [sender.statement("read_columns", names), sender.statement("read_indexes", names)]
+    )
+    return columns, indexes
 
 
 async def _read_applied(sender: StatementSender, schema: Schema) -> Sequence[AppliedMigration]:

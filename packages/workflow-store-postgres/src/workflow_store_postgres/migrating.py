@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from workflow_migrations import Migration
-from workflow_runtime.store import StoreUnavailableError, get_logger, one_line
+from workflow_runtime.store import (
+    SchemaMissingError,
+    StoreOperationError,
+    StoreUnavailableError,
+    get_logger,
+    one_line,
+)
 
 from .connections import LentConnection
 from .holders import told
@@ -95,6 +101,7 @@ class Migrator:
         index is built without it, because it ends with the transaction.
         """
         self._tried_at = time.monotonic()
+        applying: Migration | None = None
         try:
             async with self._sender.transaction() as connection:
                 database = self._database(connection)
@@ -105,6 +112,7 @@ class Migrator:
                     return "done"
                 self._log(unit)
                 if unit[0].transactional:
+                    applying = unit[0]
                     await database.apply(unit, self._migration_timeout_s)
                     return "applied"
                 self._online = await database.online_migration(unit[0], self._migration_timeout_s)
@@ -112,6 +120,10 @@ class Migrator:
             if getattr(error.__cause__, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
                 raise
             return "in use"
+        except (StoreOperationError, SchemaMissingError):
+            if applying is None or not await self._is_recorded(applying):
+                raise
+            return "applied"
         return await self._online.apply()
 
     def _log(self, unit: Sequence[Migration]) -> None:
@@ -119,6 +131,15 @@ class Migrator:
         if unit != self._logged:
             logger.info("applying %s", one_line(", ".join(migration.migration_id for migration in unit)))
             self._logged = unit
+
+    async def _is_recorded(self, migration: Migration) -> bool:
+        """Return True if somebody's tool has applied meanwhile what failed just now.
+
+        Raises:
+            SchemaUnrecordedError: A tool without a transaction has applied it in part.
+        """
+        async with self._sender.transaction() as connection:
+            return await self._database(connection).refuse_half_applied(migration)
 
     async def _who(self, obstacle: _Obstacle) -> str:
         """Return who is waited for, in words."""

@@ -160,10 +160,26 @@ class SchemaInTransaction:
         Raises:
             SchemaDamagedError: Something is missing or changed.
         """
+        shipped.compare(applied, *await self._read_tables())
+
+    async def refuse_half_applied(self, migration: Migration) -> bool:
+        """Raise if a migration that failed just now was applied in part before. Return True if it is recorded.
+
+        Raises:
+            SchemaUnrecordedError: It was, by a tool without a transaction.
+        """
+        shipped, applied = await self.shipped(), await self.read_applied()
+        if not applied or migration not in shipped.missing(applied):
+            return bool(applied)
+        (rendered,) = render_migrations([migration], self._sender.tables, schema=await self.place())
+        shipped.refuse_half_applied(migration, rendered.statements, applied, *await self._read_tables())
+        return False
+
+    async def _read_tables(self) -> tuple[Sequence[Row], Sequence[Row]]:
+        """Return the columns and the indexes of our tables."""
         place, names = await self.place(), sorted(self._sender.tables.by_key().values())
         fetch, sql = self._connection.fetch, self._sender.sql
-        columns = await fetch(sql("read_columns"), place, names)
-        shipped.compare(applied, columns, await fetch(sql("read_indexes"), place, names))
+        return await fetch(sql("read_columns"), place, names), await fetch(sql("read_indexes"), place, names)
 
     def _check_encoding(self) -> None:
         encoding = self._connection.raw.get_settings().server_encoding

@@ -232,6 +232,7 @@ class PostgresWorkflowStore(
         Raises:
             ForeignTablesError: Tables of these names belong to something else.
             SchemaHalfAppliedError: A tool without a transaction stopped in the middle of a migration.
+            SchemaUnrecordedError: The same, of a later migration; the message has the SQL that is left to run.
             SchemaAheadError: The database is newer than this package.
             WrongEnvironmentError: The tables belong to another environment.
             StoreUnavailableError: Others have been migrating, or using a table, for longer; the message says who.

@@ -27,12 +27,14 @@ from workflow_runtime.store import (
     SchemaError,
     SchemaHalfAppliedError,
     SchemaMissingError,
+    SchemaUnrecordedError,
     WrongEnvironmentError,
     get_logger,
     one_line,
 )
 
 from .differences import differences
+from .half_applied import statements_done
 from .rows import Row
 
 __all__ = ["Schema", "chosen_migrations"]
@@ -244,11 +246,37 @@ class Schema:
         Raises:
             SchemaDamagedError: Something is missing or changed.
         """
-        recorded = {row.migration_id for row in applied}
-        known = [migration for migration in self.migrations if migration.migration_id in recorded]
-        problems = differences(read_table_definitions(known, self.tables), columns, indexes)
+        problems = differences(read_table_definitions(self._known(applied), self.tables), columns, indexes)
         if problems:
             raise SchemaDamagedError(problems, self._looked())
+
+    def refuse_half_applied(
+        self,
+        migration: Migration,
+        statements: Sequence[str],
+        applied: Sequence[AppliedMigration],
+        columns: Iterable[Row],
+        indexes: Iterable[Row],
+    ) -> None:
+        """Raise if a migration of tables that are in use, which failed just now, was applied in part before.
+
+        Args:
+            migration: As the package ships it.
+            statements: Its statements as this database gets them.
+            applied: What was applied.
+            columns: As for `differences`.
+            indexes: As for `differences`.
+
+        Raises:
+            SchemaUnrecordedError: It was, by a tool without a transaction.
+        """
+        done = statements_done(self._known(applied), migration, self.tables, columns, indexes)
+        if done:
+            raise SchemaUnrecordedError(migration.migration_id, tuple(statements[done:]), self._looked())
+
+    def _known(self, applied: Sequence[AppliedMigration]) -> list[Migration]:
+        recorded = {row.migration_id for row in applied}
+        return [migration for migration in self.migrations if migration.migration_id in recorded]
 
     def _refuse(self, tables: Iterable[str], problem: str) -> None:
         for table in tables:
