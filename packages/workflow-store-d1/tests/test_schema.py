@@ -28,25 +28,18 @@ from workflow_runtime.errors import (
 from workflow_runtime.metering import meter_queries
 from workflow_store_d1 import D1Result, D1WorkflowStore, get_migration_sql, get_migrations, schema
 from workflow_store_d1.local import LocalD1Database
+from workflow_test_support.workloads import tanstack
 
 OpenStore = Callable[..., Awaitable[D1WorkflowStore]]
 OpenDatabase = Callable[..., Awaitable[LocalD1Database]]
 
 CATALOGUE = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
 RECORDS = "SELECT migration_id, package_name, checksum FROM workflow_schema_migrations ORDER BY migration_id"
 
 SHIPPED = [migration.migration_id for migration in get_migrations()]
 
-# What TanStack's Postgres store calls its tables, as far as it matters here.
-TANSTACK = """
-CREATE TABLE workflow_schema_migrations (
-    migration_id TEXT PRIMARY KEY, package_name TEXT NOT NULL, package_version TEXT, applied_at INTEGER NOT NULL
-);
-INSERT INTO workflow_schema_migrations
-VALUES ('0000_workflow_store', '@tanstack/workflow-store-cloudflare-d1', '0.0.5', 1);
-CREATE TABLE workflow_runs (run_id TEXT PRIMARY KEY, workflow_id TEXT NOT NULL, status TEXT NOT NULL, input TEXT);
-CREATE TABLE workflow_event_locks (run_id TEXT PRIMARY KEY, created_at INTEGER NOT NULL);
-"""
+TANSTACK = tanstack.script("sqlite")
 
 # What a later release might add.
 NEXT = Migration(
@@ -470,6 +463,30 @@ async def test_tables_of_others_are_refused_and_not_touched(
         await getattr(store, call)()
     assert refused.value.table == table
     assert read(path, CATALOGUE) == before
+
+
+@pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
+async def test_tables_of_tanstack_are_refused_with_every_row_left_as_it_was(
+    path: Path, open_store: OpenStore, call: str
+) -> None:
+    """All nine have our names. They are refused too while the one that says whose they are, and more, are missing."""
+    run_script(path, TANSTACK)
+    store = await open_store()
+
+    def everything() -> tuple[list[tuple[Any, ...]], list[list[tuple[Any, ...]]]]:
+        return read(path, CATALOGUE), [read(path, f"SELECT * FROM {table}") for (table,) in read(path, TABLES)]
+
+    for table in [None, *tanstack.COLUMNS]:
+        if table is not None:
+            run_script(path, f"DROP TABLE {table}")
+        before = everything()
+        assert all(before[1]), "each has a row"
+        if table == [*tanstack.COLUMNS][-1]:
+            break
+        with pytest.raises(ForeignTablesError) as refused:
+            await getattr(store, call)()
+        assert refused.value.table in tanstack.COLUMNS
+        assert everything() == before
 
 
 @pytest.mark.parametrize("names", [{}, {"runs": 'odd "runs"', "signal_deliveries": "INBOX"}], ids=["names", "odd"])

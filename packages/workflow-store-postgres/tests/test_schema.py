@@ -40,6 +40,7 @@ from workflow_runtime.errors import (
 )
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql, get_migrations, schema
 from workflow_test_support.servers.postgres_server import program
+from workflow_test_support.workloads import tanstack
 
 SHIPPED = [migration.migration_id for migration in get_migrations()]
 
@@ -59,18 +60,10 @@ INNER JOIN pg_attribute AS attribute ON attribute.attrelid = relation.oid AND at
 WHERE relation.relnamespace = 'public'::regnamespace
 ORDER BY relation.relname, attribute.attnum
 """
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename"
 RECORDS = "SELECT migration_id, package_name, checksum FROM workflow_schema_migrations ORDER BY migration_id"
 
-# What another program calls its tables, as far as it matters here.
-TANSTACK = """
-CREATE TABLE workflow_schema_migrations (
-    migration_id text PRIMARY KEY, package_name text NOT NULL, package_version text, applied_at bigint NOT NULL
-);
-INSERT INTO workflow_schema_migrations
-VALUES ('0000_workflow_store', '@tanstack/workflow-store-drizzle-postgres', '0.0.5', 1);
-CREATE TABLE workflow_runs (run_id text PRIMARY KEY, workflow_id text NOT NULL, status text NOT NULL, input jsonb);
-CREATE TABLE workflow_event_locks (run_id text PRIMARY KEY, created_at bigint NOT NULL);
-"""
+TANSTACK = tanstack.script("postgres")
 
 # What a later release might add.
 NEXT = Migration(
@@ -723,6 +716,30 @@ async def test_tables_of_others_are_refused_and_not_touched(
         await getattr(store, call)()
     assert refused.value.table == table
     assert await read(empty, CATALOGUE) == before
+
+
+@pytest.mark.parametrize("call", ["check_schema", "ensure_schema"])
+async def test_tables_of_tanstack_are_refused_with_every_row_left_as_it_was(
+    store: PostgresWorkflowStore, empty: asyncpg.Connection, call: str
+) -> None:
+    """All nine have our names. They are refused too while the one that says whose they are, and more, are missing."""
+    await empty.execute(TANSTACK)
+
+    async def everything() -> tuple[list[tuple[Any, ...]], list[list[tuple[Any, ...]]]]:
+        rows = [await read(empty, f"SELECT * FROM {table}") for (table,) in await read(empty, TABLES)]
+        return await read(empty, CATALOGUE), rows
+
+    for table in [None, *tanstack.COLUMNS]:
+        if table is not None:
+            await empty.execute(f"DROP TABLE {table}")
+        before = await everything()
+        assert all(before[1]), "each has a row"
+        if table == [*tanstack.COLUMNS][-1]:
+            break
+        with pytest.raises(ForeignTablesError) as refused:
+            await getattr(store, call)()
+        assert refused.value.table in tanstack.COLUMNS
+        assert await everything() == before
 
 
 async def test_role_that_may_not_create_passes_when_there_is_nothing_to_do(dsn: str) -> None:
