@@ -49,6 +49,8 @@ AUDIT = "examples/audit_packages"
 
 POOLER_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pgbouncer.py"
 POOLS_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pools.py"
+D1_NAMES_CONTRACT = "packages/workflow-store-d1/tests/test_contract_names.py"
+POSTGRES_NAMES_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_names.py"
 WORKERD_CONTRACT = "packages/workflow-store-d1/tests/test_contract_workerd.py"
 HTTP_CONTRACT = "packages/workflow-store-d1/tests/test_contract_http.py"
 PYODIDE_CONTRACT = "packages/workflow-store-d1/tests/test_contract_pyodide.py"
@@ -59,6 +61,7 @@ POSTGRES_TESTS = [
     "tests/test_heartbeats.py",
     "tests/test_isolation.py",
     "tests/test_mended_deploys.py",
+    "tests/test_migration_tools.py",
     "tests/test_schedules_on_stores.py",
     "tests/test_transactions.py",
     "tests/test_transactions_lost_and_killed.py",
@@ -68,6 +71,7 @@ FULL_COUNTS = {
     "WORKFLOW_BIG_TABLE": "1000000",
     "WORKFLOW_CHAOS_RUNS": "200",
     "WORKFLOW_CONTENTION_TICKS": "10000",
+    "WORKFLOW_CONTRACT_NAMES": "all",
     "WORKFLOW_CONTRACT_SCALE": "10",
     "WORKFLOW_PYTHON_314": "all",
     "WORKFLOW_CRASH_POINTS": "all",
@@ -274,6 +278,8 @@ def tests_of(sessions: str, *paths: str, **facts: Any) -> Part:
 # Without xdist, as these start processes of their own and measure time; `-rP` shows the figures that they print.
 ALONE: Mapping[str, Any] = {"processes": 0, "options": ("-rP",)}
 REMOTE: Mapping[str, Any] = {"counts": FEW_ROUNDS}
+# Names make no race: few rounds are enough in `release` too, of all cases there.
+NAMES: Mapping[str, Any] = {"env": FEW_ROUNDS}
 
 PARTS = {
     "lint": Part("tests lint", run=check_style),
@@ -289,6 +295,8 @@ PARTS = {
     "contract(d1-pyodide)": tests_of("tests", PYODIDE_CONTRACT, **REMOTE),
     "contract(postgres)": tests_of("tests matrix lowest", "packages/workflow-store-postgres/tests/test_contract.py"),
     "contract(postgres-pools)": tests_of("tests matrix lowest", POOLS_CONTRACT, **REMOTE),
+    "contract(d1-names)": tests_of("tests release", D1_NAMES_CONTRACT, **NAMES),
+    "contract(postgres-names)": tests_of("tests release", POSTGRES_NAMES_CONTRACT, **NAMES),
     "mutants": tests_of("tests mutants release", "contract-tests/tests/test_mutants.py"),
     "mutant table": Part("mutants", run=command("contract-tests/tests/mutant_table.py")),
     **{

@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 from workflow_contract_tests import Statements, StoreHarness
+from workflow_migrations import TableNames, render_sql
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql
 from workflow_test_support.servers.database_pool import DatabasePool
 from workflow_test_support.servers.postgres_databases import make_template
@@ -44,10 +45,12 @@ def harness_on(
     arguments = arguments or {"dsn": dsn}
     statements = Statements()
     connection_class = watched_connection(statements)
+    names = TableNames.of(arguments.get("tables"))
+    delete_state = "DELETE FROM workflow_run_states WHERE run_id = $1"
 
     async def corrupt(run_id: str) -> None:
         async with _connected(dsn) as connection:
-            await connection.execute("DELETE FROM workflow_run_states WHERE run_id = $1", run_id)
+            await connection.execute(render_sql(delete_state, names, schema=arguments.get("schema")), run_id)
 
     return StoreHarness(
         lambda: PostgresWorkflowStore.connect(**arguments, connection_class=connection_class),

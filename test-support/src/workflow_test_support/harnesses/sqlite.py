@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_contract_tests import Statements, StoreHarness
+from workflow_migrations import TableNames, render_sql
 from workflow_store_d1 import D1DatabaseError, D1WorkflowStore, SQLiteTransaction
 from workflow_store_d1.retries import Retries
 
@@ -36,10 +37,12 @@ def harness_on(path: Path, **options: Any) -> StoreHarness:
         path: The file, which is not there yet.
         options: Further arguments of `D1WorkflowStore.open`.
     """
+    names = TableNames.of(options.get("tables"))
+    cut_input = render_sql("UPDATE workflow_run_states SET input = '{\"cut' WHERE run_id = ?", names)
 
     async def corrupt(run_id: str) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            db.execute("UPDATE workflow_run_states SET input = '{\"cut' WHERE run_id = ?", (run_id,))
+            db.execute(cut_input, (run_id,))
 
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("CREATE TABLE business (key TEXT NOT NULL)")
@@ -56,7 +59,7 @@ def harness_on(path: Path, **options: Any) -> StoreHarness:
         lambda: open_watched(path, statements, **options),
         contract_version="0.1",
         process_factory="workflow_store_d1:D1WorkflowStore.open",
-        process_arguments={"path": str(path)},
+        process_arguments={"path": str(path), "tables": options.get("tables")},
         corrupt=corrupt,
         write_business=write_business,
         read_business=read_business,
