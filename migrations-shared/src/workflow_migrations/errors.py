@@ -74,7 +74,10 @@ class ChecksumMismatchError(MigrationError):
         self.migration_id = migration_id
 
     def __str__(self) -> str:
-        return f"migration {self.migration_id} was applied with another text than this package ships"
+        return (
+            f"migration {self.migration_id} was applied with another text than this package ships: install the package "
+            "unedited. If the edited text was applied, mend the tables and set the checksum of its record to NULL"
+        )
 
 
 class MigrationGapError(MigrationError):
@@ -85,7 +88,10 @@ class MigrationGapError(MigrationError):
         self.missing = missing
 
     def __str__(self) -> str:
-        return f"the database has later migrations but lacks {', '.join(self.missing)}"
+        return (
+            f"the database has later migrations but lacks {', '.join(self.missing)}: apply them by hand, "
+            f"get_migration_sql(ids={[*self.missing]}) has their SQL"
+        )
 
 
 class DatabaseAheadError(MigrationError):

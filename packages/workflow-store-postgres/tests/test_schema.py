@@ -327,7 +327,7 @@ async def test_search_path_decides_when_no_schema_is_given(empty_dsn: str, empty
             await store.ensure_schema()
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "s" * 64, 5])
+@pytest.mark.parametrize("name", ["", "a\0b", "s" * 64, "\ud800", 5])
 async def test_unusable_schema_is_refused(empty_dsn: str, name: Any) -> None:
     with pytest.raises(ConfigurationError, match="schema"):
         await PostgresWorkflowStore.connect(empty_dsn, schema=name)

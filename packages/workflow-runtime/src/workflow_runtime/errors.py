@@ -390,7 +390,10 @@ class SchemaDamagedError(SchemaError):
     def __init__(self, problems: tuple[str, ...], looked: str = "") -> None:
         self.problems = problems
         self.looked = looked
-        super().__init__(f"{looked}the tables are not as the migrations make them: {'; '.join(problems)}")
+        super().__init__(
+            f"{looked}the tables are not as the migrations make them: {'; '.join(problems)}. Mend them by hand: "
+            "get_migration_sql() shows how they should be"
+        )
 
 
 class WrongEnvironmentError(SchemaError):
@@ -413,7 +416,10 @@ class ForeignTablesError(SchemaError):
     def __init__(self, table: str, problem: str) -> None:
         self.table = table
         self.problem = problem
-        super().__init__(f"table {table!r} exists but belongs to something else: {problem}")
+        super().__init__(
+            f"table {table!r} exists but belongs to something else: {problem}. Give the store other names (tables=), "
+            "or a schema or database of its own"
+        )
 
 
 class ExecutionError(WorkflowError):

@@ -53,7 +53,8 @@ _HINTS = {
     "3D000": "create the database, or correct its name",
     "42501": (
         "the role needs USAGE on the schema and SELECT, INSERT, UPDATE and DELETE on the tables; "
-        "the role that migrates needs CREATE on the schema"
+        "the role that migrates needs CREATE on the schema (on the database, to make the schema) "
+        "and has to own the tables"
     ),
     "42P05": _STATEMENTS_MIXED_UP,
     "53100": "free space on the server: the work goes on by itself",

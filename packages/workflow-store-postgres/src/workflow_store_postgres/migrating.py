@@ -178,7 +178,7 @@ class _Patience:
         """
         left_s = self._end - time.monotonic()
         if left_s <= 0:
-            raise StoreUnavailableError(f"waited {self._limit_s:g} s for {who}")
+            raise StoreUnavailableError(f"waited {self._limit_s:g} s for {who}; migrate again once that has ended")
         if who != self._told:
             # Several processes that start at once wait for each other: nothing to be warned of.
             logger.log(

@@ -86,7 +86,9 @@ def schema_name(schema: object) -> str | None:
         return None
     if not isinstance(schema, str) or not schema or "\0" in schema:
         raise ConfigurationError(f"schema: {schema!r} is not a name")
-    if len(schema.encode("utf-8", "surrogatepass")) > _MAX_NAME_BYTES:
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in schema):
+        raise ConfigurationError(f"schema: {schema!r} has a lone surrogate")
+    if len(schema.encode("utf-8")) > _MAX_NAME_BYTES:
         raise ConfigurationError(f"schema: {schema!r} is longer than {_MAX_NAME_BYTES} bytes")
     return schema
 

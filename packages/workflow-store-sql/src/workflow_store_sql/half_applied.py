@@ -1,4 +1,4 @@
-"""How far a tool without a transaction came with a migration, by what the tables are."""
+"""Traces of a migration that a tool without a transaction left in the middle, in what the tables are."""
 
 from __future__ import annotations
 
