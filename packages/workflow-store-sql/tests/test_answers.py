@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from workflow_runtime.errors import (
     SchemaError,
     SchemaHalfAppliedError,
     SchemaMissingError,
+    SchemaUnrecordedError,
     StoreNotOpenError,
 )
 from workflow_runtime.store import encode_run_cursor
@@ -249,6 +251,52 @@ def test_what_is_missing_is_told_apart() -> None:
         SHIPPED.check([*applied, AppliedMigration(migration_id="0002_expand_new", checksum="c", oldest_code="0.3")])
     with pytest.raises(SchemaError, match="another text"):
         SHIPPED.check(SHIPPED.applied(OURS, [record(0, checksum="c")]))
+
+
+LATER = parse_migrations(
+    {
+        "0000_first.sql": "CREATE TABLE workflow_runs (run_id TEXT, queue TEXT);",
+        "0001_expand_more.sql": """
+            CREATE TABLE workflow_timers (run_id TEXT);
+            UPDATE workflow_runs SET queue = 'a';
+            ALTER TABLE workflow_runs DROP COLUMN queue;
+            INSERT INTO workflow_schema_migrations VALUES (1);
+        """,
+    }
+)
+
+
+def column(table: str, name: str) -> dict[str, Any]:
+    return {"table_name": table, "column_name": name, "column_type": "TEXT", "nullable": 1}
+
+
+RUN_ID, QUEUE, TIMERS = (
+    column("workflow_runs", "run_id"),
+    column("workflow_runs", "queue"),
+    column("workflow_timers", "run_id"),
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "done"),
+    [
+        ([RUN_ID, QUEUE], 0),
+        ([RUN_ID, QUEUE, TIMERS], 1),
+        ([RUN_ID, TIMERS], 3),
+        ([RUN_ID], 3),
+        ([RUN_ID, QUEUE, TIMERS | {"column_type": "INTEGER"}], 0),
+        ([RUN_ID, QUEUE, TIMERS, column("workflow_runs", "mine")], 1),
+    ],
+)
+def test_how_far_a_later_migration_came_is_read_from_the_tables(columns: list[dict[str, Any]], done: int) -> None:
+    shipped = replace(SHIPPED, migrations=LATER)
+    applied, statements = [AppliedMigration(migration_id="0000_first", checksum=None)], LATER[1].statements
+    if not done:
+        shipped.refuse_half_applied(LATER[1], statements, applied, columns, [])
+        return
+    with pytest.raises(SchemaUnrecordedError, match="0001_expand_more") as told:
+        shipped.refuse_half_applied(LATER[1], statements, applied, columns, [])
+    assert told.value.left == statements[done:]
 
 
 class Closing:
