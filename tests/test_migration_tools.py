@@ -159,8 +159,7 @@ def start_alembic(project: Project) -> None:
     env = (project.folder / "migrations/env.py").read_text()
     arguments = r"\n +connection=connection, target_metadata=target_metadata\n +"
     configure = re.compile(rf"( +)context\.configure\({arguments}\)\n")
-    hooks = HOOKS.replace("    include_name=", "    transaction_per_migration=True,\n    include_name=", 1)
-    env, count = configure.subn(lambda found: textwrap.indent(hooks, found[1]), env)
+    env, count = configure.subn(lambda found: textwrap.indent(HOOKS, found[1]), env)
     assert count == 1
     env = env.replace("target_metadata = None", "from models import metadata as target_metadata")
     project.write("migrations/env.py", env)

@@ -309,7 +309,7 @@ async def test_table_of_the_apps_that_hides_ours_is_refused(empty_dsn: str, empt
 async def test_messages_say_where_was_looked(empty_dsn: str, empty: asyncpg.Connection) -> None:
     await empty.execute("CREATE SCHEMA here")
     async with PostgresWorkflowStore.connect(empty_dsn, server_settings={"search_path": "nowhere, here"}) as store:
-        with pytest.raises(SchemaMissingError, match=r"looked in schema 'here'; run `await store\.ensure_schema"):
+        with pytest.raises(SchemaMissingError, match=r"looked in schema 'here'; run `workflow-store-postgres migrate`"):
             await store.check_schema()
     async with PostgresWorkflowStore.connect(empty_dsn, schema="there") as store:
         with pytest.raises(SchemaMissingError, match="looked in schema 'there'"):

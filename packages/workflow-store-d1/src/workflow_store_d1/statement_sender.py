@@ -48,7 +48,10 @@ from .retries import Retries, is_unknown
 
 __all__ = ["REMEDY", "SendBatch", "StatementSender", "json_list", "store_error"]
 
-REMEDY = "run `await store.ensure_schema()`, or apply the .sql files in the package's folder `migrations`"
+REMEDY = (
+    "run `workflow-store-d1 migrate` or `await store.ensure_schema()`, or apply the .sql files in the package's folder "
+    "`migrations`"
+)
 
 
 class StatementSender:

@@ -20,7 +20,10 @@ from workflow_runtime.store import (
 
 __all__ = ["DATABASE_ERRORS", "REMEDY", "SERIALIZATION_STATES", "UNREADABLE_DSN", "database_errors", "opening_error"]
 
-REMEDY = "run `await store.ensure_schema()`, or apply the .sql files in the package's folder `migrations` with psql"
+REMEDY = (
+    "run `workflow-store-postgres migrate` or `await store.ensure_schema()`, or apply the .sql files in the package's "
+    "folder `migrations` with psql"
+)
 
 SERIALIZATION_STATES = frozenset({"40001", "40P01"})
 """The server has rolled the statement back because of another one: it may simply be sent again."""
