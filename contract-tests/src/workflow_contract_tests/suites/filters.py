@@ -273,10 +273,10 @@ async def _fill_with_ended(h: StoreHarness) -> dict[str, tuple[RunStatus, str, i
 
 _PRUNINGS: tuple[tuple[int, int, list[RunStatus], list[str] | None], ...] = (
     (12, 3, [RunStatus.ERRORED], None),  # more may go than are old enough, and the next one is not
+    (MANY, 2, [RunStatus.FINISHED], None),  # those of the other status are older
     (MANY, 2, [RunStatus.FINISHED], ["a"]),  # others have ended in between
     (112, 4, [RunStatus.ERRORED, RunStatus.FINISHED], ["b"]),
     (MANY, 3, [RunStatus.ERRORED, RunStatus.ERRORED, RunStatus.FINISHED], None),
-    (MANY, 2, [RunStatus.FINISHED], None),  # those of the other status are older
     (MANY, MANY, [RunStatus.FINISHED], None),
 )
 """Before, limit, statuses and workflows of prunings, one after the other."""

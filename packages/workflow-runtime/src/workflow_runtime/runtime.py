@@ -486,7 +486,7 @@ class WorkflowRuntime(RunClient):
     async def _settings(self, *, heartbeats: bool = True) -> DriverSettings:
         clock = await self._ready_clock()
         return DriverSettings(
-            store=self._store,
+            store=self.store,
             clock=clock,
             codec=self._codec,
             lease_ms=self._lease_ms,
