@@ -68,7 +68,7 @@ def test_contract_is_kept_half_way(
     script.write_text(script_of([one for one in STORES[store].get_migrations() if one.phase in phases]))
     variables = {"TABLES_SCRIPT": str(script)} | ({"TABLES_STAY": "yes"} if release == NOW else {})
     command = [sys.executable, "-m", "workflow_contract_tests", f"half_way:on_{store}", "--json", str(report)]
-    command += ["-k", clause, "--scale", "0.05"] if clause else []
+    command += ["-k", clause, "--scale", "0.05"] if clause else ["--scale", "1"]
     done = subprocess.run(
         command,
         env=environment_of(release, previous_release, **variables),
