@@ -169,6 +169,24 @@ async def test_names_and_schemas_of_the_users_own(admin: asyncpg.Connection, emp
 
 
 @pytest.mark.usefixtures("old")
+@pytest.mark.parametrize("options", [{"max_size": 1}, {"min_size": 0, "statement_cache_size": 0}])
+async def test_any_pool_builds_indexes(
+    empty_dsn: str, admin: asyncpg.Connection, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks how far the building is needs a connection too, and does without."""
+    monkeypatch.setattr(online, "_LOOK_S", 0.01)
+    async with PostgresWorkflowStore.connect(empty_dsn, listen=False, **options) as store:
+        async with open_report(empty_dsn):
+            building = asyncio.create_task(store.ensure_schema(contract=True))
+            await until(lambda: admin.fetch(INDEX, "workflow_event_locks_failed"))
+            await asyncio.sleep(0.2)
+            assert not building.done()
+        await asyncio.wait_for(building, 30)
+        await store.check_schema(deep=True)
+    assert await recorded(admin) == EVERYTHING
+
+
+@pytest.mark.usefixtures("old")
 async def test_index_that_was_built_in_part_is_dropped_and_built(
     store: PostgresWorkflowStore, admin: asyncpg.Connection, empty_dsn: str
 ) -> None:

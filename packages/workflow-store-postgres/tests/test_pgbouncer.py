@@ -11,7 +11,7 @@ import pytest
 from workflow_runtime import Context, WorkflowRuntime, workflow
 from workflow_runtime.errors import StoreOperationError
 from workflow_runtime.payloads import JsonText
-from workflow_store_postgres import PostgresWorkflowStore
+from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql
 
 # What such a pooler needs: no prepared statement outlives its transaction.
 OPTIONS: dict[str, Any] = {"statement_cache_size": 0, "listen": False}
@@ -90,6 +90,20 @@ async def test_schema_is_made_through_the_pooler(pooled_dsn: str, database: asyn
         ]
         await asyncio.wait_for(asyncio.gather(*(store.ensure_schema() for store in stores)), 60)
         await stores[0].check_schema()
+    assert await database.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+
+async def test_tables_in_use_are_migrated_through_the_pooler(pooled_dsn: str, database: asyncpg.Connection) -> None:
+    """Also by those that build an index, which hold nothing on a session in between."""
+    await database.execute("CREATE SCHEMA used")
+    await database.execute(get_migration_sql("used", to_id="0000_workflow_store", transaction=False))
+    async with AsyncExitStack() as stack:
+        stores = [
+            await stack.enter_async_context(PostgresWorkflowStore.connect(pooled_dsn, schema="used", **OPTIONS))
+            for _ in range(4)
+        ]
+        await asyncio.wait_for(asyncio.gather(*(store.ensure_schema(contract=True) for store in stores)), 60)
+        await stores[0].check_schema(deep=True)
     assert await database.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
