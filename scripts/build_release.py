@@ -53,16 +53,19 @@ def build_release(version: str, target: Path) -> None:
 
 
 def _export(commit: str, target: Path) -> None:
-    try:
-        command = ["git", "archive", commit, *FOLDERS]
-        archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout  # noqa: S603  # our words
-    except subprocess.CalledProcessError as error:
-        raise SystemExit(
-            f"the history here does not reach back to {commit}: `git fetch --unshallow` brings all of it\n"
-            f"{error.stderr.decode()}"
-        ) from error
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+    archive = _git("archive", commit, *FOLDERS)
+    if archive.returncode:
+        _git("fetch", "--unshallow")  # a clone may know the last commits only
+        archive = _git("archive", commit, *FOLDERS)
+    if archive.returncode:
+        raise SystemExit(f"the history here does not reach back to {commit}: {archive.stderr.decode()}")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
         tar.extractall(target, filter="data")
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[bytes]:
+    command = ["git", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False)  # noqa: S603  # our words
 
 
 def _run(command: list[str], folder: Path) -> None:
