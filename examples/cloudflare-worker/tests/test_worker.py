@@ -117,10 +117,12 @@ def test_every_call_stays_within_the_free_plan(told: dict[str, dict[str, Any]]) 
 
 
 def test_migrations_are_those_of_the_package() -> None:
-    """The copy that Wrangler applies is the package's file, byte for byte."""
-    theirs = {path.name: path.read_bytes() for path in STORE_MIGRATIONS.glob("*.sql")}
+    """The copies that Wrangler applies are the package's files, byte for byte, and come in their order."""
+    theirs = sorted(STORE_MIGRATIONS.glob("*.sql"))
     assert theirs
-    assert {name: (FOLDER / "migrations" / name).read_bytes() for name in theirs} == theirs
+    copies = [path for path in sorted((FOLDER / "migrations").glob("*.sql")) if path.name != "0001_shop.sql"]
+    assert [copy.read_bytes() for copy in copies] == [path.read_bytes() for path in theirs]
+    assert all(copy.name.endswith(path.name) for copy, path in zip(copies, theirs, strict=True))
 
 
 def test_configuration_names_what_is_there(configuration: dict[str, Any]) -> None:

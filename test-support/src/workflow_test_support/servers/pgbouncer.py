@@ -26,6 +26,7 @@ _START_TIMEOUT_S = 20
 _STOP_TIMEOUT_S = 20
 _EXPLICIT_STATEMENTS_SINCE = (1, 21)
 
+# The next test gets a database whose sessions have just been ended: the pooler tries each before it lends it again.
 _CONFIGURATION = """
 [databases]
 * = host={host} port={port}
@@ -37,6 +38,7 @@ auth_type = trust
 auth_file = {users}
 pool_mode = transaction
 default_pool_size = 10
+server_check_delay = 0
 max_client_conn = 1000
 """
 
