@@ -16,6 +16,7 @@ from workflow_runtime.store import (
     Existing,
     NotRequeueable,
     Requeued,
+    Retried,
     RunStatus,
 )
 from workflow_store_memory import InMemoryWorkflowStore
@@ -516,3 +517,32 @@ class PruneTakesTheLiving(Faulty):
             del self._data.runs[run.run_id]
             pruned += 1
         return pruned
+
+
+@broken("LOG-7", words="at most `max_bytes` of payload", case="bytes_of_each_event_count")
+class EventOfARetryWeighsNothing(Faulty):
+    """The event of a retry is not counted where a page is bounded."""
+
+    async def retry_run(self, **arguments: Any) -> Any:
+        answer = await super().retry_run(**arguments)
+        if isinstance(answer, Retried):
+            self._data.weightless = (arguments["run_id"], answer.index)  # type: ignore[attr-defined]  # its own
+        return answer
+
+    async def read_events(self, **arguments: Any) -> Any:
+        run_id, index = getattr(self._data, "weightless", (None, 0))
+        if run_id == arguments["run_id"] and "max_bytes" in arguments:
+            payload = self.current(run_id).events[index].payload
+            arguments["max_bytes"] += len(payload or "")
+        return await super().read_events(**arguments)
+
+
+@broken("OP-1", words="a run's last driver's write", case="operation_of_another_run_is_not_the_last_one")
+class OperationIsKnownByItsIdAlone(Faulty):
+    """The last write of any run makes a write of the same operation id a repeat."""
+
+    async def release_run_lease(self, **arguments: Any) -> Any:
+        done = self._data.__dict__.setdefault("released", {})
+        if done.setdefault(arguments["operation_id"], arguments["run_id"]) != arguments["run_id"]:
+            return
+        await super().release_run_lease(**arguments)

@@ -292,3 +292,55 @@ class WhoHasNoRoomLearnsNothing(Faulty):
     async def claim_stale_runs(self, **arguments: Any) -> Any:
         answer = await super().claim_stale_runs(**arguments)
         return answer if arguments["limit"] else replace(answer, next_due_ms=None)
+
+
+def _first_due_of_a_few(waiting: Any, *, now_ms: int, limit: int) -> Any:
+    few = sorted(waiting, key=lambda item: (-item[1].priority, item[0], item[1].run_id))[: limit + 32]
+    return _first_due(few, now_ms=now_ms, limit=limit)
+
+
+@broken(
+    "CLAIM-10",
+    (memory_claims, "_first_due", _first_due_of_a_few),
+    words="It passes over none while no other call is under way",
+    case="runs_in_front_keep_none_back",
+)
+class SweepLooksAtFewRuns(Faulty):
+    """Sweeps look at the few most urgent runs, due or not."""
+
+
+def _first_due_of_the_first_found(waiting: Any, *, now_ms: int, limit: int) -> Any:
+    due = [item for item in waiting if item[0] <= now_ms]
+    return _first_due(due[: limit + 32], now_ms=now_ms, limit=limit)
+
+
+@broken(
+    "CLAIM-5",
+    (memory_claims, "_first_due", _first_due_of_the_first_found),
+    words="exact within one claim",
+    case="first_of_a_crowd_is_claimed_first",
+)
+class SweepChoosesAmongFewRuns(Faulty):
+    """Sweeps put into order the runs that they happen to find first."""
+
+
+@broken("CLAIM-2", words="the due timers", case="claimed_timers_are_due_to_the_millisecond")
+class TimerComesOneMillisecondLate(Faulty):
+    """A claim from an expired lease brings the timers that were due a millisecond ago."""
+
+    async def claim_stale_runs(self, **arguments: Any) -> Any:
+        batch = await super().claim_stale_runs(**arguments)
+        claims = [
+            replace(claim, due_timers=tuple(t for t in claim.due_timers if t.fire_at_ms < arguments["now_ms"]))
+            for claim in batch.claims
+        ]
+        return replace(batch, claims=tuple(claims))
+
+
+@broken("CLAIM-2", words="the untaken inbox (its first page", case="claimed_inbox_begins_with_the_oldest")
+class LargeInboxComesFromItsEnd(Faulty):
+    """A claim from an expired lease brings the newest part of an inbox that is too large for one page."""
+
+    async def claim_stale_runs(self, **arguments: Any) -> Any:
+        batch = await super().claim_stale_runs(**arguments)
+        return replace(batch, claims=tuple(replace(claim, inbox=claim.inbox[-2:]) for claim in batch.claims))

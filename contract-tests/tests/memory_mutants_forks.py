@@ -143,3 +143,14 @@ class RunDoesNotKnowItsTick(_OfForks):
         if run is not None:
             run.scheduled_at_ms = None
         return answer
+
+
+@broken("FORK-4", words="answers `existing`", case="answer_about_a_known_id_brings_its_run")
+class ForkOfAKnownIdLeavesOutWhatItWaitsFor(_OfForks):
+    """The run that has the id already comes without the list of what it waits for."""
+
+    async def fork_run(self, **arguments: Any) -> Any:
+        answer: Any = await super().fork_run(**arguments)
+        if isinstance(answer, Existing):
+            answer = replace(answer, run=replace(answer.run, awaited=(), first_awaited=(), awaited_count=0))
+        return answer

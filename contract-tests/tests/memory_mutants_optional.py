@@ -37,6 +37,21 @@ class FollowerEndsWithTheRun(Faulty):
         raise RunNotFoundError(run_id)
 
 
+@broken("SUBSCRIBE-1", words="It ends when the run is terminal", case="following_is_of_one_run")
+class FollowerEndsWithAnyRun(Faulty):
+    """Following ends when the run that was created first has ended."""
+
+    async def subscribe_events(self, *, run_id: str, from_index: int = 0) -> AsyncGenerator[Event, None]:
+        while run_id in self._data.runs:
+            for event in self.current(run_id).events[from_index:]:
+                yield event
+                from_index += 1
+            if next(iter(self._data.runs.values())).status.is_terminal:
+                return
+            await asyncio.sleep(0.001)
+        raise RunNotFoundError(run_id)
+
+
 @broken("SUBSCRIBE-1")
 class FollowerGetsOnePage(Faulty):
     """Only the first page of a log is given."""
@@ -161,6 +176,9 @@ for _verb in (
     "release_run_lease",
     "mark_run_paused",
     "mark_schedule_bucket_started",
+    "cancel_runs",
+    "requeue_runs",
+    "retry_runs",
 ):
     broken("NOTIFY-1", IMPATIENT)(_silent(_verb))
 
@@ -188,6 +206,24 @@ def _notify_sometimes(data: InMemoryData, run_id: str) -> None:
 @broken("NOTIFY-1", IMPATIENT, (InMemoryData, "notify", _notify_sometimes))
 class NoticesOfABurstAreLost(Faulty):
     """What comes soon after a notice is not told, not even later."""
+
+
+def _notify_unless_busy(data: InMemoryData, run_id: str) -> None:
+    now = asyncio.get_running_loop().time()
+    told_at, data.told_at = getattr(data, "told_at", 0.0), now  # type: ignore[attr-defined]  # the mutant's own
+    if data.runs[run_id].forked_from_index is None or now - told_at > 0.02:
+        _notify(data, run_id)
+
+
+@broken(
+    "NOTIFY-1",
+    IMPATIENT,
+    (InMemoryData, "notify", _notify_unless_busy),
+    words="or forked",
+    case="work_of_all_kinds_at_once_is_told",
+)
+class ForkBesideOtherWorkIsNotTold(Faulty):
+    """A fork is told of unless something else was told just before."""
 
 
 @broken("NOTIFY-1", IMPATIENT)
@@ -257,3 +293,23 @@ class EveryDeliveryIsTold(Faulty):
         answer = await super().deliver_signal(**arguments)
         self._data.notify(arguments["run_id"])
         return answer
+
+
+@broken("NOTIFY-5", words="ends", case="what_nobody_waits_for_is_not_told")
+class TerminationOfManyIsTold(Faulty):
+    """Runs that are ended at once are told of."""
+
+    async def terminate_runs(self, **arguments: Any) -> Any:
+        answers = await super().terminate_runs(**arguments)
+        self._data.notify(None)
+        return answers
+
+
+@broken("NOTIFY-5", words="What no worker waits for is not told", case="what_nobody_waits_for_is_not_told")
+class RepeatedForkIsTold(Faulty):
+    """A fork that is there already is told of again."""
+
+    async def fork_run(self, **arguments: Any) -> Any:
+        if arguments["new_run_id"] in self._data.runs:
+            self._data.notify(arguments["new_run_id"])
+        return await super().fork_run(**arguments)

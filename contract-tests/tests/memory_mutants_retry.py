@@ -8,7 +8,7 @@ from typing import Any
 
 from memory_mutants import Faulty
 from mutant_catalogue import broken
-from workflow_runtime.store import Delivered, NotRetryable, Requeued, Retried, RunStatus
+from workflow_runtime.store import Delivered, Duplicate, NotRetryable, Requeued, Retried, RunStatus
 from workflow_store_memory.data import Run
 
 
@@ -257,4 +257,43 @@ class CancelledPauseIsDueSinceItsTimer(Faulty):
         answer = await super().cancel_run(**arguments)
         if run is not None and timer_ms is not None:
             run.available_at_ms = timer_ms
+        return answer
+
+
+@broken("BULK-1", words="its answer is that verb's", case="many_requests_are_numbered_run_by_run")
+class SecondRequestHasTheNumberOfAnother(Faulty):
+    """Where many runs are asked to end again, each answer has the number of the first one."""
+
+    async def cancel_runs(self, **arguments: Any) -> Any:
+        answers = await super().cancel_runs(**arguments)
+        known = [answer for answer in answers.values() if isinstance(answer, Duplicate)]
+        return {run_id: known[0] if answer in known else answer for run_id, answer in answers.items()}
+
+
+@broken("BULK-1", case="operations_of_one_name_keep_runs_apart")
+class TerminationEndsWhatHasTheSameOperation(Faulty):
+    """Runs are found by the id of their last operation as well."""
+
+    async def terminate_runs(self, **arguments: Any) -> Any:
+        known = {self.current(run_id).operation_id for run_id in arguments["run_ids"] if run_id in self._data.runs}
+        alike = [run.run_id for run in self._data.runs.values() if run.operation_id in known - {None}]
+        answers = await super().terminate_runs(**(arguments | {"run_ids": [*arguments["run_ids"], *alike]}))
+        return {run_id: answers[run_id] for run_id in arguments["run_ids"]}
+
+
+@broken(
+    "RETRY-3",
+    words="inbox entries that nobody took are as before",
+    case="request_is_told_from_deliveries_of_its_name",
+)
+class RetryTakesWhatHasTheNameOfARequest(Faulty):
+    """With the request to end of an aborted run goes whatever else was delivered under its id."""
+
+    async def retry_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        answer = await super().retry_run(**arguments)
+        if run is not None and isinstance(answer, Retried):
+            for entry in [entry for entry in run.untaken.values() if entry.delivery_id == "cancel"]:
+                if entry.kind != "cancel":
+                    del run.untaken[entry.inbox_seq]
         return answer

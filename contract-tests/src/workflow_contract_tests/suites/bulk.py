@@ -120,6 +120,7 @@ async def many_requests_are_numbered_run_by_run(h: StoreHarness) -> None:
     assert [answers[run_id].inbox_seq for run_id in ids] == [number % 3 + 1 for number in range(20)]  # type: ignore[union-attr]
     again = await h.store.cancel_runs(run_ids=ids, now_ms=h.now_ms)
     assert {answer.kind for answer in again.values()} == {"duplicate"}
+    assert [again[run_id].inbox_seq for run_id in ids] == [number % 3 + 1 for number in range(20)]  # type: ignore[union-attr]
     for holder, number in zip(holders, range(20), strict=True):
         assert (await holder.append("1")).cancel_requested
         assert (await record(h, holder.run_id)).inbox_seq == number % 3 + 1

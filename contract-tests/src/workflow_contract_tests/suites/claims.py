@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
+from workflow_runtime.payloads import encode_json
 from workflow_runtime.store import SILENT_CLAIMS_PER_CRASH, ClaimedRun, NotClaimable, NotFound, Timer, WorkflowVersion
 
 from ..cases import clause
@@ -13,6 +14,9 @@ from ..holder import LeaseHolder
 from ..samples import LEASE_MS, MANY
 from ..scenarios import claim, claim_due, claim_pending, claim_stale, create, record, start, start_waiting, unchanged
 from ..verbs import CLAIM_DUE_TIMERS, CLAIM_PENDING_RUNS, CLAIM_STALE_RUNS, CLAIM_VERBS, ClaimVerb
+
+_CROWD = 40
+"""More runs than a store may have in mind beside those that it looks for."""
 
 
 async def _not_claimable(h: StoreHarness, run_id: str) -> NotClaimable:
@@ -99,6 +103,7 @@ async def _ready(h: StoreHarness, verb: ClaimVerb, **facts: Any) -> str:
     return await _READY[verb.name](h, **facts)
 
 
+_LARGE_TEXT = encode_json("x" * 400_000)
 _Take: TypeAlias = Callable[..., Awaitable[ClaimedRun]]
 
 
@@ -133,6 +138,32 @@ async def claim_brings_everything(h: StoreHarness, verb: str) -> None:
     assert sorted(t.timer_id for t in taken.due_timers) == (
         ["due", "soon"] if verb == CLAIM_DUE_TIMERS.name else ["soon"]
     ), "a claim brings exactly the timers that are due"
+
+
+@clause("CLAIM-2", "LOG-6", each=_TAKES)
+async def claimed_inbox_begins_with_the_oldest(h: StoreHarness, verb: str) -> None:
+    """A claim that cannot bring all of a large inbox brings its first entries, and the driver reads on from there."""
+    run_id = await _READY[verb](h)
+    for number in range(3, 7):
+        await h.second.deliver_signal(
+            run_id=run_id, signal_id=f"s{number}", name="go", payload=_LARGE_TEXT, now_ms=h.now_ms
+        )
+    h.advance(LEASE_MS)
+    brought = [entry.inbox_seq for entry in (await _TAKES[verb](h, run_id)).inbox]
+    rest: list[int] = []
+    while page := await h.second.read_inbox(run_id=run_id, limit=9, after_seq=(brought + rest)[-1]):
+        rest += [entry.inbox_seq for entry in page]
+    assert brought + rest == [1, 2, 3, 4, 5, 6]
+
+
+@clause("CLAIM-2", "TIMER-2", each=_TAKES)
+async def claimed_timers_are_due_to_the_millisecond(h: StoreHarness, verb: str) -> None:
+    """A claim brings the timer whose time is that of the claim, and not the one of a millisecond later."""
+    for early in (0, 1):
+        run_id = await _READY[verb](h)
+        taken = await _TAKES[verb](h, run_id, now_ms=h.now_ms + 10**9 - early)
+        assert ("late" in [timer.timer_id for timer in taken.due_timers]) == (early == 0)
+        await h.store.delete_run(run_id=run_id, now_ms=h.now_ms, force=True)
 
 
 @clause("CLAIM-2", "LOG-7", each=_TAKES)
@@ -225,6 +256,20 @@ async def greater_priority_first_then_earliest(h: StoreHarness, verb: ClaimVerb)
     assert [c.run.run_id for c in rest.claims] == expected[4:]
 
 
+@clause("CLAIM-5", "TIMER-2", each=CLAIM_VERBS)
+async def first_of_a_crowd_is_claimed_first(h: StoreHarness, verb: ClaimVerb) -> None:
+    """Of many runs that are due a claim of one takes the first by priority, then by time, then by id."""
+    firsts = {"urgent": (3, 1), "early": (2, 0), "a": (3, 0)}
+    for number in range(_CROWD):
+        await verb.make_ready(h, h.now_ms + 3, run_id=f"b-{number:02}")
+        if number == _CROWD - 3:
+            for run_id, (delay, priority) in firsts.items():
+                await verb.make_ready(h, h.now_ms + delay, run_id=run_id, priority=priority)
+    h.advance(3)
+    for run_id in firsts:
+        assert [c.run.run_id for c in (await verb.call(h, limit=1)).claims] == [run_id]
+
+
 @clause("CLAIM-6", "TIMER-2", each=CLAIM_VERBS)
 async def filters_by_workflow_and_queue(h: StoreHarness, verb: ClaimVerb) -> None:
     """A claim takes only runs of the named workflow versions and queues; an empty filter matches nothing."""
@@ -262,6 +307,17 @@ async def many_filters(h: StoreHarness, verb: ClaimVerb) -> None:
         workflows=[WorkflowVersion(workflow_id=f"w{n}", version="1") for n in range(200)],
         queues=[f"q{n}" for n in range(200)],
     )
+    assert [c.run.run_id for c in batch.claims] == [wanted]
+
+
+@clause("CLAIM-6", "CLAIM-10", "TIMER-2", each=CLAIM_VERBS)
+async def runs_in_front_keep_none_back(h: StoreHarness, verb: ClaimVerb) -> None:
+    """Many runs of a greater priority, some not due and some of another queue, do not hide one that can be claimed."""
+    for _ in range(_CROWD):
+        await verb.make_ready(h, h.now_ms + 10**6, priority=9, queue="mine")
+        await verb.make_ready(h, h.now_ms + 1, priority=9, queue="other")
+    wanted = await verb.make_ready(h, h.now_ms + 2, queue="mine")
+    batch = await verb.call(h, now_ms=h.now_ms + 2, limit=1, queues=["mine"])
     assert [c.run.run_id for c in batch.claims] == [wanted]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from workflow_runtime.errors import LogConflictError, PayloadTooLargeError
 from workflow_runtime.store import NewEvent, Timer
@@ -10,9 +12,10 @@ from workflow_runtime.store import NewEvent, Timer
 from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
+from ..holder import LeaseHolder
 from ..samples import LEASE_MS, event, events
 from ..scenarios import claim, create, record, show_life, start, start_full, unchanged
-from ..verbs import APPEND_EVENTS, WRITES_WITH_EVENTS
+from ..verbs import APPEND_EVENTS, WRITES_WITH_EVENTS, LeaseVerb
 
 
 @clause("LOG-1")
@@ -218,3 +221,50 @@ async def history_is_bounded_in_bytes(h: StoreHarness) -> None:
     tail = await h.second.read_events(run_id=holder.run_id, limit=100, from_index=4, max_bytes=10)
     assert [e.index for e in tail] == [4]
     assert await h.second.read_events(run_id=holder.run_id, limit=0, max_bytes=10) == ()
+
+
+_LogEnd: TypeAlias = Callable[[StoreHarness, LeaseHolder, NewEvent], Awaitable[str]]
+
+
+def _written_by(verb: LeaseVerb) -> _LogEnd:
+    async def write(h: StoreHarness, holder: LeaseHolder, last: NewEvent) -> str:
+        await verb.of(h.store)(**verb.arguments(holder, events=[last]))
+        return holder.run_id
+
+    return write
+
+
+async def _written_by_retry(h: StoreHarness, holder: LeaseHolder, last: NewEvent) -> str:
+    await holder.fail(events=[])
+    await h.store.retry_run(run_id=holder.run_id, event=last, now_ms=h.now_ms)
+    return holder.run_id
+
+
+async def _written_by_fork(h: StoreHarness, holder: LeaseHolder, last: NewEvent) -> str:
+    fork = h.new_id("fork")
+    operation_id = h.new_id("op")
+    await h.store.fork_run(
+        run_id=holder.run_id, new_run_id=fork, from_index=1, event=last, operation_id=operation_id, now_ms=h.now_ms
+    )
+    return fork
+
+
+_LOG_ENDS: dict[str, _LogEnd] = {
+    **{verb.name: _written_by(verb) for verb in WRITES_WITH_EVENTS},
+    "retry_run": _written_by_retry,
+    "fork_run": _written_by_fork,
+}
+"""Writes an event at index 1, and returns the id of the run that has it."""
+
+
+@clause("LOG-7", each=_LOG_ENDS)
+async def bytes_of_each_event_count(h: StoreHarness, verb: str) -> None:
+    """Whichever verb wrote an event, its payload counts in a page, and an event without one counts nothing."""
+    for payload, size in ((None, 0), ('"12345678"', 10)):
+        holder = await start(h)
+        await holder.append('"a"')
+        run_id = await _LOG_ENDS[verb](h, holder, event(payload))
+        page = await h.second.read_events(run_id=run_id, limit=9, max_bytes=3 + size)
+        assert [e.payload for e in page] == ['"a"', payload]
+        if payload is not None:
+            assert len(await h.second.read_events(run_id=run_id, limit=9, max_bytes=3 + size - 1)) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from workflow_runtime.store import Existing, Forked, NewEvent, NotForkable, NotFound, RunStatus, Timer
+from workflow_runtime.store import STATES, Existing, Forked, NewEvent, NotForkable, NotFound, RunStatus, Timer
 
 from ..cases import clause
 from ..harness import StoreHarness
@@ -14,6 +14,7 @@ from ..scenarios import claim, claim_stale, create, observe, record, start, star
 from ..settings import scaled
 from ..tasks import all_of
 from ..ticking import start_tick, upsert
+from .status_table import in_state
 
 _MARK = event('{"run_id":"source"}', kind="forked", step_id="here")
 
@@ -187,6 +188,15 @@ async def known_id_is_not_forked_over(h: StoreHarness) -> None:
     await holder.finish()
     await h.store.delete_run(run_id="source", now_ms=h.now_ms)
     assert (await _fork(h, "source", 1)).kind == "existing"
+
+
+@clause("FORK-4", each=STATES)
+async def answer_about_a_known_id_brings_its_run(h: StoreHarness, state: str) -> None:
+    """A taken id answers `existing` with the run as it is stored, also with what a paused one waits for."""
+    await start(h, "source")
+    taken = await in_state(h, state, "taken")
+    answer = await _fork(h, "source", 0, new_run_id=taken.run_id)
+    assert answer == Existing(run=await record(h, taken.run_id), differs=("run_id", "from_index"))
 
 
 @clause("FORK-4", "OP-1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from workflow_runtime.payloads import encode_json
 from workflow_runtime.store import (
@@ -22,7 +22,7 @@ from ..children import run_children
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
 from ..samples import event
-from ..scenarios import claim_pending, create, park, start, start_waiting
+from ..scenarios import claim_pending, create, create_arguments, park, start, start_waiting
 from ..settings import scaled
 from ..tasks import all_of
 from ..verbs import CLAIM_VERBS, ClaimVerb
@@ -137,6 +137,15 @@ async def _requeue(h: StoreHarness) -> tuple[str, MakeWork]:
     return holder.run_id, lambda: h.store.requeue_run(run_id=holder.run_id, now_ms=h.now_ms)
 
 
+async def _cancel_many(h: StoreHarness, run_id: str) -> tuple[str, MakeWork]:
+    return run_id, lambda: h.store.cancel_runs(run_ids=["nobody", run_id], now_ms=h.now_ms)
+
+
+async def _requeue_many(h: StoreHarness) -> tuple[str, MakeWork]:
+    run_id, _ = await _requeue(h)
+    return run_id, lambda: h.store.requeue_runs(run_ids=["nobody", run_id], now_ms=h.now_ms)
+
+
 async def _retry(h: StoreHarness) -> tuple[str, MakeWork]:
     holder = await start(h)
     await holder.fail()
@@ -145,16 +154,28 @@ async def _retry(h: StoreHarness) -> tuple[str, MakeWork]:
     )
 
 
+async def _retry_many(h: StoreHarness) -> tuple[str, MakeWork]:
+    run_id, _ = await _retry(h)
+    return run_id, lambda: h.store.retry_runs(
+        run_ids=["nobody", run_id], event=NewEvent(kind="retried"), now_ms=h.now_ms
+    )
+
+
 async def _fork(h: StoreHarness) -> tuple[str, MakeWork]:
     holder = await start(h)
-    return "forked", lambda: h.store.fork_run(
-        run_id=holder.run_id,
-        new_run_id="forked",
-        from_index=0,
-        event=event(),
-        operation_id=h.new_id("op"),
-        now_ms=h.now_ms,
-    )
+    arguments = _fork_arguments(h, holder.run_id)
+    return "forked", lambda: h.store.fork_run(**arguments)
+
+
+def _fork_arguments(h: StoreHarness, run_id: str) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "new_run_id": "forked",
+        "from_index": 0,
+        "event": event(),
+        "operation_id": h.new_id("op"),
+        "now_ms": h.now_ms,
+    }
 
 
 async def _release(h: StoreHarness) -> tuple[str, MakeWork]:
@@ -217,8 +238,11 @@ TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, MakeWork]]]] = {
     "cancel of a paused run": lambda h: _then(start_waiting(h), lambda h, holder: _cancel(h, holder.run_id), h),
     "cancel of a running run": lambda h: _then(start(h), lambda h, holder: _cancel(h, holder.run_id), h),
     "cancel of a queued run": lambda h: _then(create(h), lambda h, run: _cancel(h, run.run_id), h),
+    "cancel of several runs": lambda h: _then(start(h), lambda h, holder: _cancel_many(h, holder.run_id), h),
     "requeue": _requeue,
+    "requeue of several runs": _requeue_many,
     "retry": _retry,
+    "retry of several runs": _retry_many,
     "fork": _fork,
     "release": _release,
     "pause with unseen inbox": _pause_with_unseen_inbox,
@@ -233,6 +257,18 @@ async def _then(
 
 
 _OF_SCHEDULES = ("tick", "new schedule", "changed schedule", "requested tick")
+_OF_ONE_RUN = (
+    "requeue",  # moves the clock, so it is prepared first
+    "creation",
+    "signal to a paused run",
+    "approval to a running run",
+    "wish to retry of a paused run",
+    "cancel of a running run",
+    "retry",
+    "fork",
+    "release",
+    "pause with unseen inbox",
+)
 
 
 @clause("NOTIFY-1", capability="notify", each=TOLD, schedules=_OF_SCHEDULES)
@@ -262,6 +298,21 @@ async def work_in_bursts_is_told(h: StoreHarness) -> None:
         for run_id, heard in since.items():
             if WorkNotice(run_id=run_id) not in listener.heard:
                 await listener.until_told_of(run_id, heard)
+
+
+@clause("NOTIFY-1", capability="notify")
+async def work_of_all_kinds_at_once_is_told(h: StoreHarness) -> None:
+    """Of all that happens to several runs at the same time, a notice comes of each, whatever the verb."""
+    works = dict([await TOLD[what](h) for what in _OF_ONE_RUN])
+    assert len(works) == len(_OF_ONE_RUN)
+    async with _listening(h.second) as (listener,):
+        await all_of(*(_as_task(make_work) for make_work in works.values()))
+        for run_id in works:
+            await listener.until_told_of(run_id)
+
+
+async def _as_task(make_work: MakeWork) -> None:
+    await make_work()
 
 
 @clause("NOTIFY-1", capability="notify", needs=("processes",))
@@ -352,6 +403,13 @@ async def _end(h: StoreHarness) -> None:
     await (await start(h)).fail()
 
 
+async def _terminate(h: StoreHarness) -> None:
+    holders = [await start(h), await start(h), await start_waiting(h), await start_waiting(h)]
+    for holder in holders[::2]:
+        await h.store.terminate_run(run_id=holder.run_id, now_ms=h.now_ms)
+    await h.store.terminate_runs(run_ids=[holder.run_id for holder in holders[1::2]], now_ms=h.now_ms)
+
+
 async def _lie_in_the_inbox(h: StoreHarness) -> None:
     waiting = await start_waiting(h, signals=["go"])
     await waiting.signal("something else")
@@ -368,12 +426,34 @@ async def _repeat(h: StoreHarness) -> None:
     await h.store.retry_run(run_id=ended.run_id, event=NewEvent(kind="retried"), now_ms=h.now_ms)
 
 
+async def _repeat_for_many(h: StoreHarness) -> None:
+    ended = await start(h)
+    await ended.finish()
+    ids, now_ms = [ended.run_id], h.now_ms
+    await h.store.cancel_runs(run_ids=ids, now_ms=now_ms)
+    await h.store.terminate_runs(run_ids=ids, now_ms=now_ms)
+    await h.store.requeue_runs(run_ids=ids, now_ms=now_ms)
+    await h.store.retry_runs(run_ids=ids, event=NewEvent(kind="retried"), now_ms=now_ms)
+
+
+async def _repeat_beginnings(h: StoreHarness) -> None:
+    creation = create_arguments(h, run_id="created")
+    fork = _fork_arguments(h, "created")
+    for _ in range(3):
+        await h.store.create_run(**creation)
+        await h.store.fork_run(**fork)
+        await asyncio.sleep(_QUIET_S)
+
+
 NOT_TOLD: dict[str, tuple[Callable[[StoreHarness], Awaitable[None]], int]] = {
     "appends and renewals": (_append_and_renew, 0),
     "a pause for long": (_pause_for_long, 0),
     "ends": (_end, 0),
+    "ends at once": (_terminate, 0),
     "an entry in the inbox": (_lie_in_the_inbox, 0),
     "calls that come too late": (_repeat, 1),
+    "calls for many that come too late": (_repeat_for_many, 0),
+    "repeated beginnings": (_repeat_beginnings, 2),
 }
 
 

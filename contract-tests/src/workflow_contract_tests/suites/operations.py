@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from workflow_runtime.errors import LeaseLostError, LogConflictError
@@ -12,7 +13,7 @@ from ..expectations import refused
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
 from ..samples import LEASE_MS, event
-from ..scenarios import claim, record, start, start_full, unchanged
+from ..scenarios import claim, observe, record, start, start_full, unchanged
 from ..verbs import (
     APPEND_EVENTS,
     CLAIM_DUE_TIMERS,
@@ -192,3 +193,59 @@ async def refused_write_is_not_remembered(h: StoreHarness, verb: LeaseVerb) -> N
     await verb.of(h.store)(**(arguments | {"expected_next_index": 1}))
     run = await record(h, holder.run_id)
     assert (run.status, run.next_index) == (("finished", 1) if verb is MARK_RUN_FINISHED else ("running", 2))
+
+
+@clause("OP-1", each=_WRITES)
+async def operation_of_another_run_is_not_the_last_one(h: StoreHarness, verb: LeaseVerb) -> None:
+    """Drivers of two runs may number their operations alike: each write happens, and each repeat is known."""
+    first, second = await start_full(h), await start_full(h)
+    for holder in (first, second):
+        arguments = verb.everything(holder, operation_id="same")
+        before = await observe(h, holder.run_id)
+        answer = await verb.of(h.store)(**arguments)
+        assert await observe(h, holder.run_id) != before, f"{verb} was taken for a repeat of that of another run"
+        async with unchanged(h, first.run_id, second.run_id, after=f"the repeated {verb}"):
+            await _check_repeat(h, verb, arguments, answer)
+
+
+async def _claim_by_id(h: StoreHarness, run_id: str) -> None:
+    await claim(h, run_id)
+
+
+async def _terminate(h: StoreHarness, run_id: str) -> None:
+    await h.store.terminate_run(run_id=run_id, now_ms=h.now_ms)
+
+
+async def _terminate_many(h: StoreHarness, run_id: str) -> None:
+    await h.store.terminate_runs(run_ids=[run_id], now_ms=h.now_ms)
+
+
+async def _retry(h: StoreHarness, run_id: str) -> None:
+    await h.store.retry_run(run_id=run_id, event=event(), now_ms=h.now_ms)
+
+
+async def _retry_many(h: StoreHarness, run_id: str) -> None:
+    await h.store.retry_runs(run_ids=[run_id], event=event(), now_ms=h.now_ms)
+
+
+_NAMES_A_RUN: dict[str, Callable[[StoreHarness, str], Awaitable[None]]] = {
+    "claim_run": _claim_by_id,
+    "terminate_run": _terminate,
+    "terminate_runs": _terminate_many,
+    "retry_run": _retry,
+    "retry_runs": _retry_many,
+}
+
+
+@clause("OP-1", "CLAIM-1", "CANCEL-4", "RETRY-1", "BULK-1", each=_NAMES_A_RUN)
+async def operations_of_one_name_keep_runs_apart(h: StoreHarness, verb: str) -> None:
+    """Of runs whose drivers numbered their operations alike only the one that is named changes."""
+    holders = [await start(h, operation_id="first") for _ in range(3)]
+    for holder in holders:
+        await (holder.fail if "retry" in verb else holder.release)(operation_id="last")
+    others = [holder.run_id for holder in holders[::2]]
+    named = holders[1].run_id
+    before = await observe(h, named)
+    async with unchanged(h, *others, after=f"{verb} of another run"):
+        await _NAMES_A_RUN[verb](h, named)
+    assert await observe(h, named) != before

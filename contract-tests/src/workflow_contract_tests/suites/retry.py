@@ -203,6 +203,25 @@ async def aborted_run_is_no_longer_asked_to_end(h: StoreHarness, request: str) -
     assert reasons == ["0", "1"], "the former requests are part of the run's story"
 
 
+@clause("RETRY-3", "RETRY-4")
+async def request_is_told_from_deliveries_of_its_name(h: StoreHarness) -> None:
+    """Retrying an aborted run takes its request only, not what else has the id or the name `cancel`."""
+    holder = await start(h)
+    await holder.signal("cancel", "cancel")
+    await h.store.deliver_approval(run_id=holder.run_id, approval_id="cancel", approved=True, now_ms=h.now_ms)
+    await h.store.deliver_retry(run_id=holder.run_id, retry_id="cancel", now_ms=h.now_ms)
+    await h.store.cancel_run(run_id=holder.run_id, now_ms=h.now_ms)
+    await h.store.terminate_run(run_id=holder.run_id, now_ms=h.now_ms)
+    await _retry(h, holder.run_id, statuses=_ANY_END)
+    left = await h.second.read_inbox(run_id=holder.run_id, limit=9)
+    assert [(entry.kind, entry.delivery_id) for entry in left] == [
+        ("signal", "cancel"),
+        ("approval", "cancel"),
+        ("retry", "cancel"),
+    ]
+    assert await holder.signal("cancel", "cancel") == Duplicate(inbox_seq=1)
+
+
 @clause("RETRY-4", each=("errored", "dead"))
 async def request_outlives_other_ends(h: StoreHarness, status: str) -> None:
     """A run that ended otherwise is still asked to end: what was acknowledged is not lost."""

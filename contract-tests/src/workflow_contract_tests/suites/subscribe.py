@@ -12,6 +12,7 @@ from workflow_runtime.store import Event, SupportsSubscribe, WorkflowExecutionSt
 
 from ..cases import clause
 from ..children import run_children
+from ..expectations import refused
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
 from ..scenarios import create, park, start
@@ -85,6 +86,26 @@ async def last_event_comes_before_the_end(h: StoreHarness) -> None:
 
     (_, *followed) = await all_of(drive(), follow(0, 0), follow(0, 5), follow(0.03, 0), follow(0.03, count))
     assert followed == [list(range(count)), list(range(5, count)), list(range(count)), []]
+
+
+@clause("SUBSCRIBE-1", "SUBSCRIBE-3", capability="subscribe")
+async def following_is_of_one_run(h: StoreHarness) -> None:
+    """Among runs that go on and others that have ended a follower gets the log of its run, and ends with it."""
+    ended, open_ = [await start(h, name) for name in ("a", "c")], [await start(h, name) for name in ("b", "d")]
+    for holder in [*ended, *open_]:
+        await holder.append(*[f'"{holder.run_id}"'] * 3)
+    for holder in ended:
+        await holder.finish()
+    for holder in ended:
+        assert [event.payload for event in await _collect(h.second, holder.run_id)] == [f'"{holder.run_id}"'] * 3
+    followers = [asyncio.ensure_future(_collect(h.second, holder.run_id, 1)) for holder in open_]
+    done, _ = await asyncio.wait(followers, timeout=_SOON_S)
+    assert not done, "following a run ended with another one"
+    for holder, following in zip(open_, followers, strict=True):
+        await holder.finish()
+        assert [event.index for event in await following] == [1, 2]
+    with refused(RunNotFoundError, "following an unknown run"):
+        await _collect(h.second, "nobody")
 
 
 @clause("SUBSCRIBE-2", capability="subscribe")
