@@ -344,3 +344,16 @@ class LargeInboxComesFromItsEnd(Faulty):
     async def claim_stale_runs(self, **arguments: Any) -> Any:
         batch = await super().claim_stale_runs(**arguments)
         return replace(batch, claims=tuple(replace(claim, inbox=claim.inbox[-2:]) for claim in batch.claims))
+
+
+@broken("CLAIM-2", words="the untaken inbox", case="claim_is_of_one_moment")
+class ClaimLooksAtTheInboxFirst(Faulty):
+    """A claim by id brings the inbox as it was a moment before, and the number of the newest entry of now."""
+
+    async def claim_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        before = () if run is None else tuple(run.untaken.values())
+        await asyncio.sleep(0.001)
+        answer = await super().claim_run(**arguments)
+        claim = getattr(answer, "claim", None)
+        return answer if claim is None else replace(answer, claim=replace(claim, inbox=before))

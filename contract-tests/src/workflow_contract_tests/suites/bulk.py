@@ -33,6 +33,8 @@ class _BulkVerb:
     single: StoreMethod
     done: str
     """The kind of the answer for a run that it changed."""
+    too_late: str
+    """The kind of the answer for a run that another such call has just changed."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -53,6 +55,7 @@ _CANCEL_RUNS = _BulkVerb(
     lambda store: store.cancel_runs,
     lambda store: store.cancel_run,
     done="requested",
+    too_late="duplicate",
     arguments={"reason": "in bulk"},
 )
 _TERMINATE_RUNS = _BulkVerb(
@@ -60,16 +63,22 @@ _TERMINATE_RUNS = _BulkVerb(
     lambda store: store.terminate_runs,
     lambda store: store.terminate_run,
     done="terminated",
+    too_late="finished",
     arguments={"reason": "in bulk"},
 )
 _REQUEUE_RUNS = _BulkVerb(
-    "requeue_runs", lambda store: store.requeue_runs, lambda store: store.requeue_run, done="requeued"
+    "requeue_runs",
+    lambda store: store.requeue_runs,
+    lambda store: store.requeue_run,
+    done="requeued",
+    too_late="not-requeueable",
 )
 _RETRY_RUNS = _BulkVerb(
     "retry_runs",
     lambda store: store.retry_runs,
     lambda store: store.retry_run,
     done="retried",
+    too_late="not-retryable",
     arguments={"event": NewEvent(kind="retried"), "statuses": _ANY_END},
 )
 _VERBS = (_CANCEL_RUNS, _TERMINATE_RUNS, _REQUEUE_RUNS, _RETRY_RUNS)
@@ -145,6 +154,8 @@ async def calls_that_meet_do_each_run_once(h: StoreHarness, verb: _BulkVerb) -> 
         holders = [await start_full(h, lease_ms=1) for _ in range(12)]
         if verb in (_REQUEUE_RUNS, _RETRY_RUNS):
             await park(h, *holders, now_ms=h.advance(LEASE_MS))
+        else:
+            await _scatter(h, holders, with_dead=verb is _TERMINATE_RUNS)
         ids = [holder.run_id for holder in holders]
         calls = []
         for handle in handles:
@@ -152,10 +163,26 @@ async def calls_that_meet_do_each_run_once(h: StoreHarness, verb: _BulkVerb) -> 
             calls.append(verb.call(handle, list(ids), h.now_ms))
         results: list[Any] = await all_of(*calls, *(_append(holder) for holder in holders))
         for run_id in ids:
-            kinds = [answers[run_id].kind for answers in results[: len(handles)]]
-            assert kinds.count(verb.done) == 1, f"{verb} of one run was answered {kinds}"
+            answers = [result[run_id] for result in results[: len(handles)]]
+            kinds = sorted(answer.kind for answer in answers)
+            assert kinds == sorted([verb.done, *[verb.too_late] * (len(handles) - 1)]), f"{verb} of one run: {kinds}"
+            assert len({getattr(answer, "inbox_seq", None) for answer in answers}) == 1, f"the answers: {answers}"
         for holder in holders:
             await _check_whole(h, holder)
+
+
+async def _scatter(h: StoreHarness, holders: Sequence[LeaseHolder], *, with_dead: bool) -> None:
+    """Leave runs in each status in which a call acts: running, queued, paused, and dead if it does so then too."""
+    for holder in holders[1::4]:
+        await holder.release()
+    for holder in holders[2::4]:
+        await holder.pause(taken_inbox=[1], seen_inbox_seq=1)
+    if with_dead:
+        for holder in holders[3::4]:
+            await holder.heartbeat(lease_ms=3 * LEASE_MS)
+        await park(h, *holders[::4], now_ms=h.advance(LEASE_MS))
+    statuses = [(await record(h, holder.run_id)).status for holder in holders[:4]]
+    assert statuses == ["dead" if with_dead else "running", "queued", "paused", "running"]
 
 
 async def _append(holder: LeaseHolder) -> None:

@@ -261,13 +261,16 @@ async def first_of_a_crowd_is_claimed_first(h: StoreHarness, verb: ClaimVerb) ->
     """Of many runs that are due a claim of one takes the first by priority, then by time, then by id."""
     firsts = {"urgent": (3, 1), "early": (2, 0), "a": (3, 0)}
     for number in range(_CROWD):
-        await verb.make_ready(h, h.now_ms + 3, run_id=f"b-{number:02}")
+        await verb.make_ready(h, h.now_ms + 3, run_id=f"b-{_CROWD - number:02}")
         if number == _CROWD - 3:
             for run_id, (delay, priority) in firsts.items():
                 await verb.make_ready(h, h.now_ms + delay, run_id=run_id, priority=priority)
     h.advance(3)
     for run_id in firsts:
         assert [c.run.run_id for c in (await verb.call(h, limit=1)).claims] == [run_id]
+    rest = [c.run.run_id for c in (await verb.call(h)).claims]
+    assert rest == sorted(rest)
+    assert len(rest) == _CROWD
 
 
 @clause("CLAIM-6", "TIMER-2", each=CLAIM_VERBS)

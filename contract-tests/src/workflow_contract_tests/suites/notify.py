@@ -439,9 +439,11 @@ async def _repeat_for_many(h: StoreHarness) -> None:
 async def _repeat_beginnings(h: StoreHarness) -> None:
     creation = create_arguments(h, run_id="created")
     fork = _fork_arguments(h, "created")
-    for _ in range(3):
-        await h.store.create_run(**creation)
-        await h.store.fork_run(**fork)
+    for _ in range(2):
+        for _ in range(2):
+            await h.store.create_run(**creation)
+        for _ in range(2):
+            await h.store.fork_run(**fork)
         await asyncio.sleep(_QUIET_S)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from workflow_runtime.errors import LeaseLostError, LogConflictError
@@ -14,6 +14,8 @@ from workflow_runtime.store import (
     AlreadyFinished,
     CancelRequested,
     ClaimBatch,
+    Claimed,
+    ClaimedRun,
     Created,
     Delivered,
     Duplicate,
@@ -25,7 +27,7 @@ from workflow_runtime.store import (
 from ..cases import clause
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
-from ..samples import LEASE_MS, events
+from ..samples import LEASE_MS, MANY, events
 from ..scenarios import (
     claim,
     claim_due,
@@ -39,6 +41,8 @@ from ..settings import RACE_CLAIMERS, RACE_ROUNDS, RACE_RUNS, SEED, scaled
 from ..tasks import all_of
 from ..verbs import (
     APPEND_EVENTS,
+    CLAIM_DUE_TIMERS,
+    CLAIM_PENDING_RUNS,
     CLAIM_VERBS,
     MARK_RUN_FINISHED,
     MARK_RUN_PAUSED,
@@ -49,6 +53,9 @@ from ..verbs import (
 
 _PATIENCE = 50
 """Claims in a row that may bring nothing although more is due, because others are at it."""
+
+
+_SWEEPS = {verb.name: verb for verb in CLAIM_VERBS}
 
 
 async def _together(chosen: random.Random, *calls: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -224,6 +231,52 @@ async def contended_claim_says_that_more_is_due(h: StoreHarness, verb: ClaimVerb
             assert batch.next_due_ms <= h.now_ms, f"{len(batch.claims)} runs brought, more are due: not said"
         for run_id in ids:
             await h.store.delete_run(run_id=run_id, now_ms=h.now_ms, force=True)
+
+
+@clause("CLAIM-2", "SIGNAL-1", "LOG-2", each=("claim_run", *_SWEEPS))
+async def claim_is_of_one_moment(h: StoreHarness, verb: str) -> None:
+    """While others deliver and the former driver still writes, all that a claim brings is of one moment."""
+    handles = await h.handles(5)
+    chosen = random.Random(SEED)
+    for number in range(2 * RACE_ROUNDS):
+        holder = await start(h, lease_ms=1)
+        if verb == CLAIM_PENDING_RUNS.name:
+            await holder.release()
+        elif verb == CLAIM_DUE_TIMERS.name:
+            await holder.pause(timers={"t": h.now_ms})
+        h.advance(1)
+        write, shown = _LATE_WRITES[number % len(_LATE_WRITES)]
+        deliveries = [
+            handle.deliver_signal(run_id=holder.run_id, signal_id=str(place), name="go", payload=None, now_ms=h.now_ms)
+            for place, handle in enumerate(handles[1:4])
+        ]
+        batch, *_, written = await _together(
+            chosen, _bring_one(h, verb, handles[0], holder.run_id), *deliveries, write(holder)
+        )
+        for brought in batch:
+            run = brought.run
+            assert [entry.inbox_seq for entry in brought.inbox] == list(range(1, run.inbox_seq + 1)), "news are missing"
+            assert len(brought.history) == run.next_index, "an event is missing"
+            assert isinstance(written, Exception) or shown(brought), f"the former driver was answered {written}"
+        await h.store.delete_run(run_id=holder.run_id, now_ms=h.now_ms, force=True)
+
+
+_LATE_WRITES: tuple[tuple[Callable[[LeaseHolder], Coroutine[Any, Any, Any]], Callable[[ClaimedRun], bool]], ...] = (
+    (lambda holder: holder.append("1"), lambda brought: False),
+    (lambda holder: holder.heartbeat(), lambda brought: False),
+    (
+        lambda holder: holder.set_timer("news", holder.harness.now_ms),
+        lambda brought: "news" in [timer.timer_id for timer in brought.due_timers],
+    ),
+)
+"""Calls that a former driver may still make, each with whether a claim can come after it, and shows it."""
+
+
+async def _bring_one(h: StoreHarness, verb: str, handle: WorkflowExecutionStore, run_id: str) -> Sequence[ClaimedRun]:
+    if verb in _SWEEPS:
+        return (await _SWEEPS[verb].call(h, store=handle)).claims
+    answer = await handle.claim_run(run_id=run_id, owner="w", lease_ms=LEASE_MS, now_ms=h.now_ms, max_crashes=MANY)
+    return [answer.claim] if isinstance(answer, Claimed) else []
 
 
 async def _claim_all(
