@@ -357,3 +357,14 @@ class ClaimLooksAtTheInboxFirst(Faulty):
         answer = await super().claim_run(**arguments)
         claim = getattr(answer, "claim", None)
         return answer if claim is None else replace(answer, claim=replace(claim, inbox=before))
+
+
+@broken("CLAIM-2", words="bounded as `ClaimedRun` says", case="claimed_inbox_begins_with_the_oldest")
+class LargestEntriesAreNotBrought(Faulty):
+    """A claim from an expired lease passes over entries that are larger than a page."""
+
+    async def claim_stale_runs(self, **arguments: Any) -> Any:
+        batch = await super().claim_stale_runs(**arguments)
+        small = [tuple(entry for entry in claim.inbox if len(entry.payload or "") < 10**6) for claim in batch.claims]
+        claims = [replace(claim, inbox=inbox) for claim, inbox in zip(batch.claims, small, strict=True)]
+        return replace(batch, claims=tuple(claims))

@@ -63,6 +63,16 @@ class FollowerGetsOnePage(Faulty):
                 return
 
 
+@broken("SUBSCRIBE-1", words="Gives every event", case="event_larger_than_a_page_is_given")
+class FollowerMissesTheLargestEvents(Faulty):
+    """An event that is larger than a page is left out."""
+
+    async def subscribe_events(self, *, run_id: str, from_index: int = 0) -> AsyncGenerator[Event, None]:
+        async for event in super().subscribe_events(run_id=run_id, from_index=from_index):
+            if len(event.payload or "") < 10**6:
+                yield event
+
+
 @broken("SUBSCRIBE-1")
 class FollowerBeginsAtTheBeginning(Faulty):
     """The index to begin with is ignored."""

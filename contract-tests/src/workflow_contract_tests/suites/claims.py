@@ -6,7 +6,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from workflow_runtime.payloads import encode_json
-from workflow_runtime.store import SILENT_CLAIMS_PER_CRASH, ClaimedRun, NotClaimable, NotFound, Timer, WorkflowVersion
+from workflow_runtime.store import (
+    DEFAULT_HISTORY_BYTES,
+    SILENT_CLAIMS_PER_CRASH,
+    ClaimedRun,
+    NotClaimable,
+    NotFound,
+    Timer,
+    WorkflowVersion,
+)
 
 from ..cases import clause
 from ..harness import StoreHarness
@@ -103,7 +111,6 @@ async def _ready(h: StoreHarness, verb: ClaimVerb, **facts: Any) -> str:
     return await _READY[verb.name](h, **facts)
 
 
-_LARGE_TEXT = encode_json("x" * 400_000)
 _Take: TypeAlias = Callable[..., Awaitable[ClaimedRun]]
 
 
@@ -143,15 +150,19 @@ async def claim_brings_everything(h: StoreHarness, verb: str) -> None:
 @clause("CLAIM-2", "LOG-6", each=_TAKES)
 async def claimed_inbox_begins_with_the_oldest(h: StoreHarness, verb: str) -> None:
     """A claim that cannot bring all of a large inbox brings its first entries, and the driver reads on from there."""
-    run_id = await _READY[verb](h)
-    for number in range(3, 7):
-        await h.second.deliver_signal(
-            run_id=run_id, signal_id=f"s{number}", name="go", payload=_LARGE_TEXT, now_ms=h.now_ms
-        )
-    h.advance(LEASE_MS)
-    brought = [entry.inbox_seq for entry in (await _TAKES[verb](h, run_id)).inbox]
+    largest = min(h.store.capabilities.max_payload_bytes, 2 * DEFAULT_HISTORY_BYTES)
+    holder = await start(h, lease_ms=1)
+    for size in (largest, 9, *[min(largest, 400_000)] * 3, 9):
+        await holder.signal(payload=encode_json("x" * (size - 2)))
+    if verb == CLAIM_PENDING_RUNS.name:
+        await holder.release()
+    elif verb == CLAIM_DUE_TIMERS.name:
+        await holder.pause(timers={"due": h.now_ms}, seen_inbox_seq=6)
+    h.advance(1)
+    brought = [entry.inbox_seq for entry in (await _TAKES[verb](h, holder.run_id)).inbox]
+    assert brought, "a claim brings one entry if there is one"
     rest: list[int] = []
-    while page := await h.second.read_inbox(run_id=run_id, limit=9, after_seq=(brought + rest)[-1]):
+    while page := await h.second.read_inbox(run_id=holder.run_id, limit=9, after_seq=(brought + rest)[-1]):
         rest += [entry.inbox_seq for entry in page]
     assert brought + rest == [1, 2, 3, 4, 5, 6]
 

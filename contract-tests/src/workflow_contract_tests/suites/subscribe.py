@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import cast
 
 from workflow_runtime.errors import RunNotFoundError
-from workflow_runtime.store import Event, SupportsSubscribe, WorkflowExecutionStore
+from workflow_runtime.store import DEFAULT_HISTORY_BYTES, Event, SupportsSubscribe, WorkflowExecutionStore
 
 from ..cases import clause
 from ..children import run_children
@@ -66,6 +66,18 @@ async def long_log_is_given_once(h: StoreHarness) -> None:
     given = await _collect(h.second, holder.run_id)
     assert [event.index for event in given] == list(range(2_404))
     assert [event.payload for event in given[-4:]] == [large] * 4
+
+
+@clause("SUBSCRIBE-1", "PAYLOAD-3", capability="subscribe")
+async def event_larger_than_a_page_is_given(h: StoreHarness) -> None:
+    """A follower gets the largest events too, wherever they stand in the log."""
+    holder = await start(h)
+    size = min(h.store.capabilities.max_payload_bytes, 2 * DEFAULT_HISTORY_BYTES)
+    large = f'"{"x" * (size - 2)}"'
+    for payload in (large, '"a"', large, large, '"b"'):
+        await holder.append(payload)
+    await holder.finish()
+    assert [event.payload for event in await _collect(h.second, holder.run_id)] == [large, '"a"', large, large, '"b"']
 
 
 @clause("SUBSCRIBE-1", "SUBSCRIBE-2", capability="subscribe")
