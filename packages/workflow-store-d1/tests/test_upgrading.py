@@ -12,22 +12,12 @@ from workflow_runtime.errors import ConfigurationError, SchemaBehindError, Wrong
 from workflow_runtime.metering import meter_queries
 from workflow_runtime.store import RunStatus
 from workflow_store_d1 import D1WorkflowStore, get_migration_sql, get_migrations
+from workflow_test_support.workloads import odd_names
 
 OpenStore = Callable[..., Awaitable[D1WorkflowStore]]
 
 FIRST, EXPAND, FAILED, TERMINAL, CONTRACT = (migration.migration_id for migration in get_migrations())
 RUN: dict[str, Any] = {"workflow_id": "w", "workflow_version": "1", "input": "1", "operation_id": "o", "now_ms": 1}
-NAMES = {
-    "schema_migrations": 'odd "migrations"',
-    "runs": "Runs",
-    "run_states": "select",
-    "event_locks": "a" * 63,
-    "events": "é" * 31,
-    "timers": "user",
-    "signal_deliveries": "workflow_events",
-    "schedules": "TABLE",
-    "schedule_buckets": "semi;colon",
-}
 
 
 def run_script(path: Path, script: str) -> None:
@@ -90,11 +80,11 @@ async def test_old_tables_serve_what_the_indexes_are_for(open_store: OpenStore) 
 
 async def test_names_of_the_users_own(path: Path, open_store: OpenStore) -> None:
     """From the first release to the last, where names have quotes, upper case, 63 bytes and reserved words."""
-    run_script(path, get_migration_sql(NAMES, to_id=FIRST))
-    store = await open_store(tables=NAMES)
+    run_script(path, get_migration_sql(odd_names.TABLES, to_id=FIRST))
+    store = await open_store(tables=odd_names.TABLES)
     await store.ensure_schema(contract=True)
     await store.check_schema(deep=True)
-    assert recorded(path, NAMES["schema_migrations"]) == [FIRST, EXPAND, FAILED, TERMINAL, CONTRACT]
+    assert recorded(path, odd_names.TABLES["schema_migrations"]) == [FIRST, EXPAND, FAILED, TERMINAL, CONTRACT]
 
 
 async def test_new_tables_say_which_environment_they_belong_to(path: Path, open_store: OpenStore) -> None:

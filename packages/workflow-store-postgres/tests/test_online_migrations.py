@@ -23,6 +23,7 @@ from workflow_runtime.errors import (
 )
 from workflow_runtime.store import RunStatus
 from workflow_store_postgres import PostgresWorkflowStore, get_migration_sql, get_migrations, online, schema
+from workflow_test_support.workloads import odd_names
 
 FIRST, EXPAND, FAILED, TERMINAL, CONTRACT = (migration.migration_id for migration in get_migrations())
 EXPANDED = [FIRST, EXPAND]
@@ -141,20 +142,9 @@ async def test_old_tables_serve_what_the_indexes_are_for(
 
 
 @pytest.mark.usefixtures("old")
-@pytest.mark.parametrize("place", ['Odd "place"'])
-async def test_names_and_schemas_of_the_users_own(admin: asyncpg.Connection, empty_dsn: str, place: str) -> None:
+async def test_names_and_schemas_of_the_users_own(admin: asyncpg.Connection, empty_dsn: str) -> None:
     """From the first release to the last, where names have quotes, upper case, 63 bytes and reserved words."""
-    tables = {
-        "schema_migrations": 'odd "migrations"',
-        "runs": "Runs",
-        "run_states": "select",
-        "event_locks": "a" * 63,
-        "events": "é" * 31,
-        "timers": "user",
-        "signal_deliveries": "workflow_events",
-        "schedules": "TABLE",
-        "schedule_buckets": "semi;colon",
-    }
+    place, tables = odd_names.SCHEMA, odd_names.TABLES
     await admin.execute(f"CREATE SCHEMA {quote_identifier(place)}")
     await admin.execute(get_migration_sql(place, tables, to_id=FIRST, transaction=False))
     async with PostgresWorkflowStore.connect(empty_dsn, schema=place, tables=tables) as store:

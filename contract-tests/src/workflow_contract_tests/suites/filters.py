@@ -105,13 +105,18 @@ async def _listed(h: StoreHarness, limit: int, **arguments: Any) -> list[RunSumm
 async def pairs_of_filters_are_anded(h: StoreHarness, order: str) -> None:
     """Each filter with each other one gives the runs that match both, page by page, forwards and backwards."""
     everything = await _populate(h)
-    backwards = order == "descending"
     for number, filters in enumerate(_plans(_values(everything))):
-        expected = [run for run in everything if _matches(run, filters)][:: -1 if backwards else 1]
-        limit = (2, 7, MANY, MANY)[number % 4]
-        found = await _listed(h, limit, descending=backwards, **filters)
-        assert [run.run_id for run in found] == [run.run_id for run in expected], f"{order}, {limit} with {filters}"
-        assert found == expected, f"{order} with {filters}"
+        await _check_listing(h, everything, order, filters, limit=(2, 7, MANY, MANY)[number % 4])
+
+
+async def _check_listing(
+    h: StoreHarness, everything: list[RunSummary], order: str, filters: dict[str, Any], *, limit: int
+) -> None:
+    backwards = order == "descending"
+    expected = [run for run in everything if _matches(run, filters)][:: -1 if backwards else 1]
+    found = await _listed(h, limit, descending=backwards, **filters)
+    assert [run.run_id for run in found] == [run.run_id for run in expected], f"{order}, {limit} with {filters}"
+    assert found == expected, f"{order} with {filters}"
 
 
 @clause("LIST-4")
@@ -119,8 +124,12 @@ async def pairs_of_filters_are_counted(h: StoreHarness) -> None:
     """Each filter with each other one counts the runs that match both, and names no status without any."""
     everything = await _populate(h)
     for filters in _plans(_values(everything)):
-        expected = Counter(run.status for run in everything if _matches(run, filters))
-        assert dict(await h.second.count_runs(**filters)) == dict(expected), f"with {filters}"
+        await _check_counts(h, everything, filters)
+
+
+async def _check_counts(h: StoreHarness, everything: list[RunSummary], filters: dict[str, Any]) -> None:
+    expected = Counter(run.status for run in everything if _matches(run, filters))
+    assert dict(await h.second.count_runs(**filters)) == dict(expected), f"with {filters}"
 
 
 _STATUS_SETS: tuple[list[RunStatus], ...] = (
@@ -151,13 +160,9 @@ def _plans_of_statuses(values: dict[str, list[Any]]) -> Iterator[dict[str, Any]]
 async def status_sets_are_listed(h: StoreHarness, order: str) -> None:
     """Each status, and those that belong together, are listed with each other filter, in small pages and both ways."""
     everything = await _populate(h)
-    backwards = order == "descending"
     for number, filters in enumerate(_plans_of_statuses(_values(everything))):
-        expected = [run for run in everything if _matches(run, filters)][:: -1 if backwards else 1]
         limit = (1, 2, 1, MANY)[number % 4] if len(filters) != 2 else 1
-        found = await _listed(h, limit, descending=backwards, **filters)
-        assert [run.run_id for run in found] == [run.run_id for run in expected], f"{order}, {limit} with {filters}"
-        assert found == expected, f"{order} with {filters}"
+        await _check_listing(h, everything, order, filters, limit=limit)
 
 
 @clause("LIST-4")
@@ -165,8 +170,7 @@ async def status_sets_are_counted(h: StoreHarness) -> None:
     """Each status, and those that belong together, are counted with each other filter."""
     everything = await _populate(h)
     for filters in _plans_of_statuses(_values(everything)):
-        expected = Counter(run.status for run in everything if _matches(run, filters))
-        assert dict(await h.second.count_runs(**filters)) == dict(expected), f"with {filters}"
+        await _check_counts(h, everything, filters)
 
 
 # Claims.
