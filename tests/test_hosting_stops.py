@@ -112,6 +112,7 @@ async def leave_a_dead_one():
             token = claim.claim.lease.token  # a claim of which nothing was heard would be no crash
             await runtime.store.heartbeat_run_lease(
                 run_id="crashes", lease_token=token, lease_ms=100, now_ms=now_ms + later_ms)
+        await asyncio.sleep(0.4)  # until the last lease is over
 
 async def schedule(what):
     past = TestClock(datetime.now(UTC) - timedelta(hours=3))

@@ -500,7 +500,9 @@ def test_child_of_a_fork_has_threads_of_its_own() -> None:
         print("parent", asyncio.run(main()), flush=True)
         pid = os.fork()
         if pid == 0:
-            runtime._store = InMemoryWorkflowStore()  # the parent's is refused here; its threads are what this is about
+            # The parent's store is refused here; its threads are what this is about.
+            fresh = WorkflowRuntime(store=InMemoryWorkflowStore(), workflows=[plain])
+            runtime._tables, runtime._store = fresh._tables, fresh._store
             print("child", asyncio.run(main()), flush=True)
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
