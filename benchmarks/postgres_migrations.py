@@ -46,7 +46,7 @@ STEPS, STEP_S = 10, 0.02
 BEFORE_S = 10.0
 REPORT_S = 16.0
 SHORTEST_S = 3.0
-"""What takes less time is looked at for so long all the same: a percentile needs steps."""
+"""The least time that a phase is watched: a percentile needs steps."""
 SETTLE_S = 3.0
 SAMPLE_S = 0.02
 LONGEST_WAIT_S = 2.0
@@ -256,7 +256,7 @@ class Phase:
 
 @dataclass(slots=True)
 class Figures:
-    """What a phase did to the workers; times in seconds."""
+    """The effect of a phase on the workers. Times are in seconds."""
 
     per_s: float
     p50: float
@@ -284,7 +284,7 @@ class Story:
         self.failed_at: list[float] = []
 
     async def phase(self, what: str, call: Callable[[], Awaitable[object]], *, is_peer: bool = False) -> None:
-        """Let things settle, do something, and look at it for a while."""
+        """Wait until the workers have settled, make a call, and measure the steps meanwhile."""
         await asyncio.sleep(SETTLE_S)
         begin = time.time()
         await call()
@@ -408,7 +408,7 @@ async def migrate_failed_and_terminal(
 
 
 async def run_workers(dsn: str, story: Story) -> None:
-    """Tell the story with workers, and see to it that every run that was started has finished."""
+    """Run all phases beside workers, and assert that every run that was started has finished."""
     with workers(dsn) as children:
         watch = asyncio.create_task(story.lock_watch.watch(dsn))
         connection = await asyncpg.connect(dsn)

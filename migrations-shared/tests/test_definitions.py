@@ -132,6 +132,7 @@ def test_indexes_come_and_go() -> None:
 
 def test_indexes_are_built_and_dropped_beside_writers() -> None:
     script = "DROP INDEX CONCURRENTLY IF EXISTS {0}; CREATE INDEX CONCURRENTLY {0} ON workflow_runs (priority);"
+    script += "INSERT INTO workflow_schema_migrations VALUES (1);"
     files = {"0000_first.sql": FIRST}
     for number, name in enumerate(("workflow_runs_due", "workflow_runs_lower"), start=1):
         files[f"{number:04}_online_x.sql"] = script.format(name)
@@ -141,7 +142,8 @@ def test_indexes_are_built_and_dropped_beside_writers() -> None:
 
 
 def test_index_that_a_migration_builds_beside_writers() -> None:
-    script = "DROP INDEX CONCURRENTLY IF EXISTS {0}; CREATE INDEX CONCURRENTLY {0} ON workflow_runs (priority);"
+    script = "DROP INDEX CONCURRENTLY IF EXISTS {0}; create index concurrently {0} on workflow_runs (priority);"
+    script += "INSERT INTO workflow_schema_migrations VALUES (1);"
     first, online = parse_migrations(
         {"0000_first.sql": FIRST, "0001_online_due.sql": script.format("workflow_runs_due")}
     )

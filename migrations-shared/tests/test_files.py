@@ -181,6 +181,8 @@ def test_dropped_index_is_looked_for_where_its_table_is() -> None:
         ("0001_expand_due.sql", ONLINE),
         ("0001_online_due.sql", ONLINE.replace("DROP INDEX CONCURRENTLY IF EXISTS workflow_runs_due;", "")),
         ("0001_online_due.sql", ONLINE + ONLINE),
+        ("0001_online_due.sql", ONLINE + "DELETE FROM workflow_events;"),
+        ("0001_online_due.sql", ONLINE.partition("INSERT")[0]),
         ("0001_online_due.sql", ONLINE + "CREATE INDEX CONCURRENTLY workflow_runs_x ON workflow_runs (x);"),
         ("0001_online_due.sql", "REINDEX INDEX CONCURRENTLY workflow_runs_due;"),
     ],

@@ -100,9 +100,10 @@ def read_online_index(migration: Migration, tables: TableNames = DEFAULT_TABLES)
     """
     keys = {name: key for key, name in DEFAULT_TABLES.by_key().items()}
     for statement in migration.statements:
-        words = [str(word) for word in code_tokens(statement)]
-        match words:
-            case ["CREATE", "INDEX", "CONCURRENTLY", name, "ON", table, *_] if table in keys:
+        words = _Words(code_tokens(statement))
+        if words.takes("CREATE", "INDEX", "CONCURRENTLY"):
+            name, _, table = words.name(), words.next(), words.name()
+            if table in keys:
                 return OnlineIndex(name=index_name(name, tables), table=tables.by_key()[keys[table]])
     raise InvalidMigrationError(f"{migration.migration_id}.sql", "builds no index")
 

@@ -47,16 +47,16 @@ async def quick(ctx: Context, _: Any) -> str:
 
 
 class Fresh:
-    """What makes a store one without tables: nothing but making them works. That takes a moment."""
+    """A store without tables: each call fails until they are made, which takes a moment."""
 
     def __init__(self, lab: Lab, *, wrong: SchemaError | None = None) -> None:
         self.store: TappedStore = lab.tapped()
         self.store.before = self.refuse
         self.calls = self.store.calls
         self.wrong: SchemaError | None = wrong or SchemaMissingError(MISSING)
-        """What is wrong with the tables; nothing when they are made."""
+        """Error of each call; `None` once the tables are made."""
         self.failures: list[Exception] = []
-        """How the next attempts to make them fail."""
+        """Errors of the next attempts to make them."""
         self.goes_on = asyncio.Event()
         """Making waits for it."""
         self.goes_on.set()
@@ -74,7 +74,7 @@ class Fresh:
 
     @property
     def made(self) -> int:
-        """How often the tables were made, or should have been."""
+        """Number of attempts to make the tables."""
         return self.calls.count("ensure_schema")
 
 
@@ -309,6 +309,17 @@ async def test_caller_who_is_cancelled_leaves_it_to_the_next(lab: Lab) -> None:
     fresh.goes_on.set()
     assert kinds(await others) == [RunHandle] * 3
     assert fresh.made == 2
+
+
+async def test_look_that_another_event_loop_left_under_way_holds_nobody_up(lab: Lab) -> None:
+    """A fork, or a host that ends its loop with a call under way, leaves a future that nobody completes."""
+    fresh = Fresh(lab)
+    runtime = WorkflowRuntime(store=fresh.store, workflows=[quick], auto_schema=True)
+    gone = asyncio.new_event_loop()
+    runtime._tables._under_way = gone.create_future()
+    await asyncio.wait_for(runtime.start_run(quick), 5)
+    assert fresh.made == 1
+    gone.close()
 
 
 async def test_first_caller_is_cancelled_and_the_next_one_comes_later(lab: Lab) -> None:

@@ -239,6 +239,25 @@ async def test_index_that_another_builds_is_not_waited_for(
 
 
 @pytest.mark.usefixtures("old")
+async def test_index_that_nobody_builds_any_more_is_built(
+    store: PostgresWorkflowStore, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that began at once have ended each other's building: neither may leave it to the other."""
+    build, tries = online.OnlineMigration._build, list[str]()
+
+    async def overtaken_once(migration: online.OnlineMigration) -> None:
+        tries.append(migration.migration_id)
+        if len(tries) == 1:
+            raise StoreUnavailableError("deadlock") from asyncpg.DeadlockDetectedError()
+        await build(migration)
+
+    monkeypatch.setattr(online.OnlineMigration, "_build", overtaken_once)
+    await store.ensure_schema()
+    assert tries == [FAILED, FAILED, TERMINAL]
+    assert await recorded(admin) == ONLINE
+
+
+@pytest.mark.usefixtures("old")
 async def test_who_builds_says_how_far_it_is_and_whom_it_waits_for(
     store: PostgresWorkflowStore,
     admin: asyncpg.Connection,

@@ -76,13 +76,15 @@ class Tables:
             SchemaError: The tables do not fit, and cannot be made to; says what mends it.
             ConfigurationError: The caller may not send as many queries as it takes to make them.
         """
-        while (ending := self._under_way) is not None:
+        # What was under way on another event loop, as in the parent of a fork, may never end here.
+        loop = asyncio.get_running_loop()
+        while (ending := self._under_way) is not None and ending.get_loop() is loop:
             await asyncio.wait([ending])  # which leaves it alone when this caller is cancelled
             if (failure := ending.result()) is not None:
                 raise failure
             if self.fit:
                 return
-        ending = self._under_way = asyncio.get_running_loop().create_future()
+        ending = self._under_way = loop.create_future()
         failure = None
         try:
             await self._check_or_make()

@@ -17,7 +17,7 @@ from workflow_runtime.store import (
     one_line,
 )
 
-from .connections import LentConnection
+from .connections import LentConnection, Row
 from .holders import told
 from .online import OnlineMigration
 from .schema import SchemaInTransaction
@@ -88,11 +88,9 @@ class Migrator:
             if turn == "applied":
                 patience = _Patience(self._lock_timeout_s)
                 continue
-            who = await self._who(turn)
-            if turn == "building" and not self._waits_for_builders:
-                logger.info("%s: programs run without it meanwhile", one_line(who))
+            if turn == "building" and not self._waits_for_builders and await self._is_left_to_others():
                 return
-            await patience.wait(turn, who)
+            await patience.wait(turn, await self._who(turn))
 
     async def _apply_next(self) -> Literal["done", "applied"] | _Obstacle:
         """Apply what comes next under the lock of those who migrate, and say what came of it.
@@ -141,10 +139,17 @@ class Migrator:
         async with self._sender.transaction() as connection:
             return await self._database(connection).refuse_half_applied(migration)
 
+    async def _is_left_to_others(self) -> bool:
+        """Return True if others build the index, and say so: programs run without it meanwhile."""
+        if self._online is None or not (builders := await self._online.builders()):
+            return False
+        logger.info("%s: programs run without it meanwhile", one_line(_building(self._online, builders)))
+        return True
+
     async def _who(self, obstacle: _Obstacle) -> str:
         """Return who is waited for, in words."""
         if obstacle == "building" and self._online is not None:
-            return f"whoever builds the index of {self._online.migration_id}: {await self._online.builders()}"
+            return _building(self._online, await self._online.builders())
         async with self._sender.transaction() as connection:
             database = self._database(connection)
             fetch, sql = connection.fetch, self._sender.sql
@@ -159,6 +164,10 @@ class Migrator:
 
     def _database(self, connection: LentConnection) -> SchemaInTransaction:
         return SchemaInTransaction(self._sender, connection, self._environment)
+
+
+def _building(online: OnlineMigration, builders: Sequence[Row]) -> str:
+    return f"whoever builds the index of {online.migration_id}: {told(builders)}"
 
 
 class _Patience:

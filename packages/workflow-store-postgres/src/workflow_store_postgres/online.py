@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Literal, TypeAlias
 
 from workflow_migrations import Migration, quote_identifier, read_online_index
-from workflow_runtime.store import StoreError, get_logger, one_line
+from workflow_runtime.store import StoreError, WorkflowError, get_logger, one_line
 
 from .connections import LentConnection, Row
 from .failures import database_errors
@@ -78,10 +78,10 @@ class OnlineMigration:
                 return "in use"
             raise
 
-    async def builders(self) -> str:
-        """Return who builds it, in words."""
+    async def builders(self) -> Sequence[Row]:
+        """Return who builds it: nobody, where those that began at once have ended each other's building."""
         async with self._sender.transaction() as connection:
-            return told(await self._builders(connection))
+            return await self._builders(connection)
 
     async def _clear(self) -> _Index:
         """Return what is there, after what was left behind is dropped."""
@@ -151,7 +151,7 @@ class OnlineMigration:
         said = ""
         while True:
             await asyncio.sleep(_LOOK_S)
-            with suppress(StoreError):
+            with suppress(WorkflowError):  # a watch that fails must not end the building
                 rows = await self._sender.rows("read_index_progress", self._place, self._index.table)
                 for row in rows:
                     how_far = _how_far(row)

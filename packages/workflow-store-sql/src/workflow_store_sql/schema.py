@@ -75,10 +75,10 @@ class Schema:
             return False
         try:
             applied = self.applied((), records)
-            self.check_environment(applied)
-            return not self.needed(applied) and not self._is_unmarked(applied)
+            self.check(applied)
         except SchemaError:
             return False
+        return True
 
     def is_ours(self, found: Iterable[Row]) -> bool:
         """Return whether the table of the migrations is there.
@@ -173,9 +173,6 @@ class Schema:
             if recorded != self.environment:
                 raise WrongEnvironmentError(recorded, self.environment, self._looked())
 
-    def _is_unmarked(self, applied: Sequence[AppliedMigration]) -> bool:
-        return self.environment is not None and not _environments(applied)
-
     def needed(self, applied: Sequence[AppliedMigration]) -> tuple[Migration, ...]:
         """Return what is to be applied before this package can run: the missing migrations that expand.
 
@@ -190,7 +187,7 @@ class Schema:
         """Return what is to be applied next, as one unit; nothing if nothing is left.
 
         New tables have no earlier programs, so they get every migration, and at once: whoever finds tables must take
-        them for used. Those get what expands first, so that programs can start; what contracts comes last.
+        them for used. Tables in use get what expands first, so that programs can start; what contracts comes last.
 
         Args:
             applied: What was applied.
@@ -225,13 +222,13 @@ class Schema:
             raise SchemaBehindError(
                 tuple(migration.migration_id for migration in missing), self._looked() + self.remedy
             )
-        if self._is_unmarked(applied):
+        if self.environment is not None and not _environments(applied):
             table = quote_identifier(self.tables.schema_migrations)
             logger.warning(
                 "%sthe tables do not say that they belong to the environment %r, so a copy of them would not either: "
                 "mark them with UPDATE %s SET environment = '...'",
                 one_line(self._looked()),
-                one_line(self.environment or ""),
+                one_line(self.environment),
                 one_line(table),
             )
 
