@@ -75,10 +75,13 @@ async def test_cancelled_batch_is_all_or_none_and_leaves_no_transaction(
     task = asyncio.ensure_future(database.batch([insert.bind(n) for n in range(2_000)]))
     for _ in range(turns):
         await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert len(await numbers(database)) in {0, 2_000}
+    if task.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(await numbers(database)) in {0, 2_000}
+    else:  # the machine took so long for a turn that the batch was done by then
+        assert turns > 0
+        assert len(await numbers(database)) == 2_000
     other = await open_database(busy_timeout=timedelta(0))
     await other.prepare("INSERT INTO t (n) VALUES (-1)").run()
 
