@@ -342,19 +342,29 @@ async def _find_catcher(store: Store, cases: Sequence[Case]) -> str:
     return found
 
 
+def choose_cases(sends: Sequence[Sends], query: str, catches: Counter[str], most: int) -> list[Sends]:
+    """Return the cases that a mutant meets: first those that have caught others, then those that send little else."""
+    fitting = [one for one in sends if query in one.queries]
+    fitting.sort(key=lambda one: (-catches[one.case.id], len(one.queries), one.seconds))
+    return fitting[:most]
+
+
 def try_all(
-    store: Store, texts: Texts, sends: Sequence[Sends], mutants: Sequence[Mutant], tally: Tally, processes: int
+    store: Store,
+    texts: Texts,
+    sends: Sequence[Sends],
+    mutants: Sequence[Mutant],
+    tally: Tally,
+    options: argparse.Namespace,
 ) -> Iterator[tuple[Mutant, str]]:
     """Try mutants side by side, and yield each with the case that caught it, or `SURVIVED`."""
     running: dict[int, Trial] = {}
     waiting = list(reversed(mutants))
     while waiting or running:
-        while waiting and len(running) < processes:
+        while waiting and len(running) < options.processes:
             mutant = waiting.pop()
             catches = tally.catches.setdefault(mutant.query, Counter())
-            fitting = [one for one in sends if mutant.query in one.queries]
-            fitting.sort(key=lambda one: (-catches[one.case.id], one.seconds))
-            trial = Trial(store, texts, mutant, fitting)
+            trial = Trial(store, texts, mutant, choose_cases(sends, mutant.query, catches, options.most))
             running[trial.pid] = trial
         pid, _ = os.wait()
         if (ended := running.pop(pid, None)) is not None:
@@ -410,6 +420,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="only one mutant in so many")
     parser.add_argument("--shortest", type=float, default=0, help="leave out cases that take less, in seconds")
     parser.add_argument("--longest", type=float, default=60, help="leave out cases that take longer, in seconds")
+    parser.add_argument("--most", type=int, default=10_000, help="try a mutant on so many cases at most")
     parser.add_argument("--again", type=Path, help="only the survivors in this file of an earlier run")
     parser.add_argument("--out", type=Path, default=Path("sql-mutants.jsonl"))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -438,7 +449,7 @@ def try_and_note(options: argparse.Namespace, mutants: Sequence[Mutant], tally: 
     asyncio.run(store.close())  # or two trials would use one database
     sends = [one for one in sends if options.shortest <= one.seconds <= options.longest]
     with options.out.open("a") as results:
-        for mutant, catcher in try_all(store, texts, sends, mutants, tally, options.processes):
+        for mutant, catcher in try_all(store, texts, sends, mutants, tally, options):
             tally.add(mutant, catcher)
             results.write(json.dumps({"mutant": str(mutant), "caught_by": catcher}) + "\n")
             results.flush()
