@@ -95,7 +95,7 @@ async def work(runtime: WorkflowRuntime) -> None:
 
 
 SCHEDULE = Schedule(id="hourly", when=HOURLY, workflow=quick)
-SHORT = timedelta(milliseconds=1)
+SHORT = timedelta(seconds=5)
 FIRST: dict[str, Callable[[WorkflowRuntime], Awaitable[object]]] = {
     "WorkflowRuntime.cancel_run": lambda runtime: runtime.cancel_run("run"),
     "WorkflowRuntime.cancel_runs": lambda runtime: runtime.cancel_runs(),

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import pytest
 from workflow_runtime import InvalidArgumentError
-from workflow_runtime.store import StoreCapabilities, checked
+from workflow_runtime.store import NewEvent, StoreCapabilities, checked
 from workflow_runtime.store.arguments import _optional_by_contract
 from workflow_runtime.store.protocol import BulkStore, RunLifecycleStore
 
@@ -116,3 +116,58 @@ async def test_parameters_are_those_of_the_wrapped_method_without_the_first() ->
     assert await Wrapped().load_run(now_ms=5) == 5
     with pytest.raises(InvalidArgumentError, match="now_ms"):
         await Wrapped().load_run(now_ms=-1)
+
+
+class Writes:
+    """The arguments that come in each step."""
+
+    capabilities = StoreCapabilities(durable=False, max_payload_bytes=1_000)
+
+    @checked
+    async def append_events(
+        self,
+        *,
+        run_id: str,
+        expected_next_index: int,
+        lease_ms: int,
+        events: Sequence[NewEvent] = (),
+        removed_timers: Sequence[str] = (),
+    ) -> tuple[object, ...]:
+        return run_id, expected_next_index, lease_ms, events, removed_timers
+
+
+GOOD: dict[str, Any] = {"run_id": "r", "expected_next_index": 0, "lease_ms": 1}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"run_id": ()},
+        {"run_id": ""},
+        {"run_id": "x" * 513},
+        {"run_id": "\N{SNOWMAN}" * 171},
+        {"run_id": "a\0b"},
+        {"run_id": "\ud800"},
+        {"run_id": b"r"},
+        {"expected_next_index": -1},
+        {"expected_next_index": True},
+        {"expected_next_index": 2**53},
+        {"expected_next_index": "0"},
+        {"lease_ms": 0},
+        {"lease_ms": False},
+        {"lease_ms": ()},
+        {"removed_timers": ("",)},
+        {"removed_timers": "t"},
+    ],
+    ids=str,
+)
+async def test_what_is_checked_without_a_call_is_checked_all_the_same(wrong: dict[str, Any]) -> None:
+    """Most arguments are let through by their type and size alone; each of these is not."""
+    with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+        await Writes().append_events(**GOOD | wrong)
+
+
+@pytest.mark.parametrize("run_id", ["x" * 512, "\N{SNOWMAN}" * 170, " ", "\x7f"], ids=len)
+async def test_the_longest_ids_and_odd_ones_are_let_through(run_id: str) -> None:
+    arguments = GOOD | {"run_id": run_id, "lease_ms": 2**53 - 1}
+    assert await Writes().append_events(**arguments) == (run_id, 0, 2**53 - 1, (), ())

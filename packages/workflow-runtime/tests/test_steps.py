@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import gc
 import threading
+import weakref
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -565,3 +567,50 @@ async def test_run_here_hears_of_signals_while_a_step_runs(lab: Lab, gate: Gate)
     gate.opened.set()
     handle = await driving
     assert await run_to_completion(runtime, handle, lab.clock) == 5
+
+
+async def test_step_whose_task_is_cancelled_before_it_begins_runs_again(lab: Lab) -> None:
+    """Whoever cancels it: it never entered its function, so nobody else notes its end."""
+    loop, cancelled = asyncio.get_running_loop(), list[str]()
+
+    def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(coro, loop=loop, **options)
+        if coro.__qualname__.startswith("StepTasks") and not cancelled:
+            cancelled.append(coro.__qualname__)
+            task.cancel()
+        return task
+
+    @workflow()
+    async def doubles(ctx: Context, number: int) -> int:
+        return await ctx.step(double, number)
+
+    loop.set_task_factory(make)
+    try:
+        assert await asyncio.wait_for(lab.finish(doubles, 2), 10) == 4
+    finally:
+        loop.set_task_factory(None)
+    assert cancelled
+
+
+async def test_arguments_of_a_step_are_let_go_when_it_is_recorded(lab: Lab) -> None:
+    """A long run must not hold everything that it ever gave to a step."""
+
+    class Large:
+        pass
+
+    held: list[weakref.ref[Large]] = []
+
+    async def take(large: Large) -> None:
+        held.append(weakref.ref(large))
+
+    async def count() -> int:
+        gc.collect()
+        return sum(reference() is not None for reference in held)
+
+    @workflow()
+    async def hands_over(ctx: Context, _: Any) -> int:
+        for _ in range(3):
+            await ctx.step(take, Large())
+        return await ctx.step(count)
+
+    assert await lab.finish(hands_over) == 0

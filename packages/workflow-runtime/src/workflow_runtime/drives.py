@@ -31,19 +31,27 @@ class Drives:
 
     Args:
         on_stop: Called when they are asked to stop.
+        asked: Set by the caller to make them stop. It counts from that moment on, though `stop` follows later.
     """
 
-    def __init__(self, on_stop: Callable[[], None] = lambda: None) -> None:
-        self.stopping: bool = False
-        """True if nothing new is to be begun."""
+    def __init__(self, on_stop: Callable[[], None] = lambda: None, asked: asyncio.Event | None = None) -> None:
+        self._stopped = False
+        self._asked = asked
         self.hurried: asyncio.Event = asyncio.Event()
         """Set when the steps that run are not to be waited for either."""
         self._on_stop = on_stop
         self._drivers: set[Driver] = set()
 
+    @property
+    def stopping(self) -> bool:
+        """True if nothing new is to be begun."""
+        return self._stopped or (self._asked is not None and self._asked.is_set())
+
     def add(self, driver: Driver) -> None:
         """Begin to drive a run. A stop that came before holds for it too."""
         self._drivers.add(driver)
+        if self._asked is not None:
+            driver.stop_with(self._asked)
         if self.stopping:
             driver.stop(cancel_steps=self.hurried.is_set())
 
@@ -57,8 +65,8 @@ class Drives:
         Args:
             hurry: Cancel the steps that run.
         """
-        news = not self.stopping or (hurry and not self.hurried.is_set())
-        self.stopping = True
+        news = not self._stopped or (hurry and not self.hurried.is_set())
+        self._stopped = True
         if hurry:
             self.hurried.set()
         if news:

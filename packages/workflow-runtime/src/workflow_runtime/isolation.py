@@ -139,16 +139,20 @@ class Fence:
         self._before: dict[str, Any] = {}
 
     def __enter__(self) -> None:
-        names = self._names
-        self._before = {name: names[name] for name in self._covers if name in names}
-        names.update(self._covers)
+        names, covers = self._names, self._covers
+        if not covers.keys().isdisjoint(names):  # somebody else has covered a method, a test say
+            self._before = {name: names[name] for name in covers if name in names}
+        names.update(covers)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        names = self._names
         for name in self._covers:
-            del self._names[name]
-        self._names.update(self._before)
+            del names[name]
+        if self._before:
+            names.update(self._before)
+            self._before = {}
 
 
 _COVERED = (

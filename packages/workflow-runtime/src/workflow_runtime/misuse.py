@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, TypeVar
 
 from .errors import ConfigurationError, InvalidArgumentError
@@ -40,6 +41,8 @@ def check_function(fn: object) -> None:
     Raises:
         InvalidArgumentError: A coroutine, say: it was called already, and could not be called for another attempt.
     """
+    if type(fn) is FunctionType:
+        return
     if inspect.iscoroutine(fn):
         name = fn.__name__
         fn.close()  # nobody will await it
@@ -73,6 +76,8 @@ def call_misfits(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
 
 def is_async(function: Any) -> bool:
     """Return True if a function is an `async def`, also one that answers no question about itself."""
+    if type(function) is FunctionType and function.__code__.co_flags & inspect.CO_COROUTINE:
+        return True
     try:
         return inspect.iscoroutinefunction(function)
     except Exception:  # noqa: BLE001  # __getattr__ may be the user's code

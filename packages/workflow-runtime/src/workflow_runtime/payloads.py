@@ -48,12 +48,20 @@ def encode_json(value: object, argument: str = "payload") -> JsonText:
     except _UncarriableError as error:
         path = "$" + "".join(reversed(error.path))
         raise InvalidPayloadError(argument, _shorten(path), error.problem) from None
-    return JsonText(json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False))
+    return JsonText(_ENCODER.encode(value))
 
 
 def decode_json(text: JsonText) -> Any:
     """Read JSON text back into a fresh value."""
-    return json.loads(text)
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except ValueError:
+        return json.loads(text)  # with space before it, or damaged: this says where
+    return value if end == len(text) else json.loads(text)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+_DECODER = json.JSONDecoder()
 
 
 def check_json_text(argument: str, text: object) -> None:

@@ -321,7 +321,8 @@ class WorkflowRuntime(RunClient):
         if max_queries is not None and self._store.capabilities.metered is None:
             raise CapabilityNotSupportedError("metered")
         _check_not_negative(drain_timeout=drain_timeout)
-        stop, drives, report = stop or asyncio.Event(), Drives(), SweepReport()
+        stop = stop or asyncio.Event()
+        drives, report = Drives(asked=stop), SweepReport()
         with meter_queries(max_queries) as meter, _signals(stop, drives) if handle_signals else nullcontext():
             work = self._sweep_for(meter, limit, deadline, concurrency, drives, report)
             await see_through(work, drives, stop=stop, within_s=drain_timeout.total_seconds())
@@ -370,7 +371,8 @@ class WorkflowRuntime(RunClient):
             raise ConfigurationError("work() does not end with a number of queries: within meter_queries() use sweep()")
         _check_not_negative(drain_timeout=drain_timeout)
         wake_up = WakeUp()
-        stop, drives, report = stop or asyncio.Event(), Drives(on_stop=wake_up.look), SweepReport()
+        stop = stop or asyncio.Event()
+        drives, report = Drives(on_stop=wake_up.look, asked=stop), SweepReport()
         with meter_queries() as meter, _signals(stop, drives) if handle_signals else nullcontext():
             work = self._work(concurrency, poll_interval, wake_up, drives, report)
             await see_through(work, drives, stop=stop, within_s=drain_timeout.total_seconds())

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from .errors import QueryLimitReachedError, StoreAccessError, StoreError
 
-__all__ = ["failure_level", "may_pass", "until_answered"]
+__all__ = ["failure_level", "may_pass", "try_again", "until_answered"]
 
 T = TypeVar("T")
 
@@ -45,14 +45,39 @@ async def until_answered(
     Raises:
         StoreError: The store refuses, or is still away.
     """
+    try:
+        return await call()
+    except StoreError as error:
+        return await try_again(error, call, is_final=is_final, patience_s=patience_s)
+
+
+async def try_again(
+    error: StoreError,
+    call: Callable[[], Awaitable[T]],
+    *,
+    is_final: Callable[[StoreError], bool],
+    patience_s: Callable[[], float],
+) -> T:
+    """Repeat a call after its first try failed. See `until_answered`.
+
+    Args:
+        error: The error of the first try.
+        call: Makes one try.
+        is_final: Whether an error is none to try again.
+        patience_s: For how long.
+
+    Raises:
+        StoreError: The store refuses, or is still away.
+    """
     for delay_s in _delays_s(patience_s):
+        if is_final(error):
+            raise error
+        await asyncio.sleep(delay_s)
         try:
             return await call()
-        except StoreError as error:
-            if is_final(error):
-                raise
-            await asyncio.sleep(delay_s)
-    return await call()
+        except StoreError as latest:
+            error = latest
+    raise error
 
 
 def _delays_s(patience_s: Callable[[], float]) -> Iterator[float]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+import types
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar, cast
 
 from workflow_runtime.store import checked
@@ -27,12 +27,18 @@ def atomic(verb: VerbT) -> VerbT:
     @functools.wraps(verb)
     async def run_atomically(self: StoreRole, **arguments: Any) -> Any:
         # Let other tasks in where a database would: callers then interleave here as they do in production.
-        await asyncio.sleep(0)
+        await _others()
         self._data.check_process()
         with self._data.lock:
             return _at_once(verb(self, **arguments))
 
     return cast("VerbT", checked(run_atomically))
+
+
+@types.coroutine
+def _others() -> Generator[None, None, None]:
+    """Wait for one turn of the event loop, as `asyncio.sleep(0)` does."""
+    yield
 
 
 def _at_once(verb: Coroutine[Any, Any, R]) -> R:

@@ -154,9 +154,11 @@ class Run:
 
     def renew_lease(self, expires_at_ms: int) -> Lease:
         """Move the end of the lease, never to an earlier time: its driver is alive."""
-        assert self.lease is not None
+        held = self.lease
+        assert held is not None
         self.silent_claims = 0
-        self.lease = replace(self.lease, expires_at_ms=max(self.lease.expires_at_ms, expires_at_ms))
+        expires_at_ms = max(held.expires_at_ms, expires_at_ms)
+        self.lease = Lease(owner=held.owner, token=held.token, number=held.number, expires_at_ms=expires_at_ms)
         return self.lease
 
     def make_queued(self, now_ms: int) -> None:

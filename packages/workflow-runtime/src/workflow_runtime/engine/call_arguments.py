@@ -34,7 +34,10 @@ def checkable_class(expected: Any) -> type[Any]:
 def name_of_step(function: Callable[..., Any]) -> str:
     """Return the default id of a step; any function has one, however it came by its name."""
     try:
-        name = plain_text("name", function.__name__).replace("\0", "?")
+        name = plain_text("name", function.__name__)
+        if name and name.isascii() and "\0" not in name:
+            return name
+        name = name.replace("\0", "?")
     except Exception:  # noqa: BLE001  # a `functools.partial` has none, and __getattr__ may be the user's code
         return "step"
     return name.encode("utf-8", "replace").decode() or "step"

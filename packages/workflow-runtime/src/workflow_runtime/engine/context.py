@@ -82,6 +82,7 @@ class Context:
         self._max_payload_bytes = max_payload_bytes
         self._now_ms = now_ms
         self._store = store
+        self._steps = Steps(self)
 
     @property
     def step(self) -> Steps:
@@ -89,7 +90,7 @@ class Context:
 
         See `Steps` for options.
         """
-        return Steps(self)
+        return self._steps
 
     @property
     def transaction(self) -> TransactionalSteps:
@@ -236,7 +237,8 @@ class Context:
         return await self._machine.request(kind, id, default, name=name, value=value, step=step, until=until)
 
     async def _step(self, call: StepCall, id: str | None) -> Any:
-        return self._codec.decode(await self._await(OperationKind.STEP, id, name_of_step(call.function), step=call))
+        request = self._machine.request
+        return self._codec.decode(await request(OperationKind.STEP, id, name_of_step(call.function), step=call))
 
     def _encode(self, payload: Any) -> JsonText:
         text = self._codec.encode(payload, "payload")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import NoReturn
 
 from ..errors import ConfigurationError, CorruptRecordError, NonDeterminismError, QueryLimitReachedError
@@ -11,7 +10,8 @@ from ..isolation import refused
 from .drive_outcome import DriveOutcome
 from .drive_parts import DriveParts
 from .history import UnknownKindError
-from .moves import DriveState, Move, StepWork, next_move
+from .live_state import LiveState
+from .moves import Move, next_move
 
 __all__ = ["DriveLoop"]
 
@@ -36,6 +36,7 @@ class DriveLoop:
         self._budget = parts.budget
         self._drafts = parts.drafts
         self._stop = parts.stop
+        self._state = LiveState(parts)
         self._ends: dict[Move, Callable[[], Awaitable[DriveOutcome]]] = {
             Move.RAISE: self._raise,
             Move.LEAVE: self._leave,
@@ -58,7 +59,7 @@ class DriveLoop:
             return parked
         while True:
             await self._settle()
-            match move := next_move(self._state()):
+            match move := next_move(self._state):
                 case Move.WORK:
                     await self._work()
                 case Move.WRITE:
@@ -92,36 +93,21 @@ class DriveLoop:
 
     async def _settle(self) -> None:
         """Apply everything that has happened; what is being committed comes first."""
-        async with self._transactions.held_back():
+        if self._transactions.committing:
+            await self._transactions.committed()
+        self._transactions.hold_back()
+        try:
             if committed := self._transactions.take_committed():
-                await self._turns.call(partial(self._machine.apply, committed))
+                self._turns.call(self._machine.apply, committed)
             self._budget.measure()
-            await self._turns.repeat(partial(self._settler.settle, only_attempts=self._budget.low))
+            await self._turns.repeat(self._settler.settle, self._budget.low)
+        finally:
+            self._transactions.let_commit()
         self._steps.cancel_abandoned()
-
-    def _state(self) -> DriveState:
-        steps, work = self._steps, self._steps.work
-        return DriveState(
-            broken=steps.fatal is not None or self._transactions.broken is not None,
-            lease_lost=self._parts.lease.lost,
-            called_from_thread=self._machine.loop.called_from is not None,
-            draft_full=self._draft.full,
-            draft_empty=self._draft.empty,
-            transaction_open=steps.transaction_open,
-            handler_ended=self._machine.outcome is not None,
-            step_ended=bool(steps.ended),
-            step_work=work,
-            budget_low=self._budget.low,
-            stopping=self._stop.made,
-            can_wake=work is not StepWork.NONE or self._can_be_woken(),
-        )
-
-    def _can_be_woken(self) -> bool:
-        return self._draft.timers.next_due() is not None or bool(self._inbox.waiting())
 
     async def _work(self) -> None:
         # A write might have to wait for the very connection that an open transaction holds.
-        if not self._steps.transaction_open:
+        if not (self._draft.empty or self._steps.transaction_open):
             await self._drafts.write_all()
         # Nothing runs before its cause is durable.
         if not self._stop.made and self._draft.empty:
@@ -131,12 +117,13 @@ class DriveLoop:
 
     async def _wait(self) -> None:
         """Wait for a step to end, a timer, news from outside, or a request to stop."""
-        if not self._reader.has_news:
+        if not (self._parts.wake.is_set() or self._reader.has_news):
             # A draft that is full takes nothing, and so no timer either, before it is written.
             due = None if self._draft.full or self._budget.low else self._draft.timers.next_due()
             await self._parts.settings.clock.wait(self._parts.wake, None if due is None else due.until_ms)
         self._parts.wake.clear()
-        await self._read_news()
+        if self._reader.has_news:
+            await self._read_news()
 
     async def _read_news(self) -> None:
         try:

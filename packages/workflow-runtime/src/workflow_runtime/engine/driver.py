@@ -86,6 +86,10 @@ class Driver:
             self._parts.steps.withdraw()
         self._parts.wake.set()
 
+    def stop_with(self, event: asyncio.Event) -> None:
+        """Start no new step once an event is set; `stop` follows."""
+        self._stop.follow(event)
+
     def nudge(self) -> None:
         """Look at the inbox now: something may have been delivered."""
         self._parts.reader.nudge()
@@ -122,7 +126,7 @@ class Driver:
                     await self._break_off.clean_up(heartbeat, grace_s)
                     self._parts.settler.drop_ended()
                 finally:
-                    await self._parts.turns.call(self._parts.machine.suspend)
+                    self._parts.turns.call(self._parts.machine.suspend)
 
     async def _drive_as_far_as_allowed(self) -> DriveOutcome:
         try:

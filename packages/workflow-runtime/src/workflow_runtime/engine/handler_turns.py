@@ -1,11 +1,12 @@
-"""The way from a driver's task into a handler's event loop."""
+"""The way from a driver's task into a handler's event loop, and back."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..isolation import Fence
 from ..watch import WatchedDrive
@@ -21,44 +22,36 @@ _TURN_S = 0.02
 class HandlerTurns:
     """Turns of a handler on the application's event loop. A driver calls everything of the handler's loop through them.
 
-    Each turn is a plain callback (see `WorkflowLoop.run_until_blocked`), fenced off from the application and timed.
+    Each turn happens at once, in the driver's task: a callback of its own would cost each step two more turns of the
+    application's event loop. It is fenced off from the application, and timed.
 
     Args:
         watched: Notified of each turn.
     """
 
     def __init__(self, watched: WatchedDrive) -> None:
-        self._fence = Fence(asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
+        self._fence = Fence(self._loop)
         self._watched = watched
 
-    async def call(self, function: Callable[[], T]) -> T:
+    def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call something of the handler's loop, in one turn."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        loop.call_soon(self._call, function, done)
-        return await done
+        # A thread has one current task since Python 3.14, whatever event loop it belongs to.
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        _leave_task(self._loop, task)
+        try:
+            with self._fence, self._watched:
+                return function(*args)
+        finally:
+            _enter_task(self._loop, task)
 
-    async def repeat(self, function: Callable[..., bool]) -> None:
+    async def repeat(self, function: Callable[..., bool], *args: Any) -> None:
         """Call something until it returns true. The application's event loop goes on after each short while.
 
         Args:
-            function: Stops at `until_s`, a moment of `time.perf_counter`.
+            function: Its last argument is a moment of `time.perf_counter`, at which it stops.
+            args: The others.
         """
-        while not await self.call(lambda: function(until_s=time.perf_counter() + _TURN_S)):
-            pass
-
-    def _call(self, function: Callable[[], T], done: asyncio.Future[T]) -> None:
-        try:
-            with self._fence, self._watched:
-                result = function()
-        except BaseException as error:  # noqa: BLE001  # handed on to the driver's task
-            if not done.cancelled():
-                done.set_exception(_carried(error))
-        else:
-            if not done.cancelled():
-                done.set_result(result)
-
-
-def _carried(error: BaseException) -> BaseException:
-    # asyncio futures refuse StopIteration.
-    return RuntimeError("a handler raised StopIteration") if isinstance(error, StopIteration) else error
+        while not self.call(function, *args, time.perf_counter() + _TURN_S):  # noqa: ASYNC110  # others get a turn
+            await asyncio.sleep(0)

@@ -7,9 +7,8 @@ user's own JSON text, untouched; everything else is a small JSON object.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import CorruptRecordError
 from ..payloads import JsonText, decode_json
@@ -33,6 +32,8 @@ __all__ = [
 class OperationKind(StrEnum):
     """The durable operations."""
 
+    __hash__ = str.__hash__  # the one of enums is a function in Python, and each step looks kinds up several times
+
     STEP = "step"
     SLEEP = "sleep"
     WAIT = "wait"
@@ -43,6 +44,8 @@ class OperationKind(StrEnum):
 
 class EventKind(StrEnum):
     """Everything that a driver writes into a log."""
+
+    __hash__ = str.__hash__  # as above
 
     STEP_COMPLETED = "step-completed"
     """The result."""
@@ -105,8 +108,7 @@ FAILURES = frozenset({EventKind.STEP_FAILED, EventKind.WAIT_TIMED_OUT, EventKind
 """Kinds of event that a handler gets as an exception."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """The part of an event that the machine needs, whether read from the log or about to be written."""
 
     kind: EventKind
@@ -128,16 +130,19 @@ def from_event(run_id: str, event: Event) -> Recorded:
     Raises:
         UnknownKindError: This version of the engine does not know its kind.
     """
-    try:
-        kind = EventKind(event.kind)
-    except ValueError:
-        raise UnknownKindError("events", f"{run_id}/{event.index}", f"unknown kind {event.kind!r}") from None
+    kind = _KINDS.get(event.kind)
+    if kind is None:
+        raise UnknownKindError("events", f"{run_id}/{event.index}", f"unknown kind {event.kind!r}")
     return Recorded(kind, event.step_id or "", event.payload)
 
 
 def new_event(recorded: Recorded) -> NewEvent:
     """Write an event of an operation."""
-    return CheckedEvent(kind=recorded.kind.value, step_id=recorded.step_id or None, payload=recorded.payload)
+    return CheckedEvent(kind=_TEXTS[recorded.kind], step_id=recorded.step_id or None, payload=recorded.payload)
+
+
+_KINDS = {kind.value: kind for kind in EventKind}
+_TEXTS = {kind: kind.value for kind in EventKind}
 
 
 def run_event(kind: EventKind, payload: JsonText | None = None) -> NewEvent:

@@ -26,7 +26,8 @@ class Inbox:
     def __init__(self) -> None:
         self.seen_seq: int = 0
         """All entries up to this number have been read."""
-        self._cancel: InboxEntry | None = None
+        self.cancel: InboxEntry | None = None
+        """The request to cancel, if there is one; whoever takes it sets this to `None`."""
         self._retries: deque[InboxEntry] = deque()
         self._entries: dict[_Key, deque[InboxEntry]] = {}
         self._waiting: dict[_Key, deque[Operation]] = {}
@@ -34,12 +35,17 @@ class Inbox:
         """A heap: the first entry of each name that somebody may be waiting for. The price of a match must not
         depend on how many entries lie here that nobody wants."""
 
+    @property
+    def idle(self) -> bool:
+        """True if there is nothing to take but a request to cancel."""
+        return not (self._retries or self._candidates)
+
     def add(self, entries: Iterable[InboxEntry]) -> None:
         """Take in entries that were read from the store."""
         for entry in entries:
             self.seen_seq = max(self.seen_seq, entry.inbox_seq)
             if entry.kind == "cancel":
-                self._cancel = entry
+                self.cancel = entry
             elif entry.kind == "retry":
                 self._retries.append(entry)
             else:
@@ -56,11 +62,6 @@ class Inbox:
     def waiting(self) -> list[Operation]:
         """List the operations that still wait."""
         return [op for waits in self._waiting.values() for op in waits if op.pending]
-
-    def take_cancel(self) -> InboxEntry | None:
-        """Take the request to cancel, if there is one."""
-        entry, self._cancel = self._cancel, None
-        return entry
 
     def take_retry(self) -> InboxEntry | None:
         """Take the first request to try now what waits for its next attempt."""

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable
-from types import CodeType
+from types import CodeType, CoroutineType
 from typing import Any, TypeVar, cast
 
 from ..errors import ConfigurationError
@@ -22,10 +22,10 @@ class DurableCalls:
     """The calls of durable operations that nobody has begun to await."""
 
     def __init__(self) -> None:
-        self._made: list[Coroutine[Any, Any, Any]] = []
+        self._made: list[CoroutineType[Any, Any, Any]] = []
         self._full = _FEW
 
-    def add(self, call: Coroutine[Any, Any, Any]) -> None:
+    def add(self, call: CoroutineType[Any, Any, Any]) -> None:
         """Note a call, as soon as it is made."""
         made = self._made
         made.append(call)
@@ -33,9 +33,12 @@ class DurableCalls:
             self._made = self.forgotten()
             self._full = max(_FEW, 2 * len(self._made))
 
-    def forgotten(self) -> list[Coroutine[Any, Any, Any]]:
+    def forgotten(self) -> list[CoroutineType[Any, Any, Any]]:
         """Return those that nobody has begun to await, in the order of the calls."""
-        return [call for call in self._made if inspect.getcoroutinestate(call) == inspect.CORO_CREATED]
+        # What `inspect.getcoroutinestate` calls created, for many at once.
+        return [
+            call for call in self._made if not call.cr_suspended and not call.cr_running and call.cr_frame is not None
+        ]
 
     def close(self) -> None:
         """End them all, so that Python does not complain about each one of a handler that was taken down."""

@@ -25,33 +25,26 @@ class LogDraft:
         self._max_events = max_events
         self._taken_inbox: list[int] = []
         self._size = 0
-
-    @property
-    def full(self) -> bool:
+        self.full: bool = max_events <= 0
         """True if it should be written before more is added: a write is bounded."""
-        return len(self.events) >= self._max_events or self._size >= _MAX_BYTES
 
     @property
     def empty(self) -> bool:
         """True if there is nothing to write, no timer either."""
-        return not self.events and not self.timers.has_changes
+        return not (self.events or self.timers.has_changes)
 
     def add(self, recorded: Recorded, taken: int | None = None) -> None:
         """Add an event, and the number of the inbox entry that it accounts for."""
         self.events.append(new_event(recorded))
         self._size += len(recorded.payload or "")
+        self.full = len(self.events) >= self._max_events or self._size >= _MAX_BYTES
         if taken is not None:
             self._taken_inbox.append(taken)
 
     def write(self, *more: NewEvent) -> LogWrite:
         """Return everything that is to be written now, and more events behind it; `written` must follow."""
         to_set, to_remove = self.timers.changes()
-        return LogWrite(
-            events=(*self.events, *more),
-            taken_inbox=tuple(self._taken_inbox),
-            set_timers=tuple(to_set),
-            removed_timers=tuple(to_remove),
-        )
+        return LogWrite((*self.events, *more), tuple(self._taken_inbox), tuple(to_set), tuple(to_remove))
 
     def last_write(self, end: NewEvent) -> LogWrite:
         """Return the write that ends the run. The timers are left out: the end of a run removes all of them."""
@@ -62,4 +55,5 @@ class LogDraft:
         self.events.clear()
         self._taken_inbox.clear()
         self._size = 0
+        self.full = self._max_events <= 0
         self.timers.written()

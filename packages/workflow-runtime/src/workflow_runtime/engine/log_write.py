@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..store import NewEvent, Timer
 
 __all__ = ["LogWrite"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogWrite:
+class LogWrite(NamedTuple):
     """Events, and what must become true together with them. Every write of a driver carries one."""
 
     events: tuple[NewEvent, ...] = ()

@@ -76,7 +76,8 @@ class WorkflowLoop(LoopOfHandler):
         """Number of callbacks that have run."""
         self._run_id = run_id
         self._package = package
-        self._ready: deque[asyncio.Handle] = deque()
+        self.ready: deque[asyncio.Handle] = deque()
+        """The callbacks that are to run next."""
         self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._tasks_made = 0
         self._unseen_failures: list[BaseException] = []
@@ -92,8 +93,8 @@ class WorkflowLoop(LoopOfHandler):
     def run_until_blocked(self, max_callbacks: int | None = None, until_s: float = math.inf) -> bool:
         """Run everything that is ready, and what becomes ready by that.
 
-        Must be called from a plain callback of the running loop, not from one of its tasks: since Python 3.14 a
-        thread has one current task, whatever loop it belongs to.
+        Must not be called while a task of the running loop is the current one (see `HandlerTurns`): since Python 3.14
+        a thread has one current task, whatever loop it belongs to.
 
         Args:
             max_callbacks: Give up after so many; `None` means never.
@@ -107,9 +108,9 @@ class WorkflowLoop(LoopOfHandler):
         _set_running_loop(self)
         sys.set_asyncgen_hooks(firstiter=None, finalizer=self._close_generator)
         try:
-            ran = 0
-            while self._ready and (max_callbacks is None or ran < max_callbacks):
-                handle = self._ready.popleft()
+            ran, ready, most = 0, self.ready, math.inf if max_callbacks is None else max_callbacks
+            while ready and ran < most:
+                handle = ready.popleft()
                 if not handle.cancelled():
                     self._run(handle)
                 ran += 1
@@ -121,7 +122,7 @@ class WorkflowLoop(LoopOfHandler):
             _set_running_loop(outer)
             if self._bound:
                 self._unbind()
-        return not self._ready
+        return not self.ready
 
     def _run(self, handle: asyncio.Handle) -> None:
         """Run a callback. `sys.exit()` in a handler ends the run (its task holds it as its error), not the worker."""
@@ -151,7 +152,7 @@ class WorkflowLoop(LoopOfHandler):
     def close(self) -> None:
         """Forget everything; what is still pending never runs."""
         self._closed = True
-        self._ready.clear()
+        self.ready.clear()
 
     # What asyncio's tasks, futures, groups and queues need of a loop.
 
@@ -161,7 +162,7 @@ class WorkflowLoop(LoopOfHandler):
         """Queue a callback."""
         handle = asyncio.Handle(callback, args, self, context)
         if not self._closed:
-            self._ready.append(handle)
+            self.ready.append(handle)
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:

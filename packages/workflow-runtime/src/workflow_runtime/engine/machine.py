@@ -42,7 +42,7 @@ __all__ = ["Machine"]
 class Machine:
     """A handler that runs, with its pending operations. A driver feeds it events, and a replay does the same.
 
-    Everything but the constructor must be called from a plain callback of the application's loop (see `loop.py`).
+    Everything but the constructor must be called through a drive's `HandlerTurns`.
 
     Args:
         run_id: Whose handler.
@@ -59,7 +59,8 @@ class Machine:
         self.loop: WorkflowLoop = WorkflowLoop(self.run_id, self._package)  # type: ignore[abstract]  # the rest is set below its class
         self.ledger: FailureLedger = FailureLedger()
         self._operations: dict[str, Operation] = {}
-        self._unseen: list[Operation] = []
+        self.unseen: list[Operation] = []
+        """The operations that the handler asked for since the last `take_new`."""
         self._waits = 0
         """Number of signals and approvals that the handler waits for."""
         self._awaited_bytes = 0
@@ -94,7 +95,7 @@ class Machine:
             Whether every branch is blocked, or the handler has ended, and there is time left. Without time left, when
             nothing had to be done for that.
         """
-        if self.outcome is not None:
+        if self.outcome is not None or not self.loop.ready:
             return True
         turns = self.loop.turns
         if not self.loop.run_until_blocked(_MOST_TURNS, until_s):
@@ -112,7 +113,7 @@ class Machine:
 
     def take_new(self) -> list[Operation]:
         """Return the operations that the handler asked for since the last call, in that order."""
-        unseen, self._unseen = self._unseen, []
+        unseen, self.unseen = self.unseen, []
         return unseen
 
     def apply(self, event: Recorded) -> None:
@@ -123,14 +124,17 @@ class Machine:
         """
         self.ledger.moment += 1
         self._turns_before, self._asked_before = self.loop.turns, len(self._operations)
-        if event.kind is EventKind.CANCEL_REQUESTED:
+        kind = event.kind
+        if kind is EventKind.STEP_COMPLETED:  # most events are
+            self._apply_value(self._find(event), event)
+        elif kind is EventKind.CANCEL_REQUESTED:
             self._cancel(event)
-        elif event.kind is EventKind.RETRY_REQUESTED:
+        elif kind is EventKind.RETRY_REQUESTED:
             self._end_backoffs()
-        elif event.kind in {EventKind.RUN_RETRIED, EventKind.RUN_FORKED}:
+        elif kind is EventKind.RUN_RETRIED or kind is EventKind.RUN_FORKED:
             self._doubt_timers()
-        elif event.kind in OPERATION_OF:
-            _APPLY[event.kind](self, self._find(event), event)
+        elif (apply := _APPLY.get(kind)) is not None:
+            apply(self, self._find(event), event)
 
     def undo(self, event: Recorded) -> None:
         """Take note of a failure that counts no more: its operation stays pending. `run` need not follow.
@@ -228,7 +232,7 @@ class Machine:
             self._count_wait(operation)
         self.ledger.asked(task)
         self._operations[step_id] = operation
-        self._unseen.append(operation)
+        self.unseen.append(operation)
         return future
 
     def _count_wait(self, operation: Operation) -> None:
@@ -286,18 +290,17 @@ class Machine:
 
     def _find(self, event: Recorded) -> Operation:
         operation = self._operations.get(event.step_id)
-        recorded = f"{OPERATION_OF[event.kind]} {event.step_id!r} ({event.kind})"
-        if operation is None:
-            raise NonDeterminismError(self.run_id, event.step_id, recorded, self._called())
-        if operation.kind is not OPERATION_OF[event.kind]:
-            called = f"{operation.kind} {operation.step_id!r}"
-            raise NonDeterminismError(self.run_id, event.step_id, recorded, called)
-        if not operation.pending:
-            called = f"{operation.kind} {operation.step_id!r}, but does not wait for it any more"
-            raise NonDeterminismError(self.run_id, event.step_id, recorded, called)
+        if operation is None or operation.kind is not OPERATION_OF[event.kind] or operation.future.done():
+            recorded = f"{OPERATION_OF[event.kind]} {event.step_id!r} ({event.kind})"
+            raise NonDeterminismError(self.run_id, event.step_id, recorded, self._called(event, operation))
         return operation
 
-    def _called(self) -> str:
+    def _called(self, event: Recorded, operation: Operation | None) -> str:
+        """Describe what the handler called, where it does not wait for what the log records."""
+        if operation is not None:
+            called = f"{operation.kind} {operation.step_id!r}"
+            fits = operation.kind is OPERATION_OF[event.kind]
+            return f"{called}, but does not wait for it any more" if fits else called
         if self._main is not None and self._main.done():
             return "nothing of that id: the handler has ended"
         pending = [f"{op.kind} {op.step_id!r}" for op in self._operations.values() if op.pending]
@@ -305,6 +308,7 @@ class Machine:
 
     def _apply_value(self, operation: Operation, event: Recorded) -> None:
         operation.future.set_result(event.payload)
+        operation.task = operation.step = None  # a run may have 100,000 steps, each with its arguments
 
     def _apply_nothing(self, operation: Operation, event: Recorded) -> None:
         operation.future.set_result(None)

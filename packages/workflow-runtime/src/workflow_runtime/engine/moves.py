@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Protocol
 
 __all__ = ["DriveState", "Move", "StepWork", "next_move"]
 
@@ -19,27 +19,62 @@ class StepWork(Enum):
     """None runs, and none can be started now."""
 
 
-class DriveState(NamedTuple):
-    """The facts that decide what a driver does next. Taken anew each time that everything has been settled."""
+class DriveState(Protocol):
+    """The facts that decide what a driver does next, once everything has been settled.
 
-    broken: bool = False
-    """Something went wrong that says nothing about the run: Ctrl-C in a step, a commit whose outcome is unknown."""
-    lease_lost: bool = False
-    called_from_thread: bool = False
-    """A thread has called back into the handler's event loop."""
-    draft_full: bool = False
-    draft_empty: bool = True
-    transaction_open: bool = False
-    """A transactional step runs that can still commit."""
-    handler_ended: bool = False
-    step_ended: bool = False
-    """A step has ended that is not settled yet."""
-    step_work: StepWork = StepWork.NONE
-    budget_low: bool = False
-    """The queries that are left allow no new step, for now."""
-    stopping: bool = False
-    can_wake: bool = False
-    """A step, a timer or something from outside can wake the handler."""
+    Each is looked up when a case asks for it: most moves are decided by the first few.
+    """
+
+    @property
+    def broken(self) -> bool:
+        """True if something went wrong that says nothing about the run.
+
+        Ctrl-C in a step, say, or a commit whose outcome is unknown.
+        """
+
+    @property
+    def lease_lost(self) -> bool:
+        """True if another worker has the run."""
+
+    @property
+    def called_from_thread(self) -> bool:
+        """True if a thread has called back into the handler's event loop."""
+
+    @property
+    def draft_full(self) -> bool:
+        """True if the next write takes no more."""
+
+    @property
+    def draft_empty(self) -> bool:
+        """True if there is nothing to write."""
+
+    @property
+    def transaction_open(self) -> bool:
+        """True if a transactional step runs that can still commit."""
+
+    @property
+    def handler_ended(self) -> bool:
+        """True if the handler has ended, in whatever way."""
+
+    @property
+    def step_ended(self) -> bool:
+        """True if a step has ended that is not settled yet."""
+
+    @property
+    def step_work(self) -> StepWork:
+        """State of the steps."""
+
+    @property
+    def budget_low(self) -> bool:
+        """True if the queries that are left allow no new step, for now."""
+
+    @property
+    def stopping(self) -> bool:
+        """True if the driver was asked to hand the run over."""
+
+    @property
+    def can_wake(self) -> bool:
+        """True if a timer or something from outside can wake the handler."""
 
 
 class Move(Enum):

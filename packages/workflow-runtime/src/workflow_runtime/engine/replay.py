@@ -63,16 +63,16 @@ class Replay:
         """
         handler = self._handler.on(self._machine)
         while True:
-            await self._turns.call(partial(self._machine.start, handler))
+            self._turns.call(self._machine.start, handler)
             await self._replay_history()
             if not self._retried.begin_again():
                 return
-            await self._turns.call(self._machine.restart)
+            self._turns.call(self._machine.restart)
 
     async def _replay_history(self) -> None:
         page, applied = self._claim.history, 0
         while True:
-            await self._turns.repeat(partial(self._apply_page, iter(page)))
+            await self._turns.repeat(self._apply_page, iter(page))
             applied += len(page)
             if applied >= self._writer.next_index:
                 self._watched.report_replay(applied)
@@ -87,7 +87,7 @@ class Replay:
             raise CorruptRecordError("events", run_id, problem)
         return page
 
-    def _apply_page(self, events: Iterator[Event], *, until_s: float) -> bool:
+    def _apply_page(self, events: Iterator[Event], until_s: float) -> bool:
         """Apply events. Return whether that was all of them, and not just all that there was time for."""
         while self._machine.run(until_s):
             if (event := next(events, None)) is None:

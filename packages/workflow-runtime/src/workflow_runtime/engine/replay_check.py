@@ -6,8 +6,6 @@ asks for something else, or ends in another way, when nothing but the log has st
 
 from __future__ import annotations
 
-from functools import partial
-
 from ..store import Event, WorkflowExecutionStore
 from .handler_turns import HandlerTurns
 from .history import EventKind, from_event
@@ -48,14 +46,14 @@ class ReplayCheck:
             return  # a retry took back some of what it records
         second = self._handler.traced_machine()
         try:
-            await self._turns.call(partial(second.start, self._handler.on(second)))
-            await self._turns.call(second.run)
+            self._turns.call(second.start, self._handler.on(second))
+            self._turns.call(second.run)
             for event in history:
-                await self._turns.call(partial(second.apply, from_event(second.run_id, event)))
-                await self._turns.call(second.run)
+                self._turns.call(second.apply, from_event(second.run_id, event))
+                self._turns.call(second.run)
             compare(self._first, second)
         finally:
-            await self._turns.call(second.suspend)
+            self._turns.call(second.suspend)
 
     async def _whole_history(self) -> list[Event]:
         run_id, history = self._first.run_id, list[Event]()

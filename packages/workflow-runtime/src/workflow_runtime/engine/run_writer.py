@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from ..clock import Clock
 from ..errors import LeaseLostError, StoreError
-from ..ids import new_id
+from ..ids import new_operation_id
 from ..payloads import JsonText
 from ..store import (
     Appended,
@@ -20,7 +20,7 @@ from ..store import (
     TransactionWrite,
     WorkflowExecutionStore,
 )
-from ..store_retry import may_pass, until_answered
+from ..store_retry import may_pass, try_again
 from .held_lease import HeldLease
 from .log_write import LogWrite
 from .stop_request import StopRequest
@@ -53,8 +53,16 @@ class RunWriter:
 
     async def append(self, write: LogWrite) -> None:
         """Append to the log and renew the lease."""
-        arguments = self._log_and_timers(write)
-        self._appended(await self._write(self._store.append_events, lease_ms=self.lease.lease_ms, **arguments))
+        appended = await self._write(
+            self._store.append_events,
+            expected_next_index=self.next_index,
+            events=write.events,
+            taken_inbox=write.taken_inbox,
+            set_timers=write.set_timers,
+            removed_timers=write.removed_timers,
+            lease_ms=self.lease.lease_ms,
+        )
+        self._appended(appended)
 
     async def transact(self, work: TransactionWork, *, is_own: Callable[[StoreError], bool]) -> None:
         """Run `work` in a transaction of the store, append what it gives, and renew the lease.
@@ -65,7 +73,7 @@ class RunWriter:
         """
         store = cast("SupportsTransactions", self._store)
         verb = partial(store.append_in_transaction, run_id=self.run_id, lease_token=self.lease.token, work=work)
-        self._appended(await self._repeat(partial(verb, operation_id=new_id()), is_own))
+        self._appended(await self._repeat(partial(verb, operation_id=new_operation_id()), is_own))
 
     def transaction_write(self, write: LogWrite) -> TransactionWrite:
         """Return what a transaction appends, from the present position in the log."""
@@ -86,7 +94,7 @@ class RunWriter:
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """Read something, as patiently as a write is made."""
-        return await self._repeat(call, lambda error: False)
+        return await self._repeat(call, _never)
 
     def _appended(self, appended: Appended) -> None:
         self.next_index = appended.next_index
@@ -131,21 +139,40 @@ class RunWriter:
         return self._log(write) | {"set_timers": write.set_timers, "removed_timers": write.removed_timers}
 
     async def _write(self, verb: Callable[..., Awaitable[T]], **arguments: Any) -> T:
-        named = partial(verb, run_id=self.run_id, lease_token=self.lease.token, operation_id=new_id(), **arguments)
-        return await self._repeat(lambda: named(now_ms=self._clock.now_ms()), lambda error: False)
+        # One operation id for all tries: a try whose answer was lost after the commit is not done twice.
+        named = partial(
+            verb, run_id=self.run_id, lease_token=self.lease.token, operation_id=new_operation_id(), **arguments
+        )
+        try:  # nearly every write is answered at once
+            return await named(now_ms=self._clock.now_ms())
+        except StoreError as error:
+            return await self._again(error, lambda: named(now_ms=self._clock.now_ms()), _never)
 
     async def _repeat(self, call: Callable[[], Awaitable[T]], is_own: Callable[[StoreError], bool]) -> T:
-        # One operation id for all tries: a try whose answer was lost after the commit is not done twice.
         try:
-            return await until_answered(
+            return await call()
+        except StoreError as error:
+            return await self._again(error, call, is_own)
+
+    async def _again(
+        self, error: StoreError, call: Callable[[], Awaitable[T]], is_own: Callable[[StoreError], bool]
+    ) -> T:
+        """Repeat a call after its first error, as long as that is one that passes."""
+        try:
+            return await try_again(
+                error,
                 call,
                 is_final=lambda error: is_own(error) or not may_pass(error),
                 patience_s=self._patience_s,
             )
-        except LeaseLostError as error:
-            self.lease.lost = self.lease.lost or not is_own(error)
+        except LeaseLostError as lost:
+            self.lease.lost = self.lease.lost or not is_own(lost)
             raise
 
     def _patience_s(self) -> float:
         # While the lease lasts nobody else drives the run, so the steps' results can still be kept.
         return 0.0 if self._stop.made else min(self.lease.lease_ms / 1000, _LONGEST_PATIENCE_S)
+
+
+def _never(error: StoreError) -> bool:
+    return False

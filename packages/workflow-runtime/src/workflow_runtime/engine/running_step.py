@@ -24,11 +24,11 @@ class RunningStep:
     """True if it is a plain function: that needs a thread."""
     call: ThreadCall | None = None
     """The plain function, once it waits for nothing but a thread."""
-    ended: bool = False
-    """True if the attempt is over, though its task may still be there for a moment."""
+    over: bool = False
+    """True if the attempt has ended and that is noted, though its task may still be there for a moment."""
     cancelled: bool = False
-    cut_short: bool = False
-    """True if it has not failed, but is to be run again by somebody who may send more queries."""
+    cut_short: bool = True
+    """True if it has neither a result nor failed, and is to be run again if it is still wanted."""
 
     def cancel(self) -> None:
         """Cancel it, unless that was done: a second cancellation would hit the step while it cleans up."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import deque
 from datetime import timedelta
@@ -31,7 +30,7 @@ logger = get_logger("workflow_runtime")
 class Settler:
     """The part of a driver that decides. It feeds the handler one event at a time, and adds each of them to the draft.
 
-    Everything but the constructor must be called from a plain callback of the application's loop (see `loop.py`).
+    Everything but the constructor must be called through a drive's `HandlerTurns`.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Settler:
         self.retried: int = 0
         """Number of failed attempts that are repeated."""
 
-    def settle(self, *, only_attempts: bool = False, until_s: float = math.inf) -> bool:
+    def settle(self, only_attempts: bool, until_s: float) -> bool:
         """Apply everything that has happened, until the handler waits or the draft is full.
 
         Args:
@@ -95,17 +94,23 @@ class Settler:
 
     def _advance(self) -> bool:
         """Apply the next thing that has happened. Return whether there was one."""
-        if self._take_cancel():
+        if self._inbox.cancel is not None:
+            self._take_cancel(self._inbox.cancel)
             return True
-        self._fresh.extend(self._machine.take_new())
+        if self._machine.unseen:
+            self._fresh.extend(self._machine.take_new())
         while self._fresh:
             # Starting a wait resolves nothing, so a handler may start any number at once.
             if self._draft.full:
                 return False
             operation = self._fresh.popleft()
-            if operation.pending and self._begin(operation):
+            if not operation.future.done() and self._begin(operation):
                 return True
-        return self._take_attempt() or self._take_retry() or self._take_inbox() or self._take_due()
+        if self._steps.ended and self._take_attempt():
+            return True
+        if self._inbox.idle and not self._draft.timers.has_deadlines:  # as in most steps
+            return False
+        return self._take_retry() or self._take_inbox() or self._take_due()
 
     def _begin(self, operation: Operation) -> bool:
         """Begin an operation that the handler asked for. Return whether that resolved it."""
@@ -136,14 +141,11 @@ class Settler:
         if operation.kind is not OperationKind.SLEEP:
             self._inbox.wait(operation)
 
-    def _take_cancel(self) -> bool:
-        entry = self._inbox.take_cancel()
-        if entry is None:
-            return False
+    def _take_cancel(self, entry: InboxEntry) -> None:
+        self._inbox.cancel = None
         recorded = Recorded(EventKind.CANCEL_REQUESTED, "", entry.payload)
         self._draft.add(recorded, taken=entry.inbox_seq)
         self._machine.apply(recorded)
-        return True
 
     def _take_retry(self) -> bool:
         entry = self._inbox.take_retry()
@@ -157,7 +159,7 @@ class Settler:
     def _take_attempt(self) -> bool:
         while self._steps.ended:
             ended = self._steps.ended.popleft()
-            if ended.operation.pending:
+            if not ended.operation.future.done():
                 self._record_attempt(ended)
                 return True
             if ended.error is not None:

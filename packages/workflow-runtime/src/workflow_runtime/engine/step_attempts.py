@@ -15,12 +15,12 @@ from ..misuse import asyncio_advice, call_misfits, is_async
 from ..payloads import ExactCodec, JsonText
 from ..store import RunRecord
 from .operations import Operation, StepCall
-from .step_info import StepInfo, current_info, make_step_info
+from .step_info import StepAttempt, current_attempt
 from .step_transactions import StepTransactions
 
 __all__ = ["OnThread", "StepAttempts", "did_not_fit"]
 
-OnThread: TypeAlias = Callable[[StepInfo, Callable[[], Any]], Awaitable[Any]]
+OnThread: TypeAlias = Callable[[StepAttempt, Callable[[], Any]], Awaitable[Any]]
 """Calls a plain function where it does not block the event loop."""
 
 
@@ -37,7 +37,7 @@ class StepAttempts:
     def __init__(
         self, *, run: RunRecord, codec: ExactCodec, max_payload_bytes: int, transactions: StepTransactions
     ) -> None:
-        self._run = run
+        self._record = run
         self._codec = codec
         self._max_payload_bytes = max_payload_bytes
         self._transactions = transactions
@@ -46,60 +46,53 @@ class StepAttempts:
         """Return what runs one attempt, and gives its result: `None` when there is nothing left to record."""
         assert operation.step is not None
         call = operation.step
-        info = make_step_info(self._run.run_id, self._run.created_at_ms, operation.step_id, number)
-        attempt = partial(
-            _run_attempt,
-            info=info,
-            codec=self._codec,
-            max_payload_bytes=self._max_payload_bytes,
-            on_thread=on_thread,
-        )
+        attempt = StepAttempt(self._record.run_id, self._record.created_at_ms, operation.step_id, number)
         if not call.transactional:
-            return attempt(call)
-        return self._transactions.run(operation, lambda tx: attempt(replace(call, args=(tx, *call.args))))
+            return self._run(call, attempt, on_thread)
+        run = partial(self._run, attempt=attempt, on_thread=on_thread)
+        return self._transactions.run(operation, lambda tx: run(replace(call, args=(tx, *call.args))))
 
+    async def _run(self, call: StepCall, attempt: StepAttempt, on_thread: OnThread) -> JsonText:
+        """Run a step's body once and write its result down.
 
-async def _run_attempt(
-    call: StepCall, info: StepInfo, codec: ExactCodec, max_payload_bytes: int, on_thread: OnThread
-) -> JsonText:
-    """Run a step's body once and write its result down.
-
-    Raises:
-        StepTimeoutError: The attempt took longer than the step's timeout.
-        InvalidPayloadError: The result cannot be carried as JSON.
-        PayloadTooLargeError: The result is larger than the store carries.
-        Exception: Whatever the body or the codec raises.
-        EscapedError: The body or the codec raised something that is no `Exception`.
-    """
-    current_info.set(info)
-    try:
-        text = codec.encode(await _result(call, info, on_thread), f"result of step {info.step_id!r}")
-    except (Exception, asyncio.CancelledError):
-        raise
-    except BaseException as error:
-        if is_interrupt(error):
+        Raises:
+            StepTimeoutError: The attempt took longer than the step's timeout.
+            InvalidPayloadError: The result cannot be carried as JSON.
+            PayloadTooLargeError: The result is larger than the store carries.
+            Exception: Whatever the body or the codec raises.
+            EscapedError: The body or the codec raised something that is no `Exception`.
+        """
+        current_attempt.set(attempt)
+        what = f"result of step {attempt.step_id!r}"
+        try:
+            call_it = _call if call.timeout_s is None else _call_in_time
+            text = self._codec.encode(await call_it(call, attempt, on_thread), what)
+        except (Exception, asyncio.CancelledError):
             raise
-        raise EscapedError(error) from error
-    if len(text) > max_payload_bytes:
-        raise PayloadTooLargeError(f"result of step {info.step_id!r}", len(text), max_payload_bytes)
-    return text
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            raise EscapedError(error) from error
+        if len(text) > self._max_payload_bytes:
+            raise PayloadTooLargeError(what, len(text), self._max_payload_bytes)
+        return text
 
 
-async def _result(call: StepCall, info: StepInfo, on_thread: OnThread) -> Any:
+async def _call_in_time(call: StepCall, attempt: StepAttempt, on_thread: OnThread) -> Any:
     scope = asyncio.timeout(call.timeout_s)
     try:
         async with scope:
-            return await _call(call, info, on_thread)
+            return await _call(call, attempt, on_thread)
     except TimeoutError:
         if scope.expired():
-            raise StepTimeoutError(info.step_id, call.timeout_s or 0) from None
+            raise StepTimeoutError(attempt.step_id, call.timeout_s or 0) from None
         raise
 
 
-async def _call(call: StepCall, info: StepInfo, on_thread: OnThread) -> Any:
+async def _call(call: StepCall, attempt: StepAttempt, on_thread: OnThread) -> Any:
     if is_async(call.function):
         return await call.function(*call.args, **call.kwargs)
-    result, error = await on_thread(info, partial(_call_on_thread, call.function, call.args, call.kwargs))
+    result, error = await on_thread(attempt, partial(_call_on_thread, call.function, call.args, call.kwargs))
     if error is not None:
         raise asyncio_advice(call.function, error, text_of(error)) or error
     # A lambda or a functools.partial around an `async def` only makes the coroutine.

@@ -10,6 +10,8 @@ from ..ids import MAX_ID_BYTES, check_id
 
 __all__ = ["StepIds", "derived_id"]
 
+_MOST_BYTES_OF_A_CHARACTER = 4
+
 
 class StepIds:
     """The step ids of one handler: given by it, or made of a name and a counter.
@@ -46,6 +48,8 @@ class StepIds:
 
 def derived_id(text: str) -> str:
     """Return a step id made of a name; one that would be longer than a store carries ends in its hash instead."""
+    if len(text) * _MOST_BYTES_OF_A_CHARACTER <= MAX_ID_BYTES:
+        return text
     data = text.encode("utf-8", "surrogatepass")
     if len(data) <= MAX_ID_BYTES:
         return text

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import ConfigurationError
 
-__all__ = ["StepInfo", "current_info", "make_step_info", "step_info"]
+__all__ = ["StepAttempt", "StepInfo", "current_attempt", "step_info"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,24 @@ class StepInfo:
     """Key that is the same for every attempt of this step of this run: pass it on to whatever must act once."""
 
 
-current_info: ContextVar[StepInfo] = ContextVar("workflow_runtime_step")
+class StepAttempt(NamedTuple):
+    """One attempt of a step. Most bodies ask for nothing, so what they could ask for is made when one does."""
+
+    run_id: str
+    created_at_ms: int
+    """Time at which the run was created."""
+    step_id: str
+    number: int
+
+    def info(self) -> StepInfo:
+        """Return the facts for the step's body."""
+        # The time of creation tells a run from an earlier one of the same id that was deleted.
+        identity = f"{len(self.run_id)}:{self.run_id}:{self.created_at_ms}:{self.step_id}"
+        key = hashlib.sha256(identity.encode()).hexdigest()[:32]
+        return StepInfo(run_id=self.run_id, step_id=self.step_id, attempt=self.number, idempotency_key=key)
+
+
+current_attempt: ContextVar[StepAttempt] = ContextVar("workflow_runtime_step")
 """Set around each attempt."""
 
 
@@ -33,15 +51,7 @@ def step_info() -> StepInfo:
     Raises:
         ConfigurationError: Not called inside a step.
     """
-    info = current_info.get(None)
-    if info is None:
+    attempt = current_attempt.get(None)
+    if attempt is None:
         raise ConfigurationError("step_info() can only be called inside a step")
-    return info
-
-
-def make_step_info(run_id: str, created_at_ms: int, step_id: str, attempt: int) -> StepInfo:
-    """Return the facts about an attempt."""
-    # The time of creation tells a run from an earlier one of the same id that was deleted.
-    identity = f"{len(run_id)}:{run_id}:{created_at_ms}:{step_id}"
-    key = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    return StepInfo(run_id=run_id, step_id=step_id, attempt=attempt, idempotency_key=key)
+    return attempt.info()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..escapes import EscapedError
 from ..metering.drive_budget import DriveBudget
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from .step_threads import StepThreads
 
 
-@dataclass(frozen=True, slots=True)
-class EndedAttempt:
+class EndedAttempt(NamedTuple):
     """One attempt of a step, and what came of it."""
 
     operation: Operation
@@ -71,6 +69,7 @@ class StepTasks:
         self._budget = budget
         self._stop = stop
         self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
         self._idle: list[Operation] = []
         self._running: dict[str, RunningStep] = {}
 
@@ -82,21 +81,23 @@ class StepTasks:
     @property
     def unrecorded(self) -> int:
         """Number of steps that run or have ended without a record; a transactional one brings its record along."""
-        unended = (step.operation for step in self._running.values() if not step.ended)
-        return len(self.ended) + sum(not (operation.transactional and operation.pending) for operation in unended)
+        running = (step.operation for step in self._running.values())
+        return len(self.ended) + sum(not (operation.transactional and operation.pending) for operation in running)
 
     @property
     def work(self) -> StepWork:
         """State of the steps."""
         if self.at_work:
             return StepWork.RUNNING
-        startable = any(op.pending and op.until_ms is None for op in self._idle)
-        return StepWork.STARTABLE if startable else StepWork.NONE
+        for operation in self._idle:
+            if operation.until_ms is None and not operation.future.done():
+                return StepWork.STARTABLE
+        return StepWork.NONE
 
     @property
     def at_work(self) -> bool:
         """True if a step runs, or its plain function still does: nobody else may drive the run meanwhile."""
-        return bool(self._running) or self._calls.holding
+        return bool(self._running or self._calls.holding)
 
     @property
     def holding(self) -> bool:
@@ -106,7 +107,10 @@ class StepTasks:
     @property
     def transaction_open(self) -> bool:
         """True if a transactional step runs that the handler waits for: one that can still commit."""
-        return any(step.operation.transactional and step.operation.pending for step in self._running.values())
+        running = self._running
+        return bool(running) and any(
+            step.operation.transactional and step.operation.pending for step in running.values()
+        )
 
     def step_of(self, task: asyncio.Task[Any]) -> str | None:
         """Return the id of the step that runs as this task. May be called from another thread."""
@@ -123,7 +127,7 @@ class StepTasks:
         limit = self._budget.startable_steps()
         most = None if limit is None else len(self._running) + limit
         for operation in idle:
-            if not operation.pending:
+            if operation.future.done():
                 continue
             room = most is None or len(self._running) < most
             if room and operation.until_ms is None and not (operation.transactional and self.transaction_open):
@@ -134,7 +138,7 @@ class StepTasks:
     def cancel_abandoned(self) -> None:
         """Cancel the running steps that the handler does not wait for any more."""
         for step in self._running.values():
-            if not step.operation.pending:
+            if step.operation.future.done():
                 self._cancel(step)
 
     def cancel(self) -> None:
@@ -161,39 +165,47 @@ class StepTasks:
         assert operation.step is not None
         step = self._running[operation.step_id] = RunningStep(operation)
         # After the bookkeeping: an eager task factory starts the attempt at once.
-        step.task = asyncio.create_task(self._attempt(operation), context=operation.step.context)
-        # A callback, because a task that is cancelled at once never enters its function.
-        step.task.add_done_callback(lambda _: self._step_ended(step))
+        step.task = self._loop.create_task(self._attempt(step), context=operation.step.context)
+        # A task that is cancelled at once never enters its function, which notes all other ends.
+        step.task.add_done_callback(partial(self._end, step))
 
-    def _step_ended(self, step: RunningStep) -> None:
+    def _end(self, step: RunningStep, task: asyncio.Task[None] | None = None) -> None:
+        if step.over:
+            return
+        step.over = True
         del self._running[step.operation.step_id]
-        if step.task.cancelled() or step.cut_short:
-            self._idle.append(step.operation)  # interrupted, not failed: it runs again if it is still wanted
+        if step.cut_short:
+            self._idle.append(step.operation)
         self._on_change()
 
-    async def _attempt(self, operation: Operation) -> None:
+    async def _attempt(self, step: RunningStep) -> None:
+        operation = step.operation
         attempt = operation.failed_attempts + 1
-        result: JsonText | None = None
-        error: BaseException | None = None
         try:
-            on_thread = partial(self._calls.call, self._running[operation.step_id])
-            result = await self._attempts.make(operation, attempt, on_thread)
+            result = await self._attempts.make(operation, attempt, partial(self._calls.call, step))
         except EscapedError as escaped:
-            error = escaped.error
+            self._note(step, error=escaped.error)
         except asyncio.CancelledError as cancellation:
-            if self._running[operation.step_id].cancelled:
+            if step.cancelled:
                 raise
-            error = cancellation  # raised by the step's function itself
+            self._note(step, error=cancellation)  # raised by the step's function itself
         except Exception as raised:  # noqa: BLE001  # whatever a user's code raises is a failed attempt
             if self._budget.refused(raised):
-                self._running[operation.step_id].cut_short = True
                 self._stop.make()
                 self.withdraw()
-                return
-            error = raised
+            else:
+                self._note(step, error=raised)
         except BaseException as interrupt:
             self.fatal = interrupt  # the process is going down, not the step
+            step.cut_short = False
             raise
-        self._running[operation.step_id].ended = True
+        else:
+            self._note(step, result)
+        finally:
+            self._end(step)
+
+    def _note(self, step: RunningStep, result: JsonText | None = None, error: BaseException | None = None) -> None:
+        """Keep what an attempt came to, until it is settled; a transactional step may have recorded that itself."""
+        step.cut_short = False
         if result is not None or error is not None:
-            self.ended.append(EndedAttempt(operation, attempt, result, error))
+            self.ended.append(EndedAttempt(step.operation, step.operation.failed_attempts + 1, result, error))

@@ -9,8 +9,7 @@ which events took effect. The record itself takes effect after the commit, as th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..errors import QueryLimitReachedError, StoreError, StoreUnavailableError
@@ -42,8 +41,11 @@ class StepTransactions:
         self._draft = draft
         self._gate = asyncio.Event()
         self._gate.set()
+        self._settling = False
         self._settled = asyncio.Event()
-        self._settled.set()
+        """Set when a settling is over that somebody waits for."""
+        self._waiting = 0
+        """Number of transactions that wait for it."""
         self._committing: _Commit | None = None
         """Operation that has closed the gate. One that was given up, and still cleans up, must not open it for another.
         """
@@ -53,26 +55,35 @@ class StepTransactions:
     @property
     def committing(self) -> bool:
         """True if a transaction is being committed: nothing may be decided, and its task must not be cancelled."""
-        return not self._gate.is_set()
+        return self._committing is not None
 
-    @asynccontextmanager
-    async def held_back(self) -> AsyncIterator[None]:
-        """Wait until no transaction is being committed, and let none begin to while the block lasts.
+    async def committed(self) -> None:
+        """Wait until no transaction is being committed."""
+        while self.committing:
+            await self._gate.wait()
+
+    def hold_back(self) -> None:
+        """Keep transactions from being committed until `let_commit`; none may be in the middle of it.
 
         The handler may be in the middle of its turn: what it gives up or returns there is not known yet.
         """
-        while self.committing:
-            await self._gate.wait()
-        self._settled.clear()
-        try:
-            yield
-        finally:
+        self._settling = True
+
+    def let_commit(self) -> None:
+        """Allow commits again."""
+        self._settling = False
+        if self._waiting:
             self._settled.set()
 
     async def wait_for_settling(self) -> None:
         """Wait until a transaction may be committed."""
-        while not self._settled.is_set():
-            await self._settled.wait()
+        self._waiting += 1
+        try:
+            while self._settling:
+                self._settled.clear()
+                await self._settled.wait()
+        finally:
+            self._waiting -= 1
 
     def take_committed(self) -> Recorded | None:
         """Take the record that is in the log and has not taken effect yet."""

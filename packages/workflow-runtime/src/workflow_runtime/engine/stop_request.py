@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 __all__ = ["StopRequest"]
 
 
@@ -12,8 +14,18 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.made: bool = False
+        self._made = False
+        self._event: asyncio.Event | None = None
+
+    @property
+    def made(self) -> bool:
+        """True if the run is to be handed over."""
+        return self._made or (self._event is not None and self._event.is_set())
 
     def make(self) -> None:
         """Ask for the run to be handed over."""
-        self.made = True
+        self._made = True
+
+    def follow(self, event: asyncio.Event) -> None:
+        """Count as made when an event is set: at once, and not only when somebody has noticed that."""
+        self._event = event

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..logs import get_logger
 from .operations import Operation
 from .running_step import RunningStep
-from .step_info import StepInfo
+from .step_info import StepAttempt
 
 if TYPE_CHECKING:
     from .step_threads import StepThreads, ThreadCall
@@ -39,30 +39,31 @@ class ThreadCalls:
         Nobody can interrupt it, not even after its attempt has ended by a timeout. Whoever else would drive the run
         might run the step beside it.
         """
-        return any(operation.pending for operation, _ in self._on_threads.values())
+        calls = self._on_threads
+        return bool(calls) and any(operation.pending for operation, _ in calls.values())
 
-    async def call(self, step: RunningStep, info: StepInfo, function: Callable[[], Any]) -> Any:
+    async def call(self, step: RunningStep, attempt: StepAttempt, function: Callable[[], Any]) -> Any:
         """Call a step's plain function. It waits for its turn, and for the end of an earlier attempt's function."""
         if self._threads is None:
             return await asyncio.to_thread(function)  # the event loop there calls it at once
         step.plain = True
-        call = step.call = await self._threads.begin(info.idempotency_key, function)
-        self._on_threads[info.step_id] = step.operation, call
+        call = step.call = await self._threads.begin(attempt.info().idempotency_key, function)
+        self._on_threads[attempt.step_id] = step.operation, call
         try:
             result = await call.result()
         finally:
             if call.running:
-                self._leave_behind(step.operation, call, info)
+                self._leave_behind(step.operation, call, attempt)
             else:
-                self._on_threads.pop(info.step_id, None)
+                self._on_threads.pop(attempt.step_id, None)
         step.plain = False  # what it has made may be a coroutine, which can be cancelled
         return result
 
-    def _leave_behind(self, operation: Operation, call: ThreadCall, info: StepInfo) -> None:
+    def _leave_behind(self, operation: Operation, call: ThreadCall, attempt: StepAttempt) -> None:
         call.when_over(lambda: self._end_of_leftover(operation, call))
         logger.warning(
             "run %r, step %r: its plain function cannot be interrupted and goes on, attempt %d is over",
-            info.run_id, info.step_id, info.attempt,
+            attempt.run_id, attempt.step_id, attempt.number,
         )  # fmt: skip
 
     def _end_of_leftover(self, operation: Operation, call: ThreadCall) -> None:

@@ -38,12 +38,16 @@ class TimerBook:
         always come with the event that sets them. One to be removed that a crash in between leaves behind wakes the
         run once, and is then a stray one.
         """
+        if not self._timed and not self._strays:
+            return [], []  # the common case, in every step
         to_set, to_remove, strays, _ = self._next()
         timers = [Timer(timer_id=op.step_id, fire_at_ms=op.until_ms) for op in to_set if op.until_ms is not None]
         return timers, strays + [operation.step_id for operation in to_remove]
 
     def written(self) -> None:
         """Note that the store holds what `changes` returned."""
+        if not self._timed and not self._strays:
+            return
         to_set, to_remove, strays, _ = self._next()
         for operation in to_set:
             operation.timer_set_ms = operation.until_ms
@@ -57,8 +61,15 @@ class TimerBook:
     @property
     def has_changes(self) -> bool:
         """True if a timer is to be set or removed."""
+        if not self._timed and not self._strays:
+            return False
         to_set, to_remove, strays, _ = self._next()
         return bool(to_set or to_remove or strays)
+
+    @property
+    def has_deadlines(self) -> bool:
+        """True if an operation may be due one day."""
+        return bool(self._queue)
 
     @property
     def overfull(self) -> bool:
@@ -70,8 +81,6 @@ class TimerBook:
         self._strays.append(timer_id)
 
     def _next(self) -> tuple[list[Operation], list[Operation], list[str], bool]:
-        if not self._timed and not self._strays:
-            return [], [], [], False  # the common case, on every step
         new: list[Operation] = []
         again: list[Operation] = []
         gone: list[Operation] = []

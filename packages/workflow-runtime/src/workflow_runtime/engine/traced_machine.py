@@ -42,7 +42,7 @@ class TracedMachine(Machine):
         before = len(self._operations)
         future = super().request(*args, **options)
         if len(self._operations) > before:  # otherwise the handler is being torn down
-            operation = self._unseen[-1]
+            operation = self.unseen[-1]
             self.asked.append(Asked(operation.step_id, self._describe(operation)))
         return future
 

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any, Protocol, TypeVar, cast, get_args, get_type_hints
 
 from ..errors import InvalidArgumentError, PayloadTooLargeError
-from ..ids import check_id, plain_text
+from ..ids import MAX_ID_BYTES, check_id, plain_text
 from ..isolation import refuse_in_handler
 from ..payloads import JsonText, check_is_json, check_json_text, encode_json
 from .protocol import (
@@ -91,27 +91,52 @@ def checked(verb: VerbT) -> VerbT:
     parameters = list(inspect.signature(verb).parameters.values())[1:]
     if any(parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters):
         raise TypeError(f"{verb.__name__} must take keyword-only arguments")
-    checks = {p.name: _CHECKS[p.name] for p in parameters if p.name in _CHECKS}
-    by_default = frozenset(p.name for p in parameters if p.default is None)
-    together = [check for names, check in _CHECKS_TOGETHER.items() if names <= {p.name for p in parameters}]
+    look = _look_of(verb.__name__, parameters)
+    names = {p.name for p in parameters}
+    ids, numbers = _IDS_SET & names, _NUMBERS & names
+    together = [check for needed, check in _CHECKS_TOGETHER.items() if needed <= names]
     what = f"a store ({verb.__name__})"
 
     @functools.wraps(verb)
     async def checked_verb(*args: Any, **kwargs: Any) -> Any:
-        store: Any = args[0]
         refuse_in_handler(what)
         for name, value in kwargs.items():
-            check = checks.get(name)
-            if check is None or (value is None and name in (_optional_by_contract(verb.__name__) or by_default)):
+            kind = type(value)
+            # The common cases, without a call: each step of each run comes through here.
+            if (
+                (
+                    kind is str
+                    and name in ids
+                    and 0 < len(value) <= MAX_ID_BYTES
+                    and value.isascii()
+                    and "\0" not in value
+                )
+                or (kind is int and name in numbers and 0 < value <= MAX_TIME_MS)
+                or (kind is tuple and not value and name in _SEQUENCES)
+            ):
                 continue
-            check(name, value, store.capabilities)
-            if name in _TEXTS and type(value) is not str:
-                kwargs[name] = _plain(name, value)
+            look(args[0], name, kwargs)
         for check_together in together:
             check_together(kwargs)
         return await verb(*args, **kwargs)
 
     return cast("VerbT", checked_verb)
+
+
+def _look_of(verb_name: str, parameters: Sequence[inspect.Parameter]) -> Callable[[_HasCapabilities, str, Any], None]:
+    """Return what checks one of a verb's arguments, and makes it plain."""
+    checks = {p.name: _CHECKS[p.name] for p in parameters if p.name in _CHECKS}
+    by_default = frozenset(p.name for p in parameters if p.default is None)
+
+    def look(store: _HasCapabilities, name: str, arguments: dict[str, Any]) -> None:
+        check, value = checks.get(name), arguments[name]
+        if check is None or (value is None and name in (_optional_by_contract(verb_name) or by_default)):
+            return
+        check(name, value, store.capabilities)
+        if name in _TEXTS and type(value) is not str:
+            arguments[name] = _plain(name, value)
+
+    return look
 
 
 @functools.cache
@@ -340,33 +365,36 @@ _IDS = (
 _ID_LISTS = ("workflow_ids", "queues", "removed_timers")
 _PAYLOADS = ("input", "output", "error", "payload", "spec")
 _WORDS = ("reason", "decided_by", "comment", "cursor", "run_id_prefix")
+_IDS_SET = frozenset(_IDS)
+_COUNTS = (
+    "now_ms",
+    "available_at_ms",
+    "fire_at_ms",
+    "next_fire_at_ms",
+    "finished_before_ms",
+    "created_from_ms",
+    "created_before_ms",
+    "expected_next_index",
+    "seen_inbox_seq",
+    "from_index",
+    "from_ms",
+    "after_seq",
+    "limit",
+    "history_limit",
+    "history_bytes",
+    "max_bytes",
+)
+_POSITIVE = ("lease_ms", "max_crashes", "expected_revision")
+_NUMBERS = frozenset({*_COUNTS, *_POSITIVE})
+_SEQUENCES = frozenset({"events", "taken_inbox", "set_timers", "removed_timers", "awaited"})
+"""Sequences of which an empty one needs no look."""
 _TEXTS = frozenset({*_IDS, *_ID_LISTS, "run_ids", *_PAYLOADS, *_WORDS, "overlap_policy", "overlap", "action"})
 
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(_IDS, _check_id),
     **dict.fromkeys(_PAYLOADS, _check_payload),
-    **dict.fromkeys(
-        (
-            "now_ms",
-            "available_at_ms",
-            "fire_at_ms",
-            "next_fire_at_ms",
-            "finished_before_ms",
-            "created_from_ms",
-            "created_before_ms",
-            "expected_next_index",
-            "seen_inbox_seq",
-            "from_index",
-            "from_ms",
-            "after_seq",
-            "limit",
-            "history_limit",
-            "history_bytes",
-            "max_bytes",
-        ),
-        _check_count,
-    ),
-    **dict.fromkeys(("lease_ms", "max_crashes", "expected_revision"), _check_positive),
+    **dict.fromkeys(_COUNTS, _check_count),
+    **dict.fromkeys(_POSITIVE, _check_positive),
     **dict.fromkeys(_ID_LISTS, _check_ids),
     **dict.fromkeys(_WORDS, _check_text),
     "priority": _check_priority,
