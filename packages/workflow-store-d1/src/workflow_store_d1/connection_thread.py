@@ -11,11 +11,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from functools import partial
 from threading import Event, Thread
 from typing import Any, Protocol, TypeVar
 
+from .combined_writes import CombinedWrites
 from .database import D1DatabaseError
+from .jobs import Job, JobQueue, Manner, Outcome, answer, settle
 
 __all__ = ["Connection", "ConnectionThread"]
 
@@ -39,38 +41,6 @@ C = TypeVar("C", bound=Connection)
 R = TypeVar("R")
 
 
-class _Job:
-    """A call on its way to the thread, and its answer on the way back."""
-
-    __slots__ = ("begun", "done", "function", "future")
-
-    def __init__(self, function: Callable[[Any], Any], future: asyncio.Future[Any]) -> None:
-        self.function = function
-        self.future = future
-        self.begun = False
-        self.done = False
-
-    def run(self, connection: Any) -> None:
-        self.begun = True
-        if self.future.done() or self.future.get_loop().is_closed():
-            self.begun = False  # the waiter was cancelled
-        else:
-            self._run(connection)
-        self.done = True
-
-    def _run(self, connection: Any) -> None:
-        try:
-            result, error = self.function(connection), None
-        except BaseException as problem:  # noqa: BLE001  # whatever it is, it is the caller's
-            result, error = None, problem
-        self.answer(result, error)
-
-    def answer(self, result: Any, error: BaseException | None) -> None:
-        # The event loop is closed, so nobody is waiting.
-        with suppress(RuntimeError):
-            self.future.get_loop().call_soon_threadsafe(_settle, self.future, result, error)
-
-
 class ConnectionThread:
     """A connection on a thread of its own, where all calls to it are made, one after the other.
 
@@ -81,12 +51,12 @@ class ConnectionThread:
     """
 
     def __init__(self, name: str, connect: Callable[[Event], C]) -> None:
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs = JobQueue()
         self._hurry = Event()
         self._reason: BaseException | None = None
         """Reason why the thread takes no more calls."""
         self._ending = False
-        self._overdue: _Job | None = None
+        self._overdue: Job | None = None
         self._connected: list[Connection] = []
         self._thread = Thread(target=self._serve, args=(connect,), name=name, daemon=True)
         self._thread.start()
@@ -103,19 +73,23 @@ class ConnectionThread:
         """
         await self.call(lambda connection: None, within_s=within_s)
 
-    async def call(self, function: Callable[[Any], R], *, within_s: float) -> R:
+    async def call(
+        self, function: Callable[[Any], R], *, within_s: float, manner: Manner = Manner.ALONE, unit: Any = None
+    ) -> R:
         """Call a function with the connection, on the thread.
 
         Args:
             function: It is not begun when its caller is cancelled before.
-            within_s: How long to wait for it. What is under way then is interrupted.
+            within_s: How long to wait for it, in seconds. What is under way then is interrupted.
+            manner: How it stands to a transaction that others share.
+            unit: What to take into such a transaction instead of calling the function.
 
         Raises:
             D1DatabaseError: No answer in time, or the thread has ended.
         """
         self._check()
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        job = _Job(function, future)
+        job = Job(function, future, manner, unit)
         self._jobs.put(job)
         if self._reason is not None:
             self._refuse_waiting(self._reason)
@@ -161,7 +135,7 @@ class ConnectionThread:
                 raise D1DatabaseError("the file does not answer: a call before is still under way", unavailable=True)
             self._overdue = None
 
-    def _give_up(self, job: _Job, within_s: float) -> D1DatabaseError:
+    def _give_up(self, job: Job, within_s: float) -> D1DatabaseError:
         """Return the error of a call that took too long; it says whether the call may still do what it was to do."""
         if not job.begun:
             did = "was busy with other calls for" if self._connected else "could not be opened within"
@@ -192,15 +166,25 @@ class ConnectionThread:
             return
         self._connected.append(connection)
         while (job := self._jobs.get()) is not None:
-            if not self._hurry.is_set():
-                job.run(connection)
-            else:
-                job.answer(None, _gone())
+            self._do(job, connection)
             del job  # release what it holds now, not when the next call comes
         self._connected.clear()
         with suppress(Exception):  # acknowledged writes are in the file already
             connection.close()
         self._finish(_gone())
+
+    def _do(self, job: Job, connection: Any) -> None:
+        if job.manner is Manner.JOINS and not self._hurry.is_set():
+            run_alone = partial(self._do_alone, connection=connection)
+            CombinedWrites(connection, run_alone, self._hurry).run(job, self._jobs)
+        else:
+            self._do_alone(job, connection)
+
+    def _do_alone(self, job: Job, connection: Any) -> None:
+        if self._hurry.is_set():
+            answer([Outcome(job, None, _gone())])
+        else:
+            job.run(connection)
 
     def _finish(self, error: BaseException) -> None:
         self._reason = error
@@ -208,11 +192,8 @@ class ConnectionThread:
 
     def _refuse_waiting(self, error: BaseException) -> None:
         # Runs on either thread: one of the two sees a call that arrives just now.
-        with suppress(Empty):
-            while True:
-                job = self._jobs.get_nowait()
-                if job is not None:
-                    job.answer(None, error)
+        for job in self._jobs.drain():
+            answer([Outcome(job, None, error)])
 
 
 class _TooLateError(Exception):
@@ -224,15 +205,4 @@ def _gone() -> D1DatabaseError:
 
 
 def _expire(future: asyncio.Future[Any]) -> None:
-    _settle(future, None, _TooLateError())
-
-
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    elif isinstance(error, StopIteration):  # a future cannot hold StopIteration
-        future.set_exception(RuntimeError(f"StopIteration: {error}"))
-    else:
-        future.set_exception(error)
+    settle(future, None, _TooLateError())

@@ -7,7 +7,7 @@ from typing import Any
 
 from .database import D1Value
 
-__all__ = ["EXACT", "as_bound", "as_read"]
+__all__ = ["EXACT", "as_bound", "as_bound_plainly", "as_read"]
 
 EXACT = 2**53
 """The largest integer of which JavaScript's numbers know all smaller ones."""
@@ -23,6 +23,31 @@ def as_bound(value: D1Value) -> D1Value:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def as_bound_plainly(values: tuple[D1Value, ...], max_bytes: int) -> tuple[D1Value, ...] | None:
+    """Return what D1 gets for values that are beyond doubt: ASCII texts, exact integers and nulls, as nearly all are.
+
+    Args:
+        values: To be bound.
+        max_bytes: The largest text that the database carries.
+
+    Returns:
+        The values, or `None` if any of them needs a closer look.
+    """
+    bound: list[D1Value] = []
+    for value in values:
+        if type(value) is str:
+            if not value.isascii() or len(value) > max_bytes:
+                return None
+            bound.append(value)
+        elif type(value) is int and -EXACT <= value <= EXACT:
+            bound.append(float(value))
+        elif value is None:
+            bound.append(None)
+        else:
+            return None
+    return tuple(bound)
 
 
 def as_read(value: Any) -> Any:

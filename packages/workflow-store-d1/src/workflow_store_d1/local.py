@@ -29,8 +29,9 @@ from workflow_runtime.store import ConfigurationError, Home, InvalidArgumentErro
 
 from .connection_thread import ConnectionThread
 from .database import D1DatabaseError, D1PreparedStatement, D1Value
-from .javascript import as_bound
-from .limits import MAX_VALUE_BYTES, check_statement, check_values, first_keyword
+from .javascript import as_bound, as_bound_plainly
+from .jobs import Manner
+from .limits import MAX_BOUND_VALUES, MAX_VALUE_BYTES, check_statement, check_values, first_keyword
 from .sqlite_connection import (
     IN_MEMORY,
     PASSES_AT_THE_START,
@@ -57,6 +58,12 @@ __all__ = [
 _AT_EXIT_S = 5.0
 """The longest that the end of the program waits for files that nobody closed."""
 
+_WRITING = frozenset({"DELETE", "INSERT", "REPLACE", "UPDATE"})
+_COMBINED = _WRITING | {"SELECT", "WITH"}
+"""First words of what may share a transaction. The rest changes tables, or settings that outlive a statement. WITH by
+itself may be a read, which must not wait for the right to write.
+"""
+
 _BESIDE_PAYLOADS = 200_000
 """Bytes of a row, or of a value, that are no payload."""
 
@@ -73,8 +80,7 @@ class LocalStatement:
 
     def bind(self, *values: D1Value) -> Self:
         """Return a statement of the same text with these values for `?1`, `?2` and so on."""
-        check_values(values, self._database.max_value_bytes)
-        return type(self)(self._database, self.sql, tuple(map(as_bound, values)))
+        return type(self)(self._database, self.sql, _bound(values, self._database.max_value_bytes))
 
     async def all(self) -> LocalResult:
         """Run it as a transaction of its own and give its rows."""
@@ -92,10 +98,11 @@ class LocalD1Database:
     Made by `open`, ended by `close`. It belongs to the event loop on which it was opened.
     """
 
-    def __init__(self, path: str, settings: Settings, call_timeout_s: float) -> None:
+    def __init__(self, path: str, settings: Settings, call_timeout_s: float, *, combine: bool = True) -> None:
         self.max_value_bytes: int = settings.max_value_bytes
         """The largest value, and the largest row, that it carries."""
         self._path = path
+        self._combine = combine
         self._busy_timeout_s = settings.busy_timeout_s
         self._longest_s = settings.busy_timeout_s + call_timeout_s
         self._home = Home("this SQLite store")
@@ -124,6 +131,7 @@ class LocalD1Database:
         busy_timeout: timedelta = timedelta(seconds=10),
         call_timeout: timedelta = timedelta(seconds=60),
         max_payload_bytes: int | None = None,
+        combine: bool = True,
     ) -> Self:
         """Open a file, or create it.
 
@@ -134,6 +142,7 @@ class LocalD1Database:
             call_timeout: How long SQLite may take for a call beyond that; it is interrupted then.
             max_payload_bytes: Room for two payloads of this size in a row. By default that of D1: values and rows of
                 2,000,000 bytes.
+            combine: Whether writes that wait at the same time share a commit.
 
         Raises:
             ConfigurationError: SQLite is too old.
@@ -148,7 +157,7 @@ class LocalD1Database:
             max_value_bytes=_value_bytes(max_payload_bytes),
         )
         try:
-            database = cls(path, settings, call_timeout.total_seconds())
+            database = cls(path, settings, call_timeout.total_seconds(), combine=combine)
         except RuntimeError as error:  # there are too many threads, or the program is ending
             raise D1DatabaseError(f"no thread for the file: {error}", unavailable=True) from error
         await database._connect()
@@ -182,9 +191,9 @@ class LocalD1Database:
     async def execute(self, statements: Sequence[LocalStatement], *, begin: str | None) -> list[LocalResult]:
         """Run statements in one hop to the connection's thread, as one transaction if `begin` says how."""
         deadline = await self._wait_for_turn()
-        return await self._hop(
-            ConnectionCall(statements=_texts(statements), begin=begin, commit=begin is not None, deadline=deadline)
-        )
+        texts = _texts(statements)
+        call = ConnectionCall(statements=texts, begin=begin, commit=begin is not None, deadline=deadline)
+        return await self._hop(call, _manner(call) if self._combine else Manner.ALONE)
 
     @asynccontextmanager
     async def interactive(self) -> AsyncIterator[LocalTransaction]:
@@ -204,9 +213,9 @@ class LocalD1Database:
             ConfigurationError: The database cannot be used here.
             D1DatabaseError: The transaction does not end.
         """
-        self._home.check()
         deadline = time.monotonic() + self._busy_timeout_s
         while self._open is not None and not self._closed:
+            self._home.check()  # as is done before any hop
             if self._open is _inside.get():
                 raise ConfigurationError(
                     "the store cannot be used from inside its own transaction, which would wait for itself; "
@@ -215,12 +224,14 @@ class LocalD1Database:
             await self._open.wait(self._busy_timeout_s, deadline)
         return deadline
 
-    async def _hop(self, call: ConnectionCall) -> list[LocalResult]:
+    async def _hop(self, call: ConnectionCall, manner: Manner = Manner.ALONE) -> list[LocalResult]:
         self._home.check()
         if self._closed:
             raise ConfigurationError("the database is closed")
         try:
-            return await self._thread.call(lambda connection: connection.run(call), within_s=self._longest_s)
+            return await self._thread.call(
+                lambda connection: connection.run(call), within_s=self._longest_s, manner=manner, unit=call
+            )
         except SQLITE_ERRORS as error:
             raise database_error(error) from error
 
@@ -373,6 +384,14 @@ def largest_payload_bytes() -> int:
     return (greatest_value_bytes() - _BESIDE_PAYLOADS) // 2
 
 
+def _bound(values: tuple[D1Value, ...], max_bytes: int) -> tuple[D1Value, ...]:
+    plain = as_bound_plainly(values, max_bytes) if len(values) <= MAX_BOUND_VALUES else None
+    if plain is None:
+        check_values(values, max_bytes)
+        return tuple(map(as_bound, values))
+    return plain
+
+
 def _own(statements: Sequence[D1PreparedStatement]) -> list[LocalStatement]:
     mine = [statement for statement in statements if isinstance(statement, LocalStatement)]
     if len(mine) != len(statements):
@@ -382,6 +401,13 @@ def _own(statements: Sequence[D1PreparedStatement]) -> list[LocalStatement]:
 
 def _texts(statements: Sequence[LocalStatement]) -> list[tuple[str, tuple[D1Value, ...]]]:
     return [(statement.sql, statement.values) for statement in statements]
+
+
+def _manner(call: ConnectionCall) -> Manner:
+    if call.reads:
+        return Manner.READS
+    combined = _WRITING if call.begin is None else _COMBINED
+    return Manner.JOINS if all(first_keyword(sql) in combined for sql, _ in call.statements) else Manner.ALONE
 
 
 def _checked_path(path: str | os.PathLike[str]) -> str:

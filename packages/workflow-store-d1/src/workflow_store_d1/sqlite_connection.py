@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from workflow_runtime.store import ConfigurationError
 
+from .combined_writes import NotCommittedError
 from .database import D1DatabaseError, D1Value
 from .javascript import as_read
 from .limits import MAX_BOUND_VALUES, MAX_STATEMENT_BYTES, first_keyword
@@ -117,6 +118,8 @@ _LOOK_EVERY_S = 0.1
 _NUMBERED_NEED_NAMES = (3, 12, 0) <= sys.version_info[:3] < (3, 12, 2)
 """These versions take `?1` for a name and warn when values come as a sequence."""
 
+_SIZED = (str, bytes)
+
 _NUMBERED = re.compile(r"\?(\d+)")
 
 R = TypeVar("R")
@@ -156,6 +159,11 @@ class ConnectionCall:
     def reads(self) -> bool:
         """True if it writes nothing."""
         return all(first_keyword(sql) == "SELECT" for sql, _ in self.statements)
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of its texts and blobs."""
+        return sum(len(value) for _, values in self.statements for value in values if isinstance(value, _SIZED))
 
 
 class SQLiteConnection(sqlite3.Connection):
@@ -200,6 +208,50 @@ class SQLiteConnection(sqlite3.Connection):
         if writes:
             self._look(at_once=True)  # before it is reported as written
         return results
+
+    def begin_units(self, call: ConnectionCall) -> list[LocalResult]:
+        """Open a transaction that takes several calls, and run a first one in it. After an error none is open.
+
+        Raises:
+            sqlite3.Error: What SQLite says.
+            D1DatabaseError: The file is no longer the one that was opened.
+        """
+        self._look(at_once=True)
+        return self._patiently(partial(self._begin_units, call), call.deadline)
+
+    def join_unit(self, call: ConnectionCall) -> list[LocalResult]:
+        """Run a further call in it. After an error nothing of the call is there, or no transaction is open.
+
+        Raises:
+            sqlite3.Error: What SQLite says.
+        """
+        super().execute("SAVEPOINT unit")
+        try:
+            results = self._run_all(call)
+            super().execute("RELEASE unit")
+        except BaseException:
+            self._undo_unit()
+            raise
+        return results
+
+    def commit_units(self) -> None:
+        """Commit the calls.
+
+        Raises:
+            NotCommittedError: Nothing of them is there.
+            sqlite3.Error: They may be there all the same.
+            D1DatabaseError: The file is no longer the one that was opened.
+        """
+        if not self.in_transaction:
+            raise NotCommittedError
+        try:
+            super().execute("COMMIT")
+        except BaseException as error:
+            self._roll_back()
+            if getattr(error, "sqlite_errorcode", None) in _COMMIT_IN_DOUBT:
+                raise
+            raise NotCommittedError from error
+        self._look(at_once=True)  # before they are reported as written
 
     def _look(self, *, at_once: bool) -> None:
         """Look whether the files are still the ones that were opened; before a read only if that was a while ago."""
@@ -247,7 +299,7 @@ class SQLiteConnection(sqlite3.Connection):
         if call.begin is not None:
             super().execute(call.begin)
         try:
-            results = [self._run_one(*statement) for statement in call.statements]
+            results = self._run_all(call)
             if call.commit:
                 super().execute("COMMIT")
         except BaseException:
@@ -258,6 +310,28 @@ class SQLiteConnection(sqlite3.Connection):
             self._roll_back()
         return results
 
+    def _begin_units(self, call: ConnectionCall) -> list[LocalResult]:
+        self._roll_back()  # the end of its transaction was lost: nothing new may join it
+        super().execute("BEGIN IMMEDIATE")
+        try:
+            return self._run_all(call)
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _undo_unit(self) -> None:
+        if not self.in_transaction:
+            return
+        try:
+            super().execute("ROLLBACK TO unit")
+            super().execute("RELEASE unit")
+        except BaseException:  # what is left of the unit cannot be told
+            self._roll_back()
+            raise
+
+    def _run_all(self, call: ConnectionCall) -> list[LocalResult]:
+        return [self._run_one(*statement) for statement in call.statements]
+
     def _roll_back(self) -> None:
         # Some errors (a full disk, for one) have ended the transaction already.
         if self.in_transaction:
@@ -265,9 +339,7 @@ class SQLiteConnection(sqlite3.Connection):
 
     def _run_one(self, sql: str, values: tuple[D1Value, ...]) -> LocalResult:
         cursor = super().execute(sql, _by_name(sql, values) if _NUMBERED_NEED_NAMES else values)
-        names = [column[0] for column in cursor.description or ()]
-        rows = [dict(zip(names, map(as_read, row), strict=True)) for row in cursor.fetchall()]
-        return LocalResult(rows, {"changes": max(cursor.rowcount, 0), "last_row_id": cursor.lastrowid})
+        return LocalResult(_rows(cursor), {"changes": max(cursor.rowcount, 0), "last_row_id": cursor.lastrowid})
 
 
 class _NotSharedError(sqlite3.OperationalError):
@@ -307,6 +379,13 @@ def database_error(error: Exception, *, passes: frozenset[int] = _PASSES) -> D1D
         unavailable=_primary_code(error) in passes and code not in _FOR_GOOD,
         outcome_unknown=code in _COMMIT_IN_DOUBT,
     )
+
+
+def _rows(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:
+    if cursor.description is None:
+        return []
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, map(as_read, row), strict=True)) for row in cursor.fetchall()]
 
 
 def _is_locked(error: Exception) -> bool:

@@ -93,6 +93,7 @@ class D1WorkflowStore(
         busy_timeout: timedelta = timedelta(seconds=10),
         call_timeout: timedelta = timedelta(seconds=60),
         max_payload_bytes: int = CAPABILITIES.max_payload_bytes,
+        combine: bool = True,
         environment: str | None = None,
     ) -> StoreOpening[Self]:
         """Open a store on a local SQLite file: `await` it and close it yourself, or use `async with`.
@@ -106,6 +107,8 @@ class D1WorkflowStore(
             call_timeout: How long SQLite may take for a call beyond that; it is interrupted then.
             max_payload_bytes: The largest payload that the store accepts. The default is what D1 can carry; a file that
                 will not move to D1 may take up to about 499,000,000.
+            combine: Whether writes that wait at the same time share a commit. Either way each is done as a whole or not
+                at all, and is answered when it is durable.
             environment: As for the class.
 
         Raises:
@@ -118,6 +121,7 @@ class D1WorkflowStore(
             "busy_timeout": busy_timeout,
             "call_timeout": call_timeout,
             "max_payload_bytes": max_payload_bytes,
+            "combine": combine,
         }
 
         async def open_store() -> Self:
