@@ -51,6 +51,7 @@ POOLER_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pgbounce
 POOLS_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pools.py"
 D1_NAMES_CONTRACT = "packages/workflow-store-d1/tests/test_contract_names.py"
 POSTGRES_NAMES_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_names.py"
+POSTGRES_COMBINED_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_combined.py"
 WORKERD_CONTRACT = "packages/workflow-store-d1/tests/test_contract_workerd.py"
 HTTP_CONTRACT = "packages/workflow-store-d1/tests/test_contract_http.py"
 PYODIDE_CONTRACT = "packages/workflow-store-d1/tests/test_contract_pyodide.py"
@@ -72,6 +73,7 @@ FULL_COUNTS = {
     "WORKFLOW_BIG_TABLE": "1000000",
     "WORKFLOW_CHAOS_RUNS": "200",
     "WORKFLOW_CONTENTION_TICKS": "10000",
+    "WORKFLOW_CONTRACT_COMBINED": "all",
     "WORKFLOW_CONTRACT_NAMES": "all",
     "WORKFLOW_CONTRACT_SCALE": "10",
     "WORKFLOW_PYTHON_314": "all",
@@ -298,6 +300,7 @@ PARTS = {
     "contract(postgres-pools)": tests_of("tests matrix lowest", POOLS_CONTRACT, **REMOTE),
     "contract(d1-names)": tests_of("tests release", D1_NAMES_CONTRACT, **NAMES),
     "contract(postgres-names)": tests_of("tests release", POSTGRES_NAMES_CONTRACT, **NAMES),
+    "contract(postgres-combined)": tests_of("tests release", POSTGRES_COMBINED_CONTRACT, **NAMES),
     "mutants": tests_of("tests mutants release", "contract-tests/tests/test_mutants.py"),
     "mutant table": Part("mutants", run=command("contract-tests/tests/mutant_table.py")),
     **{

@@ -40,7 +40,7 @@ from workflow_contract_tests import Case, catalogue
 from workflow_contract_tests.examination import examine
 from workflow_store_d1 import get_migration_sql as sqlite_migrations
 from workflow_store_sql import load_queries
-from workflow_test_support.harnesses import postgres, sqlite
+from workflow_test_support.harnesses import combining, postgres, sqlite
 
 _Token = re.Match[str]
 _TOKEN = re.compile(
@@ -244,6 +244,8 @@ async def _drop_databases() -> None:
 STORES = {
     "sqlite": Store("workflow_store_d1", sqlite.harness, _valid_on_sqlite, _nothing),
     "postgres": Store("workflow_store_postgres", postgres.harness, _valid_on_postgres, _drop_databases),
+    # For the statements that write to many runs.
+    "postgres-combined": Store("workflow_store_postgres", combining.harness, _valid_on_postgres, _drop_databases),
 }
 
 

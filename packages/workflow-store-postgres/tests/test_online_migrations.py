@@ -363,7 +363,7 @@ STOP_BEFORE = """
 import asyncio, os, signal, sys
 from workflow_runtime.store import RunStatus
 from workflow_store_postgres import PostgresWorkflowStore
-from workflow_store_postgres.connections import LentConnection
+from workflow_store_postgres.lent_connection import LentConnection
 
 sent = 0
 stop_at = int(sys.argv[2])

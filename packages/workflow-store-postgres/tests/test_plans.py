@@ -119,6 +119,12 @@ RUN = "run-00000002"
 FENCE = (RUN, "token", 3, "o2")
 EVENTS = (["step"], [None], ["1"], [1])
 TIMERS = (["t"], [9], ["u"])
+MANY = [f"run-{number:08}" for number in range(2, 22)]
+UNITS = (MANY, *([text] * len(MANY) for text in ("token", "3", "o2", "1")))
+UNIT_EVENTS = (
+    [str(number + 1) for number in range(len(MANY))],
+    *([text] * len(MANY) for text in ("3", "step", None, "1")),
+)
 CLAIM = ("w", "token-2", 9_000, NOW_MS, 1_000, 1_000_000, 1_000, 1_000_000)
 WANTED = (["workflow-1", "workflow-2"], ["1", "1"], ["default"])
 ANY = (None, None, None)
@@ -128,6 +134,9 @@ FILTERED = (["queued", "finished"], ["workflow-1"], None)
 
 STATEMENTS: dict[str, tuple[Any, ...]] = {
     "append_events": (*FENCE, *EVENTS, *TIMERS, 9, 5),
+    "append_plain": (*FENCE, *EVENTS[:3], 9, 5),
+    "append_events_to_many": (*UNITS, ["9"] * len(MANY), ["5"] * len(MANY), *UNIT_EVENTS),
+    "mark_runs_ended": (*UNITS, *([text] * len(MANY) for text in ("finished", "1", None, None, "5")), *UNIT_EVENTS),
     "mark_run_paused": (*FENCE, *EVENTS, *TIMERS, 0, "[]", 5, 60_005, True),
     "mark_run_ended": (*FENCE, *EVENTS, "finished", "1", None, None, 5),
     "schedule_timer": (RUN, "token", "o2", "t", 9, 5),

@@ -4,111 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 from workflow_runtime.store import StoreUnavailableError
 
-from .deadlines import Deadline
 from .failures import DATABASE_ERRORS, database_errors, opening_error
 from .inherited import Inherited
+from .kept_connections import KeptConnections
+from .lent_connection import GRACE_S, LentConnection, Row, cut
 
-__all__ = ["GRACE_S", "Connections", "LentConnection", "Row", "close_or_cut", "cut", "in_time"]
+__all__ = ["MOMENT_S", "Connections", "close_or_cut", "in_time"]
 
-Row: TypeAlias = Mapping[str, Any]
 T = TypeVar("T")
 
-GRACE_S = 1.0
-"""The longest that the server takes to confirm that a statement is cancelled, or a session ended. Then the connection
-is cut: the server may go on with the statement, and notices in the end that nobody listens.
-"""
-_MOMENT_S = 0.25
+MOMENT_S = 0.25
 """The longest that a cancelled caller waits for the server to confirm: where the server is well, nothing of the
 caller's goes on afterwards.
 """
-
-
-class LentConnection:
-    """A connection of a pool, for a while. Each statement on it is answered in time, or is cancelled and fails.
-
-    Args:
-        connection: As its pool lends it.
-        timeout_s: How long an answer may take.
-    """
-
-    def __init__(self, connection: Any, timeout_s: float) -> None:
-        self.raw = connection
-        """The `asyncpg.Connection`, whose own calls may take as long as they like."""
-        self.silent: bool = False
-        """True if a statement was left without an answer."""
-        self._timeout_s = timeout_s
-        self._transaction: Any = None
-
-    async def fetch(self, sql: str, *values: object) -> Sequence[Row]:
-        """Run a statement and give its rows."""
-        rows: Sequence[Row] = await self.within(self.raw.fetch(sql, *values))
-        return rows
-
-    async def fetchrow(self, sql: str, *values: object) -> Row:
-        """Run a statement and give its first row."""
-        row: Row = await self.within(self.raw.fetchrow(sql, *values))
-        return row
-
-    async def fetchval(self, sql: str, *values: object) -> Any:
-        """Run a statement and give the first value of its first row."""
-        return await self.within(self.raw.fetchval(sql, *values))
-
-    async def execute(self, sql: str, *values: object, timeout_s: float | None = None) -> None:
-        """Run a statement.
-
-        Args:
-            sql: The statement.
-            values: Its parameters.
-            timeout_s: How long its answer may take, where that is to be expected.
-        """
-        await self.within(self.raw.execute(sql, *values), timeout_s)
-
-    async def begin(self, **options: Any) -> None:
-        """Begin a transaction."""
-        self._transaction = transaction = self.raw.transaction(**options)
-        try:
-            await self.within(transaction.start())
-        except BaseException:
-            self._transaction = None
-            cut(self.raw)  # whether a transaction is open is not known
-            raise
-
-    async def commit(self) -> None:
-        """Commit it. When no answer comes, it may be committed all the same."""
-        transaction, self._transaction = self._transaction, None
-        await self.within(transaction.commit())
-
-    async def roll_back(self) -> None:
-        """Undo it, if it is open. A connection that does not even do that in time is cut."""
-        transaction, self._transaction = self._transaction, None
-        if transaction is None:
-            return
-        try:
-            async with asyncio.timeout(GRACE_S):
-                await transaction.rollback()
-        except DATABASE_ERRORS:  # a lost connection has rolled back
-            cut(self.raw)
-
-    async def within(self, answer: Awaitable[T], timeout_s: float | None = None) -> T:
-        """Wait for an answer, but not for ever.
-
-        Raises:
-            StoreUnavailableError: It did not come. Whether the statement was done is not known.
-        """
-        timeout_s = timeout_s or self._timeout_s
-        try:
-            async with Deadline(timeout_s):
-                return await answer
-        except TimeoutError as error:
-            self.silent = True
-            raise StoreUnavailableError(f"the server did not answer in time (at most {timeout_s:g} s)") from error
 
 
 class Connections:
@@ -126,12 +41,20 @@ class Connections:
 
     def __init__(self, pool: asyncpg.Pool, *, acquire_timeout_s: float, statement_timeout_s: float) -> None:
         self._pool = pool
+        self._kept: KeptConnections | None = None
         self._inherited = Inherited(pool)
         self._acquire_timeout_s = acquire_timeout_s
         self._statement_timeout_s = statement_timeout_s
         self._leaving: set[asyncio.Task[None]] = set()
         self.on_silence: set[Callable[[], None]] = set()
         """Called when the server has left a statement without an answer: other connections may be dead as well."""
+
+    def keep(self) -> None:
+        """Keep connections that are free, instead of giving them back each time: nobody else uses the pool.
+
+        The pool's way out and in takes two tasks, which is more than the statement costs in this process.
+        """
+        self._kept = KeptConnections(self._pool.get_max_size(), self._release)
 
     async def fetch(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
         """Run one statement on any connection."""
@@ -142,7 +65,9 @@ class Connections:
         except BaseException as error:
             await self._take_back_after(lent, error)
             raise
-        await self._take_back(lent)
+        # The statement has left nothing behind that would have to be cleaned up.
+        if self._kept is None or not self._kept.add(lent):
+            await self._take_back(lent)
         return rows
 
     @asynccontextmanager
@@ -159,26 +84,47 @@ class Connections:
     async def expire(self) -> None:
         """Have every connection made anew before it is used again."""
         await self._pool.expire_connections()
+        if self._kept is not None:
+            await self._kept.give_all_back()
 
     async def settle(self) -> None:
         """Wait until nothing goes on any more with the connections that were given up; it takes a second or two."""
+        if self._kept is not None:
+            self._kept.close()
+            await self._kept.give_all_back()
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=2 * GRACE_S)
 
     async def _take(self) -> LentConnection:
-        # The pool may run its user's functions here, so the wait is bounded.
-        connection = await in_time(
-            self._pool.acquire(),
-            self._acquire_timeout_s,
-            problem="no free connection",
-            undo=lambda connection: self._leave(self._lent(connection)),
-        )
+        if self._kept is not None and (lent := await self._kept.take(self._acquire_timeout_s)) is not None:
+            return lent
+        try:
+            # The pool may run its user's functions here, so the wait is bounded.
+            connection = await in_time(
+                self._pool.acquire(),
+                self._acquire_timeout_s,
+                problem="no free connection",
+                undo=lambda connection: self._leave(self._lent(connection)),
+            )
+        except BaseException:
+            self._gone()
+            raise
         return self._lent(connection)
+
+    def _gone(self) -> None:
+        if self._kept is not None:
+            self._kept.gone()
 
     def _lent(self, connection: Any) -> LentConnection:
         return LentConnection(connection, self._statement_timeout_s)
 
     async def _take_back(self, lent: LentConnection) -> None:
+        try:
+            await self._release(lent)
+        finally:
+            self._gone()
+
+    async def _release(self, lent: LentConnection) -> None:
         with suppress(*DATABASE_ERRORS):  # the work is done; the pool discards a connection that cannot be cleaned
             await self._pool.release(lent.raw, timeout=self._statement_timeout_s)
 
@@ -190,7 +136,9 @@ class Connections:
             await lent.roll_back()  # an error from the server: the connection works
             await self._take_back(lent)
         else:
-            await asyncio.wait([self._leave(lent)], timeout=_MOMENT_S)
+            left = self._leave(lent)
+            left.add_done_callback(lambda _: self._gone())
+            await asyncio.wait([left], timeout=MOMENT_S)
 
     def _leave(self, lent: LentConnection) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._clean_up(lent))
@@ -216,12 +164,6 @@ async def close_or_cut(connection: asyncpg.Connection) -> None:
             await connection.close()
     except DATABASE_ERRORS:
         cut(connection)
-
-
-def cut(connection: asyncpg.Connection) -> None:
-    """End a connection without waiting for anything."""
-    with suppress(asyncpg.InterfaceError):  # it is back in its pool and may belong to somebody else
-        connection.terminate()
 
 
 async def in_time(opening: Awaitable[T], timeout_s: float, *, problem: str, undo: Callable[[T], object]) -> T:

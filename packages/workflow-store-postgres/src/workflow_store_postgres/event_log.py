@@ -17,6 +17,7 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import Fence, answer_append, read_log_page
 
+from .combined_writes import Unit
 from .fenced_write import FencedWrite, Outcome, event_values, timer_values
 from .store_role import StoreRole
 
@@ -41,10 +42,12 @@ class EventLog(StoreRole):
         set_timers: Sequence[Timer] = (),
         removed_timers: Sequence[str] = (),
     ) -> Appended:
-        write = FencedWrite(
-            self._sender, Fence("append_events", run_id, lease_token, operation_id, expected_next_index)
-        )
-        return appended(await append(write, events, taken_inbox, set_timers, removed_timers, now_ms, lease_ms))
+        fence = Fence("append_events", run_id, lease_token, operation_id, expected_next_index)
+        write = FencedWrite(self._sender, fence)
+        if taken_inbox or set_timers or removed_timers:
+            return appended(await append(write, events, taken_inbox, set_timers, removed_timers, now_ms, lease_ms))
+        unit = Unit(fence=fence, events=events, values=(now_ms + lease_ms, now_ms))
+        return appended(await self._combined.appends.commit(write, unit))
 
     @checked
     async def read_events(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from workflow_runtime.store import one_line
 
-from .connections import Row
+from .lent_connection import Row
 
 __all__ = ["told"]
 

@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 import asyncpg
 from workflow_runtime.store import WorkflowError, WorkNotice, get_logger, new_id, one_line
 
-from .connections import GRACE_S, Connections, close_or_cut, cut, in_time
+from .connections import Connections, close_or_cut, in_time
 from .deadlines import Deadline
 from .failures import DATABASE_ERRORS, database_errors
+from .lent_connection import GRACE_S, cut
 from .notices import ANYTHING
 from .opening import for_one
 from .statement_sender import StatementSender

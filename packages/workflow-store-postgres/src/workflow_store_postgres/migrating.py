@@ -17,8 +17,8 @@ from workflow_runtime.store import (
     one_line,
 )
 
-from .connections import LentConnection, Row
 from .holders import told
+from .lent_connection import LentConnection, Row
 from .online import OnlineMigration
 from .schema import SchemaInTransaction
 from .statement_sender import StatementSender

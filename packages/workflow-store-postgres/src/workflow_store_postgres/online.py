@@ -16,9 +16,9 @@ from typing import Literal, TypeAlias
 from workflow_migrations import Migration, quote_identifier, read_online_index
 from workflow_runtime.store import StoreError, WorkflowError, get_logger, one_line
 
-from .connections import LentConnection, Row
 from .failures import database_errors
 from .holders import told
+from .lent_connection import LentConnection, Row
 from .statement_sender import StatementSender
 
 __all__ = ["OnlineMigration", "Turn"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from workflow_store_sql import RunRows
 
-from .connections import Row
+from .lent_connection import Row
 
 __all__ = ["ARRAYS", "run_rows"]
 

@@ -38,6 +38,7 @@ from workflow_store_sql import (
     prunable_statuses,
 )
 
+from .combined_writes import Unit
 from .fenced_write import FencedWrite, event_values, timer_values
 from .rows import run_rows
 from .store_role import StoreRole
@@ -147,11 +148,8 @@ class RunLifecycle(StoreRole):
         events: Sequence[NewEvent] = (),
         taken_inbox: Sequence[int] = (),
     ) -> None:
-        write = FencedWrite(
-            self._sender, Fence("mark_run_finished", run_id, lease_token, operation_id, expected_next_index)
-        )
-        end = (RunStatus.FINISHED.value, output, None, None, now_ms)
-        await write.commit("mark_run_ended", *event_values(events, taken_inbox), *end)
+        fence = Fence("mark_run_finished", run_id, lease_token, operation_id, expected_next_index)
+        await self._end(fence, events, taken_inbox, (RunStatus.FINISHED.value, output, None, None, now_ms))
 
     @checked
     async def mark_run_errored(
@@ -169,12 +167,23 @@ class RunLifecycle(StoreRole):
         parked: bool = False,
         reason: str | None = None,
     ) -> None:
-        write = FencedWrite(
-            self._sender, Fence("mark_run_errored", run_id, lease_token, operation_id, expected_next_index)
-        )
+        fence = Fence("mark_run_errored", run_id, lease_token, operation_id, expected_next_index)
         status = error_status(aborted=aborted, parked=parked)
         end = (status.value, None, error, reason if aborted or parked else None, now_ms)
-        await write.commit("mark_run_ended", *event_values(events, taken_inbox), *end)
+        await self._end(fence, events, taken_inbox, end)
+
+    async def _end(
+        self,
+        fence: Fence,
+        events: Sequence[NewEvent],
+        taken_inbox: Sequence[int],
+        end: tuple[str | int | None, ...],
+    ) -> None:
+        write = FencedWrite(self._sender, fence)
+        if taken_inbox:
+            await write.commit("mark_run_ended", *event_values(events, taken_inbox), *end)
+        else:
+            await self._combined.ends.commit(write, Unit(fence=fence, events=events, values=end))
 
     @checked
     async def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:

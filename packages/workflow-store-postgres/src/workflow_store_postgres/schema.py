@@ -18,8 +18,8 @@ from workflow_runtime.store import ConfigurationError, SchemaError
 from workflow_store_sql import Schema, chosen_migrations, table_names
 
 from ._version import __version__
-from .connections import LentConnection, Row
 from .failures import REMEDY
+from .lent_connection import LentConnection, Row
 from .online import OnlineMigration
 from .statement_sender import StatementSender
 

@@ -12,8 +12,9 @@ from workflow_migrations import DEFAULT_TABLES, TableNames, render_sql
 from workflow_runtime.store import ConfigurationError, Home, StoreUnavailableError, new_id
 from workflow_store_sql import load_statements
 
-from .connections import Connections, LentConnection, Row
+from .connections import Connections
 from .failures import SERIALIZATION_STATES, database_errors
+from .lent_connection import LentConnection, Row
 
 __all__ = ["MAX_TRIES", "HeldConnection", "Row", "Sender", "StatementSender", "wait_a_little"]
 

@@ -30,6 +30,7 @@ from workflow_store_sql import RowReader, StoreOpening, environment_name, table_
 from . import schema as schema_module
 from .bulk import Bulk
 from .capabilities import CAPABILITIES
+from .combined_writes import Combined
 from .connections import Connections, in_time
 from .event_log import EventLog
 from .forks import Forks
@@ -79,6 +80,8 @@ class PostgresWorkflowStore(
             `StoreUnavailableError`. A server that does not even confirm that within a second loses the connection.
         environment: Environment of the program, such as "production". New tables are marked with it, and workers refuse
             tables that are marked with another, or with any if this is absent: a copy that was restored elsewhere.
+        combine: Whether steps of different runs that end at about the same time are recorded by one statement. Each is
+            recorded as if it were alone: the lost lease of one run is not the others' matter. False sends each alone.
         new_token: Makes a lease token that was never used before; for tests.
 
     Raises:
@@ -96,6 +99,7 @@ class PostgresWorkflowStore(
         acquire_timeout: timedelta = _ACQUIRE_TIMEOUT,
         statement_timeout: timedelta = _STATEMENT_TIMEOUT,
         environment: str | None = None,
+        combine: bool = True,
         new_token: Callable[[], str] = new_id,
     ) -> None:
         _check_pool(pool)
@@ -111,6 +115,7 @@ class PostgresWorkflowStore(
         self._sender = StatementSender(connections, home, names, schema_module.schema_name(schema), new_token=new_token)
         self._read = RowReader(names)
         self._notices = NoticeSender(self._sender)
+        self._combined = Combined(self._sender, combine=combine)
         self._own_pool: asyncpg.Pool | None = None
         self._open_listening: OpenConnection | None = _spare_connection(pool, connections) if listen else None
         self._open_heartbeats: OpenHeartbeats | None = (
@@ -133,6 +138,7 @@ class PostgresWorkflowStore(
         acquire_timeout: timedelta = _ACQUIRE_TIMEOUT,
         statement_timeout: timedelta | None = None,
         environment: str | None = None,
+        combine: bool = True,
         **options: Any,
     ) -> StoreOpening[Self]:
         """Open a store on a pool of its own: `await` it and close it yourself, or use `async with`.
@@ -146,6 +152,7 @@ class PostgresWorkflowStore(
             statement_timeout: As for the class. By default the `command_timeout` of the options, else 5 seconds. It
                 holds for opening a connection too, unless the options have a `timeout`.
             environment: As for the class.
+            combine: As for the class.
             options: Whatever `asyncpg.create_pool` takes, such as `max_size` or `statement_cache_size`.
 
         Raises:
@@ -162,7 +169,7 @@ class PostgresWorkflowStore(
             ready = pool_options(options, timeout_s=_seconds("statement_timeout", statement_timeout))
             pool = await open_pool(dsn, ready, timeout_s=acquire_s)
             try:
-                store = cls(pool, schema, tables, listen=False, environment=environment, **times)
+                store = cls(pool, schema, tables, listen=False, environment=environment, combine=combine, **times)
                 if "min_size" not in options:
                     async with store._sender.connections.lend():
                         pass  # connection errors show at once
@@ -170,6 +177,7 @@ class PostgresWorkflowStore(
                 pool.terminate()
                 raise
             store._own_pool = pool
+            store._sender.connections.keep()
             store._open_listening = connected_to(dsn, ready, acquire_s) if listen else None
             store._open_heartbeats = open_heartbeats
             store._declare()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from workflow_runtime.store import StoreCapabilities
 from workflow_store_sql import RowReader
 
+from .combined_writes import Combined
 from .notices import NoticeSender
 from .statement_sender import StatementSender
 
@@ -16,6 +17,7 @@ class StoreRole:
 
     _sender: StatementSender
     _notices: NoticeSender
+    _combined: Combined
     _capabilities: StoreCapabilities
     _read: RowReader
 

@@ -24,10 +24,10 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import Fence
 
-from .connections import LentConnection
 from .event_log import append, appended
 from .failures import SERIALIZATION_STATES, database_errors
 from .fenced_write import FencedWrite, Outcome
+from .lent_connection import LentConnection
 from .statement_sender import MAX_TRIES, wait_a_little
 from .store_role import StoreRole
 

@@ -8,8 +8,8 @@ from workflow_migrations import Migration, Phase
 from workflow_runtime.store import StoreUnavailableError
 from workflow_store_sql.command import ChecksumRepair, EnvironmentRepair, Look, Patience, RecordRepair, Repair
 
-from .connections import Row
 from .holders import told
+from .lent_connection import Row
 from .migrating import Migrator
 from .schema import SchemaInTransaction
 from .store import LOCK_TIMEOUT, MIGRATION_TIMEOUT, PostgresWorkflowStore

@@ -33,7 +33,11 @@ def watched_connection(statements: Statements) -> type[asyncpg.Connection]:
 
 
 def harness_on(
-    dsn: str, *, arguments: Mapping[str, Any] | None = None, subject: Mapping[str, str] | None = None
+    dsn: str,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    subject: Mapping[str, str] | None = None,
+    store: type[PostgresWorkflowStore] = PostgresWorkflowStore,
 ) -> StoreHarness:
     """Return a harness on a database that has the table of the business and no rows.
 
@@ -41,6 +45,7 @@ def harness_on(
         dsn: The database, for the looks behind the store's back.
         arguments: Arguments of `PostgresWorkflowStore.connect`, where they are not just this DSN.
         subject: What the report should say of it.
+        store: The store's class.
     """
     arguments = arguments or {"dsn": dsn}
     statements = Statements()
@@ -53,9 +58,9 @@ def harness_on(
             await connection.execute(render_sql(delete_state, names, schema=arguments.get("schema")), run_id)
 
     return StoreHarness(
-        lambda: PostgresWorkflowStore.connect(**arguments, connection_class=connection_class),
+        lambda: store.connect(**arguments, connection_class=connection_class),
         contract_version="0.1",
-        process_factory="workflow_store_postgres:PostgresWorkflowStore.connect",
+        process_factory=f"{store.__module__.partition('.store')[0]}:{store.__name__}.connect",
         process_arguments=arguments,
         corrupt=corrupt,
         statements=statements,

@@ -75,6 +75,46 @@ timers AS (
 SELECT head.next_index, head.lease_expires_at, head.inbox_seq, head.cancel_requested
 FROM head;
 
+-- name: append_plain
+-- As `append_events`, for a write that neither changes timers nor takes from the inbox, as those of most steps.
+-- $1 run_id  $2 lease_token  $3 expected_next_index  $4 operation_id
+-- $5 kinds  $6 step_ids  $7 payloads
+-- $8 lease_expires_at_ms  $9 now_ms
+WITH head AS (
+    UPDATE workflow_event_locks AS stored
+    SET
+        next_index = stored.next_index + cardinality($5::text[]),
+        lease_expires_at = greatest(stored.lease_expires_at, $8::bigint),
+        crashes = CASE WHEN cardinality($5::text[]) > 0 THEN 0 ELSE stored.crashes END,
+        silent_claims = 0,
+        operation_id = $4::text,
+        operation_answer = json_build_object(
+            'next_index', stored.next_index + cardinality($5::text[]),
+            'lease_expires_at', greatest(stored.lease_expires_at, $8::bigint)
+        ),
+        updated_at = $9::bigint
+    WHERE
+        -- include: head_fence
+    RETURNING
+        stored.run_id,
+        stored.next_index,
+        stored.lease_expires_at,
+        stored.inbox_seq,
+        stored.cancel_requested
+),
+events AS (
+    INSERT INTO workflow_events (run_id, event_index, kind, step_id, created_at, payload_bytes, payload)
+    SELECT
+        -- include: new_event_columns
+        $9::bigint,
+        coalesce(octet_length(event.payload), 0),
+        event.payload::json
+    FROM head
+    -- include: new_events
+)
+SELECT head.next_index, head.lease_expires_at, head.inbox_seq, head.cancel_requested
+FROM head;
+
 -- name: read_events
 -- Reads a page of the log.
 -- $1 run_id  $2 from_index  $3 limit  $4 max_bytes

@@ -1,0 +1,307 @@
+"""Writes of many runs that go as one statement: each has its own fence, its own answer, and its own failure."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import asyncpg
+import pytest
+from workflow_runtime.errors import ConfigurationError, LeaseLostError, LogConflictError, StoreUnavailableError
+from workflow_runtime.payloads import JsonText
+from workflow_runtime.store import Appended, NewEvent, Timer
+from workflow_runtime.store.values import CheckedEvent
+from workflow_store_postgres import PostgresWorkflowStore, combined_writes
+
+ONE = JsonText("1")
+Connect = Callable[..., Awaitable[PostgresWorkflowStore]]
+MANY = {"append_events_to_many", "mark_runs_ended"}
+
+
+class Sent:
+    """What a store sends, and how many parameters the first of each statement has."""
+
+    def __init__(self, store: PostgresWorkflowStore) -> None:
+        self.names: Counter[str] = Counter()
+        self.runs: list[int] = []
+        """Numbers of runs in each statement for many."""
+        self.after: Callable[[str], Awaitable[None]] | None = None
+        self._rows = store._sender.rows
+        store._sender.rows = self._send  # type: ignore[method-assign]  # every statement goes through here
+
+    async def _send(self, name: str, *values: Any) -> Sequence[Any]:
+        self.names[name] += 1
+        if name in MANY:
+            self.runs.append(len(values[0]))
+        rows = await self._rows(name, *values)
+        if self.after is not None:
+            await self.after(name)
+        return rows
+
+
+async def begin(store: PostgresWorkflowStore, *run_ids: str) -> dict[str, str]:
+    """Create runs and claim them. Return their tokens."""
+    tokens = {}
+    for run_id in run_ids:
+        answer = await store.create_run(
+            run_id=run_id, workflow_id="w", workflow_version="1", input=ONE, operation_id="create", now_ms=1,
+            owner="me", lease_ms=10_000,
+        )  # fmt: skip
+        assert answer.kind == "created"
+        assert answer.claim is not None
+        tokens[run_id] = answer.claim.lease.token
+    return tokens
+
+
+def append(store: PostgresWorkflowStore, run_id: str, token: str, index: int = 0, **more: Any) -> Awaitable[Appended]:
+    given: dict[str, Any] = {"operation_id": f"op-{index}", "events": [NewEvent(kind="k", step_id="s", payload=ONE)]}
+    return store.append_events(
+        run_id=run_id, lease_token=token, expected_next_index=index, now_ms=2, lease_ms=10_000, **given | more
+    )
+
+
+async def length(store: PostgresWorkflowStore, run_id: str) -> int:
+    return len(await store.read_events(run_id=run_id, limit=100))
+
+
+def names(count: int) -> list[str]:
+    return [f"run-{number}" for number in range(count)]
+
+
+async def test_appends_at_once_take_few_statements(connect: Connect) -> None:
+    """The first goes alone, since nothing is under way; the others follow together."""
+    store = await connect()
+    tokens = await begin(store, *names(40))
+    sent = Sent(store)
+    answers = await asyncio.gather(*(append(store, run_id, token) for run_id, token in tokens.items()))
+    assert {answer.next_index for answer in answers} == {1}
+    assert {answer.lease_expires_at_ms for answer in answers} == {10_002}
+    assert sent.names == {"append_plain": 1, "append_events_to_many": 1}
+    assert sent.runs == [39]
+    for run_id in tokens:
+        [event] = await store.read_events(run_id=run_id, limit=10)
+        assert (event.index, event.kind, event.step_id, event.payload, event.created_at_ms) == (0, "k", "s", ONE, 2)
+
+
+async def test_ends_at_once_take_few_statements(connect: Connect) -> None:
+    """Each with its own end: an output, an error, a reason, and what becomes of the timers."""
+    store = await connect()
+    tokens = await begin(store, *names(12))
+    for run_id, token in tokens.items():
+        await append(store, run_id, token, events=[], set_timers=[Timer(timer_id="t", fire_at_ms=9)])
+    sent = Sent(store)
+
+    def end(number: int, run_id: str) -> Awaitable[None]:
+        common: dict[str, Any] = {"run_id": run_id, "lease_token": tokens[run_id], "operation_id": "end", "now_ms": 3}
+        common |= {"expected_next_index": 0, "events": [NewEvent(kind="end")] * (number % 3)}
+        if number % 3 == 0:
+            return store.mark_run_finished(output=JsonText(str(number)), **common)
+        how: dict[str, Any] = {"aborted": number % 3 == 1, "parked": number % 3 == 2}
+        return store.mark_run_errored(error=JsonText(str(number)), reason=f"why {number}", **how, **common)
+
+    await asyncio.gather(*(end(number, run_id) for number, run_id in enumerate(tokens)))
+    assert sent.names == {"mark_run_ended": 1, "mark_runs_ended": 1}
+    for number, run_id in enumerate(tokens):
+        execution = await store.load_execution(run_id=run_id)
+        assert execution is not None
+        run, text = execution.run, JsonText(str(number))
+        assert run.status == ("finished", "aborted", "dead")[number % 3]
+        assert (run.output, run.error) == ((text, None) if number % 3 == 0 else (None, text))
+        assert run.reason == (None if number % 3 == 0 else f"why {number}")
+        assert (run.finished_at_ms, run.next_index, len(execution.history)) == (3, number % 3, number % 3)
+        assert len(execution.timers) == (1 if run.status == "dead" else 0)
+
+
+async def test_without_combining_each_is_sent_alone(connect: Connect) -> None:
+    store = await connect(combine=False)
+    tokens = await begin(store, *names(10))
+    sent = Sent(store)
+    await asyncio.gather(*(append(store, run_id, token) for run_id, token in tokens.items()))
+    assert sent.names == {"append_plain": 10}
+
+
+async def test_a_failure_of_one_is_not_the_others(connect: Connect) -> None:
+    """A lost lease, a wrong length, a repeat: each gets its own answer, the others are written."""
+    store = await connect()
+    tokens = await begin(store, *names(8))
+    await append(store, "run-3", tokens["run-3"])
+    sent = Sent(store)
+    calls = [append(store, run_id, tokens[run_id]) for run_id in ("run-0", "run-4", "run-5")]
+    answers: list[Any] = await asyncio.gather(
+        *calls,
+        append(store, "run-1", "not its token"),
+        append(store, "run-2", tokens["run-2"], 7),
+        append(store, "run-3", tokens["run-3"]),
+        append(store, "nobody", "token"),
+        return_exceptions=True,
+    )
+    assert [type(answer) for answer in answers] == [
+        Appended, Appended, Appended, LeaseLostError, LogConflictError, Appended, LeaseLostError
+    ]  # fmt: skip
+    assert sent.names["append_events_to_many"] >= 1
+    assert [await length(store, run_id) for run_id in names(6)] == [1, 0, 0, 1, 1, 1]
+
+
+async def test_two_writes_of_one_run_never_share_a_statement(connect: Connect) -> None:
+    """The second one is a driver's that has lost its lease, or a caller's that was given up: one of them is written."""
+    store = await connect()
+    tokens = await begin(store, *names(6))
+    twice = [append(store, "run-1", tokens["run-1"], operation_id=f"op-{number}") for number in range(2)]
+    answers: list[Any] = await asyncio.gather(
+        append(store, "run-0", tokens["run-0"]),
+        *twice,
+        *(append(store, run_id, tokens[run_id]) for run_id in names(6)[2:]),
+        return_exceptions=True,
+    )
+    assert sorted(type(answer).__name__ for answer in answers[1:3]) == ["Appended", "LogConflictError"]
+    assert [await length(store, run_id) for run_id in tokens] == [1] * 6
+
+
+@pytest.mark.real_time
+async def test_nobody_waits_for_a_head_that_somebody_has_locked(connect: Connect, database: asyncpg.Connection) -> None:
+    """The run whose head is locked waits, alone; the others are answered."""
+    store = await connect()
+    tokens = await begin(store, *names(10))
+    async with database.transaction():
+        await database.execute("SELECT 1 FROM workflow_event_locks WHERE run_id = 'run-5' FOR UPDATE")
+        calls = {run_id: asyncio.ensure_future(append(store, run_id, token)) for run_id, token in tokens.items()}
+        others = [call for run_id, call in calls.items() if run_id != "run-5"]
+        await asyncio.wait_for(asyncio.gather(*others), 4)
+        assert not calls["run-5"].done()
+    assert (await asyncio.wait_for(calls["run-5"], 4)).next_index == 1
+
+
+@pytest.mark.real_time
+async def test_a_statement_that_dies_in_the_middle_has_written_nothing(
+    connect: Connect, database: asyncpg.Connection, dsn: str
+) -> None:
+    """The server ends its session while it waits: each caller is told, and each may repeat its write."""
+    observer = await asyncpg.connect(dsn)  # in a transaction the statistics stand still
+    store = await connect(max_size=4)
+    tokens = await begin(store, *names(10))
+    transaction = database.transaction()
+    await transaction.start()
+    await database.execute("LOCK TABLE workflow_events IN ACCESS EXCLUSIVE MODE")
+    calls = [asyncio.ensure_future(append(store, run_id, token)) for run_id, token in tokens.items()]
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with asyncio.timeout(10):
+        while len(pids := await observer.fetch(waiting)) < 2:
+            await asyncio.sleep(0.01)
+    for row in pids:
+        await observer.execute("SELECT pg_terminate_backend($1)", row["pid"])
+    await observer.close()
+    answers: list[Any] = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+    await transaction.rollback()
+    assert {type(answer) for answer in answers} == {StoreUnavailableError}
+    assert len({id(answer) for answer in answers}) == 10, "an error of its own for each"
+    assert [await length(store, run_id) for run_id in tokens] == [0] * 10
+    again = await asyncio.gather(*(append(store, run_id, token) for run_id, token in tokens.items()))
+    assert {answer.next_index for answer in again} == {1}
+
+
+async def test_a_lost_answer_is_found_again_by_each(connect: Connect) -> None:
+    """The statement was committed. Who repeats the operation gets the first answer, and nothing is written twice."""
+    store = await connect()
+    tokens = await begin(store, *names(10))
+    sent = Sent(store)
+
+    async def lose(name: str) -> None:
+        if name in MANY:
+            sent.after = None
+            raise StoreUnavailableError("the connection is gone")
+
+    sent.after = lose
+    calls = [append(store, run_id, token) for run_id, token in tokens.items()]
+    lost: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in lost] == [Appended] + [StoreUnavailableError] * 9
+    again = await asyncio.gather(*(append(store, run_id, token) for run_id, token in tokens.items()))
+    assert {answer.next_index for answer in again} == {1}
+    assert [await length(store, run_id) for run_id in tokens] == [1] * 10
+
+
+async def test_what_the_server_refuses_is_the_fault_of_one(connect: Connect) -> None:
+    """The others are sent again without it."""
+    store = await connect()
+    tokens = await begin(store, *names(6))
+    damaged = [CheckedEvent(kind="k", payload=JsonText("{"))]
+    answers: list[Any] = await asyncio.gather(
+        *(append(store, run_id, tokens[run_id]) for run_id in names(5)),
+        append(store, "run-5", tokens["run-5"], events=damaged),
+        return_exceptions=True,
+    )
+    assert [type(answer) for answer in answers[:5]] == [Appended] * 5
+    assert "Appended" not in type(answers[5]).__name__
+    assert [await length(store, run_id) for run_id in tokens] == [1] * 5 + [0]
+
+
+async def test_who_is_cancelled_while_waiting_is_left_out(connect: Connect) -> None:
+    store = await connect()
+    tokens = await begin(store, *names(6))
+    calls = [asyncio.ensure_future(append(store, run_id, token)) for run_id, token in tokens.items()]
+    await asyncio.sleep(0)  # the first is on its way, the others gather
+    calls[3].cancel()
+    answers: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer).__name__ for answer in answers] == ["Appended"] * 3 + ["CancelledError"] + ["Appended"] * 2
+    assert [await length(store, run_id) for run_id in tokens] == [1, 1, 1, 0, 1, 1]
+
+
+@pytest.mark.real_time
+async def test_who_is_cancelled_on_the_way_does_not_hold_up_the_others(
+    connect: Connect, database: asyncpg.Connection
+) -> None:
+    """It waits a moment for the statement, which is the others' too and goes on."""
+    store = await connect()
+    tokens = await begin(store, *names(6))
+    async with database.transaction():
+        await database.execute("LOCK TABLE workflow_events IN ACCESS EXCLUSIVE MODE")
+        calls = [asyncio.ensure_future(append(store, run_id, token)) for run_id, token in tokens.items()]
+        async with asyncio.timeout(10):
+            while store._combined.appends._under_way < 2:
+                await asyncio.sleep(0.01)
+        calls[3].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(calls[3], 3)
+    answers = await asyncio.wait_for(asyncio.gather(*calls[:3], *calls[4:]), 10)
+    assert {answer.next_index for answer in answers} == {1}
+
+
+async def test_a_statement_has_a_bound(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In runs, and in bytes."""
+    monkeypatch.setattr(combined_writes, "MAX_UNITS", 4)
+    store = await connect()
+    tokens = await begin(store, *names(13))
+    sent = Sent(store)
+    await asyncio.gather(*(append(store, run_id, token) for run_id, token in tokens.items()))
+    assert sum(sent.runs) == 12
+    assert max(sent.runs) == 4
+    monkeypatch.setattr(combined_writes, "MAX_BYTES", 250)
+    sent.runs.clear()
+    large = [NewEvent(kind="k", payload=JsonText(f'"{"x" * 98}"'))]
+    calls = [append(store, run_id, token, 1, events=large) for run_id, token in tokens.items()]
+    await asyncio.gather(*calls)
+    assert sum(sent.runs) + sent.names["append_plain"] - 1 == 13
+    assert max(sent.runs) == 2
+
+
+async def test_appends_without_events_and_with_several_share_a_statement(connect: Connect) -> None:
+    store = await connect()
+    tokens = await begin(store, *names(5))
+    calls = []
+    for number, (run_id, token) in enumerate(tokens.items()):
+        events = [NewEvent(kind=f"k{index}", payload=ONE if index else None) for index in range(number)]
+        calls.append(append(store, run_id, token, events=events))
+    assert [answer.next_index for answer in await asyncio.gather(*calls)] == [0, 1, 2, 3, 4]
+    log = await store.read_events(run_id="run-4", limit=10)
+    assert [(event.index, event.kind, event.payload) for event in log] == [
+        (0, "k0", None), (1, "k1", ONE), (2, "k2", ONE), (3, "k3", ONE)
+    ]  # fmt: skip
+
+
+async def test_who_waits_hears_that_the_store_was_closed(connect: Connect) -> None:
+    store = await connect()
+    tokens = await begin(store, *names(6))
+    calls = [asyncio.ensure_future(append(store, run_id, token)) for run_id, token in tokens.items()]
+    await asyncio.sleep(0)
+    store._sender.close()
+    answers: list[Any] = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+    assert {type(answer) for answer in answers[1:]} == {ConfigurationError}
