@@ -16,8 +16,9 @@ from workflow_runtime import (
     WorkflowRuntime,
     workflow,
 )
+from workflow_runtime.agenda import NotListening, Polling
 from workflow_runtime.store import StoreCapabilities
-from workflow_runtime.worker import NotListening, Patience, Polling
+from workflow_runtime.wake_up import Patience
 from workflow_store_memory import InMemoryWorkflowStore
 
 if TYPE_CHECKING:

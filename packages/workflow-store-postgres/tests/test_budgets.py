@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 from verb_calls import BATCH, BY_THE_DRIVER, ONE, ONE_TRIP, named, prepare, run, start, until_quiet
 from verb_table import BUDGET, verb_costs
+from workflow_runtime import Context, WorkflowRuntime, workflow
 from workflow_runtime.store import NewEvent
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_test_support.relays.postgres_wire import Wire, wire_to
@@ -15,6 +16,8 @@ from workflow_test_support.servers.postgres_databases import new_database
 
 NEXT_TRANSACTION = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 """A transaction that only reads gets no number."""
+
+UNFINISHED = "SELECT count(*) FROM workflow_event_locks WHERE status <> 'finished'"
 
 
 @pytest.fixture
@@ -103,6 +106,44 @@ async def test_claim_of_many_runs_is_one_statement(store: PostgresWorkflowStore,
         claimed = await store.claim_pending_runs(**{**BATCH, "limit": count})
         assert len(claimed.claims) == count
     assert counted(wire) == (1, 1)
+
+
+async def echo(value: Any) -> Any:
+    return value
+
+
+@workflow()
+async def job(ctx: Context, number: int) -> int:
+    return await ctx.step(echo, number)
+
+
+@pytest.mark.parametrize(("concurrency", "budget"), [(1, 2.5), (16, 1.2), (64, 1.2)])
+async def test_worker_sends_little_more_than_the_ends_of_its_jobs(
+    dsn: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, concurrency: int, budget: float
+) -> None:
+    """Counted where the store sends: what asyncpg asks on each new connection is no matter of the worker."""
+    jobs, sent = 400, 0
+    async with PostgresWorkflowStore.connect(dsn) as store:
+        runtime, stop = WorkflowRuntime(store=store, workflows=[job]), asyncio.Event()
+        for number in range(jobs):
+            await runtime.start_run(job, number)
+        await until_quiet(store)
+        fetch = store._sender._fetch
+
+        async def counted_fetch(sql: str, values: Any) -> Any:
+            nonlocal sent
+            sent += 1
+            return await fetch(sql, values)
+
+        monkeypatch.setattr(store._sender, "_fetch", counted_fetch)
+        working = asyncio.create_task(runtime.work(concurrency=concurrency, stop=stop, handle_signals=False))
+        async with asyncio.timeout(60):
+            while await database.fetchval(UNFINISHED):
+                await asyncio.sleep(0.02)
+        stop.set()
+        await working
+    print(f"concurrency {concurrency}: {sent / jobs:.2f} statements a job")
+    assert jobs < sent <= budget * jobs
 
 
 async def test_pool_of_the_users_adds_its_reset(dsn: str) -> None:

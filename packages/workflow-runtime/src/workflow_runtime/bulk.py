@@ -15,6 +15,7 @@ from .engine.history import EventKind, run_event
 from .errors import InvalidArgumentError
 from .isolation import outside_handlers
 from .payloads import encode_json
+from .sources import Source
 from .store import RunStatus, WorkflowExecutionStore
 
 __all__ = ["BulkReport", "Progress", "RunFilters", "RunsInBulk"]
@@ -78,6 +79,10 @@ class RunsInBulk(ABC):
 
     @abstractmethod
     def _delivered(self, run_id: str) -> None: ...
+
+    @abstractmethod
+    def _wake_workers(self, *sources: Source) -> None:
+        """Have the workers of this runtime ask these sources; all of them when none is named."""
 
     async def retry_runs(
         self,
@@ -166,6 +171,7 @@ class RunsInBulk(ABC):
                 report.outcomes.update(answer.kind for answer in answers.values())
                 for run_id in answers:
                     self._delivered(run_id)
+                self._wake_workers()  # a tick may have waited for an end
             cursor = page.next_cursor
             report.more = cursor is not None
             if page.runs and on_progress is not None:

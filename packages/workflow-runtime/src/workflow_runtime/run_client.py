@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -78,9 +77,6 @@ class RunClient(RunsInBulk):
         self._clock = clock
         self._queues: tuple[str, ...] | None = None if queues is None else tuple(queues)
 
-    @abstractmethod
-    def _wake_workers(self) -> None: ...
-
     @overload
     async def start_run(
         self,
@@ -140,7 +136,7 @@ class RunClient(RunsInBulk):
             RunConflictError: The run id exists with another workflow or input.
         """
         answer, _ = await self._create(workflow, input, run_id, queue, priority, start_at)
-        self._wake_workers()
+        self._wake_workers("pending")
         return self._handle(answer.run.run_id, created=isinstance(answer, Created))
 
     @overload
@@ -288,12 +284,13 @@ class RunClient(RunsInBulk):
             reason=None if reason is None else plain_text("reason", reason),
             now_ms=await self._now_ms(),
         )
+        self._wake_workers("ticks")  # one may have waited for this end
         return about(answer, run_id=run_id, wanted=RunStatus.ABORTED)
 
     async def requeue_run(self, run_id: str) -> RequeueResult:
         """Requeue a run that is `dead`, when what crashed its workers is mended."""
         answer = await self._store.requeue_run(run_id=check_id("run_id", run_id), now_ms=await self._now_ms())
-        self._wake_workers()
+        self._wake_workers("pending")
         return about(answer, run_id=run_id)
 
     async def retry_run(self, run_id: str, *, reason: str | None = None, even_aborted: bool = False) -> RetryResult:
@@ -312,7 +309,7 @@ class RunClient(RunsInBulk):
         statuses = (RunStatus.ERRORED, RunStatus.DEAD, *((RunStatus.ABORTED,) if even_aborted else ()))
         event = run_event(EventKind.RUN_RETRIED, encode_json({"reason": reason}))
         answer = await self._store.retry_run(run_id=run_id, event=event, now_ms=await self._now_ms(), statuses=statuses)
-        self._wake_workers()
+        self._wake_workers("pending")
         return about(answer, run_id=run_id)
 
     async def fork_run(
@@ -345,7 +342,7 @@ class RunClient(RunsInBulk):
             now_ms=await self._now_ms(),
             workflow_version=version,
         )
-        self._wake_workers()
+        self._wake_workers("pending")
         return about(answer, run_id=run_id)
 
     async def retry_now(self, run_id: str, *, retry_id: str | None = None) -> DeliverRetryResult:

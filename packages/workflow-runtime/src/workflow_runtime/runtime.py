@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
+from .agenda import NotListening, Polling
 from .clock import Clock, StoreClock
 from .drives import Drives, see_through
 from .durations import check_duration
@@ -39,6 +40,7 @@ from .progress import log_start
 from .run_client import RunClient
 from .schedules.client import Schedules
 from .schedules.definition import Schedule
+from .sources import SOURCES, Source
 from .stop_signals import hear_stop_signals
 from .store import (
     DEFAULT_QUEUE,
@@ -54,8 +56,9 @@ from .store import (
 )
 from .sweep import Claimer, PlannedSweep, RunFailure, Sweep, SweepReport, drive_claim
 from .tables import Tables
+from .wake_up import WakeUp
 from .watch import LoopWatch
-from .worker import NotListening, Polling, WakeUp, Worker
+from .worker import Worker
 
 if TYPE_CHECKING:
     from .engine.step_threads import StepThreads
@@ -169,7 +172,7 @@ class WorkflowRuntime(RunClient):
             codec=self._codec,
             declared=schedules,
             now_ms=self._now_ms,
-            on_change=self._wake_workers,
+            on_change=lambda: self._wake_workers("ticks"),
         )
         """Everything that can be said to schedules at run time: pause, resume, trigger, backfill, list."""
 
@@ -269,7 +272,7 @@ class WorkflowRuntime(RunClient):
                 budget = None if costs is None else whole_budget(costs)
                 await self._drive(self._driver(claimed, settings, budget), SweepReport(), drives)
             elif not claim:
-                self._wake_workers()
+                self._wake_workers("pending")
             return answer
 
         answer = await see_through(create_and_drive(), drives)
@@ -548,13 +551,29 @@ class WorkflowRuntime(RunClient):
         self._drivers[driver.run_id] = driver
         drives.add(driver)
         try:
-            return await drive_claim(driver, report)
+            outcome = await drive_claim(driver, report)
+            self._look_after(driver, outcome)
+            return outcome
         finally:
             drives.discard(driver)
             if self._drivers.get(driver.run_id) is driver:
                 del self._drivers[driver.run_id]
             if driver.nudged:
-                self._wake_workers()  # the news came after the end of the drive, or was about it
+                self._wake_workers("pending", "timers")  # the news came after the end of the drive, or was about it
+
+    def _look_after(self, driver: Driver, outcome: DriveOutcome | RunFailure) -> None:
+        """Have the workers look for what a drive has left behind."""
+        match outcome:
+            case DriveOutcome.FINISHED | DriveOutcome.ERRORED | DriveOutcome.ABORTED | DriveOutcome.DEAD:
+                if driver.schedule_id is not None:
+                    self._wake_workers("ticks")  # one may have waited for this end
+            case DriveOutcome.PAUSED:
+                if driver.due_ms is not None:
+                    self._wake_workers("timers", at_ms=driver.due_ms)
+            case DriveOutcome.QUEUED:
+                self._wake_workers("pending")
+            case _:
+                self._wake_workers()
 
     def _listen(self) -> AbstractAsyncContextManager[Listening]:
         if not self._store.capabilities.notify:
@@ -571,18 +590,19 @@ class WorkflowRuntime(RunClient):
             self._drivers[notice.run_id].nudge()
         else:
             for wake_up in self._wake_ups:
-                wake_up.look_for_runs()
+                wake_up.look_for_run(notice.run_id)
 
     def _delivered(self, run_id: str) -> None:
         # Wake a worker in this process now, instead of at its next heartbeat or poll.
         driver = self._drivers.get(run_id)
         if driver is not None:
-            driver.nudge()
-        self._wake_workers()
+            driver.nudge()  # what it does not read any more, workers look for when it has ended
+        else:
+            self._wake_workers("pending")
 
-    def _wake_workers(self) -> None:
+    def _wake_workers(self, *sources: Source, at_ms: int = 0) -> None:
         for wake_up in self._wake_ups:
-            wake_up.look()
+            wake_up.look_for(*(sources or SOURCES), at_ms=at_ms)
 
 
 _MIN_LEASE_MS = 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,15 +23,16 @@ from .metering import QueryMeter
 from .metering.drive_budget import DriveBudget
 from .metering.sweep_plan import SweepPlan
 from .schedules.firing import TickFailure, TickFirer
+from .sources import SOURCES, Answer, Source
 from .store import ClaimBatch, ClaimedRun
 from .store_retry import failure_level, may_pass
 from .unserved import UnservedRuns, UnservedWatch
 
-__all__ = ["Claimer", "PlannedSweep", "RunFailure", "Sweep", "SweepReport", "drive_claim"]
+__all__ = ["Claimer", "Claims", "PlannedSweep", "RunFailure", "Sweep", "SweepReport", "drive_claim"]
 
 logger = get_logger("workflow_runtime")
 
-Phase: TypeAlias = tuple[str, Callable[[int], Awaitable[ClaimBatch]]]
+Phase: TypeAlias = tuple[Source, Callable[[int], Awaitable[ClaimBatch]]]
 Turns: TypeAlias = deque[Phase | None]
 """Sources of work in the order in which they are asked; `None` stands for the ticks of schedules."""
 
@@ -116,6 +117,30 @@ class SweepReport:
         return self.claimed.total() + self.ticks.total()
 
 
+@dataclass(slots=True)
+class Claims:
+    """The outcome of one go through sources of work."""
+
+    runs: list[ClaimedRun] = field(default_factory=list)
+    answers: dict[Source, Answer] = field(default_factory=dict)
+    """Those of the sources that were asked."""
+
+    def next_due_ms(self) -> int | None:
+        """Return when the next thing is due, as far as was asked."""
+        return _earliest(*(answer.next_due_ms for answer in self.answers.values()))
+
+    def runs_due_ms(self) -> int | None:
+        """Return when the next run is due, as far as was asked."""
+        return _earliest(*(answer.next_due_ms for source, answer in self.answers.items() if source != "ticks"))
+
+    def add(self, source: Source, batch: ClaimBatch) -> None:
+        """Take in an answer, the second one of a source too."""
+        before = self.answers.get(source)
+        found = bool(batch.claims or batch.dead) or (before is not None and before.found)
+        self.answers[source] = Answer(next_due_ms=batch.next_due_ms, found=found)
+        self.runs.extend(batch.claims)
+
+
 class Claimer:
     """The claims of one worker: ticks, then runs from three sources.
 
@@ -165,7 +190,6 @@ class Claimer:
             ("timers", timers),
             ("pending", pending),
         ]
-        self._told = [("pending", pending), ("timers", timers)]
         self._ticks_worked = False
         self._unserved = UnservedWatch(
             store=store, clock=settings.clock, owner=owner, workflows=registry.versions(), queues=queues
@@ -174,24 +198,40 @@ class Claimer:
         # A host that starts afresh for each sweep must still give each source the first turn now and then.
         self._turns.rotate(settings.rng.randrange(len(self._turns)))
 
-    async def claim(self, limit: int, report: SweepReport, *, ticks: int) -> list[ClaimedRun]:
+    async def claim(
+        self, limit: int, report: SweepReport, *, ticks: int, sources: Collection[Source] = SOURCES
+    ) -> Claims:
         """Fire up to `ticks` ticks, then claim up to `limit` runs.
 
         Of each source a fair share is taken, then whatever is left. Who has no room for runs still fires: what waits
         for a tick may be the end of the very run that takes the room.
 
+        Args:
+            limit: At most so many runs.
+            report: Where to note what was done.
+            ticks: At most so many ticks.
+            sources: Whom to ask. The runs of ticks are claimed in the same go.
+
+        Returns:
+            The runs, and what was said by those of the sources that it came to.
+
         Raises:
             Exception: Nothing could be claimed: the store is away, or refuses.
         """
-        claims: list[ClaimedRun] = []
-        tick_due_ms = await self._fire(ticks, report)
+        claims = Claims()
+        if "ticks" in sources:
+            answer = claims.answers["ticks"] = await self._fire(ticks, report)
+            if answer.found or answer.failed:
+                # The runs of ticks are there; or else the queue shows whether the store is away.
+                sources = {*sources, "pending"}
         try:
-            run_due_ms = await self._claim_in_turn(limit, claims, report) if limit else None
-            report.oldest_due_ms = run_due_ms if limit else report.oldest_due_ms
-            report.next_due_ms = _earliest(tick_due_ms, run_due_ms)
+            if limit:
+                await self._claim_in_turn(limit, sources, claims, report)
+                report.oldest_due_ms = claims.runs_due_ms()
+            report.next_due_ms = claims.next_due_ms()
         except Exception as error:
             # Drive what was claimed already: otherwise it would wait for its lease to expire.
-            if not claims:
+            if not claims.runs:
                 raise
             level = logging.WARNING if may_pass(error) else logging.ERROR
             logger.log(level, "cannot claim: %s", one_line(error))
@@ -212,22 +252,6 @@ class Claimer:
             report.unserved = await self._unserved.look()
         except Exception as error:  # noqa: BLE001  # reported, and tried again in its time
             logger.warning("cannot look for runs that wait for other workers: %s", one_line(error))
-
-    async def claim_told(self, limit: int, report: SweepReport) -> tuple[list[ClaimedRun], int | None]:
-        """Claim where a notice of a run may have its cause: it is queued, or else it sleeps for a short time.
-
-        Returns:
-            The runs, and when the next one of these two kinds is due.
-
-        Raises:
-            StoreError: Nothing could be claimed because the store is away.
-        """
-        claims: list[ClaimedRun] = []
-        due: list[int | None] = []
-        for source, claim in self._told:
-            if limit and not claims:
-                due.append(await self._claim_from(source, claim, limit, claims, report))
-        return claims, _earliest(*due)
 
     def turns(self) -> Turns:
         """Return the order in which one sweep looks into the sources, beginning with another one each time."""
@@ -253,27 +277,29 @@ class Claimer:
                 due.append(self._clock.now_ms())
                 break
             turns.rotate(-1)
-            claims: list[ClaimedRun] = []
+            claims = Claims()
             if not wanted:
                 due.append(self._clock.now_ms())
             elif phase is None:
-                due.append(await self._fire(room, report, once=True))
+                due.append((await self._fire(room, report, once=True)).next_due_ms)
             else:
-                due.append(await self._claim_from(*phase, room, claims, report))
+                await self._claim_from(*phase, room, claims, report)
+                due.append(claims.next_due_ms())
             if report.handled > handled:
-                return claims
+                return claims.runs
         report.next_due_ms = _earliest(*due)
         return []
 
-    async def _fire(self, limit: int, report: SweepReport, *, once: bool = False) -> int | None:
+    async def _fire(self, limit: int, report: SweepReport, *, once: bool = False) -> Answer:
         """Fire ticks, and say when the next one is due."""
+        fired = report.ticks.total()
         try:
             done = await self._ticks.fire(limit, once=once)
         except CorruptRecordError as error:
             # A failure in schedules does not hold up runs.
             logger.error("%s", one_line(error))  # noqa: TRY400  # as for the runs: the row is named, the stack says nothing
             report.corrupt.append(error)
-            return None
+            return Answer(next_due_ms=None)
         except StoreError as error:
             # The claims of runs will show whether the store is down. Ticks that worked before do not hold them up.
             if not (error.retryable or self._ticks_worked):
@@ -281,7 +307,7 @@ class Claimer:
             level = logging.WARNING if error.retryable else logging.ERROR
             logger.log(level, "cannot claim ticks: %s", one_line(error))
             report.claim_failures.append(error)
-            return None
+            return Answer(next_due_ms=None, failed=error.retryable)
         self._ticks_worked = True
         report.ticks.update(done.outcomes)
         if done.failures:
@@ -289,40 +315,42 @@ class Claimer:
         report.tick_failures.extend(done.failures)
         report.unclaimable.update(done.unclaimable)
         report.missed.update(done.missed)
-        return done.next_due_ms
+        return Answer(next_due_ms=done.next_due_ms, found=report.ticks.total() > fired)
 
-    async def _claim_in_turn(self, limit: int, claims: list[ClaimedRun], report: SweepReport) -> int | None:
-        phases = self._phases
-        self._phases = [*phases[1:], phases[0]]
-        due: dict[str, int | None] = {}
+    async def _claim_in_turn(
+        self, limit: int, sources: Collection[Source], claims: Claims, report: SweepReport
+    ) -> None:
+        """Claim each source's share, then what is left. Whom there is no room for is not asked."""
+        phases = [phase for phase in self._phases if phase[0] in sources]
+        self._phases = [*self._phases[1:], self._phases[0]]
         for (source, claim), share in zip(phases, _shares(limit, len(phases)), strict=True):
-            due[source] = await self._claim_from(source, claim, share, claims, report)
-        report.next_lease_end_ms = due["stale"]
+            if share:
+                await self._claim_from(source, claim, share, claims, report)
         now_ms = self._clock.now_ms()
         for source, claim in phases:
-            left, next_due_ms = limit - len(claims), due[source]
-            if left > 0 and next_due_ms is not None and next_due_ms <= now_ms:
-                due[source] = await self._claim_from(source, claim, left, claims, report)
-        return _earliest(*due.values())
+            left, answer = limit - len(claims.runs), claims.answers.get(source)
+            if left > 0 and (answer is None or (answer.next_due_ms is not None and answer.next_due_ms <= now_ms)):
+                await self._claim_from(source, claim, left, claims, report)
 
     async def _claim_from(
         self,
-        source: str,
+        source: Source,
         claim: Callable[[int], Awaitable[ClaimBatch]],
         limit: int,
-        claims: list[ClaimedRun],
+        claims: Claims,
         report: SweepReport,
-    ) -> int | None:
+    ) -> None:
         batch = await claim(limit)
-        claims.extend(batch.claims)
+        claims.add(source, batch)
         report.claimed[source] += len(batch.claims)
         report.corrupt.extend(batch.corrupt)
         report.dead.extend(batch.dead)
+        if source == "stale":
+            report.next_lease_end_ms = batch.next_due_ms
         for error in batch.corrupt:
             logger.error("%s", one_line(error))
         for run_id in batch.dead:
             logger.error("run %r is parked as dead after repeated crashes", run_id)
-        return batch.next_due_ms
 
 
 class Sweep:
@@ -381,7 +409,7 @@ class Sweep:
 
     async def _begin(self, *, runs: int, ticks: int) -> list[Driver]:
         claims = await self._claimer.claim(runs, self._report, ticks=ticks)
-        return [self._make_driver(claim, None) for claim in claims]
+        return [self._make_driver(claim, None) for claim in claims.runs]
 
     def _room(self, limit: int) -> int:
         return limit - max(self._report.total, self._report.ticks.total())

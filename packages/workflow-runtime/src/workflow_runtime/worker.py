@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
 
+from .agenda import Agenda, Polling
 from .clock import Clock
 from .drives import Drives
 from .engine.drive_outcome import DriveOutcome
@@ -14,18 +14,17 @@ from .engine.driver import Driver
 from .errors import ConfigurationError, StoreAccessError, StoreError
 from .health import Pulse, WorkerHealth
 from .logs import get_logger
+from .places import Places
 from .progress import Progress
 from .setbacks import Setbacks
-from .store import ClaimedRun, Listening
-from .sweep import Claimer, RunFailure, SweepReport
+from .store import ClaimedRun
+from .sweep import Claimer, Claims, RunFailure, SweepReport
+from .wake_up import Patience, WakeUp
 
-__all__ = ["NotListening", "Patience", "Polling", "WakeUp", "Worker"]
+__all__ = ["Worker"]
 
 logger = get_logger("workflow_runtime")
 
-_POLL_MS = 1_000
-_LIVE_POLL_MS = 30_000
-"""While the store notifies of work, polls only find what lost notices were about."""
 _TICKS = 100
 """The most ticks that are fired in one turn; then the runs have theirs."""
 _CLOCK_MS = 90_000
@@ -33,87 +32,6 @@ _CLOCK_MS = 90_000
 still while the machine sleeps."""
 _CUT_S = 5.0
 """The longest that the runs take to be handed over when the worker fails."""
-_FIRST_PATIENCE_S = 0.001
-_LAST_PATIENCE_S = 0.01
-
-
-class NotListening:
-    """Stands in for a store without notices."""
-
-    live = False
-
-
-class Polling:
-    """The intervals at which a worker looks without a notice.
-
-    Args:
-        interval: What the user chose, if anything.
-        listening: True if the store notifies of work.
-    """
-
-    def __init__(self, interval: timedelta | None, listening: Listening) -> None:
-        self._chosen_ms = None if interval is None else max(1, interval // timedelta(milliseconds=1))
-        self._listening = listening
-
-    def idle_ms(self) -> int:
-        """Return the pause when all is well and nothing is known to be due sooner."""
-        if self._chosen_ms is not None:
-            return self._chosen_ms
-        return _LIVE_POLL_MS if self._listening.live else _POLL_MS
-
-    def again_ms(self) -> int:
-        """Return the pause when there is work that could not be claimed: no notice will come for it."""
-        return min(_POLL_MS, self.idle_ms())
-
-
-class WakeUp:
-    """A worker's wake-up: to look at everything, or only for the run of a notice."""
-
-    def __init__(self) -> None:
-        self.event: asyncio.Event = asyncio.Event()
-        self._everything = True
-
-    def look(self) -> None:
-        """Have the worker look at everything that may be due."""
-        self._everything = True
-        self.event.set()
-
-    def look_for_runs(self) -> None:
-        """Have the worker look for queued runs and due timers. All workers of the store are notified at once."""
-        self.event.set()
-
-    @property
-    def told(self) -> bool:
-        """True if nothing but a notice has come."""
-        return self.event.is_set() and not self._everything
-
-    def take(self) -> bool:
-        """Clear the wake-up; return True if everything must be looked at."""
-        everything, self._everything = self._everything, False
-        self.event.clear()
-        return everything
-
-
-class Patience:
-    """The random delay before claiming, so that workers woken by one notification do not stampede.
-
-    Who got the last one goes at once, and the others look one after the other: where all would look in the same
-    moment, they would keep the rows, and the processors, from the one who gets it.
-    """
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self._longest_s = 0.0
-
-    async def wait(self, *, busy: bool) -> None:
-        """Wait a random moment where several workers were woken, so that they do not stampede."""
-        longest_s = max(self._longest_s, _FIRST_PATIENCE_S) if busy else self._longest_s
-        if longest_s:
-            await asyncio.sleep(self._rng.uniform(0, longest_s))
-
-    def looked(self, *, found: bool) -> None:
-        """Note whether there was something to be had."""
-        self._longest_s = 0.0 if found else min(_LAST_PATIENCE_S, max(_FIRST_PATIENCE_S, 2 * self._longest_s))
 
 
 class Worker:
@@ -142,7 +60,7 @@ class Worker:
         self._read_clock = read_clock
         self._read_clock_at_ms = clock.now_ms() + _CLOCK_MS
         self._concurrency = concurrency
-        self._polling = polling
+        self._agenda = Agenda(polling, lease_ms=lease_ms)
         self._drives = drives
         self._wake_up = wake_up
         self._patience = Patience(rng)
@@ -151,12 +69,9 @@ class Worker:
         self._rest_until_ms = 0
         """Nothing is claimed before, because it failed."""
         self._pulse = Pulse(clock)
-        self._lease_ms = lease_ms
-        self._look_at_all_ms = 0
-        """Time at which everything is looked at again, however many notices come before."""
         self._report = report
-        self._driving: set[asyncio.Task[None]] = set()
-        self._progress = Progress(self._report, clock=clock, driving=lambda: len(self._driving))
+        self._places = Places(wake_up.take_a_turn)
+        self._progress = Progress(self._report, clock=clock, driving=lambda: self._places.taken)
 
     def health(self, *, driving: int) -> WorkerHealth:
         """Return the worker's health, while so many runs are driven."""
@@ -169,8 +84,8 @@ class Worker:
             while not self._drives.stopping:
                 await self._turn()
                 await self._rest()
-            if self._driving:
-                await asyncio.wait(self._driving)  # all at once: their number may be large
+            if driving := self._places.driving:
+                await asyncio.wait(driving)  # all at once: their number may be large
         except asyncio.CancelledError:
             raise
         except BaseException:
@@ -181,22 +96,24 @@ class Worker:
 
     async def _hand_over(self) -> None:
         self._drives.stop(hurry=True)
-        if self._driving:
-            await asyncio.wait(self._driving, timeout=_CUT_S)
+        if driving := self._places.driving:
+            await asyncio.wait(driving, timeout=_CUT_S)
 
     async def _leave(self, telling: asyncio.Task[None]) -> None:
         """End what is left: nothing of ours may use the store once this has returned."""
-        left = {telling, *self._driving}
+        self._places.looked(more_waits=False)
+        left = {telling, *self._places.driving}
         for task in left:
             task.cancel()
         await asyncio.wait(left)
 
     async def _turn(self) -> None:
         """Fire ticks, claim what there is room for, then wait until there may be more to do."""
-        everything = self._wake_up.take() or self._clock.now_ms() >= self._look_at_all_ms
+        told = self._wake_up.told
+        self._agenda.heed(self._wake_up.take())
         try:
             await self._correct_clock()
-            wait_until_ms = await (self._look_at_all() if everything else self._look_for_runs())
+            await self._look(told=told)
         except ConfigurationError:
             raise  # the store was closed, say: waiting will not repair that
         except Exception as error:
@@ -204,14 +121,18 @@ class Worker:
             if not (self._pulse.looked or (isinstance(error, StoreError) and error.retryable)):
                 raise
             self._pulse.missed(error)
-            self._look_at_all_ms = self._rest_until_ms = self._looks.met(error)
+            self._rest_until_ms = self._looks.met(error)
             return
-        self._pulse.beat()
-        self._looks.over()
-        self._progress.look_was_answered()
-        await self._clock.wait(self._wake_up.event, wait_until_ms)
-        if self._wake_up.told and self._clock.now_ms() < self._look_at_all_ms:
-            await self._patience.wait(busy=bool(self._driving))
+        await self._wait()
+
+    async def _wait(self) -> None:
+        """Wait for news, for a free place, or for the time of the next look."""
+        event, until_ms = self._wake_up.event, self._agenda.next_ms(room=self._room() > 0)
+        await self._clock.wait(event, until_ms)
+        if not event.is_set():
+            self._agenda.heed_time(until_ms)
+        elif self._wake_up.told:
+            await self._patience.wait(busy=self._places.taken > 0)
 
     async def _rest(self) -> None:
         """Wait until it is worth another try, whatever it is woken for meanwhile."""
@@ -225,45 +146,31 @@ class Worker:
             self._clock.correct(await self._read_clock())
             self._read_clock_at_ms = self._clock.now_ms() + _CLOCK_MS
 
-    async def _look_at_all(self) -> int:
-        """Fire and claim whatever is due; say when to look again, at the latest."""
-        now_ms, fired = self._clock.now_ms(), self._report.ticks.total()
+    async def _look(self, *, told: bool) -> None:
+        """Ask those that may have something, and drive what they give."""
         await self._claimer.look_for_unserved(self._report)
-        claims = await self._claimer.claim(self._room(), self._report, ticks=_TICKS)
-        self._spawn(claims)
-        due_ms = self._report.next_due_ms
-        again = self._report.ticks.total() > fired or (bool(claims) and due_ms is not None and due_ms <= now_ms)
-        # What was fired or claimed may have left more behind; this ends when nothing is left or there is no room.
-        self._look_at_all_ms = now_ms if again else self._next_look_ms(now_ms, due_ms)
-        return self._look_at_all_ms
+        now_ms, room = self._clock.now_ms(), self._room()
+        if sources := self._agenda.due(now_ms, room=room > 0):
+            claims = await self._claimer.claim(room, self._report, ticks=_TICKS, sources=sources)
+            self._spawn(claims.runs)
+            self._note(claims, now_ms, room)
+            if told and room:
+                self._patience.looked(found=bool(claims.runs))
 
-    async def _look_for_runs(self) -> int:
-        """Claim the run of a notice, unless others were sooner, and any that comes with it."""
-        now_ms = self._clock.now_ms()
-        room = self._room()
-        claims, due_ms = await self._claimer.claim_told(room, self._report)
+    def _note(self, claims: Claims, asked_at_ms: int, room: int) -> None:
+        agenda, report = self._agenda, self._report
+        agenda.answered(claims.answers, [claim.run.run_id for claim in claims.runs], asked_at_ms)
+        report.next_due_ms = agenda.next_due_ms()
         if room:
-            self._patience.looked(found=bool(claims))
-        self._spawn(claims)
-        if claims and due_ms is not None and due_ms <= now_ms:
-            self._look_at_all_ms = now_ms
-        else:
-            # The worker that was sooner may die: then the run's lease is over by then.
-            soon_ms = now_ms + max(_POLL_MS, self._lease_ms)
-            self._look_at_all_ms = min(self._look_at_all_ms, soon_ms, self._next_look_ms(now_ms, due_ms))
-        return self._look_at_all_ms
-
-    def _next_look_ms(self, now_ms: int, due_ms: int | None) -> int:
-        idle_until_ms = now_ms + self._polling.idle_ms()
-        if due_ms is None:
-            return idle_until_ms
-        # What is due but was not given (somebody else is at it, or it cannot be read) has to wait a little.
-        return min(idle_until_ms, due_ms if due_ms > now_ms else now_ms + self._polling.again_ms())
+            report.oldest_due_ms = due_ms = agenda.runs_due_ms()
+            self._places.looked(more_waits=due_ms is not None and due_ms <= asked_at_ms)
+        self._pulse.beat()
+        self._looks.over()
+        self._progress.look_was_answered()
 
     def _room(self) -> int:
         # While writes fail, drive one run at a time to find out whether they work again.
-        most = 1 if self._writes.failing else self._concurrency
-        return max(0, most - len(self._driving))
+        return self._places.to_fill(1 if self._writes.failing else self._concurrency)
 
     def _spawn(self, claims: Sequence[ClaimedRun]) -> None:
         for claim in claims:
@@ -288,9 +195,11 @@ class Worker:
                 self._rest_until_ms = max(self._rest_until_ms, self._writes.met(ended.error))
 
         task = asyncio.create_task(drive())
-        self._driving.add(task)
+        self._places.take(driver, task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._driving.discard(task)
-        self._wake_up.look()  # there is room again, and a paused run may be due at once
+        self._places.leave(task)
+        self._agenda.heed_free_place()
+        if self._room():
+            self._wake_up.take_a_turn()

@@ -21,10 +21,12 @@ class DriveLoop:
 
     Args:
         parts: What it works with.
+        on_end: Called before the write that ends it.
     """
 
-    def __init__(self, parts: DriveParts) -> None:
+    def __init__(self, parts: DriveParts, on_end: Callable[[], None]) -> None:
         self._parts = parts
+        self._on_end = on_end
         self._machine = parts.machine
         self._turns = parts.turns
         self._draft = parts.draft
@@ -68,6 +70,7 @@ class DriveLoop:
                 case Move.SETTLE:
                     pass
                 case _:
+                    self._on_end()
                     return await self._ends[move]()
 
     async def _replay_or_park(self) -> DriveOutcome | None:

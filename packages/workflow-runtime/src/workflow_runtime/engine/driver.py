@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -42,6 +43,8 @@ class Driver:
         workflow: Workflow[Any, Any],
         budget: DriveBudget | None = None,
     ) -> None:
+        self.on_end: Callable[[], None] = _nothing
+        """Called when the drive is about to make its last write, if it comes to one."""
         self._budget = budget or DriveBudget()
         self._parts = DriveParts(settings=settings, claim=claim, workflow=workflow, budget=self._budget)
         self._stop = self._parts.stop
@@ -51,6 +54,16 @@ class Driver:
     def run_id(self) -> str:
         """Id of the run."""
         return self._parts.writer.run_id
+
+    @property
+    def schedule_id(self) -> str | None:
+        """Id of the schedule whose tick started the run."""
+        return self._parts.claim.run.schedule_id
+
+    @property
+    def due_ms(self) -> int | None:
+        """Time at which the paused run goes on by itself, if ever; milliseconds since the Unix epoch."""
+        return self._parts.lease_end.due_ms
 
     @property
     def nudged(self) -> bool:
@@ -130,7 +143,7 @@ class Driver:
 
     async def _drive_as_far_as_allowed(self) -> DriveOutcome:
         try:
-            outcome = await DriveLoop(self._parts).run()
+            outcome = await DriveLoop(self._parts, self.on_end).run()
             if self._parts.check is not None:
                 await self._parts.check.run()
         except QueryLimitReachedError as error:
@@ -146,3 +159,7 @@ class Driver:
         if outcome is DriveOutcome.RELEASED and self._budget.refusal is not None:
             raise self._budget.refusal
         return outcome
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -29,13 +29,16 @@ class LeaseEnd:
         self._draft = draft
         self._drafts = drafts
         self._inbox = inbox
+        self.due_ms: int | None = None
+        """Earliest time that the run was paused for; milliseconds since the Unix epoch."""
 
     async def pause(self) -> DriveOutcome:
         """Pause the run until its inbox or a timer wakes it."""
         while self._draft.timers.overfull:
             await self._drafts.write()
         awaited = [_awaited(operation) for operation in self._inbox.waiting()]
-        seen = self._inbox.seen_seq
+        first, seen = self._draft.timers.next_due(), self._inbox.seen_seq
+        self.due_ms = None if first is None else first.until_ms
         paused = await self._writer.pause(self._draft.write(), seen_inbox_seq=seen, awaited=awaited)
         return DriveOutcome.PAUSED if paused.status is RunStatus.PAUSED else DriveOutcome.QUEUED
 
