@@ -186,12 +186,9 @@ def test_source_that_gave_its_share_and_then_nothing_has_given_something() -> No
 
 
 def test_only_notices_are_a_reason_to_let_others_go_first() -> None:
-    wake_up, told = WakeUp(), []
-    for happens in (lambda: wake_up.look_for_run("run"), wake_up.take_a_turn, wake_up.take):
-        news = happens()
-        told.append(wake_up.told)
-    assert told == [True, False, False]
-    assert news == told_of("run")
+    wake_up = WakeUp()
+    turns = (lambda: wake_up.look_for_run("run"), wake_up.take_a_turn, wake_up.take)
+    assert [(turn(), wake_up.told) for turn in turns] == [(None, True), (None, False), (told_of("run"), False)]
     assert (wake_up.event.is_set(), wake_up.take()) == (False, News())
 
 
@@ -230,10 +227,11 @@ class Crowd:
             self.drivers.append(Driver.__new__(Driver))
             self.tasks.append(asyncio.create_task(asyncio.sleep(3_600)))
             self.places.take(self.drivers[-1], self.tasks[-1])
+            self.drivers[-1].on_waiting(True)
 
     def bring_to_the_end(self, *numbers: int) -> None:
         for number in numbers:
-            self.drivers[number].on_end()
+            self.drivers[number].on_waiting(False)
 
     def end(self, *numbers: int) -> None:
         for number in numbers:
@@ -267,6 +265,30 @@ async def test_half_of_the_places_is_enough(crowd: Crowd) -> None:
     assert crowd.places.to_fill(16) == 0
     crowd.end(7)
     assert crowd.places.to_fill(16) == 8
+
+
+async def test_of_many_places_a_part_is_enough(crowd: Crowd) -> None:
+    """The worker is to have something to do while the store looks for more."""
+    crowd.begin(84)
+    crowd.places.looked(more_waits=True)
+    crowd.bring_to_the_end(*range(100))
+    crowd.end(*range(15))
+    assert crowd.places.to_fill(100) == 0
+    crowd.end(15)
+    assert crowd.places.to_fill(100) == 16
+
+
+async def test_free_place_waits_for_those_that_have_just_begun(crowd: Crowd) -> None:
+    """They may be at their ends in a moment. Once they are at a step nobody waits for them."""
+    crowd.places.looked(more_waits=True)
+    task = asyncio.create_task(asyncio.sleep(3_600))
+    crowd.tasks.append(task)
+    driver: Any = Driver.__new__(Driver)
+    crowd.places.take(driver, task)
+    crowd.end(0, 1)
+    assert crowd.places.to_fill(16) == 0
+    driver.on_waiting(True)
+    assert crowd.places.to_fill(16) == 1
 
 
 async def test_free_place_waits_for_nothing_that_takes_long(crowd: Crowd) -> None:

@@ -10,7 +10,16 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from workflow_runtime import Context, Every, RunStatus, Schedule, StoreUnavailableError, WorkflowRuntime, workflow
+from workflow_runtime import (
+    Context,
+    Every,
+    RunStatus,
+    Schedule,
+    StoreUnavailableError,
+    WorkflowRuntime,
+    places,
+    workflow,
+)
 
 if TYPE_CHECKING:
     from conftest import Gate, Lab, TappedStore
@@ -140,6 +149,25 @@ async def test_worker_without_room_asks_for_nothing_but_ticks(lab: Lab, gate: Ga
         assert set(asked(store)) == {"claim_due_schedule_buckets"}
         gate.opened.set()
         await lab.until(ended, lab, "run")
+
+
+async def test_place_is_filled_at_once_while_the_others_are_at_their_steps(
+    lab: Lab, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing ends soon that its claim could be shared with. No timer helps."""
+    monkeypatch.setattr(places, "_LONGEST_GATHERING_S", 3_600)
+
+    @workflow()
+    async def works(ctx: Context, _: Any) -> None:
+        await ctx.step(gate.pass_through)
+
+    for number in range(7):
+        await lab.runtime(works).start_run(works, run_id=f"long-{number}", priority=1)
+    for number in range(20):
+        await lab.runtime(quick).start_run(quick, run_id=f"run-{number}")
+    async with lab.working(lab.runtime(works, quick), concurrency=8):
+        await lab.until(ended, lab, *(f"run-{number}" for number in range(20)))
+        gate.opened.set()
 
 
 async def test_source_that_there_is_no_room_for_has_its_turn_next(lab: Lab) -> None:
@@ -288,10 +316,11 @@ async def test_ticks_that_cannot_be_asked_for_show_that_the_store_is_away(lab: L
         raise StoreUnavailableError("restarting")
 
     async with lab.working(runtime, poll_interval=NEVER):
-        await runtime.schedules.create(Schedule(id="each minute", workflow=quick, when=Every(60 * SECOND)))
+        when = Every(60 * SECOND, offset=30 * SECOND)
+        await runtime.schedules.create(Schedule(id="each minute", workflow=quick, when=when))
         await until_idle(store)
         there, store.before = store.before, be_away
-        lab.advance(minutes=1)
+        lab.advance(seconds=30)
         await lab.until(lambda: not runtime.health().ready)
         store.before = there
         lab.advance(seconds=5)

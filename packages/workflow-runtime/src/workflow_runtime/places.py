@@ -9,6 +9,8 @@ from .engine.driver import Driver
 
 __all__ = ["Places"]
 
+_ENOUGH = 16
+"""Number of runs that make a claim cheap. With more the drives would be in step, and store and worker wait by turns."""
 _LONGEST_GATHERING_S = 0.05
 """The longest that a free place waits for others: a server that is slow must not hold up the places that it freed."""
 
@@ -16,9 +18,9 @@ _LONGEST_GATHERING_S = 0.05
 class Places:
     """The places for runs. While more is waiting than there is room for, those that become free are filled together.
 
-    Otherwise runs that end one after the other would each cost a claim. A free place only waits for drives that are
-    making their last write, so for about the time of one statement, and no longer than until half of the places are
-    free. Where none is about to end it does not wait at all.
+    Otherwise runs that end one after the other would each cost a claim. A free place only waits for drives that have
+    just begun or are making their last write, so for about the time of one statement, and no longer than until half of
+    the places are free, or as many as make a claim cheap. While all others are at their steps it does not wait at all.
 
     Args:
         on_overdue: Called when free places have waited for long enough.
@@ -27,8 +29,8 @@ class Places:
     def __init__(self, on_overdue: Callable[[], None]) -> None:
         self._on_overdue = on_overdue
         self._driving: dict[asyncio.Task[None], Driver] = {}
-        self._ending: set[Driver] = set()
-        """Those that are making their last write."""
+        self._passing: set[Driver] = set()
+        """Drives in a state that takes no time to speak of: they have just begun, or make their last write."""
         self._more_waits = False
         self._overdue = False
         self._timer: asyncio.TimerHandle | None = None
@@ -46,11 +48,12 @@ class Places:
     def take(self, driver: Driver, task: asyncio.Task[None]) -> None:
         """Take a place for a run."""
         self._driving[task] = driver
-        driver.on_end = lambda: self._ending.add(driver)
+        self._passing.add(driver)
+        driver.on_waiting = lambda waiting: (self._passing.discard if waiting else self._passing.add)(driver)
 
     def leave(self, task: asyncio.Task[None]) -> None:
         """Take back the place of a drive that has ended."""
-        self._ending.discard(self._driving.pop(task))
+        self._passing.discard(self._driving.pop(task))
 
     def to_fill(self, most: int) -> int:
         """Return how many runs to claim now. `on_overdue` follows if that is none though places are free.
@@ -73,7 +76,8 @@ class Places:
             self._timer = None
 
     def _gathers(self, free: int, most: int) -> bool:
-        return self._more_waits and bool(self._ending) and not self._overdue and 0 < free < most // 2
+        enough = min(most // 2, _ENOUGH)
+        return self._more_waits and bool(self._passing) and not self._overdue and 0 < free < enough
 
     def _waited(self) -> None:
         self._overdue, self._timer = True, None

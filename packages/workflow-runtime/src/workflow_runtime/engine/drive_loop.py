@@ -21,12 +21,12 @@ class DriveLoop:
 
     Args:
         parts: What it works with.
-        on_end: Called before the write that ends it.
+        on_waiting: See `Driver.on_waiting`.
     """
 
-    def __init__(self, parts: DriveParts, on_end: Callable[[], None]) -> None:
+    def __init__(self, parts: DriveParts, on_waiting: Callable[[bool], None]) -> None:
         self._parts = parts
-        self._on_end = on_end
+        self._on_waiting = on_waiting
         self._machine = parts.machine
         self._turns = parts.turns
         self._draft = parts.draft
@@ -70,7 +70,7 @@ class DriveLoop:
                 case Move.SETTLE:
                     pass
                 case _:
-                    self._on_end()
+                    self._on_waiting(False)
                     return await self._ends[move]()
 
     async def _replay_or_park(self) -> DriveOutcome | None:
@@ -120,6 +120,7 @@ class DriveLoop:
 
     async def _wait(self) -> None:
         """Wait for a step to end, a timer, news from outside, or a request to stop."""
+        self._on_waiting(True)
         if not (self._parts.wake.is_set() or self._reader.has_news):
             # A draft that is full takes nothing, and so no timer either, before it is written.
             due = None if self._draft.full or self._budget.low else self._draft.timers.next_due()

@@ -43,8 +43,8 @@ class Driver:
         workflow: Workflow[Any, Any],
         budget: DriveBudget | None = None,
     ) -> None:
-        self.on_end: Callable[[], None] = _nothing
-        """Called when the drive is about to make its last write, if it comes to one."""
+        self.on_waiting: Callable[[bool], None] = _ignore
+        """Called with true when the drive waits for a step or a time, and with false when it makes its last write."""
         self._budget = budget or DriveBudget()
         self._parts = DriveParts(settings=settings, claim=claim, workflow=workflow, budget=self._budget)
         self._stop = self._parts.stop
@@ -143,7 +143,7 @@ class Driver:
 
     async def _drive_as_far_as_allowed(self) -> DriveOutcome:
         try:
-            outcome = await DriveLoop(self._parts, self.on_end).run()
+            outcome = await DriveLoop(self._parts, self.on_waiting).run()
             if self._parts.check is not None:
                 await self._parts.check.run()
         except QueryLimitReachedError as error:
@@ -161,5 +161,5 @@ class Driver:
         return outcome
 
 
-def _nothing() -> None:
+def _ignore(waiting: bool) -> None:
     """Nobody wants to know."""
