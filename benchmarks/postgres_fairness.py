@@ -161,8 +161,9 @@ class Load:
         for number in range(SCHEDULES):
             every = Every(timedelta(seconds=1), offset=timedelta(milliseconds=200 * number))
             schedule = Schedule(id=f"tick-{number}", workflow=simple, when=every, overlap="allow", ends_at=ends_at)
-            times = await self._runtime.schedules.next_fire_times(schedule, 100)
             await self._runtime.schedules.create(schedule)
+            # Not before: a tick whose moment comes while the schedule is being created is none.
+            times = await self._runtime.schedules.next_fire_times(schedule, 100)
             for moment in times:
                 precision = "milliseconds" if moment.microsecond else "seconds"
                 name = moment.replace(tzinfo=None).isoformat(timespec=precision)
