@@ -107,7 +107,7 @@ class CombinedWrites:
 
     def __init__(self, sender: StatementSender, statements: Statements, *, combine: bool) -> None:
         self.always: bool = False
-        """True sends a unit that is alone by the statement for many, too; for tests."""
+        """True sends each unit by the statement for many, as if something were under way; for tests."""
         self._sender = sender
         self._statements = statements
         self._combine = combine
@@ -129,19 +129,25 @@ class CombinedWrites:
             LogConflictError: The log is not as long as the driver believed.
             StoreError: The database could not do it, or did not answer. As with any write, it may be done all the same.
         """
-        if self._combine and not self._idle:
-            row = await self._together(unit)
-            if row is not None:
-                return Outcome(row, None)
-        with self._alone():
-            return await write.commit(self._statements.one, *self._statements.one_values(unit))
+        values = self._statements.one_values(unit)
+        if not self._combine:
+            return await write.commit(self._statements.one, *values)
+        if self._idle:
+            with self._gathering():
+                return await write.commit(self._statements.one, *values)
+        row = await self._together(unit)
+        if row is not None:
+            return Outcome(row, None)
+        # It may have to wait for somebody who has locked its head. Others do not wait with it.
+        return await write.commit(self._statements.one, *values)
 
     @property
     def _idle(self) -> bool:
         return self._under_way == 0 and not self._waiting and not self.always
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _gathering(self) -> Iterator[None]:
+        """Have others gather while the block sends a unit."""
         self._under_way += 1
         try:
             yield
@@ -214,11 +220,8 @@ class CombinedWrites:
 
     async def _write(self, units: Sequence[Unit]) -> dict[int, Row]:
         """Send units, and return the heads of those that were written, by their numbers from 1."""
-        statements = self._statements
-        if len(units) == 1 and not self.always:
-            values = (*units[0].fence.values(), *statements.one_values(units[0]))
-            return dict(enumerate(await self._sender.rows(statements.one, *values), 1))
-        rows = await self._sender.rows(statements.many, *statements.many_values(units))
+        # Also for a single one: this statement waits for no lock, and so cannot hold up the next.
+        rows = await self._sender.rows(self._statements.many, *self._statements.many_values(units))
         return {row["number"]: row for row in rows}
 
     def _fail(self, units: Sequence[Unit], error: StoreError) -> None:
