@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from memory_mutants import Faulty
 from mutant_catalogue import broken
+from workflow_runtime.store import RunPage, RunSummary, encode_run_cursor
 from workflow_store_memory import InMemoryWorkflowStore
 
 _LISTED = "pairs_of_filters_are_anded"
@@ -250,3 +252,61 @@ class PruningSeveralStatusesKeepsEvents(Faulty):
         execution = await super().load_execution(**arguments)
         kept = getattr(self, "_kept", {}).get(arguments["run_id"])
         return execution if execution is None or not kept else replace(execution, history=kept)
+
+
+def _one_after_another(name: str) -> Callable[..., Any]:
+    """Prune for each value of a filter in its turn, until the limit is reached."""
+
+    async def prune_runs(self: Faulty, **arguments: Any) -> int:
+        count = 0
+        for value in arguments.get(name) or [None]:
+            of_one = arguments | ({} if value is None else {name: [value]}) | {"limit": arguments["limit"] - count}
+            count += await InMemoryWorkflowStore.prune_runs(self, **of_one)
+        return count
+
+    return prune_runs
+
+
+for _one in ("statuses", "workflow_ids"):
+    _told = {"__doc__": f"Pruning takes each of `{_one}` in its turn.", "prune_runs": _one_after_another(_one)}
+    broken("RETAIN-3", words="oldest first", case="oldest_go_first_whatever_their_status")(
+        type(f"{_one.title().replace('_', '')}ArePrunedInTurn", (Faulty,), _told)
+    )
+
+
+_ALIKE = "pages_end_among_runs_that_are_alike"
+
+
+def _listed_lane_by_lane(key: Callable[[RunSummary], Any]) -> Callable[..., Any]:
+    """List by lanes: of the runs of one status, workflow and queue take as many as a page needs, in an order."""
+
+    async def list_runs(self: Faulty, *, limit: int, **arguments: Any) -> RunPage:
+        rest = (await InMemoryWorkflowStore.list_runs(self, limit=10**6, **arguments)).runs
+        lanes = defaultdict[tuple[str, str, str], list[RunSummary]](list)
+        for run in rest:
+            lanes[run.status, run.workflow_id, run.queue].append(run)
+        kept = {run.run_id for lane in lanes.values() for run in sorted(lane, key=key)[: limit + 1]}
+        runs = [run for run in rest if run.run_id in kept]
+        more = len(runs) > limit > 0
+        return RunPage(
+            runs=tuple(runs[:limit]),
+            next_cursor=encode_run_cursor(runs[limit - 1].created_at_ms, runs[limit - 1].run_id) if more else None,
+        )
+
+    return list_runs
+
+
+_LANE_ORDERS: dict[str, tuple[str, Callable[[RunSummary], Any]]] = {
+    "ByIdAlone": ("the ids alone", lambda run: run.run_id),
+    "OldestFirst": ("creation, oldest first in both directions", lambda run: (run.created_at_ms, run.run_id)),
+    "NewestFirst": ("creation, newest first in both directions", lambda run: -run.created_at_ms),
+    "WithTiesBackwards": (
+        "creation, with ties by id backwards",
+        lambda run: (run.created_at_ms, [-ord(letter) for letter in run.run_id]),
+    ),
+}
+for _name, (_order, _lane_key) in _LANE_ORDERS.items():
+    _told = {"__doc__": f"A page is cut from lanes by {_order}.", "list_runs": _listed_lane_by_lane(_lane_key)}
+    broken("LIST-1", words="Ordered by `(created_at_ms, run_id)`", case=_ALIKE)(
+        type(f"LanesAreCut{_name}", (Faulty,), _told)
+    )

@@ -232,6 +232,21 @@ class FormerWaitIsShown(Faulty):
         return replace(page, runs=tuple(runs))
 
 
+@broken("LIST-6", words="how many there are", case="listing_says_what_a_paused_run_waits_for")
+class ShortListIsCountedAsShown(Faulty):
+    """Of a list that takes little room only those things are counted that are shown."""
+
+    async def list_runs(self, **arguments: Any) -> Any:
+        page = await super().list_runs(**arguments)
+        runs = (
+            run
+            if sum(len(one.step_id) for one in run.first_awaited) > 99
+            else replace(run, awaited_count=len(run.first_awaited))
+            for run in page.runs
+        )
+        return replace(page, runs=tuple(runs))
+
+
 @broken("LIST-5")
 class TimelineForgetsTheInbox(Faulty):
     """A timeline shows nothing of what came from outside."""

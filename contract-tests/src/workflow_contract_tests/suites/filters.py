@@ -173,6 +173,35 @@ async def status_sets_are_counted(h: StoreHarness) -> None:
         await _check_counts(h, everything, filters)
 
 
+_LANES: tuple[dict[str, Any], ...] = (
+    {},
+    {"run_id_prefix": ""},
+    {"run_id_prefix": "a"},
+    {"statuses": [RunStatus.QUEUED]},
+    {"statuses": [RunStatus.ERRORED]},
+    {"statuses": [RunStatus.ABORTED, RunStatus.ERRORED]},
+    {"statuses": [RunStatus.QUEUED, RunStatus.ERRORED]},
+    {"workflow_ids": ["orders"]},
+    {"queues": ["default"]},
+)
+"""Filters for which a store may walk through the runs of one status, workflow and queue at a time."""
+
+
+@clause("LIST-1", "LIST-2", each=("ascending", "descending"))
+async def pages_end_among_runs_that_are_alike(h: StoreHarness, order: str) -> None:
+    """Of many runs of one status, workflow and queue, some created at one moment, pages show each, in their order."""
+    for letter in "ba":
+        for number in (2, 0, 3, 1):
+            await create(h, f"{letter}-{number}")
+            await (await start(h, f"{letter}-{number}-failed")).fail()
+        h.advance(1)
+    everything = list((await h.store.list_runs(limit=MANY)).runs)
+    assert everything == sorted(everything, key=lambda run: (run.created_at_ms, run.run_id))
+    for filters in _LANES:
+        for limit in (1, 2):
+            await _check_listing(h, everything, order, filters, limit=limit)
+
+
 # Claims.
 
 _A1, _A2, _B1 = (WorkflowVersion(workflow_id=name, version=version) for name, version in ("a1", "a2", "b1"))
@@ -264,15 +293,21 @@ async def _fill_with_ended(h: StoreHarness) -> dict[str, tuple[RunStatus, str, i
     await start_waiting(h, run_id="alive", workflow_id="a")
     for number, (status, workflow_id) in enumerate(itertools.product(_ENDS, "abc")):
         run_id, ended = f"run-{number}", (number * 7) % 12
-        holder = await start(h, run_id, workflow_id=workflow_id)
-        now_ms = _ENDS_MS + ended
-        if status is RunStatus.FINISHED:
-            await holder.finish(now_ms=now_ms)
-        else:
-            how: dict[str, Any] = {"aborted": status is RunStatus.ABORTED, "parked": status is RunStatus.DEAD}
-            await holder.fail(now_ms=now_ms, **how)
+        await _end(h, run_id, status, workflow_id, ended)
         facts[run_id] = (status, workflow_id, ended)
     return facts
+
+
+async def _end(h: StoreHarness, run_id: str, status: RunStatus, workflow_id: str, ended: int) -> None:
+    """Create a run that ends in a status, so many milliseconds after the first moment."""
+    h.now_ms = _ENDS_MS - 1
+    holder = await start(h, run_id, workflow_id=workflow_id)
+    now_ms = _ENDS_MS + ended
+    if status is RunStatus.FINISHED:
+        await holder.finish(now_ms=now_ms)
+    else:
+        how: dict[str, Any] = {"aborted": status is RunStatus.ABORTED, "parked": status is RunStatus.DEAD}
+        await holder.fail(now_ms=now_ms, **how)
 
 
 _PRUNINGS: tuple[tuple[int, int, list[RunStatus], list[str] | None], ...] = (
@@ -328,6 +363,21 @@ async def _assert_new(h: StoreHarness, run_id: str, what: str) -> None:
     assert execution is not None
     assert (execution.run.status, execution.history, execution.inbox) == (RunStatus.QUEUED, (), ()), what
     await h.store.delete_run(run_id=run_id, now_ms=h.now_ms)
+
+
+@clause("RETAIN-3")
+async def oldest_go_first_whatever_their_status(h: StoreHarness) -> None:
+    """Among runs of two statuses and two workflows those go that ended first, not those of one and then of the other."""
+    for (one, other), workflows in itertools.product(itertools.combinations(_ENDS, 2), (["a", "b"], None)):
+        for ended, (status, workflow_id) in enumerate([(one, "a"), (other, "b"), (other, "b"), (one, "a")]):
+            await _end(h, f"ended-{ended}", status, workflow_id, ended)
+        for left in (["ended-2", "ended-3"], []):
+            count = await h.second.prune_runs(
+                finished_before_ms=_ENDS_MS + MANY, limit=2, statuses=[one, other], workflow_ids=workflows
+            )
+            assert count == 2, f"{one} and {other}, workflows {workflows}"
+            found = sorted(run.run_id for run in (await h.store.list_runs(limit=MANY)).runs)
+            assert found == left, f"{one} and {other}, workflows {workflows}"
 
 
 _SOURCES = ("due", "requested", "buffered")

@@ -330,23 +330,29 @@ async def timeline_has_a_thousand_events_unless_asked(h: StoreHarness) -> None:
     assert timeline.truncated
 
 
+def _awaited(h: StoreHarness, size: int) -> list[Awaited]:
+    """Return things to wait for with names of their own, as long as `size` says."""
+    return [
+        Awaited(kind="approval", name='é"\\', step_id="ask", until_ms=h.now_ms + 10**9),
+        *(Awaited(kind="signal", name=f"s{number}", step_id=f"w{number}" + "x" * size) for number in range(4)),
+    ]
+
+
 @clause("LIST-6")
 async def listing_says_what_a_paused_run_waits_for(h: StoreHarness) -> None:
-    """The first few things with their deadlines, and how many there are; of no other run, and not of a former pause."""
-    awaited = [
-        Awaited(kind="approval", name='é"\\', step_id="ask", until_ms=h.now_ms + 10**9),
-        *(Awaited(kind="signal", name=f"s{number}", step_id=f"w{number}" + "x" * 300) for number in range(4)),
-    ]
-    for count in range(len(awaited) + 1):
-        holder = await start(h, f"paused-{count}")
+    """The first few things, short or long, and how many there are; of no other run, and not of a former pause."""
+    expected: dict[str, Any] = {}
+    for size, count in itertools.product((0, 300), range(6)):
+        awaited = _awaited(h, size)
+        holder = await start(h, f"paused-{size}-{count}")
         await holder.pause(timers={"t": h.now_ms + 99}, awaited=awaited[:count])
+        expected[holder.run_id] = (tuple(awaited[:count][:AWAITED_SHOWN]), count)
     for run_id in ("woken", "ended"):
         holder = await start(h, run_id)
         await holder.pause(awaited=awaited[1:2])
         await holder.signal("s0")
         if run_id == "ended":
             await (await claim(h, run_id)).finish(taken_inbox=[1])
-    expected = {f"paused-{count}": (tuple(awaited[:count][:AWAITED_SHOWN]), count) for count in range(6)}
     for page in (
         await h.second.list_runs(limit=MANY),
         await h.second.list_runs(limit=MANY, descending=True),
@@ -360,6 +366,6 @@ async def listing_says_what_a_paused_run_waits_for(h: StoreHarness) -> None:
     for descending in (False, True):
         page = await h.second.list_runs(limit=MANY, run_id_prefix="paused-", descending=descending)
         assert {run.run_id: (run.first_awaited, run.awaited_count) for run in page.runs} == expected
-    run = await record(h, "paused-5")
+    run = await record(h, "paused-300-5")
     assert (run.first_awaited, run.awaited_count) == (tuple(awaited[:AWAITED_SHOWN]), 5)
     assert run.awaited == tuple(awaited)
