@@ -58,8 +58,12 @@ def _changing(verb: str, change: Change) -> Callable[..., Any]:
 
 def _register(verb: str, clause: str, case: str, words: str, story: str, change: Change) -> None:
     told = {"__doc__": f"`{verb}` {story}.", verb: _changing(verb, change)}
-    name = "".join(part.title() for part in f"{verb}_{story}".replace("`", "").replace(" ", "_").split("_"))
+    name = _titled(f"{verb}_{story}".replace("`", "").replace(" ", "_"))
     broken(clause, words=words, case=case)(type(name, (Faulty,), told))
+
+
+def _titled(name: str) -> str:
+    return "".join(part.title() for part in name.split("_"))
 
 
 for _one, _other in itertools.permutations(_LIST_FILTERS, 2):
@@ -270,7 +274,7 @@ def _one_after_another(name: str) -> Callable[..., Any]:
 for _one in ("statuses", "workflow_ids"):
     _told = {"__doc__": f"Pruning takes each of `{_one}` in its turn.", "prune_runs": _one_after_another(_one)}
     broken("RETAIN-3", words="oldest first", case="oldest_go_first_whatever_their_status")(
-        type(f"{_one.title().replace('_', '')}ArePrunedInTurn", (Faulty,), _told)
+        type(_titled(f"{_one}_are_pruned_in_turn"), (Faulty,), _told)
     )
 
 
@@ -310,3 +314,68 @@ for _name, (_order, _lane_key) in _LANE_ORDERS.items():
     broken("LIST-1", words="Ordered by `(created_at_ms, run_id)`", case=_ALIKE)(
         type(f"LanesAreCut{_name}", (Faulty,), _told)
     )
+
+
+_TWICE_LISTED = "value_that_is_named_twice_lists_once"
+_TWICE_CLAIMED = "value_that_is_named_twice_claims_once"
+
+
+def _named_twice(arguments: dict[str, Any], name: str) -> bool:
+    values = arguments.get(name) or ()
+    return len(set(values)) < len(values)
+
+
+def _listed_twice(name: str) -> Callable[..., Any]:
+    async def list_runs(self: Faulty, **arguments: Any) -> RunPage:
+        page = await InMemoryWorkflowStore.list_runs(self, **arguments)
+        if not _named_twice(arguments, name):
+            return page
+        twice = [run for run in page.runs for _ in range(2)][: arguments["limit"]]
+        return replace(page, runs=tuple(twice))
+
+    return list_runs
+
+
+def _counted_twice(name: str) -> Callable[..., Any]:
+    async def count_runs(self: Faulty, **arguments: Any) -> Any:
+        counts = await InMemoryWorkflowStore.count_runs(self, **arguments)
+        return {status: 2 * count for status, count in counts.items()} if _named_twice(arguments, name) else counts
+
+    return count_runs
+
+
+for _one in ("statuses", "workflow_ids", "queues"):
+    for _verb, _clause, _words, _fault in (
+        ("list_runs", "LIST-1", "filters are ANDed", _listed_twice),
+        ("count_runs", "LIST-4", "a full listing", _counted_twice),
+    ):
+        _told = {"__doc__": f"`{_verb}` takes a value that `{_one}` names twice for two.", _verb: _fault(_one)}
+        broken(_clause, words=_words, case=_TWICE_LISTED)(
+            type(_titled(f"{_verb}_{_one}_named_twice"), (Faulty,), _told)
+        )
+
+
+def _counts_in_the_limit(verb: str, name: str) -> Callable[..., Any]:
+    """Take a run of a value that is named twice for two of those that the limit allows."""
+
+    async def claim(self: Faulty, **arguments: Any) -> Any:
+        if _named_twice(arguments, name):
+            arguments["limit"] = (arguments["limit"] + 1) // 2
+        return await getattr(InMemoryWorkflowStore, verb)(self, **arguments)
+
+    return claim
+
+
+for _verb, _clause, _words in (
+    ("claim_pending_runs", "CLAIM-6", "Only runs that match `workflows` and `queues`"),
+    ("claim_stale_runs", "CLAIM-6", "Only runs that match `workflows` and `queues`"),
+    ("claim_due_timers", "TIMER-2", "filters"),
+):
+    for _one in ("workflows", "queues"):
+        _told = {
+            "__doc__": f"`{_verb}` counts a run of a value that `{_one}` names twice as two.",
+            _verb: _counts_in_the_limit(_verb, _one),
+        }
+        broken(_clause, words=_words, case=_TWICE_CLAIMED)(
+            type(_titled(f"{_verb}_{_one}_named_twice"), (Faulty,), _told)
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -415,3 +416,24 @@ class RefusedDeletionHidesTheRun(Faulty):
         page = await super().list_runs(**arguments)
         hidden = self._data.__dict__.get("hidden", set())
         return replace(page, runs=tuple(run for run in page.runs if run.run_id not in hidden))
+
+
+@broken("RETAIN-1", words="Every trace goes in one unit", case="pruning_and_deliveries_at_once")
+class PruningLeavesWhatComesMeanwhile(Faulty):
+    """What is delivered between the choice of the runs to prune and their end stays for their namesakes."""
+
+    async def prune_runs(self, **arguments: Any) -> int:
+        before = {run_id: len(run.deliveries) for run_id, run in self._data.runs.items()}
+        await asyncio.sleep(0.002)
+        late = {
+            run_id: tuple(run.untaken.values())
+            for run_id, run in self._data.runs.items()
+            if len(run.deliveries) > before.get(run_id, 0)
+        }
+        count = await super().prune_runs(**arguments)
+        vars(self._data)["left"] = {run_id: left for run_id, left in late.items() if run_id not in self._data.runs}
+        return count
+
+    async def read_inbox(self, **arguments: Any) -> Any:
+        left = vars(self._data).get("left", {}).get(arguments["run_id"], ())
+        return (*left, *await super().read_inbox(**arguments))

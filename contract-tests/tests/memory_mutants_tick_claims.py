@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,8 @@ from memory_mutants import Faulty
 from mutant_catalogue import broken
 from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.store import BucketSkipped
+from workflow_store_memory import InMemoryWorkflowStore, ticks
 from workflow_store_memory import schedules as schedules_role
-from workflow_store_memory import ticks
 from workflow_store_memory.data import InMemoryData, ScheduleRow, Tick
 from workflow_store_memory.ticks import WaitingTicks
 
@@ -340,6 +340,94 @@ def _told_when_it_ran_out(row: ScheduleRow, now_ms: int) -> list[int]:
 )
 class ClaimThatRanOutIsTold(Faulty):
     """The end of a claim is told after it has come."""
+
+
+def _plain_request_hides(row: ScheduleRow, *, now_ms: int, previous_is_live: bool) -> Tick | None:
+    tick = _first_tick(row, now_ms=now_ms, previous_is_live=previous_is_live)
+    if tick is None or tick.source != "requested" or not previous_is_live:
+        return tick
+    return None if any(one.overlap == "buffer-all" for one in row.requested.values()) else tick
+
+
+@broken(
+    "SCHEDULE-18",
+    (ScheduleRow, "first_tick", _plain_request_hides),
+    words="it comes after the requested ticks without",
+    case="request_in_turn_holds_up_no_other_request",
+)
+class RequestInTurnHoldsUpOthers(Faulty):
+    """Beside a live run a request in turn holds up the plain ones."""
+
+
+@broken("SCHEDULE-7", words="nothing of it fires", case="deletion_spares_the_other_schedules")
+class DeletionTakesTheRequestsOfAll(Faulty):
+    """The requests of all schedules go with the one that is deleted."""
+
+    async def delete_schedule(self, **arguments: Any) -> Any:
+        answer = await super().delete_schedule(**arguments)
+        for row in self._data.schedules.values():
+            row.requested.clear()
+        return answer
+
+
+_LOOKED_AT = 32
+"""Schedules that a claim looks at beyond its limit."""
+
+
+def _is_held(row: ScheduleRow, now_ms: int) -> bool:
+    return row.is_leased(now_ms)
+
+
+def _has_fired(row: ScheduleRow, now_ms: int) -> bool:
+    return row.value.enabled and row.value.next_fire_at_ms is not None and row.due_tick_ms is None
+
+
+def _is_disabled(row: ScheduleRow, now_ms: int) -> bool:
+    return not row.value.enabled
+
+
+def _is_buffered(row: ScheduleRow, now_ms: int) -> bool:
+    return row.value.buffered_fire_at_ms is not None
+
+
+def _crowded_out(in_the_way: Callable[[ScheduleRow, int], bool]) -> Callable[..., Any]:
+    async def claim(self: Faulty, **arguments: Any) -> Any:
+        crowd = sum(in_the_way(row, arguments["now_ms"]) for row in self._data.schedules.values())
+        if crowd >= _LOOKED_AT + arguments["limit"]:
+            arguments["limit"] = 0
+        return await InMemoryWorkflowStore.claim_due_schedule_buckets(self, **arguments)
+
+    return claim
+
+
+for _in_the_way in (_is_held, _has_fired, _is_disabled, _is_buffered):
+    _name = _in_the_way.__name__.rpartition("_")[2]
+    _told = {
+        "__doc__": f"A claim looks at some of the earliest schedules, and many of them are {_name}.",
+        "claim_due_schedule_buckets": _crowded_out(_in_the_way),
+    }
+    broken(
+        "SCHEDULE-9",
+        words="Schedules whose tick is the earliest first",
+        case="crowd_that_cannot_be_claimed_hides_no_tick",
+    )(type(f"CrowdThatIs{_name.title()}HidesTicks", (Faulty,), _told))
+
+
+def _latest_of_a_crowd(data: InMemoryData, wanted: Sequence[str] | None, *, now_ms: int) -> WaitingTicks:
+    found = _waiting_ticks(data, wanted, now_ms=now_ms)
+    claimable = list(found.claimable)
+    kept = claimable if len(claimable) <= _LOOKED_AT else claimable[-_LOOKED_AT:]
+    return replace(found, claimable=kept)
+
+
+@broken(
+    "SCHEDULE-9",
+    _found(_latest_of_a_crowd),
+    words="Schedules whose tick is the earliest first",
+    case="earliest_of_a_crowd_are_claimed_first",
+)
+class LatestOfACrowdAreLookedAt(Faulty):
+    """Where many ticks are due, a claim looks at the latest of them."""
 
 
 @broken(

@@ -202,6 +202,26 @@ async def pages_end_among_runs_that_are_alike(h: StoreHarness, order: str) -> No
             await _check_listing(h, everything, order, filters, limit=limit)
 
 
+_TWICE: tuple[dict[str, Any], ...] = (
+    {"statuses": [RunStatus.ERRORED] * 2},
+    {"workflow_ids": ["orders"] * 2},
+    {"queues": ["default"] * 2},
+    {"statuses": [RunStatus.ERRORED] * 2, "workflow_ids": ["orders"] * 2, "queues": ["default"] * 2},
+)
+
+
+@clause("LIST-1", "LIST-4", each=("ascending", "descending"))
+async def value_that_is_named_twice_lists_once(h: StoreHarness, order: str) -> None:
+    """A status, workflow or queue that is named twice in a filter gives each of its runs once, and counts it once."""
+    for number in range(3):
+        await (await start(h, f"run-{number}")).fail()
+    everything = list((await h.store.list_runs(limit=MANY)).runs)
+    for filters, prefix in itertools.product(_TWICE, ({}, {"run_id_prefix": "run"})):
+        for limit in (2, MANY):
+            await _check_listing(h, everything, order, filters | prefix, limit=limit)
+        await _check_counts(h, everything, filters | prefix)
+
+
 # Claims.
 
 _A1, _A2, _B1 = (WorkflowVersion(workflow_id=name, version=version) for name, version in ("a1", "a2", "b1"))
@@ -241,6 +261,29 @@ async def pairs_of_filters_claim(h: StoreHarness, verb: ClaimVerb) -> None:
         assert batch.next_due_ms is None, f"with {filters} nothing that matches is left"
         for taken in batch.claims:
             await h.store.delete_run(run_id=taken.run.run_id, now_ms=h.now_ms, force=True)
+
+
+@clause("CLAIM-6", "CLAIM-4", "CLAIM-3", "TIMER-2", each=CLAIM_VERBS)
+async def value_that_is_named_twice_claims_once(h: StoreHarness, verb: ClaimVerb) -> None:
+    """A workflow version or a queue that is named twice in a filter gives each of its runs once."""
+    begin = h.now_ms
+    version = WorkflowVersion(workflow_id="a1", version="1")
+    for filters in (
+        {"workflows": [version] * 2},
+        {"queues": ["x"] * 2},
+        {"workflows": [version] * 2, "queues": ["x"] * 2},
+    ):
+        h.now_ms = begin
+        names = [await verb.make_ready(h, begin + 1 + n, workflow_id="a1", queue="x") for n in range(3)]
+        h.now_ms = begin + 10
+        if verb is CLAIM_PENDING_RUNS:
+            shown = await h.second.list_pending_runs(now_ms=h.now_ms, limit=MANY, **filters)
+            assert [run.run_id for run in shown] == names, f"with {filters}"
+        first = await verb.call(h, limit=2, **filters)
+        rest = await verb.call(h, limit=MANY, **filters)
+        assert [[c.run.run_id for c in batch.claims] for batch in (first, rest)] == [names[:2], names[2:]]
+        assert first.next_due_ms is not None, f"with {filters}"
+        assert first.next_due_ms <= h.now_ms, f"with {filters}"
 
 
 async def _fill_grid(h: StoreHarness, verb: ClaimVerb, begin: int) -> dict[int, int]:
@@ -367,7 +410,7 @@ async def _assert_new(h: StoreHarness, run_id: str, what: str) -> None:
 
 @clause("RETAIN-3")
 async def oldest_go_first_whatever_their_status(h: StoreHarness) -> None:
-    """Among runs of two statuses and two workflows those go that ended first, not those of one and then of the other."""
+    """Of two statuses and two workflows the runs go that ended first, not those of one and then of the other."""
     for (one, other), workflows in itertools.product(itertools.combinations(_ENDS, 2), (["a", "b"], None)):
         for ended, (status, workflow_id) in enumerate([(one, "a"), (other, "b"), (other, "b"), (one, "a")]):
             await _end(h, f"ended-{ended}", status, workflow_id, ended)
@@ -386,7 +429,8 @@ _SOURCES = ("due", "requested", "buffered")
 @clause("SCHEDULE-11", "SCHEDULE-9", "SCHEDULE-10")
 async def workflows_filter_ticks_of_every_source(h: StoreHarness) -> None:
     """Ticks of each source are claimed by one workflow, by several, by any, and by none; the others are named."""
-    for wanted in ([], ["none"], ["w-due"], ["w-requested", "w-buffered"], ["w-buffered"], None):
+    twice = [*("w-due", "w-requested", "w-buffered") * 2]
+    for wanted in ([], ["none"], ["w-due"], ["w-requested", "w-buffered"], ["w-buffered"], twice, None):
         for source in _SOURCES:
             await _make_tick(h, source)
         claims = await claim_ticks(h, workflow_ids=wanted)
@@ -396,6 +440,7 @@ async def workflows_filter_ticks_of_every_source(h: StoreHarness) -> None:
         assert {(tick.schedule.schedule_id, f"s-{tick.source}") for tick in claims.buckets} == {
             (s, s) for s in expected
         }
+        assert len(claims.buckets) == len(expected), f"with {wanted} a tick came twice"
         assert set(claims.unclaimable) == others, f"with {wanted}"
         for source in _SOURCES:
             await h.store.delete_schedule(schedule_id=f"s-{source}")

@@ -20,6 +20,7 @@ from workflow_runtime.store import (
     Delivered,
     Duplicate,
     Existing,
+    RunStatus,
     Timer,
     WorkflowExecutionStore,
 )
@@ -415,6 +416,31 @@ async def deletion_and_write_at_once(h: StoreHarness, verb: str) -> None:
         assert execution is not None
         assert (execution.history, execution.inbox) == ((), ()), "a namesake inherits traces of the deleted run"
         assert (await again.signal("go", "s1")).kind == "buffered"
+
+
+@clause("RETAIN-3", "RETAIN-1", "SIGNAL-3")
+async def pruning_and_deliveries_at_once(h: StoreHarness) -> None:
+    """Pruning dead runs leaves no trace of them, whatever is being delivered to them at that moment."""
+    handles = await h.handles(8)
+    chosen = random.Random(SEED)
+    for number in range(scaled(8)):
+        names = [f"run-{number}-{place:02}" for place in range(40)]
+        for run_id in names:
+            await (await start(h, run_id)).fail(parked=True)
+        calls: list[Coroutine[Any, Any, Any]] = [
+            handles[place % 8].deliver_signal(run_id=run_id, signal_id="s1", name="go", payload=None, now_ms=h.now_ms)
+            for place, run_id in enumerate(names)
+        ]
+        pruning = h.store.prune_runs(finished_before_ms=h.now_ms + 1, limit=MANY, statuses=[RunStatus.DEAD])
+        count = (await _together(chosen, *calls[:20], pruning, *calls[20:]))[20]
+        gone = [run_id for run_id in names if await h.store.load_run(run_id=run_id) is None]
+        assert len(gone) == count
+        for run_id in gone:
+            again = await start(h, run_id)
+            assert await h.second.read_inbox(run_id=run_id, limit=9) == (), "a namesake inherits what was delivered"
+            assert (await again.signal("go", "s1")).kind == "buffered"
+        for run_id in names:
+            await h.store.delete_run(run_id=run_id, now_ms=h.now_ms, force=True)
 
 
 @clause("TIMER-2", "SIGNAL-1", "CLAIM-9")

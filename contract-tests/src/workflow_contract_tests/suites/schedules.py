@@ -6,7 +6,15 @@ from typing import Any
 
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError, ScheduleNotFoundError
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import BucketStarted, Deleted, NotFound, ScheduleChanged
+from workflow_runtime.store import (
+    BucketSkipped,
+    BucketStarted,
+    Deleted,
+    NotFound,
+    RequestedBucket,
+    Schedule,
+    ScheduleChanged,
+)
 
 from ..cases import clause
 from ..expectations import refused
@@ -270,6 +278,29 @@ async def deleted_schedule_fires_nothing(h: StoreHarness) -> None:
     claims = await claim_ticks(h, now_ms=h.now_ms + 100 * HOUR)
     assert (claims.buckets, claims.next_due_ms) == ((), None)
     assert (await record(h, "tick-1")).status == "queued"
+
+
+@clause("SCHEDULE-7")
+async def deletion_spares_the_other_schedules(h: StoreHarness) -> None:
+    """Schedules whose ids look alike keep their definition, and their requested, buffered and claimed ticks."""
+    names = ["a", "A", "a%", "a_", "ab", "a ", "b"]
+    for name in names:
+        await upsert(h, name, workflow_id=name)
+        await settle(h, await claim_tick(h, workflow_ids=[name]), "start", f"run of {name}", next_fire_at_ms=None)
+        await request(h, 5, schedule_id=name)
+        await settle(h, await claim_tick(h, workflow_ids=[name]), "buffer")
+        await request(h, 6, 7, schedule_id=name)
+    ticks = {tick.schedule.schedule_id: tick for tick in (await claim_ticks(h)).buckets}
+    before = [await _everything(h, name) for name in names[1:]]
+    assert isinstance(await h.store.delete_schedule(schedule_id="a"), Deleted)
+    assert [await _everything(h, name) for name in names[1:]] == before, "a deletion changed another schedule"
+    for name in names[1:]:
+        assert isinstance(await settle(h, ticks[name], "skip"), BucketSkipped)
+        assert [one.fire_at_ms for one in (await _everything(h, name))[1]] == [7]
+
+
+async def _everything(h: StoreHarness, name: str) -> tuple[Schedule, tuple[RequestedBucket, ...]]:
+    return await get_schedule(h, name), await h.second.list_requested_buckets(schedule_id=name, limit=MANY)
 
 
 @clause("SCHEDULE-7", "SCHEDULE-16")

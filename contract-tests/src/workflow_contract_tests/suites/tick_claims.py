@@ -6,6 +6,7 @@ from workflow_runtime.store import NewEvent
 
 from ..cases import clause
 from ..harness import StoreHarness
+from ..samples import MANY
 from ..scenarios import bring, claim, start
 from ..ticking import HOUR, claim_tick, claim_ticks, end_run, request, settle, start_tick, upsert
 
@@ -175,3 +176,73 @@ async def live_runs_hide_no_tick_that_does_not_wait_for_them(h: StoreHarness, st
         assert claims.next_due_ms <= h.now_ms
     assert sorted((await claim_ticks(h, workflow_ids=["none"])).unclaimable) == ["nightly", "turn"]
     assert {tick.schedule.schedule_id for tick in (await claim_ticks(h)).buckets} == {"nightly", "turn"}
+
+
+@clause("SCHEDULE-8", "SCHEDULE-18", "SCHEDULE-9", each=("first", "last"))
+async def request_in_turn_holds_up_no_other_request(h: StoreHarness, place: str) -> None:
+    """Beside a live run a plain request is claimed, whether it was made before or after an earlier one in turn."""
+    await upsert(h, next_fire_at_ms=None)
+    await request(h, 5)
+    await start_tick(h, "tick-1")
+    if place == "last":
+        await request(h, 30)
+    await request(h, 10, overlap="buffer-all")
+    if place == "first":
+        await request(h, 30)
+    tick = await claim_tick(h)
+    assert (tick.fire_at_ms, tick.source, tick.overlapping_run_id) == (30, "requested", "tick-1")
+    await settle(h, tick, "skip")
+    claims = await claim_ticks(h)
+    assert (claims.buckets, claims.next_due_ms) == ((), None)
+    await end_run(h, "tick-1")
+    assert (await claim_tick(h)).fire_at_ms == 10
+
+
+# Crowds.
+
+_CROWD = 40
+"""More schedules than a store may look at beyond the limit of a claim."""
+
+
+@clause("SCHEDULE-9", "SCHEDULE-10", each=("held", "fired", "disabled", "buffered"))
+async def crowd_that_cannot_be_claimed_hides_no_tick(h: StoreHarness, how: str) -> None:
+    """Behind many earlier ticks that cannot be claimed, those that can are told, and claimed in their order."""
+    for number in range(_CROWD):
+        await _hold_up(h, f"held-{number}", how)
+    if how == "held":
+        assert len((await claim_ticks(h)).buckets) == _CROWD
+    for name, delay in (("b", 3), ("a", 4), ("c", 2)):
+        await upsert(h, name, next_fire_at_ms=h.now_ms + delay)
+    h.advance(10)
+    assert (await claim_ticks(h, limit=0)).next_due_ms == h.now_ms
+    ticks = [await claim_tick(h, limit=1) for _ in range(3)]
+    assert [tick.schedule.schedule_id for tick in ticks] == ["c", "b", "a"]
+    assert (await claim_ticks(h, limit=MANY)).buckets == ()
+
+
+async def _hold_up(h: StoreHarness, name: str, how: str) -> None:
+    """Create a schedule with a tick that is due at once and that no claim may take, if `held`, once it is claimed."""
+    await upsert(h, name, enabled=how != "disabled")
+    if how == "fired":
+        await settle(h, await claim_tick(h), "skip", next_fire_at_ms=None)
+        await upsert(h, name, next_fire_at_ms=h.now_ms, spec='"again"')
+    elif how == "buffered":
+        await settle(h, await claim_tick(h), "start", f"run-of-{name}", next_fire_at_ms=None)
+        await request(h, 5, schedule_id=name)
+        await settle(h, await claim_tick(h), "buffer")
+
+
+@clause("SCHEDULE-9")
+async def earliest_of_a_crowd_are_claimed_first(h: StoreHarness) -> None:
+    """Of many due ticks of few workflows a claim takes the earliest, and leaves the others to the next ones."""
+    begin = h.now_ms
+    moments = [begin + number * 7 % _CROWD for number in range(_CROWD)]
+    for number, moment in enumerate(moments):
+        await upsert(h, f"s-{number}", next_fire_at_ms=moment, workflow_id=f"w-{number % 3}")
+    h.advance(_CROWD)
+    claimed = []
+    for limit in (1, 2, 5, MANY):
+        batch = [tick.fire_at_ms for tick in (await claim_ticks(h, limit=limit)).buckets]
+        assert len(batch) == min(limit, _CROWD - len(claimed))
+        claimed += batch
+    assert claimed == sorted(moments)
