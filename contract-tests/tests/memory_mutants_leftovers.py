@@ -418,7 +418,7 @@ class RefusedDeletionHidesTheRun(Faulty):
         return replace(page, runs=tuple(run for run in page.runs if run.run_id not in hidden))
 
 
-@broken("RETAIN-1", words="Every trace goes in one unit", case="pruning_and_deliveries_at_once")
+@broken("RETAIN-1", words="Every trace goes in one unit", case="pruning_and_calls_at_once")
 class PruningLeavesWhatComesMeanwhile(Faulty):
     """What is delivered between the choice of the runs to prune and their end stays for their namesakes."""
 
@@ -437,3 +437,19 @@ class PruningLeavesWhatComesMeanwhile(Faulty):
     async def read_inbox(self, **arguments: Any) -> Any:
         left = vars(self._data).get("left", {}).get(arguments["run_id"], ())
         return (*left, *await super().read_inbox(**arguments))
+
+
+@broken("RETAIN-3", words="only runs that are in a named status at that very moment", case="pruning_and_calls_at_once")
+class PruningTakesWhatLivesAgain(Faulty):
+    """A run that is requeued or retried between the choice of the runs to prune and their end is deleted alive."""
+
+    async def prune_runs(self, **arguments: Any) -> int:
+        statuses, before = arguments.get("statuses") or (), arguments["finished_before_ms"]
+        runs = self._data.runs
+        chosen = [
+            run_id
+            for run_id, run in runs.items()
+            if run.status in statuses and run.finished_at_ms is not None and run.finished_at_ms < before
+        ]
+        await asyncio.sleep(0.002)
+        return sum(runs.pop(run_id, None) is not None for run_id in chosen)

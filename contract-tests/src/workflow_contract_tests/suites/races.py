@@ -20,6 +20,7 @@ from workflow_runtime.store import (
     Delivered,
     Duplicate,
     Existing,
+    NewEvent,
     RunStatus,
     Timer,
     WorkflowExecutionStore,
@@ -418,26 +419,42 @@ async def deletion_and_write_at_once(h: StoreHarness, verb: str) -> None:
         assert (await again.signal("go", "s1")).kind == "buffered"
 
 
-@clause("RETAIN-3", "RETAIN-1", "SIGNAL-3")
-async def pruning_and_deliveries_at_once(h: StoreHarness) -> None:
-    """Pruning dead runs leaves no trace of them, whatever is being delivered to them at that moment."""
+_AFTER_THE_END: dict[str, Callable[[WorkflowExecutionStore, str, int], Coroutine[Any, Any, Any]]] = {
+    "deliver_signal": lambda store, run_id, now_ms: store.deliver_signal(
+        run_id=run_id, signal_id="s1", name="go", payload=None, now_ms=now_ms
+    ),
+    "requeue_run": lambda store, run_id, now_ms: store.requeue_run(run_id=run_id, now_ms=now_ms),
+    "retry_run": lambda store, run_id, now_ms: store.retry_run(
+        run_id=run_id, now_ms=now_ms, event=NewEvent(kind="retried")
+    ),
+}
+"""Calls that do something to a run that has ended or is dead."""
+
+
+@clause("RETAIN-3", "RETAIN-1", each=_AFTER_THE_END)
+async def pruning_and_calls_at_once(h: StoreHarness, verb: str) -> None:
+    """Pruning takes no run that lives again, and leaves no trace of the others, whatever is called at that moment."""
     handles = await h.handles(8)
     chosen = random.Random(SEED)
+    status = RunStatus.ERRORED if verb == "retry_run" else RunStatus.DEAD
     for number in range(scaled(8)):
         names = [f"run-{number}-{place:02}" for place in range(40)]
         for run_id in names:
-            await (await start(h, run_id)).fail(parked=True)
-        calls: list[Coroutine[Any, Any, Any]] = [
-            handles[place % 8].deliver_signal(run_id=run_id, signal_id="s1", name="go", payload=None, now_ms=h.now_ms)
-            for place, run_id in enumerate(names)
-        ]
-        pruning = h.store.prune_runs(finished_before_ms=h.now_ms + 1, limit=MANY, statuses=[RunStatus.DEAD])
-        count = (await _together(chosen, *calls[:20], pruning, *calls[20:]))[20]
-        gone = [run_id for run_id in names if await h.store.load_run(run_id=run_id) is None]
+            await (await start(h, run_id)).fail(parked=status is RunStatus.DEAD)
+        calls = [_AFTER_THE_END[verb](handles[n % 8], run_id, h.now_ms) for n, run_id in enumerate(names)]
+        pruning = h.store.prune_runs(finished_before_ms=h.now_ms + 1, limit=MANY, statuses=[status])
+        answers = await _together(chosen, *calls[:20], pruning, *calls[20:])
+        count = answers.pop(20)
+        there = {run_id: await h.store.load_run(run_id=run_id) for run_id in names}
+        for run_id, answer in zip(names, answers, strict=True):
+            assert answer.kind in {"buffered", "requeued", "retried", "not-found"}
+            assert there[run_id] or answer.kind in {"buffered", "not-found"}, f"{answer.kind}, and then it was pruned"
+        gone = [run_id for run_id, run in there.items() if run is None]
         assert len(gone) == count
         for run_id in gone:
             again = await start(h, run_id)
             assert await h.second.read_inbox(run_id=run_id, limit=9) == (), "a namesake inherits what was delivered"
+            assert await h.second.read_events(run_id=run_id, limit=9) == (), "a namesake inherits an event"
             assert (await again.signal("go", "s1")).kind == "buffered"
         for run_id in names:
             await h.store.delete_run(run_id=run_id, now_ms=h.now_ms, force=True)
