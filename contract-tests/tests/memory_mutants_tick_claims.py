@@ -332,6 +332,23 @@ def _told_when_it_ran_out(row: ScheduleRow, now_ms: int) -> list[int]:
     return moments if row.lease is None else [*moments, row.lease.expires_at_ms]
 
 
+def _with_the_last_end(data: InMemoryData, wanted: Sequence[str] | None, *, now_ms: int) -> WaitingTicks:
+    found = _waiting_ticks(data, wanted, now_ms=now_ms)
+    ends = {row.lease.expires_at_ms for row in data.schedules.values() if row.lease is not None}
+    told = [moment for moment in found.later_ms if moment in ends]
+    return replace(found, later_ms=[*(m for m in found.later_ms if m not in ends), *sorted(told)[-1:]])
+
+
+@broken(
+    "SCHEDULE-10",
+    _found(_with_the_last_end),
+    words="when the claim of a tick that is not in this answer runs out",
+    case="first_claim_that_runs_out_is_told",
+)
+class LastClaimThatRunsOutIsTold(Faulty):
+    """Of several claims the one that runs out last is told."""
+
+
 @broken(
     "SCHEDULE-10",
     (ticks, "_later_ms", _told_when_it_ran_out),
@@ -411,6 +428,22 @@ for _in_the_way in (_is_held, _has_fired, _is_disabled, _is_buffered):
         words="Schedules whose tick is the earliest first",
         case="crowd_that_cannot_be_claimed_hides_no_tick",
     )(type(f"CrowdThatIs{_name.title()}HidesTicks", (Faulty,), _told))
+
+
+@broken(
+    "SCHEDULE-11",
+    words="ticks of other workflows are left alone and hold nothing up",
+    case="crowd_that_cannot_be_claimed_hides_no_tick",
+)
+class CrowdOfOtherWorkflowsHidesTicks(Faulty):
+    """A claim looks at some of the earliest ticks, whatever their workflows."""
+
+    async def claim_due_schedule_buckets(self, **arguments: Any) -> Any:
+        wanted, now_ms = arguments.get("workflow_ids"), arguments["now_ms"]
+        due, mine = (len(_waiting_ticks(self._data, one, now_ms=now_ms).claimable) for one in (None, wanted))
+        if due - mine >= _LOOKED_AT + arguments["limit"]:
+            arguments["limit"] = 0
+        return await super().claim_due_schedule_buckets(**arguments)
 
 
 def _latest_of_a_crowd(data: InMemoryData, wanted: Sequence[str] | None, *, now_ms: int) -> WaitingTicks:

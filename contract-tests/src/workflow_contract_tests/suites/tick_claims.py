@@ -77,6 +77,21 @@ async def claim_of_a_tick_ends_on_time(h: StoreHarness, how: str) -> None:
     assert second.lease.token != first.lease.token
 
 
+@clause("SCHEDULE-10")
+async def first_claim_that_runs_out_is_told(h: StoreHarness) -> None:
+    """Of claims that run out at several times the first one of the caller's workflows is told, until it has run out."""
+    begin = h.now_ms
+    for name, lease_ms in (("b", 2_000), ("a", 3_000), ("c", 1_000), ("d", 4_000)):
+        await upsert(h, name, workflow_id=name)
+        await claim_tick(h, workflow_ids=[name], lease_ms=lease_ms)
+    for wanted, end in ((None, 1_000), (["a", "b", "d"], 2_000), (["d"], 4_000), (["d", "a"], 3_000)):
+        claims = await claim_ticks(h, workflow_ids=wanted)
+        assert (claims.buckets, claims.next_due_ms) == ((), begin + end), f"a claim for {wanted}"
+    h.advance(1_000)
+    assert (await claim_tick(h)).schedule.schedule_id == "c"
+    assert (await claim_ticks(h)).next_due_ms == begin + 2_000
+
+
 @clause("SCHEDULE-10", each=("in-turn", "buffered"))
 async def claim_that_ran_out_wakes_nobody(h: StoreHarness, how: str) -> None:
     """A tick whose claim ran out waits for the schedule's run to end, if that became live again, and not for a time."""
@@ -204,9 +219,10 @@ _CROWD = 40
 """More schedules than a store may look at beyond the limit of a claim."""
 
 
-@clause("SCHEDULE-9", "SCHEDULE-10", each=("held", "fired", "disabled", "buffered"))
+@clause("SCHEDULE-9", "SCHEDULE-10", "SCHEDULE-11", each=("held", "fired", "disabled", "buffered", "others"))
 async def crowd_that_cannot_be_claimed_hides_no_tick(h: StoreHarness, how: str) -> None:
     """Behind many earlier ticks that cannot be claimed, those that can are told, and claimed in their order."""
+    wanted = ["report"] if how == "others" else None
     for number in range(_CROWD):
         await _hold_up(h, f"held-{number}", how)
     if how == "held":
@@ -214,15 +230,15 @@ async def crowd_that_cannot_be_claimed_hides_no_tick(h: StoreHarness, how: str) 
     for name, delay in (("b", 3), ("a", 4), ("c", 2)):
         await upsert(h, name, next_fire_at_ms=h.now_ms + delay)
     h.advance(10)
-    assert (await claim_ticks(h, limit=0)).next_due_ms == h.now_ms
-    ticks = [await claim_tick(h, limit=1) for _ in range(3)]
+    assert (await claim_ticks(h, limit=0, workflow_ids=wanted)).next_due_ms == h.now_ms
+    ticks = [await claim_tick(h, limit=1, workflow_ids=wanted) for _ in range(3)]
     assert [tick.schedule.schedule_id for tick in ticks] == ["c", "b", "a"]
-    assert (await claim_ticks(h, limit=MANY)).buckets == ()
+    assert (await claim_ticks(h, limit=MANY, workflow_ids=wanted)).buckets == ()
 
 
 async def _hold_up(h: StoreHarness, name: str, how: str) -> None:
     """Create a schedule with a tick that is due at once and that no claim may take, if `held`, once it is claimed."""
-    await upsert(h, name, enabled=how != "disabled")
+    await upsert(h, name, enabled=how != "disabled", workflow_id="another" if how == "others" else "report")
     if how == "fired":
         await settle(h, await claim_tick(h), "skip", next_fire_at_ms=None)
         await upsert(h, name, next_fire_at_ms=h.now_ms, spec='"again"')
@@ -234,11 +250,11 @@ async def _hold_up(h: StoreHarness, name: str, how: str) -> None:
 
 @clause("SCHEDULE-9")
 async def earliest_of_a_crowd_are_claimed_first(h: StoreHarness) -> None:
-    """Of many due ticks of few workflows a claim takes the earliest, and leaves the others to the next ones."""
+    """Of many due ticks, nearly all of one workflow, a claim takes the earliest, and leaves the others to the next."""
     begin = h.now_ms
     moments = [begin + number * 7 % _CROWD for number in range(_CROWD)]
     for number, moment in enumerate(moments):
-        await upsert(h, f"s-{number}", next_fire_at_ms=moment, workflow_id=f"w-{number % 3}")
+        await upsert(h, f"s-{number}", next_fire_at_ms=moment, workflow_id="w" if number % 20 else "other")
     h.advance(_CROWD)
     claimed = []
     for limit in (1, 2, 5, MANY):
