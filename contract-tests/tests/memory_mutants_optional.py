@@ -236,6 +236,24 @@ class ForkBesideOtherWorkIsNotTold(Faulty):
     """A fork is told of unless something else was told just before."""
 
 
+def _notify_of_no_tick_if_busy(data: InMemoryData, run_id: str | None) -> None:
+    now = asyncio.get_running_loop().time()
+    told_at, data.told_at = getattr(data, "told_at", 0.0), now  # type: ignore[attr-defined]  # the mutant's own
+    if run_id is None or data.runs[run_id].schedule_id is None or now - told_at > 0.02:
+        _notify(data, run_id)
+
+
+@broken(
+    "NOTIFY-1",
+    IMPATIENT,
+    (InMemoryData, "notify", _notify_of_no_tick_if_busy),
+    words="a tick starts one",
+    case="ticks_beside_other_work_are_told",
+)
+class TickBesideOtherWorkIsNotTold(Faulty):
+    """A run of a tick is told of unless something else was told just before."""
+
+
 @broken("NOTIFY-1", IMPATIENT)
 class OnlyTheOwnHandleHears(Faulty):
     """Work that is made through another handle is not told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from memory_mutants import Faulty
 from mutant_catalogue import broken
 from workflow_runtime.errors import LeaseLostError
-from workflow_runtime.store import BucketSkipped
+from workflow_runtime.store import BucketSkipped, BucketsRequested, NotFound
 from workflow_store_memory import InMemoryWorkflowStore, ticks
 from workflow_store_memory import schedules as schedules_role
 from workflow_store_memory.data import InMemoryData, ScheduleRow, Tick
@@ -385,6 +386,54 @@ class DeletionTakesTheRequestsOfAll(Faulty):
         for row in self._data.schedules.values():
             row.requested.clear()
         return answer
+
+
+@broken(
+    "SCHEDULE-16",
+    words="a token that is not the tick's current one raises `LeaseLostError`",
+    case="late_settlements_and_claims_at_once",
+)
+class TokenIsComparedTooEarly(Faulty):
+    """A token that was the tick's when it was looked at counts as such, whoever has claimed the tick since."""
+
+    async def mark_schedule_bucket_started(self, **arguments: Any) -> Any:
+        row = self._data.schedules.get(arguments["schedule_id"])
+        holds = row is not None and row.lease is not None and row.lease.token == arguments["lease_token"]
+        await asyncio.sleep(0.001)
+        try:
+            return await super().mark_schedule_bucket_started(**arguments)
+        except LeaseLostError:
+            if holds and arguments["action"] == "skip":
+                return BucketSkipped()
+            raise
+
+
+@broken(
+    "SCHEDULE-8",
+    words="is not requested twice",
+    case="request_for_nothing_new_changes_nothing",
+)
+class RepeatedRequestTakesTheTickAlong(Faulty):
+    """A tick that waits for its turn is forgotten when it is requested once more, with another policy."""
+
+    async def request_schedule_buckets(self, **arguments: Any) -> Any:
+        row = self._data.schedules.get(arguments["schedule_id"])
+        waiting = {} if row is None else dict(row.requested)
+        answer = await super().request_schedule_buckets(**arguments)
+        for moment in arguments["fire_times_ms"]:
+            in_turn = moment in waiting and waiting[moment].overlap == "buffer-all"
+            if row is not None and in_turn and arguments.get("overlap") != "buffer-all":
+                row.requested.pop(moment, None)
+        return answer
+
+
+@broken("SCHEDULE-8", words="An unknown schedule answers `not-found`", case="unknown_schedule")
+class UnknownScheduleIsThoughtToBeAnother(Faulty):
+    """A request for an unknown schedule is answered as one for another that is there."""
+
+    async def request_schedule_buckets(self, **arguments: Any) -> Any:
+        answer = await super().request_schedule_buckets(**arguments)
+        return BucketsRequested(count=0) if self._data.schedules and isinstance(answer, NotFound) else answer
 
 
 _LOOKED_AT = 32

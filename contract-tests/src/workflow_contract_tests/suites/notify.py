@@ -25,6 +25,7 @@ from ..samples import event
 from ..scenarios import claim_pending, create, create_arguments, park, start, start_waiting
 from ..settings import scaled
 from ..tasks import all_of
+from ..ticking import claim_ticks, settle_arguments, upsert
 from ..verbs import CLAIM_VERBS, ClaimVerb
 
 T = TypeVar("T")
@@ -308,6 +309,20 @@ async def work_of_all_kinds_at_once_is_told(h: StoreHarness) -> None:
     async with _listening(h.second) as (listener,):
         await all_of(*(_as_task(make_work) for make_work in works.values()))
         for run_id in works:
+            await listener.until_told_of(run_id)
+
+
+@clause("NOTIFY-1", capability="notify", schedules=True)
+async def ticks_beside_other_work_are_told(h: StoreHarness) -> None:
+    """Of runs that ticks start while something else is told, a notice comes of each."""
+    names = [f"s-{number}" for number in range(3)]
+    for name in names:
+        await upsert(h, name)
+    marks = [settle_arguments(h, tick, "start", tick.schedule.schedule_id) for tick in (await claim_ticks(h)).buckets]
+    assert [mark["run_id"] for mark in marks] == names
+    async with _listening(h.second) as (listener,):
+        await all_of(create(h, "new"), *(h.store.mark_schedule_bucket_started(**mark) for mark in marks))
+        for run_id in ("new", *names):
             await listener.until_told_of(run_id)
 
 

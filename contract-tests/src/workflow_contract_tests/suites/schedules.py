@@ -230,13 +230,18 @@ async def expected_revision_guards_the_change(h: StoreHarness) -> None:
 
 @clause("SCHEDULE-5", "SCHEDULE-7", "SCHEDULE-8")
 async def unknown_schedule(h: StoreHarness) -> None:
-    """An unknown schedule raises when it is got, and is not found by the other verbs."""
-    with refused(ScheduleNotFoundError, "an unknown schedule"):
-        await h.store.get_schedule(schedule_id="nothing")
-    assert isinstance(await h.store.delete_schedule(schedule_id="nothing"), NotFound)
-    for moments in ([], [h.now_ms]):
-        asked = await h.store.request_schedule_buckets(schedule_id="nothing", fire_times_ms=moments, now_ms=h.now_ms)
-        assert isinstance(asked, NotFound)
+    """An unknown schedule raises when it is got, and is not found by the other verbs, also beside another one."""
+    for others in ([], ["other"]):
+        for name in others:
+            await upsert(h, name, next_fire_at_ms=None)
+        with refused(ScheduleNotFoundError, "an unknown schedule"):
+            await h.store.get_schedule(schedule_id="nothing")
+        assert isinstance(await h.store.delete_schedule(schedule_id="nothing"), NotFound)
+        for moments in ([], [h.now_ms]):
+            asked = await h.store.request_schedule_buckets(
+                schedule_id="nothing", fire_times_ms=moments, now_ms=h.now_ms
+            )
+            assert isinstance(asked, NotFound)
     await upsert(h, "nothing", next_fire_at_ms=None)
     assert (await claim_ticks(h)).buckets == (), "a request for an unknown schedule was kept"
 

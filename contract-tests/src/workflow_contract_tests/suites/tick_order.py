@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from workflow_runtime.errors import InvalidArgumentError, LeaseLostError
@@ -367,6 +368,23 @@ async def request_that_waits_keeps_its_policy(h: StoreHarness) -> None:
         with refused(InvalidArgumentError, f"the overlap {wrong!r}") as refusal:
             await request(h, 7, overlap=wrong)  # type: ignore[arg-type]  # that is the point
         assert refusal.error.argument == "overlap"
+
+
+@clause("SCHEDULE-8", "SCHEDULE-18")
+async def request_for_nothing_new_changes_nothing(h: StoreHarness) -> None:
+    """A request for moments that wait already, or for none, leaves the tick as it was: with any policy before any."""
+    policies: tuple[Any, ...] = (None, "allow", "buffer-all")
+    for first, again in itertools.product(policies, policies):
+        name = f"{first}-{again}"
+        await upsert(h, name, next_fire_at_ms=None)
+        assert await request(h, 5, 6, schedule_id=name, overlap=first) == 2
+        for moments in ((5,), (6, 5), ()):
+            assert await request(h, *moments, schedule_id=name, overlap=again) == 0
+        for moment in (5, 6):
+            tick = await claim_tick(h)
+            assert (tick.schedule.schedule_id, tick.fire_at_ms) == (name, moment)
+            assert tick.overlap_policy == (first or "skip")
+            await settle(h, tick, "skip")
 
 
 @clause("SCHEDULE-19", "ARG-2")

@@ -187,6 +187,33 @@ async def ticks_are_claimed_and_marked_once(h: StoreHarness) -> None:
     assert len((await h.store.list_runs(limit=MANY)).runs) == len(marked)
 
 
+@clause("SCHEDULE-9", "SCHEDULE-16", "FENCE-2")
+async def late_settlements_and_claims_at_once(h: StoreHarness) -> None:
+    """Of ticks whose claims have expired each is settled by its late claimer, or claimed by another, and never both."""
+    handles = await h.handles(8)
+    for number in range(scaled(8)):
+        names = [f"s-{number}-{place:02}" for place in range(40)]
+        for name in names:
+            await upsert(h, name)
+        ticks = (await claim_ticks(h, lease_ms=1)).buckets
+        h.advance(1)
+        marks = [
+            _answer(handles[place % 8], settle_arguments(h, tick, "skip", next_fire_at_ms=None))
+            for place, tick in enumerate(ticks)
+        ]
+        claims = [claim_ticks(h, store=h.store), claim_ticks(h, store=h.second)]
+        answers: list[Any] = await all_of(*marks[:15], claims[0], *marks[15:30], claims[1], *marks[30:])
+        claimed = [tick.schedule.schedule_id for batch in (answers.pop(31), answers.pop(15)) for tick in batch.buckets]
+        settled = [
+            tick.schedule.schedule_id
+            for tick, answer in zip(ticks, answers, strict=True)
+            if not isinstance(answer, LeaseLostError)
+        ]
+        assert sorted([*claimed, *settled]) == names, "a tick was settled and claimed, or neither"
+        for name in names:
+            await h.store.delete_schedule(schedule_id=name)
+
+
 @clause("SCHEDULE-8", "SCHEDULE-16")
 async def requests_during_settlements_are_kept(h: StoreHarness) -> None:
     """A tick requested while another is settled is never lost, and each is counted as new once."""
