@@ -342,11 +342,12 @@ def _awaited(h: StoreHarness, size: int) -> list[Awaited]:
 async def listing_says_what_a_paused_run_waits_for(h: StoreHarness) -> None:
     """The first few things, short or long, and how many there are; of no other run, and not of a former pause."""
     expected: dict[str, Any] = {}
+    awaited = _awaited(h, 300)
     for size, count in itertools.product((0, 300), range(6)):
-        awaited = _awaited(h, size)
+        some = _awaited(h, size)[:count]
         holder = await start(h, f"paused-{size}-{count}")
-        await holder.pause(timers={"t": h.now_ms + 99}, awaited=awaited[:count])
-        expected[holder.run_id] = (tuple(awaited[:count][:AWAITED_SHOWN]), count)
+        await holder.pause(timers={"t": h.now_ms + 99}, awaited=some)
+        expected[holder.run_id] = (tuple(some[:AWAITED_SHOWN]), count)
     for run_id in ("woken", "ended"):
         holder = await start(h, run_id)
         await holder.pause(awaited=awaited[1:2])

@@ -254,9 +254,9 @@ async def earliest_of_a_crowd_are_claimed_first(h: StoreHarness) -> None:
     begin = h.now_ms
     moments = [begin + number * 7 % _CROWD for number in range(_CROWD)]
     for number, moment in enumerate(moments):
-        await upsert(h, f"s-{number}", next_fire_at_ms=moment, workflow_id="w" if number % 20 else "other")
+        await upsert(h, f"s-{number}", next_fire_at_ms=moment, workflow_id="z" if number % 20 == 1 else "w")
     h.advance(_CROWD)
-    claimed = []
+    claimed: list[int] = []
     for limit in (1, 2, 5, MANY):
         batch = [tick.fire_at_ms for tick in (await claim_ticks(h, limit=limit)).buckets]
         assert len(batch) == min(limit, _CROWD - len(claimed))
