@@ -324,6 +324,40 @@ class SweepChoosesAmongFewRuns(Faulty):
     """Sweeps put into order the runs that they happen to find first."""
 
 
+def _first_due_of_the_latest(waiting: Any, *, now_ms: int, limit: int) -> Any:
+    lanes: dict[Any, list[Any]] = {}
+    for at_ms, run in sorted(waiting, key=lambda item: (item[0], item[1].run_id)):
+        lane = (run.workflow_id, run.workflow_version, run.queue, run.priority)
+        lanes.setdefault(lane, []).append((at_ms, run))
+    few = [item for lane in lanes.values() for item in lane[: limit + 32]]
+    few.sort(key=lambda item: (item[1].priority, item[0]), reverse=True)
+    return _first_due(few[: limit + 32], now_ms=now_ms, limit=limit)
+
+
+@broken(
+    "CLAIM-5",
+    (memory_claims, "_first_due", _first_due_of_the_latest),
+    words="then the earliest due",
+    case="first_of_a_crowd_is_claimed_first",
+)
+class SweepForgetsTheEarliestOfManyQueues(Faulty):
+    """Sweeps find the first of each queue, and put into order the latest of these."""
+
+
+def _first_due_of_many(waiting: Any, *, now_ms: int, limit: int) -> Any:
+    return _first_due(waiting, now_ms=now_ms, limit=min(limit, (limit + 32) // 2))
+
+
+@broken(
+    "CLAIM-10",
+    (memory_claims, "_first_due", _first_due_of_many),
+    words="It passes over none while no other call is under way",
+    case="first_of_a_crowd_is_claimed_first",
+)
+class LargeSweepIsNotFull(Faulty):
+    """A sweep for many runs brings fewer than there are, and than it may."""
+
+
 @broken("CLAIM-2", words="the due timers", case="claimed_timers_are_due_to_the_millisecond")
 class TimerComesOneMillisecondLate(Faulty):
     """A claim from an expired lease brings the timers that were due a millisecond ago."""
