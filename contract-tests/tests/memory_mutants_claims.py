@@ -371,7 +371,7 @@ class TimerComesOneMillisecondLate(Faulty):
         return replace(batch, claims=tuple(claims))
 
 
-@broken("CLAIM-2", words="the untaken inbox (its first page", case="claimed_inbox_begins_with_the_oldest")
+@broken("CLAIM-2", words="the untaken inbox (its first page", case="first_page_of_an_inbox_begins_with_the_oldest")
 class LargeInboxComesFromItsEnd(Faulty):
     """A claim from an expired lease brings the newest part of an inbox that is too large for one page."""
 
@@ -393,7 +393,7 @@ class ClaimLooksAtTheInboxFirst(Faulty):
         return answer if claim is None else replace(answer, claim=replace(claim, inbox=before))
 
 
-@broken("CLAIM-2", words="bounded as `ClaimedRun` says", case="claimed_inbox_begins_with_the_oldest")
+@broken("CLAIM-2", words="bounded as `ClaimedRun` says", case="first_page_of_an_inbox_begins_with_the_oldest")
 class LargestEntriesAreNotBrought(Faulty):
     """A claim from an expired lease passes over entries that are larger than a page."""
 
@@ -402,3 +402,12 @@ class LargestEntriesAreNotBrought(Faulty):
         small = [tuple(entry for entry in claim.inbox if len(entry.payload or "") < 10**6) for claim in batch.claims]
         claims = [replace(claim, inbox=inbox) for claim, inbox in zip(batch.claims, small, strict=True)]
         return replace(batch, claims=tuple(claims))
+
+
+@broken("RUN-7", words="inbox", case="first_page_of_an_inbox_begins_with_the_oldest")
+class LargeInboxIsLoadedFromItsEnd(Faulty):
+    """`load_execution` shows the newest part of an inbox that is too large for one page."""
+
+    async def load_execution(self, **arguments: Any) -> Any:
+        execution = await super().load_execution(**arguments)
+        return None if execution is None else replace(execution, inbox=execution.inbox[-2:])

@@ -256,6 +256,18 @@ class TimelineForgetsTheInbox(Faulty):
         return replace(timeline, entries=tuple(entry for entry in timeline.entries if entry.source != "inbox"))
 
 
+@broken("LIST-5", words="the first ones", case="timeline_is_bounded")
+class TimelineHasTheNewestOfTheInbox(Faulty):
+    """A timeline that cannot show all of an inbox shows what came last."""
+
+    async def get_run_timeline(self, **arguments: Any) -> Any:
+        timeline = await super().get_run_timeline(**arguments)
+        whole = await super().get_run_timeline(**(arguments | {"limit": 10**6}))
+        newest = [entry for entry in whole.entries if entry.source == "inbox"][-arguments.get("limit", 1_000) :]
+        others = [entry for entry in timeline.entries if entry.source != "inbox"]
+        return replace(timeline, entries=tuple(sorted([*others, *newest], key=lambda entry: entry.at_ms)))
+
+
 @broken("PAYLOAD-1")
 class PayloadIsParsedAndWrittenAgain(Faulty):
     """The store keeps values, and writes them as text of its own."""

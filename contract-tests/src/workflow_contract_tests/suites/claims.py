@@ -10,6 +10,7 @@ from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
     SILENT_CLAIMS_PER_CRASH,
     ClaimedRun,
+    Execution,
     NotClaimable,
     NotFound,
     Timer,
@@ -147,9 +148,22 @@ async def claim_brings_everything(h: StoreHarness, verb: str) -> None:
     ), "a claim brings exactly the timers that are due"
 
 
-@clause("CLAIM-2", "LOG-6", each=_TAKES)
-async def claimed_inbox_begins_with_the_oldest(h: StoreHarness, verb: str) -> None:
-    """A claim that cannot bring all of a large inbox brings its first entries, and the driver reads on from there."""
+async def _load(h: StoreHarness, run_id: str) -> Execution:
+    execution = await h.second.load_execution(run_id=run_id)
+    assert execution is not None
+    return execution
+
+
+_BRINGS: dict[str, Callable[[StoreHarness, str], Awaitable[ClaimedRun | Execution]]] = {
+    "load_execution": _load,
+    **_TAKES,
+}
+"""Brings the first page of a run's inbox by the verb of this name."""
+
+
+@clause("CLAIM-2", "RUN-7", "LOG-6", each=_BRINGS)
+async def first_page_of_an_inbox_begins_with_the_oldest(h: StoreHarness, verb: str) -> None:
+    """Whatever cannot bring all of a large inbox brings its first entries, and the driver reads on from there."""
     largest = min(h.store.capabilities.max_payload_bytes, 2 * DEFAULT_HISTORY_BYTES)
     holder = await start(h, lease_ms=1)
     for size in (largest, 9, *[min(largest, 400_000)] * 3, 9):
@@ -159,8 +173,8 @@ async def claimed_inbox_begins_with_the_oldest(h: StoreHarness, verb: str) -> No
     elif verb == CLAIM_DUE_TIMERS.name:
         await holder.pause(timers={"due": h.now_ms}, seen_inbox_seq=6)
     h.advance(1)
-    brought = [entry.inbox_seq for entry in (await _TAKES[verb](h, holder.run_id)).inbox]
-    assert brought, "a claim brings one entry if there is one"
+    brought = [entry.inbox_seq for entry in (await _BRINGS[verb](h, holder.run_id)).inbox]
+    assert brought, "one entry is brought if there is one"
     rest: list[int] = []
     while page := await h.second.read_inbox(run_id=holder.run_id, limit=9, after_seq=(brought + rest)[-1]):
         rest += [entry.inbox_seq for entry in page]

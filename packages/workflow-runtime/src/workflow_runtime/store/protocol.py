@@ -1084,7 +1084,7 @@ class QueryStore(Protocol):
 
         Contract:
             LIST-5: Creation, events (with payloads), inbox entries and pending timers, ordered by time; at most
-                `limit` events and `limit` inbox entries. Raises `RunNotFoundError` for an unknown id.
+                `limit` events and `limit` inbox entries, the first ones. Raises `RunNotFoundError` for an unknown id.
         """
         ...
 
