@@ -98,6 +98,56 @@ class TerminationThatCameTooLateSaysOtherwise(Gapped):
         return Terminated() if live else answer
 
 
+@broken("TIMER-1", words="The timer is durable", case="end_of_a_lease_and_timer_at_once")
+class PauseLosesTheTimersOfTheMeantime(Gapped):
+    """A pause writes the run's timers as it has read them, so one that was set meanwhile is lost."""
+
+    async def mark_run_paused(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        known = set() if run is None else set(run.timers)
+        await self.gap()
+        late = set() if run is None else set(run.timers) - known
+        removed = [*arguments.get("removed_timers", ()), *late]
+        return await super().mark_run_paused(**(arguments | {"removed_timers": removed}))
+
+
+@broken("CANCEL-4", words="its timers are gone, in one unit", case="end_of_a_lease_and_timer_at_once")
+class TerminationLeavesTheTimersOfTheMeantime(Gapped):
+    """A termination removes the timers that it has read, so one that was set meanwhile stays."""
+
+    async def terminate_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        known = set() if run is None else set(run.timers)
+        await self.gap()
+        late = {} if run is None else {name: timer for name, timer in run.timers.items() if name not in known}
+        answer = await super().terminate_run(**arguments)
+        if run is not None:
+            run.timers |= late
+        return answer
+
+
+@broken("RETAIN-1", words="Every trace", case="deletion_and_write_at_once")
+class DeletionLeavesTheTimersOfTheMeantime(Gapped):
+    """A deletion removes the timers that it has read, so one that was set meanwhile is there for the next run."""
+
+    left: dict[str, Any] = {}  # noqa: RUF012  # by the id of the run
+
+    async def delete_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        known = set() if run is None else set(run.timers)
+        await self.gap()
+        if run is not None:
+            self.left[run.run_id] = {name: timer for name, timer in run.timers.items() if name not in known}
+        return await super().delete_run(**arguments)
+
+    async def create_run(self, **arguments: Any) -> Any:
+        answer = await super().create_run(**arguments)
+        run = self.run(arguments)
+        if run is not None:
+            run.timers |= self.left.pop(run.run_id, {})
+        return answer
+
+
 class GappedSchedules(Gapped):
     """What these stores share that look at a schedule before they write it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from workflow_runtime.errors import LeaseLostError, LogConflictError
@@ -397,6 +398,7 @@ async def cancel_and_finish_at_once(h: StoreHarness) -> None:
 _WRITES: dict[str, Callable[[LeaseHolder], Coroutine[Any, Any, Any]]] = {
     "append_events": lambda holder: holder.append("1", "2"),
     "mark_run_paused": lambda holder: holder.pause(events=events("1", "2")),
+    "schedule_timer": lambda holder: holder.set_timer("t", holder.harness.now_ms),
     "deliver_signal": lambda holder: holder.signal("go", "s1"),
 }
 
@@ -415,7 +417,8 @@ async def deletion_and_write_at_once(h: StoreHarness, verb: str) -> None:
         again = await start(h, holder.run_id)
         execution = await h.second.load_execution(run_id=again.run_id)
         assert execution is not None
-        assert (execution.history, execution.inbox) == ((), ()), "a namesake inherits traces of the deleted run"
+        traces = (execution.history, execution.inbox, execution.timers)
+        assert traces == ((), (), ()), "a namesake inherits traces of the deleted run"
         assert (await again.signal("go", "s1")).kind == "buffered"
 
 
@@ -458,6 +461,37 @@ async def pruning_and_calls_at_once(h: StoreHarness, verb: str) -> None:
             assert (await again.signal("go", "s1")).kind == "buffered"
         for run_id in names:
             await h.store.delete_run(run_id=run_id, now_ms=h.now_ms, force=True)
+
+
+_ENDINGS: dict[str, Callable[[LeaseHolder], Coroutine[Any, Any, Any]]] = {
+    "mark_run_paused": lambda holder: holder.pause(timers={"late": holder.harness.now_ms + 9}),
+    "mark_run_finished": lambda holder: holder.finish(),
+    "mark_run_errored": lambda holder: holder.fail(),
+    "terminate_run": lambda holder: holder.store.terminate_run(run_id=holder.run_id, now_ms=holder.harness.now_ms),
+    "terminate_runs": lambda holder: holder.store.terminate_runs(run_ids=[holder.run_id], now_ms=holder.harness.now_ms),
+}
+"""Ends a lease by the verb of this name."""
+
+
+@clause("TIMER-1", "PAUSE-1", "FINISH-1", "FINISH-3", "CANCEL-4", "BULK-2", each=_ENDINGS)
+async def end_of_a_lease_and_timer_at_once(h: StoreHarness, verb: str) -> None:
+    """Timers that are set while the lease ends count in the pause, go with the other timers, or are refused."""
+    handles = await h.handles(4)
+    chosen = random.Random(SEED)
+    for _ in range(RACE_ROUNDS):
+        holder = await start(h)
+        twins = [replace(holder, store=handle) for handle in handles[1:]]
+        timers = [twin.set_timer(f"t{place}", h.now_ms + 5 - place) for place, twin in enumerate(twins)]
+        *answers, _ = await _together(chosen, *timers, _ENDINGS[verb](holder))
+        execution = await h.second.load_execution(run_id=holder.run_id)
+        assert execution is not None
+        if verb == "mark_run_paused":
+            accepted = {f"t{place}" for place, answer in enumerate(answers) if answer is None}
+            assert {timer.timer_id for timer in execution.timers} == {"late", *accepted}
+            earliest = min(timer.fire_at_ms for timer in execution.timers)
+            assert execution.run.due_at_ms == earliest, "the run sleeps past a timer"
+        else:
+            assert execution.timers == (), f"a run that is {execution.run.status} has a timer"
 
 
 @clause("TIMER-2", "SIGNAL-1", "CLAIM-9")
