@@ -469,6 +469,27 @@ class PauseIsNoProgress(Faulty):
         return answer
 
 
+@broken("DEAD-3", words="an event in any driver's write", case="last_event_clears_the_count")
+class LastEventIsNoProgress(Faulty):
+    """The write that ends a run leaves the crash count as it was, with an event and without one."""
+
+    async def mark_run_finished(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        crashes = 0 if run is None else run.crashes
+        await super().mark_run_finished(**arguments)
+        if run is not None:
+            run.crashes = crashes
+
+
+@broken("DEAD-3", words="an event in any driver's write", case="last_event_clears_the_count")
+class EveryEndIsProgress(Faulty):
+    """An error sets the crash count to zero, though the driver has written no event."""
+
+    async def mark_run_errored(self, **arguments: Any) -> Any:
+        await super().mark_run_errored(**arguments)
+        self.current(arguments["run_id"]).crashes = 0
+
+
 @broken("STATUS-1")
 class PausedRunsAreRequeued(Faulty):
     """`requeue_run` works on a paused run."""

@@ -20,7 +20,7 @@ from ..cases import clause
 from ..expectations import refused
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
-from ..samples import LEASE_MS, MANY, event
+from ..samples import LEASE_MS, MANY, event, events
 from ..scenarios import (
     claim,
     claim_due,
@@ -33,7 +33,7 @@ from ..scenarios import (
     start_full,
     unchanged,
 )
-from ..verbs import CLAIM_VERBS
+from ..verbs import CLAIM_VERBS, MARK_RUN_ERRORED, MARK_RUN_FINISHED, LeaseVerb
 
 
 @clause("LEASE-1")
@@ -298,6 +298,17 @@ async def progress_clears_the_count(h: StoreHarness, progress: str) -> None:
             await holder.pause(timers={"t": h.now_ms})
             holder = LeaseHolder.of(h, (await claim_due(h)).claims[0])
         assert (await record(h, holder.run_id)).crashes == 0
+
+
+@clause("DEAD-3", "FINISH-1", "FINISH-3", each=(MARK_RUN_FINISHED, MARK_RUN_ERRORED))
+async def last_event_clears_the_count(h: StoreHarness, verb: LeaseVerb) -> None:
+    """The write that ends a run sets the crash count to zero when it has an event, and leaves it when it has none."""
+    for payloads, crashes in (((), 1), (("1",), 0)):
+        holder = await start(h, lease_ms=1)
+        await show_life(holder)
+        holder = await claim(h, holder.run_id, now_ms=h.advance(1))
+        await verb.call(holder, events=events(*payloads))
+        assert (await record(h, holder.run_id)).crashes == crashes, f"with {len(payloads)} events"
 
 
 @clause("DEAD-3")
