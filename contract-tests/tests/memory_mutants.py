@@ -13,6 +13,7 @@ from workflow_runtime.store import (
     DRIVER_VERBS,
     Buffered,
     Created,
+    Duplicate,
     Existing,
     NotRequeueable,
     Requeued,
@@ -383,6 +384,34 @@ class CancelIsRepeated(Faulty):
         if run is not None:
             run.deliveries.pop(("cancel", "cancel"), None)
         return await super().cancel_run(**arguments)
+
+
+@broken(
+    "CANCEL-1",
+    words="any other run that was asked before answers `duplicate`",
+    case="duplicate_names_the_request_of_its_run",
+)
+class RequestIsFoundByItsIdAlone(Faulty):
+    """The answer to a second request names whatever was delivered first with the id of a request."""
+
+    async def cancel_run(self, **arguments: Any) -> Any:
+        answer = await super().cancel_run(**arguments)
+        if isinstance(answer, Duplicate):
+            inbox = self.current(arguments["run_id"]).inbox
+            return replace(answer, inbox_seq=next(e.inbox_seq for e in inbox if e.delivery_id == "cancel"))
+        return answer
+
+
+@broken("CANCEL-2", words="or since it was due if that was earlier", case="queued_run_is_due_at_once")
+class CancelledRunLosesItsPlace(Faulty):
+    """A queued run that is asked to end is due anew, behind those that became due meanwhile."""
+
+    async def cancel_run(self, **arguments: Any) -> Any:
+        answer = await super().cancel_run(**arguments)
+        run = self.run(arguments)
+        if run is not None and run.status is RunStatus.QUEUED:
+            run.available_at_ms = arguments["now_ms"]
+        return answer
 
 
 @broken("CANCEL-2")

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.payloads import decode_json
-from workflow_runtime.store import AlreadyFinished, CancelRequested, Duplicate, NotFound, Terminated, Timer
+from workflow_runtime.store import (
+    AlreadyFinished,
+    CancelRequested,
+    CancelResult,
+    Duplicate,
+    NotFound,
+    Terminated,
+    Timer,
+)
 
 from ..cases import clause
 from ..expectations import refused
@@ -43,6 +53,30 @@ async def second_request_is_a_duplicate(h: StoreHarness) -> None:
     await holder.append("1", taken_inbox=[1])
     assert isinstance(await h.second.cancel_run(run_id=holder.run_id, now_ms=h.now_ms), Duplicate)
     assert (await record(h, holder.run_id)).cancel_requested
+
+
+async def _ask_one(h: StoreHarness, run_id: str) -> CancelResult:
+    return await h.second.cancel_run(run_id=run_id, now_ms=h.now_ms)
+
+
+async def _ask_some(h: StoreHarness, run_id: str) -> CancelResult:
+    return (await h.second.cancel_runs(run_ids=[run_id, "nobody"], now_ms=h.now_ms))[run_id]
+
+
+_ASKS = {"cancel_run": _ask_one, "cancel_runs": _ask_some}
+
+
+@clause("CANCEL-1", "BULK-1", each=_ASKS)
+async def duplicate_names_the_request_of_its_run(h: StoreHarness, verb: str) -> None:
+    """A second request names the entry of the first, not that of another run, nor a delivery with the id `cancel`."""
+    plain, busy = await start(h), await start(h)
+    common: dict[str, Any] = {"run_id": busy.run_id, "now_ms": h.now_ms}
+    await h.store.deliver_approval(**common, approval_id="cancel", approved=True)
+    await busy.signal("cancel", "cancel")
+    await h.store.deliver_retry(**common, retry_id="cancel")
+    for expected in (CancelRequested, Duplicate):
+        for holder, inbox_seq in ((busy, 4), (plain, 1)):
+            assert await _ASKS[verb](h, holder.run_id) == expected(inbox_seq=inbox_seq)
 
 
 async def _end(holder: LeaseHolder, status: str) -> None:
@@ -94,8 +128,8 @@ async def queued_run_is_due_at_once(h: StoreHarness) -> None:
         await h.second.cancel_run(run_id=run.run_id, now_ms=h.now_ms)
         after = await record(h, run.run_id)
         assert after.status == "queued"
-        assert after.due_at_ms is not None
-        assert after.due_at_ms <= h.now_ms, "a cancelled run waits for a time that no longer matters"
+        assert run.due_at_ms is not None
+        assert after.due_at_ms == min(h.now_ms, run.due_at_ms), "it waits for a time that no longer matters, or anew"
     batch = await claim_pending(h)
     assert {c.run.run_id for c in batch.claims} == {future.run_id, past.run_id}
     assert all(c.run.cancel_requested for c in batch.claims)

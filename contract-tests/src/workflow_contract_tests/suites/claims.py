@@ -283,7 +283,7 @@ async def greater_priority_first_then_earliest(h: StoreHarness, verb: ClaimVerb)
 
 @clause("CLAIM-5", "CLAIM-10", "TIMER-2", each=CLAIM_VERBS)
 async def first_of_a_crowd_is_claimed_first(h: StoreHarness, verb: ClaimVerb) -> None:
-    """A claim of one takes the first of a crowd by priority, time and id, a claim of many takes as many as its limit."""
+    """A claim of one takes the first of a crowd by priority, time and id; a claim of many takes as many as it may."""
     firsts = {"urgent": (3, 1), "early": (2, 0), "a": (3, 0)}
     of_its_own: tuple[dict[str, str], ...] = ({"queue": "q"}, {"workflow_id": "w"}, {"workflow_version": "v"})
     for number in range(_CROWD):
