@@ -314,6 +314,26 @@ class PauseForgetsTimers(Faulty):
         return await super().mark_run_paused(**(arguments | {"set_timers": ()}))
 
 
+@broken("PAUSE-1", words="due at its earliest timer", case="pause_is_due_at_the_earliest_timer_that_is_left")
+class PauseCountsTheTimersThatItRemoves(Faulty):
+    """A paused run is due at the earliest of its timers, and of those that its pause removed."""
+
+    _removed: dict[str, int] = {}  # noqa: RUF012  # times by the id of the run
+
+    async def mark_run_paused(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        timers = {} if run is None else dict(run.timers)
+        times = [timers[name].fire_at_ms for name in arguments.get("removed_timers", ()) if name in timers]
+        self._removed[arguments["run_id"]] = min(times, default=2**53)
+        return await super().mark_run_paused(**arguments)
+
+    async def load_run(self, **arguments: Any) -> Any:
+        run = await super().load_run(**arguments)
+        if run is None or run.status is not RunStatus.PAUSED or run.due_at_ms is None:
+            return run
+        return replace(run, due_at_ms=min(run.due_at_ms, self._removed[run.run_id]))
+
+
 @broken("PAUSE-2")
 class PauseIgnoresTheInbox(Faulty):
     """A pause parks the run whatever has arrived."""

@@ -267,6 +267,26 @@ async def pause_replaces_and_moves(h: StoreHarness) -> None:
     assert (run.status, run.due_at_ms, run.awaited) == ("paused", None, ())
 
 
+@clause("PAUSE-1", "TIMER-1")
+async def pause_is_due_at_the_earliest_timer_that_is_left(h: StoreHarness) -> None:
+    """A pause that removes timers, or moves them, is due at the earliest of all that it leaves, new ones and others."""
+    plan: list[tuple[list[str], dict[str, int], int]] = [
+        (["a"], {}, 2),
+        (["a", "b"], {}, 3),
+        (["b"], {"c": 9}, 1),
+        (["a"], {"b": 8, "d": 4}, 3),
+        (["a", "x"], {"d": 1}, 1),
+        (["a", "b", "c"], {"d": 7, "e": 6}, 6),
+    ]
+    for removed, new, earliest in plan:
+        holder = await start(h)
+        old = [Timer(timer_id=name, fire_at_ms=h.now_ms + at) for name, at in (("a", 1), ("b", 2), ("c", 3))]
+        await holder.append(events=[], set_timers=old)
+        await holder.pause(timers={name: h.now_ms + at for name, at in new.items()}, removed_timers=removed)
+        due_at_ms = (await record(h, holder.run_id)).due_at_ms
+        assert due_at_ms == h.now_ms + earliest, f"without {removed}, with {new}"
+
+
 @clause("PAUSE-2", "CLAIM-9")
 async def pause_with_unseen_inbox_queues(h: StoreHarness) -> None:
     """A pause that has not seen the newest inbox entry queues the run, and writes the rest all the same."""
