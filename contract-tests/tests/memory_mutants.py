@@ -471,6 +471,18 @@ class CancelTakesTheLease(Faulty):
         return await super().cancel_run(**arguments)
 
 
+@broken("CANCEL-4", words="with the reason", case="operations_of_one_name_keep_runs_apart")
+class TerminationGivesItsReasonToOthers(Faulty):
+    """A termination writes its reason wherever there is one."""
+
+    async def terminate_run(self, **arguments: Any) -> Any:
+        answer = await super().terminate_run(**arguments)
+        for run in self._data.runs.values():
+            if run.reason is not None:
+                run.reason = arguments.get("reason")
+        return answer
+
+
 @broken("CANCEL-4")
 class TerminatedRunKeepsItsHolder(Faulty):
     """A terminated run can still be written to."""

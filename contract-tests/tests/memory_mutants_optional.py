@@ -243,6 +243,11 @@ def _notify_of_no_tick_if_busy(data: InMemoryData, run_id: str | None) -> None:
         _notify(data, run_id)
 
 
+def _notify_and_note(data: InMemoryData, run_id: str) -> None:
+    data.told_at = asyncio.get_running_loop().time()  # type: ignore[attr-defined]  # the mutant's own
+    _notify(data, run_id)
+
+
 @broken(
     "NOTIFY-1",
     IMPATIENT,
@@ -252,6 +257,20 @@ def _notify_of_no_tick_if_busy(data: InMemoryData, run_id: str | None) -> None:
 )
 class TickBesideOtherWorkIsNotTold(Faulty):
     """A run of a tick is told of unless something else was told just before."""
+
+
+    (InMemoryData, "notify", _notify_and_note),
+    words="requeued",
+    case="work_of_all_kinds_at_once_is_told",
+)
+class RequeueBesideOtherWorkIsNotTold(_Unheard):
+    """A run that is requeued is told of unless something else was told just before."""
+
+    async def requeue_run(self, **arguments: Any) -> Any:
+        await asyncio.sleep(0.001)
+        if asyncio.get_running_loop().time() - getattr(self._data, "told_at", 0.0) <= 0.02:
+            return await self._in_silence("requeue_run", arguments)
+        return await super().requeue_run(**arguments)
 
 
 @broken("NOTIFY-1", IMPATIENT)

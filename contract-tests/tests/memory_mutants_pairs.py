@@ -10,6 +10,8 @@ from mutant_catalogue import broken
 from workflow_runtime.store import (
     TERMINAL_STATUSES,
     Buffered,
+    CancelRequested,
+    Duplicate,
     Requeued,
     RunRecord,
     RunStatus,
@@ -146,6 +148,22 @@ class DeletionLeavesTheTimersOfTheMeantime(Gapped):
         if run is not None:
             run.timers |= self.left.pop(run.run_id, {})
         return answer
+
+
+@broken(
+    "CANCEL-1",
+    words="any other run that was asked before answers `duplicate`",
+    case="calls_for_one_run_that_meet_act_once",
+)
+class TwoAreToldThatTheyAsked(Gapped):
+    """Of two requests at once for a run that nobody drives both are answered as the first one."""
+
+    async def cancel_run(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        first = run is not None and run.status is not RunStatus.RUNNING and not run.cancel_requested
+        await self.gap()
+        answer = await super().cancel_run(**arguments)
+        return CancelRequested(inbox_seq=answer.inbox_seq) if first and isinstance(answer, Duplicate) else answer
 
 
 class GappedSchedules(Gapped):

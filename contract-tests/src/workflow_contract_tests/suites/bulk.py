@@ -151,11 +151,7 @@ async def calls_that_meet_do_each_run_once(h: StoreHarness, verb: _BulkVerb) -> 
     chosen = random.Random(SEED)
     handles = await h.handles(4)
     for _ in range(scaled(7)):
-        holders = [await start_full(h, lease_ms=1) for _ in range(12)]
-        if verb in (_REQUEUE_RUNS, _RETRY_RUNS):
-            await park(h, *holders, now_ms=h.advance(LEASE_MS))
-        else:
-            await _scatter(h, holders, with_dead=verb is _TERMINATE_RUNS)
+        holders = await _in_each_status(h, verb, 12)
         ids = [holder.run_id for holder in holders]
         calls = []
         for handle in handles:
@@ -163,12 +159,37 @@ async def calls_that_meet_do_each_run_once(h: StoreHarness, verb: _BulkVerb) -> 
             calls.append(verb.call(handle, list(ids), h.now_ms))
         results: list[Any] = await all_of(*calls, *(_append(holder) for holder in holders))
         for run_id in ids:
-            answers = [result[run_id] for result in results[: len(handles)]]
-            kinds = sorted(answer.kind for answer in answers)
-            assert kinds == sorted([verb.done, *[verb.too_late] * (len(handles) - 1)]), f"{verb} of one run: {kinds}"
-            assert len({getattr(answer, "inbox_seq", None) for answer in answers}) == 1, f"the answers: {answers}"
+            _check_done_once(verb, [result[run_id] for result in results[: len(handles)]])
         for holder in holders:
             await _check_whole(h, holder)
+
+
+@clause("BULK-1", "CANCEL-1", "CANCEL-4", "DEAD-1", "RETRY-2", each=_VERBS)
+async def calls_for_one_run_that_meet_act_once(h: StoreHarness, verb: _BulkVerb) -> None:
+    """Of calls at once for one run, alone or as one of many, one acts in each status, and the others are told so."""
+    handles = await h.handles(4)
+    for _ in range(scaled(15)):
+        for holder in await _in_each_status(h, verb, 4):
+            calls = [verb.call_single(handle, holder.run_id, h.now_ms) for handle in handles[1:]]
+            *answers, among = await all_of(*calls, verb.call(handles[0], [holder.run_id], h.now_ms))
+            _check_done_once(verb, [*answers, among[holder.run_id]])
+            await _check_whole(h, holder)
+
+
+async def _in_each_status(h: StoreHarness, verb: _BulkVerb, count: int) -> list[LeaseHolder]:
+    """Start runs, and leave them in statuses in which the verb acts."""
+    holders = [await start_full(h, lease_ms=1) for _ in range(count)]
+    if verb in (_REQUEUE_RUNS, _RETRY_RUNS):
+        await park(h, *holders, now_ms=h.advance(LEASE_MS))
+    else:
+        await _scatter(h, holders, with_dead=verb is _TERMINATE_RUNS)
+    return holders
+
+
+def _check_done_once(verb: _BulkVerb, answers: Sequence[Any]) -> None:
+    kinds = sorted(answer.kind for answer in answers)
+    assert kinds == sorted([verb.done, *[verb.too_late] * (len(answers) - 1)]), f"{verb} of one run: {kinds}"
+    assert len({getattr(answer, "inbox_seq", None) for answer in answers}) == 1, f"the answers: {answers}"
 
 
 async def _scatter(h: StoreHarness, holders: Sequence[LeaseHolder], *, with_dead: bool) -> None:

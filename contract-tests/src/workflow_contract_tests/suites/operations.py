@@ -228,21 +228,54 @@ async def _retry_many(h: StoreHarness, run_id: str) -> None:
     await h.store.retry_runs(run_ids=[run_id], event=event(), now_ms=h.now_ms)
 
 
+async def _requeue(h: StoreHarness, run_id: str) -> None:
+    await h.store.requeue_run(run_id=run_id, now_ms=h.now_ms)
+
+
+async def _requeue_many(h: StoreHarness, run_id: str) -> None:
+    await h.store.requeue_runs(run_ids=[run_id], now_ms=h.now_ms)
+
+
+async def _cancel(h: StoreHarness, run_id: str) -> None:
+    await h.store.cancel_run(run_id=run_id, now_ms=h.now_ms)
+
+
+async def _cancel_many(h: StoreHarness, run_id: str) -> None:
+    await h.store.cancel_runs(run_ids=[run_id], now_ms=h.now_ms)
+
+
+async def _delete(h: StoreHarness, run_id: str) -> None:
+    await h.store.delete_run(run_id=run_id, now_ms=h.now_ms)
+
+
 _NAMES_A_RUN: dict[str, Callable[[StoreHarness, str], Awaitable[None]]] = {
     "claim_run": _claim_by_id,
+    "cancel_run": _cancel,
+    "cancel_runs": _cancel_many,
     "terminate_run": _terminate,
     "terminate_runs": _terminate_many,
+    "requeue_run": _requeue,
+    "requeue_runs": _requeue_many,
     "retry_run": _retry,
     "retry_runs": _retry_many,
+    "delete_run": _delete,
 }
 
 
-@clause("OP-1", "CLAIM-1", "CANCEL-4", "RETRY-1", "BULK-1", each=_NAMES_A_RUN)
+@clause(
+    *("OP-1", "CLAIM-1", "CANCEL-1", "CANCEL-4", "DEAD-1", "RETRY-1", "RETAIN-1", "BULK-1"),
+    each=_NAMES_A_RUN,
+)
 async def operations_of_one_name_keep_runs_apart(h: StoreHarness, verb: str) -> None:
-    """Of runs whose drivers numbered their operations alike only the one that is named changes."""
-    holders = [await start(h, operation_id="first") for _ in range(3)]
+    """Of full runs whose drivers numbered their operations alike only the one that is named changes."""
+    holders = [await start_full(h, operation_id="first") for _ in range(3)]
     for holder in holders:
-        await (holder.fail if "retry" in verb else holder.release)(operation_id="last")
+        if verb.startswith("retry"):
+            await holder.fail(operation_id="last")
+        elif verb.startswith(("terminate", "requeue")):
+            await holder.fail(parked=True, reason="why", operation_id="last")
+        else:
+            await holder.release(operation_id="last")
     others = [holder.run_id for holder in holders[::2]]
     named = holders[1].run_id
     before = await observe(h, named)

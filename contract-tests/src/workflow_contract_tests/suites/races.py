@@ -18,6 +18,7 @@ from workflow_runtime.store import (
     Claimed,
     ClaimedRun,
     Created,
+    Deleted,
     Delivered,
     Duplicate,
     Existing,
@@ -398,20 +399,29 @@ async def cancel_and_finish_at_once(h: StoreHarness) -> None:
 _WRITES: dict[str, Callable[[LeaseHolder], Coroutine[Any, Any, Any]]] = {
     "append_events": lambda holder: holder.append("1", "2"),
     "mark_run_paused": lambda holder: holder.pause(events=events("1", "2")),
-    "schedule_timer": lambda holder: holder.set_timer("t", holder.harness.now_ms),
     "deliver_signal": lambda holder: holder.signal("go", "s1"),
+    "schedule_timer": lambda holder: holder.set_timer("t", holder.harness.now_ms),
+    "deliver_retry": lambda holder: holder.harness.second.deliver_retry(
+        run_id=holder.run_id, retry_id="r1", now_ms=holder.harness.now_ms
+    ),
 }
+_UNFORCED = ("schedule_timer", "deliver_retry")
+"""These write to a run that may be deleted: its lease has just expired, or it is paused."""
 
 
 @clause("RETAIN-1", "RETAIN-2", "FENCE-1", each=_WRITES)
 async def deletion_and_write_at_once(h: StoreHarness, verb: str) -> None:
-    """A deletion leaves no trace, whatever was being written to the run at that moment."""
+    """A deletion is done, and leaves no trace, whatever was being written to the run at that moment."""
     chosen = random.Random(SEED)
     for number in range(RACE_ROUNDS):
-        holder = await start(h, f"run-{number}")
-        await _together(
-            chosen, _WRITES[verb](holder), h.second.delete_run(run_id=holder.run_id, now_ms=h.now_ms, force=True)
-        )
+        holder = await start(h, f"run-{number}", lease_ms=1)
+        if verb == "deliver_retry":
+            await holder.pause()
+        h.advance(verb in _UNFORCED)
+        forced = verb not in _UNFORCED
+        deletion = h.second.delete_run(run_id=holder.run_id, now_ms=h.now_ms, force=forced)
+        _, answer = await _together(chosen, _WRITES[verb](holder), deletion)
+        assert isinstance(answer, Deleted), f"a deletion{' by force' * forced} answered {answer}"
         assert await h.store.load_run(run_id=holder.run_id) is None
         assert await h.store.read_events(run_id=holder.run_id, limit=9) == (), "events of a deleted run are left"
         again = await start(h, holder.run_id)
