@@ -259,6 +259,9 @@ class TickBesideOtherWorkIsNotTold(Faulty):
     """A run of a tick is told of unless something else was told just before."""
 
 
+@broken(
+    "NOTIFY-1",
+    IMPATIENT,
     (InMemoryData, "notify", _notify_and_note),
     words="requeued",
     case="work_of_all_kinds_at_once_is_told",

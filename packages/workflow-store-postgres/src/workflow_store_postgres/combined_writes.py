@@ -39,7 +39,7 @@ class Unit:
     fence: Fence
     events: Sequence[NewEvent]
     values: tuple[str | int | None, ...]
-    """What else it writes, in the order of the statement's parameters."""
+    """The rest of the statement's parameters, in their order."""
     answer: asyncio.Future[Row | None] = field(init=False)
     sent: asyncio.Task[None] | None = None
     """Task that sends it, once it is on its way."""

@@ -88,7 +88,7 @@ class KeptConnections:
             self._begin_to_give_back(lent)
 
     def add(self, lent: LentConnection) -> bool:
-        """Let go of a connection that has nothing to clean up. Return False if it has to be given back."""
+        """Pass on, or keep, a connection that has nothing to clean up. Return False if it has to be given back."""
         lent.uses += 1
         if self._closed or lent.uses >= _MOST_USES:
             return False
@@ -120,7 +120,7 @@ class KeptConnections:
             self._looking = loop.call_later(_IDLE_S, self._give_idle_back)
 
     async def give_all_back(self) -> None:
-        """Give back all that are free."""
+        """Return all that are free to the pool."""
         free, self._free = self._free, []
         for _, lent in free:
             self._begin_to_give_back(lent)
