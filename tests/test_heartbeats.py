@@ -124,7 +124,7 @@ async def test_event_loop_that_is_blocked_for_too_long_loses_its_lease(location:
         output, errors = process.communicate(timeout=PATIENCE_S)
     assert output == "lost\n"
     assert await handle.result() == "parent"
-    assert "its lease is left to run out" in errors
+    assert "its leases are left to run out" in errors
 
 
 async def test_without_a_thread_a_blocked_event_loop_loses_its_lease(location: str, store: Any) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import threading
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,6 @@ from workflow_runtime import (
     TestClock,
     workflow,
 )
-from workflow_runtime.heartbeats import HeartbeatThread
 from workflow_runtime.setbacks import Setbacks
 
 if TYPE_CHECKING:
@@ -339,67 +336,6 @@ async def test_heartbeats_outlive_any_error(lab: Lab, gate: Gate) -> None:
         lab.advance(seconds=10)
         await lab.until(lambda: lab.data.runs["run"].lease.expires_at_ms == lab.clock.now_ms() + 30_000)  # type: ignore[union-attr]  # it has one
         gate.opened.set()
-
-
-class _Lease:
-    run_id = "run"
-    token = "token"
-    renew_at_ms = 0
-
-    def renewed(self, renewal: object) -> None:
-        """Hear it."""
-
-    def lose(self) -> None:
-        """Hear it."""
-
-
-@pytest.mark.real_time
-async def test_heartbeat_thread_bears_that_nothing_can_be_opened(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """No file handles for an event loop, then no threads: the leases of later runs are kept again."""
-    opened = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    class Renewer:
-        async def heartbeat_run_lease(self, **_: object) -> None:
-            loop.call_soon_threadsafe(opened.set)
-            raise RuntimeError("no more than that is needed")
-
-    @asynccontextmanager
-    async def open_renewer() -> Any:
-        yield Renewer()
-
-    thread = HeartbeatThread(open_renewer, clock=TestClock(), lease_ms=60, max_block_s=60)
-    runner, failures = asyncio.Runner, iter([OSError(24, "Too many open files")])
-
-    def no_files() -> asyncio.Runner:
-        for failure in failures:
-            raise failure
-        return runner()
-
-    monkeypatch.setattr(asyncio, "Runner", no_files)
-    starting = threading.Thread.start
-    monkeypatch.setattr(threading.Thread, "start", _cannot_start)
-    with thread.keep(_Lease()):
-        pass
-    assert "no thread for heartbeats" in caplog.text
-    monkeypatch.setattr(threading.Thread, "start", starting)
-    clock = thread._clock
-    assert isinstance(clock, TestClock)
-    with thread.keep(_Lease()):
-        async with asyncio.timeout(10):
-            while not opened.is_set():
-                clock.advance(timedelta(milliseconds=20))
-                with thread._changed:
-                    thread._changed.notify()
-                await asyncio.sleep(0.005)
-    await thread.ended()
-    assert "Too many open files" in caplog.text
-
-
-def _cannot_start(thread: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")
 
 
 def pauses_ms(error: Exception, count: int) -> list[int]:

@@ -3,89 +3,88 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from typing import NamedTuple
 
 from .clock import Clock
-from .engine.held_lease import beat_patience_s
+from .engine.held_lease import HeldLease, beat_patience_s, due_leases
+from .engine.lease_keeper import LeaseKeeper
 from .errors import LeaseLostError
 from .logs import get_logger, indented, one_line
 from .store import LeaseRenewal, LeaseRenewer
 
-__all__ = ["HeartbeatThread", "RenewableLease"]
+__all__ = ["HeartbeatThread"]
 
 logger = get_logger("workflow_runtime")
 
-_PATS_PER_LEASE = 6
 _END_S = 5.0
 """The longest that a connection takes to close when the server does not answer."""
 
 
-class RenewableLease(Protocol):
-    """A lease as its driver holds it. All but the reading of attributes happens on the driver's event loop."""
+class _WatchedLoop:
+    """An event loop whose leases are in the care of the thread, as the thread sees it."""
 
-    run_id: str
-    token: str
-    renew_at_ms: int
-
-    def renewed(self, renewal: LeaseRenewal) -> None:
-        """Note that the lease was renewed."""
-        ...
-
-    def lose(self) -> None:
-        """Note that another worker has the run."""
-        ...
-
-
-class _Entry:
-    """A lease in the care of the thread, and the event loop that drives its run."""
-
-    def __init__(self, lease: RenewableLease, pat_every_s: float) -> None:
-        self.lease = lease
-        self.loop = asyncio.get_running_loop()
-        self.not_before_ms = 0
-        self.reported_blocked = False
+    def __init__(self, keeper: LeaseKeeper) -> None:
+        self.keeper = keeper
         self.given_up = False
         self._thread_id = threading.get_ident()
-        self._alive_at = time.monotonic()
-        self._pat_every_s = pat_every_s
-        self._next_pat = self.loop.call_later(pat_every_s, self._pat)
+        self._seen_alive_at = keeper.alive_at
+        self._reported = False
 
-    def _pat(self) -> None:
-        self._alive_at = time.monotonic()
-        self.reported_blocked = self.given_up = False
-        self._next_pat = self.loop.call_later(self._pat_every_s, self._pat)
+    def look(self, *, lease_s: float, max_block_s: float) -> None:
+        """Set `given_up` if the event loop deserves its leases no more. What blocks it is logged."""
+        if self.keeper.alive_at != self._seen_alive_at:
+            self._seen_alive_at = self.keeper.alive_at
+            self._reported = self.given_up = False
+        blocked_s = time.monotonic() - self._seen_alive_at - self.keeper.looks_every_s
+        if blocked_s > max_block_s and not self.given_up:
+            self.given_up = True
+            logger.error(
+                "%s: the event loop has been blocked for %.0f s, its leases are left to run out. It is at:\n%s",
+                one_line(self._runs()), blocked_s, indented(self._where()),
+            )  # fmt: skip
+        elif blocked_s > lease_s and not self._reported and not self.given_up:
+            self._reported = True
+            logger.warning(
+                "%s: the event loop has been blocked for %.1f s. It is at:\n%s",
+                one_line(self._runs()), blocked_s, indented(self._where()),
+            )  # fmt: skip
 
-    def end(self) -> None:
-        self._next_pat.cancel()
+    def tell(self, answers: Sequence[tuple[HeldLease, LeaseRenewal | None]]) -> None:
+        """Hand over what became of leases; those without a renewal are lost."""
+        with suppress(RuntimeError):  # the event loop is closed: nobody drives the runs any more
+            self.keeper.loop.call_soon_threadsafe(self.keeper.hear, answers)
 
-    @property
-    def blocked_s(self) -> float:
-        """For how long the event loop has not shown life, beyond the time between two signs of it."""
-        return time.monotonic() - self._alive_at - self._pat_every_s
+    def _runs(self) -> str:
+        held = self.keeper.held()
+        others = f" and {len(held) - 1} others" if len(held) > 1 else ""
+        return f"run {held[0].run_id!r}{others}" if held else "no run"
 
-    def where(self) -> str:
+    def _where(self) -> str:
         """Return what the event loop's thread is doing."""
         frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001  # the documented way
         return "".join(traceback.format_stack(frame)) if frame is not None else "(its thread has ended)"
 
-    def tell(self, hear: Callable[..., None], *facts: object) -> None:
-        try:
-            self.loop.call_soon_threadsafe(hear, *facts)
-        except RuntimeError:
-            self.given_up = True  # the event loop is closed: nobody drives the run any more
+
+class _Beat(NamedTuple):
+    """A lease that is due."""
+
+    watched: _WatchedLoop
+    lease: HeldLease
 
 
 class HeartbeatThread:
     """A thread that renews leases, for as long as their event loops are not blocked for too long.
 
-    The thread lives while there are leases, and opens its connection when the first one is due: runs that are
-    shorter than a third of a lease cost nothing but the start of a thread.
+    It looks at all leases some times within their length, and nobody wakes it in between: a run that is shorter than
+    that costs it nothing. Its connection is opened when a lease is due, and closed with the last lease. Without one,
+    it stays until there has been no lease between two looks.
 
     Args:
         open_renewer: Opens the connection, on the event loop of the thread.
@@ -106,44 +105,57 @@ class HeartbeatThread:
         self._clock = clock
         self._lease_ms = lease_ms
         self._max_block_s = max_block_s
+        self._begin_anew()
+
+    def watch(self, keeper: LeaseKeeper) -> None:
+        """Renew the leases of a keeper from now on. To be called on its event loop, any number of times."""
+        if self._pid != os.getpid():
+            self._begin_anew()  # after a fork: the thread is the parent's, and so are the leases
+        with self._changed:
+            if keeper not in self._loops:
+                self._loops[keeper] = _WatchedLoop(keeper)
+            self._used = True
+            if self._thread is None or not self._thread.is_alive():
+                self._start()
+
+    def forget(self, keeper: LeaseKeeper) -> None:
+        """Renew the leases of a keeper no more: it has none."""
+        with self._changed:
+            self._loops.pop(keeper, None)
+            if not self._loops and self._renewals is not None and self._renewals.began:
+                self._changed.notify()
+
+    def _begin_anew(self) -> None:
+        self._pid = os.getpid()
         self._changed = threading.Condition()
-        self._entries: set[_Entry] = set()
+        self._loops: dict[LeaseKeeper, _WatchedLoop] = {}
+        self._used = False
+        """True if there was a lease since the last look."""
+        self._ending = False
         self._thread: threading.Thread | None = None
-        """Thread that renews the leases; `None` when there are none."""
+        """Thread that renews the leases."""
         self._latest: threading.Thread | None = None
         """The last one that was started: it may still be closing its connection."""
         self._renewals: _Renewals | None = None
         """Renewals that run on the thread."""
 
-    @contextmanager
-    def keep(self, lease: RenewableLease) -> Iterator[None]:
-        """Keep a lease while the block lasts."""
-        entry = _Entry(lease, self._lease_ms / 1000 / _PATS_PER_LEASE)
-        with self._changed:
-            self._entries.add(entry)
-            if self._thread is None:
-                self._start()
-            self._changed.notify()
-        try:
-            yield
-        finally:
-            entry.end()
-            with self._changed:
-                self._entries.discard(entry)
-                if not self._entries:
-                    self._changed.notify()
-
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="workflow heartbeats", daemon=True)
+        renewals = _Renewals(self._open_renewer)
+        thread = threading.Thread(target=self._run, args=(renewals,), name="workflow heartbeats", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # as many threads as the system allows
             logger.warning("no thread for heartbeats, they come from the event loop: %s", one_line(error))
-            return  # the next lease to be kept tries again
+            return  # the keeper asks again
+        self._ending = False
         self._thread = self._latest = thread
+        self._renewals = renewals
 
     async def ended(self) -> None:
         """Wait until the thread is gone, with its connection, but not for ever. Nothing must be kept any more."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
         if self._renewals is not None:
             self._renewals.cut_short()
         thread, end = self._latest, time.monotonic() + _END_S
@@ -152,49 +164,42 @@ class HeartbeatThread:
 
     # On the thread.
 
-    def _run(self) -> None:
-        with _Renewals(self._open_renewer) as renewals:
-            self._renewals = renewals
-            while (due := self._wait_for_due()) is not None:
+    def _run(self, renewals: _Renewals) -> None:
+        with renewals:
+            while (due := self._wait_for_due(renewals)) is not None:
                 renewals.renew(due, lease_ms=self._lease_ms, now_ms=self._clock.now_ms())
 
-    def _wait_for_due(self) -> list[_Entry] | None:
+    def _wait_for_due(self, renewals: _Renewals) -> list[_Beat] | None:
         """Wait until leases are due; `None` when there is none left."""
         with self._changed:
-            while self._entries:
-                now_ms = self._clock.now_ms()
-                due = [entry for entry in self._entries if self._due_ms(entry) <= now_ms]
+            while self._loops or (self._used and not self._ending and not renewals.began):
+                self._used = bool(self._loops)
+                due, wait_s = self._look()
                 if due:
-                    kept = [entry for entry in due if self._may_keep(entry)]
-                    for entry in due:
-                        entry.not_before_ms = now_ms + self._lease_ms // 6
-                    if kept:
-                        return kept
-                else:
-                    next_ms = min(self._due_ms(entry) for entry in self._entries)
-                    self._changed.wait((next_ms - now_ms) / 1000)
+                    return due
+                self._changed.wait(wait_s)
             self._thread = None  # under the lock: the next caller starts another thread
             return None
 
-    def _due_ms(self, entry: _Entry) -> int:
-        return max(entry.lease.renew_at_ms, entry.not_before_ms)
+    def _look(self) -> tuple[list[_Beat], float]:
+        """Return the leases that are due, and how long to wait before the next look when there are none."""
+        now_ms, due, wait_ms = self._clock.now_ms(), [], self._lease_ms // 6
+        for watched in list(self._loops.values()):
+            if watched.keeper.loop.is_closed():
+                del self._loops[watched.keeper]  # nobody drives its runs any more
+                continue
+            watched.look(lease_s=self._lease_ms / 1000, max_block_s=self._max_block_s)
+            found, next_ms = due_leases(
+                watched.keeper.held(), now_ms, early_ms=self._lease_ms // 12, due_ms=self._due_ms
+            )
+            for lease in found:
+                lease.asked_until_ms = now_ms + self._lease_ms // 6
+            due += [] if watched.given_up else [_Beat(watched, lease) for lease in found]
+            wait_ms = wait_ms if next_ms is None else min(wait_ms, max(0, next_ms - now_ms))
+        return due, wait_ms / 1000
 
-    def _may_keep(self, entry: _Entry) -> bool:
-        """Return True if the event loop still deserves the lease; log it when it does not."""
-        blocked_s = entry.blocked_s
-        if blocked_s > self._max_block_s and not entry.given_up:
-            entry.given_up = True
-            logger.error(
-                "run %r: the event loop has been blocked for %.0f s, its lease is left to run out. It is at:\n%s",
-                entry.lease.run_id, blocked_s, indented(entry.where()),
-            )  # fmt: skip
-        elif blocked_s > self._lease_ms / 1000 and not entry.reported_blocked:
-            entry.reported_blocked = True
-            logger.warning(
-                "run %r: the event loop has been blocked for %.1f s. It is at:\n%s",
-                entry.lease.run_id, blocked_s, indented(entry.where()),
-            )  # fmt: skip
-        return not entry.given_up
+    def _due_ms(self, lease: HeldLease) -> int:
+        return max(lease.renew_at_ms, lease.asked_until_ms)
 
 
 class _Renewals:
@@ -209,6 +214,11 @@ class _Renewals:
         self._closing: set[asyncio.Task[None]] = set()
         """Connections that fell silent, and are being closed beside their successors."""
 
+    @property
+    def began(self) -> bool:
+        """True if there is something to close."""
+        return self._runner is not None
+
     def __enter__(self) -> _Renewals:
         return self
 
@@ -221,7 +231,7 @@ class _Renewals:
             except Exception as problem:  # noqa: BLE001  # it is gone anyway
                 logger.warning("the connection for heartbeats could not be closed: %s", one_line(problem))
 
-    def renew(self, due: list[_Entry], *, lease_ms: int, now_ms: int) -> None:
+    def renew(self, due: list[_Beat], *, lease_ms: int, now_ms: int) -> None:
         """Renew leases, one after the other: a heartbeat takes about a millisecond."""
         try:
             runner = self._open_runner()
@@ -248,16 +258,17 @@ class _Renewals:
             self._runner = runner
         return self._runner
 
-    async def _renew_all(self, due: list[_Entry], lease_ms: int, now_ms: int) -> None:
+    async def _renew_all(self, due: list[_Beat], lease_ms: int, now_ms: int) -> None:
         self._renewing = asyncio.current_task()
         patience_s = beat_patience_s(lease_ms)
         try:
             if self._renewer is None:
                 async with asyncio.timeout(patience_s):
                     self._renewer = await self._stack.enter_async_context(self._open_renewer())
-            for entry in due:
-                async with asyncio.timeout(patience_s):
-                    await self._renew(self._renewer, entry, lease_ms, now_ms)
+            for beat in due:
+                if beat.watched.keeper.holds(beat.lease):  # its run may have ended meanwhile
+                    async with asyncio.timeout(patience_s):
+                        await self._renew(self._renewer, beat, lease_ms, now_ms)
         except TimeoutError:
             logger.warning("heartbeats failed: no answer within %.1f s; they get another connection", patience_s)
             self._replace()
@@ -284,15 +295,15 @@ class _Renewals:
             await asyncio.wait(self._closing, timeout=_END_S)
         await self._stack.aclose()
 
-    async def _renew(self, renewer: LeaseRenewer, entry: _Entry, lease_ms: int, now_ms: int) -> None:
-        lease = entry.lease
+    async def _renew(self, renewer: LeaseRenewer, beat: _Beat, lease_ms: int, now_ms: int) -> None:
+        lease = beat.lease
         try:
             renewal = await renewer.heartbeat_run_lease(
                 run_id=lease.run_id, lease_token=lease.token, lease_ms=lease_ms, now_ms=now_ms
             )
         except LeaseLostError:
-            entry.given_up = True
-            entry.tell(lease.lose)
+            lease.asked_until_ms = sys.maxsize  # however long its event loop does not hear of it
+            beat.watched.tell([(lease, None)])
         else:
-            entry.not_before_ms = now_ms + lease_ms // 3
-            entry.tell(lease.renewed, renewal)
+            lease.asked_until_ms = now_ms + lease_ms // 3
+            beat.watched.tell([(lease, renewal)])

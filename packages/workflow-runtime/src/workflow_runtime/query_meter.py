@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from .errors import InvalidArgumentError, QueryLimitReachedError
 
-__all__ = ["QueryMeter", "meter_queries", "note_rows", "queries_left", "spend_queries"]
+__all__ = ["QueryMeter", "is_counted", "meter_queries", "note_rows", "queries_left", "spend_queries"]
 
 
 class QueryMeter:
@@ -127,6 +127,11 @@ def meter_queries(max_queries: int | None = None) -> Iterator[QueryMeter]:
 def queries_left() -> int | None:
     """Return how many queries the present task may still send; `None` without any limit."""
     return QueryMeter(outer=_current.get()).remaining
+
+
+def is_counted() -> bool:
+    """Return whether somebody counts the queries of the present task."""
+    return _current.get() is not None
 
 
 def spend_queries(statements: int = 1) -> None:

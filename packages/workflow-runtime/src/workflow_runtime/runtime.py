@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
+from contextvars import Context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
@@ -21,6 +22,7 @@ from .engine.definition import Registry, Workflow
 from .engine.drive_outcome import DriveOutcome
 from .engine.driver import Driver
 from .engine.driver_settings import DriverSettings
+from .engine.lease_keeper import LeaseKeeper
 from .errors import (
     CapabilityNotSupportedError,
     ConfigurationError,
@@ -31,7 +33,7 @@ from .health import NOT_WORKING, WorkerHealth
 from .ids import check_id, new_id
 from .isolation import outside_handlers
 from .logs import get_logger
-from .metering import QueryMeter, meter_queries, queries_left
+from .metering import QueryMeter, is_counted, meter_queries, queries_left
 from .metering.drive_budget import DriveBudget
 from .metering.sweep_plan import SweepPlan, can_start_and_drive, whole_budget
 from .misuse import checked_store
@@ -155,6 +157,7 @@ class WorkflowRuntime(RunClient):
         self._watch = LoopWatch(math.inf if warn_blocked_after is None else warn_blocked_after.total_seconds())
         self._max_crashes = max_crashes
         self._heartbeats: HeartbeatThread | None = None
+        self._keeper: LeaseKeeper | None = None
         _check_positive(step_threads=step_threads)
         self._step_threads = step_threads
         self._threads: StepThreads | None = None
@@ -268,7 +271,7 @@ class WorkflowRuntime(RunClient):
                 lease_ms=self._lease_ms if claim else None,
             )
             if claimed is not None:
-                settings = await self._settings(heartbeats=costs is None)
+                settings = await self._settings(limited=costs is not None)
                 budget = None if costs is None else whole_budget(costs)
                 await self._drive(self._driver(claimed, settings, budget), SweepReport(), drives)
             elif not claim:
@@ -412,7 +415,7 @@ class WorkflowRuntime(RunClient):
         costs = self._bounded_costs()
         plan = None if costs is None else self._plan(meter, costs)
         await self._tables.ready()
-        settings = await self._settings(heartbeats=plan is None)
+        settings = await self._settings(limited=plan is not None)
         options: dict[str, Any] = {
             "claimer": self._claimer_for(settings),
             "make_driver": lambda claim, budget: self._driver(claim, settings, budget),
@@ -488,7 +491,7 @@ class WorkflowRuntime(RunClient):
             report.count(meter)
         return report
 
-    async def _settings(self, *, heartbeats: bool = True) -> DriverSettings:
+    async def _settings(self, *, limited: bool = False) -> DriverSettings:
         clock = await self._ready_clock()
         return DriverSettings(
             store=self.store,
@@ -499,7 +502,7 @@ class WorkflowRuntime(RunClient):
             threads=self._threads_for_steps(),
             watch=self._watch,
             checks_replay=self._checks_replay,
-            heartbeats=self._heartbeats_by(clock) if heartbeats else None,
+            leases=None if limited else self._keeper_by(clock),
         )
 
     def _threads_for_steps(self) -> StepThreads | None:
@@ -508,6 +511,17 @@ class WorkflowRuntime(RunClient):
 
             self._threads = StepThreads(self._step_threads)
         return self._threads
+
+    def _keeper_by(self, clock: Clock) -> LeaseKeeper:
+        if is_counted():  # the heartbeats too, by who counts the drives
+            return self._new_keeper(clock)
+        if self._keeper is None or self._keeper.loop is not asyncio.get_running_loop():
+            self._keeper = Context().run(self._new_keeper, clock)
+        return self._keeper
+
+    def _new_keeper(self, clock: Clock) -> LeaseKeeper:
+        thread = self._heartbeats_by(clock)
+        return LeaseKeeper(renewer=self.store, clock=clock, lease_ms=self._lease_ms, thread=thread)
 
     def _heartbeats_by(self, clock: Clock) -> HeartbeatThread | None:
         if not self._can_beat_by_thread(clock):

@@ -80,11 +80,12 @@ class BreakOff:
         self._transactions.close()
         self._steps.cancel()
 
-    async def clean_up(self, heartbeat: asyncio.Task[None], within_s: float) -> None:
-        """End the heartbeat and the steps, as far as they end in this time."""
-        heartbeat.cancel()
+    async def clean_up(self, within_s: float) -> None:
+        """End the steps, as far as they end in this time."""
         self.cancel_steps()
-        _, left = await asyncio.wait([heartbeat, *self._steps.running], timeout=within_s)
+        if not self._steps.running:
+            return
+        _, left = await asyncio.wait(self._steps.running, timeout=within_s)
         if left:
             logger.warning("run %r: %d cancelled steps are still cleaning up", self._writer.run_id, len(left))
 

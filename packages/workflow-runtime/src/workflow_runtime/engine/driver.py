@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 from ..errors import LeaseLostError, QueryLimitReachedError, StoreAccessError, StoreError
@@ -15,6 +15,7 @@ from .drive_loop import DriveLoop
 from .drive_outcome import DriveOutcome
 from .drive_parts import DriveParts
 from .driver_settings import DriverSettings
+from .lease_keeper import LeaseKeeper
 from .shielding import run_shielded
 
 __all__ = ["Driver"]
@@ -116,30 +117,39 @@ class Driver:
             StoreError: The store is away for longer than a write waits, or the run cannot be read. The lease runs
                 out, and another worker takes the run.
         """
-        thread = self._parts.settings.heartbeats
-        keeping = thread.keep(self._parts.lease) if thread is not None else nullcontext()
-        with self._parts.watched.watched(), self._budget.opened(self._parts.progress), keeping:
-            # With a heartbeat thread this is a fallback, for a thread that cannot connect.
-            patience_ms = 0 if thread is None else self._parts.lease.lease_ms // 6
-            heartbeat = asyncio.create_task(self._parts.lease.keep(self._parts.store, patience_ms=patience_ms))
+        with self._parts.watched.watched(), self._budget.opened(self._parts.progress):
             grace_s = _CLEANUP_GRACE_S
             try:
-                return await self._drive_as_far_as_allowed()
-            except LeaseLostError:
-                return DriveOutcome.LOST
+                async with self._keeper().keep(self._parts.lease):
+                    return await self._drive_under_lease()
             except asyncio.CancelledError:
                 grace_s = _LAST_GRACE_S
-                await run_shielded(self._break_off.release_at_once())
-                raise
-            except Exception:
-                await self._break_off.sit_out_threads()
                 raise
             finally:
                 try:
-                    await self._break_off.clean_up(heartbeat, grace_s)
+                    await self._break_off.clean_up(grace_s)
                     self._parts.settler.drop_ended()
                 finally:
                     self._parts.turns.call(self._parts.machine.suspend)
+
+    def _keeper(self) -> LeaseKeeper:
+        settings = self._parts.settings
+        if settings.leases is not None:
+            return settings.leases
+        # The heartbeats of a drive with a limit count towards it: they need what its budget has opened here.
+        return LeaseKeeper(renewer=self._parts.store, clock=settings.clock, lease_ms=settings.lease_ms)
+
+    async def _drive_under_lease(self) -> DriveOutcome:
+        try:
+            return await self._drive_as_far_as_allowed()
+        except LeaseLostError:
+            return DriveOutcome.LOST
+        except asyncio.CancelledError:
+            await run_shielded(self._break_off.release_at_once())
+            raise
+        except Exception:
+            await self._break_off.sit_out_threads()
+            raise
 
     async def _drive_as_far_as_allowed(self) -> DriveOutcome:
         try:

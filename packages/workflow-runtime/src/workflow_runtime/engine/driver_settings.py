@@ -12,7 +12,7 @@ from ..store import WorkflowExecutionStore
 from ..watch import LoopWatch
 
 if TYPE_CHECKING:
-    from ..heartbeats import HeartbeatThread
+    from .lease_keeper import LeaseKeeper
     from .step_threads import StepThreads
 
 __all__ = ["DriverSettings"]
@@ -32,5 +32,5 @@ class DriverSettings:
     watch: LoopWatch
     checks_replay: bool = False
     """True if each run is replayed and compared after each write: in tests."""
-    heartbeats: HeartbeatThread | None
-    """Thread that renews leases beside the event loop, where the store and the clock allow it."""
+    leases: LeaseKeeper | None
+    """Keeper of the leases of all drives; `None` where each has its own, because its queries are limited."""

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..clock import Clock
-from ..errors import LeaseLostError
-from ..logs import get_logger, one_line
-from ..store import ClaimedRun, LeaseRenewal, LeaseRenewer
+from ..store import ClaimedRun, LeaseRenewal
 
-__all__ = ["HeldLease", "beat_patience_s"]
-
-logger = get_logger("workflow_runtime")
+__all__ = ["HeldLease", "beat_patience_s", "due_leases"]
 
 
 def beat_patience_s(lease_ms: int) -> float:
@@ -37,6 +32,9 @@ class HeldLease:
         self.inbox_seq: int = claim.run.inbox_seq
         self.lost: bool = False
         self.renew_at_ms: int = clock.now_ms() + lease_ms // 3
+        """Time of the next heartbeat, as the event loop knows it."""
+        self.asked_until_ms: int = 0
+        """The same as the heartbeat thread knows it, and for that thread only: a blocked event loop hears nothing."""
         self._clock = clock
         self._on_news = on_news
 
@@ -57,31 +55,27 @@ class HeldLease:
         self.lost = True
         self._on_news()
 
-    async def keep(self, renewer: LeaseRenewer, *, patience_ms: int) -> None:
-        """Renew the lease whenever a third of it has passed without a write, until cancelled or lost.
 
-        Args:
-            renewer: The store.
-            patience_ms: Time left for somebody else to renew it first.
-        """
-        never = asyncio.Event()
-        while not self.lost:
-            await self._clock.wait(never, self.renew_at_ms + patience_ms)
-            if self._clock.now_ms() >= self.renew_at_ms + patience_ms:
-                await self._renew(renewer)
+def due_leases(
+    leases: Iterable[HeldLease], now_ms: int, *, early_ms: int, due_ms: Callable[[HeldLease], int]
+) -> tuple[list[HeldLease], int | None]:
+    """Choose the leases to renew now: none before one of them is due, and then those too that are due soon.
 
-    async def _renew(self, renewer: LeaseRenewer) -> None:
-        now_ms = self._clock.now_ms()
-        self.renew_at_ms = now_ms + self.lease_ms // 3  # after a failure too: the next heartbeat is not hurried
-        try:
-            async with asyncio.timeout(beat_patience_s(self.lease_ms)):
-                renewal = await renewer.heartbeat_run_lease(
-                    run_id=self.run_id, lease_token=self.token, lease_ms=self.lease_ms, now_ms=now_ms
-                )
-        except LeaseLostError:
-            self.lose()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the next beat must come
-            # Not lost yet: an expired holder that nobody replaced may go on (FENCE-2). The next heartbeat will tell.
-            logger.warning("run %r: heartbeat failed: %s", self.run_id, one_line(error))
-        else:
-            self.renewed(renewal)
+    So leases come to be renewed together, and however many there are they are looked at some times within their length.
+
+    Args:
+        leases: All that are held.
+        now_ms: The present.
+        early_ms: How long before its time a lease may be renewed together with others.
+        due_ms: When a lease is due.
+
+    Returns:
+        The leases, and the time at which the next of the others is due; `None` when there are no others.
+    """
+    at_ms = [(due_ms(lease), lease) for lease in leases if not lease.lost]
+    first_ms = min((at for at, _ in at_ms), default=None)
+    if first_ms is None or first_ms > now_ms:
+        return [], first_ms
+    until_ms = now_ms + early_ms
+    due = [lease for at, lease in at_ms if at <= until_ms]
+    return due, min((at for at, _ in at_ms if at > until_ms), default=None)

@@ -12,6 +12,6 @@ crashed, so a drive must not come to its last query with something unfinished. F
 - The store that such a drive works with (`budgeted_store.py`) lets the drive's own writes use what is kept back.
 """
 
-from ..query_meter import QueryMeter, meter_queries, note_rows, queries_left, spend_queries
+from ..query_meter import QueryMeter, is_counted, meter_queries, note_rows, queries_left, spend_queries
 
-__all__ = ["QueryMeter", "meter_queries", "note_rows", "queries_left", "spend_queries"]
+__all__ = ["QueryMeter", "is_counted", "meter_queries", "note_rows", "queries_left", "spend_queries"]
