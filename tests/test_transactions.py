@@ -485,10 +485,10 @@ async def test_unit_that_fills_up_meanwhile_waits_quietly(shop: Shop, store: Any
 
     settle = Settler.settle
 
-    def counted(self: Settler, **options: Any) -> bool:
+    def counted(self: Settler, *arguments: Any) -> bool:
         nonlocal settled
         settled += 1
-        return settle(self, **options)
+        return settle(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Settler, "settle", counted)
