@@ -12,6 +12,7 @@ from workflow_runtime.store import (
     Buffered,
     CancelRequested,
     Duplicate,
+    NotWaiting,
     Requeued,
     RunRecord,
     RunStatus,
@@ -164,6 +165,49 @@ class TwoAreToldThatTheyAsked(Gapped):
         await self.gap()
         answer = await super().cancel_run(**arguments)
         return CancelRequested(inbox_seq=answer.inbox_seq) if first and isinstance(answer, Duplicate) else answer
+
+
+_EQUAL_REQUESTS = (
+    ("deliver_signal", "SIGNAL-2", "A known `signal_id` answers `duplicate`"),
+    ("deliver_approval", "APPROVAL-2", "another decision answers `already-decided`"),
+    ("deliver_retry", "SIGNAL-7", "As SIGNAL-1 to SIGNAL-4"),
+    ("cancel_run", "CANCEL-1", "any other run that was asked before answers `duplicate`"),
+)
+
+
+def _refusing(verb: str) -> Any:
+    async def refuse(self: Gapped, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        was_empty = run is not None and run.inbox_seq == 0
+        await self.gap()
+        answer = await getattr(Faulty, verb)(self, **arguments)
+        if run is None or not was_empty or answer.kind not in {"duplicate", "already-decided"}:
+            return answer
+        return NotWaiting(status=run.status)
+
+    return refuse
+
+
+for _verb, _clause, _words in _EQUAL_REQUESTS:
+    _members = {
+        _verb: _refusing(_verb),
+        "__doc__": f"`{_verb}` refuses a request that was not known when it looked, and is when it writes.",
+    }
+    broken(_clause, words=_words, case="equal_requests_at_once")(
+        type(f"EqualRequestMeanwhileIsRefusedBy{_verb.title().replace('_', '')}", (Gapped,), _members)
+    )
+
+
+@broken("SIGNAL-5", words="nothing is written unless the answer is `delivered`", case="conditional_deliveries_at_once")
+class RefusalIsOfTheMomentBefore(Gapped):
+    """A delivery that comes second is refused with the status that the run had before the first."""
+
+    async def deliver_signal(self, **arguments: Any) -> Any:
+        run = self.run(arguments)
+        found = None if run is None else run.status
+        await self.gap()
+        answer = await super().deliver_signal(**arguments)
+        return NotWaiting(status=found) if found is RunStatus.PAUSED and answer.kind == "not-waiting" else answer
 
 
 class GappedSchedules(Gapped):

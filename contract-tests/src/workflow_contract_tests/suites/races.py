@@ -31,6 +31,8 @@ from workflow_runtime.store import (
 from ..cases import clause
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
+from ..races.run_calls import RunSubject
+from ..races.run_states import make_run
 from ..samples import LEASE_MS, MANY, events
 from ..scenarios import (
     claim,
@@ -348,6 +350,55 @@ async def deliveries_at_once(h: StoreHarness) -> None:
             signal_id: {a.inbox_seq for a, s in zip(answers, ids, strict=True) if s == signal_id} for signal_id in ids
         }
         assert sorted(number for found in numbers.values() for number in found) == [1, 2, 3, 4, 5, 6]
+
+
+_REQUESTS: dict[str, Callable[[WorkflowExecutionStore, RunSubject], Coroutine[Any, Any, Any]]] = {
+    "signal": lambda store, run: store.deliver_signal(**run.named(), signal_id="s", name="go", payload=None),
+    "approval": lambda store, run: store.deliver_approval(**run.named(), approval_id="ok", approved=True),
+    "retry": lambda store, run: store.deliver_retry(**run.named(), retry_id="r"),
+    "cancel": lambda store, run: store.cancel_run(**run.named()),
+}
+_ACCEPTED = {"delivered", "buffered", "requested"}
+
+
+@clause("SIGNAL-2", "APPROVAL-2", "SIGNAL-7", "CANCEL-1", each=_REQUESTS)
+async def equal_requests_at_once(h: StoreHarness, what: str) -> None:
+    """Of equal requests at once, in each state that takes them, one is written; the others learn that it is known."""
+    handles = await h.handles(4)
+    chosen = random.Random(SEED)
+    states = ("queued", "running-live", "paused") if what == "cancel" else ("queued", "running-live", "paused", "dead")
+    for state in states:
+        for _ in range(scaled(12)):
+            run = await make_run(h, state)
+            answers = await _together(chosen, *(_REQUESTS[what](handle, run) for handle in handles * 2))
+            others = {answer.kind for answer in answers} - _ACCEPTED
+            assert len([answer for answer in answers if answer.kind in _ACCEPTED]) == 1, f"{state}: {answers}"
+            assert others == {"already-decided" if what == "approval" else "duplicate"}, f"{state}: {answers}"
+            assert {getattr(answer, "inbox_seq", 1) for answer in answers} == {1}, f"{state}: {answers}"
+            assert [entry.inbox_seq for entry in await h.store.read_inbox(run_id=run.id, limit=9)] == [1]
+
+
+async def _deliver(handle: WorkflowExecutionStore, what: str, name: str, **arguments: Any) -> Any:
+    if what == "signal":
+        return await handle.deliver_signal(signal_id=name, name=name, payload=None, **arguments)
+    return await handle.deliver_approval(approval_id=name, approved=True, **arguments)
+
+
+@clause("SIGNAL-5", "APPROVAL-1", each=("signal", "approval"))
+async def conditional_deliveries_at_once(h: StoreHarness, what: str) -> None:
+    """Of deliveries for whoever waits, all of which the run waits for, one wakes it; the others see it queued."""
+    handles = await h.handles(4)
+    chosen = random.Random(SEED)
+    names = [f"n{number}" for number in range(8)]
+    for _ in range(scaled(15)):
+        signals, approvals = (names, ()) if what == "signal" else ((), names)
+        holder = await start_waiting(h, signals=signals, approvals=approvals)
+        common = {"run_id": holder.run_id, "now_ms": h.now_ms, "only_if_waiting": True}
+        coming = [_deliver(handles[place % 4], what, name, **common) for place, name in enumerate(names)]
+        answers = await _together(chosen, *coming)
+        assert len([answer for answer in answers if isinstance(answer, Delivered)]) == 1, f"{answers}"
+        others = [answer for answer in answers if not isinstance(answer, Delivered)]
+        assert {(answer.kind, answer.status) for answer in others} == {("not-waiting", "queued")}, f"{answers}"
 
 
 @clause("APPROVAL-2")
