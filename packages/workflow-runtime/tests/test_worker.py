@@ -82,8 +82,9 @@ async def test_signal_of_the_same_runtime_wakes_the_worker(lab: Lab) -> None:
 
 async def test_run_of_another_process_is_found_by_the_poll(lab: Lab) -> None:
     """Within the poll interval, by the worker's clock."""
-    async with lab.working(lab.runtime(quick, store=lab.silent()), poll_interval=timedelta(seconds=5)):
-        await asyncio.sleep(0.01)
+    runtime = lab.runtime(quick, store=lab.silent())
+    async with lab.working(runtime, poll_interval=timedelta(seconds=5)):
+        await lab.until(lambda: runtime.health().ready)  # it has looked for the first time
         await lab.runtime(quick).start_run(quick, run_id="run")
         lab.advance(seconds=4.9)
         await asyncio.sleep(0.01)
