@@ -391,6 +391,17 @@ for _verb, _name, _case in (
     )
 
 
+@broken("OP-1", words="gives the first answer again", case="repeated_append_without_events_changes_nothing")
+class RepeatOfAPlainAppendIsAnother(Faulty):
+    """The repeat of an append that writes nothing but the lease renews it once more."""
+
+    async def append_events(self, **arguments: Any) -> Any:
+        written = any(arguments.get(name) for name in ("events", "taken_inbox", "set_timers", "removed_timers"))
+        if not written:
+            arguments["operation_id"] += f"-{arguments['now_ms']}"
+        return await super().append_events(**arguments)
+
+
 @broken("OP-1", words="gives the first answer again", case="repeated_pause_that_found_news_says_so_again")
 class PausesThatFoundNewsAreForgotten(Faulty):
     """A pause that ended as `queued` is no operation that a repeat could have."""
