@@ -84,7 +84,7 @@ def test_what_no_case_notices_is_left_and_a_run_goes_on_where_it_stopped(tmp_pat
     assert sorted(again) == sorted(line["mutant"] for line in results), "a mutant was tried twice, or not at all"
 
 
-@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+@pytest.mark.parametrize("store", ["sqlite", "postgres", "postgres-combined"])
 def test_judgements_are_of_mutants_that_there_are(store: str) -> None:
     """A statement that changes needs new judgements of what survives in it."""
     unknown = json.loads(run(_JUDGED.format(store=store)))
