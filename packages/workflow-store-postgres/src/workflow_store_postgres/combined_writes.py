@@ -22,8 +22,11 @@ from .statement_sender import StatementSender
 
 __all__ = ["Combined", "CombinedWrites", "Unit"]
 
+ALONE = 4
+"""Number of writes of a kind that are sent alone, side by side; only what comes beside them gathers. A statement for a
+few runs is slower than theirs: the server plans it anew each time."""
 IN_FLIGHT = 2
-"""While so many statements of a kind are under way, others wait: they go together as soon as one is answered."""
+"""While so many statements for many are under way, others wait: they go together as soon as one is answered."""
 MAX_UNITS = 200
 """The most runs that one statement writes to."""
 MAX_BYTES = 4_000_000
@@ -112,6 +115,8 @@ class CombinedWrites:
         self._statements = statements
         self._combine = combine
         self._waiting: deque[Unit] = deque()
+        self._alone = 0
+        """Number of units that are under way alone."""
         self._under_way = 0
         self._sending: set[asyncio.Task[None]] = set()
         self._gathers = False
@@ -133,7 +138,7 @@ class CombinedWrites:
         if not self._combine:
             return await write.commit(self._statements.one, *values)
         if self._idle:
-            with self._gathering():
+            with self._counted():
                 return await write.commit(self._statements.one, *values)
         row = await self._together(unit)
         if row is not None:
@@ -143,17 +148,16 @@ class CombinedWrites:
 
     @property
     def _idle(self) -> bool:
-        return self._under_way == 0 and not self._waiting and not self.always
+        return self._alone < ALONE and not self._waiting and not self.always
 
     @contextmanager
-    def _gathering(self) -> Iterator[None]:
-        """Have others gather while the block sends a unit."""
-        self._under_way += 1
+    def _counted(self) -> Iterator[None]:
+        """Count a unit that is sent alone. It takes no place of the statements for many: it may wait for a lock."""
+        self._alone += 1
         try:
             yield
         finally:
-            self._under_way -= 1
-            self._send_what_waits()
+            self._alone -= 1
 
     async def _together(self, unit: Unit) -> Row | None:
         """Return what the head is now; `None` if the unit has to be sent alone."""
