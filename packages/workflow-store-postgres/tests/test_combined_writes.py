@@ -1,6 +1,7 @@
 """Writes of many runs that go as one statement: each has its own fence, its own answer, and its own failure."""
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -292,6 +293,28 @@ async def test_who_is_cancelled_on_the_way_does_not_hold_up_the_others(
     assert {answer.next_index for answer in answers} == {1}
 
 
+@pytest.mark.real_time
+async def test_who_cancels_the_statement_cancels_none_of_its_callers(
+    connect: Connect, database: asyncpg.Connection
+) -> None:
+    """A host may cancel every task that it does not know. The callers may write again."""
+    store = await connect()
+    tokens = await begin(store, *names(6))
+    async with database.transaction():
+        await database.execute("LOCK TABLE workflow_events IN ACCESS EXCLUSIVE MODE")
+        calls = [asyncio.ensure_future(append(store, run_id, token)) for run_id, token in tokens.items()]
+        async with asyncio.timeout(10):
+            while not store._combined.appends._sending:
+                await asyncio.sleep(0.01)
+        for task in tuple(store._combined.appends._sending):
+            task.cancel()
+        answers: list[Any] = await asyncio.wait_for(asyncio.gather(*calls[1:], return_exceptions=True), 5)
+        assert {type(answer) for answer in answers} == {StoreUnavailableError}
+    await asyncio.wait_for(calls[0], 5)
+    again = await asyncio.gather(*(append(store, run_id, token) for run_id, token in tokens.items()))
+    assert {answer.next_index for answer in again} == {1}
+
+
 async def test_a_statement_has_a_bound(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """In runs, and in bytes."""
     monkeypatch.setattr(combined_writes, "MAX_UNITS", 4)
@@ -324,7 +347,7 @@ async def test_appends_without_events_and_with_several_share_a_statement(connect
     ]  # fmt: skip
 
 
-async def test_who_waits_hears_that_the_store_was_closed(connect: Connect) -> None:
+async def test_who_waits_hears_that_the_store_was_closed(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     store = await connect()
     tokens = await begin(store, *names(6))
     calls = [asyncio.ensure_future(append(store, run_id, token)) for run_id, token in tokens.items()]
@@ -332,3 +355,8 @@ async def test_who_waits_hears_that_the_store_was_closed(connect: Connect) -> No
     store._sender.close()
     answers: list[Any] = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
     assert {type(answer) for answer in answers[1:]} == {ConfigurationError}
+    assert len({id(answer) for answer in answers[1:]}) == 5, "an error of its own for each"
+    await asyncio.sleep(0)
+    del calls
+    gc.collect()
+    assert "never retrieved" not in caplog.text, "somebody has heard it"

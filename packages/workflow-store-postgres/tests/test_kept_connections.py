@@ -124,6 +124,30 @@ async def test_who_waits_for_too_long_hears_it(connect: Connect) -> None:
     await store.read_clock()
 
 
+async def test_who_is_cancelled_while_a_transaction_is_rolled_back_loses_no_connection(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rolling_back = asyncio.Event()
+
+    async def never_answered(self: LentConnection) -> None:
+        rolling_back.set()
+        await asyncio.Event().wait()
+
+    async def fail() -> None:
+        async with store._sender.transaction() as connection:
+            await connection.execute("SELECT 1 / 0")
+
+    store = await connect(max_size=1)
+    monkeypatch.setattr(LentConnection, "roll_back", never_answered)
+    failing = asyncio.ensure_future(fail())
+    await asyncio.wait_for(rolling_back.wait(), 10)
+    failing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await failing
+    monkeypatch.undo()
+    await asyncio.wait_for(store.read_clock(), 10)
+
+
 async def test_a_transaction_leaves_nothing_behind_on_a_kept_connection(connect: Connect) -> None:
     store = await connect(max_size=1)
     async with store._sender.transaction() as connection:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import asyncpg
-from workflow_runtime.store import NewEvent, StoreError
+from workflow_runtime.store import NewEvent, StoreError, StoreUnavailableError
 from workflow_store_sql import Fence
 
 from .connections import MOMENT_S
@@ -23,8 +23,8 @@ from .statement_sender import StatementSender
 __all__ = ["Combined", "CombinedWrites", "Unit"]
 
 ALONE = 4
-"""Number of writes of a kind that are sent alone, side by side; only what comes beside them gathers. A statement for a
-few runs is slower than theirs: the server plans it anew each time."""
+"""Number of writes of a kind that are sent alone, side by side; only what comes beside them gathers. The statement for
+many takes longer than theirs, which shows where it has few runs."""
 IN_FLIGHT = 2
 """While so many statements for many are under way, others wait: they go together as soon as one is answered."""
 MAX_UNITS = 200
@@ -98,9 +98,9 @@ class Combined:
 class CombinedWrites:
     """The writes of one kind that a process makes for different runs.
 
-    Nothing waits while the store is idle: a unit is sent at once. Those that come while statements are under way
-    gather, and go as one when an answer makes room. Each has its own fence in that statement. One that the statement
-    leaves out (its fence does not hold, or somebody has locked its head) is then sent alone, which also tells why.
+    A few at once are sent alone, and nothing waits. Those that come beside them gather, and go as one: at the end of
+    this turn of the event loop, or when an answer makes room. Each has its own fence in that statement. One that the
+    statement leaves out (its fence does not hold, or somebody has locked its head) is then sent alone, which tells why.
 
     Args:
         sender: Where statements go.
@@ -214,9 +214,13 @@ class CombinedWrites:
             heads = await self._write(units)
         except StoreError as error:
             self._fail(units, error)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001  # the store was closed, say: each caller hears it
             for unit in units:
-                _settle(unit, error=error)
+                _settle(unit, error=_own(error))
+        except BaseException:
+            # Somebody has cancelled this task, and not the callers: they may write again.
+            for unit in units:
+                _settle(unit, error=StoreUnavailableError("the statement was given up"))
             raise
         else:
             for number, unit in enumerate(units, 1):
@@ -247,7 +251,7 @@ def _settle(unit: Unit, row: Row | None = None, error: BaseException | None = No
         unit.answer.set_exception(error)
 
 
-def _own(error: StoreError) -> StoreError:
+def _own(error: Exception) -> Exception:
     """Return an error for one of several who get it: each adds to its traceback."""
     own = copy.copy(error)
     own.__cause__ = error.__cause__

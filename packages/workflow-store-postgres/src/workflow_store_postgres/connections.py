@@ -133,8 +133,10 @@ class Connections:
             for notice in tuple(self.on_silence):
                 notice()
         if isinstance(error, asyncpg.PostgresError) or isinstance(error.__cause__, asyncpg.PostgresError):
-            await lent.roll_back()  # an error from the server: the connection works
-            await self._take_back(lent)
+            try:
+                await lent.roll_back()  # an error from the server: the connection works
+            finally:
+                await self._take_back(lent)
         else:
             left = self._leave(lent)
             left.add_done_callback(lambda _: self._gone())

@@ -3,9 +3,18 @@
 --
 -- Numbers come as text: a driver of the database would have to look up the type of a list of them on each connection.
 
+-- fragment: lists_of_units
+-- The parameters, out of sight of the planner: by the lengths of the lists it would make a plan of its own for each few runs.
+-- $1 run_ids  $2 lease_tokens  $3 expected_next_indexes  $4 operation_ids  $5 numbers of events
+SELECT
+    $1::text[] AS run_ids,
+    $2::text[] AS lease_tokens,
+    $3::text[] AS next_indexes,
+    $4::text[] AS operation_ids,
+    $5::text[] AS event_counts,
+
 -- fragment: unit_columns
 -- The fence of each run, and its number from 1.
--- $1 run_ids  $2 lease_tokens  $3 expected_next_indexes  $4 operation_ids  $5 numbers of events
 given.number,
 given.run_id,
 given.lease_token,
@@ -42,19 +51,36 @@ SELECT
     head.now_at,
     coalesce(octet_length(event.payload), 0),
     event.payload::json
-FROM head
+FROM lists
+CROSS JOIN unnest(lists.event_numbers, lists.event_indexes, lists.kinds, lists.step_ids, lists.payloads)
+    AS event (number, event_index, kind, step_id, payload)
+INNER JOIN head ON head.number = event.number::bigint
 
 -- name: append_events_to_many
 -- As `append_plain`, for many runs.
 -- $1 run_ids  $2 lease_tokens  $3 expected_next_indexes  $4 operation_ids  $5 numbers of events
 -- $6 times at which the leases expire  $7 times of the writes
 -- $8 numbers of the runs that events belong to  $9 event_indexes  $10 kinds  $11 step_ids  $12 payloads
-WITH unit AS MATERIALIZED (
+WITH lists AS MATERIALIZED (
+    -- include: lists_of_units
+    $6::text[] AS expiries,
+    $7::text[] AS times,
+    $8::text[] AS event_numbers,
+    $9::text[] AS event_indexes,
+    $10::text[] AS kinds,
+    $11::text[] AS step_ids,
+    $12::text[] AS payloads
+),
+unit AS MATERIALIZED (
     SELECT
         -- include: unit_columns
         given.lease_expires_at::bigint AS lease_expires_at,
         given.now_at::bigint AS now_at
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+    FROM lists
+    CROSS JOIN unnest(
+        lists.run_ids, lists.lease_tokens, lists.next_indexes, lists.operation_ids, lists.event_counts,
+        lists.expiries, lists.times
+    )
         WITH ORDINALITY
         AS given (run_id, lease_token, next_index, operation_id, events, lease_expires_at, now_at, number)
 ),
@@ -89,8 +115,6 @@ head AS (
 ),
 events AS (
     -- include: write_unit_events
-    INNER JOIN unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
-        AS event (number, event_index, kind, step_id, payload) ON event.number::bigint = head.number
 )
 SELECT head.number, head.next_index, head.lease_expires_at, head.inbox_seq, head.cancel_requested
 FROM head;
@@ -100,7 +124,20 @@ FROM head;
 -- $1 run_ids  $2 lease_tokens  $3 expected_next_indexes  $4 operation_ids  $5 numbers of events
 -- $6 statuses  $7 outputs  $8 errors  $9 reasons  $10 times of the writes
 -- $11 numbers of the runs that events belong to  $12 event_indexes  $13 kinds  $14 step_ids  $15 payloads
-WITH unit AS MATERIALIZED (
+WITH lists AS MATERIALIZED (
+    -- include: lists_of_units
+    $6::text[] AS statuses,
+    $7::text[] AS outputs,
+    $8::text[] AS errors,
+    $9::text[] AS reasons,
+    $10::text[] AS times,
+    $11::text[] AS event_numbers,
+    $12::text[] AS event_indexes,
+    $13::text[] AS kinds,
+    $14::text[] AS step_ids,
+    $15::text[] AS payloads
+),
+unit AS MATERIALIZED (
     SELECT
         -- include: unit_columns
         given.status,
@@ -108,9 +145,10 @@ WITH unit AS MATERIALIZED (
         given.error,
         given.reason,
         given.now_at::bigint AS now_at
-    FROM unnest(
-        $1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
-        $6::text[], $7::text[], $8::text[], $9::text[], $10::text[]
+    FROM lists
+    CROSS JOIN unnest(
+        lists.run_ids, lists.lease_tokens, lists.next_indexes, lists.operation_ids, lists.event_counts,
+        lists.statuses, lists.outputs, lists.errors, lists.reasons, lists.times
     )
         WITH ORDINALITY
         AS given (
@@ -156,8 +194,6 @@ head AS (
 ),
 events AS (
     -- include: write_unit_events
-    INNER JOIN unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::text[])
-        AS event (number, event_index, kind, step_id, payload) ON event.number::bigint = head.number
 ),
 timers AS (
     DELETE FROM workflow_timers AS timer
