@@ -56,7 +56,7 @@ class Bench:
         self._observer = observer
 
     async def round(self, concurrency: int) -> tuple[float, float, float]:
-        """Give jobs per second, their ratio to plain inserts, and statements per job."""
+        """Return jobs per second, their ratio to plain inserts, and statements per job."""
         await self._fill()
         floor = await self._inserts_per_s()
         before, began = await self._observer.fetchval(STATEMENTS), time.perf_counter()

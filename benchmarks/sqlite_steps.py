@@ -35,7 +35,7 @@ PAYLOAD = {"text": "x" * 286}
 
 @dataclass
 class Taken:
-    """What was measured of one kind, in each round."""
+    """Measurements of one kind, one for each round."""
 
     rates: list[float] = field(default_factory=list)
     """Steps or inserts in a second."""

@@ -431,7 +431,7 @@ class RefusedDeletionHidesTheRun(Faulty):
 
 @broken("RETAIN-1", words="Every trace goes in one unit", case="pruning_and_calls_at_once")
 class PruningLeavesWhatComesMeanwhile(Faulty):
-    """What is delivered between the choice of the runs to prune and their end stays for their namesakes."""
+    """A delivery between the choice of the runs to prune and their end stays for their namesakes."""
 
     async def prune_runs(self, **arguments: Any) -> int:
         before = {run_id: len(run.deliveries) for run_id, run in self._data.runs.items()}

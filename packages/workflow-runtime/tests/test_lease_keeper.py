@@ -1,4 +1,4 @@
-"""What it costs to keep leases, next to nothing for short runs, and how the keeping fails."""
+"""The cost of keeping leases, next to nothing for short runs, and how the keeping fails."""
 
 from __future__ import annotations
 

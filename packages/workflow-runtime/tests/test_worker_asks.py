@@ -1,4 +1,4 @@
-"""What a worker asks the store: only who may have something, and in time. Calls are counted, nothing is timed."""
+"""A worker asks only those sources that may have something, and in time. Calls are counted, nothing is timed."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ async def together(database: LocalD1Database, *calls: Coroutine[Any, Any, Any]) 
 
 
 async def traced(database: LocalD1Database) -> list[str]:
-    """Give a list that gets each statement that the connection runs from now on."""
+    """Return a list that grows by each statement that the connection runs from now on."""
     seen: list[str] = []
     await database._thread.call(lambda connection: connection.set_trace_callback(seen.append), within_s=10)
     return seen
@@ -83,7 +83,7 @@ def both(*positive: int) -> list[int]:
 
 
 def refused(answers: Sequence[Any]) -> dict[int, str]:
-    """Give the errors, by position."""
+    """Return the errors, by position."""
     errors = {n: answer for n, answer in enumerate(answers) if isinstance(answer, BaseException)}
     assert all(isinstance(error, D1DatabaseError) for error in errors.values()), errors
     return {n: str(error) for n, error in errors.items()}

@@ -26,7 +26,7 @@ def one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Sent:
-    """What a store sends, and how many parameters the first of each statement has."""
+    """The statements that a store sends, and how many runs those for many write to."""
 
     def __init__(self, store: PostgresWorkflowStore) -> None:
         self.names: Counter[str] = Counter()
