@@ -42,6 +42,15 @@ class TappedStore:
         self.after: Hook = _nothing
         self._inner = inner
 
+    async def until_idle(self) -> None:
+        """Wait until a worker has looked and calls nothing any more, then forget the calls."""
+        seen = -1
+        async with asyncio.timeout(10):
+            while not self.calls or seen != len(self.calls):
+                seen = len(self.calls)
+                await asyncio.sleep(0.03)
+        self.calls.clear()
+
     def __getattr__(self, verb: str) -> Any:
         method = getattr(self._inner, verb)
         if not inspect.iscoroutinefunction(method):

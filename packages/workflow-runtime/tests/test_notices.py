@@ -22,7 +22,7 @@ from workflow_runtime.wake_up import Patience
 from workflow_store_memory import InMemoryWorkflowStore
 
 if TYPE_CHECKING:
-    from conftest import Gate, Lab, TappedStore
+    from conftest import Gate, Lab
 
 NEVER = timedelta(days=365)
 
@@ -47,15 +47,6 @@ class Live:
 
 def ended(lab: Lab, *run_ids: str) -> bool:
     return all(lab.data.runs[run_id].status.is_terminal for run_id in run_ids)
-
-
-async def until_idle(store: TappedStore) -> None:
-    """Wait until a worker has looked and calls nothing any more."""
-    seen = -1
-    while not store.calls or seen != len(store.calls):
-        seen = len(store.calls)
-        await asyncio.sleep(0.03)
-    store.calls.clear()
 
 
 async def test_notice_wakes_the_worker_of_another_runtime(lab: Lab) -> None:
@@ -183,7 +174,7 @@ async def test_notice_of_a_run_makes_workers_look_for_runs_only(lab: Lab) -> Non
     """All of them hear of it, and one gets it: what the others spend on it counts."""
     store = lab.tapped()
     async with lab.working(lab.runtime(quick, store=store)):
-        await until_idle(store)
+        await store.until_idle()
         lab.data.notify("nobody")
         await lab.until(lambda: len(store.calls) >= 2)
         await asyncio.sleep(0.05)
@@ -199,7 +190,7 @@ async def test_worker_looks_once_for_the_run_that_a_notice_told_of(lab: Lab, gat
 
     store = lab.tapped()
     async with lab.working(lab.runtime(works, store=store)):
-        await until_idle(store)
+        await store.until_idle()
         await lab.runtime(works).start_run(works, run_id="run")
         await gate.reached.wait()
         await asyncio.sleep(0.05)

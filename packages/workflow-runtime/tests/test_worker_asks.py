@@ -54,15 +54,6 @@ def asked(store: TappedStore) -> list[str]:
     return [verb for verb in store.calls if verb.startswith("claim")]
 
 
-async def until_idle(store: TappedStore) -> None:
-    """Wait until a worker has looked and calls nothing any more."""
-    seen = -1
-    while not store.calls or seen != len(store.calls):
-        seen = len(store.calls)
-        await asyncio.sleep(0.03)
-    store.calls.clear()
-
-
 @contextmanager
 def unheard(lab: Lab) -> Iterator[None]:
     """Lose the notices of what happens in the block; workers believe that they hear."""
@@ -104,7 +95,7 @@ async def test_runs_that_come_one_by_one_are_two_statements_each(lab: Lab) -> No
     """The claim says that nothing more is due, and nothing is asked when the run has ended."""
     store = lab.tapped()
     async with lab.working(lab.runtime(quick, store=store)):
-        await until_idle(store)
+        await store.until_idle()
         for number in range(10):
             await lab.runtime(quick).start_run(quick, run_id=f"run-{number}")
             await lab.until(ended, lab, f"run-{number}")
@@ -116,7 +107,7 @@ async def test_sleep_that_the_worker_itself_began_costs_no_question(lab: Lab) ->
     """The worker knows when it ends: it asks for timers then, to the millisecond, and not before."""
     store = lab.tapped()
     async with lab.working(lab.runtime(naps, store=store, lease=timedelta(hours=1)), poll_interval=NEVER):
-        await until_idle(store)
+        await store.until_idle()
         await lab.runtime(naps).start_run(naps, 100, run_id="run")
         await lab.until(lambda: "run" in lab.data.runs and paused(lab, "run"))
         await asyncio.sleep(0.02)
@@ -141,7 +132,7 @@ async def test_worker_without_room_asks_for_nothing_but_ticks(lab: Lab, gate: Ga
         await runtime.schedules.create(Schedule(id="each second", workflow=quick, when=Every(SECOND), overlap="allow"))
         await runtime.start_run(works, run_id="run")
         await gate.reached.wait()
-        await until_idle(store)
+        await store.until_idle()
         for number in range(1, 4):
             await runtime.start_run(quick)
             lab.advance(seconds=1)
@@ -225,7 +216,7 @@ async def test_news_during_the_very_claim_that_missed_them_are_heeded(lab: Lab) 
                 await runtime.start_run(quick, run_id="late")
 
     async with lab.working(runtime, poll_interval=NEVER):
-        await until_idle(store)
+        await store.until_idle()
         store.after = start_one_more
         await runtime.start_run(quick, run_id="first")
         await lab.until(lambda: "late" in lab.data.runs and ended(lab, "first", "late"))
@@ -236,7 +227,7 @@ async def test_run_that_sleeps_elsewhere_is_woken_by_a_busy_worker(lab: Lab, sec
     """Its notice comes together with those of runs that this worker finds."""
     store = lab.tapped()
     async with lab.working(lab.runtime(quick, naps, store=store), poll_interval=NEVER):
-        await until_idle(store)
+        await store.until_idle()
         await asyncio.gather(
             lab.runtime(naps).run_here(naps, seconds, run_id="asleep"),
             *(lab.runtime(quick).start_run(quick, run_id=f"run-{number}") for number in range(5)),
@@ -250,7 +241,7 @@ async def test_run_that_another_worker_took_unheard_is_looked_after_by_a_busy_wo
     """No notice told of it. Where this worker finds work others have some too, and may die."""
     store = lab.tapped()
     async with lab.working(lab.runtime(quick, store=store, lease=10 * SECOND), poll_interval=NEVER):
-        await until_idle(store)
+        await store.until_idle()
         await lab.runtime(quick).start_run(quick, run_id="mine")
         with unheard(lab):
             await lab.runtime(quick).start_run(quick, run_id="taken", start_at=lab.clock.now() + NEVER)
@@ -318,7 +309,7 @@ async def test_ticks_that_cannot_be_asked_for_show_that_the_store_is_away(lab: L
     async with lab.working(runtime, poll_interval=NEVER):
         when = Every(60 * SECOND, offset=30 * SECOND)
         await runtime.schedules.create(Schedule(id="each minute", workflow=quick, when=when))
-        await until_idle(store)
+        await store.until_idle()
         there, store.before = store.before, be_away
         lab.advance(seconds=30)
         await lab.until(lambda: not runtime.health().ready)
@@ -346,7 +337,7 @@ async def test_pause_that_ends_as_queued_is_claimed_again(lab: Lab) -> None:
 
     store.before = deliver
     async with lab.working(runtime, poll_interval=NEVER):
-        await until_idle(store)
+        await store.until_idle()
         with unheard(lab):
             await runtime.start_run(waits, run_id="run")
             await lab.until(ended, lab, "run")
@@ -368,7 +359,7 @@ async def test_run_that_was_handed_over_by_a_worker_that_goes_on_is_looked_for(l
     store = lab.tapped()
     runtime = lab.runtime(works, store=store)
     async with lab.working(runtime, poll_interval=NEVER):
-        await until_idle(store)
+        await store.until_idle()
         with unheard(lab):
             await runtime.start_run(works, run_id="run")
             await lab.until(ended, lab, "run")
@@ -385,13 +376,13 @@ async def test_what_happens_in_the_workers_own_process_needs_no_notice(lab: Lab)
     store = lab.tapped(lab.silent())
     runtime = lab.runtime(waits, quick, store=store)
     async with lab.working(runtime, poll_interval=NEVER):
-        await until_idle(store)
+        await store.until_idle()
         await runtime.start_run(waits, run_id="run")
         await lab.until(lambda: lab.data.runs["run"].awaited)
-        await until_idle(store)
+        await store.until_idle()
         await runtime.deliver_signal("run", "go")
         await lab.until(ended, lab, "run")
-        await until_idle(store)
+        await store.until_idle()
         await runtime.schedules.create(Schedule(id="hourly", workflow=quick, when=Every(timedelta(hours=1))))
         await asyncio.sleep(0.02)
         lab.advance(hours=1)
@@ -405,11 +396,11 @@ async def test_idle_polls_make_no_worker_patient(lab: Lab) -> None:
     async with lab.working(runtime):
         (worker,) = await _workers(lab, runtime)
         for _ in range(3):
-            await until_idle(store)
+            await store.until_idle()
             lab.advance(seconds=30)
             await lab.until(lambda: "claim_pending_runs" in store.calls)
         assert worker._patience._longest_s == 0
-        await until_idle(store)
+        await store.until_idle()
         lab.data.notify("nobody")
         await lab.until(lambda: "claim_due_timers" in store.calls)
         assert worker._patience._longest_s > 0
