@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from memory_mutants import Faulty
 from mutant_catalogue import broken
-from workflow_runtime.store import Duplicate, RunStatus
+from workflow_runtime.store import (
+    MAX_HEARTBEAT_LEASES,
+    Duplicate,
+    LeaseBusy,
+    LeaseLost,
+    LeaseLostError,
+    LeaseRenewal,
+    LeaseResult,
+    RunStatus,
+)
 from workflow_store_memory import InMemoryWorkflowStore
 from workflow_store_memory import claims as memory_claims
 from workflow_store_memory.data import Run
@@ -241,6 +250,182 @@ class HeartbeatEchoesTheClock(Faulty):
 
     async def heartbeat_run_lease(self, **arguments: Any) -> Any:
         return replace(await super().heartbeat_run_lease(**arguments), store_clock_ms=arguments["now_ms"])
+
+
+class _Beats(Faulty):
+    """Changes what `heartbeat_run_leases` answers, or does."""
+
+    async def heartbeat_run_leases(self, **arguments: Any) -> Any:
+        return self.changed(await super().heartbeat_run_leases(**arguments), arguments)
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        raise NotImplementedError
+
+
+@broken("LEASE-4", words="in the order of `leases`", case="answers_are_in_the_order_of_the_leases")
+class RenewalsAreSorted(_Beats):
+    """The answers come in the order of the run ids."""
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        pairs = zip(arguments["leases"], answers, strict=True)
+        return tuple(answer for _, answer in sorted(pairs, key=lambda pair: pair[0]))
+
+
+@broken("LEASE-4", words="named twice", case="answers_are_in_the_order_of_the_leases")
+class LeaseIsAnsweredOnce(_Beats):
+    """A lease that is named twice is answered once."""
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        return tuple(dict(zip(arguments["leases"], answers, strict=True)).values())
+
+
+@broken("LEASE-4", words="also for a run", case="answers_are_in_the_order_of_the_leases")
+class RunIsAnsweredOnce(_Beats):
+    """The answers go by the run: an old token of it is renewed where a new one is."""
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        by_run = {run_id: answer for (run_id, _), answer in zip(arguments["leases"], answers, strict=True)}
+        return tuple(by_run[run_id] for run_id, _ in arguments["leases"])
+
+
+@broken("LEASE-4", words="whatever becomes of the others", case="answers_are_in_the_order_of_the_leases")
+class LostLeaseKeepsTheOthersBack(_Beats):
+    """One lease is lost, and all are."""
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        lost = any(isinstance(answer, LeaseLost) for answer in answers)
+        return tuple(LeaseLost() for _ in answers) if lost else answers
+
+
+@broken("LEASE-4", words="where that verb raises `LeaseLostError`", case="leases_are_renewed_as_one_by_one")
+class LossOfOneOfManyIsRaised(_Beats):
+    """A lost lease among many raises."""
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        if any(isinstance(answer, LeaseLost) for answer in answers):
+            raise LeaseLostError("one of many")
+        return answers
+
+
+@broken("LEASE-4", words="Without leases nothing happens", case="without_leases_nothing_happens")
+class NoLeasesAreAnswered(_Beats):
+    """A call without leases is answered as lost."""
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        return answers or (LeaseLost(),)
+
+
+@broken("LEASE-4", words="dealt with as by `heartbeat_run_lease`", case="renewal_among_many_changes_nothing_else")
+class RenewalAmongManyIsProgress(_Beats):
+    """A renewal among many touches the run as if somebody had written it."""
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        for (run_id, _), answer in zip(arguments["leases"], answers, strict=True):
+            if isinstance(answer, LeaseRenewal):
+                self.current(run_id).updated_at_ms = arguments["now_ms"]
+        return answers
+
+
+@broken("LEASE-4", words="Its answer is that verb's", case="leases_are_renewed_as_one_by_one")
+class RenewalAmongManyTellsNoCancel(_Beats):
+    """The answer of a renewal among many does not say that the run was asked to end."""
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        return tuple(
+            replace(answer, cancel_requested=False) if isinstance(answer, LeaseRenewal) else answer
+            for answer in answers
+        )
+
+
+@broken("LEASE-4", words="dealt with as by `heartbeat_run_lease`", case="renewal_among_many_is_a_sign_of_life")
+class RenewalAmongManyIsNoSignOfLife(Faulty):
+    """A crash after a renewal among many is that of a driver of which nothing was heard."""
+
+    async def heartbeat_run_leases(self, **arguments: Any) -> Any:
+        runs = [run for run_id, _ in arguments["leases"] if (run := self._data.runs.get(run_id)) is not None]
+        silent = [run.silent_claims for run in runs]
+        answers = await super().heartbeat_run_leases(**arguments)
+        for run, claims in zip(runs, silent, strict=True):
+            run.silent_claims = claims
+        return answers
+
+
+@broken("LEASE-4", words="dealt with as by `heartbeat_run_lease`", case="no_renewal_among_many_shortens")
+class RenewalAmongManyShortens(_Beats):
+    """A late renewal among many moves the end of a lease back."""
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        end_ms = arguments["now_ms"] + arguments["lease_ms"]
+        for (run_id, _), answer in zip(arguments["leases"], answers, strict=True):
+            run = self._data.runs.get(run_id)
+            if isinstance(answer, LeaseRenewal) and run is not None and run.lease is not None:
+                run.lease = replace(run.lease, expires_at_ms=end_ms)
+        return answers
+
+
+@broken("LEASE-4", words="Its answer is that verb's", case="renewals_among_many_tell_the_clock")
+class RenewalAmongManyEchoesTheClock(_Beats):
+    """The answer of a renewal among many gives the caller's own time for the store's."""
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        return tuple(
+            replace(answer, store_clock_ms=arguments["now_ms"]) if isinstance(answer, LeaseRenewal) else answer
+            for answer in answers
+        )
+
+
+@broken("LEASE-5", words="that nobody else writes to is never `busy`", case="nobody_is_busy_by_himself")
+class FirstLeaseIsBusy(_Beats):
+    """A call finds the first of many busy, whoever writes."""
+
+    def changed(self, answers: Any, arguments: Any) -> Any:
+        return (LeaseBusy(), *answers[1:]) if len(answers) > 1 else answers
+
+
+@broken("LEASE-5", words="somebody is writing to the run", case="run_that_is_written_to_is_renewed_or_busy")
+class WhoIsWrittenToIsLost(Faulty):
+    """A run that somebody is writing to is taken for lost."""
+
+    _writing: ClassVar[set[str]] = set()
+
+    async def append_events(self, **arguments: Any) -> Any:
+        self._writing.add(arguments["run_id"])
+        try:
+            await asyncio.sleep(0.001)
+            return await super().append_events(**arguments)
+        finally:
+            self._writing.discard(arguments["run_id"])
+
+    async def heartbeat_run_leases(self, **arguments: Any) -> Any:
+        answers = await super().heartbeat_run_leases(**arguments)
+        pairs = zip(arguments["leases"], answers, strict=True)
+        return tuple(LeaseLost() if run_id in self._writing else answer for (run_id, _), answer in pairs)
+
+
+@broken("LEASE-6", words="More than `MAX_HEARTBEAT_LEASES` leases", case="too_many_leases_and_bad_ones_are_refused")
+class AnyNumberOfLeases(Faulty):
+    """As many leases as are wanted are renewed by one call."""
+
+    async def heartbeat_run_leases(self, **arguments: Any) -> Any:
+        leases = arguments["leases"]
+        answers: tuple[LeaseResult, ...] = ()
+        for first in range(0, len(leases), MAX_HEARTBEAT_LEASES):
+            chunk = arguments | {"leases": leases[first : first + MAX_HEARTBEAT_LEASES]}
+            answers += await super().heartbeat_run_leases(**chunk)
+        return answers
+
+
+@broken("LEASE-6", words="before anything is renewed", case="too_many_leases_and_bad_ones_are_refused")
+class LeasesAreCheckedOneByOne(Faulty):
+    """A bad lease is refused after the good ones before it were renewed."""
+
+    async def heartbeat_run_leases(self, **arguments: Any) -> Any:
+        if len(arguments["leases"]) > MAX_HEARTBEAT_LEASES:
+            return await super().heartbeat_run_leases(**arguments)
+        answers: tuple[LeaseResult, ...] = ()
+        for lease in arguments["leases"]:
+            answers += await super().heartbeat_run_leases(**arguments | {"leases": [lease]})
+        return answers
 
 
 @broken("LEASE-3")

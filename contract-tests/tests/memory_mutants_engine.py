@@ -9,7 +9,7 @@ from typing import Any
 from memory_mutants import Faulty
 from mutant_catalogue import broken
 from workflow_runtime.errors import LeaseLostError
-from workflow_runtime.store import Appended, CancelRequested, Event, RunStatus
+from workflow_runtime.store import Appended, CancelRequested, Event, LeaseRenewal, RunStatus
 from workflow_store_memory.data import InMemoryData
 
 _DAY_MS = 86_400_000
@@ -85,8 +85,15 @@ class HeartbeatsDoNotTellOfTheEnd(Faulty):
     """Only appends tell of a request to end."""
 
     async def heartbeat_run_lease(self, **arguments: Any) -> Any:
-        answer = await super().heartbeat_run_lease(**arguments)
-        return replace(answer, cancel_requested=False, inbox_seq=0)
+        return _untold(await super().heartbeat_run_lease(**arguments))
+
+    async def heartbeat_run_leases(self, **arguments: Any) -> Any:
+        return tuple(map(_untold, await super().heartbeat_run_leases(**arguments)))
+
+
+def _untold(answer: Any) -> Any:
+    renewed = isinstance(answer, LeaseRenewal)
+    return replace(answer, cancel_requested=False, inbox_seq=0) if renewed else answer
 
 
 @broken("FORK-1", words="its first `from_index` events as they are", case="story_mended_and_forked")

@@ -173,6 +173,20 @@ async def _beat_whoever_has_the_run(store: Any, right: Any) -> AsyncIterator[Any
 
 
 @contextlib.asynccontextmanager
+async def _beat_many_whoever_has_the_runs(store: Any, right: Any) -> AsyncIterator[Any]:
+    async with right as renewer:
+        renew = renewer.heartbeat_run_leases
+
+        async def renew_all(**arguments: Any) -> Any:
+            answers = await renew(**arguments)
+            renewal = next(answer for answer in answers if isinstance(answer, LeaseRenewal))
+            return tuple(renewal for _ in answers)
+
+        renewer.heartbeat_run_leases = renew_all
+        yield renewer
+
+
+@contextlib.asynccontextmanager
 async def _beat_and_close(store: Any, right: Any) -> AsyncIterator[Any]:
     async with right as renewer:
         yield renewer
@@ -197,6 +211,17 @@ FAULTS = {
         clause="FENCE-1",
         story="A heartbeat renews whatever lease there is.",
         edits=[("heartbeat_run_lease", "AND lease_token = ?2", "AND ?2 = ?2")],
+    ),
+    "unfenced-heartbeat-among-many": Fault(
+        clause="FENCE-1",
+        story="A heartbeat of many renews whatever lease there is of each run.",
+        edits=[
+            (
+                "heartbeat_run_leases",
+                "AND workflow_event_locks.lease_token = json_extract(asked.value, '$[1]')",
+                "",
+            )
+        ],
     ),
     "half-a-late-pause": Fault(
         clause="FENCE-1",
@@ -644,6 +669,13 @@ FAULTS = {
         clause="HEARTBEAT-2",
         story="A heartbeat on the connection of its own says that all is well, whoever has the run.",
         heartbeats=_beat_whoever_has_the_run,
+    ),
+    "heartbeats-of-many-never-tell-a-loss": Fault(
+        clause="HEARTBEAT-2",
+        story="A heartbeat of many on the connection of its own says that all is well, whoever has the runs.",
+        heartbeats=_beat_many_whoever_has_the_runs,
+        words="and `heartbeat_run_leases` of the store do",
+        case="heartbeats_of_many_on_their_own_connection_are_those_of_the_store",
     ),
     "heartbeats-close-the-store": Fault(
         clause="HEARTBEAT-3",

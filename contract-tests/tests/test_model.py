@@ -8,6 +8,7 @@ from workflow_runtime.store import WorkflowExecutionStore
 OPEN = {
     "RETAIN-1-runs_that_ended_at_once_go_whole": "the limit takes some of the runs that ended at one moment",
     "LEASE-2-heartbeat_tells_inbox_cancel_and_clock": "a model has no clock",
+    "LEASE-4-renewals_among_many_tell_the_clock": "the same",
     "SCHEDULE-10-next_due_is_what_time_decides": "two ticks are for one moment, and the limit takes one of them",
 }
 """Cases that ask for more than the model says."""

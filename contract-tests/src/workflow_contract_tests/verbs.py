@@ -5,11 +5,13 @@ Each holds typed callables, so that a search for a verb of the contract finds th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from workflow_runtime.store import Awaited, ClaimBatch, Timer, WorkflowExecutionStore
+from workflow_runtime.errors import LeaseLostError
+from workflow_runtime.store import Awaited, ClaimBatch, LeaseLost, LeaseRenewal, Timer, WorkflowExecutionStore
 
 from .harness import StoreHarness
 from .holder import LeaseHolder
@@ -23,6 +25,7 @@ __all__ = [
     "CLAIM_STALE_RUNS",
     "CLAIM_VERBS",
     "HEARTBEAT_RUN_LEASE",
+    "HEARTBEAT_RUN_LEASES",
     "LEASE_VERBS",
     "MARK_RUN_ERRORED",
     "MARK_RUN_FINISHED",
@@ -34,6 +37,9 @@ __all__ = [
     "LeaseVerb",
     "StoreMethod",
 ]
+
+_BUSY_S = 0.001
+"""Pause of whoever finds a lease busy."""
 
 StoreMethod: TypeAlias = Callable[[WorkflowExecutionStore], Callable[..., Coroutine[Any, Any, Any]]]
 """Picks a verb from a store: `lambda store: store.load_run`."""
@@ -122,6 +128,25 @@ APPEND_EVENTS = LeaseVerb(
 HEARTBEAT_RUN_LEASE = LeaseVerb(
     "heartbeat_run_lease", lambda store: store.heartbeat_run_lease, LeaseHolder.heartbeat_arguments
 )
+
+
+def _one_of_many(store: WorkflowExecutionStore) -> Callable[..., Coroutine[Any, Any, LeaseRenewal]]:
+    """Return `heartbeat_run_leases` for one lease, which answers as `heartbeat_run_lease` does."""
+
+    async def heartbeat_run_leases(*, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
+        while True:
+            leases = [(run_id, lease_token)]
+            (answer,) = await store.heartbeat_run_leases(leases=leases, lease_ms=lease_ms, now_ms=now_ms)
+            if isinstance(answer, LeaseLost):
+                raise LeaseLostError(f"run {run_id!r}")
+            if isinstance(answer, LeaseRenewal):
+                return answer
+            await asyncio.sleep(_BUSY_S)
+
+    return heartbeat_run_leases
+
+
+HEARTBEAT_RUN_LEASES = LeaseVerb("heartbeat_run_leases", _one_of_many, LeaseHolder.heartbeat_arguments)
 RELEASE_RUN_LEASE = LeaseVerb("release_run_lease", lambda store: store.release_run_lease, LeaseHolder.release_arguments)
 SCHEDULE_TIMER = LeaseVerb("schedule_timer", lambda store: store.schedule_timer, LeaseHolder.set_timer_arguments)
 MARK_RUN_PAUSED = LeaseVerb(
@@ -134,4 +159,4 @@ MARK_RUN_ERRORED = LeaseVerb(
     "mark_run_errored", lambda store: store.mark_run_errored, LeaseHolder.fail_arguments, _log_and_inbox
 )
 WRITES_WITH_EVENTS = (APPEND_EVENTS, MARK_RUN_PAUSED, MARK_RUN_FINISHED, MARK_RUN_ERRORED)
-LEASE_VERBS = (HEARTBEAT_RUN_LEASE, RELEASE_RUN_LEASE, SCHEDULE_TIMER, *WRITES_WITH_EVENTS)
+LEASE_VERBS = (HEARTBEAT_RUN_LEASE, HEARTBEAT_RUN_LEASES, RELEASE_RUN_LEASE, SCHEDULE_TIMER, *WRITES_WITH_EVENTS)

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +14,19 @@ from typing import Any, cast
 
 import pytest
 from workflow_runtime.clock import Clock, StoreClock
-from workflow_runtime.engine.held_lease import HeldLease, due_leases
+from workflow_runtime.engine.held_lease import NEVER_MS, HeldLease, due_leases
 from workflow_runtime.engine.lease_keeper import LeaseKeeper
-from workflow_runtime.errors import LeaseLostError
+from workflow_runtime.errors import StoreUnavailableError
 from workflow_runtime.heartbeats import HeartbeatThread
-from workflow_runtime.store import ClaimedRun, LeaseRenewal, LeaseRenewer
+from workflow_runtime.store import (
+    MAX_HEARTBEAT_LEASES,
+    ClaimedRun,
+    LeaseBusy,
+    LeaseLost,
+    LeaseRenewal,
+    LeaseRenewer,
+    LeaseResult,
+)
 
 PATIENCE_S = 30.0
 LEASE_MS = 300
@@ -35,18 +43,27 @@ class Renewer:
     """A store that renews, and counts."""
 
     def __init__(self) -> None:
-        self.renewed: list[str] = []
+        self.calls: list[list[str]] = []
         self.opened = 0
         self.closed = 0
         self.error: Exception | None = None
+        self.answers: dict[str, LeaseResult] = {}
+        """Those that are no renewals, by run."""
 
-    async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
-        self.renewed.append(run_id)
+    @property
+    def renewed(self) -> list[str]:
+        return [run_id for call in self.calls for run_id in call]
+
+    async def heartbeat_run_leases(
+        self, *, leases: Sequence[tuple[str, str]], lease_ms: int, now_ms: int
+    ) -> tuple[LeaseResult, ...]:
+        self.calls.append([run_id for run_id, _ in leases])
         if self.error is not None:
             raise self.error
-        return LeaseRenewal(
+        renewal = LeaseRenewal(
             lease_expires_at_ms=now_ms + lease_ms, inbox_seq=0, cancel_requested=False, store_clock_ms=now_ms
         )
+        return tuple(self.answers.get(run_id, renewal) for run_id, _ in leases)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Any]:
@@ -76,6 +93,16 @@ def thread_of(keeper: LeaseKeeper) -> HeartbeatThread:
     return keeper._thread
 
 
+def look_now(keeper: LeaseKeeper) -> None:
+    """Have whoever renews look at the leases, though it is not time."""
+    if keeper._thread is None:
+        keeper._look()
+        return
+    with keeper._thread._changed:
+        keeper._thread._next_look_at = 0.0
+        keeper._thread._changed.notify()
+
+
 def count(monkeypatch: pytest.MonkeyPatch, owner: Any, method: str) -> list[str]:
     """Have each call of a method leave its name."""
     calls: list[str] = []
@@ -100,18 +127,15 @@ async def until(condition: Callable[[], Any]) -> None:
 
 def test_no_lease_is_renewed_before_one_is_due_and_then_those_too_that_are_due_soon() -> None:
     leases = [held(number) for number in range(5)]
-    due_at = dict(zip(leases, [120, 100, 111, 110, 150], strict=True))
 
-    def due(now_ms: int) -> tuple[list[int], int | None]:
-        chosen, next_ms = due_leases(leases, now_ms, early_ms=10, due_ms=due_at.__getitem__)
+    def due(now_ms: int) -> tuple[list[int], int]:
+        chosen, next_ms = due_leases(leases, [120, 100, 111, 110, 150], now_ms, early_ms=10)
         return [leases.index(lease) for lease in chosen], next_ms
 
     assert due(99) == ([], 100)
     assert due(100) == ([1, 3], 111)
-    assert due(145) == ([0, 1, 2, 3, 4], None)
-    leases[1].lost = True
-    assert due(100) == ([], 110)
-    assert due_leases([], 100, early_ms=10, due_ms=due_at.__getitem__) == ([], None)
+    assert due(145) == ([1, 3, 2, 0, 4], NEVER_MS), "the longest due first"
+    assert due_leases([], [], 100, early_ms=10) == ([], NEVER_MS)
 
 
 # Short runs.
@@ -153,48 +177,106 @@ async def test_thread_without_a_connection_leaves_when_no_lease_came_between_two
     keeper = keeping(by_thread=Renewer(), lease_ms=600_000)
     beats = thread_of(keeper)
 
-    def look_now() -> None:
-        with beats._changed:
-            beats._changed.notify()
-
     async with keeper.keep(held(lease_ms=600_000)):
         await until(lambda: len(looks) == 1)
-    look_now()
+    look_now(keeper)
     await until(lambda: len(looks) == 2)
     async with keeper.keep(held(lease_ms=600_000)):
         pass
-    look_now()
+    look_now(keeper)
     await until(lambda: len(looks) == 3)
     assert beats._thread is not None
-    look_now()
+    look_now(keeper)
     await until(lambda: beats._thread is None)
 
 
 # Long runs.
 
 
-@pytest.mark.real_time
-async def test_runs_that_have_ended_meanwhile_are_not_renewed() -> None:
-    """They were due together, and one ended before its turn came."""
-    slow = Renewer()
-    keeper = keeping(by_thread=slow)
-    first, second = held(1), held(2)
-    second.renew_at_ms = first.renew_at_ms
-    going_on = threading.Event()
-    renew = slow.heartbeat_run_lease
+MANY = MAX_HEARTBEAT_LEASES + 1
 
-    async def wait(**asked: Any) -> LeaseRenewal:
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("by_thread", [False, True])
+async def test_many_leases_take_few_calls_and_runs_that_have_ended_meanwhile_none(by_thread: bool) -> None:
+    """They are due together, and the last one ends before its turn comes."""
+    store = Renewer()
+    keeper = keeping(by_thread=store, lease_ms=600_000) if by_thread else keeping(store, lease_ms=600_000)
+    going_on = threading.Event()
+    renew = store.heartbeat_run_leases
+
+    async def wait(**asked: Any) -> Any:
         answer = await renew(**asked)
         await asyncio.to_thread(going_on.wait)
         return answer
 
-    slow.heartbeat_run_lease = wait  # type: ignore[method-assign]
-    async with keeper.keep(first):
-        async with keeper.keep(second):
-            await until(lambda: slow.renewed)
+    store.heartbeat_run_leases = wait  # type: ignore[method-assign]
+    leases = [held(number, lease_ms=600_000) for number in range(MANY + 1)]
+    async with AsyncExitStack() as kept:
+        for lease in leases[:-1]:
+            await kept.enter_async_context(keeper.keep(lease))
+        async with keeper.keep(leases[-1]):
+            for lease in leases:
+                lease.renew_at_ms = 0
+            look_now(keeper)
+            await until(lambda: store.calls)
         going_on.set()
-        await until(lambda: len(slow.renewed) >= 3)
-    assert "run 2" not in slow.renewed[1:]
+        await until(lambda: all(lease.renew_at_ms > 0 for lease in leases[:-1]))
+        await until(lambda: len(store.calls) == 2)
+    assert [len(call) for call in store.calls] == [MAX_HEARTBEAT_LEASES, 1]
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("by_thread", [False, True])
+async def test_heartbeat_that_fails_hurries_no_other(by_thread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Renewer()
+    store.error = StoreUnavailableError("away")
+    keeper = keeping(by_thread=store, lease_ms=600_000) if by_thread else keeping(store, lease_ms=600_000)
+    looks = count(monkeypatch, HeartbeatThread if by_thread else LeaseKeeper, "_look")
+    lease = held(lease_ms=600_000)
+    lease.renew_at_ms = 0
+    async with keeper.keep(lease):
+        for number in range(1, 4):
+            look_now(keeper)
+            await until(lambda: len(looks) >= number and store.calls)  # noqa: B023  # awaited at once
+            await asyncio.sleep(0.01)
+    assert len(store.calls) == 1
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("by_thread", [False, True])
+async def test_each_lease_hears_what_became_of_it(by_thread: bool) -> None:
+    """One that is lost is lost alone; one that is busy is asked for again, sooner than the others."""
+    store = Renewer()
+    store.answers = {"run 1": LeaseLost(), "run 2": LeaseBusy()}
+    keeper = keeping(by_thread=store) if by_thread else keeping(store)
+    leases = [held(number) for number in range(3)]
+    async with AsyncExitStack() as kept:
+        for lease in leases:
+            await kept.enter_async_context(keeper.keep(lease))
+        await until(lambda: store.renewed.count("run 2") >= 2)
+        assert store.renewed.count("run 0") == 1
+        store.answers.pop("run 2")
+        await until(lambda: store.renewed.count("run 0") >= 3)
+    assert [lease.lost for lease in leases] == [False, True, False]
+    assert store.renewed.count("run 1") == 1
+
+
+@pytest.mark.real_time
+async def test_leases_whose_turn_did_not_come_are_the_first_next_time() -> None:
+    """A call that fails again and again keeps those behind it from nothing."""
+    store = Renewer()
+    store.error = StoreUnavailableError("away")
+    keeper = keeping(by_thread=store, lease_ms=1_200)
+    leases = [held(number, lease_ms=1_200) for number in range(MANY)]
+    for lease in leases:
+        lease.renew_at_ms = 0
+    async with AsyncExitStack() as kept:
+        for lease in leases[1:]:
+            await kept.enter_async_context(keeper.keep(lease))
+        await kept.enter_async_context(keeper.keep(leases[0]))
+        await until(lambda: "run 0" in store.renewed)
+        assert len(store.calls) <= 3
 
 
 @pytest.mark.real_time
@@ -218,15 +300,11 @@ async def test_lost_lease_is_asked_for_no_more_though_its_event_loop_does_not_he
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     connection = Renewer()
-    connection.error = LeaseLostError("run 'run 1'")
+    connection.answers = {"run 1": LeaseLost()}
     keeper = keeping(by_thread=connection)
-    heard: list[Any] = []
-    monkeypatch.setattr(keeper, "hear", heard.append)
-    async with keeper.keep(held(1)):
-        await until(lambda: heard)
-        connection.error = None
-        async with keeper.keep(held(2)):
-            await until(lambda: len(heard) >= 4)
+    monkeypatch.setattr(keeper, "hear", lambda answers: None)
+    async with keeper.keep(held(1)), keeper.keep(held(2)):
+        await until(lambda: connection.renewed.count("run 2") >= 4)
         assert connection.renewed.count("run 1") == 1
 
 
@@ -314,7 +392,7 @@ async def test_heartbeat_thread_bears_that_nothing_can_be_opened(
     loop = asyncio.get_running_loop()
 
     class Renewer:
-        async def heartbeat_run_lease(self, **_: object) -> None:
+        async def heartbeat_run_leases(self, **_: object) -> None:
             loop.call_soon_threadsafe(opened.set)
             raise RuntimeError("no more than that is needed")
 

@@ -67,7 +67,7 @@ async def test_writes_renew_the_lease_so_that_no_heartbeat_is_needed(lab: Lab) -
     await runtime.start_run(works, run_id="run")
     await runtime.sweep()
     assert await lab.status("run") is RunStatus.FINISHED
-    assert "heartbeat_run_lease" not in store.calls
+    assert "heartbeat_run_leases" not in store.calls
     assert store.calls.count("append_events") == 19
 
 
@@ -183,7 +183,7 @@ async def test_heartbeat_that_fails_is_not_a_lost_lease(lab: Lab, gate: Gate) ->
 
     async def fail(verb: str, arguments: dict[str, Any]) -> None:
         nonlocal failures
-        if verb == "heartbeat_run_lease" and failures < 2:
+        if verb == "heartbeat_run_leases" and failures < 2:
             failures += 1
             raise StoreUnavailableError("busy")
 
@@ -195,7 +195,7 @@ async def test_heartbeat_that_fails_is_not_a_lost_lease(lab: Lab, gate: Gate) ->
         await gate.reached.wait()
         for count in range(1, 5):
             lab.advance(seconds=10)
-            await lab.until(lambda beats: store.calls.count("heartbeat_run_lease") == beats, count)
+            await lab.until(lambda beats: store.calls.count("heartbeat_run_leases") == beats, count)
         gate.opened.set()
     assert failures == 2
     assert await handle.result() == "passed"

@@ -32,7 +32,7 @@ async def waits(ctx: Context, _: Any) -> None:
     await ctx.wait_for_event("go")
 
 
-_WITHIN = {"ClaimResult", "BucketResult"}
+_WITHIN = {"ClaimResult", "BucketResult", "LeaseResult"}
 """Answers to workers; they look at each of them."""
 
 OUTSIDE = {

@@ -287,7 +287,7 @@ async def test_lease_is_kept_while_a_function_runs_though_the_drive_has_failed(l
         for _ in range(50):
             lab.advance(seconds=10)
             await asyncio.sleep(0.1)
-    assert "heartbeat_run_lease" in store.calls
+    assert "heartbeat_run_leases" in store.calls
     assert (await lab.sweep(blocks)).total == 0
     away = False
     block.go_on.set()

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from d1_verbs import BATCH, BY_THE_DRIVER, ONE_TRIP, CountingDatabase, prepare, run
+from workflow_runtime.store import MAX_HEARTBEAT_LEASES
 from workflow_store_d1 import D1WorkflowStore
 from workflow_store_d1.local import LocalD1Database
 from workflow_test_support.servers.worker_database import open_empty
@@ -50,6 +51,13 @@ async def test_drivers_write_is_one_trip_and_so_is_its_repeat(
 async def test_heartbeat_is_one_statement(store: D1WorkflowStore, database: CountingDatabase) -> None:
     token = await prepare(store, database)
     await store.heartbeat_run_lease(run_id="running", lease_token=token, lease_ms=10, now_ms=5)
+    assert (database.trips, database.statements) == (1, 1)
+
+
+async def test_heartbeats_of_many_are_one_statement(store: D1WorkflowStore, database: CountingDatabase) -> None:
+    token = await prepare(store, database)
+    leases = [("running", token), *((f"other-{number}", "t") for number in range(MAX_HEARTBEAT_LEASES - 1))]
+    await store.heartbeat_run_leases(leases=leases, lease_ms=10, now_ms=5)
     assert (database.trips, database.statements) == (1, 1)
 
 

@@ -39,7 +39,7 @@ COLUMNS = {
     "list_requested_buckets": rows.REQUESTED_BUCKET_COLUMNS,
 }
 
-HEADS = {"fenced_write.before", "deliver.before", "mark_schedule_bucket_started.before"}
+HEADS = {"fenced_write.before", "deliver.before", "heartbeat_run_leases", "mark_schedule_bucket_started.before"}
 """These are read by answers and verdicts, not by the codec."""
 
 

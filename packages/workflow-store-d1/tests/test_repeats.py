@@ -137,6 +137,9 @@ async def test_drivers_write(store: D1WorkflowStore, database: LosingDatabase) -
     assert (await lost(database, append)).next_index == 1
     renewal = await lost(database, store.heartbeat_run_lease(**held, lease_ms=2_000, now_ms=2))
     assert renewal.lease_expires_at_ms == 2_002
+    leases = [(held["run_id"], held["lease_token"]), ("b", "t")]
+    renewed, gone = await lost(database, store.heartbeat_run_leases(leases=leases, lease_ms=3_000, now_ms=2))
+    assert (renewed.lease_expires_at_ms, gone.kind) == (3_002, "lost")
     pause = store.mark_run_paused(**held, operation_id="p", expected_next_index=1, seen_inbox_seq=0, now_ms=3)
     assert (await lost(database, pause)).next_index == 1
     assert len(await store.read_events(run_id="a", limit=10)) == 1

@@ -54,6 +54,7 @@ BUDGETS = {
     "release": (2, 2, 2),
     "timer": (3, 3, 2),
     "heartbeat": (1, 2, 1),
+    "heartbeat of many": (1, 5, 1),
     "start a tick": (6, 8, 8),
     "repeat an append": (3, 3, 0),
     "refuse an append": (4, 6, 0),

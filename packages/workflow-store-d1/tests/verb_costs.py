@@ -76,7 +76,7 @@ _TABLES = {
 }
 
 
-_OTHERS = ("heartbeat", "retry", "start a tick", "repeat an append", "refuse an append")
+_OTHERS = ("heartbeat", "heartbeat of many", "retry", "start a tick", "repeat an append", "refuse an append")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +134,9 @@ async def _scene(
         call = (verb, held | {"operation_id": "o"} | values)
     elif work == "heartbeat":
         call = ("heartbeat_run_lease", held | {"lease_ms": 10, "now_ms": 5})
+    elif work == "heartbeat of many":
+        leases = [("running", held["lease_token"]), ("other", "t")]
+        call = ("heartbeat_run_leases", {"leases": leases, "lease_ms": 10, "now_ms": 5})
     elif work == "retry":
         verb, values = BY_THE_DRIVER["fail"]
         await getattr(store, verb)(**held, operation_id="o", **values)

@@ -78,6 +78,15 @@ async def test_heartbeat_is_one_statement(store: PostgresWorkflowStore, wire: Wi
     assert counted(wire) == (1, 1)
 
 
+async def test_heartbeats_of_many_are_one_statement(store: PostgresWorkflowStore, wire: Wire) -> None:
+    leases = [(run_id, await start(store, run_id)) for run_id in ("a", "b", "c")]
+    for _ in range(2):
+        wire.reset()
+        answers = await store.heartbeat_run_leases(leases=[*leases, ("d", "lost")], lease_ms=10, now_ms=5)
+        assert [answer.kind for answer in answers] == ["renewed"] * 3 + ["lost"]
+    assert counted(wire) == (1, 1)
+
+
 async def test_tick_is_one_trip_to_claim_and_one_to_start(store: PostgresWorkflowStore, wire: Wire) -> None:
     for schedule_id in ("s", "t"):
         await store.upsert_schedule(**ONE_TRIP["upsert schedule"][1] | {"schedule_id": schedule_id})

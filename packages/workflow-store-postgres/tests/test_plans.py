@@ -142,6 +142,7 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "schedule_timer": (RUN, "token", "o2", "t", 9, 5),
     "release_run_lease": (RUN, "token", "o2", 5, True),
     "heartbeat_run_lease": (RUN, "token", 9),
+    "heartbeat_run_leases": ([RUN], ["token"], 9),
     "fenced_write.before": (RUN,),
     "fenced_write.settled": (RUN,),
     "load_run": (RUN,),
@@ -238,6 +239,20 @@ async def test_claims_walk_the_index_of_their_lanes(filled: asyncpg.Connection, 
     for name, index in (("claim_pending_runs", "queued"), ("claim_due_timers", "paused")):
         plan = await explain(filled, name, (*CLAIM, 10, *values), "force_custom_plan")
         assert plan.count(f"workflow_event_locks_{index}") >= 3, plan
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("known", [True, False])
+async def test_heartbeats_look_each_head_up_by_itself(
+    filled: asyncpg.Connection, database: asyncpg.Connection, mode: str, known: bool
+) -> None:
+    """Also where the server knows nothing of the table: a join of the lists would compare each with each."""
+    connection = filled if known else database
+    values = ([f"run-{number:08}" for number in range(200)], ["token"] * 200, 9)
+    plan = await explain(connection, "heartbeat_run_leases", values, mode)
+    assert "Join Filter" not in plan, plan
+    assert "Seq Scan" not in plan, plan
+    assert plan.count("Index Cond: (run_id = ") == 3, plan
 
 
 BULK = {"cancel_runs", "terminate_runs", "requeue_runs", "retry_runs"}

@@ -151,6 +151,9 @@ CALLS: dict[str, Callable[[PostgresWorkflowStore, str, str], Awaitable[Any]]] = 
     "heartbeat_run_lease": lambda store, run_id, token: store.heartbeat_run_lease(
         run_id=run_id, lease_token=token, lease_ms=10_000, now_ms=5
     ),
+    "heartbeat_run_leases": lambda store, run_id, token: store.heartbeat_run_leases(
+        leases=[(run_id, token)], lease_ms=10_000, now_ms=5
+    ),
     "deliver_signal": lambda store, run_id, token: store.deliver_signal(
         run_id=run_id, signal_id="s", name="go", payload=ONE, now_ms=5
     ),

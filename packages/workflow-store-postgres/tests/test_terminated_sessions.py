@@ -162,6 +162,7 @@ VERBS: dict[str, Prepare] = {
     "read_events": queued(limit=10),
     "claim_run": queued(**HELD, now_ms=100, max_crashes=9),
     "heartbeat_run_lease": held(lease_ms=20, now_ms=5),
+    "heartbeat_run_leases": just(leases=[("a", "t")], lease_ms=20, now_ms=5),
     "release_run_lease": held(operation_id="o", now_ms=5),
     "claim_stale_runs": after(Stage.held, **CLAIM, max_crashes=9),
     "list_pending_runs": after(Stage.queued, now_ms=100, limit=10),

@@ -307,3 +307,55 @@ async def test_sweep_leaves_a_run_that_moved_on_since_it_began(
     assert batch.corrupt == ()
     (claim,) = batch.claims
     assert (claim.run.next_index, len(claim.history), claim.lease.number) == (1, 1, 3)
+
+
+@pytest.mark.parametrize("held", [("a",), ("a", "c")])
+async def test_heartbeats_of_many_wait_for_nobody(
+    scenes: "Scenes", database: asyncpg.Connection, held: tuple[str, ...]
+) -> None:
+    """Heads that somebody holds are busy, and the others are renewed at once; free again, they are renewed too."""
+    leases = [("a", "old"), *[(run_id, (await scenes.running(run_id)).token) for run_id in "abc"]]
+    beats: dict[str, Any] = {"leases": leases, "lease_ms": 10**6, "now_ms": scenes.now_ms}
+    async with database.transaction():
+        await database.execute("SELECT 1 FROM workflow_event_locks WHERE run_id = ANY($1) FOR UPDATE", held)
+        answers = await asyncio.wait_for(scenes.store.heartbeat_run_leases(**beats), 20)
+        kinds = ["busy" if run_id in held else "renewed" for run_id in "abc"]
+        assert [answer.kind for answer in answers] == ["lost", *kinds]
+        assert [await long_leased(scenes, run_id) for run_id in "abc"] == [run_id not in held for run_id in "abc"]
+    answers = await scenes.store.heartbeat_run_leases(**beats)
+    assert [answer.kind for answer in answers] == ["lost", "renewed", "renewed", "renewed"]
+    assert [await long_leased(scenes, run_id) for run_id in "abc"] == [True] * 3
+
+
+async def test_heartbeat_among_many_leaves_a_run_that_was_taken_since_it_began(
+    scenes: "Scenes", dsn: str, database: asyncpg.Connection
+) -> None:
+    """The call is held up after its beginning, and before it locks the run: it renews nothing of the new holder."""
+    leases = [(run_id, (await scenes.running(run_id)).token) for run_id in ("a", "b")]
+    await database.execute("SELECT pg_advisory_lock(1)")
+    async with PostgresWorkflowStore.connect(dsn, max_size=1) as slow:
+        place = "AS pair (run_id, lease_token, place)"
+        sql = slow._sender.sql("heartbeat_run_leases")
+        assert sql.count(place) == 1
+        held_up = sql.replace(place, f"{place} WHERE (SELECT pg_advisory_xact_lock(1)) IS NOT NULL")
+        slow._sender._sql = {"heartbeat_run_leases": held_up}
+        late = asyncio.ensure_future(slow.heartbeat_run_leases(leases=leases, lease_ms=10**6, now_ms=scenes.now_ms))
+        await until_waiting(database, 1)
+        taken = await scenes.store.claim_run(
+            run_id="a", owner="v", lease_ms=5, now_ms=scenes.now_ms + 10**5, max_crashes=9
+        )
+        assert taken.kind == "claimed"
+        await database.execute("SELECT pg_advisory_unlock(1)")
+        answers = await asyncio.wait_for(late, 20)
+    assert [answer.kind for answer in answers] == ["busy", "renewed"]
+    assert [await long_leased(scenes, run_id) for run_id in ("a", "b")] == [False, True]
+    again = await scenes.store.heartbeat_run_leases(leases=leases, lease_ms=10**6, now_ms=scenes.now_ms)
+    assert [answer.kind for answer in again] == ["lost", "renewed"]
+
+
+async def long_leased(scenes: "Scenes", run_id: str) -> bool:
+    """Return whether a run's lease was renewed for long."""
+    run = await scenes.store.load_run(run_id=run_id)
+    assert run is not None
+    assert run.lease_expires_at_ms is not None
+    return run.lease_expires_at_ms == scenes.now_ms + 10**6

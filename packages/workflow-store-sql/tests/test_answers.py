@@ -21,7 +21,7 @@ from workflow_runtime.errors import (
     SchemaUnrecordedError,
     StoreNotOpenError,
 )
-from workflow_runtime.store import encode_run_cursor
+from workflow_runtime.store import LeaseBusy, LeaseLost, LeaseRenewal, encode_run_cursor
 from workflow_store_sql import (
     END_OF_TIME_MS,
     Fence,
@@ -33,6 +33,8 @@ from workflow_store_sql import (
     answer_cancel,
     answer_delete,
     answer_heartbeat,
+    answer_heartbeat_groups,
+    answer_heartbeats,
     answer_requeue,
     answer_retry,
     answer_retry_request,
@@ -100,6 +102,22 @@ def test_run_that_cannot_be_claimed_tells_when_it_can(status: str, claimable_at_
 def test_heartbeat_without_a_row_has_lost_the_lease() -> None:
     with pytest.raises(LeaseLostError, match="run 'a'"):
         answer_heartbeat("a", [])
+
+
+RENEWED = {"lease_expires_at": 9, "inbox_seq": 2, "cancel_requested": 0, "clock": 7}
+RENEWAL = LeaseRenewal(lease_expires_at_ms=9, inbox_seq=2, cancel_requested=False, store_clock_ms=7)
+
+
+def test_heartbeats_are_answered_in_the_order_of_the_leases() -> None:
+    leases = [("b", "t"), ("a", "old"), ("a", "t"), ("b", "t")]
+    rows = [RENEWED | {"run_id": "a", "lease_token": "t"}, RENEWED | {"run_id": "b", "lease_token": "t"}]
+    assert answer_heartbeats(leases, rows) == (RENEWAL, LeaseLost(), RENEWAL, RENEWAL)
+    assert answer_heartbeats([], []) == ()
+
+
+def test_groups_of_heartbeats_are_answered_in_the_order_of_the_leases() -> None:
+    rows: list[dict[str, Any]] = [RENEWED | {"places": "4,1"}, dict.fromkeys(RENEWED) | {"places": "3"}]
+    assert answer_heartbeat_groups(4, rows) == (RENEWAL, LeaseLost(), LeaseBusy(), RENEWAL)
 
 
 FENCE = Fence("append_events", "a", "token", "op", 2)

@@ -7,7 +7,18 @@ from typing import Literal, TypeVar
 
 from workflow_runtime.errors import LeaseLostError, LogConflictError
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import Appended, Awaited, Event, LeaseRenewal, NewEvent, Paused, RunStatus, Timer
+from workflow_runtime.store import (
+    Appended,
+    Awaited,
+    Event,
+    LeaseLost,
+    LeaseRenewal,
+    LeaseResult,
+    NewEvent,
+    Paused,
+    RunStatus,
+    Timer,
+)
 
 from .state import Run, State, Unsettled
 
@@ -163,6 +174,21 @@ class DrivingVerbs:
             cancel_requested=run.cancel_requested,
             store_clock_ms=now_ms,
         )
+
+    def heartbeat_run_leases(
+        self, *, leases: Sequence[tuple[str, str]], lease_ms: int, now_ms: int
+    ) -> tuple[LeaseResult, ...]:
+        """Renew leases (LEASE-4). Nobody else writes beside the model, so none is busy (LEASE-5)."""
+
+        def renew(run_id: str, lease_token: str) -> LeaseResult:
+            try:
+                return self.heartbeat_run_lease(
+                    run_id=run_id, lease_token=lease_token, lease_ms=lease_ms, now_ms=now_ms
+                )
+            except LeaseLostError:
+                return LeaseLost()
+
+        return tuple(renew(run_id, lease_token) for run_id, lease_token in leases)
 
     def _write(self, run_id: str, lease_token: str, operation_id: str, now_ms: int, change: Callable[[Run], A]) -> A:
         """Return the first answer to a repeated operation; else apply the change behind the fence."""

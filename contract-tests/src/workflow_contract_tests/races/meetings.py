@@ -58,14 +58,17 @@ def sample_meetings(meetings: Sequence[Meeting]) -> dict[str, tuple[Meeting, ...
     From a scale of 3 these are all of them. Below, it is a part that the seed chooses, but one of each first call at
     least, and at scale 1 every meeting that only one of the two can win.
     """
-    chosen = random.Random(SEED)
     taken: dict[str, tuple[Meeting, ...]] = {}
     for name in dict.fromkeys(meeting.first.name for meeting in meetings):
         own = [meeting for meeting in meetings if meeting.first.name == name]
-        kept = [meeting for meeting in own if _is_taken(meeting, chosen)]
-        taken[name] = tuple(kept or [chosen.choice(own)])
+        kept = [meeting for meeting in own if _is_taken(meeting)]
+        taken[name] = tuple(kept or [random.Random(SEED).choice(own)])
     return taken
 
 
-def _is_taken(meeting: Meeting, chosen: random.Random) -> bool:
-    return SCALE >= _ALL_FROM_SCALE or chosen.random() < _SHARES[meeting.kind] * SCALE
+def _is_taken(meeting: Meeting) -> bool:
+    if SCALE >= _ALL_FROM_SCALE:
+        return True
+    # Each by itself: a new verb does not change which of the others' meetings are tried.
+    chosen = random.Random(f"{SEED} {meeting.first.name} {meeting.second.name} {meeting.state}")
+    return chosen.random() < _SHARES[meeting.kind] * SCALE

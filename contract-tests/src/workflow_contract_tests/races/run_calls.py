@@ -19,6 +19,7 @@ from workflow_runtime.store import (
 )
 
 from ..samples import LEASE_MS, MANY, event, events
+from ..verbs import HEARTBEAT_RUN_LEASES
 from .calls import Call
 
 __all__ = ["ABSENT", "RUN_CALLS", "RUN_STATES", "WAITING", "RunSubject"]
@@ -130,7 +131,7 @@ def _call(
         clauses=tuple(clauses.split()),
         act=act,
         next_states={state: to if isinstance(to, str) else to.get(state, state) for state in changes},
-        fenced=verb in DRIVER_VERBS,
+        fenced=verb in {*DRIVER_VERBS, HEARTBEAT_RUN_LEASES.name},
         takes=verb.startswith("claim"),
         nothing=_NOTHING.get(verb),
     )
@@ -334,6 +335,13 @@ RUN_CALLS: tuple[Call[RunSubject], ...] = (
         "LEASE-1 FENCE-1",
         lambda store, run, n: store.heartbeat_run_lease(**run.fence(), lease_ms=LEASE_MS),
         to="running-live",
+    ),
+    _call(
+        "heartbeat_run_leases",
+        "LEASE-4 FENCE-1",
+        lambda store, run, n: HEARTBEAT_RUN_LEASES.of(store)(**run.fence(), lease_ms=LEASE_MS),
+        to="running-live",
+        row=STATUS_TABLE["heartbeat_run_lease"],
     ),
     _call(
         "release_run_lease",

@@ -11,6 +11,7 @@ from workflow_runtime.store import DRIVER_VERBS, Awaited, NewEvent, OverlapPolic
 from ..model import Model
 from .script import (
     InboxSeen,
+    Leases,
     LogEnd,
     Operation,
     Revision,
@@ -63,6 +64,7 @@ RUN_WEIGHTS: Weights = {
     "read_events": 2,
     "claim_run": 8,
     "heartbeat_run_lease": 6,
+    "heartbeat_run_leases": 2,
     "release_run_lease": 3,
     "claim_stale_runs": 8,
     "list_pending_runs": 2,
@@ -389,6 +391,10 @@ class Sequence:
         arguments = self._driving() | {"lease_ms": self._lease_ms()}
         del arguments["operation_id"]
         return arguments
+
+    def _heartbeat_run_leases(self) -> dict[str, Any]:
+        leases = Leases(tuple(self._driving()["lease_token"] for _ in range(self._random.randint(0, 3))))
+        return {"leases": leases, "lease_ms": self._lease_ms(), "now_ms": self._now_ms}
 
     def _cancel_run(self) -> dict[str, Any]:
         run_id = self._run_id(lambda status: not status.is_terminal)

@@ -10,6 +10,7 @@ from ..model import Model
 
 __all__ = [
     "InboxSeen",
+    "Leases",
     "LogEnd",
     "Operation",
     "Revision",
@@ -63,6 +64,17 @@ class Token(Symbol):
     def value(self, model: Model, tokens: Tokens) -> str:
         """Return the token."""
         return tokens.find("run", self.run_id, self.back)
+
+
+@dataclass(frozen=True)
+class Leases(Symbol):
+    """Runs with lease tokens."""
+
+    tokens: tuple[Token, ...]
+
+    def value(self, model: Model, tokens: Tokens) -> tuple[tuple[str, str], ...]:
+        """Return the pairs."""
+        return tuple((token.run_id, token.value(model, tokens)) for token in self.tokens)
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ def _valid_arguments(h: StoreHarness) -> dict[str, Any]:
         "fire_times_ms": (h.now_ms,),
         "event": NewEvent(kind="retried"),
         "run_ids": ("subject",),
+        "leases": (("subject", "token"),),
         "events": (),
     }
 

@@ -69,6 +69,22 @@ async def heartbeats_on_their_own_connection_tell_what_others_do(h: StoreHarness
         raise AssertionError("a lost lease was renewed")
 
 
+@clause("HEARTBEAT-2", "LEASE-4", capability="heartbeats")
+async def heartbeats_of_many_on_their_own_connection_are_those_of_the_store(h: StoreHarness) -> None:
+    """Of three leases on the connection of its own one is lost, and the others are renewed."""
+    holders = [await start(h, lease_ms=1_000) for _ in range(3)]
+    lost = holders[1]
+    await holders[2].signal()
+    await claim(h, lost.run_id, store=h.second, now_ms=h.advance(1_000))
+    leases = [(holder.run_id, holder.token) for holder in holders]
+    async with cast("SupportsHeartbeats", h.store).open_heartbeats() as renewer:
+        answers = await renewer.heartbeat_run_leases(leases=leases, lease_ms=LEASE_MS, now_ms=h.now_ms)
+    assert [answer.kind for answer in answers] == ["renewed", "lost", "renewed"]
+    assert [answer.inbox_seq for answer in answers if isinstance(answer, LeaseRenewal)] == [0, 1]
+    for holder in (holders[0], holders[2]):
+        assert (await record(h, holder.run_id)).lease_expires_at_ms == h.now_ms + LEASE_MS
+
+
 @clause("HEARTBEAT-3", capability="heartbeats")
 async def store_outlives_its_heartbeats(h: StoreHarness) -> None:
     """Leaving the block closes only the connection that was opened; another one can be opened."""

@@ -11,6 +11,7 @@ from workflow_runtime.errors import QueryLimitReachedError
 from workflow_runtime.metering import QueryMeter, meter_queries
 from workflow_runtime.store import (
     MAX_BULK_RUNS,
+    MAX_HEARTBEAT_LEASES,
     NewEvent,
     QueryCosts,
     RunStatus,
@@ -151,6 +152,13 @@ async def small_writes_cost_what_is_declared(h: StoreHarness) -> None:
     """A heartbeat, a timer and a release take no more than is declared."""
     holder, costs = await start(h), _costs(h)
     await _metered(holder.heartbeat, "heartbeat_run_lease", at_most=costs.read)
+    leases = [
+        (holder.run_id, holder.token),
+        *((f"other-{number}", "token") for number in range(MAX_HEARTBEAT_LEASES - 1)),
+    ]
+    many = partial(h.store.heartbeat_run_leases, leases=leases, lease_ms=LEASE_MS, now_ms=h.now_ms)
+    for what, leases_of in (("one", leases[:1]), ("many", leases)):
+        await _metered(partial(many, leases=leases_of), f"heartbeat_run_leases of {what}", at_most=costs.read)
     for verb, bound in ((SCHEDULE_TIMER, costs.write), (RELEASE_RUN_LEASE, costs.release)):
         await _metered(partial(verb.call, holder), verb.name, at_most=bound)
 

@@ -48,6 +48,15 @@ for _schedule_call in SCHEDULE_CALLS:
     clause(*_schedule_call.clauses, each=[_schedule_call])(calls_to_one_schedule)
 
 
+@clause("CANCEL-1", "CANCEL-3")
+async def cancel_meets_each_write_of_the_holder(h: StoreHarness) -> None:
+    """A request that comes at the very moment of a write is not forgotten by it."""
+    chosen = random.Random(SEED)
+    (cancel,) = (call for call in RUN_CALLS if call.name == "cancel_run")
+    for call in (call for call in RUN_CALLS if call.fenced):
+        await race(run_arena(h, "running-live"), [cancel, call], rounds=_ROUNDS, chosen=chosen)
+
+
 @clause("STATUS-1", each=RUN_STATES)
 async def three_calls_to_one_run(h: StoreHarness, state: str) -> None:
     """Of three calls at once, whichever they are, the outcome is that of one of their six orders."""

@@ -8,16 +8,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
-from typing import NamedTuple
 
 from .clock import Clock
-from .engine.held_lease import HeldLease, beat_patience_s, due_leases
+from .engine.held_lease import NEVER_MS, HeldLease, beat_patience_s, due_leases, renew_held
 from .engine.lease_keeper import LeaseKeeper
-from .errors import LeaseLostError
 from .logs import get_logger, indented, one_line
-from .store import LeaseRenewal, LeaseRenewer
+from .store import MAX_HEARTBEAT_LEASES, LeaseLost, LeaseRenewal, LeaseRenewer, LeaseResult
 
 __all__ = ["HeartbeatThread"]
 
@@ -56,11 +54,6 @@ class _WatchedLoop:
                 one_line(self._runs()), blocked_s, indented(self._where()),
             )  # fmt: skip
 
-    def tell(self, answers: Sequence[tuple[HeldLease, LeaseRenewal | None]]) -> None:
-        """Hand over what became of leases; those without a renewal are lost."""
-        with suppress(RuntimeError):  # the event loop is closed: nobody drives the runs any more
-            self.keeper.loop.call_soon_threadsafe(self.keeper.hear, answers)
-
     def _runs(self) -> str:
         held = self.keeper.held()
         others = f" and {len(held) - 1} others" if len(held) > 1 else ""
@@ -70,13 +63,6 @@ class _WatchedLoop:
         """Return what the event loop's thread is doing."""
         frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001  # the documented way
         return "".join(traceback.format_stack(frame)) if frame is not None else "(its thread has ended)"
-
-
-class _Beat(NamedTuple):
-    """A lease that is due."""
-
-    watched: _WatchedLoop
-    lease: HeldLease
 
 
 class HeartbeatThread:
@@ -131,6 +117,8 @@ class HeartbeatThread:
         self._loops: dict[LeaseKeeper, _WatchedLoop] = {}
         self._used = False
         """True if there was a lease since the last look."""
+        self._next_look_at = 0.0
+        """Time of the next look at all leases, by `time.monotonic`."""
         self._ending = False
         self._thread: threading.Thread | None = None
         """Thread that renews the leases."""
@@ -140,14 +128,14 @@ class HeartbeatThread:
         """Renewals that run on the thread."""
 
     def _start(self) -> None:
-        renewals = _Renewals(self._open_renewer)
+        self._ending, self._next_look_at = False, 0.0
+        renewals = _Renewals(self._open_renewer, self._clock, self._lease_ms)
         thread = threading.Thread(target=self._run, args=(renewals,), name="workflow heartbeats", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # as many threads as the system allows
             logger.warning("no thread for heartbeats, they come from the event loop: %s", one_line(error))
             return  # the keeper asks again
-        self._ending = False
         self._thread = self._latest = thread
         self._renewals = renewals
 
@@ -167,46 +155,57 @@ class HeartbeatThread:
     def _run(self, renewals: _Renewals) -> None:
         with renewals:
             while (due := self._wait_for_due(renewals)) is not None:
-                renewals.renew(due, lease_ms=self._lease_ms, now_ms=self._clock.now_ms())
+                renewals.renew(due)
 
-    def _wait_for_due(self, renewals: _Renewals) -> list[_Beat] | None:
+    def _wait_for_due(self, renewals: _Renewals) -> list[HeldLease] | None:
         """Wait until leases are due; `None` when there is none left."""
         with self._changed:
-            while self._loops or (self._used and not self._ending and not renewals.began):
+            while True:
+                wait_s = self._next_look_at - time.monotonic()
+                if not self._loops and (self._ending or renewals.began or (wait_s <= 0 and not self._used)):
+                    self._thread = None  # under the lock: the next caller starts another thread
+                    return None
+                if wait_s > 0:
+                    self._changed.wait(wait_s)
+                    continue
                 self._used = bool(self._loops)
-                due, wait_s = self._look()
+                due, next_look_s = self._look()
+                self._next_look_at = time.monotonic() + next_look_s
                 if due:
                     return due
-                self._changed.wait(wait_s)
-            self._thread = None  # under the lock: the next caller starts another thread
-            return None
 
-    def _look(self) -> tuple[list[_Beat], float]:
-        """Return the leases that are due, and how long to wait before the next look when there are none."""
+    def _look(self) -> tuple[list[HeldLease], float]:
+        """Return the leases that are due, and how long to wait before the next look."""
         now_ms, due, wait_ms = self._clock.now_ms(), [], self._lease_ms // 6
         for watched in list(self._loops.values()):
             if watched.keeper.loop.is_closed():
                 del self._loops[watched.keeper]  # nobody drives its runs any more
                 continue
             watched.look(lease_s=self._lease_ms / 1000, max_block_s=self._max_block_s)
-            found, next_ms = due_leases(
-                watched.keeper.held(), now_ms, early_ms=self._lease_ms // 12, due_ms=self._due_ms
-            )
+            leases = watched.keeper.held()
+            at_ms = [
+                lease.renew_at_ms if lease.renew_at_ms > lease.asked_until_ms else lease.asked_until_ms
+                for lease in leases
+            ]
+            found, next_ms = due_leases(leases, at_ms, now_ms, early_ms=self._lease_ms // 12)
+            soon_ms = now_ms + self._lease_ms // 12
             for lease in found:
-                lease.asked_until_ms = now_ms + self._lease_ms // 6
-            due += [] if watched.given_up else [_Beat(watched, lease) for lease in found]
-            wait_ms = wait_ms if next_ms is None else min(wait_ms, max(0, next_ms - now_ms))
+                lease.asked_until_ms = soon_ms
+            next_ms = min(next_ms, soon_ms) if found else next_ms
+            due += [] if watched.given_up else found
+            wait_ms = min(wait_ms, max(0, next_ms - now_ms))
         return due, wait_ms / 1000
-
-    def _due_ms(self, lease: HeldLease) -> int:
-        return max(lease.renew_at_ms, lease.asked_until_ms)
 
 
 class _Renewals:
     """The thread's own event loop and connection."""
 
-    def __init__(self, open_renewer: Callable[[], AbstractAsyncContextManager[LeaseRenewer]]) -> None:
+    def __init__(
+        self, open_renewer: Callable[[], AbstractAsyncContextManager[LeaseRenewer]], clock: Clock, lease_ms: int
+    ) -> None:
         self._open_renewer = open_renewer
+        self._clock = clock
+        self._lease_ms = lease_ms
         self._runner: asyncio.Runner | None = None
         self._stack = AsyncExitStack()
         self._renewer: LeaseRenewer | None = None
@@ -231,15 +230,15 @@ class _Renewals:
             except Exception as problem:  # noqa: BLE001  # it is gone anyway
                 logger.warning("the connection for heartbeats could not be closed: %s", one_line(problem))
 
-    def renew(self, due: list[_Beat], *, lease_ms: int, now_ms: int) -> None:
-        """Renew leases, one after the other: a heartbeat takes about a millisecond."""
+    def renew(self, due: list[HeldLease]) -> None:
+        """Renew leases, many by one call."""
         try:
             runner = self._open_runner()
         except Exception as error:  # noqa: BLE001  # no file handles left, say: the thread must live on
             logger.warning("heartbeats failed: %s", one_line(error))
             return
         with suppress(asyncio.CancelledError):
-            runner.run(self._renew_all(due, lease_ms, now_ms))
+            runner.run(self._renew_all(due))
 
     def cut_short(self) -> None:
         """Wait for no answer any more: nobody needs the lease. For other threads."""
@@ -258,17 +257,18 @@ class _Renewals:
             self._runner = runner
         return self._runner
 
-    async def _renew_all(self, due: list[_Beat], lease_ms: int, now_ms: int) -> None:
+    async def _renew_all(self, due: list[HeldLease]) -> None:
         self._renewing = asyncio.current_task()
-        patience_s = beat_patience_s(lease_ms)
+        patience_s = beat_patience_s(self._lease_ms)
         try:
             if self._renewer is None:
                 async with asyncio.timeout(patience_s):
                     self._renewer = await self._stack.enter_async_context(self._open_renewer())
-            for beat in due:
-                if beat.watched.keeper.holds(beat.lease):  # its run may have ended meanwhile
-                    async with asyncio.timeout(patience_s):
-                        await self._renew(self._renewer, beat, lease_ms, now_ms)
+            for first in range(0, len(due), MAX_HEARTBEAT_LEASES):
+                chunk = due[first : first + MAX_HEARTBEAT_LEASES]
+                held = [lease for lease in chunk if lease.keeper is not None]  # a run may have ended meanwhile
+                if held:
+                    await self._renew(self._renewer, held)
         except TimeoutError:
             logger.warning("heartbeats failed: no answer within %.1f s; they get another connection", patience_s)
             self._replace()
@@ -295,15 +295,25 @@ class _Renewals:
             await asyncio.wait(self._closing, timeout=_END_S)
         await self._stack.aclose()
 
-    async def _renew(self, renewer: LeaseRenewer, beat: _Beat, lease_ms: int, now_ms: int) -> None:
-        lease = beat.lease
-        try:
-            renewal = await renewer.heartbeat_run_lease(
-                run_id=lease.run_id, lease_token=lease.token, lease_ms=lease_ms, now_ms=now_ms
-            )
-        except LeaseLostError:
-            lease.asked_until_ms = sys.maxsize  # however long its event loop does not hear of it
-            beat.watched.tell([(lease, None)])
-        else:
-            lease.asked_until_ms = now_ms + lease_ms // 3
-            beat.watched.tell([(lease, renewal)])
+    async def _renew(self, renewer: LeaseRenewer, leases: list[HeldLease]) -> None:
+        lease_ms, now_ms = self._lease_ms, self._clock.now_ms()
+        for lease in leases:
+            # Longer than for those that do not get their turn because this fails: they come first the next time.
+            lease.asked_until_ms = now_ms + lease_ms // 6
+        answers = await renew_held(renewer, leases, lease_ms=lease_ms, now_ms=now_ms)
+        by_loop: dict[LeaseKeeper, list[tuple[HeldLease, LeaseResult]]] = {}
+        for news in answers:
+            lease, answer = news
+            lease.asked_until_ms = now_ms + _next_after_ms(answer, lease_ms)
+            if lease.keeper is not None:
+                by_loop.setdefault(lease.keeper, []).append(news)
+        for keeper, all_news in by_loop.items():
+            keeper.tell(all_news)
+
+
+def _next_after_ms(answer: LeaseResult, lease_ms: int) -> int:
+    """Return how long to wait with the next heartbeat of a lease."""
+    if isinstance(answer, LeaseRenewal):
+        return lease_ms // 3
+    # One that is lost is asked for no more, however long its event loop does not hear of it.
+    return NEVER_MS if isinstance(answer, LeaseLost) else lease_ms // 12

@@ -11,6 +11,7 @@ from workflow_runtime.store import (
     Claimed,
     ClaimResult,
     LeaseRenewal,
+    LeaseResult,
     NotClaimable,
     NotFound,
     RunStatus,
@@ -18,10 +19,11 @@ from workflow_runtime.store import (
     WorkflowVersion,
     checked,
 )
-from workflow_store_sql import Fence, answer_heartbeat, not_claimable, read_claims
+from workflow_store_sql import Fence, answer_heartbeat, answer_heartbeats, not_claimable, read_claims
 
 from .claims import Claim, filter_values, run_rows
 from .fenced_write import FencedWrite
+from .statement_sender import json_list
 from .store_role import StoreRole
 
 __all__ = ["Leases"]
@@ -66,6 +68,15 @@ class Leases(StoreRole):
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
         rows = await self._sender.rows("heartbeat_run_lease", run_id, lease_token, now_ms + lease_ms)
         return answer_heartbeat(run_id, rows)
+
+    @checked
+    async def heartbeat_run_leases(
+        self, *, leases: Sequence[tuple[str, str]], lease_ms: int, now_ms: int
+    ) -> tuple[LeaseResult, ...]:
+        if not leases:
+            return ()
+        rows = await self._sender.rows("heartbeat_run_leases", json_list(leases), now_ms + lease_ms)
+        return answer_heartbeats(leases, rows)
 
     @checked
     async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:

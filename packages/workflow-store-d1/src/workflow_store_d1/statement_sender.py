@@ -7,7 +7,7 @@ the store recognises it. What the second try answers when the first one was done
 - a driver's writes (`append_events`, `append_in_transaction`, `schedule_timer`, `release_run_lease`, `mark_run_paused`,
   `mark_run_finished`, `mark_run_errored`): the first answer, by the operation id in the head. `LeaseLostError` if the
   lease was gone and somebody else has written since.
-- `heartbeat_run_lease`: the lease as it is; it does not get shorter.
+- `heartbeat_run_lease`, `heartbeat_run_leases`: the lease as it is; it does not get shorter.
 - `create_run`, `fork_run`: the first answer, by the operation id; `existing` if a driver has written since.
 - claims: what the first try took, by the lease token, which each call makes anew; nothing more is taken then. Runs that
   the first try parked as dead are not named again.

@@ -10,7 +10,10 @@ from workflow_runtime.store import (
     ClaimBatch,
     Claimed,
     ClaimResult,
+    LeaseLost,
+    LeaseLostError,
     LeaseRenewal,
+    LeaseResult,
     NotClaimable,
     NotFound,
     RunStatus,
@@ -65,8 +68,24 @@ class Leases(StoreRole):
     @atomic
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
         """LEASE-1, LEASE-2."""
+        return self._renew(run_id, lease_token, now_ms + lease_ms)
+
+    @atomic
+    async def heartbeat_run_leases(
+        self, *, leases: Sequence[tuple[str, str]], lease_ms: int, now_ms: int
+    ) -> tuple[LeaseResult, ...]:
+        """LEASE-4."""
+        return tuple(self._renew_or_lose(run_id, token, now_ms + lease_ms) for run_id, token in leases)
+
+    def _renew_or_lose(self, run_id: str, lease_token: str, expires_at_ms: int) -> LeaseResult:
+        try:
+            return self._renew(run_id, lease_token, expires_at_ms)
+        except LeaseLostError:
+            return LeaseLost()
+
+    def _renew(self, run_id: str, lease_token: str, expires_at_ms: int) -> LeaseRenewal:
         run = self._driven(run_id, lease_token)
-        lease = run.renew_lease(now_ms + lease_ms)
+        lease = run.renew_lease(expires_at_ms)
         return LeaseRenewal(
             lease_expires_at_ms=lease.expires_at_ms,
             inbox_seq=run.inbox_seq,

@@ -11,6 +11,7 @@ from workflow_runtime.store import (
     Claimed,
     ClaimResult,
     LeaseRenewal,
+    LeaseResult,
     NotClaimable,
     NotFound,
     RunStatus,
@@ -18,7 +19,7 @@ from workflow_runtime.store import (
     WorkflowVersion,
     checked,
 )
-from workflow_store_sql import Fence, answer_heartbeat, not_claimable
+from workflow_store_sql import Fence, answer_heartbeat, answer_heartbeat_groups, not_claimable
 
 from .claims import Claim, filter_values
 from .fenced_write import FencedWrite
@@ -63,6 +64,21 @@ class Leases(StoreRole):
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
         rows = await self._sender.rows("heartbeat_run_lease", run_id, lease_token, now_ms + lease_ms)
         return answer_heartbeat(run_id, rows)
+
+    @checked
+    async def heartbeat_run_leases(
+        self, *, leases: Sequence[tuple[str, str]], lease_ms: int, now_ms: int
+    ) -> tuple[LeaseResult, ...]:
+        if not leases:
+            return ()
+        named = list(dict.fromkeys(leases))
+        run_ids, tokens = zip(*named, strict=True)
+        rows = await self._sender.rows("heartbeat_run_leases", run_ids, tokens, now_ms + lease_ms)
+        answers = answer_heartbeat_groups(len(named), rows)
+        if len(named) == len(leases):
+            return answers
+        by_lease = dict(zip(named, answers, strict=True))
+        return tuple(by_lease[lease] for lease in leases)
 
     @checked
     async def release_run_lease(self, *, run_id: str, lease_token: str, operation_id: str, now_ms: int) -> None:

@@ -15,7 +15,14 @@ from .answers import (
     error_status,
     prunable_statuses,
 )
-from .claims import answer_heartbeat, claim_batch, not_claimable, read_claims
+from .claims import (
+    answer_heartbeat,
+    answer_heartbeat_groups,
+    answer_heartbeats,
+    claim_batch,
+    not_claimable,
+    read_claims,
+)
 from .creation import Fork, NewRun, creation_answer, creation_id, new_lease
 from .fence import Fence, answer_append
 from .opening import StoreOpening
@@ -57,6 +64,8 @@ __all__ = [
     "answer_cancel",
     "answer_delete",
     "answer_heartbeat",
+    "answer_heartbeat_groups",
+    "answer_heartbeats",
     "answer_requeue",
     "answer_retry",
     "answer_retry_request",

@@ -8,15 +8,25 @@ from workflow_runtime.store import (
     ClaimBatch,
     ClaimedRun,
     CorruptRecordError,
+    LeaseBusy,
+    LeaseLost,
     LeaseLostError,
     LeaseRenewal,
+    LeaseResult,
     NotClaimable,
     RunStatus,
 )
 
 from .rows import Row, RowReader, RunRows
 
-__all__ = ["answer_heartbeat", "claim_batch", "not_claimable", "read_claims"]
+__all__ = [
+    "answer_heartbeat",
+    "answer_heartbeat_groups",
+    "answer_heartbeats",
+    "claim_batch",
+    "not_claimable",
+    "read_claims",
+]
 
 
 def read_claims(
@@ -70,6 +80,38 @@ def answer_heartbeat(run_id: str, rows: Sequence[Row]) -> LeaseRenewal:
     if not rows:
         raise LeaseLostError(f"run {run_id!r}")
     [row] = rows
+    return _renewal(row)
+
+
+def answer_heartbeats(leases: Sequence[tuple[str, str]], rows: Iterable[Row]) -> tuple[LeaseResult, ...]:
+    """Answer `heartbeat_run_leases`.
+
+    Args:
+        leases: Run ids with lease tokens.
+        rows: One for each lease that is not lost.
+    """
+    answers = {(row["run_id"], row["lease_token"]): _renewal(row) for row in rows}
+    lost = LeaseLost()
+    return tuple(answers.get(lease, lost) for lease in leases)
+
+
+def answer_heartbeat_groups(count: int, rows: Iterable[Row]) -> tuple[LeaseResult, ...]:
+    """Answer `heartbeat_run_leases` where a row stands for all leases with the same answer.
+
+    Args:
+        count: Number of leases that were named.
+        rows: `places` are their places among them, from 1 on, apart by commas. Where they are busy, `lease_expires_at`
+            is null. Those that are in no row are lost.
+    """
+    answers: list[LeaseResult] = [LeaseLost()] * count
+    for row in rows:
+        answer = LeaseBusy() if row["lease_expires_at"] is None else _renewal(row)
+        for place in row["places"].split(","):
+            answers[int(place) - 1] = answer
+    return tuple(answers)
+
+
+def _renewal(row: Row) -> LeaseRenewal:
     return LeaseRenewal(
         lease_expires_at_ms=row["lease_expires_at"],
         inbox_seq=row["inbox_seq"],

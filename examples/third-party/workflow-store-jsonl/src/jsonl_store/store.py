@@ -116,6 +116,7 @@ class JsonlWorkflowStore(InMemoryWorkflowStore):
     append_events = _writes(InMemoryWorkflowStore.append_events)
     claim_run = _writes(InMemoryWorkflowStore.claim_run)
     heartbeat_run_lease = _writes(InMemoryWorkflowStore.heartbeat_run_lease)
+    heartbeat_run_leases = _writes(InMemoryWorkflowStore.heartbeat_run_leases)
     release_run_lease = _writes(InMemoryWorkflowStore.release_run_lease)
     claim_stale_runs = _writes(InMemoryWorkflowStore.claim_stale_runs)
     claim_pending_runs = _writes(InMemoryWorkflowStore.claim_pending_runs)

@@ -13,8 +13,10 @@ from workflow_runtime.store import (
     Awaited,
     Event,
     JsonText,
+    LeaseLost,
     LeaseLostError,
     LeaseRenewal,
+    LeaseResult,
     LogConflictError,
     LogPage,
     NewEvent,
@@ -160,6 +162,18 @@ def heartbeat_run_lease(db: Connection, *, run_id: str, lease_token: str, lease_
         cancel_requested=bool(head["cancel_requested"]),
         store_clock_ms=clock_ms(),
     )
+
+
+def heartbeat_run_leases(
+    db: Connection, *, leases: Sequence[tuple[str, str]], lease_ms: int, now_ms: int
+) -> tuple[LeaseResult, ...]:
+    def renew(run_id: str, lease_token: str) -> LeaseResult:
+        try:
+            return heartbeat_run_lease(db, run_id=run_id, lease_token=lease_token, lease_ms=lease_ms, now_ms=now_ms)
+        except LeaseLostError:  # raised before anything is written
+            return LeaseLost()
+
+    return tuple(renew(run_id, lease_token) for run_id, lease_token in leases)
 
 
 def read_events(

@@ -89,6 +89,7 @@ class Sqlite3WorkflowStore:
     append_events = _writes(driving.append_events)
     schedule_timer = _writes(driving.schedule_timer)
     heartbeat_run_lease = _writes(driving.heartbeat_run_lease)
+    heartbeat_run_leases = _writes(driving.heartbeat_run_leases)
     release_run_lease = _writes(driving.release_run_lease)
     mark_run_paused = _writes(driving.mark_run_paused)
     mark_run_finished = _writes(driving.mark_run_finished)

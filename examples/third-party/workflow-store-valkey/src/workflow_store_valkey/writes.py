@@ -12,8 +12,10 @@ from workflow_runtime.store import (
     Awaited,
     Event,
     JsonText,
+    LeaseLost,
     LeaseLostError,
     LeaseRenewal,
+    LeaseResult,
     LogConflictError,
     NewEvent,
     Paused,
@@ -23,7 +25,7 @@ from workflow_runtime.store import (
 )
 
 from . import codec
-from .server import Server
+from .server import Reply, Server
 
 
 class Writes:
@@ -170,18 +172,22 @@ class Writes:
 
     @checked
     async def heartbeat_run_lease(self, *, run_id: str, lease_token: str, lease_ms: int, now_ms: int) -> LeaseRenewal:
-        kind, *facts = await self._server.call(
+        reply = await self._server.call(
             "heartbeat_run_lease", run_id=run_id, lease_token=lease_token, lease_ms=lease_ms, now_ms=now_ms
         )
-        if kind == "lease-lost":
+        answer = _renewed(reply)
+        if isinstance(answer, LeaseLost):
             raise LeaseLostError(f"run {run_id!r}")
-        expires_at_ms, inbox_seq, cancel_requested, clock_ms = facts
-        return LeaseRenewal(
-            lease_expires_at_ms=expires_at_ms,
-            inbox_seq=inbox_seq,
-            cancel_requested=cancel_requested == 1,
-            store_clock_ms=clock_ms,
-        )
+        return answer
+
+    @checked
+    async def heartbeat_run_leases(
+        self, *, leases: Sequence[tuple[str, str]], lease_ms: int, now_ms: int
+    ) -> tuple[LeaseResult, ...]:
+        if not leases:
+            return ()
+        replies = await self._server.call("heartbeat_run_leases", leases=leases, lease_ms=lease_ms, now_ms=now_ms)
+        return tuple(map(_renewed, replies))
 
     @checked
     async def read_events(
@@ -224,3 +230,16 @@ class Writes:
             case ["log-conflict", int(actual)]:
                 raise LogConflictError(run_id, special["expected_next_index"], actual)
         raise LeaseLostError(f"run {run_id!r}")
+
+
+def _renewed(reply: Reply) -> LeaseRenewal | LeaseLost:
+    kind, *facts = reply
+    if kind == "lease-lost":
+        return LeaseLost()
+    expires_at_ms, inbox_seq, cancel_requested, clock_ms = facts
+    return LeaseRenewal(
+        lease_expires_at_ms=expires_at_ms,
+        inbox_seq=inbox_seq,
+        cancel_requested=cancel_requested == 1,
+        store_clock_ms=clock_ms,
+    )

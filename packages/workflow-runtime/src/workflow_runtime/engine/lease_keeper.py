@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from ..clock import Clock, StoreClock
-from ..errors import LeaseLostError
 from ..logs import get_logger, one_line
-from ..store import LeaseRenewal, LeaseRenewer
-from .held_lease import HeldLease, beat_patience_s, due_leases
+from ..store import MAX_HEARTBEAT_LEASES, LeaseBusy, LeaseLost, LeaseRenewal, LeaseRenewer, LeaseResult
+from .held_lease import HeldLease, due_leases, renew_held
 
 if TYPE_CHECKING:
     from ..heartbeats import HeartbeatThread
@@ -50,7 +49,7 @@ class LeaseKeeper:
         self._clock = clock
         self._lease_ms = lease_ms
         self._thread = thread
-        self._patience_ms = 0 if thread is None else lease_ms // 6
+        self._patience_ms = 0 if thread is None else lease_ms // 12
         self._context = copy_context()
         self._leases: dict[HeldLease, None] = {}
         self._next_look: asyncio.TimerHandle | asyncio.Task[None] | None = None
@@ -59,19 +58,16 @@ class LeaseKeeper:
     @asynccontextmanager
     async def keep(self, lease: HeldLease) -> AsyncIterator[None]:
         """Keep a lease while the block lasts."""
-        self._leases[lease] = None
+        self._leases[lease], lease.keeper = None, self
         if self._next_look is None:
             self._begin()
         try:
             yield
         finally:
             del self._leases[lease]
+            lease.keeper = None
             if not self._leases:
                 await self._end()
-
-    def holds(self, lease: HeldLease) -> bool:
-        """Return whether a lease is still to be kept. For other threads too."""
-        return lease in self._leases
 
     def held(self) -> list[HeldLease]:
         """Return the leases that are to be kept. For other threads too."""
@@ -81,18 +77,24 @@ class LeaseKeeper:
             except RuntimeError:  # they changed meanwhile
                 continue
 
-    def hear(self, answers: Sequence[tuple[HeldLease, LeaseRenewal | None]]) -> None:
-        """Note what became of leases; those without a renewal are lost.
-
-        To be called on the event loop.
-        """
-        for lease, renewal in answers:
-            if lease not in self._leases:
+    def hear(self, answers: Sequence[tuple[HeldLease, LeaseResult]]) -> None:
+        """Note what became of leases. To be called on the event loop."""
+        for lease, answer in answers:
+            if lease.keeper is None:  # its run has ended
                 continue
-            if renewal is None:
+            if isinstance(answer, LeaseRenewal):
+                lease.renewed(answer)
+            elif isinstance(answer, LeaseLost):
                 lease.lose()
-            else:
-                lease.renewed(renewal)
+        for _, answer in answers:
+            if isinstance(answer, LeaseRenewal):
+                self._clock.correct(answer.store_clock_ms)
+                break  # all come from one moment
+
+    def tell(self, answers: Sequence[tuple[HeldLease, LeaseResult]]) -> None:
+        """Have the event loop hear what became of leases. For other threads."""
+        with suppress(RuntimeError):  # the event loop is closed: nobody drives the runs any more
+            self.loop.call_soon_threadsafe(self.hear, answers)
 
     def _begin(self) -> None:
         self.alive_at = time.monotonic()
@@ -122,10 +124,12 @@ class LeaseKeeper:
 
     def _look_again(self) -> None:
         next_ms = self._look()
-        if self._thread is not None:
+        if self._thread is None:
+            wait_s = max(0, next_ms - self._clock.now_ms()) / 1000
+            self._look_in(min(self.looks_every_s, wait_s))
+        else:  # which renews in time: no look besides those that are signs of life
             self._thread.watch(self)  # it may have been impossible to start it
-        wait_s = max(0, next_ms - self._clock.now_ms()) / 1000
-        self._look_in(min(self.looks_every_s, wait_s))
+            self._look_in(self.looks_every_s)
 
     async def _follow(self, clock: Clock) -> None:
         """Look whenever a clock says so that something else moves than the event loop's time."""
@@ -139,32 +143,33 @@ class LeaseKeeper:
         """Renew what is due, and return when to look again."""
         self.alive_at = time.monotonic()
         now_ms = self._clock.now_ms()
-        due, next_ms = due_leases(self._leases, now_ms, early_ms=self._lease_ms // 12, due_ms=self._due_ms)
+        leases = list(self._leases)
+        at_ms = [lease.renew_at_ms + self._patience_ms for lease in leases]
+        due, next_ms = due_leases(leases, at_ms, now_ms, early_ms=self._lease_ms // 12)
         if due:
             for lease in due:
                 lease.renew_at_ms = now_ms + self._lease_ms // 3  # after a failure too: the next one is not hurried
-            task = self.loop.create_task(self._renew_all(due, now_ms), context=self._context.copy())
+            task = self.loop.create_task(self._renew_all(due), context=self._context.copy())
             self._renewing.add(task)
             task.add_done_callback(self._renewing.discard)
-        latest_ms = now_ms + self._lease_ms // 6
-        return latest_ms if next_ms is None else min(next_ms, latest_ms)
+        return min(next_ms, now_ms + self._lease_ms // 6)
 
-    def _due_ms(self, lease: HeldLease) -> int:
-        return lease.renew_at_ms + self._patience_ms
+    async def _renew_all(self, due: Sequence[HeldLease]) -> None:
+        for first in range(0, len(due), MAX_HEARTBEAT_LEASES):
+            chunk = due[first : first + MAX_HEARTBEAT_LEASES]
+            held = [lease for lease in chunk if lease.keeper is not None]  # a run may have ended meanwhile
+            if held:
+                await self._renew(held)
 
-    async def _renew_all(self, due: Sequence[HeldLease], now_ms: int) -> None:
-        await asyncio.gather(*(self._renew(lease, now_ms) for lease in due))
-
-    async def _renew(self, lease: HeldLease, now_ms: int) -> None:
+    async def _renew(self, leases: Sequence[HeldLease]) -> None:
+        now_ms = self._clock.now_ms()
         try:
-            async with asyncio.timeout(beat_patience_s(self._lease_ms)):
-                renewal = await self._renewer.heartbeat_run_lease(
-                    run_id=lease.run_id, lease_token=lease.token, lease_ms=self._lease_ms, now_ms=now_ms
-                )
-        except LeaseLostError:
-            self.hear([(lease, None)])
+            answers = await renew_held(self._renewer, leases, lease_ms=self._lease_ms, now_ms=now_ms)
         except Exception as error:  # noqa: BLE001  # whatever it is, the next beat must come
             # Not lost yet: an expired holder that nobody replaced may go on (FENCE-2). The next heartbeat will tell.
-            logger.warning("run %r: heartbeat failed: %s", lease.run_id, one_line(error))
-        else:
-            self.hear([(lease, renewal)])
+            logger.warning("%d heartbeats failed: %s", len(leases), one_line(error))
+            return
+        self.hear(answers)
+        for lease, answer in answers:
+            if isinstance(answer, LeaseBusy):
+                lease.renew_at_ms = now_ms + self._lease_ms // 12

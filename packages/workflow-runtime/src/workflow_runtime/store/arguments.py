@@ -30,6 +30,7 @@ from .protocol import (
 from .values import (
     MAX_AWAITED_BYTES,
     MAX_BULK_RUNS,
+    MAX_HEARTBEAT_LEASES,
     MAX_TIMER_CHANGES,
     TERMINAL_STATUSES,
     Awaited,
@@ -156,6 +157,8 @@ def _plain(name: str, value: Any) -> Any:
     """Return arguments that hold nothing but `str`, where a caller's strings are members of an enum, say."""
     if isinstance(value, str):
         return plain_text(name, value)
+    if name == "leases":
+        return [(plain_text(name, run_id), plain_text(name, token)) for run_id, token in value]
     return [plain_text(name, item) for item in value]
 
 
@@ -241,6 +244,30 @@ def _check_run_ids(name: str, value: Sequence[str], capabilities: StoreCapabilit
     if len(value) > MAX_BULK_RUNS:
         raise InvalidArgumentError(name, f"holds {len(value)} ids, at most {MAX_BULK_RUNS} are allowed")
     _check_ids(name, value, capabilities)
+
+
+def _check_leases(name: str, value: Sequence[object], capabilities: StoreCapabilities) -> None:
+    if len(value) > MAX_HEARTBEAT_LEASES:
+        raise InvalidArgumentError(name, f"holds {len(value)} leases, at most {MAX_HEARTBEAT_LEASES} are allowed")
+    for lease in value:
+        if not isinstance(lease, tuple | list) or len(lease) != _PAIR:
+            raise InvalidArgumentError(name, "must be pairs of a run id and a lease token")
+    texts = [text for pair in value for text in cast("Sequence[object]", pair)]
+    if not _are_plain_ids(texts):
+        for text in texts:
+            check_id(name, text)
+
+
+def _are_plain_ids(texts: Sequence[Any]) -> bool:
+    """Return whether all are ids beyond doubt. What `check_id` takes besides is longer, or of another class."""
+    if set(map(type, texts)) - {str} or not all(texts) or max(map(len, texts), default=0) > MAX_ID_BYTES // 4:
+        return False
+    together = "".join(texts)
+    try:
+        together.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in together
 
 
 def _check_inbox_numbers(name: str, value: Sequence[int], capabilities: StoreCapabilities) -> None:
@@ -337,6 +364,7 @@ _MAX_TEXT_BYTES = 4_096
 """Reasons, comments and names of people: text for a person to read, not a payload."""
 
 _MAX_REQUESTED = 1_000
+_PAIR = 2
 
 _CHECKS_TOGETHER: dict[frozenset[str], Callable[[dict[str, Any]], None]] = {
     frozenset({"owner", "lease_ms", "available_at_ms"}): _check_claim,
@@ -388,7 +416,7 @@ _POSITIVE = ("lease_ms", "max_crashes", "expected_revision")
 _NUMBERS = frozenset({*_COUNTS, *_POSITIVE})
 _SEQUENCES = frozenset({"events", "taken_inbox", "set_timers", "removed_timers", "awaited"})
 """Sequences of which an empty one needs no look."""
-_TEXTS = frozenset({*_IDS, *_ID_LISTS, "run_ids", *_PAYLOADS, *_WORDS, "overlap_policy", "overlap", "action"})
+_TEXTS = frozenset({*_IDS, *_ID_LISTS, "run_ids", "leases", *_PAYLOADS, *_WORDS, "overlap_policy", "overlap", "action"})
 
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(_IDS, _check_id),
@@ -410,6 +438,7 @@ _CHECKS: dict[str, Check] = {
     "action": _check_action,
     "statuses": _check_statuses,
     "run_ids": _check_run_ids,
+    "leases": _check_leases,
 }
 
 

@@ -26,6 +26,7 @@ from .results import (
     DeliverRetryResult,
     DeliverSignalResult,
     ForkResult,
+    LeaseResult,
     RequestBucketsResult,
     RequeueResult,
     RetryResult,
@@ -570,6 +571,30 @@ class LeaseStore(Protocol):
                 a lease.
             LEASE-2: The answer carries the inbox number, the cancel flag and the store's clock, as of the renewal or a
                 later moment before the answer. Nothing but the end of the lease changes.
+        """
+        ...
+
+    async def heartbeat_run_leases(
+        self, *, leases: Sequence[tuple[str, str]], lease_ms: int, now_ms: int
+    ) -> tuple[LeaseResult, ...]:
+        """Renew many leases to `now_ms` + `lease_ms`, each for itself. `MAX_HEARTBEAT_LEASES` fit into one call.
+
+        Args:
+            leases: Ids of runs, each with the token of its lease.
+            lease_ms: For how long.
+            now_ms: The present.
+
+        Returns:
+            An answer for each lease, in the order of `leases`.
+
+        Contract:
+            LEASE-4: Each lease is dealt with as by `heartbeat_run_lease`, whatever becomes of the others. Its answer is
+                that verb's; `lost` where that verb raises `LeaseLostError`; or `busy`. The answers are in the order of
+                `leases`, also for a run or a lease that is named twice. Without leases nothing happens.
+            LEASE-5: `busy` means that somebody is writing to the run at that moment, and that the store did not wait:
+                the lease is as it was. A lease of a run that nobody else writes to is never `busy`.
+            LEASE-6: More than `MAX_HEARTBEAT_LEASES` leases are refused, and so are bad ids, before anything is
+                renewed.
         """
         ...
 
@@ -1219,6 +1244,12 @@ class LeaseRenewer(Protocol):
         """See `LeaseStore`."""
         ...
 
+    async def heartbeat_run_leases(
+        self, *, leases: Sequence[tuple[str, str]], lease_ms: int, now_ms: int
+    ) -> tuple[LeaseResult, ...]:
+        """See `LeaseStore`."""
+        ...
+
 
 class SupportsHeartbeats(Protocol):
     """A store that can renew leases beside its own event loop; declared by `capabilities.heartbeats`."""
@@ -1229,7 +1260,8 @@ class SupportsHeartbeats(Protocol):
         Contract:
             HEARTBEAT-1: May be called, entered and used on the event loop of any thread, while the store's own event
                 loop is blocked and while all its connections are taken.
-            HEARTBEAT-2: What it gives renews, and refuses, as `heartbeat_run_lease` of the store does.
+            HEARTBEAT-2: What it gives renews, and refuses, as `heartbeat_run_lease` and `heartbeat_run_leases` of the
+                store do.
             HEARTBEAT-3: The store lives on when the block is left.
         """
         ...

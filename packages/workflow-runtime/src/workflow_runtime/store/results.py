@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn, Self, TypeAlias, TypeVar
 
 from ..errors import OutcomeError, RunConflictError, RunNotFoundError, ScheduleNotFoundError
 from ..frozen_value import Value, value
-from .values import ClaimedRun, RunRecord, RunStatus, Schedule
+from .values import ClaimedRun, LeaseRenewal, RunRecord, RunStatus, Schedule
 
 __all__ = [
     "AlreadyDecided",
@@ -41,6 +41,9 @@ __all__ = [
     "Existing",
     "ForkResult",
     "Forked",
+    "LeaseBusy",
+    "LeaseLost",
+    "LeaseResult",
     "NotClaimable",
     "NotDeletable",
     "NotForkable",
@@ -174,6 +177,20 @@ class NotClaimable(Value):
     status: RunStatus
     claimable_at_ms: int | None
     """Time at which it becomes claimable unless something happens before: its due time, or the end of the lease."""
+
+
+@value
+class LeaseLost(Value):
+    """Somebody else may have the run, or it has ended: the lease is worth nothing any more."""
+
+    kind: Literal["lost"] = "lost"
+
+
+@value
+class LeaseBusy(Value):
+    """Somebody is writing to the run at this moment. Nothing has changed; another call may renew the lease."""
+
+    kind: Literal["busy"] = "busy"
 
 
 @value
@@ -395,6 +412,7 @@ def about(answer: A, **facts: Any) -> A:
 CreateResult: TypeAlias = Created | Existing
 ForkResult: TypeAlias = Forked | Existing | NotForkable | NotFound
 ClaimResult: TypeAlias = Claimed | NotClaimable | NotFound
+LeaseResult: TypeAlias = LeaseRenewal | LeaseLost | LeaseBusy
 DeliverSignalResult: TypeAlias = Delivered | Buffered | Duplicate | NotWaiting | AlreadyFinished | NotFound
 DeliverRetryResult: TypeAlias = Delivered | Buffered | Duplicate | AlreadyFinished | NotFound
 DeliverApprovalResult: TypeAlias = Delivered | Buffered | AlreadyDecided | NotWaiting | AlreadyFinished | NotFound

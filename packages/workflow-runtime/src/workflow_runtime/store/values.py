@@ -19,6 +19,7 @@ __all__ = [
     "DEFAULT_QUEUE",
     "MAX_AWAITED_BYTES",
     "MAX_BULK_RUNS",
+    "MAX_HEARTBEAT_LEASES",
     "MAX_TIMER_CHANGES",
     "NOTICE_HORIZON_MS",
     "SILENT_CLAIMS_PER_CRASH",
@@ -76,6 +77,8 @@ AWAITED_SHOWN = 3
 """The most things that a run waits for in a listing."""
 MAX_BULK_RUNS = 500
 """The most runs that one call deals with: it must not keep others waiting for long."""
+MAX_HEARTBEAT_LEASES = 250
+"""The most leases that one call renews: with the longest ids they still are one value for D1, of 2,000,000 bytes."""
 NOTICE_HORIZON_MS = 60_000
 """Workers are notified of a paused run's timer when it is due in less time; their polls find the others in time."""
 
@@ -131,8 +134,8 @@ class QueryCosts(Value):
     """The most queries that a call takes, by kinds of calls; a batch of statements is as many queries."""
 
     read: int
-    """`load_run`, `read_events`, `read_inbox`, `read_clock`, `heartbeat_run_lease`, and `check_schema` where the tables
-    fit."""
+    """`load_run`, `read_events`, `read_inbox`, `read_clock`, `heartbeat_run_lease`, `heartbeat_run_leases` of however
+    many, and `check_schema` where the tables fit."""
     claim: int
     """A claim of runs or of ticks, however many it takes."""
     tick: int
@@ -420,6 +423,7 @@ TransactionWork: TypeAlias = Callable[[Any], Awaitable[TransactionWrite]]
 class LeaseRenewal(Value):
     """The answer to a heartbeat."""
 
+    kind: Literal["renewed"] = "renewed"
     lease_expires_at_ms: int
     inbox_seq: int
     cancel_requested: bool

@@ -361,6 +361,24 @@ RETURNING
     cancel_requested,
     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS clock;
 
+-- name: heartbeat_run_leases
+-- Renews leases; gives no row for one that is lost.
+-- ?1 leases  ?2 lease_expires_at_ms
+UPDATE workflow_event_locks
+SET lease_expires_at = max(lease_expires_at, ?2), silent_claims = 0
+FROM json_each(?1) AS asked
+WHERE
+    workflow_event_locks.run_id = json_extract(asked.value, '$[0]')
+    AND workflow_event_locks.lease_token = json_extract(asked.value, '$[1]')
+    AND workflow_event_locks.status = 'running'
+RETURNING
+    run_id,
+    lease_token,
+    lease_expires_at,
+    inbox_seq,
+    cancel_requested,
+    CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS clock;
+
 -- fragment: write_fence
 -- The run, if the caller still holds its lease and this operation is not done yet.
 -- ?1 run_id  ?2 lease_token  ?3 operation_id

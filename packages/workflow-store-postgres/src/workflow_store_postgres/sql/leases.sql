@@ -503,6 +503,59 @@ RETURNING
     head.cancel_requested,
     floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock;
 
+-- fragment: asked_lease
+-- The head of a run, if it is under the asked lease.
+SELECT stored.run_id
+FROM workflow_event_locks AS stored
+WHERE stored.run_id = asked.run_id AND stored.lease_token = asked.lease_token AND stored.status = 'running'
+
+-- name: heartbeat_run_leases
+-- Renews leases, none of them named twice. Gives no place of one that is lost, and no end for a run that somebody else
+-- is writing to: it waits for nobody, so that one run cannot keep the others from their renewals, and two calls cannot
+-- wait for each other. Most answers are alike, so that a row holds the places of many: a row for each would take most of
+-- the caller's time.
+-- Each head is looked up by itself, which `LATERAL` with a lock, or with `OFFSET 0`, sees to. A join might compare each
+-- with each: the server takes the list for ten rows, and a table that it knows nothing of for one.
+-- $1 run_ids  $2 lease_tokens  $3 lease_expires_at_ms
+WITH asked AS MATERIALIZED (
+    SELECT pair.run_id, pair.lease_token, pair.place
+    FROM unnest((SELECT $1::text[]), (SELECT $2::text[])) WITH ORDINALITY AS pair (run_id, lease_token, place)
+),
+free AS MATERIALIZED (
+    SELECT asked.place, head.run_id
+    FROM asked
+    CROSS JOIN LATERAL (
+        -- include: asked_lease
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS head
+),
+renewed AS (
+    UPDATE workflow_event_locks AS head
+    SET
+        lease_expires_at = greatest(head.lease_expires_at, $3::bigint),
+        silent_claims = 0
+    FROM free
+    WHERE head.run_id = free.run_id
+    RETURNING free.place, head.lease_expires_at, head.inbox_seq, head.cancel_requested
+)
+SELECT
+    string_agg(renewed.place::text, ',') AS places,
+    renewed.lease_expires_at,
+    renewed.inbox_seq,
+    renewed.cancel_requested,
+    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock
+FROM renewed
+GROUP BY renewed.lease_expires_at, renewed.inbox_seq, renewed.cancel_requested
+UNION ALL
+SELECT string_agg(asked.place::text, ',') AS places, NULL, NULL, NULL, NULL
+FROM asked
+CROSS JOIN LATERAL (
+    -- include: asked_lease
+    OFFSET 0
+) AS busy
+WHERE asked.place NOT IN (SELECT renewed.place FROM renewed)
+HAVING count(*) > 0;
+
 -- name: release_run_lease
 -- Hands a run over to any worker.
 -- $1 run_id  $2 lease_token  $3 operation_id  $4 now_ms  $5 notifies

@@ -94,3 +94,13 @@ define('heartbeat_run_lease', function(a)
   save_head(head, {lease_expires_at_ms = expires, heard = 1, silent = 0})
   return {'ok', expires, head.inbox_seq, head.cancel_requested, verbs.read_clock()}
 end)
+
+define('heartbeat_run_leases', function(a)
+  local answers = {}
+  for place, lease in ipairs(a.leases) do
+    answers[place] = verbs.heartbeat_run_lease({
+      run_id = lease[1], lease_token = lease[2], lease_ms = a.lease_ms, now_ms = a.now_ms
+    })
+  end
+  return answers
+end)
