@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from workflow_runtime import ConfigurationError, Context, RunFailedError, workflow
-from workflow_runtime.engine.loop import WorkflowLoop
+from workflow_runtime.engine.loop import HandlerTask, WorkflowLoop
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -96,6 +96,27 @@ def test_order_of_a_set_of_tasks_is_their_order(loop: WorkflowLoop) -> None:
     assert list(set(backwards)) == tasks
     assert len(set(tasks)) == 50
     loop.run_until_blocked()
+
+
+def test_tasks_of_many_handlers_are_told_apart_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first tasks of all runs have one number, and asyncio keeps all tasks in one set."""
+    comparisons = 0
+
+    def count(self: object, other: object) -> bool:
+        nonlocal comparisons
+        comparisons += 1
+        return self is other
+
+    monkeypatch.setattr(HandlerTask, "__eq__", count)
+
+    async def nothing() -> None: ...
+
+    loops = [WorkflowLoop(f"run-{number}") for number in range(200)]
+    tasks = [loop.create_task(nothing()) for loop in loops]
+    assert comparisons < 20
+    assert {hash(task) for task in tasks} == {1}
+    for loop in loops:
+        loop.run_until_blocked()
 
 
 def test_closed_loop_runs_nothing_more(loop: WorkflowLoop) -> None:

@@ -43,10 +43,13 @@ class HandlerTask(asyncio.Task[T]):
     def __init__(
         self, coro: Coroutine[Any, Any, T], number: int, maker: asyncio.Task[Any] | None, **options: Any
     ) -> None:
-        self.number = number
+        # While it is made, asyncio adds it to the set of all tasks of the process. There each run would have a first
+        # task of this hash, a second one, and so on: to add one would take time in proportion to the runs.
+        self.number = object.__hash__(self)
         # Numbers, not tasks: a child must not keep its ended parent alive.
         self.lineage: _Lineage = (number, maker.lineage if isinstance(maker, HandlerTask) else None)
         super().__init__(coro, **options)
+        self.number = number
 
     def descends_from(self, other: HandlerTask[Any]) -> bool:
         """Return whether the other one is this task, or has made it, or has made who made it, and so on."""
