@@ -6,7 +6,12 @@ import asyncio
 import copy
 import inspect
 import logging
+import os
 import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +29,7 @@ from workflow_runtime import (
     workflow,
 )
 from workflow_runtime.engine.suspended import Suspended
+from workflow_runtime.frozen_value import Value, value
 from workflow_runtime.store import RunStatus
 
 if TYPE_CHECKING:
@@ -96,6 +102,66 @@ def test_values_are_frozen_and_compare() -> None:
     info = StepInfo(run_id="r", step_id="s", attempt=1, idempotency_key="k")
     assert info == pickle.loads(pickle.dumps(info))
     assert hash(info) == hash(copy.copy(info))
+
+
+def test_a_class_of_values_says_what_it_takes() -> None:
+    """Before its first value, when nothing is compiled yet, and after it; mistakes are named as for any function."""
+    made = new_class()
+    for _ in range(2):
+        assert str(inspect.signature(made)) == "(*, name: 'str', size: 'int' = 1) -> None"
+        with pytest.raises(TypeError, match=r"Box.__init__\(\) missing 1 required keyword-only argument: 'name'"):
+            made()
+        with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+            made(name="a", colour="red")
+        with pytest.raises(ValueError, match="no size"):
+            made(name="a", size=0)
+        box = made(name="a")
+        assert (box.name, box.size, repr(box).rpartition(".")[2]) == ("a", 1, "Box(name='a', size=1)")
+        assert replace(box, size=2) == made(name="a", size=2) != box
+        with pytest.raises(FrozenInstanceError, match="name"):
+            del box.name
+
+
+def test_first_values_of_a_class_may_be_made_on_several_threads() -> None:
+    """Whoever comes first compiles."""
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(50):
+            made = new_class()
+            boxes = list(threads.map(lambda number, made=made: made(name=str(number)), range(8)))
+            assert [box.name for box in boxes] == [str(number) for number in range(8)]
+
+
+def test_import_compiles_little() -> None:
+    """A dataclass compiles up to six functions at import. What serverless hosts do at each cold start must be quick."""
+    code = """if True:
+        import sys
+        compiled = 0
+        def hear(event, arguments):
+            global compiled
+            compiled += event == "compile"
+        import asyncio, dataclasses
+        sys.addaudithook(hear)
+        import workflow_runtime
+        print(compiled)
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, env=environment, capture_output=True, check=True)  # it may have to compile the modules
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(told.stdout) <= 130
+
+
+def new_class() -> Any:
+    @value
+    class Box(Value):
+        name: str
+        size: int = 1
+
+        def __post_init__(self) -> None:
+            if not self.size:
+                raise ValueError("no size")
+
+    return Box
 
 
 def test_workflow_tells_what_it_is() -> None:

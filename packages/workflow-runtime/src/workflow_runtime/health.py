@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from .clock import Clock, from_ms
+from .frozen_value import Value, value
 from .logs import one_line
 
 __all__ = ["NOT_WORKING", "Pulse", "WorkerHealth"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerHealth:
+@value
+class WorkerHealth(Value):
     """The health of a runtime's worker. All times are the store's, as aware datetimes in UTC."""
 
     working_since: datetime | None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from .frozen_value import Value, value
 
 __all__ = ["RUN_SOURCES", "SOURCES", "Answer", "Source"]
 
@@ -14,8 +15,8 @@ RUN_SOURCES: tuple[Source, ...] = ("stale", "timers", "pending")
 SOURCES: tuple[Source, ...] = ("ticks", *RUN_SOURCES)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+@value
+class Answer(Value):
     """The answer of one source."""
 
     next_due_ms: int | None

@@ -18,6 +18,7 @@ from .engine.drive_outcome import DriveOutcome
 from .engine.driver import Driver
 from .engine.driver_settings import DriverSettings
 from .errors import CorruptRecordError, StoreError
+from .frozen_value import Value, value
 from .logs import get_logger, one_line
 from .metering import QueryMeter
 from .metering.drive_budget import DriveBudget
@@ -40,8 +41,8 @@ _KEPT = 1_000
 """A worker reports over months; what it keeps for its report must not grow with them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFailure:
+@value
+class RunFailure(Value):
     """A run that could not be driven this time. It is tried again: its lease runs out, or it was handed over."""
 
     run_id: str

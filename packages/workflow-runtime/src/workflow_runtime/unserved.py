@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .clock import Clock
+from .frozen_value import Value, value
 from .logs import get_logger, one_line
 from .store import RunStatus, RunSummary, WorkflowExecutionStore, WorkflowVersion
 
@@ -22,8 +22,8 @@ _LOOKED_THROUGH = 100
 _KEPT = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnservedRuns:
+@value
+class UnservedRuns(Value):
     """Runs of one kind that have waited for a worker for a minute, and that this runtime does not take."""
 
     status: RunStatus

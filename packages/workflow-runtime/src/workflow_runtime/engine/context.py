@@ -6,12 +6,12 @@ import contextvars
 import random
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
 
 from ..clock import from_ms, to_ms
 from ..errors import ConfigurationError, InvalidArgumentError, InvalidPayloadError, PayloadTooLargeError
+from ..frozen_value import Value, value
 from ..ids import check_id
 from ..misuse import check_function, is_async
 from ..payloads import ExactCodec, JsonText, decode_json, encode_json
@@ -35,8 +35,8 @@ _ENVELOPE_BYTES = 4_096
 """Room for the small object that an emitted value travels in."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Approval:
+@value
+class Approval(Value):
     """A person's decision."""
 
     approved: bool

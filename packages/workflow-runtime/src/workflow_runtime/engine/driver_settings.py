@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..clock import Clock
+from ..frozen_value import Value, value
 from ..payloads import ExactCodec
 from ..store import WorkflowExecutionStore
 from ..watch import LoopWatch
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["DriverSettings"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriverSettings:
+@value
+class DriverSettings(Value):
     """The objects and options that all drivers of a runtime share."""
 
     store: WorkflowExecutionStore

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import ConfigurationError
+from ..frozen_value import Value, value
 
 __all__ = ["StepAttempt", "StepInfo", "current_attempt", "step_info"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepInfo:
+@value
+class StepInfo(Value):
     """The facts that a step's body can ask about itself."""
 
     run_id: str

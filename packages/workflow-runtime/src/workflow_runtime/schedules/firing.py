@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ..clock import Clock
 from ..errors import CapabilityNotSupportedError, LeaseLostError
+from ..frozen_value import Value, value
 from ..ids import new_id
 from ..logs import get_logger, one_line
 from ..store import BucketAction, BucketClaims, BucketResult, ClaimedBucket, WorkflowExecutionStore
@@ -37,8 +38,8 @@ _TERMINATIONS = 3
 """Number of times that a tick may find another live run of its schedule before it waits for its turn."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TickFailure:
+@value
+class TickFailure(Value):
     """A tick that could not be settled this time. Its claim runs out, and it is tried again."""
 
     schedule_id: str
