@@ -47,6 +47,8 @@ THIRD_PARTY_STORES = ("jsonl", "sqlite3", "valkey")
 EXAMPLE_WORKER = "examples/cloudflare-worker"
 AUDIT = "examples/audit_packages"
 
+POSTGRES_CONTRACT = "packages/workflow-store-postgres/tests/test_contract.py"
+LOCAL_CONTRACT = "packages/workflow-store-d1/tests/test_contract.py"
 POOLER_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pgbouncer.py"
 POOLS_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pools.py"
 D1_NAMES_CONTRACT = "packages/workflow-store-d1/tests/test_contract_names.py"
@@ -283,6 +285,7 @@ ALONE: Mapping[str, Any] = {"processes": 0, "options": ("-rP",)}
 REMOTE: Mapping[str, Any] = {"counts": FEW_ROUNDS}
 # Names make no race: few rounds are enough in `release` too, of all cases there.
 NAMES: Mapping[str, Any] = {"env": FEW_ROUNDS}
+ON_UVLOOP: Mapping[str, Any] = {"options": ("-p", "workflow_test_support.on_uvloop")}
 
 PARTS = {
     "lint": Part("tests lint", run=check_style),
@@ -291,16 +294,19 @@ PARTS = {
     "unit": Part("tests unit matrix", run=run_unit_tests),
     "unit of the stores": Part("lowest", run=run_store_tests),
     "contract(memory)": tests_of("tests matrix lowest", "packages/workflow-store-memory/tests/test_contract.py"),
-    "contract(d1-local)": tests_of("tests matrix lowest", "packages/workflow-store-d1/tests/test_contract.py"),
+    "contract(d1-local)": tests_of("tests matrix lowest", LOCAL_CONTRACT),
     "contract(d1-miniflare)": tests_of("tests matrix", WORKERD_CONTRACT, **REMOTE),
     "contract(d1-http)": tests_of("tests matrix lowest", HTTP_CONTRACT, **REMOTE),
     # Not in `matrix`: Pyodide brings its own Python, whichever starts it.
     "contract(d1-pyodide)": tests_of("tests", PYODIDE_CONTRACT, **REMOTE),
-    "contract(postgres)": tests_of("tests matrix lowest", "packages/workflow-store-postgres/tests/test_contract.py"),
+    "contract(postgres)": tests_of("tests matrix lowest", POSTGRES_CONTRACT),
     "contract(postgres-pools)": tests_of("tests matrix lowest", POOLS_CONTRACT, **REMOTE),
     "contract(d1-names)": tests_of("tests release", D1_NAMES_CONTRACT, **NAMES),
     "contract(postgres-names)": tests_of("tests release", POSTGRES_NAMES_CONTRACT, **NAMES),
     "contract(postgres-combined)": tests_of("tests release", POSTGRES_COMBINED_CONTRACT, **NAMES),
+    "unit on uvloop": tests_of("release", "packages/workflow-runtime/tests", **ON_UVLOOP),
+    "contract(postgres) on uvloop": tests_of("release", POSTGRES_CONTRACT, **ON_UVLOOP),
+    "contract(d1-local) on uvloop": tests_of("release", LOCAL_CONTRACT, **ON_UVLOOP),
     "mutants": tests_of("tests mutants release", "contract-tests/tests/test_mutants.py"),
     "mutant table": Part("mutants", run=command("contract-tests/tests/mutant_table.py")),
     **{
@@ -334,7 +340,7 @@ PARTS = {
     "contract(postgres-old)": Part("release", run=run_on_old_postgres),
 }
 
-STORES = [title.removeprefix("contract(").removesuffix(")") for title in PARTS if title.startswith("contract(")]
+STORES = [title.removeprefix("contract(")[:-1] for title in PARTS if title.startswith("contract(") and title[-1] == ")"]
 
 SESSIONS = {
     "lint": "Check style, formatting and import boundaries.",

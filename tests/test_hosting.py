@@ -20,6 +20,7 @@ from workflow_store_d1 import SQLiteWorkflowStore
 APP = """
 import asyncio
 from contextlib import asynccontextmanager
+from pathlib import Path
 from workflow_runtime import Context, WorkflowRuntime, workflow
 from workflow_store_d1 import SQLiteWorkflowStore
 
@@ -28,6 +29,7 @@ async def greet(ctx: Context, name: str) -> str:
     return await ctx.step(make_greeting, name)
 
 async def make_greeting(name: str) -> str:
+    Path("loop.txt").write_text(type(asyncio.get_running_loop()).__module__.partition(".")[0])
     return f"hello {name}"
 
 @asynccontextmanager
@@ -162,9 +164,10 @@ def test_command_sends_no_more_queries_than_it_may(app: Path) -> None:
     assert "at least 28 queries" in done.stderr
 
 
-def test_worker_command_drains_on_sigterm(app: Path) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_worker_command_drains_on_sigterm(app: Path, loop: str) -> None:
     worker = subprocess.Popen(
-        [sys.executable, "-m", "workflow_runtime", "work", "app:open_runtime"],
+        [sys.executable, "-m", "workflow_runtime", "work", "app:open_runtime", "--loop", loop],
         cwd=app, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -176,6 +179,14 @@ def test_worker_command_drains_on_sigterm(app: Path) -> None:
         output, _ = worker.communicate(timeout=30)
         assert worker.returncode == 0
         assert json.loads(output)["outcomes"] == {"finished": 1}
+        assert (app / "loop.txt").read_text() == loop
     finally:
         worker.kill()
         worker.wait()
+
+
+def test_worker_command_says_what_to_install_for_a_loop(app: Path) -> None:
+    (app / "uvloop.py").write_text("raise ImportError('there is none')\n")
+    done = command(app, "work", "app:open_runtime", "--loop", "uvloop")
+    assert done.returncode == 2
+    assert done.stderr == "--loop uvloop: there is none; pip install 'workflow-runtime[uvloop]'\n"

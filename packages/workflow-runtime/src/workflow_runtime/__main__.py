@@ -10,6 +10,7 @@ import operator
 import os
 import sys
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,24 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        return asyncio.run(_run(load(options.runtime), options))
+        with asyncio.Runner(loop_factory=_loop_factory(getattr(options, "loop", "asyncio"))) as runner:
+            return runner.run(_run(load(options.runtime), options))
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return _MISUSED
     except WorkflowError as error:
         sys.stderr.write(f"{error}\n")
         return _FAILED
+
+
+def _loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if loop == "asyncio":
+        return None  # whatever is this platform's default
+    try:
+        factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(loop).new_event_loop
+    except ImportError as error:
+        raise ConfigurationError(f"--loop {loop}: {error}; pip install 'workflow-runtime[{loop}]'") from error
+    return factory
 
 
 async def _run(source: RuntimeSource, options: argparse.Namespace) -> int:
@@ -105,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--budget", type=float, metavar="SECONDS", help="stop claiming after this time")
     sweep.add_argument("--limit", type=int, default=100, help="claim at most so many runs (default: 100)")
     sweep.add_argument("--max-queries", type=int, metavar="N", help="send at most so many queries to the database")
+    work.add_argument(
+        "--loop",
+        choices=("asyncio", "uvloop"),
+        default="asyncio",
+        help="event loop to work on (default: %(default)s); uvloop is the extra workflow-runtime[uvloop]",
+    )
     for command in (sweep, work):
         command.add_argument("--concurrency", type=int, default=10, help="drive at most so many at once (default: 10)")
         command.add_argument(
