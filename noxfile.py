@@ -389,6 +389,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Compare with other systems and write docs/performance.md; `-- --rounds 1 --only ours absurd` for a quick look."""
+    install(session, "test")
+    session.run("python", "-m", "comparison", *session.posargs, env={"PYTHONPATH": "benchmarks"})
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run every check once, on the interpreter at hand: what CI runs."""
     install(session, *GROUPS["tests"])

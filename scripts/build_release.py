@@ -3,7 +3,8 @@
     python scripts/build_release.py 0.1.0 FOLDER
 
 A process with FOLDER first in PYTHONPATH runs the code of that release, beside the drivers that are installed here. The
-tests of upgrades use it: an earlier release works on the tables of a later one.
+tests of upgrades use it: an earlier release works on the tables of a later one. The comparison with other systems uses
+it too: what a change wins is measured beside the code before it, which is any commit.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def build_release(version: str, target: Path) -> None:
     """Unpack the wheels of a release into a folder.
 
     Args:
-        version: One of `RELEASES`.
+        version: One of `RELEASES`, or whatever git knows as a commit.
         target: A folder that is there.
 
     Raises:
@@ -43,13 +44,27 @@ def build_release(version: str, target: Path) -> None:
     """
     with tempfile.TemporaryDirectory() as scratch:
         source, wheels = Path(scratch, "source"), Path(scratch, "wheels")
-        _export(RELEASES[version], source)
+        _export(commit_of(version), source)
         for folder in FOLDERS:
             build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
             _run(build, source / folder)
         for wheel in wheels.glob("*.whl"):
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(target)  # noqa: S202  # made a moment ago
+
+
+def commit_of(version: str) -> str:
+    """Return the commit of a release, or of whatever git knows by that name.
+
+    Raises:
+        SystemExit: There is no such commit.
+    """
+    if version in RELEASES:
+        return RELEASES[version]
+    found = _git("rev-parse", "--verify", f"{version}^{{commit}}")
+    if found.returncode:
+        raise SystemExit(f"neither a release nor a commit: {version}")
+    return found.stdout.decode().strip()
 
 
 def _export(commit: str, target: Path) -> None:
@@ -75,7 +90,7 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in RELEASES:
+    if len(sys.argv) != 3:
         raise SystemExit(__doc__)
     Path(sys.argv[2]).mkdir(parents=True, exist_ok=True)
     build_release(sys.argv[1], Path(sys.argv[2]))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from workflow_test_support.servers.downloads import fetch_once, run
 
-__all__ = ["PYODIDES", "WRANGLER", "install", "node", "wrangler"]
+__all__ = ["PYODIDES", "WRANGLER", "install", "node", "npm", "wrangler"]
 
 WRANGLER = "wrangler@4.86.0"
 """The last one that runs on Node 20. It brings miniflare 4.20260426.0, with workerd and its D1; the betas after it
@@ -37,6 +38,19 @@ def node() -> Path:
 
 
 @cache
+def npm() -> Sequence[str | Path]:
+    """Return the command of npm: the machine's, or else the one beside the Node of the wheel.
+
+    Raises:
+        OSError: There is neither.
+    """
+    if _machines_node() and (found := shutil.which("npm")):
+        return [found]
+    # The wheel keeps npm beside its Node, as every installation does.
+    return [node(), node().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
+
+
+@cache
 def install(package: str) -> Path:
     """Return the folder whose `node_modules` hold a package, fetching it if need be.
 
@@ -47,7 +61,7 @@ def install(package: str) -> Path:
     def fetch(folder: Path) -> None:
         (folder / "package.json").write_text('{"private": true}\n')
         options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
-        run(*_npm(), "install", "--prefix", folder, *options, package)
+        run(*npm(), "install", "--prefix", folder, *options, package)
 
     return fetch_once(package.replace("@", "-").replace("/", "-").strip("-"), fetch)
 
@@ -69,10 +83,3 @@ def _machines_node() -> Path | None:
         return None
     major = run(found, "--version").strip().lstrip("v").partition(".")[0]
     return Path(found) if int(major) >= _OLDEST_NODE else None
-
-
-def _npm() -> list[str | Path]:
-    if _machines_node() and (found := shutil.which("npm")):
-        return [found]
-    # The wheel keeps npm beside its Node, as every installation does.
-    return [node(), node().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]

@@ -1,0 +1,367 @@
+"""The comparison with other systems: its arithmetic, its page, and a short one that contains ourselves alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparison import __main__ as command
+from comparison import machine, page
+from comparison.charts import chart
+from comparison.contenders.stopwatch import Task
+from comparison.environments import Environment, Environments, SetupError
+from comparison.processes import FailedContenderError, converse
+from comparison.report import duel, figure, tables
+from comparison.results import Results, Score, Spread, load, save
+from comparison.rounds import Comparison, Plan
+from comparison.rows import CALIBRATIONS, CONTENDERS, ROWS, Row, chosen
+from comparison.server import Reading, Server
+
+BENCHMARKS = Path(page.__file__).parents[1]
+HERE = Environment((sys.executable,), {}, {"PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *filter(None, sys.path)])})
+"""This process's own environment, where a contender of ours can run too."""
+STEPS = next(row for row in ROWS if row.id == "steps-1")
+SIGNAL = next(row for row in ROWS if row.id == "signal")
+
+
+def results_of(*scores: Score, row: Row = STEPS) -> Results:
+    return Results("2026-11-30", 3, 0.8, {"cores": "2"}, rows={row.id: list(scores)})
+
+
+OURS = Score("ours", [200.0, 300.0, 100.0], [400.0, 400.0, 400.0], [5.0, 6.0, 7.0], [1.0, 2.0, 3.0], 1.2, 1_200.4)
+BEFORE = Score("ours-before", [100.0, 100.0, 100.0], [400.0, 400.0, 400.0], [9.0], [3.0], 1.2, 1_200.0)
+PEER = Score("absurd", [100.0, 50.0, 150.0], [400.0, 400.0, 400.0], [50.0], [20.0], 2.4, 1_300.0)
+SAVER = Score("langgraph", [900.0], [400.0])
+
+
+# Arithmetic.
+
+
+def test_spread_is_median_and_range() -> None:
+    assert Spread.of([3.0, 1.0, 10.0]) == Spread(3.0, 1.0, 10.0)
+    assert Spread.of([]) is None
+
+
+def test_ratio_is_of_each_round() -> None:
+    """A round whose raw limit was half as high counts for twice as much."""
+    score = Score("ours", [100.0, 100.0], [400.0, 200.0])
+
+    assert score.ratios == [0.25, 0.5]
+    assert score.ratio == Spread(0.375, 0.25, 0.5)
+
+
+def test_ours_is_compared_with_the_best_peer_that_does_the_same() -> None:
+    """A saver without an engine is quicker, and is left out; so is our own earlier commit."""
+    slow = Score("dbos", [10.0], [400.0])
+
+    assert duel(STEPS, [OURS, BEFORE, slow, PEER, SAVER]) == (2.0, PEER)
+    assert duel(STEPS, [OURS, BEFORE, SAVER]) is None
+    assert duel(STEPS, [Score("ours", failure="it broke"), PEER]) is None
+
+
+def test_of_times_the_shorter_one_wins() -> None:
+    row = next(row for row in ROWS if row.id == "import")
+    ours, quick, slow = (
+        Score("postgres-import", [50.0], [20.0]),
+        *(Score(name, [value], [20.0]) for name, value in (("absurd-import", 40.0), ("dbos-import", 300.0))),
+    )
+
+    assert duel(row, [ours, slow, quick]) == (0.8, quick)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1234.4, "1,234"), (99.96, "100"), (14.49, "14.5"), (0.04127, "0.0413"), (1.0, "1.00")]
+)
+def test_figures_have_three_digits(value: float, text: str) -> None:
+    assert figure(value) == text
+
+
+# Tables and charts.
+
+
+def test_table_shows_medians_ranges_and_counts() -> None:
+    text = tables(results_of(OURS, BEFORE, PEER))
+
+    cells = "200 [100–300] | 0.500 [0.250–0.750] | 1.20 | 1,200 | 6.00 [5.00–7.00] | 2.00 [1.00–3.00]"
+    assert f"| workflow-runtime | {cells} |" in text
+    assert f"| [{STEPS.title}](#steps-1) | 0.500 | 0.250 | 0.250 (Absurd) | **2.00** |" in text
+    assert "Where a peer is faster" not in text
+
+
+def test_table_says_where_a_peer_is_faster() -> None:
+    ahead = Score("absurd", [400.0], [400.0])
+
+    text = tables(results_of(OURS, ahead))
+
+    assert f"### Where a peer is faster\n\n- {STEPS.title}: Absurd is 2.00 times as fast." in text
+
+
+def test_table_says_what_failed_and_what_is_absent() -> None:
+    broken = Score("dbos", [10.0], [400.0], failure="it ended | with 1")
+    missing = Score("ours", absent="no call that starts many runs")
+
+    results = results_of(missing, broken, PEER)
+
+    assert "| DBOS | **could not be measured**: it ended / with 1 |" in tables(results)
+    assert "| workflow-runtime | no call that starts many runs |" in tables(results)
+    assert results.failures == ["steps-1, dbos: it ended | with 1"]
+    assert "DBOS" not in chart(STEPS, results.rows["steps-1"])
+
+
+@pytest.mark.parametrize("row", [STEPS, SIGNAL], ids=lambda row: row.id)
+def test_chart_is_well_formed_and_true_to_scale(row: Row) -> None:
+    namespace = {"svg": "http://www.w3.org/2000/svg"}
+    drawn = ET.fromstring(chart(row, [OURS, PEER, SAVER]))
+
+    bars = drawn.findall("svg:rect", namespace)
+    assert [bar.get("class") for bar in bars] == ["ours", "peer", "part"]
+    ours, peer, saver = (float(bar.get("width", "")) for bar in bars)
+    assert ours == pytest.approx(2 * peer, abs=0.2)
+    assert saver == max(ours, peer, saver)
+    assert "prefers-color-scheme: dark" in ET.tostring(drawn, encoding="unicode")
+
+
+def test_chart_of_nothing_is_well_formed() -> None:
+    ET.fromstring(chart(STEPS, [Score("ours", failure="it broke")]))
+
+
+def test_results_come_back_as_they_were_saved(tmp_path: Path) -> None:
+    results = results_of(OURS, Score("dbos", failure="it broke"))
+    results.calibrations["insert-1"] = [400.0]
+
+    save(results, tmp_path / "results.json")
+
+    assert load(tmp_path / "results.json") == results
+
+
+# The page, and the table of what is measured.
+
+
+def test_page_is_what_its_results_say() -> None:
+    """`python -m comparison --render` mends it."""
+    text, results = page.PAGE.read_text(encoding="utf-8"), load(page.RESULTS)
+
+    assert page.with_results(text, results) == text
+    charts = {path.name: path.read_text(encoding="utf-8") for path in page.CHARTS.glob("*.svg")}
+    assert charts == page.drawn(results)
+
+
+def test_page_was_made_without_a_failure() -> None:
+    results = load(page.RESULTS)
+
+    assert results.failures == []
+    assert list(results.rows) == [row.id for row in ROWS]
+    for row in ROWS:
+        assert [score.contender for score in results.rows[row.id]] == list(row.contenders)
+
+
+def test_page_is_written_with_charts_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What people wrote around it stays, and a chart of a row that is gone goes."""
+    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(page, "CHARTS", tmp_path / "charts")
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "charts" / "results.json")
+    page.PAGE.write_text(f"before\n{page.BEGIN}old\n{page.END}after\n")
+    page.CHARTS.mkdir()
+    (page.CHARTS / "gone.svg").write_text("old")
+
+    page.write(results_of(Score("ours", [1 / 3], [2 / 3])))
+
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "![Durable steps" in text
+    assert "(charts/steps-1.svg)" in text
+    assert {path.name for path in page.CHARTS.iterdir()} == {"steps-1.svg", "results.json"}
+    assert page.with_results(text, load(page.RESULTS)) == text
+
+
+def test_page_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="no place for results"):
+        page.with_results("# Performance\n", results_of(OURS))
+
+
+def test_rows_name_what_there_is() -> None:
+    names = [row.id for row in ROWS]
+
+    assert len(names) == len(set(names))
+    for row in ROWS:
+        assert set(row.contenders) <= CONTENDERS.keys()
+        assert row.calibration in CALIBRATIONS or row.floor
+    assert {name for row in ROWS for name in row.contenders} == CONTENDERS.keys()
+
+
+def test_rows_and_contenders_can_be_chosen() -> None:
+    [row] = chosen({"steps-16"}, {"ours", "absurd", "pgqueuer"})
+
+    assert (row.id, row.contenders) == ("steps-16", ("ours", "absurd"))
+    assert chosen(set(), set()) == ROWS
+    with pytest.raises(ValueError, match="unknown: nobody, steps-3"):
+        chosen({"steps-3"}, {"nobody"})
+
+
+def test_data_in_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a commit costs nothing, and every ratio would be wrong."""
+    mounts = tmp_path / "mounts"
+    monkeypatch.setattr(machine, "MOUNTS", mounts)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    mounts.write_text(f"/dev/vda / ext4 rw 0 0\ntmpfs {tmp_path.resolve()} tmpfs rw 0 0\n")
+    with pytest.raises(ValueError, match="set TMPDIR"):
+        machine.folder_on_disk()
+
+    mounts.write_text("tmpfs / tmpfs rw 0 0\n/dev/vda / ext4 rw 0 0\n".replace("tmpfs / tmpfs", "tmpfs /nowhere tmpfs"))
+    assert machine.folder_on_disk() == tmp_path
+
+
+# Rounds.
+
+
+class OnPaper(Comparison):
+    """Nothing is started: a raw limit is how often it was measured, and every contender does 60 units in a second."""
+
+    def __init__(self, plan: Plan, results: Results) -> None:
+        super().__init__(plan, Environments(Path()), Server.__new__(Server), results, lambda _: None)
+        self.order: list[str] = []
+
+    def _calibrate(self, row: Row) -> float:
+        self.order.append(row.calibration)
+        return float(self.order.count(row.calibration))
+
+    def _measure(self, row: Row, name: str, seconds: float, units: int) -> tuple[dict[str, Any], Reading]:
+        self.order.append(name)
+        if name == "dbos":
+            raise FailedContenderError("it broke")
+        return {"units": 60, "seconds": 1.0, "client_cpu_s": 0.6}, Reading(0.3, 6_000, 90)
+
+
+def test_contenders_take_turns_between_two_measurements_of_the_raw_limit() -> None:
+    """Also after a failure. In the next round another one is the first."""
+    [row] = chosen({"steps-64"}, {"ours", "dbos", "absurd"})
+    results = results_of()
+    comparison = OnPaper(Plan([row], 2, 0.8), results)
+
+    for number in range(2):
+        comparison._take_turns(row, number)
+
+    raw = "insert-16"
+    first = [raw, "ours", raw, "absurd", raw, "dbos", raw]
+    assert comparison.order == [*first, raw, "absurd", raw, "dbos", raw, "ours", raw]
+    assert results.score("steps-64", "ours").floors == [1.5, 7.5]
+    assert results.score("steps-64", "absurd").floors == [2.5, 5.5]
+    assert results.failures == ["steps-64, dbos: it broke"]
+
+
+def test_figures_are_for_a_unit() -> None:
+    [row] = chosen({"steps-64"}, {"ours"})
+    results = results_of()
+
+    OnPaper(Plan([row], 1, 0.8), results)._take_turns(row, 0)
+
+    score = results.score("steps-64", "ours")
+    assert (score.values, score.ratios) == ([60.0], [40.0])
+    assert (score.client_us, score.server_us) == ([pytest.approx(10_000)], [pytest.approx(5_000)])
+
+
+# Short ones for real.
+
+
+class OnlyHere(Environments):
+    """Everything of ours runs in this process's environment; nothing else can be made."""
+
+    def __init__(self) -> None:
+        pass
+
+    def get(self, name: str) -> Environment:
+        if name != "ours":
+            raise SetupError(f"the environment {name} cannot be made: there is no network")
+        return HERE
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+@pytest.mark.real_time
+def test_short_comparison_measures_us_and_notes_who_is_missing(server: Server) -> None:
+    rows = chosen({"steps-1", "jobs-16", "sqlite-64", "memory-1", "signal"}, {"ours", "dbos"})
+    results, lines = results_of(), list[str]()
+    results.rows.clear()
+    plan = Plan(rows, rounds=1, seconds=0.1)
+
+    Comparison(plan, OnlyHere(), server, results, lines.append).run()
+
+    scores = {row: {score.contender: score for score in scores} for row, scores in results.rows.items()}
+    for row in rows:
+        ours = scores[row.id]["ours"]
+        assert not ours.failure
+        assert len(ours.values) == len(ours.floors) == 1
+        assert min(*ours.values, *ours.floors) > 0
+    steps, jobs = scores["steps-1"]["ours"], scores["jobs-16"]["ours"]
+    assert steps.statements == pytest.approx(1.2, abs=0.1)  # a run of ten steps takes twelve
+    assert jobs.statements is not None
+    assert jobs.statements <= 1.2
+    assert steps.wal_bytes is not None
+    assert steps.wal_bytes > 300
+    assert all(one > 0 for one in steps.client_us)
+    assert "there is no network" in scores["steps-1"]["dbos"].failure
+    assert len(results.failures) == 2  # in each row that has it
+    assert len(lines) == plan.turns
+    assert "FAILED" in "".join(lines)
+    assert "could not be measured" in tables(results)
+
+
+@pytest.mark.real_time
+def test_contender_that_breaks_is_told_with_its_last_words() -> None:
+    task = Task("no-such-workload", options={"store": "memory"})
+
+    with (
+        converse(HERE, "ours", task) as conversation,
+        pytest.raises(FailedContenderError, match=r"(?s)ended with 1; .*KeyError: 'no-such-workload'"),
+    ):
+        conversation.hear(60)
+
+
+@pytest.mark.real_time
+def test_contender_that_does_not_answer_is_ended() -> None:
+    """With whatever it has started: nothing is left beside the next one."""
+    with converse(HERE, "ours", Task("steps", seconds=60, options={"store": "memory"})) as conversation:
+        assert conversation.hear(60) == {"ready": True}
+        conversation.say("go")
+        with pytest.raises(FailedContenderError, match="no answer in 0 seconds"):
+            conversation.hear(0.2)
+        process = conversation.process
+    assert process.poll() is not None
+
+
+@pytest.mark.real_time
+def test_call_that_is_not_there_yet_is_no_failure() -> None:
+    """The row of a verb that an earlier commit does not have says so."""
+    task = Task("start-many", units=1_000, options={"store": "memory"})
+    with converse(HERE, "ours", task) as conversation:
+        assert conversation.hear(60) == {"ready": True}
+        conversation.say("go")
+        answer = conversation.hear(60)
+    assert answer.get("absent") or answer["units"] == 1_000
+
+
+def test_command_fails_when_something_was_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(options: object) -> Results:
+        return results_of(OURS, Score("dbos", failure="it broke"))
+
+    monkeypatch.setattr(command, "measure", measured)
+    code = command.main(command.arguments(["--output", str(tmp_path)]))
+
+    assert code == 1
+    assert "FAILED: steps-1, dbos: it broke" in capsys.readouterr().out
+    assert load(tmp_path / "results.json").failures
