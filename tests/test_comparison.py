@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from comparison import __main__ as command
 from comparison import machine, page
 from comparison.charts import chart
+from comparison.contenders import stopwatch
 from comparison.contenders.stopwatch import Task
-from comparison.environments import Environment, Environments, SetupError
+from comparison.environments import Environment, Environments, SetupError, stamped
 from comparison.processes import FailedContenderError, converse
 from comparison.report import duel, figure, tables
 from comparison.results import Results, Score, Spread, load, save
@@ -87,8 +90,9 @@ def test_figures_have_three_digits(value: float, text: str) -> None:
 def test_table_shows_medians_ranges_and_counts() -> None:
     text = tables(results_of(OURS, BEFORE, PEER))
 
-    cells = "200 [100–300] | 0.500 [0.250–0.750] | 1.20 | 1,200 | 6.00 [5.00–7.00] | 2.00 [1.00–3.00]"
+    cells = "200 [100–300] | 0.500 [0.250–0.750] | 1.20 | 1,200 | 2.00 [1.00–3.00] | 6.00 [5.00–7.00]"
     assert f"| workflow-runtime | {cells} |" in text
+    assert "Other programs" not in text
     assert f"| [{STEPS.title}](#steps-1) | 0.500 | 0.250 | 0.250 (Absurd) | **2.00** |" in text
     assert "Where a peer is faster" not in text
 
@@ -111,6 +115,24 @@ def test_table_says_what_failed_and_what_is_absent() -> None:
     assert "| workflow-runtime | no call that starts many runs |" in tables(results)
     assert results.failures == ["steps-1, dbos: it ended | with 1"]
     assert "DBOS" not in chart(STEPS, results.rows["steps-1"])
+
+
+def test_columns_are_those_that_the_work_has() -> None:
+    """A file has no server, and a time no cost."""
+    file, times = next(row for row in ROWS if row.id == "sqlite-1"), tables(results_of(OURS, row=SIGNAL))
+
+    assert "| Contender | steps per second | ÷ `sqlite` | client CPU, µs |\n|---|---|---|---|\n" in tables(
+        results_of(OURS, row=file)
+    )
+    assert "| Contender | milliseconds | ÷ a bare NOTIFY to a listener in another process |\n|---|---|---|\n" in times
+
+
+def test_table_says_that_the_machine_was_busy() -> None:
+    results = results_of(OURS)
+    for before, after in ((100.0, 110.0), (100.0, 160.0), (160.0, 100.0)):
+        results.note_turn(before, after)
+
+    assert "in 2 of 3 turns the raw limit changed by a factor of 1.5 or more" in tables(results)
 
 
 @pytest.mark.parametrize("row", [STEPS, SIGNAL], ids=lambda row: row.id)
@@ -230,9 +252,9 @@ class OnPaper(Comparison):
         super().__init__(plan, Environments(Path()), Server.__new__(Server), results, lambda _: None)
         self.order: list[str] = []
 
-    def _calibrate(self, row: Row) -> float:
-        self.order.append(row.calibration)
-        return float(self.order.count(row.calibration))
+    def _raw_rate(self, limit: str) -> float:
+        self.order.append(limit)
+        return float(self.order.count(limit))
 
     def _measure(self, row: Row, name: str, seconds: float, units: int) -> tuple[dict[str, Any], Reading]:
         self.order.append(name)
@@ -256,6 +278,46 @@ def test_contenders_take_turns_between_two_measurements_of_the_raw_limit() -> No
     assert results.score("steps-64", "ours").floors == [1.5, 7.5]
     assert results.score("steps-64", "absurd").floors == [2.5, 5.5]
     assert results.failures == ["steps-64, dbos: it broke"]
+    assert (results.turns, results.disturbed) == (4, 2)  # from 1 to 2, from 2 to 3 are as far as that
+
+
+class Busy(OnPaper):
+    """The raw limits that are found one after the other."""
+
+    def __init__(self, plan: Plan, results: Results, rates: list[float]) -> None:
+        super().__init__(plan, results)
+        self.rates = rates
+        self.pauses: list[float] = []
+        self._pause = self.pauses.append
+
+    def _raw_rate(self, limit: str) -> float:
+        return self.rates.pop(0)
+
+
+def test_turn_waits_while_the_machine_is_busy() -> None:
+    """Until the raw limit is near what it usually is; both are measured again then."""
+    [row] = chosen({"steps-64"}, {"ours"})
+    results = results_of()
+    comparison = Busy(Plan([row], 1, 0.8, patience_s=60), results, [100.0, 50.0, 60.0, 90.0])
+
+    comparison._take_turns(row, 0)
+
+    assert results.score("steps-64", "ours").floors == [95.0]
+    assert comparison.pauses == [2.0, 2.0]
+    assert results.calibrations == {"insert-16": [100.0, 90.0]}
+
+
+def test_patience_ends() -> None:
+    """On a machine that stays busy the rest is measured as it is."""
+    [row] = chosen({"steps-64"}, {"ours"})
+    results = results_of()
+    comparison = Busy(Plan([row], 1, 0.8, patience_s=4), results, [100.0, 50.0, 50.0, 50.0])
+
+    comparison._take_turns(row, 0)
+
+    assert comparison.pauses == [2.0, 2.0]
+    assert results.calibrations == {"insert-16": [100.0, 50.0]}
+    assert results.disturbed == 1
 
 
 def test_figures_are_for_a_unit() -> None:
@@ -266,7 +328,63 @@ def test_figures_are_for_a_unit() -> None:
 
     score = results.score("steps-64", "ours")
     assert (score.values, score.ratios) == ([60.0], [40.0])
-    assert (score.client_us, score.server_us) == ([pytest.approx(10_000)], [pytest.approx(5_000)])
+    assert score.client_us == pytest.approx([10_000])
+    assert score.server_us == pytest.approx([5_000])
+
+
+def test_burst_of_jobs_is_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time in which a worker brings the next jobs counts, unless there are none."""
+    now = 0.0
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now)
+    jobs = stopwatch.Jobs(Task("jobs", backlog=9))
+
+    for now in (10.0, 10.0, 10.0, 10.0, 10.0):  # noqa: B007  # the clock
+        jobs.handled()
+    assert jobs.rate(12.0) == 2.0
+
+    for now in (11.0, 11.0, 11.0, 12.0):  # noqa: B007
+        jobs.handled()
+    assert jobs.rate(20.0) == 4.0
+
+
+# Environments.
+
+
+class Unmakeable(Environments):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.tries = 0
+
+    def _make(self, name: str) -> Environment:
+        self.tries += 1
+        raise OSError("there is no network")
+
+
+def test_environment_that_cannot_be_made_is_tried_once(tmp_path: Path) -> None:
+    environments = Unmakeable(tmp_path)
+
+    for _ in range(2):
+        with pytest.raises(SetupError, match="the environment dbos cannot be made: there is no network"):
+            environments.get("dbos")
+
+    assert environments.tries == 1
+
+
+def test_environment_is_kept_until_what_it_is_made_of_changes(tmp_path: Path) -> None:
+    """One that was left half-made is made anew."""
+
+    def make(*facts: str, fails: bool = False) -> bool:
+        with stamped(tmp_path / "one", facts) as is_new:
+            if is_new:
+                (tmp_path / "one").mkdir()
+            if fails:
+                raise OSError
+            return is_new
+
+    with pytest.raises(OSError):  # noqa: PT011  # without a text
+        make("a", fails=True)
+
+    assert [make("a"), make("a"), make("b"), make("b")] == [True, False, True, False]
 
 
 # Short ones for real.
@@ -288,6 +406,43 @@ class OnlyHere(Environments):
 def server() -> Iterator[Server]:
     with Server() as running:
         yield running
+
+
+@pytest.mark.real_time
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="where there is no /proc, the page has no CPU time of servers")
+def test_reading_counts_sessions_that_have_ended(server: Server) -> None:
+    """A contender that connects anew for each job is charged for all its sessions."""
+    with server.database() as dsn:
+        before = server.read(dsn)
+        with psycopg.connect(dsn) as session:
+            process = Path(f"/proc/{session.info.backend_pid}")
+            session.execute("CREATE TABLE big AS SELECT n FROM generate_series(1, 500000) AS n")
+        deadline = time.monotonic() + 30
+        while process.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        after = server.read(dsn)
+
+    assert not process.exists()
+    assert after.cpu_s - before.cpu_s >= 0.05
+    assert after.wal_bytes - before.wal_bytes > 500_000
+    assert after.statements == 0  # nothing counts them now
+
+
+@pytest.mark.real_time
+def test_statements_of_one_database_are_counted_while_they_shall_be(server: Server) -> None:
+    with server.database() as dsn, server.database() as other, server.counting():
+        with psycopg.connect(dsn, autocommit=True) as session:
+            deadline = time.monotonic() + 30
+            while server.read(dsn).statements == 0 and time.monotonic() < deadline:
+                session.execute("SELECT 1")  # the setting reaches sessions a moment later
+                time.sleep(0.01)
+            before = server.read(dsn).statements
+            for _ in range(7):
+                session.execute("SELECT 1")
+            after = server.read(dsn).statements
+
+        assert after - before == 7
+        assert server.read(other).statements == 0
 
 
 @pytest.mark.real_time
@@ -314,7 +469,7 @@ def test_short_comparison_measures_us_and_notes_who_is_missing(server: Server) -
     assert all(one > 0 for one in steps.client_us)
     assert "there is no network" in scores["steps-1"]["dbos"].failure
     assert len(results.failures) == 2  # in each row that has it
-    assert len(lines) == plan.turns
+    assert len([line for line in lines if "min left" in line]) == plan.turns
     assert "FAILED" in "".join(lines)
     assert "could not be measured" in tables(results)
 

@@ -3,7 +3,8 @@
     python -m comparison [--rounds 5] [--seconds 0.8] [--rows steps-1 …] [--only ours absurd …] [--before COMMIT]
     python -m comparison --render
 
-With `--rows` or `--only` the table is printed, and no page is written. Exits with 1 when something was not measured.
+With `--rows` or `--only` the table is printed, and no page is written. Exits with 1 when something was not measured,
+and with 2 when nothing could be.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from workflow_test_support.repository import ROOT
 
 from comparison import machine, page
-from comparison.environments import BEFORE, Environments
+from comparison.environments import BEFORE, Environments, SetupError
 from comparison.report import tables
 from comparison.results import Results, load, save
 from comparison.rounds import Comparison, Plan
@@ -30,6 +31,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="nox -s bench --", description="Compare this project with other systems.")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (5)")
     parser.add_argument("--seconds", type=float, default=0.8, help="how long a contender works in a round (0.8)")
+    parser.add_argument("--patience", type=float, default=300, help="seconds to wait, in all, while it is busy (300)")
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help=", ".join(row.id for row in ROWS))
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--before", default=BEFORE, help="release or commit of ours to compare with (%(default)s)")
@@ -40,7 +42,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> Results:
-    plan = Plan(chosen(set(options.rows), set(options.only)), options.rounds, options.seconds)
+    plan = Plan(chosen(set(options.rows), set(options.only)), options.rounds, options.seconds, options.patience)
     environments = Environments(options.environments, options.before)
     tempfile.tempdir = str(machine.folder_on_disk())
     with Server() as server:
@@ -58,7 +60,11 @@ def main(options: argparse.Namespace) -> int:
     if options.render:
         page.write(load(page.RESULTS))
         return 0
-    results = measure(options)
+    try:
+        results = measure(options)
+    except (SetupError, ValueError) as error:
+        print(error)
+        return 2
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
         save(results, options.output / "results.json")

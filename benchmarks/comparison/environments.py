@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import runpy
@@ -16,7 +17,7 @@ from pathlib import Path
 from workflow_test_support.repository import ROOT
 from workflow_test_support.servers.node_tools import node, npm
 
-__all__ = ["BEFORE", "Environment", "Environments", "SetupError"]
+__all__ = ["BEFORE", "Environment", "Environments", "SetupError", "stamped"]
 
 BEFORE = "0.1.0"
 """The release that "before" means unless the command line names a commit."""
@@ -29,6 +30,7 @@ DISTRIBUTIONS = (
     "packages/workflow-store-d1",
     "packages/workflow-store-postgres",
 )
+KNOWN = ("pyproject.toml", "src/*/_version.py")
 OURS = ("aiosqlite>=0.20,<1", "uvloop>=0.21,<1", "hatchling>=1.27,<2", "editables>=0.5,<1")
 PEERS: Mapping[str, Sequence[str]] = {
     "absurd": ("absurd-sdk>=0.5,<0.6", "absurdctl>=0.5,<0.6", "psycopg[binary]>=3.2,<4"),
@@ -90,6 +92,7 @@ class Environments:
         self._folder = folder.resolve()
         self._before = before
         self._made: dict[str, Environment] = {}
+        self._failed: dict[str, SetupError] = {}
 
     def get(self, name: str) -> Environment:
         """Return an environment, which is made when it is not there.
@@ -97,11 +100,14 @@ class Environments:
         Raises:
             SetupError: It cannot be made.
         """
+        if name in self._failed:  # the next try would take as long
+            raise self._failed[name]
         if name not in self._made:
             try:
                 self._made[name] = self._make(name)
             except (OSError, subprocess.SubprocessError, SystemExit) as error:
-                raise SetupError(f"the environment {name} cannot be made: {_told(error)}") from error
+                self._failed[name] = SetupError(f"the environment {name} cannot be made: {_told(error)}")
+                raise self._failed[name] from error
         return self._made[name]
 
     def _make(self, name: str) -> Environment:
@@ -112,14 +118,14 @@ class Environments:
                 return self._earlier()
             case "ours":
                 folders = [word for one in DISTRIBUTIONS for word in ("--editable", str(ROOT / one))]
-                return self._python(name, OURS, ("--no-build-isolation", *folders))
+                return self._python(name, _described(), OURS, ("--no-build-isolation", *folders))
             case _:
-                return self._python(name, PEERS[name])
+                return self._python(name, "", PEERS[name])
 
-    def _python(self, name: str, *installs: Sequence[str]) -> Environment:
+    def _python(self, name: str, facts: str, *installs: Sequence[str]) -> Environment:
         folder = self._folder / name
         python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-        with _stamped(folder, [sys.version, *installs]) as is_new:
+        with stamped(folder, [sys.version, facts, *installs]) as is_new:
             if is_new:
                 _run(sys.executable, "-m", "venv", str(folder))
                 for words in installs:
@@ -132,7 +138,7 @@ class Environments:
         script = runpy.run_path(str(ROOT / "scripts" / "build_release.py"))
         folder = self._folder / f"before-{self._before.replace('/', '-')}"
         commit = script["commit_of"](self._before)
-        with _stamped(folder, [commit]) as is_new:
+        with stamped(folder, [commit]) as is_new:
             if is_new:
                 folder.mkdir(parents=True)
                 script["build_release"](self._before, folder)
@@ -145,7 +151,7 @@ class Environments:
     def _tanstack(self) -> Environment:
         folder = self._folder / "tanstack"
         package = {"private": True, "dependencies": NPM, "overrides": OVERRIDES}
-        with _stamped(folder, [package]) as is_new:
+        with stamped(folder, [package]) as is_new:
             if is_new:
                 folder.mkdir(parents=True)
                 (folder / "package.json").write_text(json.dumps(package))
@@ -157,8 +163,14 @@ class Environments:
         return Environment((str(node()),), versions, {"CONTENDER_PACKAGES": str(folder), "NODE_ENV": "production"})
 
 
+def _described() -> str:
+    """Return what an installation of ours knows by heart: when this changes, it must be made anew."""
+    files = [path for one in DISTRIBUTIONS for name in KNOWN for path in sorted((ROOT / one).glob(name))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
 @contextlib.contextmanager
-def _stamped(folder: Path, facts: Sequence[object]) -> Iterator[bool]:
+def stamped(folder: Path, facts: Sequence[object]) -> Iterator[bool]:
     """Yield whether a folder must be filled, which is then empty; it counts as filled when the block ends well."""
     stamp, wanted = folder / "made-of.json", json.dumps(facts, default=list)
     if stamp.exists() and stamp.read_text() == wanted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from comparison.results import Results, Score, Spread
+from comparison.results import DISTURBED, Results, Score, Spread
 from comparison.rows import CALIBRATIONS, CONTENDERS, ROWS, Row
 
 __all__ = ["duel", "figure", "tables"]
@@ -64,8 +64,13 @@ def _standing(scores: Sequence[Score], environment: str) -> Score | None:
 def _conditions(results: Results) -> str:
     rounds = f"{results.rounds} round" + ("s" if results.rounds > 1 else "")
     facts = [f"Measured on {results.date}: {rounds}, {results.seconds:g} seconds for each contender in a round."]
-    facts += [f"- {title}: {fact}" for title, fact in results.machine.items()]
-    return "\n".join([facts[0], "", *facts[1:]])
+    if results.disturbed:
+        facts.append(
+            f"**Other programs used the machine:** in {results.disturbed} of {results.turns} turns the raw limit "
+            f"changed by a factor of {DISTURBED:g} or more while a contender worked. The ranges show it."
+        )
+    listed = "\n".join(f"- {title}: {fact}" for title, fact in results.machine.items())
+    return "\n\n".join([*facts, listed])
 
 
 def _summary(results: Results, rows: Sequence[Row]) -> str:
@@ -117,11 +122,16 @@ def _row(row: Row, scores: Sequence[Score], charts: str) -> str:
     lines = [f'### <a id="{row.id}"></a>{row.title}', ""]
     if charts:
         lines += [f"![{row.title}, as bars]({charts}/{row.id}.svg)", ""]
-    lines += [
-        f"| Contender | {what} | ÷ {_floor(row)} | statements | WAL, bytes | client CPU, µs | server CPU, µs |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    titles = ["Contender", what, f"÷ {_floor(row)}", *_costs(row)]
+    lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     return "\n".join([*lines, *(_contender(row, score) for score in scores)])
+
+
+def _costs(row: Row) -> tuple[str, ...]:
+    """Return the titles of the columns that a kind of work has besides."""
+    if row.in_ms:
+        return ()
+    return (*(("statements", "WAL, bytes", "server CPU, µs") if row.counted else ()), "client CPU, µs")
 
 
 def _floor(row: Row) -> str:
@@ -132,11 +142,19 @@ def _contender(row: Row, score: Score) -> str:
     title = CONTENDERS[score.contender].title
     if not score.values or score.failure:
         why = f"**could not be measured**: {_cell(score.failure)}" if score.failure else score.absent or "not measured"
-        return f"| {title} | {why} | | | | | |"
-    counted = [NONE if one is None else figure(one) for one in (score.statements, score.wal_bytes)]
-    has_server = score.statements is not None
-    cpu = [_spread(score.client_us), _spread(score.server_us) if has_server else NONE]
-    return f"| {' | '.join([title, _spread(score.values), _spread(score.ratios), *counted, *cpu])} |"
+        return f"| {title} | {why} |{' |' * (1 + len(_costs(row)))}"
+    cost = {
+        "statements": _figure(score.statements),
+        "WAL, bytes": _figure(score.wal_bytes),
+        "server CPU, µs": _spread(score.server_us),
+        "client CPU, µs": _spread(score.client_us),
+    }
+    cells = [title, _spread(score.values), _spread(score.ratios), *(cost[column] for column in _costs(row))]
+    return f"| {' | '.join(cells)} |"
+
+
+def _figure(value: float | None) -> str:
+    return NONE if value is None else figure(value)
 
 
 def _cell(text: str) -> str:

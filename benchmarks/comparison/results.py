@@ -9,7 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Results", "Score", "Spread", "load", "save"]
+__all__ = ["DISTURBED", "Results", "Score", "Spread", "load", "save"]
+
+
+DISTURBED = 1.5
+"""By which factor the raw limit changes during a turn in which something else took the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,10 @@ class Results:
     """By environment, the versions of packages."""
     calibrations: dict[str, list[float]] = field(default_factory=dict)
     """Every measurement of each raw limit, in order."""
+    turns: int = 0
+    """How often a contender worked between two measurements of its raw limit."""
+    disturbed: int = 0
+    """How many of these turns were disturbed."""
     rows: dict[str, list[Score]] = field(default_factory=dict)
     """By row, the contenders in the order of the table."""
 
@@ -85,6 +93,11 @@ class Results:
                 return score
         scores.append(Score(contender))
         return scores[-1]
+
+    def note_turn(self, before: float, after: float) -> None:
+        """Note that a contender worked, and what the raw limit was before and after."""
+        self.turns += 1
+        self.disturbed += max(before, after) >= DISTURBED * min(before, after)
 
     @property
     def failures(self) -> list[str]:

@@ -119,20 +119,20 @@ OURS = ("ours", "ours-uvloop", "ours-separate", "ours-before")
 
 ROWS: tuple[Row, ...] = (
     Row(
-        "steps-1", "Durable steps on PostgreSQL, runs of 10 steps one after another", "step",
+        "steps-1", "Durable steps on PostgreSQL, one run after another", "step",
         (*OURS, "absurd", "absurd-sync", "dbos", "dbos-sync", "tanstack", "langgraph"),
         "insert-1", "steps", counted=500,
     ),
     Row(
-        "steps-16", "The same, 16 runs at once", "step",
+        "steps-16", "Durable steps on PostgreSQL, 16 runs at once", "step",
         (*OURS, "absurd", "dbos", "tanstack", "langgraph"), "insert-16", "steps", 16, counted=1_600,
     ),
     Row(
-        "steps-64", "The same, 64 runs at once on at most 16 connections", "step",
+        "steps-64", "Durable steps on PostgreSQL, 64 runs at once", "step",
         (*OURS, "absurd", "dbos", "tanstack", "langgraph"), "insert-16", "steps", 64, counted=6_400,
     ),
     Row(
-        "empty-1", "Empty runs on PostgreSQL one after another: start, end, result", "run",
+        "empty-1", "Empty runs on PostgreSQL, one after another", "run",
         (*OURS, "absurd", "absurd-sync", "dbos", "dbos-sync", "tanstack"), "insert-1", "empty", counted=100,
     ),
     Row(
@@ -141,15 +141,15 @@ ROWS: tuple[Row, ...] = (
         "insert-1", "jobs", 1, counted=300, jobs_a_second=2_500,
     ),
     Row(
-        "jobs-16", "The same, 16 at a time", "job",
+        "jobs-16", "One-step jobs through one worker, 16 at a time", "job",
         (*OURS, "pgqueuer", "procrastinate", "absurd"), "insert-16", "jobs", 16, counted=1_600, jobs_a_second=5_000,
     ),
     Row(
-        "jobs-64", "The same, 64 at a time", "job",
+        "jobs-64", "One-step jobs through one worker, 64 at a time", "job",
         (*OURS, "pgqueuer", "procrastinate", "absurd"), "insert-16", "jobs", 64, counted=3_200, jobs_a_second=5_000,
     ),
     Row(
-        "start-1", "Starting one run or job, one after another", "start",
+        "start-1", "Starting runs or jobs, one after another", "start",
         ("ours", "ours-uvloop", "ours-before", "pgqueuer", "procrastinate", "absurd"),
         "insert-1", "start", counted=200,
     ),
@@ -158,21 +158,21 @@ ROWS: tuple[Row, ...] = (
         ("ours", "pgqueuer", "procrastinate"), "insert-1", "start-many", counted=5_000,
     ),
     Row(
-        "sqlite-1", "Durable steps in a SQLite file, runs of 10 steps one after another", "step",
+        "sqlite-1", "Durable steps in a SQLite file, one run after another", "step",
         ("ours", "ours-separate", "ours-before", "dbos", "dbos-sync", "langgraph"),
         "sqlite", "steps", options={"store": "sqlite"},
     ),
     Row(
-        "sqlite-64", "The same, 64 runs at once", "step",
+        "sqlite-64", "Durable steps in a SQLite file, 64 runs at once", "step",
         ("ours", "ours-separate", "ours-before", "dbos", "langgraph"),
         "sqlite", "steps", 64, options={"store": "sqlite"},
     ),
     Row(
-        "memory-1", "The engine alone: steps on the memory store, one run after another", "step",
+        "memory-1", "Steps of the engine alone, in memory, one run after another", "step",
         ("ours", "ours-uvloop", "ours-before", "tanstack"), "tasks", "steps", options={"store": "memory"},
     ),
     Row(
-        "memory-64", "The same, 64 runs at once", "step",
+        "memory-64", "Steps of the engine alone, in memory, 64 runs at once", "step",
         ("ours", "ours-uvloop", "ours-before", "tanstack"), "tasks", "steps", 64, options={"store": "memory"},
     ),
     Row(

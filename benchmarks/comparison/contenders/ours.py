@@ -30,7 +30,7 @@ from comparison.contenders.stopwatch import (
 )
 
 SIGNALS = 60
-PAUSE_S = 0.01
+PAUSE_S = 0.03
 AT_ONCE = 64
 """Starts at once, where runs are queued before anything is measured."""
 

@@ -152,7 +152,7 @@ async def _share(at_once: int, turns: Iterator[int], unit: Callable[[], Awaitabl
 class Jobs:
     """The calls of a handler, while a worker drains a queue.
 
-    The clock runs from the first call to the last one that is counted, so that a worker's start is not in the rate.
+    The clock runs from the first call, so that a worker's start is not in the rate.
     """
 
     def __init__(self, task: Task) -> None:
@@ -185,7 +185,15 @@ class Jobs:
         self._answer(watch)
 
     def _answer(self, watch: Stopwatch) -> NoReturn:
+        answer(**watch.figures(len(self._calls)), rate=self.rate(time.perf_counter()))
+
+    def rate(self, now: float) -> float:
+        """Return jobs a second since the first one.
+
+        A worker that claims many begins them in one burst. So the clock runs on to the end of the time, unless there
+        was nothing left to do.
+        """
         if len(self._calls) < 2:
             raise RuntimeError("the worker did no job")
-        figures = watch.figures(len(self._calls))
-        answer(**figures, rate=(len(self._calls) - 1) / (self._calls[-1] - self._calls[0]))
+        end = self._calls[-1] if self._all.is_set() else now
+        return (len(self._calls) - 1) / (end - self._calls[0])
