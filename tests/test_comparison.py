@@ -335,7 +335,7 @@ def test_figures_are_for_a_unit() -> None:
 def test_burst_of_jobs_is_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time in which a worker brings the next jobs counts, unless there are none."""
     now = 0.0
-    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now)
+    monkeypatch.setattr("comparison.contenders.stopwatch.time.perf_counter", lambda: now)
     jobs = stopwatch.Jobs(Task("jobs", backlog=9))
 
     for now in (10.0, 10.0, 10.0, 10.0, 10.0):  # noqa: B007  # the clock
