@@ -123,6 +123,7 @@ class Comparison:
         usual = self._results.calibrations.setdefault(row.calibration, [])
         rate = self._raw_rate(row.calibration)
         while usual and rate < BUSY_SHARE * statistics.median(usual) and self._patience_s > 0:
+            self._say(f"the machine is busy: {rate:,.0f} a second, not {statistics.median(usual):,.0f}; waiting")
             self._patience_s -= PAUSE_S
             self._pause(PAUSE_S)
             rate = self._raw_rate(row.calibration)
