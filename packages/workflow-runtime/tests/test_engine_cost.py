@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from workflow_runtime import Context, WorkflowRuntime, workflow
@@ -37,22 +38,47 @@ async def per_step(counted: Callable[[], int], run: Callable[[int], Any]) -> flo
     return (counts[1] - counts[0]) / (MANY - FEW)
 
 
-async def test_a_step_takes_so_many_calls_of_functions() -> None:
-    """Of functions in Python, coroutines that go on included: the engine's, asyncio's and the store's."""
-    calls = 0
+class Calls:
+    """A count of the calls of functions in Python, coroutines that go on included."""
 
-    def count(frame: Any, event: str, arg: Any) -> None:
-        nonlocal calls
-        calls += event == "call"
+    def __init__(self) -> None:
+        self.made = 0
 
-    async def run(count_of_steps: int) -> None:
-        sys.setprofile(count)
+    def _count(self, frame: Any, event: str, arg: Any) -> None:
+        self.made += event == "call"
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what is called in the block."""
+        sys.setprofile(self._count)
         try:
-            await run_of(count_of_steps)
+            yield
         finally:
             sys.setprofile(None)
 
-    assert await per_step(lambda: calls, run) <= 245
+
+async def test_a_step_takes_so_many_calls_of_functions() -> None:
+    """The engine's, asyncio's and the store's."""
+    calls = Calls()
+
+    async def run(count_of_steps: int) -> None:
+        with calls.counted():
+            await run_of(count_of_steps)
+
+    assert await per_step(lambda: calls.made, run) <= 245
+
+
+async def test_a_run_takes_so_many_calls_of_functions() -> None:
+    """From its start to its result, without a step; and as many when others are there."""
+    calls = Calls()
+    runtime = WorkflowRuntime(store=InMemoryWorkflowStore(), workflows=[steps])
+    made = []
+    for at_once in (20, 20, 60):
+        before = calls.made
+        with calls.counted():
+            await asyncio.gather(*(runtime.run_here(steps, 0) for _ in range(at_once)))
+        made.append(calls.made - before)
+    assert (made[2] - made[1]) / 40 <= 480
 
 
 async def test_a_step_takes_so_many_turns_of_the_event_loop() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from workflow_runtime import ConfigurationError, Context, RunFailedError, workflow
 from workflow_runtime.engine.loop import HandlerTask, WorkflowLoop
+from workflow_runtime.isolation import Fence
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -98,6 +99,26 @@ def test_order_of_a_set_of_tasks_is_their_order(loop: WorkflowLoop) -> None:
     loop.run_until_blocked()
 
 
+async def test_drives_share_the_fence_around_their_loop() -> None:
+    """While somebody has covered a method of the loop (a test that holds its timers, say), that one is asked."""
+    loop = asyncio.get_running_loop()
+    first = Fence.around(loop)
+    assert Fence.around(loop) is first
+    asked: list[float] = []
+    loop.call_later = lambda delay, *_: asked.append(delay)  # type: ignore[method-assign,assignment]  # the point
+    covered = Fence.around(loop)
+    assert covered is not first
+    with covered:
+        loop.call_later(1, print)
+    loop.call_later(2, print)
+    del loop.call_later
+    assert asked == [1, 2]
+    assert Fence.around(loop) is Fence.around(loop)
+    with Fence.around(loop):
+        loop.call_later(3600, print).cancel()
+    assert asked == [1, 2]
+
+
 def test_tasks_of_many_handlers_are_told_apart_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first tasks of all runs have one number, and asyncio keeps all tasks in one set."""
     comparisons = 0
@@ -111,12 +132,34 @@ def test_tasks_of_many_handlers_are_told_apart_without_a_search(monkeypatch: pyt
 
     async def nothing() -> None: ...
 
-    loops = [WorkflowLoop(f"run-{number}") for number in range(200)]
+    loops = [WorkflowLoop(f"run-{number}") for number in range(200)]  # type: ignore[abstract]  # as in the fixture
     tasks = [loop.create_task(nothing()) for loop in loops]
     assert comparisons < 20
     assert {hash(task) for task in tasks} == {1}
     for loop in loops:
         loop.run_until_blocked()
+
+
+def test_ended_tasks_leave_nothing_behind(loop: WorkflowLoop) -> None:
+    """A handler may make a task for each of a million things; those that live are known, in their order."""
+
+    async def nothing() -> None: ...
+
+    async def waits() -> None:
+        await asyncio.Event().wait()
+
+    living = []
+    for number in range(1_000):
+        task = loop.create_task(waits() if number % 100 == 0 else nothing())
+        if number % 100 == 0:
+            living.append(task)
+        del task
+        loop.run_until_blocked()
+    assert loop.living_tasks() == living
+    assert len(loop._tasks) < 100  # nothing else shows what is kept
+    loop.cancel_tasks()
+    loop.run_until_blocked()
+    assert loop.living_tasks() == []
 
 
 def test_closed_loop_runs_nothing_more(loop: WorkflowLoop) -> None:

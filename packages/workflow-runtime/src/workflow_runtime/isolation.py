@@ -129,6 +129,18 @@ class Fence:
     that no client gets around, whatever else it has remembered of the loop.
     """
 
+    @classmethod
+    def around(cls, loop: asyncio.AbstractEventLoop) -> Fence:
+        """Return the fence around a loop. All drives on a loop share one, unless somebody has covered a method."""
+        names: dict[str, Any] = getattr(loop, "__dict__", {})
+        known = names.get(_FENCE)
+        if isinstance(known, cls) and not known.covered_by_others():
+            return known
+        made = cls(loop)
+        if not made.covered_by_others():
+            names[_FENCE] = made
+        return made
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # A loop without a dictionary cannot be borrowed; such a client then gets asyncio's own error, but later.
         self._names: dict[str, Any] = getattr(loop, "__dict__", {})
@@ -138,9 +150,13 @@ class Fence:
                 self._covers[name] = _cover(name, method)
         self._before: dict[str, Any] = {}
 
+    def covered_by_others(self) -> bool:
+        """Return whether somebody else has covered a method, a test say. To be asked outside of the block."""
+        return not self._covers.keys().isdisjoint(self._names)
+
     def __enter__(self) -> None:
         names, covers = self._names, self._covers
-        if not covers.keys().isdisjoint(names):  # somebody else has covered a method, a test say
+        if not covers.keys().isdisjoint(names):  # covered by others
             self._before = {name: names[name] for name in covers if name in names}
         names.update(covers)
 
@@ -155,6 +171,8 @@ class Fence:
             self._before = {}
 
 
+_FENCE = "_fence_of_workflow_runtime"
+"""Where a loop keeps its fence: the two hold each other, so a table of fences would keep all loops alive."""
 _COVERED = (
     "add_reader",
     "add_writer",

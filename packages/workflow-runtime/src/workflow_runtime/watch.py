@@ -82,7 +82,8 @@ class _Loop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
         self.thread_id: int = get_ident()
-        self.drives: list[WatchedDrive] = []
+        self.drives: dict[WatchedDrive, None] = {}
+        """The drives, in the order in which they began."""
         self.turn: WatchedDrive | None = None
         """Whose handler is running at this moment."""
         self.asked_at: float | None = None
@@ -109,7 +110,7 @@ class _Loop:
     def step(self) -> str | None:
         """Return which step is running at this moment, if one is."""
         task = asyncio.current_task(self.loop)
-        for drive in self.drives if task is not None else ():
+        for drive in list(self.drives) if task is not None else ():
             if (step_id := drive.step_of(task)) is not None:
                 return f"run {drive.run_id!r} of {drive.workflow_id!r}: its step {step_id!r}"
         return None
@@ -138,15 +139,17 @@ class LoopWatch:
         """Look at a drive on the running event loop from now on."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            known = self._loops.setdefault(loop, _Loop(loop))
-            known.drives.append(drive)
+            known = self._loops.get(loop)
+            if known is None:
+                known = self._loops[loop] = _Loop(loop)
+            known.drives[drive] = None
             self._start()
         return known
 
     def end(self, drive: WatchedDrive, known: _Loop) -> None:
         """Look at a drive no more; without any the thread ends."""
         with self._lock:
-            known.drives.remove(drive)
+            del known.drives[drive]
             if not known.drives:
                 self._loops.pop(known.loop, None)
 

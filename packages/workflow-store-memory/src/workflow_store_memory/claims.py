@@ -33,8 +33,10 @@ class RunFilter:
         """Return True if the run is one of them."""
         if run.status is not self.status or (self.queues is not None and run.queue not in self.queues):
             return False
-        version = WorkflowVersion(workflow_id=run.workflow_id, version=run.workflow_version)
-        return self.workflows is None or version in self.workflows
+        return self.workflows is None or any(
+            run.workflow_id == wanted.workflow_id and run.workflow_version == wanted.version
+            for wanted in self.workflows
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 
 from ..errors import ConfigurationError, DuplicateWorkflowError, InvalidArgumentError, UnknownWorkflowError
 from ..ids import check_id
+from ..isolation import package_of
 from ..misuse import name_of_callable
 from ..retry import RetryPolicy
 from ..store import WorkflowVersion
@@ -44,6 +45,8 @@ class Workflow(Generic[InputT_contra, OutputT_co]):
             if previous.id != id:
                 raise ConfigurationError(f"previous version {previous.version!r} of {id!r} has the id {previous.id!r}")
         self.handler = handler
+        self.package: str = package_of(handler)
+        """Name of the top-level package of the handler's own code."""
         self.id: str = id
         self.version: str = version
         self.previous_versions: tuple[Workflow[Any, Any], ...] = tuple(previous_versions)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from collections.abc import Callable
 
 from ..errors import ConfigurationError, CorruptRecordError, NonDeterminismError, QueryLimitReachedError
 from ..isolation import refused
@@ -39,15 +38,6 @@ class DriveLoop:
         self._drafts = parts.drafts
         self._stop = parts.stop
         self._state = LiveState(parts)
-        self._ends: dict[Move, Callable[[], Awaitable[DriveOutcome]]] = {
-            Move.RAISE: self._raise,
-            Move.LEAVE: self._leave,
-            Move.REFUSE_THREAD: self._refuse_thread,
-            Move.END_RUN: self._end_run,
-            Move.RELEASE: parts.lease_end.release,
-            Move.PAUSE: parts.lease_end.pause,
-            Move.REFUSE_DEADLOCK: self._refuse_deadlock,
-        }
 
     async def run(self) -> DriveOutcome:
         """Drive the run as far as it goes.
@@ -71,7 +61,7 @@ class DriveLoop:
                     pass
                 case _:
                     self._on_waiting(False)
-                    return await self._ends[move]()
+                    return await self._end(move)
 
     async def _replay_or_park(self) -> DriveOutcome | None:
         try:
@@ -137,6 +127,23 @@ class DriveLoop:
             self._steps.withdraw()
             self._parts.wake.set()
 
+    async def _end(self, move: Move) -> DriveOutcome:
+        match move:
+            case Move.END_RUN:
+                return await self._end_run()
+            case Move.PAUSE:
+                return await self._parts.lease_end.pause()
+            case Move.RELEASE:
+                return await self._parts.lease_end.release()
+            case Move.LEAVE:
+                return DriveOutcome.LOST
+            case Move.REFUSE_THREAD:
+                return await self._refuse_thread()
+            case Move.REFUSE_DEADLOCK:
+                return await self._parts.run_end.by_error(ConfigurationError(_DEADLOCK))
+            case _:
+                raise self._steps.fatal or self._transactions.broken or AssertionError("nothing is broken")
+
     async def _end_run(self) -> DriveOutcome:
         self._parts.break_off.cancel_steps()  # nobody awaits them, and a transaction may hold the only connection
         while self._settler.record_done():
@@ -145,19 +152,10 @@ class DriveLoop:
             return await self._parts.lease_end.release()
         return await self._parts.run_end.by_outcome()
 
-    async def _raise(self) -> NoReturn:
-        raise self._steps.fatal or self._transactions.broken or AssertionError("nothing is broken")
-
-    async def _leave(self) -> DriveOutcome:
-        return DriveOutcome.LOST
-
     async def _refuse_thread(self) -> DriveOutcome:
         thread = self._machine.loop.called_from
         what = f"a thread: {thread!r} has called back, and would wake the handler at another moment in a replay"
         return await self._parts.run_end.by_error(refused(what))
-
-    async def _refuse_deadlock(self) -> DriveOutcome:
-        return await self._parts.run_end.by_error(ConfigurationError(_DEADLOCK))
 
 
 _DEADLOCK = (

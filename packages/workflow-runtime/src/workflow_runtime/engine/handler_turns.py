@@ -31,7 +31,7 @@ class HandlerTurns:
 
     def __init__(self, watched: WatchedDrive) -> None:
         self._loop = asyncio.get_running_loop()
-        self._fence = Fence(self._loop)
+        self._fence = Fence.around(self._loop)
         self._watched = watched
 
     def call(self, function: Callable[..., T], *args: Any) -> T:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
 from typing import Any, NoReturn, TypeAlias, TypeVar
-from weakref import WeakSet
+from weakref import ref
 
 from ..escapes import exc_info_of, is_interrupt
 from ..isolation import LoopOfHandler, foreign_module, refused
@@ -81,7 +81,9 @@ class WorkflowLoop(LoopOfHandler):
         self._package = package
         self.ready: deque[asyncio.Handle] = deque()
         """The callbacks that are to run next."""
-        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self._tasks: list[ref[asyncio.Task[Any]]] = []
+        """The tasks in the order in which they were made. A task that has ended and that nobody holds is gone."""
+        self._many = _FEW
         self._tasks_made = 0
         self._unseen_failures: list[BaseException] = []
         """Failures of tasks that are gone already."""
@@ -140,17 +142,20 @@ class WorkflowLoop(LoopOfHandler):
 
     def cancel_tasks(self) -> None:
         """Cancel every task that has not ended."""
-        for task in sorted(self._tasks, key=hash):
+        for task in self._known_tasks():
             task.cancel()
 
     def living_tasks(self) -> list[asyncio.Task[Any]]:
         """Return the tasks that have not ended, in the order in which they were made."""
-        return sorted((task for task in self._tasks if not task.done()), key=hash)
+        return [task for task in self._known_tasks() if not task.done()]
 
     def unseen_failures(self) -> list[BaseException]:
         """Return the errors of tasks that nobody has looked at, unless the handler has cancelled them."""
-        failed = (task for task in sorted(self._tasks, key=hash) if _failed_unseen(task))
+        failed = (task for task in self._known_tasks() if _failed_unseen(task))
         return [*self._unseen_failures, *(error for task in failed if (error := task.exception()) is not None)]
+
+    def _known_tasks(self) -> list[asyncio.Task[Any]]:
+        return [task for known in self._tasks if (task := known()) is not None]
 
     def close(self) -> None:
         """Forget everything; what is still pending never runs."""
@@ -212,7 +217,10 @@ class WorkflowLoop(LoopOfHandler):
         self._tasks_made += 1
         maker = asyncio.current_task(self) if self.is_running() else None
         task = HandlerTask(coro, self._tasks_made, maker, loop=self, **options)
-        self._tasks.add(task)
+        self._tasks.append(ref(task))
+        if len(self._tasks) > self._many:
+            self._tasks = [ref(alive) for alive in self._known_tasks()]
+            self._many = max(_FEW, 2 * len(self._tasks))
         return task
 
     def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
@@ -244,6 +252,10 @@ class WorkflowLoop(LoopOfHandler):
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """Log what nobody handled, as `call_exception_handler` does."""
         self.call_exception_handler(context)
+
+
+_FEW = 64
+"""Number of tasks from which on those that are gone are looked for and dropped."""
 
 
 def _was_cancelled(future: asyncio.Future[Any]) -> bool:

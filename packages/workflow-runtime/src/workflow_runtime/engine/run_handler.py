@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..clock import from_ms
-from ..isolation import package_of
 from ..store import RunRecord
 from .context import Context
 from .definition import Workflow
@@ -33,11 +32,11 @@ class RunHandler:
 
     def machine(self) -> Machine:
         """Return a machine that can run it."""
-        return Machine(self._run.run_id, package_of(self._workflow.handler))
+        return Machine(self._run.run_id, self._workflow.package)
 
     def traced_machine(self) -> TracedMachine:
         """Return a machine that can run it and keeps what it asks for."""
-        return TracedMachine(self._run.run_id, package_of(self._workflow.handler), self._settings.codec)
+        return TracedMachine(self._run.run_id, self._workflow.package, self._settings.codec)
 
     def on(self, machine: Machine) -> Callable[[], Awaitable[Any]]:
         """Return the function for `Machine.start`. Its durable operations are those of this machine."""
