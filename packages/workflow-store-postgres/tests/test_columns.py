@@ -36,6 +36,8 @@ COLUMNS = {
     "list_runs_descending": rows.LISTED_COLUMNS,
     "list_runs_in_lanes": rows.LISTED_COLUMNS,
     "list_runs_in_lanes_descending": rows.LISTED_COLUMNS,
+    "list_nearby_runs": rows.LISTED_COLUMNS,
+    "list_nearby_runs_descending": rows.LISTED_COLUMNS,
     "list_failed_runs": rows.LISTED_COLUMNS,
     "list_failed_runs_descending": rows.LISTED_COLUMNS,
     "list_runs_by_prefix": rows.LISTED_COLUMNS,

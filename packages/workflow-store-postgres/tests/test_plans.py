@@ -3,6 +3,7 @@
 A claim, and a page of a listing, must also cost the same when there is much more that does not concern them.
 """
 
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion
+from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion, encode_run_cursor
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_store_sql import load_statements
 from workflow_test_support.servers.postgres_databases import at_database, new_database, new_template
@@ -110,6 +111,13 @@ def with_some_rare(server_dsn: str, rare_template: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def crowded(server_dsn: str, rare_template: str) -> Iterator[str]:
+    """The same with many more runs that finished, at all times, for tests that only look."""
+    with new_template(server_dsn, rare_template, CROWD, "VACUUM ANALYZE") as name:
+        yield at_database(server_dsn, name)
+
+
+@pytest.fixture(scope="session")
 def runs_with_some_rare() -> list[RunSummary]:
     """All runs of it, as soon as the first test has read them."""
     return []
@@ -178,6 +186,8 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "list_runs_descending": PAGE_BACKWARDS,
     "list_runs_in_lanes": (*FILTERED, *PAGE),
     "list_runs_in_lanes_descending": (*FILTERED, *PAGE_BACKWARDS),
+    "list_nearby_runs": (*FILTERED, *PAGE),
+    "list_nearby_runs_descending": (*FILTERED, *PAGE_BACKWARDS),
     "list_failed_runs": (["dead", "errored"], *PAGE),
     "list_failed_runs_descending": (["dead", "errored"], *PAGE_BACKWARDS),
     "count_runs": (["running"], None, None, 0, 2**53),
@@ -253,6 +263,15 @@ async def test_heartbeats_look_each_head_up_by_itself(
     assert "Join Filter" not in plan, plan
     assert "Seq Scan" not in plan, plan
     assert plan.count("Index Cond: (run_id = ") == 3, plan
+
+
+READS_A_TABLE = {"count_all_runs"}
+"""What is meant to read a table from end to end."""
+
+
+def test_every_statement_that_finds_runs_is_explained() -> None:
+    finds = {name for name in SQL if name.startswith(("list_", "count_", "claim_", "prune_"))}
+    assert finds == {name for name in {*STATEMENTS, *PLANNED_FOR_VALUES} if name in finds} | READS_A_TABLE
 
 
 BULK = {"cancel_runs", "terminate_runs", "requeue_runs", "retry_runs"}
@@ -389,7 +408,7 @@ async def test_rare_runs_are_found_without_reading_the_others(
     table = await connection.fetchval("SELECT relpages FROM pg_class WHERE relname = 'workflow_event_locks'")
     for mode, name, values in asked:
         pages = await pages_read(connection, name, values, mode)
-        assert pages < table / 2, f"{name} looks at {pages} pages for {len(expected)} runs; the table has {table}"
+        assert pages < table * 0.6, f"{name} looks at {pages} pages for {len(expected)} runs; the table has {table}"
     await connection.close()
 
 
@@ -400,6 +419,137 @@ UPDATE workflow_event_locks SET queue = 'rare' WHERE created_at % 4000 IN (5, 7)
 UPDATE workflow_runs AS run SET workflow_id = head.workflow_id, queue = head.queue
 FROM workflow_event_locks AS head WHERE head.run_id = run.run_id;
 """
+
+
+CROWD = f"""
+INSERT INTO workflow_event_locks (
+    run_id, status, workflow_id, workflow_version, queue, priority, lease_number, next_index, inbox_seq,
+    cancel_requested, crashes, awaiting, operation_id, operation_answer, created_at, updated_at, finished_at
+)
+SELECT
+    'crowd-' || n, 'finished', 'workflow-' || n % 3, '1', 'default', 0, 1, 3, 1, false, 0, '[]', 'o', '{{}}',
+    1 + n % {RUNS}, n, n
+FROM generate_series(1, 3 * {RUNS}) AS n
+WHERE n % {RUNS} NOT BETWEEN 14990 AND 15030;
+INSERT INTO workflow_runs (run_id, workflow_id, workflow_version, queue, priority, created_at)
+SELECT run_id, workflow_id, workflow_version, queue, priority, created_at FROM workflow_event_locks
+WHERE run_id LIKE 'crowd-%';
+INSERT INTO workflow_run_states (run_id, input)
+SELECT run_id, '{{}}' FROM workflow_event_locks WHERE run_id LIKE 'crowd-%';
+"""
+
+COMMON: dict[str, dict[str, Any]] = {
+    "everything": {},
+    "a status": {"statuses": [RunStatus.QUEUED]},
+    "what finished": {"statuses": [RunStatus.FINISHED]},
+    "all statuses but one": {"statuses": [status for status in RunStatus if status != RunStatus.DEAD]},
+    "a workflow": {"workflow_ids": ["workflow-1"]},
+    "a status of a workflow": {"workflow_ids": ["workflow-1"], "statuses": [RunStatus.PAUSED]},
+    "a queue": {"queues": ["default"]},
+    "a status in a queue": {"queues": ["default"], "statuses": [RunStatus.QUEUED]},
+    "everything named": {
+        "queues": ["default", "rare"],
+        "workflow_ids": ["workflow-1", "workflow-2"],
+        "statuses": [RunStatus.QUEUED, RunStatus.FINISHED],
+    },
+    "a prefix": {"run_id_prefix": "run-"},
+    "from some time": {"statuses": [RunStatus.QUEUED], "created_from_ms": 10_000},
+}
+SHAPES = {f"common: {what}": filters for what, filters in COMMON.items()} | {
+    f"rare: {what}": filters for what, filters in RARE.items()
+}
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("what", SHAPES)
+async def test_pages_cost_the_same_however_many_others_finished(
+    with_some_rare: str, crowded: str, what: str, descending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the plan that holds for all values, the first page and one in the middle."""
+    for cursor in (None, encode_run_cursor(RUNS // 2, "run-")):
+        page = {"limit": 50, "cursor": cursor, "descending": descending} | SHAPES[what]
+        few = await rows_of_listing(with_some_rare, monkeypatch, **page)
+        many = await rows_of_listing(crowded, monkeypatch, **page)
+        assert many <= 1.2 * few + 50, (many, few)
+        assert many <= MOST_ROWS, (many, few)
+
+
+MOST_ROWS = 51 * 10 + 51 * 7 + 51 * 2 + 200
+"""How many rows a listing reads: where what finished is asked for, it looks at ten times the page first; then it may
+read a page of each status, and it reads the runs of its page from two tables. The rest is for finding lanes."""
+
+
+async def rows_of_listing(dsn: str, monkeypatch: pytest.MonkeyPatch, **asked_for: Any) -> int:
+    """List runs, and count the rows that the statements read."""
+    async with PostgresWorkflowStore.connect(dsn, listen=False) as store:
+        with monkeypatch.context() as patch:
+            asked = listen_in(store, patch)
+            await store.list_runs(**asked_for)
+    connection = await asyncpg.connect(dsn)
+    read = [await rows_read(connection, name, values, mode) for mode, name, values in asked]
+    await connection.close()
+    return sum(read)
+
+
+async def rows_read(connection: asyncpg.Connection, name: str, values: tuple[Any, ...], mode: str) -> int:
+    """Run a statement and count what it reads of tables and indexes, and how often it searches in vain."""
+    plan = json.loads(await explain(connection, name, values, mode, "(ANALYZE, TIMING OFF, FORMAT JSON)"))
+    return sum(_rows_of_node(node) for node in _nodes(plan[0]["Plan"]) if "workflow_" in node.get("Relation Name", ""))
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for inner in node.get("Plans", []):
+        yield from _nodes(inner)
+
+
+def _rows_of_node(node: dict[str, Any]) -> int:
+    rows = node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    return int(node["Actual Loops"] * max(rows, 1))
+
+
+@pytest.mark.parametrize("descending", [False, True])
+async def test_common_runs_are_found_nearby_however_many_lanes_there_are(
+    changeable: asyncpg.Connection, dsn: str, descending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue for each tenant."""
+    await changeable.execute("UPDATE workflow_event_locks SET queue = 'tenant-' || created_at % 2000")
+    await changeable.execute("VACUUM ANALYZE")
+    many_lanes = await rows_of_listing(dsn, monkeypatch, limit=50, descending=descending, statuses=[RunStatus.FINISHED])
+    await changeable.execute("UPDATE workflow_event_locks SET queue = 'default'")
+    await changeable.execute("VACUUM ANALYZE")
+    one_lane = await rows_of_listing(dsn, monkeypatch, limit=50, descending=descending, statuses=[RunStatus.FINISHED])
+    assert many_lanes <= 1.5 * one_lane, (many_lanes, one_lane)
+
+
+async def test_of_many_lanes_only_those_are_read_that_may_be_on_the_page(
+    changeable: asyncpg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each lane its first run, and no more of those whose first run comes too late."""
+    await changeable.execute(
+        "UPDATE workflow_event_locks SET queue = 'tenant-' || created_at / 40 WHERE status = 'queued'"
+    )
+    await changeable.execute("VACUUM ANALYZE")
+    lanes = await changeable.fetchval(
+        "SELECT count(DISTINCT (workflow_id, queue)) FROM workflow_event_locks WHERE status = 'queued'"
+    )
+    assert lanes == 1_500
+    read = await rows_of_listing(dsn, monkeypatch, limit=10, statuses=[RunStatus.QUEUED])
+    # One search finds each lane and one its first run. The page reads eleven lanes, and eleven runs from two tables.
+    assert read <= 2 * lanes + 11 * 11 + 2 * 11 + 10, read
+
+
+async def test_the_count_of_everything_reads_the_table_once(
+    with_some_rare: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lane by lane it would take ten times as long: this is the one statement that is meant to read a table."""
+    for asked_for in ({}, {"statuses": [RunStatus.FINISHED, RunStatus.DEAD]}):
+        async with PostgresWorkflowStore.connect(with_some_rare, listen=False) as store:
+            with monkeypatch.context() as patch:
+                asked = listen_in(store, patch)
+                counts = await store.count_runs(**asked_for)  # type: ignore[arg-type]
+        assert [name for _, name, _ in asked] == ["count_all_runs"]
+        assert set(counts) == set(asked_for.get("statuses", [*RunStatus])) - {RunStatus.ABORTED, RunStatus.ERRORED}
 
 
 def listen_in(store: PostgresWorkflowStore, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[Any, ...]]]:
