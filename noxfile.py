@@ -331,7 +331,11 @@ PARTS = {
     "migration tools": tests_of("tests docs release", "tests/test_migration_tools.py", "tests/test_refusals.py"),
     "wheels": tests_of("tests wheels release", "tests/test_wheels.py", processes=0),
     "scale": Part("release", run=command("benchmarks/postgres_scale.py", "--check")),
-    "listings": Part("release", run=command("benchmarks/postgres_listings.py", "--check")),
+    "listings": Part("release", run=command("benchmarks/postgres_listings.py", "--runs", "10000000", "--check")),
+    "lanes": Part(
+        "release", run=command("benchmarks/postgres_listings.py", "--runs", "1000000", "--tenants", "1000", "--check")
+    ),
+    "sqlite-listings": Part("release", run=command("benchmarks/sqlite_listings.py", "--check")),
     "migrations": Part("release", run=command("benchmarks/postgres_migrations.py", "--check")),
     "certificates": Part("release certificates", run=certify_stores),
     # These fetch a program besides packages, so only `release` runs them, once.

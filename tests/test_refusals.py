@@ -175,12 +175,14 @@ async def unrecorded(database: Database) -> None:
 @scene("A later migration stopped in the middle")
 async def unfinished(database: Database) -> None:
     name = database.package.__name__.replace("_", "-")
+    number = len(database.package.get_migrations())
+    migration_id = f"{number:04}_expand_note"
     sql = f"""
     ALTER TABLE workflow_runs ADD COLUMN note text;
     CREATE INDEX workflow_runs_note ON workflow_runs (note);
-    {NEWER.format(name, "'0.1.0'").replace("0099_contract_much", "0005_expand_note")};
+    {NEWER.format(name, "'0.1.0'").replace("0099_contract_much", migration_id)};
     """
-    later = Migration(migration_id="0005_expand_note", number=5, sql=sql, checksum=checksum(sql))
+    later = Migration(migration_id=migration_id, number=number, sql=sql, checksum=checksum(sql))
     migrations = (*database.package.get_migrations(), later)
     await database.migrate()
     await database.execute(later.statements[0])

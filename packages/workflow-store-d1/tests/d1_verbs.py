@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import Awaited, NewEvent, Timer
+from workflow_runtime.store import Awaited, NewEvent, RunStatus, Timer
 from workflow_store_d1 import D1Database, D1PreparedStatement, D1Result, D1WorkflowStore
 from workflow_store_d1.database import D1Value
 
@@ -59,6 +59,7 @@ def run(run_id: str, **options: Any) -> dict[str, Any]:
     return {"run_id": run_id, **facts, **options}
 
 
+NOT_FINISHED = [status for status in RunStatus if status is not RunStatus.FINISHED]
 HELD: dict[str, Any] = {"owner": "w", "lease_ms": 10}
 BATCH: dict[str, Any] = {**HELD, "now_ms": 100, "limit": 10}
 
@@ -100,6 +101,14 @@ ONE_TRIP: dict[str, tuple[str, dict[str, Any]]] = {
     "prune": ("prune_runs", {"finished_before_ms": 500, "limit": 10}),
     "events": ("read_events", {"run_id": "paused", "limit": 10}),
     "list": ("list_runs", {"limit": 10}),
+    "list running": ("list_runs", {"limit": 10, "statuses": [RunStatus.RUNNING]}),
+    "list paused": ("list_runs", {"limit": 10, "statuses": [RunStatus.PAUSED]}),
+    "list what has not finished": ("list_runs", {"limit": 10, "statuses": NOT_FINISHED}),
+    "list finished": ("list_runs", {"limit": 10, "statuses": [RunStatus.FINISHED]}),
+    "list workflows": ("list_runs", {"limit": 10, "workflow_ids": ["w", "w2"]}),
+    "list a queue": ("list_runs", {"limit": 10, "queues": ["gpu"]}),
+    "count running": ("count_runs", {"statuses": [RunStatus.RUNNING, RunStatus.DEAD]}),
+    "count a queue": ("count_runs", {"queues": ["gpu"]}),
     "count": ("count_runs", {}),
     "timeline": ("get_run_timeline", {"run_id": "paused"}),
     "clock": ("read_clock", {}),

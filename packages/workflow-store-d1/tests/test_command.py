@@ -22,7 +22,8 @@ from workflow_store_d1.__main__ import main
 from workflow_store_sql import Schema
 from workflow_test_support.servers.d1_rest import RestDatabase
 
-FIRST, EXPAND, FAILED, TERMINAL, CONTRACT = IDS = [one.migration_id for one in get_migrations()]
+FIRST, EXPAND, FAILED, TERMINAL, CONTRACT, WAITING, QUEUE = IDS = [one.migration_id for one in get_migrations()]
+ONLINE = [FAILED, TERMINAL, WAITING, QUEUE]
 CAN_RUN = "this release can run on these tables"
 MARKER = "quokka-7"
 """A word that is in nothing that anybody says by himself."""
@@ -136,15 +137,15 @@ def test_old_tables_are_upgraded_phase_by_phase(at: Call, old: Path) -> None:
     assert status.status == 1
     assert status.json["can_run"] is False
     assert status.json["verdict"] == (f"the database lacks the migrations {EXPAND}; run `workflow-store-d1 migrate`")
-    assert status.json["missing"] == {"expand": [EXPAND], "online": [FAILED, TERMINAL], "contract": [CONTRACT]}
+    assert status.json["missing"] == {"expand": [EXPAND], "online": ONLINE, "contract": [CONTRACT]}
     assert at("check").err == f"{status.json['verdict']}\n"
 
     assert at("migrate", "--phase", "expand").status == 0
     assert recorded(old) == [FIRST, EXPAND]
     done = at("migrate", "--json")
-    assert done.json["applied"] == [FAILED, TERMINAL]
+    assert done.json["applied"] == ONLINE
     assert [one["id"] for one in done.json["left"]] == [CONTRACT]
-    assert recorded(old) == IDS[:-1]
+    assert recorded(old) == [one for one in IDS if one != CONTRACT]
     assert at("migrate").out.splitlines() == [
         "applied: nothing",
         f"left: {CONTRACT} (needs --phase contract, once no program of an earlier release runs)",
@@ -160,13 +161,15 @@ def test_plan_and_dry_run_change_nothing(at: Call, old: Path) -> None:
         f"{EXPAND}  expand, transaction 1: which environment the tables belong to.",
         f"{FAILED}  online, transaction 2: finds runs that ended badly by their status.",
         f"{TERMINAL}  online, transaction 3: finds ended runs by their status and age.",
+        f"{WAITING}  online, transaction 4: finds runs that wait by their status.",
+        f"{QUEUE}  online, transaction 5: finds the runs of a queue that is not the default one.",
         f"later: {CONTRACT} (needs --phase contract, once no program of an earlier release runs)",
     ]
     assert (plan.status, at("plan", "--exit-code").status) == (0, 1)
     assert at("migrate", "--dry-run").out == plan.out
     assert [step["id"] for step in at("plan", "--phase", "expand", "--json").json["steps"]] == [EXPAND]
     everything = at("plan", "--phase", "contract", "--json").json
-    assert [step["id"] for step in everything["steps"]] == IDS[1:]
+    assert [step["id"] for step in everything["steps"]] == [EXPAND, *ONLINE, CONTRACT]
     assert everything["later"] == []
     assert recorded(old) == [FIRST]
     at("migrate", "--phase", "contract")
@@ -282,12 +285,12 @@ def test_tables_of_others_are_shown_and_left_alone(at: Call, path: Path) -> None
 
 
 def test_database_that_is_ahead(at: Call, new: Path) -> None:
-    values = f"'0005_contract_all', package_name, '9.0.0', '0.2.0', NULL, {10**18}, NULL"
+    values = f"'0007_contract_all', package_name, '9.0.0', '0.2.0', NULL, {10**18}, NULL"
     records = "workflow_schema_migrations"
     run_sql(new, f"INSERT INTO {records} SELECT {values} FROM {records} LIMIT 1")
     status = at("status")
     assert (status.status, status.out.splitlines()[-1]) == (0, CAN_RUN)
-    assert "  0005_contract_all  at an unknown time  shipped with 9.0.0  unknown to this release" in status.out
+    assert "  0007_contract_all  at an unknown time  shipped with 9.0.0  unknown to this release" in status.out
     run_sql(new, "UPDATE workflow_schema_migrations SET oldest_code = '9.0.0' WHERE package_version = '9.0.0'")
     status = at("status", "--json")
     assert status.status == 1
@@ -341,7 +344,10 @@ def test_checksums_are_filled_in_after_a_look(at: Call, by_hand: Path) -> None:
     run_sql(by_hand, "CREATE INDEX workflow_runs_created ON workflow_runs (created_at, run_id)")
     done = at("repair", "--checksum", FIRST, "--yes")
     assert (done.status, "warning" in done.err) == (0, False)
-    assert [row["checksum"] for row in at("status", "--json").json["recorded"]] == ["matches", *["absent"] * 4]
+    assert [row["checksum"] for row in at("status", "--json").json["recorded"]] == [
+        "matches",
+        *["absent"] * (len(IDS) - 1),
+    ]
     assert at("repair", "--checksum", FIRST).out == "nothing is to be repaired\n"
 
 

@@ -43,14 +43,14 @@ TANSTACK = tanstack.script("sqlite")
 
 # What a later release might add.
 NEXT = Migration(
-    migration_id="0005_expand_add_note",
-    number=5,
+    migration_id="0007_expand_add_note",
+    number=7,
     sql="""
 ALTER TABLE workflow_runs ADD COLUMN note TEXT;
 INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
-VALUES ('0005_expand_add_note', 'workflow-store-d1', '0.3.0', NULL, 1);
+VALUES ('0007_expand_add_note', 'workflow-store-d1', '0.3.0', NULL, 1);
 """,
-    checksum=checksum("0005"),
+    checksum=checksum("0007"),
 )
 
 
@@ -66,15 +66,15 @@ def run_script(path: Path, script: str) -> None:
 
 # What that release no longer uses.
 LAST = Migration(
-    migration_id="0006_contract_drop_version",
-    number=6,
+    migration_id="0008_contract_drop_version",
+    number=8,
     sql="""
 ALTER TABLE workflow_runs DROP COLUMN workflow_version;
 INSERT INTO workflow_schema_migrations
     (migration_id, package_name, package_version, oldest_code, checksum, applied_at)
-VALUES ('0006_contract_drop_version', 'workflow-store-d1', '0.3.0', '0.3.0', NULL, 1);
+VALUES ('0008_contract_drop_version', 'workflow-store-d1', '0.3.0', '0.3.0', NULL, 1);
 """,
-    checksum=checksum("0006"),
+    checksum=checksum("0008"),
 )
 
 
@@ -222,10 +222,10 @@ async def test_older_database_is_behind_until_it_is_upgraded(
     next_release()
     with pytest.raises(SchemaBehindError, match="ensure_schema") as refused:
         await store.check_schema()
-    assert refused.value.missing == ("0005_expand_add_note",)
+    assert refused.value.missing == ("0007_expand_add_note",)
     await store.ensure_schema()
     await store.check_schema()
-    assert read(path, RECORDS)[-1] == ("0005_expand_add_note", "workflow-store-d1", NEXT.checksum)
+    assert read(path, RECORDS)[-1] == ("0007_expand_add_note", "workflow-store-d1", NEXT.checksum)
 
 
 async def test_record_of_a_file_that_was_applied_by_hand_stays_without_a_checksum(
@@ -304,10 +304,10 @@ async def test_newer_database_is_ahead(store: D1WorkflowStore, path: Path, call:
     run_script(path, NEXT.sql)
     with pytest.raises(SchemaAheadError, match="upgrade workflow-store-d1") as refused:
         await getattr(store, call)()
-    assert refused.value.unknown == ("0005_expand_add_note",)
+    assert refused.value.unknown == ("0007_expand_add_note",)
 
 
-AS_OF = "UPDATE workflow_schema_migrations SET oldest_code = '{}' WHERE migration_id = '0005_expand_add_note'"
+AS_OF = "UPDATE workflow_schema_migrations SET oldest_code = '{}' WHERE migration_id = '0007_expand_add_note'"
 
 
 @pytest.mark.parametrize("oldest_code", ["0.2.0", "0.2", "0.1.9"])
@@ -334,7 +334,7 @@ async def test_code_that_is_too_old_hears_what_it_needs(
 
 async def test_file_says_what_it_records(store: D1WorkflowStore, path: Path) -> None:
     said = [one.oldest_code for one in get_migrations()]
-    assert said == ["0.1.0", "0.1.0", "0.1.0", "0.1.0", "0.2.0"]
+    assert said == ["0.1.0", "0.1.0", "0.1.0", "0.1.0", "0.2.0", "0.1.0", "0.1.0"]
     assert read(path, "SELECT oldest_code FROM workflow_schema_migrations ORDER BY migration_id") == [
         (one,) for one in said
     ]
@@ -382,17 +382,17 @@ async def test_migration_that_stopped_in_the_middle_is_told_of(
 
 # A later migration that a tool without a transaction left in the middle.
 SEVERAL = Migration(
-    migration_id="0005_expand_several",
-    number=5,
+    migration_id="0007_expand_several",
+    number=7,
     sql="""
 ALTER TABLE workflow_runs ADD COLUMN note TEXT;
 UPDATE workflow_runs SET note = 'none' WHERE note IS NULL;
 CREATE INDEX workflow_runs_note ON workflow_runs (note);
 DROP INDEX workflow_runs_created;
 INSERT INTO workflow_schema_migrations (migration_id, package_name, package_version, checksum, applied_at)
-VALUES ('0005_expand_several', 'workflow-store-d1', '0.3.0', NULL, 1);
+VALUES ('0007_expand_several', 'workflow-store-d1', '0.3.0', NULL, 1);
 """,
-    checksum=checksum("0005"),
+    checksum=checksum("0007"),
 )
 DONE = {1: 1, 2: 1, 3: 3, 4: 4}
 """Statements of it that are known to be done, by how many were sent: an UPDATE leaves no trace that we know."""
@@ -410,7 +410,7 @@ async def test_later_migration_that_stopped_in_the_middle_says_what_is_left(
     (rendered,) = render_migrations([SEVERAL], TableNames.of(names))
     run_script(path, ";".join(rendered.statements[:sent]))
     before = read(path, CATALOGUE)
-    with pytest.raises(SchemaUnrecordedError, match="0005_expand_several") as told:
+    with pytest.raises(SchemaUnrecordedError, match="0007_expand_several") as told:
         await store.ensure_schema()
     assert read(path, CATALOGUE) == before
     assert told.value.left == rendered.statements[DONE[sent] :]

@@ -185,7 +185,7 @@ async def test_error_about_a_missing_migration_does_not_name_d1(path: Path, monk
     async with SQLiteWorkflowStore.open(path) as store:
         await store.ensure_schema()
         released = get_migrations()
-        later = replace(released[-1], migration_id="0005_later", number=5)
+        later = replace(released[-1], migration_id="0007_later", number=7)
         monkeypatch.setattr(schema, "get_migrations", lambda: (*released, later))
         with pytest.raises(SchemaBehindError) as raised:
             await store.check_schema()

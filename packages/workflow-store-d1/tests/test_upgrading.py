@@ -16,7 +16,7 @@ from workflow_test_support.workloads import odd_names
 
 OpenStore = Callable[..., Awaitable[D1WorkflowStore]]
 
-FIRST, EXPAND, FAILED, TERMINAL, CONTRACT = (migration.migration_id for migration in get_migrations())
+FIRST, EXPAND, FAILED, TERMINAL, CONTRACT, WAITING, QUEUE = (migration.migration_id for migration in get_migrations())
 RUN: dict[str, Any] = {"workflow_id": "w", "workflow_version": "1", "input": "1", "operation_id": "o", "now_ms": 1}
 
 
@@ -50,10 +50,10 @@ async def test_tables_in_use_are_expanded_and_indexed_and_contracted_on_request(
     await store.check_schema(deep=True)
     for _ in range(2):
         await store.ensure_schema()
-        assert recorded(path) == [FIRST, EXPAND, FAILED, TERMINAL]
+        assert recorded(path) == [FIRST, EXPAND, FAILED, TERMINAL, WAITING, QUEUE]
         await store.check_schema(deep=True)
     await store.ensure_schema(contract=True)
-    assert recorded(path) == [FIRST, EXPAND, FAILED, TERMINAL, CONTRACT]
+    assert recorded(path) == [FIRST, EXPAND, FAILED, TERMINAL, CONTRACT, WAITING, QUEUE]
     await store.check_schema(deep=True)
 
 
@@ -61,7 +61,7 @@ async def test_tables_in_use_are_expanded_and_indexed_and_contracted_on_request(
 async def test_contracting_builds_indexes_first(path: Path, open_store: OpenStore) -> None:
     """What contracts takes away what an index was built in place of."""
     await (await open_store()).ensure_schema(contract=True, online=False)
-    assert recorded(path) == [FIRST, EXPAND, FAILED, TERMINAL, CONTRACT]
+    assert recorded(path) == [FIRST, EXPAND, FAILED, TERMINAL, CONTRACT, WAITING, QUEUE]
 
 
 @pytest.mark.usefixtures("old")
@@ -84,7 +84,15 @@ async def test_names_of_the_users_own(path: Path, open_store: OpenStore) -> None
     store = await open_store(tables=odd_names.TABLES)
     await store.ensure_schema(contract=True)
     await store.check_schema(deep=True)
-    assert recorded(path, odd_names.TABLES["schema_migrations"]) == [FIRST, EXPAND, FAILED, TERMINAL, CONTRACT]
+    assert recorded(path, odd_names.TABLES["schema_migrations"]) == [
+        FIRST,
+        EXPAND,
+        FAILED,
+        TERMINAL,
+        CONTRACT,
+        WAITING,
+        QUEUE,
+    ]
 
 
 async def test_new_tables_say_which_environment_they_belong_to(path: Path, open_store: OpenStore) -> None:

@@ -76,7 +76,15 @@ _TABLES = {
 }
 
 
-_OTHERS = ("heartbeat", "heartbeat of many", "retry", "start a tick", "repeat an append", "refuse an append")
+_OTHERS = (
+    "heartbeat",
+    "heartbeat of many",
+    "retry",
+    "list by prefix",
+    "start a tick",
+    "repeat an append",
+    "refuse an append",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +149,8 @@ async def _scene(
         verb, values = BY_THE_DRIVER["fail"]
         await getattr(store, verb)(**held, operation_id="o", **values)
         call = ("retry_run", {"run_id": "running", "event": NewEvent(kind="retried", payload=ONE), "now_ms": 6})
+    elif work == "list by prefix":
+        call = ("list_runs", {"limit": 10, "run_id_prefix": "other-19"})
     elif work == "start a tick":
         call = await _claimed_tick(store)
     else:

@@ -29,6 +29,7 @@ from .opening import StoreOpening
 from .pages import (
     ANY_SIZE,
     END_OF_TIME_MS,
+    after_prefix,
     fail_only,
     read_log_page,
     read_run_page,
@@ -59,6 +60,7 @@ __all__ = [
     "StoreOpening",
     "TickMark",
     "__version__",
+    "after_prefix",
     "answer_append",
     "answer_approval",
     "answer_cancel",

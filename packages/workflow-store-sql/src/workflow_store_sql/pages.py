@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 
 from workflow_runtime.store import (
@@ -20,6 +21,7 @@ from .rows import Row, RowReader
 __all__ = [
     "ANY_SIZE",
     "END_OF_TIME_MS",
+    "after_prefix",
     "fail_only",
     "read_log_page",
     "read_run_page",
@@ -32,6 +34,7 @@ END_OF_TIME_MS = 2**53
 """After every time that the contract allows."""
 ANY_SIZE = 2**53
 """A limit of bytes that nothing reaches."""
+_SURROGATES, _AFTER_SURROGATES = 0xD800, 0xE000
 _FAILED: frozenset[RunStatus] = frozenset({RunStatus.ABORTED, RunStatus.DEAD, RunStatus.ERRORED})
 """The statuses in workflow_event_locks_failed."""
 
@@ -39,6 +42,16 @@ _FAILED: frozenset[RunStatus] = frozenset({RunStatus.ABORTED, RunStatus.DEAD, Ru
 def fail_only(statuses: Collection[RunStatus] | None) -> bool:
     """Return True if only runs that failed are asked for: they have an index of their own."""
     return bool(statuses) and _FAILED.issuperset(statuses or ())
+
+
+def after_prefix(prefix: str) -> str | None:
+    """Return the first text after all that begin so, by code point; `None` if there is none."""
+    for length in range(len(prefix), 0, -1):
+        last = ord(prefix[length - 1])
+        if last < sys.maxunicode:
+            # No text that is stored has a lone surrogate.
+            return prefix[: length - 1] + chr(_AFTER_SURROGATES if last + 1 == _SURROGATES else last + 1)
+    return None
 
 
 def run_page_bounds(
