@@ -172,7 +172,7 @@ class Fence:
 
 
 _FENCE = "_fence_of_workflow_runtime"
-"""Where a loop keeps its fence: the two hold each other, so a table of fences would keep all loops alive."""
+"""Place in which a loop keeps its fence: the two hold each other, so a table of fences would keep all loops alive."""
 _COVERED = (
     "add_reader",
     "add_writer",
