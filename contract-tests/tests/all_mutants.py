@@ -12,6 +12,7 @@ import memory_mutants_forks  # noqa: F401
 import memory_mutants_interruptions  # noqa: F401
 import memory_mutants_leftovers  # noqa: F401
 import memory_mutants_lookalikes  # noqa: F401
+import memory_mutants_many  # noqa: F401
 import memory_mutants_moments  # noqa: F401
 import memory_mutants_optional  # noqa: F401
 import memory_mutants_order  # noqa: F401

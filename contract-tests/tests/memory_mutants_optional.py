@@ -186,6 +186,8 @@ for _verb in (
     "release_run_lease",
     "mark_run_paused",
     "mark_schedule_bucket_started",
+    "create_runs",
+    "deliver_signals",
     "cancel_runs",
     "requeue_runs",
     "retry_runs",

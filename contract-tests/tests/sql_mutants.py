@@ -223,6 +223,50 @@ FAULTS = {
             )
         ],
     ),
+    "many-runs-are-due-now": Fault(
+        clause="BULK-4",
+        story="Many runs are due at once, whatever their times.",
+        edits=[("create_runs.heads", "json_extract(asked.value, '$[5]')", "?2")],
+        words="as by `create_run` without a claim",
+        case="runs_are_created_as_one_by_one",
+    ),
+    "many-runs-may-have-any-input": Fault(
+        clause="BULK-4",
+        story="A run that is there is what was asked for, whatever its input.",
+        edits=[
+            ("create_runs.before", "state.input = json_extract(asked.value, '$[7]') AS same_input", "1 AS same_input")
+        ],
+        words="`existing` with what differs from that run",
+        case="answers_of_creations_are_in_order",
+    ),
+    "many-signals-have-one-number": Fault(
+        clause="BULK-5",
+        story="Signals for all runs of a call are numbered together.",
+        edits=[("deliver_signals.entries", "PARTITION BY head.run_id ", "")],
+        words="get their numbers in that order",
+        case="signals_for_one_run_keep_their_order",
+    ),
+    "many-signals-are-numbered-backwards": Fault(
+        clause="BULK-5",
+        story="Of signals for one run the last one gets the first number.",
+        edits=[("deliver_signals.entries", "ORDER BY asked.key", "ORDER BY asked.key DESC")],
+        words="get their numbers in that order",
+        case="signals_for_one_run_keep_their_order",
+    ),
+    "many-signals-wake-whoever-waits": Fault(
+        clause="BULK-5",
+        story="Of many signals each wakes its run, whatever that waits for.",
+        edits=[("deliver_signals.waken", "json_extract(waiting.value, '$[1]') IN", "1 IN (1) OR 1 IN")],
+        words="Each signal is dealt with as by `deliver_signal`",
+        case="without_signals_nothing_is_delivered",
+    ),
+    "many-signals-count-as-one": Fault(
+        clause="BULK-5",
+        story="The head of a run counts one of its new entries, however many came.",
+        edits=[("deliver_signals.heads", "max(entry.inbox_seq)", "min(entry.inbox_seq)")],
+        words="get their numbers in that order",
+        case="signals_for_one_run_keep_their_order",
+    ),
     "half-a-late-pause": Fault(
         clause="FENCE-1",
         story="A late pause leaves its timers behind: one statement of the batch lacks the fence.",

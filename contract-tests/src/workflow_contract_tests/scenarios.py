@@ -13,6 +13,7 @@ from workflow_runtime.store import (
     RunRecord,
     RunStatus,
     RunSummary,
+    RunToCreate,
     Timer,
     WorkflowExecutionStore,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "observe",
     "park",
     "record",
+    "run_to_create",
     "show_life",
     "start",
     "start_full",
@@ -50,6 +52,13 @@ def create_arguments(h: StoreHarness, **overrides: Any) -> dict[str, Any]:
         "operation_id": h.new_id("op"),
         "now_ms": h.now_ms,
     } | overrides
+
+
+def run_to_create(h: StoreHarness, run_id: str | None = None, **overrides: Any) -> RunToCreate:
+    """Return a run with which `create_runs` works."""
+    arguments = create_arguments(h, **overrides) | ({} if run_id is None else {"run_id": run_id})
+    del arguments["now_ms"]
+    return RunToCreate(**arguments)
 
 
 async def create(h: StoreHarness, run_id: str | None = None, **overrides: Any) -> RunRecord:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import Awaited, NewEvent, RunStatus, Timer
+from workflow_runtime.store import Awaited, NewEvent, RunStatus, RunToCreate, SignalToDeliver, Timer
 from workflow_store_d1 import D1Database, D1PreparedStatement, D1Result, D1WorkflowStore
 from workflow_store_d1.database import D1Value
 
@@ -67,6 +67,16 @@ ONE_TRIP: dict[str, tuple[str, dict[str, Any]]] = {
     "start": ("create_run", run("new")),
     "start and claim": ("create_run", run("new", **HELD)),
     "start again": ("create_run", run("queued", operation_id="another")),
+    "start many": (
+        "create_runs",
+        {
+            "runs": [
+                RunToCreate(run_id=f"many-{number}", workflow_id="w", workflow_version="1", input=ONE, operation_id="o")
+                for number in range(10)
+            ],
+            "now_ms": 1,
+        },
+    ),
     "load": ("load_run", {"run_id": "queued"}),
     "load with history": ("load_execution", {"run_id": "paused"}),
     "claim": ("claim_run", {"run_id": "queued", **HELD, "now_ms": 100, "max_crashes": 3}),
@@ -80,6 +90,16 @@ ONE_TRIP: dict[str, tuple[str, dict[str, Any]]] = {
     "find no ticks": ("claim_due_schedule_buckets", {**BATCH, "now_ms": 0}),
     "list pending": ("list_pending_runs", {"now_ms": 100, "limit": 10}),
     "signal": ("deliver_signal", {"run_id": "paused", "signal_id": "s", "name": "go", "payload": ONE, "now_ms": 5}),
+    "signals": (
+        "deliver_signals",
+        {
+            "signals": [
+                SignalToDeliver(run_id=("paused", "queued")[number % 2], signal_id=f"s{number}", name="go", payload=ONE)
+                for number in range(10)
+            ],
+            "now_ms": 5,
+        },
+    ),
     "signal nobody": ("deliver_signal", {"run_id": "no", "signal_id": "s", "name": "go", "payload": ONE, "now_ms": 5}),
     "approval": ("deliver_approval", {"run_id": "queued", "approval_id": "a", "approved": True, "now_ms": 5}),
     "inbox": ("read_inbox", {"run_id": "queued", "limit": 10}),

@@ -47,7 +47,17 @@ COLUMNS = {
     "list_requested_buckets": rows.REQUESTED_BUCKET_COLUMNS,
 }
 
-HEADS = {"fenced_write.before", "deliver.before", "heartbeat_run_leases", "mark_schedule_bucket_started.before"}
+LISTS: dict[str, int | str] = {"runs": "[]", "signals": "[]"}
+"""Parameters that are lists of lists."""
+
+HEADS = {
+    "fenced_write.before",
+    "create_runs.before",
+    "deliver.before",
+    "deliver_signals.before",
+    "heartbeat_run_leases",
+    "mark_schedule_bucket_started.before",
+}
 """These are read by answers and verdicts, not by the codec."""
 
 
@@ -62,7 +72,8 @@ def database() -> Iterator[sqlite3.Connection]:
 
 def columns_of(database: sqlite3.Connection, name: str) -> list[str]:
     query = QUERIES[name]
-    cursor = database.execute(query.sql, {str(number): 1 for number in range(1, len(query.parameters) + 1)})
+    values = {str(number): LISTS.get(what, 1) for number, what in enumerate(query.parameters, 1)}
+    cursor = database.execute(query.sql, values)
     return [column[0] for column in cursor.description or ()]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from workflow_runtime.errors import StoreOperationError, StoreUnavailableError
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import NewEvent, TransactionWrite
+from workflow_runtime.store import NewEvent, RunToCreate, SignalToDeliver, TransactionWrite
 from workflow_store_d1 import D1DatabaseError, D1Result, D1WorkflowStore
 from workflow_store_d1.local import LocalD1Database, LocalStatement
 from workflow_store_d1.retries import Retries
@@ -170,6 +170,18 @@ async def test_deliveries(store: D1WorkflowStore, database: LosingDatabase) -> N
     assert (await lost(database, store.cancel_run(run_id="a", now_ms=2))).kind == "duplicate"
     assert [entry.inbox_seq for entry in await store.read_inbox(run_id="a", limit=10)] == [1, 2, 3]
     assert (await lost(database, store.terminate_run(run_id="a", now_ms=2))).kind == "finished"
+
+
+async def test_many_at_once(store: D1WorkflowStore, database: LosingDatabase) -> None:
+    await store.create_run(**run("known"))
+    facts = {name: value for name, value in run("a").items() if name not in {"run_id", "now_ms"}}
+    runs = [RunToCreate(run_id=run_id, **facts | {"operation_id": run_id}) for run_id in ("b", "known", "a")]
+    created = await lost(database, store.create_runs(runs=runs, now_ms=1))
+    assert [answer.kind for answer in created] == ["created", "existing", "created"]
+    signals = [SignalToDeliver(run_id=run_id, signal_id="s", name="go", payload=ONE) for run_id in ("a", "b", "c")]
+    delivered = await lost(database, store.deliver_signals(signals=signals, now_ms=2))
+    assert [answer.kind for answer in delivered] == ["duplicate", "duplicate", "not-found"]
+    assert [entry.inbox_seq for entry in await store.read_inbox(run_id="a", limit=10)] == [1]
 
 
 @pytest.mark.parametrize("stale", [False, True])

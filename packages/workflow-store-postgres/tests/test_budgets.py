@@ -9,7 +9,7 @@ import pytest
 from verb_calls import BATCH, BY_THE_DRIVER, ONE, ONE_TRIP, named, prepare, run, start, until_quiet
 from verb_table import BUDGET, verb_costs
 from workflow_runtime import Context, WorkflowRuntime, workflow
-from workflow_runtime.store import NewEvent
+from workflow_runtime.store import MAX_BULK_RUNS, NewEvent, RunToCreate, SignalToDeliver
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_test_support.relays.postgres_wire import Wire, wire_to
 from workflow_test_support.servers.postgres_databases import new_database
@@ -84,6 +84,42 @@ async def test_heartbeats_of_many_are_one_statement(store: PostgresWorkflowStore
         wire.reset()
         answers = await store.heartbeat_run_leases(leases=[*leases, ("d", "lost")], lease_ms=10, now_ms=5)
         assert [answer.kind for answer in answers] == ["renewed"] * 3 + ["lost"]
+    assert counted(wire) == (1, 1)
+
+
+async def test_many_are_created_by_one_statement(store: PostgresWorkflowStore, wire: Wire) -> None:
+    """What of them is there already is read by another one."""
+    for number in range(2):
+        runs = [RunToCreate(**_facts(f"run-{number}-{place}")) for place in range(MAX_BULK_RUNS)]
+        await until_quiet(store)
+        wire.reset()
+        answers = await store.create_runs(runs=runs, now_ms=1)
+        assert {answer.kind for answer in answers} == {"created"}
+    assert counted(wire) == (1, 1)
+    for _ in range(2):
+        runs = [RunToCreate(**_facts(f"run-1-{place}") | {"operation_id": "new"}) for place in range(MAX_BULK_RUNS)]
+        await until_quiet(store)
+        wire.reset()
+        assert {answer.kind for answer in await store.create_runs(runs=runs, now_ms=1)} == {"existing"}
+    assert counted(wire) == (2, 2)
+
+
+def _facts(run_id: str) -> dict[str, Any]:
+    return {name: value for name, value in run(run_id).items() if name != "now_ms"}
+
+
+async def test_many_signals_are_delivered_by_one_statement(store: PostgresWorkflowStore, wire: Wire) -> None:
+    runs = [RunToCreate(**_facts(f"run-{place}")) for place in range(20)]
+    await store.create_runs(runs=runs, now_ms=1)
+    for kind in ("buffered", "duplicate"):
+        signals = [
+            SignalToDeliver(run_id=f"run-{place % 20}", signal_id=f"{place}", name="go", payload=ONE)
+            for place in range(MAX_BULK_RUNS)
+        ]
+        await until_quiet(store)
+        wire.reset()
+        answers = await store.deliver_signals(signals=signals, now_ms=1)
+        assert {answer.kind for answer in answers} == {kind}
     assert counted(wire) == (1, 1)
 
 

@@ -22,6 +22,7 @@ ITSELF = ("overtaken", "backed", "wakes", "notified")
 
 COLUMNS = {
     "create_run": (*rows.RECORD_COLUMNS, *rows.LEASE_COLUMNS, "created", "operation_id", "operation_answer", *ITSELF),
+    "read_creations": ("run_id", "workflow_id", "operation_id", "same_input", "input", "backed"),
     "fork_run": (*rows.RECORD_COLUMNS, "operation_id", "source_length", *ITSELF),
     "load_run": rows.RECORD_COLUMNS,
     "load_execution": EXECUTION,

@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 from workflow_runtime import Context, StoreUnavailableError, WorkflowRuntime, workflow
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import NewEvent, TransactionWrite
+from workflow_runtime.store import NewEvent, RunToCreate, SignalToDeliver, TransactionWrite
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_test_support.relays.silent_relay import SilentRelay, silent_relay_to
 from workflow_test_support.servers.database_pool import DatabasePool
@@ -153,6 +153,16 @@ CALLS: dict[str, Callable[[PostgresWorkflowStore, str, str], Awaitable[Any]]] = 
     ),
     "heartbeat_run_leases": lambda store, run_id, token: store.heartbeat_run_leases(
         leases=[(run_id, token)], lease_ms=10_000, now_ms=5
+    ),
+    "create_runs": lambda store, run_id, token: store.create_runs(
+        runs=[
+            RunToCreate(run_id="new", workflow_id="w", workflow_version="1", input=ONE, operation_id="o"),
+            RunToCreate(run_id=run_id, workflow_id="w", workflow_version="1", input=ONE, operation_id="o"),
+        ],
+        now_ms=5,
+    ),
+    "deliver_signals": lambda store, run_id, token: store.deliver_signals(
+        signals=[SignalToDeliver(run_id=run_id, signal_id="s", name="go", payload=ONE)], now_ms=5
     ),
     "deliver_signal": lambda store, run_id, token: store.deliver_signal(
         run_id=run_id, signal_id="s", name="go", payload=ONE, now_ms=5

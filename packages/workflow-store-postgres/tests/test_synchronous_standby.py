@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from workflow_runtime.errors import LeaseLostError, StoreUnavailableError
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import NewEvent
+from workflow_runtime.store import NewEvent, RunToCreate, SignalToDeliver
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_test_support.servers.postgres_pair import ServerPair
 
@@ -136,6 +136,27 @@ async def test_repeated_creation_waits_for_the_standby(
     run_id = f"created-{operation_id}"
     answer = await check(pair, lambda: store.create_run(run_id=run_id, **NEW | {"operation_id": next(operations)}))
     assert answer.kind == kind
+
+
+@pytest.mark.parametrize(("operation_id", "kind"), [("create", "created"), ("another", "existing")])
+async def test_repeated_creation_of_many_waits_for_the_standby(
+    pair: ServerPair, store: PostgresWorkflowStore, operation_id: str, kind: str
+) -> None:
+    operations = iter(["create", operation_id])
+
+    def create() -> Awaitable[Any]:
+        facts = {name: value for name, value in NEW.items() if name != "now_ms"} | {"operation_id": next(operations)}
+        runs = [RunToCreate(run_id=f"many-{operation_id}-{number}", **facts) for number in range(3)]
+        return store.create_runs(runs=runs, now_ms=1)
+
+    assert [answer.kind for answer in await check(pair, create)] == [kind] * 3
+
+
+async def test_repeated_deliveries_of_many_wait_for_the_standby(pair: ServerPair, store: PostgresWorkflowStore) -> None:
+    await start(store, "signalled")
+    signals = [SignalToDeliver(run_id="signalled", signal_id=f"s{number}", name="go") for number in range(3)]
+    answers = await check(pair, lambda: store.deliver_signals(signals=signals, now_ms=5))
+    assert [answer.kind for answer in answers] == ["duplicate"] * 3
 
 
 async def test_repeated_schedule_waits_for_the_standby(pair: ServerPair, store: PostgresWorkflowStore) -> None:

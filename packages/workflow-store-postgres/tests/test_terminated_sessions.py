@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from workflow_runtime.errors import StoreUnavailableError
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import NewEvent, WorkflowExecutionStore
+from workflow_runtime.store import NewEvent, RunToCreate, SignalToDeliver, WorkflowExecutionStore
 from workflow_store_postgres import PostgresWorkflowStore
 
 ONE = JsonText("1")
@@ -130,6 +130,17 @@ async def create(stage: Stage) -> dict[str, Any]:
     return stage.creation(**HELD)
 
 
+async def create_many(stage: Stage) -> dict[str, Any]:
+    ids = [*(stage.new() for _ in range(3)), (await stage.queued())["run_id"]]
+    facts: dict[str, Any] = {"workflow_id": "w", "workflow_version": "1", "input": ONE}
+    return {"runs": [RunToCreate(run_id=run_id, operation_id=f"o-{run_id}", **facts) for run_id in ids], "now_ms": 5}
+
+
+async def deliver_many(stage: Stage) -> dict[str, Any]:
+    runs = [await stage.queued() for _ in range(3)]
+    return {"signals": [SignalToDeliver(**run, signal_id="s", name="go", payload=ONE) for run in runs], "now_ms": 5}
+
+
 async def upsert(stage: Stage) -> dict[str, Any]:
     return stage.schedule()
 
@@ -150,6 +161,8 @@ VERBS: dict[str, Prepare] = {
     "requeue_run": queued(now_ms=5),
     "retry_run": queued(event=NewEvent(kind="retried"), now_ms=5),
     "fork_run": queued(new_run_id="f", from_index=0, event=NewEvent(kind="f"), operation_id="o", now_ms=5),
+    "create_runs": create_many,
+    "deliver_signals": deliver_many,
     "cancel_runs": just(run_ids=["a"], now_ms=5),
     "terminate_runs": just(run_ids=["a"], now_ms=5),
     "requeue_runs": just(run_ids=["a"], now_ms=5),
@@ -215,6 +228,11 @@ async def repeated(store: PostgresWorkflowStore, verb: str, values: dict[str, An
 
 async def check_repeat(store: PostgresWorkflowStore, verb: str, values: dict[str, Any], answer: Any) -> None:
     """Once more: an operation gives its first answer, a delivery is known, and nothing is written."""
+    if verb in {"create_runs", "deliver_signals"}:
+        again = await getattr(store, verb)(**values)
+        kinds = ["created"] * 3 + ["existing"] if verb == "create_runs" else ["duplicate"] * 3
+        assert [one.kind for one in again] == kinds
+        return
     if "operation_id" not in values and not verb.startswith("deliver_"):
         return
     run = await store.load_run(run_id=values["run_id"])

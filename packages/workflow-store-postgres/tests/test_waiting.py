@@ -6,13 +6,14 @@ Each test holds the row by a transaction of its own, lets the store's call queue
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 from workflow_runtime.errors import LeaseLostError
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import Awaited, NewEvent, Timer
+from workflow_runtime.store import Awaited, NewEvent, RunToCreate, SignalToDeliver, Timer
 from workflow_store_postgres import PostgresWorkflowStore
 
 if TYPE_CHECKING:
@@ -351,6 +352,116 @@ async def test_heartbeat_among_many_leaves_a_run_that_was_taken_since_it_began(
     assert [await long_leased(scenes, run_id) for run_id in ("a", "b")] == [False, True]
     again = await scenes.store.heartbeat_run_leases(leases=leases, lease_ms=10**6, now_ms=scenes.now_ms)
     assert [answer.kind for answer in again] == ["lost", "renewed"]
+
+
+def bulk_signals(*run_ids: str) -> list[SignalToDeliver]:
+    return [SignalToDeliver(run_id=run_id, signal_id="s", name="go", payload=ONE) for run_id in run_ids]
+
+
+async def inbox_of(store: PostgresWorkflowStore, run_id: str) -> list[tuple[int, str]]:
+    return [(entry.inbox_seq, entry.delivery_id) for entry in await store.read_inbox(run_id=run_id, limit=99)]
+
+
+async def test_deliveries_of_many_do_not_wait_with_one(
+    scenes: "Scenes", database: asyncpg.Connection, behind: Behind
+) -> None:
+    """Somebody holds a head: the signals for others are there at once, and the call waits for that one alone."""
+    for run_id in "abc":
+        await scenes.waiting(run_id, "go")
+    sent = bulk_signals("c", "a", "b", "a")
+    async with behind(scenes.store.deliver_signals(signals=sent, now_ms=5)) as (holder, answers):
+        assert [await inbox_of(scenes.store, run_id) for run_id in "abc"] == [[], [(1, "s")], [(1, "s")]]
+        async with database.transaction():  # nothing of theirs is locked any more
+            await database.execute("SELECT 1 FROM workflow_event_locks WHERE run_id IN ('b', 'c') FOR UPDATE NOWAIT")
+        assert (await signal(holder, "other")).inbox_seq == 1
+    assert [(answer.kind, answer.inbox_seq) for answer in answers[0]] == [
+        ("delivered", 1),
+        ("buffered", 2),
+        ("delivered", 1),
+        ("duplicate", 2),
+    ]
+
+
+async def test_deliveries_of_many_in_opposite_orders_do_not_wait_for_each_other(
+    scenes: "Scenes", database: asyncpg.Connection, dsn: str
+) -> None:
+    """One statement is held up when it has locked its first head: another one goes past it, and comes back."""
+    for run_id in "abc":
+        await scenes.running(run_id)
+    await database.execute("SELECT pg_advisory_lock(1)")
+    async with PostgresWorkflowStore.connect(dsn, max_size=1) as slow:
+        place = "FROM locked\n)"
+        sql = slow._sender.sql("deliver_signals")
+        assert sql.count(place) == 1
+        held_up = sql.replace(place, "FROM locked WHERE pg_advisory_xact_lock(1) IS NOT NULL\n)")
+        slow._sender._sql = {**slow._sender._sql, "deliver_signals": held_up}
+        first = asyncio.ensure_future(slow.deliver_signals(signals=bulk_signals("a", "b"), now_ms=5))
+        await until_waiting(database, 1)
+        second = asyncio.ensure_future(scenes.store.deliver_signals(signals=bulk_signals("c", "b", "a"), now_ms=5))
+        await until_waiting(database, 2)
+        assert [await inbox_of(scenes.store, run_id) for run_id in "abc"] == [[], [(1, "s")], [(1, "s")]]
+        await database.execute("SELECT pg_advisory_unlock(1)")
+        answers = await asyncio.wait_for(asyncio.gather(first, second), 20)
+    assert [[answer.kind for answer in told] for told in answers] == [
+        ["buffered", "duplicate"],
+        ["buffered", "buffered", "duplicate"],
+    ]
+
+
+async def test_delivery_among_many_knows_what_came_since_it_began(
+    scenes: "Scenes", dsn: str, database: asyncpg.Connection
+) -> None:
+    """The call is held up after it has looked at the inbox, and before it locks the head: no number is left out."""
+    for run_id in "ab":
+        await scenes.waiting(run_id, "go")
+    await database.execute("SELECT pg_advisory_lock(1)")
+    async with PostgresWorkflowStore.connect(dsn, max_size=1) as slow:
+        place = "FROM wanted\n"
+        sql = slow._sender.sql("deliver_signals")
+        assert sql.count(place) == 1
+        held_up = sql.replace(
+            place, "FROM (SELECT * FROM wanted WHERE pg_advisory_xact_lock(1) IS NOT NULL) AS wanted\n"
+        )
+        slow._sender._sql = {**slow._sender._sql, "deliver_signals": held_up}
+        late = asyncio.ensure_future(slow.deliver_signals(signals=bulk_signals("a", "b"), now_ms=5))
+        await until_waiting(database, 1)
+        assert (await signal(scenes.store, "s")).kind == "delivered"
+        await database.execute("SELECT pg_advisory_unlock(1)")
+        answers = await asyncio.wait_for(late, 20)
+    assert [(answer.kind, getattr(answer, "inbox_seq", 0)) for answer in answers] == [
+        ("duplicate", 1),
+        ("delivered", 1),
+    ]
+    assert await inbox_of(scenes.store, "a") == [(1, "s")]
+
+
+async def test_creations_of_many_in_opposite_orders_do_not_wait_for_each_other_for_ever(
+    scenes: "Scenes", dsn: str, database: asyncpg.Connection
+) -> None:
+    """A call waits for an id that a transaction has created, and holds others that a second call wants."""
+    runs = [
+        RunToCreate(run_id=run_id, workflow_id="w", workflow_version="1", input=ONE, operation_id=f"o-{run_id}")
+        for run_id in "abcd"
+    ]
+    holder = await asyncpg.connect(dsn)
+    transaction = holder.transaction()
+    await transaction.start()
+    held = PostgresWorkflowStore(PoolOfOne(holder), listen=False)
+    assert [answer.kind for answer in await held.create_runs(runs=runs[2:3], now_ms=5)] == ["created"]
+    await held.close()
+    first = asyncio.ensure_future(scenes.store.create_runs(runs=runs, now_ms=5))
+    await until_waiting(database, 1)
+    second = asyncio.ensure_future(
+        scenes.store.create_runs(runs=[replace(run, operation_id="second") for run in runs[::-1]], now_ms=5)
+    )
+    await until_waiting(database, 2)
+    await transaction.commit()
+    answers = await asyncio.wait_for(asyncio.gather(first, second), 20)
+    assert [answer.kind for answer in answers[0]] == ["created"] * 4
+    assert [answer.kind for answer in answers[1]] == ["existing"] * 4
+    deadlocks = await database.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    assert deadlocks == 0
+    await holder.close()
 
 
 async def long_leased(scenes: "Scenes", run_id: str) -> bool:

@@ -21,6 +21,7 @@ from workflow_runtime.store import (
     NotFound,
     NotWaiting,
     RunStatus,
+    SignalToDeliver,
 )
 
 from .pages import page
@@ -56,6 +57,19 @@ class InboxVerbs:
         if only_if_waiting and not waits:
             return NotWaiting(status=run.status)
         return _deliver(run, receive(run, "signal", name, signal_id, payload, now_ms), waits, now_ms)
+
+    def deliver_signals(self, *, signals: Sequence[SignalToDeliver], now_ms: int) -> tuple[DeliverSignalResult, ...]:
+        """Put signals into inboxes, one after the other (BULK-5)."""
+        return tuple(
+            self.deliver_signal(
+                run_id=signal.run_id,
+                signal_id=signal.signal_id,
+                name=signal.name,
+                payload=signal.payload,
+                now_ms=now_ms,
+            )
+            for signal in signals
+        )
 
     def deliver_approval(
         self,

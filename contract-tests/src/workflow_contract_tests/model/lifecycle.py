@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from workflow_runtime.errors import InvalidArgumentError
 from workflow_runtime.payloads import JsonText, encode_json
@@ -15,11 +15,14 @@ from workflow_runtime.store import (
     CancelRequested,
     CancelResult,
     Created,
+    CreatedOfMany,
+    CreateManyResult,
     CreateResult,
     Deleted,
     DeleteResult,
     Duplicate,
     Existing,
+    ExistingOfMany,
     Forked,
     ForkResult,
     NewEvent,
@@ -33,6 +36,7 @@ from workflow_runtime.store import (
     Retried,
     RetryResult,
     RunStatus,
+    RunToCreate,
     Terminated,
     TerminateResult,
 )
@@ -242,6 +246,18 @@ class LifecycleVerbs:
         for _, run_id in ended[:limit]:
             del self.state.runs[run_id]
         return len(ended[:limit])
+
+    def create_runs(self, *, runs: Sequence[RunToCreate], now_ms: int) -> tuple[CreateManyResult, ...]:
+        """Create runs, one after the other (BULK-4)."""
+
+        def create(run: RunToCreate) -> CreateManyResult:
+            facts: dict[str, Any] = {name: getattr(run, name) for name in RunToCreate.__dataclass_fields__}
+            answer = self.create_run(**facts, now_ms=now_ms)
+            if isinstance(answer, Created):
+                return CreatedOfMany()
+            return ExistingOfMany(run_id=run.run_id, differs=answer.differs)
+
+        return tuple(map(create, runs))
 
     def cancel_runs(
         self, *, run_ids: Sequence[str], now_ms: int, reason: str | None = None

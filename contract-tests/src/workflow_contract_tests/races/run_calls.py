@@ -14,6 +14,8 @@ from workflow_runtime.store import (
     TERMINAL_STATUSES,
     Awaited,
     RunStatus,
+    RunToCreate,
+    SignalToDeliver,
     Timer,
     WorkflowExecutionStore,
 )
@@ -81,6 +83,16 @@ class RunSubject:
             "input": JsonText(f'{{"from":{caller}}}'),
             "operation_id": f"{self.id}:{caller}",
         }
+
+    def to_create(self, caller: int) -> RunToCreate:
+        """Return the same as one of many."""
+        facts = self.creation(caller)
+        del facts["now_ms"]
+        return RunToCreate(**facts)
+
+    def signal(self, caller: int) -> SignalToDeliver:
+        """Return a signal as one of many."""
+        return SignalToDeliver(run_id=self.id, signal_id=f"m{caller}", name="go", payload=JsonText(str(caller)))
 
 
 _Act: TypeAlias = Callable[[WorkflowExecutionStore, RunSubject, int], Coroutine[Any, Any, Any]]
@@ -236,6 +248,13 @@ RUN_CALLS: tuple[Call[RunSubject], ...] = (
         row=_CREATED,
     ),
     _call(
+        "create_runs",
+        "BULK-2 RUN-4",
+        lambda store, run, n: store.create_runs(runs=[run.to_create(n)], now_ms=run.now_ms),
+        to="queued",
+        row=_CREATED,
+    ),
+    _call(
         "create_run-claimed",
         "RUN-4 RUN-2",
         lambda store, run, n: store.create_run(**run.creation(n), owner=f"worker-{n}", lease_ms=LEASE_MS),
@@ -296,6 +315,13 @@ RUN_CALLS: tuple[Call[RunSubject], ...] = (
             **run.named(), signal_id=f"s{n}", name="go", payload=JsonText(str(n))
         ),
         to=_WOKEN,
+    ),
+    _call(
+        "deliver_signals",
+        "BULK-2 SIGNAL-4 PAUSE-3",
+        lambda store, run, n: store.deliver_signals(signals=[run.signal(n)], now_ms=run.now_ms),
+        to=_WOKEN,
+        row=STATUS_TABLE["deliver_signal"],
     ),
     _call(
         "deliver_signal-repeated",

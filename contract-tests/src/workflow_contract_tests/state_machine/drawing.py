@@ -6,7 +6,17 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
-from workflow_runtime.store import DRIVER_VERBS, Awaited, NewEvent, OverlapPolicy, RunStatus, Timer, WorkflowVersion
+from workflow_runtime.store import (
+    DRIVER_VERBS,
+    Awaited,
+    NewEvent,
+    OverlapPolicy,
+    RunStatus,
+    RunToCreate,
+    SignalToDeliver,
+    Timer,
+    WorkflowVersion,
+)
 
 from ..model import Model
 from .script import (
@@ -56,6 +66,8 @@ RUN_WEIGHTS: Weights = {
     "retry_run": 5,
     "delete_run": 3,
     "prune_runs": 1,
+    "create_runs": 2,
+    "deliver_signals": 3,
     "cancel_runs": 1,
     "terminate_runs": 1,
     "requeue_runs": 1,
@@ -430,6 +442,25 @@ class Sequence:
     def _many(self) -> dict[str, Any]:
         run_ids = [self._run_id() for _ in range(self._random.randint(0, 4))]
         return {"run_ids": run_ids, "now_ms": self._now_ms}
+
+    def _create_runs(self) -> dict[str, Any]:
+        runs = [self._run_to_create() for _ in range(self._random.randint(0, 3))]
+        if runs and self._chance(0.2):
+            runs.append(runs[0])
+        return {"runs": runs, "now_ms": self._now_ms}
+
+    def _run_to_create(self) -> RunToCreate:
+        arguments = self._create_run()
+        names = RunToCreate.__dataclass_fields__.keys() & arguments.keys()
+        return RunToCreate(**{name: arguments[name] for name in names})
+
+    def _deliver_signals(self) -> dict[str, Any]:
+        signals = [self._signal_to_deliver() for _ in range(self._random.randint(0, 4))]
+        return {"signals": signals, "now_ms": self._now_ms}
+
+    def _signal_to_deliver(self) -> SignalToDeliver:
+        arguments = self._deliver_signal()
+        return SignalToDeliver(**{name: arguments[name] for name in SignalToDeliver.__dataclass_fields__})
 
     def _cancel_runs(self) -> dict[str, Any]:
         return self._many() | self._maybe(0.5, reason=self._text)

@@ -25,6 +25,7 @@ import asyncio
 
 from workflow_contract_tests.state_machine import show
 from workflow_runtime.store import Awaited, NewEvent, RunStatus, Timer, WorkflowVersion
+from workflow_runtime.store import RunToCreate, SignalToDeliver
 
 harness = ...  # your StoreHarness, with fresh data
 

@@ -97,6 +97,8 @@ def _valid_arguments(h: StoreHarness) -> dict[str, Any]:
         "event": NewEvent(kind="retried"),
         "run_ids": ("subject",),
         "leases": (("subject", "token"),),
+        "runs": (),
+        "signals": (),
         "events": (),
     }
 

@@ -13,6 +13,7 @@ from workflow_runtime.store import (
     TERMINAL_STATUSES,
     NewEvent,
     RunStatus,
+    SignalToDeliver,
     SupportsTransactions,
     Timer,
     TransactionWrite,
@@ -77,11 +78,13 @@ _REVIVALS: dict[str, _Revive] = {
 async def _refused_meanwhile(h: StoreHarness, run_id: str, *, dead: bool) -> None:
     """Make every outside call that a run in such a status refuses."""
     common: dict[str, Any] = {"run_id": run_id, "now_ms": h.now_ms}
+    late = SignalToDeliver(run_id=run_id, signal_id="late", name="go")
     kinds: set[str] = {(await h.store.cancel_run(**common, reason="late")).kind}
     kinds |= {(await h.store.cancel_runs(run_ids=[run_id], now_ms=h.now_ms))[run_id].kind}
     if not dead:
         kinds |= {
             (await h.store.deliver_signal(**common, signal_id="late", name="go", payload=None)).kind,
+            *(answer.kind for answer in await h.store.deliver_signals(signals=[late], now_ms=h.now_ms)),
             (await h.store.deliver_approval(**common, approval_id="late", approved=False)).kind,
             (await h.store.deliver_retry(**common, retry_id="late")).kind,
             (await h.store.terminate_run(**common, reason="late")).kind,

@@ -7,7 +7,7 @@ from typing import Any
 
 from workflow_runtime.errors import LeaseLostError, LogConflictError, RunNotFoundError, ScheduleNotFoundError
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import Awaited, NewEvent, Timer, WorkflowVersion
+from workflow_runtime.store import Awaited, NewEvent, SignalToDeliver, Timer, WorkflowVersion
 
 from ..cases import clause
 from ..expectations import refused
@@ -90,12 +90,20 @@ _OF_RUNS: dict[str, _Call] = {
     "retry_runs": lambda h, run_id, holder: _single(
         h.store.retry_runs(run_ids=[run_id], event=NewEvent(kind="retried"), now_ms=h.now_ms)
     ),
+    "deliver_signals": lambda h, run_id, holder: _first(
+        h.store.deliver_signals(signals=[SignalToDeliver(run_id=run_id, signal_id="s9", name="go")], now_ms=h.now_ms)
+    ),
     "get_run_timeline": lambda h, run_id, holder: h.store.get_run_timeline(run_id=run_id),
 }
 _OF_RUNS |= {
     verb.name: lambda h, run_id, holder, verb=verb: verb.of(h.store)(**verb.everything(holder, run_id=run_id))  # type: ignore[misc]  # bound now
     for verb in LEASE_VERBS
 }
+
+
+async def _first(call: Awaitable[Any]) -> Any:
+    (answer,) = await call
+    return answer
 
 
 async def _single(call: Awaitable[Any]) -> Any:

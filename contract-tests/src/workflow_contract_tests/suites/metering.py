@@ -15,6 +15,7 @@ from workflow_runtime.store import (
     NewEvent,
     QueryCosts,
     RunStatus,
+    SignalToDeliver,
     SupportsTransactions,
     TransactionWrite,
 )
@@ -24,7 +25,7 @@ from ..expectations import refused
 from ..harness import StoreHarness
 from ..levels import SCHEDULE_VERBS
 from ..samples import LEASE_MS, event
-from ..scenarios import create, create_arguments, start, start_full, start_waiting, unchanged
+from ..scenarios import create, create_arguments, run_to_create, start, start_full, start_waiting, unchanged
 from ..ticking import claim_tick, has_schedules, request, schedule_arguments, settle, upsert
 from ..verbs import (
     CLAIM_DUE_TIMERS,
@@ -93,6 +94,12 @@ def _from_outside(h: StoreHarness, run_id: str) -> dict[str, Call]:
         "terminate_runs": lambda: store.terminate_runs(run_ids=many, now_ms=now_ms),
         "requeue_runs": lambda: store.requeue_runs(run_ids=many, now_ms=now_ms),
         "retry_runs": lambda: store.retry_runs(run_ids=many, event=NewEvent(kind="retried"), now_ms=now_ms),
+        "create_runs": lambda: store.create_runs(
+            runs=[run_to_create(h, one) for one in (*many[1:], run_id)], now_ms=now_ms
+        ),
+        "deliver_signals": lambda: store.deliver_signals(
+            signals=[SignalToDeliver(run_id=one, signal_id=h.new_id("s"), name="go") for one in many], now_ms=now_ms
+        ),
         "retry_run": lambda: store.retry_run(
             **timed, event=NewEvent(kind="retried"), statuses=[RunStatus.ABORTED, RunStatus.ERRORED]
         ),

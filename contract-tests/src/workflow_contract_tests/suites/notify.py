@@ -11,6 +11,8 @@ from workflow_runtime.payloads import encode_json
 from workflow_runtime.store import (
     NOTICE_HORIZON_MS,
     NewEvent,
+    RunToCreate,
+    SignalToDeliver,
     SupportsNotify,
     Timer,
     WorkflowExecutionStore,
@@ -22,7 +24,7 @@ from ..children import run_children
 from ..harness import StoreHarness
 from ..holder import LeaseHolder
 from ..samples import event
-from ..scenarios import claim_pending, create, create_arguments, park, start, start_waiting
+from ..scenarios import claim_pending, create, create_arguments, park, run_to_create, start, start_waiting
 from ..settings import scaled
 from ..tasks import all_of
 from ..ticking import claim_ticks, settle_arguments, upsert
@@ -131,6 +133,18 @@ async def _cancel(h: StoreHarness, run_id: str) -> tuple[str, MakeWork]:
     return run_id, lambda: h.store.cancel_run(run_id=run_id, now_ms=h.now_ms)
 
 
+async def _new_runs(h: StoreHarness, later_ms: int = 0) -> tuple[str, MakeWork]:
+    await create(h, "old")
+    runs = [run_to_create(h, "old"), run_to_create(h, "new", available_at_ms=h.now_ms + later_ms)]
+    return "new", lambda: h.store.create_runs(runs=runs, now_ms=h.now_ms)
+
+
+async def _signals(h: StoreHarness, holder: LeaseHolder) -> tuple[str, MakeWork]:
+    ids = ("nobody", holder.run_id)
+    signals = [SignalToDeliver(run_id=run_id, signal_id="s", name="go") for run_id in ids]
+    return holder.run_id, lambda: h.store.deliver_signals(signals=signals, now_ms=h.now_ms)
+
+
 async def _requeue(h: StoreHarness) -> tuple[str, MakeWork]:
     holder = await start(h, lease_ms=1)
     h.advance(1_000_000)
@@ -226,12 +240,16 @@ async def _upsert(h: StoreHarness, spec: int) -> None:
 TOLD: dict[str, Callable[[StoreHarness], Awaitable[tuple[str, MakeWork]]]] = {
     "creation": _new_run,
     "creation for later": lambda h: _new_run(h, 10**9),
+    "creation of several runs": _new_runs,
+    "creation of several runs for later": lambda h: _new_runs(h, 10**9),
     "tick": _tick,
     "new schedule": _new_schedule,
     "changed schedule": _changed_schedule,
     "requested tick": _requested_tick,
     "signal to a paused run": lambda h: _then(start_waiting(h), _signal, h),
     "signal to a running run": lambda h: _then(start(h), _signal, h),
+    "signals to paused runs": lambda h: _then(start_waiting(h), _signals, h),
+    "signals to running runs": lambda h: _then(start(h), _signals, h),
     "approval to a paused run": lambda h: _then(start_waiting(h, approvals=["yes"]), _approval, h),
     "approval to a running run": lambda h: _then(start(h), _approval, h),
     "wish to retry of a paused run": lambda h: _then(start_waiting(h), _hasten, h),
@@ -429,6 +447,8 @@ async def _terminate(h: StoreHarness) -> None:
 async def _lie_in_the_inbox(h: StoreHarness) -> None:
     waiting = await start_waiting(h, signals=["go"])
     await waiting.signal("something else")
+    other = SignalToDeliver(run_id=waiting.run_id, signal_id="s9", name="something else")
+    await h.store.deliver_signals(signals=[other], now_ms=h.now_ms)
 
 
 async def _repeat(h: StoreHarness) -> None:
@@ -450,6 +470,8 @@ async def _repeat_for_many(h: StoreHarness) -> None:
     await h.store.terminate_runs(run_ids=ids, now_ms=now_ms)
     await h.store.requeue_runs(run_ids=ids, now_ms=now_ms)
     await h.store.retry_runs(run_ids=ids, event=NewEvent(kind="retried"), now_ms=now_ms)
+    signal = SignalToDeliver(run_id=ended.run_id, signal_id="s", name="go")
+    await h.store.deliver_signals(signals=[signal], now_ms=now_ms)
 
 
 async def _repeat_beginnings(h: StoreHarness) -> None:
@@ -458,6 +480,8 @@ async def _repeat_beginnings(h: StoreHarness) -> None:
     for _ in range(2):
         for _ in range(2):
             await h.store.create_run(**creation)
+            again = RunToCreate(**{name: value for name, value in creation.items() if name != "now_ms"})
+            await h.store.create_runs(runs=[again], now_ms=h.now_ms)
         for _ in range(2):
             await h.store.fork_run(**fork)
         await asyncio.sleep(_QUIET_S)

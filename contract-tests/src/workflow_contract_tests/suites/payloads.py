@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from workflow_runtime.errors import InvalidArgumentError, PayloadTooLargeError
 from workflow_runtime.payloads import JsonText, encode_json
-from workflow_runtime.store import Existing, NewEvent, WorkflowVersion, approval_payload
+from workflow_runtime.store import Existing, NewEvent, SignalToDeliver, WorkflowVersion, approval_payload
 
 from ..cases import clause
 from ..expectations import refused
@@ -25,6 +26,7 @@ from ..scenarios import (
     create_arguments,
     observe,
     record,
+    run_to_create,
     start,
     start_waiting,
 )
@@ -150,6 +152,22 @@ async def _of_signal(h: StoreHarness, text: JsonText) -> list[Any]:
     return [entry.payload, loaded.inbox[0].payload, taken.inbox[0].payload, *shown]
 
 
+async def _of_many_creations(h: StoreHarness, text: JsonText) -> list[Any]:
+    run = run_to_create(h, input=text)
+    for again in (run, replace(run, operation_id=h.new_id("op"))):
+        (answer,) = await h.store.create_runs(runs=[again], now_ms=h.now_ms)
+        assert getattr(answer, "differs", ()) == (), "an input differs from itself"
+    return [(await record(h, run.run_id)).input, (await claim(h, run.run_id)).claim.run.input]
+
+
+async def _of_many_signals(h: StoreHarness, text: JsonText) -> list[Any]:
+    holder = await start_waiting(h)
+    signal = SignalToDeliver(run_id=holder.run_id, signal_id="s", name="go", payload=text)
+    await h.store.deliver_signals(signals=[signal], now_ms=h.now_ms)
+    (entry,) = await h.second.read_inbox(run_id=holder.run_id, limit=9, max_bytes=_LARGE)
+    return [entry.payload, (await claim(h, holder.run_id)).claim.inbox[0].payload]
+
+
 async def _of_schedule(h: StoreHarness, text: JsonText) -> list[Any]:
     schedule_id, run_id = h.new_id("schedule"), h.new_id("tick")
     answer = await h.store.upsert_schedule(
@@ -190,6 +208,8 @@ _CARRIERS: dict[str, Callable[[StoreHarness, JsonText], Awaitable[list[Any]]]] =
     "mark_run_finished": _of_finish,
     "mark_run_errored": _of_error,
     "deliver_signal": _of_signal,
+    "create_runs": _of_many_creations,
+    "deliver_signals": _of_many_signals,
     "upsert_schedule": _of_schedule,
 }
 

@@ -1,4 +1,4 @@
-"""Calls of operators for runs, any number of them in one batch."""
+"""Calls for runs, any number of them in one batch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,31 @@ from typing import TypeAlias, TypeVar
 
 from workflow_runtime.store import (
     CancelResult,
+    CreateManyResult,
+    DeliverSignalResult,
     NewEvent,
     NotFound,
     RequeueResult,
     RetryResult,
     RunStatus,
+    RunToCreate,
+    SignalToDeliver,
     TerminateResult,
     cancel_payload,
     check_retryable,
     checked,
 )
-from workflow_store_sql import RowReader, answer_cancel, answer_requeue, answer_retry, answer_terminate
+from workflow_store_sql import (
+    Creations,
+    Deliveries,
+    RowReader,
+    answer_cancel,
+    answer_requeue,
+    answer_retry,
+    answer_signals,
+    answer_terminate,
+    creation_values,
+)
 
 from .database import D1PreparedStatement, Row
 from .entries import cancelled
@@ -32,6 +46,45 @@ Answer: TypeAlias = Callable[[RowReader, str, Row], A]
 
 class Bulk(StoreRole):
     """The role `BulkStore`, and `retry_run`."""
+
+    @checked
+    async def create_runs(self, *, runs: Sequence[RunToCreate], now_ms: int) -> tuple[CreateManyResult, ...]:
+        if not runs:
+            return ()
+        creations = Creations(runs)
+        values = json_list(creation_values(run, now_ms) for run in creations.firsts())
+        statement = self._sender.statement
+        before, *_ = await self._sender.batch(
+            [
+                statement("create_runs.before", values),
+                statement("create_runs.runs", values, now_ms),
+                statement("create_runs.states", values),
+                statement("create_runs.heads", values, now_ms),
+            ]
+        )
+        creations.note_stored(before)
+        return creations.answers()
+
+    @checked
+    async def deliver_signals(
+        self, *, signals: Sequence[SignalToDeliver], now_ms: int
+    ) -> tuple[DeliverSignalResult, ...]:
+        if not signals:
+            return ()
+        deliveries = Deliveries(signals)
+        firsts = deliveries.firsts
+        values = json_list((signal.run_id, signal.signal_id, signal.name, signal.payload) for signal in firsts)
+        statement = self._sender.statement
+        before, *_ = await self._sender.batch(
+            [
+                statement("deliver_signals.before", values),
+                statement("deliver_signals.entries", values, now_ms),
+                statement("deliver_signals.waken", values, now_ms),
+                statement("deliver_signals.heads", values, now_ms),
+            ]
+        )
+        heads = {row["place"]: row for row in before}
+        return deliveries.answers(answer_signals(self._read, firsts, heads))
 
     @checked
     async def retry_run(

@@ -8,12 +8,13 @@ the store recognises it. What the second try answers when the first one was done
   `mark_run_finished`, `mark_run_errored`): the first answer, by the operation id in the head. `LeaseLostError` if the
   lease was gone and somebody else has written since.
 - `heartbeat_run_lease`, `heartbeat_run_leases`: the lease as it is; it does not get shorter.
-- `create_run`, `fork_run`: the first answer, by the operation id; `existing` if a driver has written since.
+- `create_run`, `create_runs`, `fork_run`: the first answer, by the operation id; `existing` if a driver has written
+  since.
 - claims: what the first try took, by the lease token, which each call makes anew; nothing more is taken then. Runs that
   the first try parked as dead are not named again.
 - `mark_schedule_bucket_started`: the first answer, by tick and operation id.
-- `deliver_signal`, `deliver_approval`, `deliver_retry`, `cancel_run`, `cancel_runs`: `duplicate` or `already-decided`,
-  by the id of the delivery; with `only_if_waiting` too.
+- `deliver_signal`, `deliver_signals`, `deliver_approval`, `deliver_retry`, `cancel_run`, `cancel_runs`: `duplicate` or
+  `already-decided`, by the id of the delivery; with `only_if_waiting` too.
 - `terminate_run`, `terminate_runs`: `finished`, as `aborted`.
 - `upsert_schedule` without `expected_revision`: `unchanged`.
 - migrations: the table is there already, which sends `ensure_schema` to look again.

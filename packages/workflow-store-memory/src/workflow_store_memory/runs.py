@@ -15,12 +15,15 @@ from workflow_runtime.store import (
     CancelRequested,
     CancelResult,
     Created,
+    CreatedOfMany,
+    CreateManyResult,
     CreateResult,
     Deleted,
     DeleteResult,
     Duplicate,
     Execution,
     Existing,
+    ExistingOfMany,
     JsonText,
     NewEvent,
     NotDeletable,
@@ -34,6 +37,7 @@ from workflow_runtime.store import (
     RetryResult,
     RunRecord,
     RunStatus,
+    RunToCreate,
     Terminated,
     TerminateResult,
     Timer,
@@ -55,7 +59,7 @@ _PRUNED_BY_DEFAULT = (RunStatus.FINISHED, RunStatus.ERRORED, RunStatus.ABORTED)
 
 
 class RunLifecycle(StoreRole):
-    """The role `RunLifecycleStore`."""
+    """The role `RunLifecycleStore`, and `create_runs`."""
 
     @atomic
     async def create_run(
@@ -74,31 +78,56 @@ class RunLifecycle(StoreRole):
         lease_ms: int | None = None,
     ) -> CreateResult:
         """RUN-1 to RUN-5."""
-        repeated = self._repeated(run_id, operation_id, Created)
-        if repeated is not None:
-            return repeated
-        existing = self._data.runs.get(run_id)
-        if existing is not None:
-            return _existing(existing, workflow_id, input)
-        run = Run(
+        wanted = RunToCreate(
             run_id=run_id,
-            generation=self._data.new_generation(),
             workflow_id=workflow_id,
             workflow_version=workflow_version,
             input=input,
+            operation_id=operation_id,
             queue=queue,
             priority=priority,
-            created_at_ms=now_ms,
-            updated_at_ms=now_ms,
-            available_at_ms=now_ms if available_at_ms is None else available_at_ms,
+            available_at_ms=available_at_ms,
         )
-        self._data.runs[run_id] = run
         claim = None
         if owner is not None and lease_ms is not None:
-            claim = Claim(owner=owner, lease_ms=lease_ms, now_ms=now_ms).take(run)
-        else:
-            self._data.notify(run_id)
-        return run.record(operation_id, Created(run=run_record(run), claim=claim))
+            claim = Claim(owner=owner, lease_ms=lease_ms, now_ms=now_ms)
+        return self._create(wanted, now_ms, claim)
+
+    @atomic
+    async def create_runs(self, *, runs: Sequence[RunToCreate], now_ms: int) -> tuple[CreateManyResult, ...]:
+        """BULK-4."""
+        answers = (self._create(wanted, now_ms, None) for wanted in runs)
+        return tuple(
+            CreatedOfMany()
+            if isinstance(answer, Created)
+            else ExistingOfMany(run_id=answer.run.run_id, differs=answer.differs)
+            for answer in answers
+        )
+
+    def _create(self, wanted: RunToCreate, now_ms: int, claim: Claim | None) -> CreateResult:
+        repeated = self._repeated(wanted.run_id, wanted.operation_id, Created)
+        if repeated is not None:
+            return repeated
+        existing = self._data.runs.get(wanted.run_id)
+        if existing is not None:
+            return _existing(existing, wanted.workflow_id, wanted.input)
+        run = Run(
+            run_id=wanted.run_id,
+            generation=self._data.new_generation(),
+            workflow_id=wanted.workflow_id,
+            workflow_version=wanted.workflow_version,
+            input=wanted.input,
+            queue=wanted.queue,
+            priority=wanted.priority,
+            created_at_ms=now_ms,
+            updated_at_ms=now_ms,
+            available_at_ms=now_ms if wanted.available_at_ms is None else wanted.available_at_ms,
+        )
+        self._data.runs[run.run_id] = run
+        taken = None if claim is None else claim.take(run)
+        if claim is None:
+            self._data.notify(run.run_id)
+        return run.record(wanted.operation_id, Created(run=run_record(run), claim=taken))
 
     @atomic
     async def load_run(self, *, run_id: str) -> RunRecord | None:

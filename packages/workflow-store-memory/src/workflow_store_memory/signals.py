@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from workflow_runtime.store import (
@@ -21,6 +22,7 @@ from workflow_runtime.store import (
     NotFound,
     NotWaiting,
     RunStatus,
+    SignalToDeliver,
     approval_payload,
     decode_json,
 )
@@ -34,7 +36,7 @@ __all__ = ["Signals"]
 
 
 class Signals(StoreRole):
-    """The role `SignalStore`."""
+    """The role `SignalStore`, and `deliver_signals`."""
 
     @atomic
     async def deliver_signal(
@@ -48,14 +50,25 @@ class Signals(StoreRole):
         only_if_waiting: bool = False,
     ) -> DeliverSignalResult:
         """SIGNAL-1 to SIGNAL-5."""
-        run = self._data.runs.get(run_id)
+        signal = SignalToDeliver(run_id=run_id, signal_id=signal_id, name=name, payload=payload)
+        return self._deliver_signal(signal, now_ms, only_if_waiting=only_if_waiting)
+
+    @atomic
+    async def deliver_signals(
+        self, *, signals: Sequence[SignalToDeliver], now_ms: int
+    ) -> tuple[DeliverSignalResult, ...]:
+        """BULK-5."""
+        return tuple(self._deliver_signal(signal, now_ms, only_if_waiting=False) for signal in signals)
+
+    def _deliver_signal(self, signal: SignalToDeliver, now_ms: int, *, only_if_waiting: bool) -> DeliverSignalResult:
+        run = self._data.runs.get(signal.run_id)
         if run is None:
             return NotFound()
-        known = run.deliveries.get(("signal", signal_id))
+        known = run.deliveries.get(("signal", signal.signal_id))
         if known is not None:
             return Duplicate(inbox_seq=known.inbox_seq)
-        refusal = _refusal(run, "signal", name, only_if_waiting)
-        return refusal or _deliver(self._data, run, "signal", name, signal_id, payload, now_ms)
+        refusal = _refusal(run, "signal", signal.name, only_if_waiting)
+        return refusal or _deliver(self._data, run, "signal", signal.name, signal.signal_id, signal.payload, now_ms)
 
     @atomic
     async def deliver_approval(

@@ -36,6 +36,7 @@ from .event_log import EventLog
 from .forks import Forks
 from .leases import Leases
 from .listening import NoticeListener, OpenConnection, borrowed_from, connected_to
+from .many import Many
 from .migrating import Migrator
 from .notices import NoticeSender
 from .opening import connector, open_pool, pool_options
@@ -62,7 +63,7 @@ _CLOSE_TIMEOUT_S = 2.0
 
 @outside_handlers
 class PostgresWorkflowStore(
-    RunLifecycle, Forks, Bulk, EventLog, Leases, Timers, Signals, Schedules, Queries, TransactionalAppends
+    RunLifecycle, Forks, Bulk, Many, EventLog, Leases, Timers, Signals, Schedules, Queries, TransactionalAppends
 ):
     """The store in a PostgreSQL database.
 

@@ -25,6 +25,7 @@ from .claims import (
 )
 from .creation import Fork, NewRun, creation_answer, creation_id, new_lease
 from .fence import Fence, answer_append
+from .many import Creations, Deliveries, answer_signals, creation_values
 from .opening import StoreOpening
 from .pages import (
     ANY_SIZE,
@@ -49,6 +50,8 @@ __all__ = [
     "ENDED",
     "END_OF_TIME_MS",
     "NOT_CANCELLABLE",
+    "Creations",
+    "Deliveries",
     "Fence",
     "Fork",
     "InvalidQueryFileError",
@@ -72,12 +75,14 @@ __all__ = [
     "answer_retry",
     "answer_retry_request",
     "answer_signal",
+    "answer_signals",
     "answer_terminate",
     "awaited_text",
     "chosen_migrations",
     "claim_batch",
     "creation_answer",
     "creation_id",
+    "creation_values",
     "environment_name",
     "error_status",
     "fail_only",

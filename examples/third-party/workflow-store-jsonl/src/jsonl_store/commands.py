@@ -6,11 +6,19 @@ import dataclasses
 import json
 from typing import Any
 
-from workflow_runtime.store import Awaited, NewEvent, RunStatus, Timer, WorkflowVersion
+from workflow_runtime.store import (
+    Awaited,
+    NewEvent,
+    RunStatus,
+    RunToCreate,
+    SignalToDeliver,
+    Timer,
+    WorkflowVersion,
+)
 
 __all__ = ["read_command", "write_command"]
 
-_VALUES = {cls.__name__: cls for cls in (Awaited, NewEvent, Timer, WorkflowVersion)}
+_VALUES = {cls.__name__: cls for cls in (Awaited, NewEvent, RunToCreate, SignalToDeliver, Timer, WorkflowVersion)}
 
 
 def write_command(verb: str, arguments: dict[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from sqlite3 import Connection, Row
 from typing import Literal
 
@@ -21,6 +22,7 @@ from workflow_runtime.store import (
     NotFound,
     NotWaiting,
     RunStatus,
+    SignalToDeliver,
     approval_payload,
 )
 
@@ -44,6 +46,22 @@ def deliver_signal(
     if known is not None:
         return Duplicate(inbox_seq=known["inbox_seq"])
     return _deliver(db, run_id, "signal", name, signal_id, payload, now_ms, only_if_waiting)
+
+
+def deliver_signals(
+    db: Connection, *, signals: Sequence[SignalToDeliver], now_ms: int
+) -> tuple[DeliverSignalResult, ...]:
+    return tuple(
+        deliver_signal(
+            db,
+            run_id=signal.run_id,
+            signal_id=signal.signal_id,
+            name=signal.name,
+            payload=signal.payload,
+            now_ms=now_ms,
+        )
+        for signal in signals
+    )
 
 
 def deliver_approval(

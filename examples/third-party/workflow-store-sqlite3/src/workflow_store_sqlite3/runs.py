@@ -14,13 +14,17 @@ from workflow_runtime.store import (
     AlreadyFinished,
     CancelRequested,
     CancelResult,
+    CorruptRecordError,
     Created,
+    CreatedOfMany,
+    CreateManyResult,
     CreateResult,
     Deleted,
     DeleteResult,
     Duplicate,
     Execution,
     Existing,
+    ExistingOfMany,
     Forked,
     ForkResult,
     JsonText,
@@ -37,6 +41,7 @@ from workflow_runtime.store import (
     RetryResult,
     RunRecord,
     RunStatus,
+    RunToCreate,
     Terminated,
     TerminateResult,
     cancel_payload,
@@ -282,6 +287,31 @@ def prune_runs(
         """,
         {**asked, "limit": limit},
     ).rowcount
+
+
+def create_runs(db: Connection, *, runs: Sequence[RunToCreate], now_ms: int) -> tuple[CreateManyResult, ...]:
+    return tuple(_create_one_of_many(db, run, now_ms) for run in runs)
+
+
+def _create_one_of_many(db: Connection, run: RunToCreate, now_ms: int) -> CreateManyResult:
+    try:
+        answer = create_run(
+            db,
+            run_id=run.run_id,
+            workflow_id=run.workflow_id,
+            workflow_version=run.workflow_version,
+            input=run.input,
+            operation_id=run.operation_id,
+            now_ms=now_ms,
+            queue=run.queue,
+            priority=run.priority,
+            available_at_ms=run.available_at_ms,
+        )
+    except CorruptRecordError:  # raised before anything is written: it must not keep the others back
+        return ExistingOfMany(run_id=run.run_id, differs=("input",))
+    if isinstance(answer, Created):
+        return CreatedOfMany()
+    return ExistingOfMany(run_id=run.run_id, differs=answer.differs)
 
 
 def cancel_runs(

@@ -75,6 +75,7 @@ class Sqlite3WorkflowStore:
     retry_run = _writes(runs.retry_run)
     delete_run = _writes(runs.delete_run)
     prune_runs = _writes(runs.prune_runs)
+    create_runs = _writes(runs.create_runs)
     cancel_runs = _writes(runs.cancel_runs)
     terminate_runs = _writes(runs.terminate_runs)
     requeue_runs = _writes(runs.requeue_runs)
@@ -98,6 +99,7 @@ class Sqlite3WorkflowStore:
     _read_log_page = _reads(driving.read_log_page)
 
     deliver_signal = _writes(inbox.deliver_signal)
+    deliver_signals = _writes(inbox.deliver_signals)
     deliver_approval = _writes(inbox.deliver_approval)
     deliver_retry = _writes(inbox.deliver_retry)
     read_inbox = _reads(inbox.read_inbox)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from workflow_runtime.store import (
@@ -19,12 +20,13 @@ from workflow_runtime.store import (
     NotFound,
     NotWaiting,
     RunStatus,
+    SignalToDeliver,
     approval_payload,
     checked,
 )
 
 from . import codec
-from .server import Server
+from .server import Reply, Server
 
 
 class Inbox:
@@ -47,6 +49,20 @@ class Inbox:
             "signal", run_id, name, signal_id, payload, now_ms, only_if_waiting=only_if_waiting
         )
         return Duplicate(inbox_seq=int(answer)) if isinstance(answer, str) else answer
+
+    @checked
+    async def deliver_signals(
+        self, *, signals: Sequence[SignalToDeliver], now_ms: int
+    ) -> tuple[DeliverSignalResult, ...]:
+        if not signals:
+            return ()
+        deliveries = [
+            _delivery("signal", signal.run_id, signal.name, signal.signal_id, signal.payload, now_ms)
+            for signal in signals
+        ]
+        replies = await self._server.call("deliver_many", deliveries=deliveries, now_ms=now_ms)
+        answers = map(_delivered, replies)
+        return tuple(Duplicate(inbox_seq=int(one)) if isinstance(one, str) else one for one in answers)
 
     @checked
     async def deliver_approval(
@@ -99,24 +115,27 @@ class Inbox:
         **special: Any,
     ) -> Delivered | Buffered | NotWaiting | AlreadyFinished | NotFound | str:
         """Put an entry into the inbox; for one that is known, return what is known of it."""
-        match await self._server.call(
-            "deliver",
-            kind=kind,
-            run_id=run_id,
-            name=name,
-            delivery_id=delivery_id,
-            entry=codec.encode_entry(kind, name, delivery_id, payload, now_ms),
-            now_ms=now_ms,
-            **special,
-        ):
-            case ["delivered", seq]:
-                return Delivered(inbox_seq=seq)
-            case ["buffered", seq]:
-                return Buffered(inbox_seq=seq)
-            case ["known", str(known)]:
-                return known
-            case ["not-waiting", status]:
-                return NotWaiting(status=RunStatus(status))
-            case ["finished", status]:
-                return AlreadyFinished(status=RunStatus(status))
-        return NotFound()
+        delivery = _delivery(kind, run_id, name, delivery_id, payload, now_ms)
+        return _delivered(await self._server.call("deliver", **delivery, now_ms=now_ms, **special))
+
+
+def _delivery(
+    kind: str, run_id: str, name: str, delivery_id: str, payload: JsonText | None, now_ms: int
+) -> dict[str, Any]:
+    entry = codec.encode_entry(kind, name, delivery_id, payload, now_ms)
+    return {"kind": kind, "run_id": run_id, "name": name, "delivery_id": delivery_id, "entry": entry}
+
+
+def _delivered(reply: Reply) -> Delivered | Buffered | NotWaiting | AlreadyFinished | NotFound | str:
+    match reply:
+        case ["delivered", seq]:
+            return Delivered(inbox_seq=seq)
+        case ["buffered", seq]:
+            return Buffered(inbox_seq=seq)
+        case ["known", str(known)]:
+            return known
+        case ["not-waiting", status]:
+            return NotWaiting(status=RunStatus(status))
+        case ["finished", status]:
+            return AlreadyFinished(status=RunStatus(status))
+    return NotFound()

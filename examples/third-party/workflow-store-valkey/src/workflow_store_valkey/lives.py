@@ -14,12 +14,15 @@ from workflow_runtime.store import (
     CancelResult,
     ClaimedRun,
     Created,
+    CreatedOfMany,
+    CreateManyResult,
     CreateResult,
     Deleted,
     DeleteResult,
     Duplicate,
     Execution,
     Existing,
+    ExistingOfMany,
     Forked,
     ForkResult,
     JsonText,
@@ -36,6 +39,7 @@ from workflow_runtime.store import (
     RetryResult,
     RunRecord,
     RunStatus,
+    RunToCreate,
     Terminated,
     TerminateResult,
     cancel_payload,
@@ -206,6 +210,15 @@ class Lives:
         return pruned
 
     @checked
+    async def create_runs(self, *, runs: Sequence[RunToCreate], now_ms: int) -> tuple[CreateManyResult, ...]:
+        if not runs:
+            return ()
+        facts = [{name: getattr(run, name) for name in RunToCreate.__dataclass_fields__} for run in runs]
+        given = [{name: value for name, value in run.items() if value is not None} for run in facts]
+        replies = await self._server.call("create_runs", runs=given, now_ms=now_ms)
+        return tuple(map(_created_of_many, runs, replies))
+
+    @checked
     async def cancel_runs(
         self, *, run_ids: Sequence[str], now_ms: int, reason: str | None = None
     ) -> Mapping[str, CancelResult]:
@@ -237,6 +250,23 @@ class Lives:
         ids = list(dict.fromkeys(run_ids))
         reply = await self._server.call("for_each_run", called=verb, run_ids=ids, arguments=given)
         return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _created_of_many(run: RunToCreate, reply: Reply) -> CreateManyResult:
+    kind, *stored = reply
+    if kind == "created":
+        return CreatedOfMany()
+    stored_workflow_id, stored_input = stored
+    try:
+        differs = differing_fields(
+            stored_workflow_id=stored_workflow_id,
+            stored_input=stored_input,
+            workflow_id=run.workflow_id,
+            input=run.input,
+        )
+    except (TypeError, ValueError, RecursionError):  # it cannot be read
+        differs = ("input",)
+    return ExistingOfMany(run_id=run.run_id, differs=differs)
 
 
 def _cancelling(now_ms: int, reason: str | None) -> dict[str, Any]:

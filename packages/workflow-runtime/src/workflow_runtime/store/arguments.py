@@ -29,6 +29,7 @@ from .protocol import (
 )
 from .values import (
     MAX_AWAITED_BYTES,
+    MAX_BULK_BYTES,
     MAX_BULK_RUNS,
     MAX_HEARTBEAT_LEASES,
     MAX_TIMER_CHANGES,
@@ -40,6 +41,8 @@ from .values import (
     OverlapPolicy,
     RequestedOverlap,
     RunStatus,
+    RunToCreate,
+    SignalToDeliver,
     StoreCapabilities,
     Timer,
     TransactionWrite,
@@ -71,6 +74,7 @@ _ROLES = (
     SupportsTransactions,
 )
 VerbT = TypeVar("VerbT", bound=Callable[..., Coroutine[Any, Any, Any]])
+ItemT = TypeVar("ItemT", RunToCreate, SignalToDeliver)
 Check = Callable[[str, Any, StoreCapabilities], None]
 
 
@@ -244,6 +248,34 @@ def _check_run_ids(name: str, value: Sequence[str], capabilities: StoreCapabilit
     if len(value) > MAX_BULK_RUNS:
         raise InvalidArgumentError(name, f"holds {len(value)} ids, at most {MAX_BULK_RUNS} are allowed")
     _check_ids(name, value, capabilities)
+
+
+def _check_runs(name: str, value: Sequence[object], capabilities: StoreCapabilities) -> None:
+    for run in _checked_items(name, value, RunToCreate):
+        _check_priority(f"{name}.priority", run.priority, capabilities)
+        if run.available_at_ms is not None:
+            _check_int(f"{name}.available_at_ms", run.available_at_ms, 0, MAX_TIME_MS)
+        _check_payload(f"{name}.input", run.input, capabilities)
+
+
+def _check_signals(name: str, value: Sequence[object], capabilities: StoreCapabilities) -> None:
+    for signal in _checked_items(name, value, SignalToDeliver):
+        if signal.payload is not None:
+            _check_payload(f"{name}.payload", signal.payload, capabilities)
+
+
+def _checked_items(name: str, value: Sequence[object], kind: type[ItemT]) -> Sequence[ItemT]:
+    """Refuse what is too much for one call, or of another type."""
+    if len(value) > MAX_BULK_RUNS:
+        raise InvalidArgumentError(name, f"holds {len(value)} items, at most {MAX_BULK_RUNS} are allowed")
+    for item in value:
+        if type(item) is not kind:
+            raise InvalidArgumentError(name, f"must hold {kind.__name__}, not {type(item).__name__}")
+    items = cast("Sequence[ItemT]", value)
+    size = sum(item.bulk_bytes for item in items)
+    if size > MAX_BULK_BYTES and len(items) > 1:
+        raise InvalidArgumentError(name, f"takes {size} bytes, at most {MAX_BULK_BYTES} are allowed together")
+    return items
 
 
 def _check_leases(name: str, value: Sequence[object], capabilities: StoreCapabilities) -> None:
@@ -439,6 +471,8 @@ _CHECKS: dict[str, Check] = {
     "statuses": _check_statuses,
     "run_ids": _check_run_ids,
     "leases": _check_leases,
+    "runs": _check_runs,
+    "signals": _check_signals,
 }
 
 

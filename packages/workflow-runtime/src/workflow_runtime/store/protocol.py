@@ -19,6 +19,7 @@ from .results import (
     BucketResult,
     CancelResult,
     ClaimResult,
+    CreateManyResult,
     CreateResult,
     DeleteResult,
     DeleteScheduleResult,
@@ -57,8 +58,10 @@ from .values import (
     RunStatus,
     RunSummary,
     RunTimeline,
+    RunToCreate,
     Schedule,
     SchedulePage,
+    SignalToDeliver,
     StoreCapabilities,
     Timer,
     TransactionWork,
@@ -431,15 +434,56 @@ class RunLifecycleStore(Protocol):
 
 
 class BulkStore(Protocol):
-    """Calls of operators for many runs at once. `MAX_BULK_RUNS` ids fit into one call.
+    """Calls for many runs at once. `MAX_BULK_RUNS` ids, runs or signals fit into one call.
 
     Contract:
         BULK-1: Each run is dealt with as by the verb for one run, and its answer is that verb's; unknown ids answer
             `not-found`. The answer names each id once. Without ids nothing happens.
-        BULK-2: Each run's own change is one unit, whatever becomes of the others: it is atomic against whoever writes
-            that run meanwhile. Calls that meet wait for each other, at worst, and never for ever.
-        BULK-3: More than `MAX_BULK_RUNS` ids are refused, and so are bad ones, before anything is written.
+        BULK-2: Each run's own change, and each signal's, is one unit, whatever becomes of the others: it is atomic
+            against whoever writes that run meanwhile. Calls that meet wait for each other, at worst, and never for
+            ever.
+        BULK-3: More than `MAX_BULK_RUNS` ids, runs or signals are refused, and so are bad ones, before anything is
+            written; so too runs or signals that take more than `MAX_BULK_BYTES`, as the sum of their `bulk_bytes`,
+            unless there is only one.
     """
+
+    async def create_runs(self, *, runs: Sequence[RunToCreate], now_ms: int) -> tuple[CreateManyResult, ...]:
+        """Create runs, each for itself.
+
+        Args:
+            runs: What to create, each with an operation id of its own.
+            now_ms: The present.
+
+        Returns:
+            An answer for each run, in the order of `runs`.
+
+        Contract:
+            BULK-4: Each run is dealt with as by `create_run` without a claim, one after the other, whatever becomes of
+                the others, also where a run id stands there twice and where a call is repeated with its operation ids.
+                Its answer, in the order of `runs`, is `created`, or `existing` with what differs from that run: the
+                `input` of one that cannot be read does. Without runs nothing happens.
+        """
+        ...
+
+    async def deliver_signals(
+        self, *, signals: Sequence[SignalToDeliver], now_ms: int
+    ) -> tuple[DeliverSignalResult, ...]:
+        """Put signals into the inboxes of runs, each for itself.
+
+        Args:
+            signals: What to deliver, to any runs; a run may get several.
+            now_ms: The present.
+
+        Returns:
+            An answer for each signal, in the order of `signals`.
+
+        Contract:
+            BULK-5: Each signal is dealt with as by `deliver_signal`, one after the other, whatever becomes of the
+                others, and its answer is that verb's, in the order of `signals`. So those for one run get their numbers
+                in that order, the first that it waits for is `delivered`, and a `signal_id` that stands there twice
+                for it is a `duplicate`. Without signals nothing happens.
+        """
+        ...
 
     async def cancel_runs(
         self, *, run_ids: Sequence[str], now_ms: int, reason: str | None = None

@@ -28,8 +28,10 @@ __all__ = [
     "CancelResult",
     "ClaimResult",
     "Claimed",
+    "CreateManyResult",
     "CreateResult",
     "Created",
+    "CreatedOfMany",
     "DeleteResult",
     "DeleteScheduleResult",
     "Deleted",
@@ -39,6 +41,7 @@ __all__ = [
     "Delivered",
     "Duplicate",
     "Existing",
+    "ExistingOfMany",
     "ForkResult",
     "Forked",
     "LeaseBusy",
@@ -134,6 +137,29 @@ class Existing(Value):
         """Raise `RunConflictError`, unless the run is what the call asked for."""
         if self.differs:
             raise RunConflictError(self.run.run_id, self.differs)
+        return self
+
+
+@value
+class CreatedOfMany(Done):
+    """One run of many was created by this operation (or by this operation's lost first try)."""
+
+    kind: Literal["created"] = "created"
+
+
+@value
+class ExistingOfMany(Value):
+    """A run of the id of one of many is there already; nothing changed."""
+
+    kind: Literal["existing"] = "existing"
+    run_id: str
+    differs: tuple[str, ...]
+    """Names of the arguments that differ from what is stored: of `workflow_id` and `input`."""
+
+    def raise_for_outcome(self) -> Self:
+        """Raise `RunConflictError`, unless the run is what the call asked for."""
+        if self.differs:
+            raise RunConflictError(self.run_id, self.differs)
         return self
 
 
@@ -410,6 +436,7 @@ def about(answer: A, **facts: Any) -> A:
 
 
 CreateResult: TypeAlias = Created | Existing
+CreateManyResult: TypeAlias = CreatedOfMany | ExistingOfMany
 ForkResult: TypeAlias = Forked | Existing | NotForkable | NotFound
 ClaimResult: TypeAlias = Claimed | NotClaimable | NotFound
 LeaseResult: TypeAlias = LeaseRenewal | LeaseLost | LeaseBusy

@@ -18,6 +18,7 @@ __all__ = [
     "DEFAULT_HISTORY_EVENTS",
     "DEFAULT_QUEUE",
     "MAX_AWAITED_BYTES",
+    "MAX_BULK_BYTES",
     "MAX_BULK_RUNS",
     "MAX_HEARTBEAT_LEASES",
     "MAX_TIMER_CHANGES",
@@ -50,8 +51,10 @@ __all__ = [
     "RunStatus",
     "RunSummary",
     "RunTimeline",
+    "RunToCreate",
     "Schedule",
     "SchedulePage",
+    "SignalToDeliver",
     "StoreCapabilities",
     "TimelineEntry",
     "Timer",
@@ -76,9 +79,14 @@ SILENT_CLAIMS_PER_CRASH = 4
 AWAITED_SHOWN = 3
 """The most things that a run waits for in a listing."""
 MAX_BULK_RUNS = 500
-"""The most runs that one call deals with: it must not keep others waiting for long."""
+"""The most runs, or signals, that one call deals with: it must not keep others waiting for long."""
+MAX_BULK_BYTES = 1_900_000
+"""The most bytes that the runs or signals of one call take, as their `bulk_bytes` says, unless it is a single one: they
+are one value, and D1 carries 2,000,000 bytes."""
 MAX_HEARTBEAT_LEASES = 250
 """The most leases that one call renews: with the longest ids they still are one value for D1, of 2,000,000 bytes."""
+_BESIDE_TEXTS = 80
+"""The most bytes that a run or a signal takes in JSON beside its texts: two numbers, quotes, commas and brackets."""
 NOTICE_HORIZON_MS = 60_000
 """Workers are notified of a paused run's timer when it is due in less time; their polls find the others in time."""
 
@@ -220,6 +228,55 @@ class CheckedEvent(NewEvent):
 
     def __post_init__(self) -> None:
         """Trust the maker."""
+
+
+@value
+class RunToCreate(Value):
+    """A run that `create_runs` creates; see `create_run` for what each of it means."""
+
+    run_id: str
+    workflow_id: str
+    workflow_version: str
+    input: JsonText
+    operation_id: str
+    queue: str = DEFAULT_QUEUE
+    priority: int = 0
+    available_at_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_ids(self, "runs", "run_id", "workflow_id", "workflow_version", "operation_id", "queue")
+        check_json_text("runs.input", self.input)
+
+    @property
+    def bulk_bytes(self) -> int:
+        """The most bytes that it takes in JSON."""
+        ids = (self.run_id, self.workflow_id, self.workflow_version, self.operation_id, self.queue)
+        return _json_bytes(ids, self.input)
+
+
+@value
+class SignalToDeliver(Value):
+    """A signal that `deliver_signals` delivers; see `deliver_signal` for what each of it means."""
+
+    run_id: str
+    signal_id: str
+    name: str
+    payload: JsonText | None = None
+
+    def __post_init__(self) -> None:
+        _check_ids(self, "signals", "run_id", "signal_id", "name")
+        if self.payload is not None:
+            check_json_text("signals.payload", self.payload)
+
+    @property
+    def bulk_bytes(self) -> int:
+        """The most bytes that it takes in JSON."""
+        return _json_bytes((self.run_id, self.signal_id, self.name), self.payload)
+
+
+def _json_bytes(ids: Iterable[str], payload: JsonText | None) -> int:
+    # Written as a text, a character of an id takes six bytes at most, and one of a payload, which is JSON itself, two.
+    return 6 * sum(map(len, ids)) + 2 * len(payload or "") + _BESIDE_TEXTS
 
 
 @value

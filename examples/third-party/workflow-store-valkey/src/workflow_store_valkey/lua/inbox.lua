@@ -40,3 +40,13 @@ define('deliver', function(a)
   save_head(head, changes)
   return {wakes and 'delivered' or 'buffered', seq}
 end)
+
+-- Delivers one after the other.
+define('deliver_many', function(a)
+  local answers = {}
+  for place, delivery in ipairs(a.deliveries) do
+    delivery.now_ms = a.now_ms
+    answers[place] = verbs.deliver(delivery)
+  end
+  return answers
+end)

@@ -173,3 +173,18 @@ define('for_each_run', function(a)
   end
   return answers
 end)
+
+-- Creates runs one after the other; tells of one that is there what it is.
+define('create_runs', function(a)
+  local answers = {}
+  for place, run in ipairs(a.runs) do
+    run.now_ms = a.now_ms
+    if verbs.create_run(run)[1] == 'created' then
+      answers[place] = {'created'}
+    else
+      local stored = key_of('run', run.run_id)
+      answers[place] = {'existing', call('HGET', stored, 'workflow_id'), call('HGET', stored, 'input')}
+    end
+  end
+  return answers
+end)
