@@ -5,7 +5,18 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, TypedDict, assert_type
 
-from workflow_runtime import Approval, Context, Every, RunHandle, Schedule, Workflow, WorkflowRuntime, workflow
+from workflow_runtime import (
+    Approval,
+    Context,
+    DeliverSignal,
+    Every,
+    RunHandle,
+    Schedule,
+    StartRun,
+    Workflow,
+    WorkflowRuntime,
+    workflow,
+)
 from workflow_runtime.testing import TestClock, run_to_completion
 from workflow_store_d1 import D1WorkflowStore, SQLiteWorkflowStore
 from workflow_store_memory import InMemoryWorkflowStore
@@ -78,6 +89,11 @@ async def calls(runtime: WorkflowRuntime, clock: TestClock) -> None:
     assert_type(await (await runtime.start_run(nightly)).result(), list[str])
     assert_type(await (await runtime.start_run(optional)).result(), str)
     assert_type(await (await runtime.start_run(optional, 5)).result(), str)
+    assert_type(await runtime.start_runs(checkout, [StartRun("order", run_id="run")]), list[RunHandle[int]])
+    assert_type(await runtime.start_runs(nightly, [StartRun(None)]), list[RunHandle[list[str]]])
+    assert_type(await runtime.start_runs("checkout", (StartRun(n) for n in range(3))), list[RunHandle[Any]])
+    await runtime.start_runs(anything, [StartRun({"any": "thing"}), StartRun(5)])
+    await runtime.deliver_signals(DeliverSignal(f"run-{n}", "go", n) for n in range(3))
     assert_type(await runtime.start_run("checkout", {"any": "thing"}), RunHandle[Any])
     await runtime.start_run(anything, {"any": "thing"})
     await runtime.start_run(anything)

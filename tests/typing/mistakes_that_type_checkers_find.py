@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from workflow_runtime import Context, Every, RunHandle, Schedule, WorkflowRuntime, workflow
+from workflow_runtime import Context, Every, RunHandle, Schedule, StartRun, WorkflowRuntime, workflow
 
 
 async def charge(order: str, *, amount: int) -> float:
@@ -35,6 +35,8 @@ async def undecorated(ctx: Context, order: str) -> int:
 async def calls(runtime: WorkflowRuntime) -> None:
     await runtime.start_run(checkout, 5)  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
     await runtime.start_run(checkout)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await runtime.start_runs(checkout, [StartRun(5)])  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await runtime.start_runs(checkout, ["order"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType, reportCallIssue]
     await runtime.run_here(checkout, {"id": "x"})  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
     await runtime.start_run(undecorated, "order")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     await runtime.start_run(None)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -43,6 +43,7 @@ SAMPLES: dict[str, Any] = {
     "float": 0.5,
     "datetime | None": datetime(2030, 1, 1, tzinfo=UTC),
     "tuple[str, ...]": ("one", "two"),
+    "tuple[RunConflictError, ...]": (),  # errors are never equal
     "Failure | None": Failure(error_type="ValueError", message="boom", traceback="  File ..."),
 }
 

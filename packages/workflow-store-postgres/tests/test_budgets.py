@@ -70,6 +70,16 @@ async def test_drivers_write_is_one_trip_and_its_repeat_two(
             assert run_id == "first" or counted(wire) == expected
 
 
+async def test_start_of_a_run_that_is_there_reads_it_by_another_statement(
+    store: PostgresWorkflowStore, wire: Wire
+) -> None:
+    for _ in range(2):
+        await store.create_run(**run("queued"))
+        wire.reset()
+        assert (await store.create_run(**run("queued", operation_id="another"))).kind == "existing"
+    assert counted(wire) == (2, 2)
+
+
 async def test_heartbeat_is_one_statement(store: PostgresWorkflowStore, wire: Wire) -> None:
     token = await start(store, "a")
     for _ in range(2):

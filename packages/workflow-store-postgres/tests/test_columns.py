@@ -21,7 +21,7 @@ ITSELF = ("overtaken", "backed", "wakes", "notified")
 """Columns by which statements say that they must be sent again, or that they notified the workers."""
 
 COLUMNS = {
-    "create_run": (*rows.RECORD_COLUMNS, *rows.LEASE_COLUMNS, "created", "operation_id", "operation_answer", *ITSELF),
+    "read_creation": (*rows.RECORD_COLUMNS, *rows.LEASE_COLUMNS, "operation_id", "operation_answer", "backed"),
     "read_creations": ("run_id", "workflow_id", "operation_id", "same_input", "input", "backed"),
     "fork_run": (*rows.RECORD_COLUMNS, "operation_id", "source_length", *ITSELF),
     "load_run": rows.RECORD_COLUMNS,

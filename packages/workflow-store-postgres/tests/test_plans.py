@@ -160,6 +160,7 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "look_at_log": (RUN, 0, 100, 1_000_000),
     "read_inbox": (RUN, 0, 100, 1_000_000),
     "create_run": (RUN, "w", "1", "default", 0, 1, "queued", 1, None, None, 0, None, "create_run:o", "{}", "1", True),
+    "read_creation": (RUN,),
     "create_runs": ([RUN], ["w"], ["1"], ["default"], ["0"], ["1"], ["create_run:o"], ["1"], 1),
     "read_creations": ([RUN], ["1"]),
     "deliver_signals": ([RUN], ["s2"], ["go"], ["1"], 5),

@@ -23,7 +23,6 @@ BATCH: dict[str, Any] = {**HELD, "now_ms": 100, "limit": 10}
 ONE_TRIP: dict[str, tuple[str, dict[str, Any]]] = {
     "start": ("create_run", run("{new}")),
     "start and claim": ("create_run", run("{new}", **HELD)),
-    "start again": ("create_run", run("queued", operation_id="another")),
     "load": ("load_run", {"run_id": "queued"}),
     "load with history": ("load_execution", {"run_id": "paused"}),
     "claim": ("claim_run", {"run_id": "queued", **HELD, "now_ms": 100, "max_crashes": 9}),

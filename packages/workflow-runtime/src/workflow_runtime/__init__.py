@@ -15,6 +15,7 @@ from .errors import *  # noqa: F403  # the whole tree is public
 from .failure import Failure
 from .handles import RunHandle
 from .health import WorkerHealth
+from .many import DeliverSignal, StartRun
 from .metering import QueryMeter, meter_queries
 from .payloads import JsonCodec, JsonText, JsonValue, PayloadCodec, decode_json, encode_json
 from .retry import NO_RETRY, RetryPolicy, exponential_backoff, fixed_backoff
@@ -39,6 +40,7 @@ __all__ = [
     "Clock",
     "Context",
     "Cron",
+    "DeliverSignal",
     "Every",
     "Failure",
     "JsonCodec",
@@ -54,6 +56,7 @@ __all__ = [
     "Schedule",
     "ScheduleRecord",
     "Schedules",
+    "StartRun",
     "StepInfo",
     "StoreClock",
     "SweepReport",

@@ -14,6 +14,7 @@ WorkflowError
 |- ScheduleNotFoundError         there is no such schedule                             -> check the id
 |- OutcomeError                  the answer to a call says that it changed nothing     -> read its `kind`
 |- RunConflictError              the run id is taken by another workflow or input      -> choose another id
+|- RunConflictsError             the same of some runs of many; the others started     -> see its `conflicts`
 |- ScheduleConflictError         the schedule is being modified concurrently -> repeat it later
 |- StoreError                    `retryable` says whether the same call may be repeated
 |  |- StoreUnavailableError      the database is away, busy, restarting or full        -> repeat it later
@@ -73,6 +74,7 @@ __all__ = [
     "ResultTimeoutError",
     "RunAbortedError",
     "RunConflictError",
+    "RunConflictsError",
     "RunFailedError",
     "RunNotFoundError",
     "ScheduleConflictError",
@@ -226,6 +228,23 @@ class RunConflictError(WorkflowError):
         self.run_id = run_id
         self.differs = differs
         super().__init__(f"run {run_id!r} exists already with another {' and '.join(differs)}")
+
+
+class RunConflictsError(WorkflowError):
+    """Some of many run ids exist already, with another workflow or another input. The other runs were started.
+
+    `conflicts` holds an error for each of them; `run_ids` the ids of all runs of the call, in their order.
+    """
+
+    def __init__(self, conflicts: tuple[RunConflictError, ...], run_ids: tuple[str, ...]) -> None:
+        self.conflicts = conflicts
+        self.run_ids = run_ids
+        shown = "; ".join(str(conflict) for conflict in conflicts[:_CONFLICTS_SHOWN])
+        more = "; …" if len(conflicts) > _CONFLICTS_SHOWN else ""
+        super().__init__(f"{len(conflicts)} of {len(run_ids)} runs were not started: {shown}{more}")
+
+
+_CONFLICTS_SHOWN = 3
 
 
 class ScheduleConflictError(WorkflowError):

@@ -18,6 +18,7 @@ from .handles import RunHandle
 from .ids import check_id, new_id, plain_text
 from .isolation import outside_handlers
 from .logs import get_logger, one_line
+from .many import ManyRuns
 from .payloads import ExactCodec, encode_json
 from .store import (
     DEFAULT_QUEUE,
@@ -50,7 +51,7 @@ OutputT = TypeVar("OutputT")
 
 
 @outside_handlers
-class RunClient(RunsInBulk):
+class RunClient(ManyRuns, RunsInBulk):
     """The part of a runtime that speaks to runs. It drives none of them: a web process needs nothing more.
 
     Args:

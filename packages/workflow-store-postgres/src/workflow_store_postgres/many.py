@@ -40,7 +40,7 @@ class Many(Signals):
             for tries in range(1, MAX_TRIES + 1):
                 if not left:
                     return creations.answers()
-                taken = await self._create(left, now_ms)
+                taken = await self._create_together(left, now_ms)
                 notice.wakes = notice.wakes or len(taken) < len(left)
                 # One that is not there now was deleted after all.
                 left = creations.firsts(await self._find(creations, taken))
@@ -48,7 +48,7 @@ class Many(Signals):
                     await wait_a_little(tries)
             raise StoreUnavailableError(f"too many others create and delete runs such as {left[0].run_id!r}")
 
-    async def _create(self, runs: Sequence[RunToCreate], now_ms: int) -> list[str]:
+    async def _create_together(self, runs: Sequence[RunToCreate], now_ms: int) -> list[str]:
         """Create runs, and return the ids that were taken."""
         rows = await self._sender.rows("create_runs", *_columns(creation_values(run, now_ms) for run in runs), now_ms)
         return [row["run_id"] for row in rows]

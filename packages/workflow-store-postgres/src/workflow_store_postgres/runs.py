@@ -20,6 +20,7 @@ from workflow_runtime.store import (
     RequeueResult,
     RunRecord,
     RunStatus,
+    StoreUnavailableError,
     TerminateResult,
     Timer,
     cancel_payload,
@@ -41,6 +42,7 @@ from workflow_store_sql import (
 from .combined_writes import Unit
 from .fenced_write import FencedWrite, event_values, timer_values
 from .rows import run_rows
+from .statement_sender import MAX_TRIES, wait_a_little
 from .store_role import StoreRole
 
 __all__ = ["RunLifecycle"]
@@ -68,13 +70,22 @@ class RunLifecycle(StoreRole):
         lease = new_lease(self._sender.new_token, owner, lease_ms, now_ms)
         facts = (run_id, workflow_id, workflow_version, queue, priority, now_ms)
         new = NewRun(*facts, now_ms if available_at_ms is None else available_at_ms, input, operation_id, lease)
-        with self._notices.about(run_id if new.lease is None else None) as pending:
-            [row] = await self._sender.settled("create_run", *new.facts, *new.head, input, pending.by_statement)
-            pending.wakes = row["wakes"]
-        if row["created"]:
-            return new.created()
         page = (0, DEFAULT_HISTORY_EVENTS, DEFAULT_HISTORY_BYTES)
-        return await new.taken(self._read, row, lambda: self._sender.rows("read_inbox", run_id, *page))
+        for tries in range(1, MAX_TRIES + 1):
+            if await self._create(new):
+                return new.created()
+            rows = await self._sender.rows("read_creation", run_id)
+            if rows:
+                return await new.taken(self._read, rows[0], lambda: self._sender.rows("read_inbox", run_id, *page))
+            await wait_a_little(tries)  # it was deleted after all
+        raise StoreUnavailableError(f"too many others create and delete run {run_id!r}")
+
+    async def _create(self, new: NewRun) -> bool:
+        """Create a run, and return False if its id is taken."""
+        with self._notices.about(new.run_id if new.lease is None else None) as pending:
+            rows = await self._sender.rows("create_run", *new.facts, *new.head, new.input, pending.by_statement)
+            pending.read_answer(rows)
+        return bool(rows)
 
     @checked
     async def load_run(self, *, run_id: str) -> RunRecord | None:

@@ -112,7 +112,7 @@ run AS (
 ),
 
 -- name: create_run
--- Creates a run unless its id is taken; queued, or running under its first lease. Gives the stored run if there is one.
+-- Creates a run unless its id is taken; queued, or running under its first lease. Gives a row if it was created.
 -- $1 run_id  $2 workflow_id  $3 workflow_version  $4 queue  $5 priority  $6 now_ms
 -- $7 status  $8 due_at_ms  $9 owner  $10 lease_token  $11 lease_number  $12 lease_expires_at_ms
 -- $13 operation_id  $14 operation_answer  $15 input  $16 notifies
@@ -136,31 +136,26 @@ state AS (
     FROM head
 )
 SELECT
-    head.run_id IS NOT NULL AS created,
-    head.run_id IS NULL AND stored.run_id IS NULL AS overtaken,
+    $7::text = 'queued' AS wakes,
     CASE
-        WHEN head.run_id IS NULL THEN pg_logical_emit_message(true, 'workflow', '')
-    END IS NOT NULL AS backed,
-    head.run_id IS NOT NULL AND $7::text = 'queued' AS wakes,
-    CASE
-        WHEN $16::boolean AND head.run_id IS NOT NULL AND $7::text = 'queued'
+        WHEN $16::boolean AND $7::text = 'queued'
             THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
-    END AS notified,
-    -- include: stored_columns
-    stored.lease_token,
-    stored.lease_number,
-    -- include: stored_progress_columns
-    stored.awaiting::text AS awaiting,
-    -- include: stored_past_columns
-    stored.operation_answer::text AS operation_answer,
-    -- include: stored_state_columns
-    stored_state.input::text AS input,
-    stored_state.output::text AS output,
-    stored_state.error::text AS error
-FROM (VALUES ($1::text)) AS asked (run_id)
-LEFT JOIN head ON true
-LEFT JOIN workflow_event_locks AS stored ON stored.run_id = asked.run_id
-LEFT JOIN workflow_run_states AS stored_state ON stored_state.run_id = asked.run_id;
+    END AS notified
+FROM head;
+
+-- name: read_creation
+-- Reads the run whose id was taken, with what tells who created it.
+-- $1 run_id
+SELECT
+    head.lease_token,
+    head.lease_number,
+    head.operation_id,
+    head.operation_answer::text AS operation_answer,
+    pg_logical_emit_message(true, 'workflow', '') IS NOT NULL AS backed,
+    -- include: run_columns
+FROM workflow_event_locks AS head
+LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
+WHERE head.run_id = $1::text;
 
 -- name: load_run
 -- Reads a run with its payloads.
