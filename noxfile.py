@@ -192,7 +192,9 @@ def run_store_tests(session: nox.Session) -> None:
 
 def without_other_parts() -> list[str]:
     """Return the options of pytest that leave out what has a part of its own."""
-    return [f"--ignore={path}" for part in PARTS.values() for path in part.paths]
+    paths = [path for part in PARTS.values() if not part.again for path in part.paths]
+    assert not {f"{folder}/tests" for folder in DISTRIBUTIONS} & {*paths}, "nobody would run them"
+    return [f"--ignore={path}" for path in paths]
 
 
 def run_pyodide_contracts(session: nox.Session) -> None:
@@ -258,6 +260,8 @@ class Part:
     options: tuple[str, ...] = ()
     processes: int = 2
     env: Mapping[str, str] = field(default_factory=dict)
+    again: bool = False
+    """True if another part runs the same tests, under other circumstances."""
     counts: Mapping[str, str] = field(default_factory=dict)
     """Variables that hold where neither the session nor the environment sets them."""
 
@@ -285,7 +289,7 @@ ALONE: Mapping[str, Any] = {"processes": 0, "options": ("-rP",)}
 REMOTE: Mapping[str, Any] = {"counts": FEW_ROUNDS}
 # Names make no race: few rounds are enough in `release` too, of all cases there.
 NAMES: Mapping[str, Any] = {"env": FEW_ROUNDS}
-ON_UVLOOP: Mapping[str, Any] = {"options": ("-p", "workflow_test_support.on_uvloop")}
+ON_UVLOOP: Mapping[str, Any] = {"options": ("-p", "workflow_test_support.on_uvloop"), "again": True}
 
 PARTS = {
     "lint": Part("tests lint", run=check_style),

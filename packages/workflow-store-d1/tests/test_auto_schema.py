@@ -65,7 +65,7 @@ async def test_tables_that_fit_cost_one_query(store: D1WorkflowStore) -> None:
     assert metered.read == 1
 
 
-@pytest.mark.parametrize("max_queries", [41, 50, 200])
+@pytest.mark.parametrize("max_queries", [47, 50, 200])
 async def test_sweep_with_a_limit_counts_the_tables_that_it_makes(
     open_database: OpenDatabase, max_queries: int
 ) -> None:
@@ -94,7 +94,7 @@ async def test_limit_too_small_for_making_them_says_so(open_database: OpenDataba
 async def test_run_that_begins_here_is_driven_with_what_the_tables_have_left(tmp_path: Path) -> None:
     """With too few queries for tables, run and drive it is only created, and nobody holds it in vain."""
     outcomes = set()
-    for max_queries in range(45, 75, 2):
+    for max_queries in range(52, 82, 2):
         async with SQLiteWorkflowStore.open(tmp_path / f"{max_queries}.db") as store:
             runtime = WorkflowRuntime(store=store, workflows=[greet])
             with meter_queries(max_queries):
