@@ -408,31 +408,36 @@ async def test_deliveries_of_many_in_opposite_orders_do_not_wait_for_each_other(
     ]
 
 
+MEANWHILE: dict[str, tuple[Callable[["Scenes"], Awaitable[Any]], tuple[str, int | None]]] = {
+    "delivered": (lambda scenes: signal(scenes.store, "s"), ("duplicate", 1)),
+    "ended": (lambda scenes: scenes.store.terminate_run(run_id="a", now_ms=5), ("finished", None)),
+    "deleted": (lambda scenes: scenes.store.delete_run(run_id="a", now_ms=5), ("not-found", None)),
+}
+
+
+@pytest.mark.parametrize("what", MEANWHILE)
 async def test_delivery_among_many_knows_what_came_since_it_began(
-    scenes: "Scenes", dsn: str, database: asyncpg.Connection
+    scenes: "Scenes", dsn: str, database: asyncpg.Connection, what: str
 ) -> None:
-    """The call is held up after it has looked at the inbox, and before it locks the head: no number is left out."""
+    """The call is held up after it has looked at the inbox, and before it locks the head."""
     for run_id in "ab":
         await scenes.waiting(run_id, "go")
+    call, expected = MEANWHILE[what]
     await database.execute("SELECT pg_advisory_lock(1)")
     async with PostgresWorkflowStore.connect(dsn, max_size=1) as slow:
         place = "FROM wanted\n"
         sql = slow._sender.sql("deliver_signals")
         assert sql.count(place) == 1
-        held_up = sql.replace(
-            place, "FROM (SELECT * FROM wanted WHERE pg_advisory_xact_lock(1) IS NOT NULL) AS wanted\n"
-        )
-        slow._sender._sql = {**slow._sender._sql, "deliver_signals": held_up}
+        slowly = "FROM (SELECT * FROM wanted WHERE pg_advisory_xact_lock(1) IS NOT NULL) AS wanted\n"
+        slow._sender._sql = {**slow._sender._sql, "deliver_signals": sql.replace(place, slowly)}
         late = asyncio.ensure_future(slow.deliver_signals(signals=bulk_signals("a", "b"), now_ms=5))
         await until_waiting(database, 1)
-        assert (await signal(scenes.store, "s")).kind == "delivered"
+        await call(scenes)
         await database.execute("SELECT pg_advisory_unlock(1)")
         answers = await asyncio.wait_for(late, 20)
-    assert [(answer.kind, getattr(answer, "inbox_seq", 0)) for answer in answers] == [
-        ("duplicate", 1),
-        ("delivered", 1),
-    ]
-    assert await inbox_of(scenes.store, "a") == [(1, "s")]
+    told = [(answer.kind, getattr(answer, "inbox_seq", None)) for answer in answers]
+    assert told == [expected, ("delivered", 1)]
+    assert await inbox_of(scenes.store, "a") == ([(1, "s")] if what == "delivered" else [])
 
 
 async def test_creations_of_many_in_opposite_orders_do_not_wait_for_each_other_for_ever(

@@ -410,7 +410,23 @@ async def many_signals_wake_for_signals_only(h: StoreHarness) -> None:
     await h.store.deliver_approval(run_id="approval", approval_id="known", approved=True, now_ms=h.now_ms)
     answers = await _deliver(h, _signal("approval", "go"), _signal("approval", "known"))
     assert _seqs(answers) == [("buffered", 2), ("buffered", 3)]
+    inbox = await h.second.read_inbox(run_id="approval", limit=MANY)
+    assert [(entry.kind, entry.delivery_id) for entry in inbox][1:] == [("signal", "go"), ("signal", "known")]
     assert (await record(h, "approval")).status == "paused"
+
+
+@clause("BULK-5", "SIGNAL-1")
+async def old_signals_wake_nobody_among_many(h: StoreHarness) -> None:
+    """A run that has had a signal waits for another one of that name: only a new one wakes it."""
+    holder = await start(h, "again")
+    await holder.signal("go", "old")
+    await holder.pause(signals=["go"], taken_inbox=[1], seen_inbox_seq=1)
+    await start_waiting(h, run_id="beside", signals=["stop"])
+    answers = await _deliver(h, _signal("again", "new", "other"), _signal("beside", "new"), _signal("again", "old"))
+    assert _seqs(answers) == [("buffered", 2), ("buffered", 1), ("duplicate", 1)]
+    assert [(await record(h, run_id)).status for run_id in ("again", "beside")] == ["paused", "paused"]
+    assert _seqs(await _deliver(h, _signal("again", "newest"))) == [("delivered", 3)]
+    assert (await record(h, "again")).status == "queued"
 
 
 @clause("BULK-2", "BULK-5", "SIGNAL-4", "SIGNAL-2")

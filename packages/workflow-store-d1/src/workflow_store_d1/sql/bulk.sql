@@ -152,7 +152,8 @@ UPDATE workflow_event_locks
 SET
     inbox_seq = (
         SELECT max(entry.inbox_seq)
-        -- include: signals_now
+        FROM workflow_signal_deliveries AS entry
+        WHERE entry.run_id = workflow_event_locks.run_id
     ),
     updated_at = ?2
 WHERE

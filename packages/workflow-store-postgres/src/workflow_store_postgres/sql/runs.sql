@@ -112,7 +112,8 @@ run AS (
 ),
 
 -- name: create_run
--- Creates a run unless its id is taken; queued, or running under its first lease. Gives a row if it was created.
+-- Creates a run unless its id is taken; queued, or running under its first lease: then it notifies nobody. Gives a row if it
+-- was created.
 -- $1 run_id  $2 workflow_id  $3 workflow_version  $4 queue  $5 priority  $6 now_ms
 -- $7 status  $8 due_at_ms  $9 owner  $10 lease_token  $11 lease_number  $12 lease_expires_at_ms
 -- $13 operation_id  $14 operation_answer  $15 input  $16 notifies
@@ -137,10 +138,7 @@ state AS (
 )
 SELECT
     $7::text = 'queued' AS wakes,
-    CASE
-        WHEN $16::boolean AND $7::text = 'queued'
-            THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)
-    END AS notified
+    CASE WHEN $16::boolean THEN pg_notify('workflow_work_' || head.tableoid, head.run_id) END AS notified
 FROM head;
 
 -- name: read_creation
