@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, fields
 from inspect import Signature, signature
-from typing import Any, NoReturn, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NoReturn, TypeVar, dataclass_transform
 
 __all__ = ["Value", "value"]
 
@@ -29,7 +29,7 @@ class Value:
     """The base of all values: equal when type and fields are equal."""
 
     __slots__ = ()
-    __signature__ = _ValueSignature()
+    __signature__: ClassVar[_ValueSignature] = _ValueSignature()
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
