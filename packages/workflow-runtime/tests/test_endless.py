@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -233,6 +234,35 @@ async def test_step_that_blocks_is_reported(lab: Lab, caplog: pytest.LogCaptureF
     assert during.startswith("run 'run' of 'steps': its step 'blocks' blocks the event loop, for 0.")
     assert "time.sleep(0.6)" in during
     assert after.startswith("run 'run' of 'steps': its step 'blocks' has blocked the event loop for 0.")
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("where", ["handler", "step"])
+async def test_garbage_collection_is_nobodys_fault(lab: Lab, caplog: pytest.LogCaptureFixture, where: str) -> None:
+    """It has a warning of its own. This one is played: a real one of that length takes millions of objects."""
+
+    def collect() -> None:
+        for phase in ("start", "stop"):
+            for note in gc.callbacks:
+                note(phase, {})
+            time.sleep(0.5 if phase == "start" else 0)
+
+    async def blocks() -> None:
+        await asyncio.sleep(0.05)
+        collect()
+
+    @workflow(id="stopped")
+    async def stopped(ctx: Context, _: Any) -> None:
+        await ctx.step(blocks) if where == "step" else collect()
+        await ctx.step(asyncio.sleep, 0.1)
+
+    before = list(gc.callbacks)
+    runtime = lab.runtime(stopped, warn_blocked_after=timedelta(milliseconds=100))
+    await runtime.start_run(stopped)
+    await runtime.sweep()
+    (warning,) = warnings_of(caplog)
+    assert warning.startswith("Python's garbage collector has stopped the process for 0.5 s")
+    assert gc.callbacks == before
 
 
 @pytest.mark.real_time

@@ -2,7 +2,8 @@
 
 Each turn of a handler is timed. While runs are driven a thread looks on as well, so that a block is reported while it
 lasts, with the place in the code, and so that steps are seen too: whether an event loop is blocked shows in that it
-does not answer. Python without threads only has the first.
+does not answer. Python without threads only has the first. The time of garbage collections is nobody's: a long one has
+a warning of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .garbage import GarbageTime
 from .logs import get_logger, indented, one_line
 
 __all__ = ["LoopWatch", "WatchedDrive"]
@@ -38,25 +40,32 @@ class WatchedDrive:
         """The time of all turns so far."""
         self.began: float = 0.0
         self.reported: bool = False
+        self._collected_s = 0.0
+        """Time of all garbage collections before."""
         self._watch = watch
         self._loop: _Loop | None = None
 
     def __enter__(self) -> None:
         self.reported = False
         self.began = time.monotonic()
+        self._collected_s = self._watch.garbage.taken_s
         if self._loop is not None:
             self._loop.turn = self
 
     def __exit__(self, *error: object) -> None:
         if self._loop is not None:
             self._loop.turn = None
-        took_s = time.monotonic() - self.began
+        took_s = time.monotonic() - self.began - (self._watch.garbage.taken_s - self._collected_s)
         self.spent_s += took_s
         if took_s > self._watch.after_s:
             logger.warning(
                 "run %r of %r: its handler has blocked the event loop for %.1f s. What takes time belongs in a step",
                 self.run_id, self.workflow_id, took_s,
             )  # fmt: skip
+
+    def so_far_s(self, now: float) -> float:
+        """Return how long the turn has taken, without garbage collections. For the thread that looks on."""
+        return now - self.began - (self._watch.garbage.until(now) - self._collected_s)
 
     def report_replay(self, events: int) -> None:
         """Log the replay if it took long; the event loop went on in between."""
@@ -88,12 +97,19 @@ class _Loop:
         """Whose handler is running at this moment."""
         self.asked_at: float | None = None
         """Time at which it was asked for a sign of life that it has not given yet."""
+        self.collected_s: float = 0.0
+        """Time of all garbage collections before that."""
         self.blamed: str | None = None
         """Step that was reported since."""
 
-    def ask(self) -> None:
-        """Ask for a sign of life."""
+    def ask(self, collected_s: float) -> None:
+        """Ask for a sign of life.
+
+        Args:
+            collected_s: Time of all garbage collections before.
+        """
         self.blamed = None
+        self.collected_s = collected_s
         self.asked_at = time.monotonic()
         try:
             self.loop.call_soon_threadsafe(self._answer)
@@ -130,6 +146,7 @@ class LoopWatch:
 
     def __init__(self, after_s: float) -> None:
         self.after_s = after_s
+        self.garbage: GarbageTime = GarbageTime()
         self._period_s = min(_LONGEST_PERIOD_S, max(_SHORTEST_PERIOD_S, after_s / 4))
         self._lock = allocate_lock()
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
@@ -141,6 +158,8 @@ class LoopWatch:
         with self._lock:
             known = self._loops.get(loop)
             if known is None:
+                if not self._loops:
+                    self.garbage.begin()
                 known = self._loops[loop] = _Loop(loop)
             known.drives[drive] = None
             self._start()
@@ -150,8 +169,8 @@ class LoopWatch:
         """Look at a drive no more; without any the thread ends."""
         with self._lock:
             del known.drives[drive]
-            if not known.drives:
-                self._loops.pop(known.loop, None)
+            if not known.drives and self._loops.pop(known.loop, None) is not None and not self._loops:
+                self.garbage.end()
 
     def _start(self) -> None:
         if sys.platform == "emscripten" or self.after_s == math.inf:
@@ -169,27 +188,40 @@ class LoopWatch:
             time.sleep(self._period_s)
             with self._lock:
                 watched = list(self._loops.values())
+                self._report_garbage()
                 if not watched:
                     self._thread = None
                     return
             for known in watched:
                 self._look_at(known)
 
+    def _report_garbage(self) -> None:
+        if (longest_s := self.garbage.take_longest()) > self.after_s:
+            logger.warning(
+                "Python's garbage collector has stopped the process for %.1f s: it looks at all objects, and there are "
+                "very many. gc.set_threshold() makes it rarer, a smaller concurrency makes them fewer",
+                longest_s,
+            )
+
     def _look_at(self, known: _Loop) -> None:
         now = time.monotonic()
         turn = known.turn
         if turn is not None:
-            if now - turn.began > self.after_s and not turn.reported:
+            if (so_far_s := turn.so_far_s(now)) > self.after_s and not turn.reported:
                 turn.reported = True
                 logger.warning(
                     "run %r of %r: its handler blocks the event loop, for %.1f s so far. It is at:\n%s",
-                    turn.run_id, turn.workflow_id, now - turn.began, indented(known.where()),
+                    turn.run_id, turn.workflow_id, so_far_s, indented(known.where()),
                 )  # fmt: skip
         elif known.asked_at is None:
-            known.ask()
-        elif now - known.asked_at > self.after_s and known.blamed is None and (step := known.step()) is not None:
+            known.ask(self.garbage.until(now))
+        elif self._silent_s(known, now) > self.after_s and known.blamed is None and (step := known.step()) is not None:
             known.blamed = step
             logger.warning(
                 "%s blocks the event loop, for %.1f s so far. It is at:\n%s",
-                one_line(step), now - known.asked_at, indented(known.where()),
+                one_line(step), self._silent_s(known, now), indented(known.where()),
             )  # fmt: skip
+
+    def _silent_s(self, known: _Loop, now: float) -> float:
+        asked_at = known.asked_at  # the loop may answer at any moment
+        return 0.0 if asked_at is None else now - asked_at - (self.garbage.until(now) - known.collected_s)
