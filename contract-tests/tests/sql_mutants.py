@@ -620,7 +620,10 @@ FAULTS = {
     "prefix-is-a-pattern": Fault(
         clause="LIST-3",
         story="A prefix is matched with LIKE.",
-        edits=[("list_runs", "substr(run.run_id, 1, length(?7)) = ?7", "run.run_id LIKE ?7 || '%'")],
+        edits=[
+            ("list_runs_by_prefix", "head.run_id >= ?7", "head.run_id LIKE ?7 || '%'"),
+            ("list_runs_by_prefix", "head.run_id < ?9", "?9 IS NOT NULL"),
+        ],
     ),
     "payload-is-normalised": Fault(
         clause="PAYLOAD-1",
