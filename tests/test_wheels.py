@@ -22,7 +22,7 @@ from workflow_test_support.servers.postgres_server import LocalServer
 
 ROOT = Path(__file__).parents[1]
 WORKER_PACKAGES = ("workflow_runtime", "workflow_migrations", "workflow_store_sql", "workflow_store_d1")
-MAX_WORKER_BYTES = 800_000
+MAX_WORKER_BYTES = 900_000
 
 
 def run(*command: str | Path, cwd: Path, status: int = 0) -> str:
