@@ -152,6 +152,12 @@ def beating(but: Collection[threading.Thread] = ()) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "workflow heartbeats" and thread not in but]
 
 
+@pytest.fixture
+def others() -> list[threading.Thread]:
+    """The threads of other tests: they stay for a while, and longer with longer leases."""
+    return beating()
+
+
 async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():
@@ -159,7 +165,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 async def test_thread_lives_while_there_are_leases_and_connects_when_one_is_due(
-    store: Any, monkeypatch: pytest.MonkeyPatch
+    store: Any, monkeypatch: pytest.MonkeyPatch, others: list[threading.Thread]
 ) -> None:
     opened = []
     open_heartbeats = type(store).open_heartbeats
@@ -170,7 +176,6 @@ async def test_thread_lives_while_there_are_leases_and_connects_when_one_is_due(
 
     monkeypatch.setattr(type(store), "open_heartbeats", open_and_count)
     going_on, seen = asyncio.Event(), []
-    others = beating()  # those of other tests stay for a while, and longer with longer leases
 
     async def wait() -> None:
         seen.extend(beating(others))
@@ -196,7 +201,9 @@ async def test_thread_lives_while_there_are_leases_and_connects_when_one_is_due(
     assert opened == [1]
 
 
-async def test_worker_that_has_ended_leaves_no_connection_behind(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_worker_that_has_ended_leaves_no_connection_behind(
+    store: Any, monkeypatch: pytest.MonkeyPatch, others: list[threading.Thread]
+) -> None:
     """Also when closing takes a while: whoever waited for the worker may take the database away."""
     opened, closed, stop = asyncio.Event(), [], asyncio.Event()
     here = asyncio.get_running_loop()
@@ -223,7 +230,7 @@ async def test_worker_that_has_ended_leaves_no_connection_behind(store: Any, mon
     stop.set()
     await working
     assert closed == [1]
-    assert not beating()
+    assert not beating(others)
 
 
 async def test_thread_that_cannot_connect_is_stood_in_for(
@@ -250,11 +257,11 @@ async def test_thread_that_cannot_connect_is_stood_in_for(
     assert "no way" in caplog.text
 
 
-async def test_clock_of_a_test_needs_no_thread(store: Any) -> None:
+async def test_clock_of_a_test_needs_no_thread(store: Any, others: list[threading.Thread]) -> None:
     seen = []
 
     async def look() -> None:
-        seen.append(beating())
+        seen.append(beating(others))
 
     @workflow(id="looks")
     async def looks(ctx: Context, _: None) -> None:

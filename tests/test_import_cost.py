@@ -11,6 +11,7 @@ ALLOWED_BY_RUNTIME = frozenset(
         "copy",  # by dataclasses
         "dataclasses",
         "datetime",
+        "gc",
         "hashlib",
         "json",
         "platform",
