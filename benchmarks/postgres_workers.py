@@ -4,16 +4,15 @@
 
 The queue is filled while nobody works, then all workers begin at once. Printed for each number of workers: runs a
 second, the ratio to one worker in the same round, CPU microseconds a run of the workers and of the server, how many of
-the machine's cores were busy, and the least and the greatest share of a worker. Where all cores are busy, more
-processes show contention and not scaling: then the server belongs on a machine of its own.
+the machine's cores were busy, and the least and the greatest share of a worker (1 is an even one). Where all cores are
+busy, more processes show contention and not scaling: then the server belongs on a machine of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import resource
+import itertools
 import statistics
 import subprocess
 import sys
@@ -33,15 +32,14 @@ CONNECTIONS = 8
 """Of each worker: 16 workers must fit the server's 100."""
 LONGEST_S = 300.0
 LEFT = "SELECT count(*) FROM workflow_event_locks WHERE status <> 'finished'"
-SHARES = """
-SELECT count(*) FROM workflow_events WHERE kind = 'step-completed' AND event_index = 0
-GROUP BY payload ->> 'result'
-"""
+
+
+done = itertools.count()
 
 
 async def work() -> int:
-    """Return which process did it."""
-    return os.getpid()
+    """Count what this process does."""
+    return next(done)
 
 
 @workflow(id="job")
@@ -51,14 +49,15 @@ async def job(ctx: Context, steps: int) -> None:
 
 
 async def serve(dsn: str, concurrency: int) -> None:
-    """Work until the parent closes the pipe."""
+    """Work from the parent's first sign to its second one; then print the CPU seconds, and the number of steps."""
     async with PostgresWorkflowStore.connect(dsn, max_size=CONNECTIONS) as store:
         runtime = WorkflowRuntime(store=store, workflows=[job])
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        stop = asyncio.Event()
+        stop, before_s = asyncio.Event(), time.process_time()
         working = asyncio.create_task(runtime.work(stop=stop, concurrency=concurrency))
         await asyncio.to_thread(sys.stdin.readline)
+        print(time.process_time() - before_s, next(done), flush=True)
         stop.set()
         await working
 
@@ -102,10 +101,11 @@ async def fill(dsn: str, steps: int) -> None:
         await asyncio.gather(*(some() for _ in range(AT_ONCE)))
 
 
-def worked_s() -> float:
-    """Return the CPU time of the children that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def told_by(child: subprocess.Popen[str]) -> tuple[float, float]:
+    """Return what a worker says at its end: CPU seconds, and the number of its steps."""
+    assert child.stdout is not None
+    cpu_s, steps = child.stdout.readline().split()
+    return float(cpu_s), float(steps)
 
 
 async def drained(observer: asyncpg.Connection, children: Sequence[subprocess.Popen[str]]) -> float:
@@ -124,25 +124,24 @@ async def measure(server: Server, size: int, options: argparse.Namespace) -> dic
     with server.database() as dsn:
         await fill(dsn, options.steps)
         observer = await asyncpg.connect(dsn)
-        ended_before = worked_s()
         loop = ["--uvloop"] if options.uvloop else []
         with workers(size, "--dsn", dsn, "--concurrency", str(options.concurrency), *loop) as children:
             before = server.read(dsn)
             took_s = await drained(observer, children)
             spent_s = server.read(dsn).cpu_s - before.cpu_s
             tell(children)
+            cpu_s, steps = zip(*map(told_by, children), strict=True)
             for child in children:
                 child.wait(60)
-        shares = [row[0] for row in await observer.fetch(SHARES)] if options.steps else []
         await observer.close()
-        worker_s = worked_s() - ended_before
+        worker_s = sum(cpu_s)
         return {
             "runs a second": RUNS / took_s,
             "us of workers a run": worker_s / RUNS * 1e6,
             "us of the server a run": spent_s / RUNS * 1e6,
             "cores": (worker_s + spent_s) / took_s,
-            "least share": min(shares, default=0) if len(shares) == size else 0,
-            "greatest share": max(shares, default=0),
+            "least share": min(steps) / sum(steps) * size,
+            "greatest share": max(steps) / sum(steps) * size,
         }
 
 
@@ -160,7 +159,7 @@ async def compare(options: argparse.Namespace) -> None:
         print(
             f"{size:2} workers: {statistics.median(rates):,.0f} runs/s [{min(rates):,.0f}-{max(rates):,.0f}], "
             f"{statistics.median(ratios):.2f} of {options.workers[0]}; "
-            + ", ".join(f"{name} {value:,.1f}" for name, value in rest.items())
+            + ", ".join(f"{name} {value:,.2f}" for name, value in rest.items())
         )
 
 
@@ -169,7 +168,7 @@ def main() -> None:
     parser.add_argument("serve", nargs="?", choices=("serve",), help=argparse.SUPPRESS)
     parser.add_argument("--dsn", help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1, help="of each run; at least 1")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--uvloop", action="store_true")
