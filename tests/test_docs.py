@@ -1,5 +1,6 @@
 """The documentation is true: its Python examples run as they stand, and its links lead somewhere."""
 
+import gc
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,8 +59,12 @@ def test_examples_of_page_run(page: Path, tmp_path: Path, request: pytest.Fixtur
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
     document.namespace["__name__"] = "__main__"
 
-    for example in document.examples():
-        example.evaluate()
+    thresholds = gc.get_threshold()  # a page says how to set them
+    try:
+        for example in document.examples():
+            example.evaluate()
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 REPOSITORY = "https://github.com/workflow-runtime/workflow-runtime"
