@@ -266,6 +266,22 @@ async def test_garbage_collection_is_nobodys_fault(lab: Lab, caplog: pytest.LogC
     assert gc.callbacks == before
 
 
+async def test_program_that_clears_the_callbacks_of_the_collector_ends_no_run(lab: Lab) -> None:
+    """They are the whole process's, so anybody may."""
+
+    @workflow(id="clears")
+    async def clears(ctx: Context, _: Any) -> None:
+        gc.callbacks.clear()
+
+    before = list(gc.callbacks)
+    runtime = lab.runtime(clears)
+    await runtime.start_run(clears)
+    try:
+        assert (await runtime.sweep()).failed == 0
+    finally:
+        gc.callbacks[:] = before
+
+
 @pytest.mark.real_time
 async def test_nobody_is_warned_of_what_does_not_block(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     """Steps that take long and wait, and a threshold that is off."""

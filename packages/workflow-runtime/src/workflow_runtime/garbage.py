@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["GarbageTime"]
@@ -32,7 +33,8 @@ class GarbageTime:
 
     def end(self) -> None:
         """Take notice no more."""
-        _CALLBACKS.remove(self._note)
+        with suppress(ValueError):  # the list is the whole process's: somebody may have cleared it
+            _CALLBACKS.remove(self._note)
         self._began = None
 
     def until(self, now: float) -> float:
