@@ -6,10 +6,18 @@ import asyncio
 import logging
 import pickle
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from workflow_runtime import Context, ResultTimeoutError, RunStatus, StoreUnavailableError, workflow
+from workflow_runtime import (
+    Context,
+    InvalidArgumentError,
+    ResultTimeoutError,
+    RunFailedError,
+    RunStatus,
+    StoreUnavailableError,
+    workflow,
+)
 from workflow_runtime.store import CancelRequested
 
 if TYPE_CHECKING:
@@ -160,3 +168,53 @@ async def test_cancel_stands_though_the_run_cannot_be_read(lab: Lab, caplog: pyt
     store.before = fail
     assert await runtime.cancel_run("run") == CancelRequested(inbox_seq=1)
     assert "run 'run': asked to end, but it cannot be read" in caplog.text
+
+
+@workflow(id="returns")
+async def returns(ctx: Context, value: Any) -> Any:
+    """Give what it gets, or raise it."""
+    if value == "fails":
+        raise ValueError("no")
+    return value
+
+
+async def test_output_of_a_run_that_was_driven_here_is_not_read_again(lab: Lab) -> None:
+    """Two calls of the store for it. The value is the caller's own each time; another handle reads it."""
+    store = lab.tapped()
+    runtime = lab.runtime(returns, store=store)
+    handle = await runtime.run_here(returns, {"a": []}, run_id="run")
+    first = await handle.result()
+    assert first == {"a": []}
+    first["a"].append("changed")
+    assert await handle.result(timeout=SOON) == {"a": []}
+    assert store.calls == ["check_schema", "create_run", "mark_run_finished"]
+    assert await runtime.attach("run").result() == {"a": []}
+    with pytest.raises(InvalidArgumentError, match="timeout"):
+        await handle.result(timeout=cast("Any", 5))
+    assert await (await runtime.run_here(returns, None)).result() is None
+    assert store.calls.count("load_run") == 1
+
+
+async def test_only_an_output_is_kept(lab: Lab, gate: Gate) -> None:
+    """A run that failed may be retried, one that waits goes on elsewhere, and one that was there is not driven."""
+
+    @workflow(id="mended")
+    async def mended(ctx: Context, _: Any) -> str:
+        if not gate.opened.is_set():
+            raise ValueError("not yet")
+        return await ctx.wait_for_event("go")
+
+    runtime = lab.runtime(mended)
+    handle = await runtime.run_here(mended, run_id="run")
+    with pytest.raises(RunFailedError, match="not yet"):
+        await handle.result()
+    gate.opened.set()
+    await runtime.retry_run("run")
+    again = await runtime.run_here(mended, run_id="run")
+    assert not again.created
+    await runtime.sweep()
+    with pytest.raises(ResultTimeoutError):
+        await handle.result(timeout=SOON)
+    await runtime.deliver_signal("run", "go", "gone")
+    await runtime.sweep()
+    assert [await handle.result(), await again.result()] == ["gone", "gone"]

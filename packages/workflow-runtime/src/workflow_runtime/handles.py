@@ -20,7 +20,7 @@ from .errors import (
 from .failure import Failure
 from .failures import read_failure
 from .isolation import outside_handlers, refuse_in_handler
-from .payloads import ExactCodec, decode_json
+from .payloads import ExactCodec, JsonText, decode_json
 from .store import Event, RunRecord, RunStatus, SupportsSubscribe, WorkflowExecutionStore
 
 __all__ = ["RunHandle"]
@@ -54,6 +54,7 @@ class RunHandle(Generic[OutputT_co]):
         created: bool,
         workflow_id: str | None = None,
         unserved: Callable[[RunRecord], str | None] = lambda run: None,
+        output: JsonText | None = None,
     ) -> None:
         self.run_id = run_id
         """The id of the run."""
@@ -63,6 +64,7 @@ class RunHandle(Generic[OutputT_co]):
         self._codec = codec
         self._workflow_id = workflow_id
         self._unserved = unserved
+        self._output = output
 
     def __repr__(self) -> str:
         return f"<RunHandle {self.run_id!r}>"
@@ -106,6 +108,8 @@ class RunHandle(Generic[OutputT_co]):
     async def result(self, *, timeout: timedelta | None = None) -> OutputT_co:  # noqa: ASYNC109  # the usual word
         """Wait for the run to end and give its output. Some worker must be driving it.
 
+        What `WorkflowRuntime.run_here` has driven to its output is known by then, and is not read from the store.
+
         Args:
             timeout: Give up after this real time; the run goes on. `None` waits for ever.
 
@@ -115,6 +119,10 @@ class RunHandle(Generic[OutputT_co]):
             RunNotFoundError: It was deleted, or never was.
             ResultTimeoutError: It has not ended in time; says where it stands. It is a `TimeoutError` too.
         """
+        if self._output is not None:
+            if timeout is not None:
+                check_duration("timeout", timeout)
+            return cast("OutputT_co", self._codec.decode(self._output))
         return self._outcome(await self.ended(timeout=timeout))
 
     async def ended(self, *, timeout: timedelta | None = None) -> RunRecord:  # noqa: ASYNC109  # as for `result`

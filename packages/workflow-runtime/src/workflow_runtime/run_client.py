@@ -19,7 +19,7 @@ from .ids import check_id, new_id, plain_text
 from .isolation import outside_handlers
 from .logs import get_logger, one_line
 from .many import ManyRuns
-from .payloads import ExactCodec, encode_json
+from .payloads import ExactCodec, JsonText, encode_json
 from .store import (
     DEFAULT_QUEUE,
     CancelRequested,
@@ -399,7 +399,9 @@ class RunClient(ManyRuns, RunsInBulk):
             return answer, None
         return answer, answer.claim
 
-    def _handle(self, run_id: str, *, created: bool, workflow_id: str | None = None) -> RunHandle[Any]:
+    def _handle(
+        self, run_id: str, *, created: bool, workflow_id: str | None = None, output: JsonText | None = None
+    ) -> RunHandle[Any]:
         return RunHandle(
             run_id,
             store=self._store,
@@ -407,6 +409,7 @@ class RunClient(ManyRuns, RunsInBulk):
             created=created,
             workflow_id=workflow_id,
             unserved=self._unserved,
+            output=output,
         )
 
     async def _ready_clock(self) -> Clock:

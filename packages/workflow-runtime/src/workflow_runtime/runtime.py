@@ -37,7 +37,7 @@ from .metering import QueryMeter, is_counted, meter_queries, queries_left
 from .metering.drive_budget import DriveBudget
 from .metering.sweep_plan import SweepPlan, can_start_and_drive, whole_budget
 from .misuse import checked_store
-from .payloads import PayloadCodec, exact_codec
+from .payloads import JsonText, PayloadCodec, exact_codec
 from .progress import log_start
 from .run_client import RunClient
 from .schedules.client import Schedules
@@ -259,7 +259,7 @@ class WorkflowRuntime(RunClient):
         claim = costs is None or can_start_and_drive(costs)
         drives = Drives()
 
-        async def create_and_drive() -> Created | Existing:
+        async def create_and_drive() -> tuple[Created | Existing, JsonText | None]:
             answer, claimed = await self._create(
                 workflow,
                 input,
@@ -272,15 +272,17 @@ class WorkflowRuntime(RunClient):
             )
             if claimed is not None:
                 settings = await self._settings(limited=costs is not None)
-                budget = None if costs is None else whole_budget(costs)
-                await self._drive(self._driver(claimed, settings, budget), SweepReport(), drives)
-            elif not claim:
+                driver = self._driver(claimed, settings, None if costs is None else whole_budget(costs))
+                await self._drive(driver, SweepReport(), drives)
+                return answer, driver.output
+            if not claim:
                 self._wake_workers("pending")
-            return answer
+            return answer, None
 
-        answer = await see_through(create_and_drive(), drives)
-        assert answer is not None  # nobody but a cancellation stops it
-        return self._handle(answer.run.run_id, created=isinstance(answer, Created))
+        driven = await see_through(create_and_drive(), drives)
+        assert driven is not None  # nobody but a cancellation stops it
+        answer, output = driven
+        return self._handle(answer.run.run_id, created=isinstance(answer, Created), output=output)
 
     async def sweep(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import LeaseLostError, QueryLimitReachedError, StoreAccessError, StoreError
 from ..metering.drive_budget import DriveBudget
+from ..payloads import JsonText
 from ..store import ClaimedRun
 from .definition import Workflow
 from .drive_loop import DriveLoop
@@ -65,6 +66,11 @@ class Driver:
     def due_ms(self) -> int | None:
         """Time at which the paused run goes on by itself, if ever; milliseconds since the Unix epoch."""
         return self._parts.lease_end.due_ms
+
+    @property
+    def output(self) -> JsonText | None:
+        """Recorded output of the run, if this drive has finished it."""
+        return self._parts.run_end.output
 
     @property
     def nudged(self) -> bool:

@@ -54,6 +54,8 @@ class RunEnd:
         self._max_payload_bytes = max_payload_bytes
         self._writer = writer
         self._draft = draft
+        self.output: JsonText | None = None
+        """Recorded output of a run that has finished."""
 
     async def by_outcome(self) -> DriveOutcome:
         """End the run as its handler has ended."""
@@ -97,6 +99,7 @@ class RunEnd:
         except BaseException as error:  # noqa: BLE001  # a codec is the user's code
             return await self.by_error(error)
         await self._writer.finish(self._draft.last_write(run_event(EventKind.RUN_FINISHED)), output=text)
+        self.output = text
         return DriveOutcome.FINISHED
 
     async def _abort(self) -> DriveOutcome:
