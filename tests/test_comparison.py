@@ -16,9 +16,11 @@ from comparison import __main__ as command
 from comparison import machine, page
 from comparison.charts import chart
 from comparison.contenders import stopwatch
+from comparison.contenders.sampling import layer_of
 from comparison.contenders.stopwatch import Task
 from comparison.environments import Environment, Environments, SetupError, stamped
 from comparison.processes import FailedContenderError, converse
+from comparison.profiles import show_profiles
 from comparison.report import duel, figure, tables
 from comparison.results import Results, Score, Spread, load, save
 from comparison.rounds import Comparison, Plan
@@ -461,7 +463,7 @@ def test_short_comparison_measures_us_and_notes_who_is_missing(server: Server) -
         assert len(ours.values) == len(ours.floors) == 1
         assert min(*ours.values, *ours.floors) > 0
     steps, jobs = scores["steps-1"]["ours"], scores["jobs-16"]["ours"]
-    assert steps.statements == pytest.approx(1.2, abs=0.1)  # a run of ten steps takes twelve
+    assert steps.statements == pytest.approx(1.1, abs=0.05)  # a run of ten steps takes eleven
     assert jobs.statements is not None
     assert jobs.statements <= 1.2
     assert steps.wal_bytes is not None
@@ -472,6 +474,41 @@ def test_short_comparison_measures_us_and_notes_who_is_missing(server: Server) -
     assert len([line for line in lines if "min left" in line]) == plan.turns
     assert "FAILED" in "".join(lines)
     assert "could not be measured" in tables(results)
+
+
+@pytest.mark.real_time
+def test_profiles_say_which_layer_takes_the_time(server: Server) -> None:
+    """Of each kind of work that there is a profile of, before and now; the layers are all of a unit's CPU time."""
+
+    class Here(OnlyHere):
+        def get(self, name: str) -> Environment:
+            return HERE
+
+    lines: list[str] = []
+    show_profiles(chosen({"memory-1", "signal"}, set()), Here(), server, 0.3, lines.append)
+
+    assert len(lines) == 3
+    for line, when in zip(lines[1:], ("before", "now"), strict=True):
+        work, unit, moment, whole, *layers = [cell.strip(" *") for cell in line.strip("|").split("|")]
+        assert (work, unit, moment) == (next(row.title for row in ROWS if row.id == "memory-1"), "step", when)
+        assert sum(map(float, layers)) == pytest.approx(float(whole), abs=4)
+        assert float(layers[0]) > 0
+
+
+def test_layer_is_that_of_the_file() -> None:
+    """The engine before the runtime that it is a part of; what is none of ours, or unknown, is the rest."""
+    package = "lib/python3.13/site-packages"
+    layers = {
+        f"/{package}/workflow_runtime/engine/loop.py": "engine",
+        f"/{package}/workflow_runtime/worker.py": "runtime",
+        f"/{package}/workflow_store_postgres/runs.py": "store",
+        f"/{package}/asyncpg/pool.py": "driver",
+        "/lib/python3.13/json/encoder.py": "JSON",
+        "/lib/python3.13/asyncio/base_events.py": "event loop",
+        "/lib/python3.13/threading.py": "rest",
+        "<string>": "rest",
+    }
+    assert {path: layer_of(path) for path in layers} == layers
 
 
 @pytest.mark.real_time

@@ -1,10 +1,12 @@
 """The command line: measure, and write docs/performance.md with its charts and results.
 
     python -m comparison [--rounds 5] [--seconds 0.8] [--rows steps-1 …] [--only ours absurd …] [--before COMMIT]
+    python -m comparison --profiles [--seconds 3] [--rows steps-1 …] [--before COMMIT]
     python -m comparison --render
 
-With `--rows` or `--only` the table is printed, and no page is written. Exits with 1 when something was not measured,
-and with 2 when nothing could be.
+With `--profiles` a table is printed that says where the CPU time goes, and nothing is compared. With `--rows` or
+`--only` the table is printed, and no page is written. Exits with 1 when something was not measured, and with 2 when
+nothing could be.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from workflow_test_support.repository import ROOT
 
 from comparison import machine, page
 from comparison.environments import BEFORE, Environments, SetupError
+from comparison.profiles import show_profiles
 from comparison.report import tables
 from comparison.results import Results, load, save
 from comparison.rounds import Comparison, Plan
@@ -37,6 +40,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--before", default=BEFORE, help="release or commit of ours to compare with (%(default)s)")
     parser.add_argument("--environments", type=Path, default=ROOT / ".nox" / "contenders", help="where they are kept")
     parser.add_argument("--output", type=Path, help="write results, charts and table into this folder, not the page")
+    parser.add_argument("--profiles", action="store_true", help="print where our CPU time goes, before and now")
     parser.add_argument("--render", action="store_true", help="write the page anew from the results that are there")
     return parser.parse_args(words)
 
@@ -52,6 +56,13 @@ def measure(options: argparse.Namespace) -> Results:
     return results
 
 
+def profile(options: argparse.Namespace) -> None:
+    environments = Environments(options.environments, options.before)
+    tempfile.tempdir = str(machine.folder_on_disk())
+    with Server() as server:
+        show_profiles(chosen(set(options.rows), set()), environments, server, options.seconds, _say)
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
@@ -61,6 +72,9 @@ def main(options: argparse.Namespace) -> int:
         page.write(load(page.RESULTS))
         return 0
     try:
+        if options.profiles:
+            profile(options)
+            return 0
         results = measure(options)
     except (SetupError, ValueError) as error:
         print(error)

@@ -21,6 +21,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from comparison.contenders.sampling import Sampler
+
 STEPS = 10
 """Steps of a run."""
 PAYLOAD = {"text": "x" * 286}
@@ -84,15 +86,22 @@ def _say(what: dict[str, Any]) -> None:
 
 
 class Stopwatch:
-    """Wall and CPU time since it was made; the CPU time is that of this process with all its threads."""
+    """Wall and CPU time since it was made; the CPU time is that of this process with all its threads.
 
-    def __init__(self) -> None:
+    Args:
+        task: Says whether to profile, too.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._sampler = Sampler() if task.options.get("profile") else None
         self._cpu_s = time.process_time()
         self._began = time.perf_counter()
 
-    def figures(self, units: int) -> dict[str, float]:
+    def figures(self, units: int) -> dict[str, Any]:
         """Return what an answer holds."""
+        samples = {} if self._sampler is None else {"samples": self._sampler.stop()}
         return {
+            **samples,
             "units": units,
             "seconds": time.perf_counter() - self._began,
             "client_cpu_s": time.process_time() - self._cpu_s,
@@ -103,7 +112,7 @@ def repeat(task: Task, unit: Callable[[], object], size: int = 1) -> NoReturn:
     """Measure a blocking call, one after the other; each counts for `size` units."""
     _turn_for(WARM_UP_S, unit)
     wait_for_go()
-    watch = Stopwatch()
+    watch = Stopwatch(task)
     if task.units:
         turns = -(-task.units // size)
         for _ in range(turns):
@@ -125,7 +134,7 @@ async def repeat_async(task: Task, unit: Callable[[], Awaitable[object]], size: 
     """Measure an awaitable call, by as many tasks as the task says; each call counts for `size` units."""
     await _share(task.at_once, _while_time(WARM_UP_S, at_least=max(WARM_UP_TURNS, task.at_once)), unit)
     wait_for_go()
-    watch = Stopwatch()
+    watch = Stopwatch(task)
     turns = iter(range(-(-task.units // size))) if task.units else _while_time(task.seconds)
     done = await _share(task.at_once, turns, unit)
     answer(**watch.figures(done * size))
@@ -174,7 +183,7 @@ class Jobs:
             stop: Asks the worker to end when it has recorded what it did.
         """
         wait_for_go()
-        watch = Stopwatch()
+        watch = Stopwatch(self._task)
         worker = asyncio.ensure_future(work)
         handled = asyncio.ensure_future(self._all.wait())
         limit_s = None if self._task.units else self._task.seconds
