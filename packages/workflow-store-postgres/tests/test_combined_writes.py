@@ -4,19 +4,22 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
 import pytest
 from workflow_runtime.errors import ConfigurationError, LeaseLostError, LogConflictError, StoreUnavailableError
 from workflow_runtime.payloads import JsonText
-from workflow_runtime.store import Appended, NewEvent, Timer
+from workflow_runtime.store import Appended, Awaited, NewEvent, Paused, Timer, WorkNotice
 from workflow_runtime.store.values import CheckedEvent
 from workflow_store_postgres import PostgresWorkflowStore, combined_writes
 
 ONE = JsonText("1")
 Connect = Callable[..., Awaitable[PostgresWorkflowStore]]
-MANY = {"append_events_to_many", "mark_runs_ended"}
+MANY = {
+    "append_events_to_many", "mark_runs_ended", "mark_runs_paused", "start_runs_together", "deliver_signals"
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -324,7 +327,7 @@ async def test_a_statement_has_a_bound(connect: Connect, monkeypatch: pytest.Mon
     await asyncio.gather(*(append(store, run_id, token) for run_id, token in tokens.items()))
     assert sum(sent.runs) == 12
     assert max(sent.runs) == 4
-    monkeypatch.setattr(combined_writes, "MAX_BYTES", 250)
+    monkeypatch.setattr(combined_writes, "MAX_BYTES", 450)
     sent.runs.clear()
     large = [NewEvent(kind="k", payload=JsonText(f'"{"x" * 98}"'))]
     calls = [append(store, run_id, token, 1, events=large) for run_id, token in tokens.items()]
@@ -360,3 +363,283 @@ async def test_who_waits_hears_that_the_store_was_closed(connect: Connect, caplo
     del calls
     gc.collect()
     assert "never retrieved" not in caplog.text, "somebody has heard it"
+
+
+# Starts.
+
+
+def start(store: PostgresWorkflowStore, run_id: str, **more: Any) -> Awaitable[Any]:
+    facts: dict[str, Any] = {"workflow_id": "w", "workflow_version": "1", "input": ONE, "operation_id": f"op {run_id}"}
+    return store.create_run(run_id=run_id, now_ms=2, **facts | more)
+
+
+async def test_starts_at_once_take_few_statements(connect: Connect) -> None:
+    """Queued or claimed, now or later: each run is as if it had been started alone."""
+    store = await connect()
+    facts: list[dict[str, Any]] = [
+        {"queue": "slow", "priority": -7, "available_at_ms": 9, "input": JsonText('"\\u0000"')},
+        {"owner": "me", "lease_ms": 50},
+        {"workflow_id": "other", "workflow_version": "2"},
+    ]
+    alone = [await start(store, f"alone-{number}", **more) for number, more in enumerate(facts)]
+    sent = Sent(store)
+    answers = await asyncio.gather(*(start(store, f"run-{number}", **facts[number % 3]) for number in range(12)))
+    assert sent.names == {"create_run": 1, "start_runs_together": 1}
+    for number, answer in enumerate(answers):
+        expected, stored = alone[number % 3], await store.load_run(run_id=f"run-{number}")
+        assert answer.kind == "created"
+        assert answer.run == stored == replace(expected.run, run_id=f"run-{number}")
+        assert (answer.claim is None) == (expected.claim is None)
+        if answer.claim is not None:
+            await append(store, f"run-{number}", answer.claim.lease.token)
+    assert len({answer.claim.lease.token for answer in answers if answer.claim}) == 4
+
+
+async def test_id_that_is_taken_is_the_fault_of_one(connect: Connect) -> None:
+    """By another start, by a repeat of this one, or by one of the same moment: the others are started."""
+    store = await connect()
+    await start(store, "run-3", input=JsonText("2"), operation_id="before")
+    claimed = await start(store, "run-4", owner="me", lease_ms=50)
+    answers = await asyncio.gather(
+        *(start(store, run_id) for run_id in names(4)),
+        start(store, "run-4", owner="me", lease_ms=50),
+        start(store, "run-2", operation_id="another"),
+        start(store, "run-1"),
+    )
+    kinds = [answer.kind for answer in answers]
+    assert kinds[:2] + kinds[3:5] + kinds[6:] == ["created", "created", "existing", "created", "created"]
+    assert sorted([kinds[2], kinds[5]]) == ["created", "existing"], "two at once under one id"
+    assert answers[3].differs == ("input",)
+    assert answers[4].claim.lease == claimed.claim.lease
+
+
+async def test_start_whose_answer_is_lost_is_found_again(connect: Connect) -> None:
+    store = await connect()
+    sent = Sent(store)
+
+    async def lose(name: str) -> None:
+        if name in MANY:
+            sent.after = None
+            raise StoreUnavailableError("the connection is gone")
+
+    sent.after = lose
+    lost: list[Any] = await asyncio.gather(*(start(store, run_id) for run_id in names(5)), return_exceptions=True)
+    assert [type(answer).__name__ for answer in lost] == ["Created"] + ["StoreUnavailableError"] * 4
+    again = await asyncio.gather(*(start(store, run_id) for run_id in names(5)))
+    assert {answer.kind for answer in again} == {"created"}
+
+
+async def test_runs_are_started_in_the_order_of_their_ids(connect: Connect, database: asyncpg.Connection) -> None:
+    """Two statements that take the same ids in another order each would wait for each other."""
+    stores = [await connect(), await connect()]
+    ids = [f"{number:02}" for number in range(30)]
+    calls = [
+        start(store, run_id, operation_id=f"op {number}")
+        for number, (store, order) in enumerate(zip(stores, (ids, ids[::-1]), strict=True))
+        for run_id in order
+    ]
+    answers = await asyncio.wait_for(asyncio.gather(*calls), 20)
+    assert Counter(answer.kind for answer in answers) == {"created": 30, "existing": 30}
+    await asyncio.gather(*(start(stores[0], run_id) for run_id in ("first", "z", "c", "b", "a")))
+    rows = await database.fetch("SELECT run_id FROM workflow_event_locks WHERE run_id ~ '^[a-z]$' ORDER BY ctid")
+    assert [row["run_id"] for row in rows] == ["a", "b", "c", "z"]
+
+
+# Deliveries.
+
+
+def deliver(store: PostgresWorkflowStore, run_id: str, signal_id: str = "s", **more: Any) -> Awaitable[Any]:
+    facts: dict[str, Any] = {"name": "go", "payload": ONE, "now_ms": 7}
+    return store.deliver_signal(run_id=run_id, signal_id=signal_id, **facts | more)
+
+
+def pause(store: PostgresWorkflowStore, run_id: str, token: str, **more: Any) -> Awaitable[Paused]:
+    facts: dict[str, Any] = {"expected_next_index": 0, "seen_inbox_seq": 0, "now_ms": 5, "operation_id": "pause"}
+    facts["awaited"] = [Awaited(kind="signal", name="go", step_id="w", until_ms=None)]
+    return store.mark_run_paused(run_id=run_id, lease_token=token, **facts | more)
+
+
+async def test_deliveries_at_once_take_few_statements(connect: Connect) -> None:
+    """Each has its own answer, by what its run does."""
+    store = await connect()
+    tokens = await begin(store, *names(8))
+    await pause(store, "run-1", tokens["run-1"])
+    await pause(store, "run-2", tokens["run-2"], awaited=())
+    await deliver(store, "run-3", now_ms=3)
+    await store.terminate_run(run_id="run-4", now_ms=4)
+    sent = Sent(store)
+    answers = await asyncio.gather(
+        *(deliver(store, run_id, now_ms=10 + number) for number, run_id in enumerate(names(6))),
+        deliver(store, "nobody"),
+        deliver(store, "run-6", payload=None),
+        deliver(store, "run-7", only_if_waiting=True),
+    )
+    del sent.names["notify"]  # of the rest of the window
+    assert sent.names == {"deliver": 2, "deliver_signals": 1}
+    kinds = ["buffered", "delivered", "buffered", "duplicate", "finished", "buffered", "not-found", "buffered"]
+    assert [answer.kind for answer in answers] == [*kinds, "not-waiting"]
+    runs = [await store.load_run(run_id=run_id) for run_id in names(8)]
+    assert [run.status for run in runs if run] == ["running", "queued", "paused", "running", "aborted"] + [
+        "running"
+    ] * 3
+    assert [run.updated_at_ms for run in runs if run] == [10, 11, 12, 3, 4, 15, 7, 1]
+    assert runs[1] is not None
+    assert (runs[1].due_at_ms, runs[1].awaited) == (11, ())
+    entries = [await store.read_inbox(run_id=run_id, limit=9) for run_id in ("run-1", "run-6")]
+    assert [(entry.inbox_seq, entry.received_at_ms, entry.payload) for [entry] in entries] == [
+        (1, 11, ONE),
+        (1, 7, None),
+    ]
+
+
+async def test_signals_for_one_run_are_numbered_without_gaps(connect: Connect) -> None:
+    """They never share a statement, and each is answered with its own number."""
+    store = await connect()
+    await begin(store, *names(2))
+    answers = await asyncio.gather(*(deliver(store, f"run-{number % 2}", f"s-{number}") for number in range(20)))
+    for half in (answers[::2], answers[1::2]):
+        assert sorted(answer.inbox_seq for answer in half) == list(range(1, 11))
+    for run_id in names(2):
+        assert [entry.inbox_seq for entry in await store.read_inbox(run_id=run_id, limit=99)] == list(range(1, 11))
+
+
+# Pauses.
+
+
+async def test_pauses_at_once_take_few_statements(connect: Connect) -> None:
+    """Each with its events, its timers and its inbox, as if it had been made alone."""
+    store = await connect()
+    cases: list[dict[str, Any]] = [
+        {},
+        {"events": [NewEvent(kind="k", step_id="s", payload=ONE), NewEvent(kind="l")], "awaited": ()},
+        {"set_timers": [Timer(timer_id="new", fire_at_ms=40), Timer(timer_id="kept", fire_at_ms=90)]},
+        {"removed_timers": ["gone", "unknown"]},
+        {"removed_timers": ["kept", "gone"], "set_timers": [Timer(timer_id="new", fire_at_ms=60)]},
+        {"set_timers": [Timer(timer_id="gone", fire_at_ms=70)], "removed_timers": ["kept"]},
+        {"seen_inbox_seq": 1},
+        {"inbox": True, "set_timers": [Timer(timer_id="new", fire_at_ms=40)]},
+    ]
+
+    async def prepare(name: str) -> dict[str, str]:
+        tokens = await begin(store, *(f"{name}-{number}" for number in range(len(cases))))
+        timers = [Timer(timer_id="gone", fire_at_ms=20), Timer(timer_id="kept", fire_at_ms=30)]
+        for (run_id, token), case in zip(tokens.items(), cases, strict=True):
+            await append(store, run_id, token, events=[], set_timers=timers)
+            if case.get("inbox"):
+                await deliver(store, run_id, now_ms=3)
+        return tokens
+
+    def paused(run_id: str, token: str, case: dict[str, Any]) -> Awaitable[Paused]:
+        return pause(store, run_id, token, **{name: value for name, value in case.items() if name != "inbox"})
+
+    async def state(run_id: str) -> Any:
+        execution = await store.load_execution(run_id=run_id)
+        assert execution is not None
+        return (
+            replace(execution.run, run_id="any"),
+            execution.history,
+            sorted(execution.timers, key=str),
+            execution.inbox,
+        )
+
+    apart, together = await prepare("apart"), await prepare("together")
+    expected = [await paused(*run, case) for run, case in zip(apart.items(), cases, strict=True)]
+    sent = Sent(store)
+    answers = await asyncio.gather(*(paused(*run, case) for run, case in zip(together.items(), cases, strict=True)))
+    del sent.names["notify"]  # of the rest of the window
+    assert sent.names == {"mark_run_paused": 1, "mark_runs_paused": 1}
+    assert answers == expected
+    assert [answer.status for answer in answers] == ["paused"] * 7 + ["queued"]
+    for one, other in zip(apart, together, strict=True):
+        assert await state(other) == await state(one), other
+    again = await asyncio.gather(*(paused(*run, case) for run, case in zip(together.items(), cases, strict=True)))
+    assert again == expected, "a repeat has the first answer"
+
+
+async def test_pause_that_is_refused_is_the_fault_of_one(connect: Connect) -> None:
+    """A lost lease, a wrong length, many timers, something taken: the others are paused."""
+    store = await connect()
+    tokens = await begin(store, *names(8))
+    await deliver(store, "run-6")
+    many = [Timer(timer_id=f"t{number}", fire_at_ms=9) for number in range(20)]
+    answers: list[Any] = await asyncio.gather(
+        *(pause(store, run_id, tokens[run_id]) for run_id in names(3)),
+        pause(store, "run-3", "not its token"),
+        pause(store, "run-4", tokens["run-4"], expected_next_index=7),
+        pause(store, "run-5", tokens["run-5"], set_timers=many),
+        pause(store, "run-6", tokens["run-6"], taken_inbox=[1], seen_inbox_seq=1),
+        pause(store, "run-7", tokens["run-7"]),
+        return_exceptions=True,
+    )
+    kinds = [type(answer).__name__ for answer in answers]
+    assert kinds == ["Paused"] * 3 + ["LeaseLostError", "LogConflictError"] + ["Paused"] * 3
+    runs = [await store.load_run(run_id=run_id) for run_id in names(8)]
+    assert [run.status for run in runs if run] == ["paused"] * 3 + ["running"] * 2 + ["paused"] * 3
+    assert not await store.read_inbox(run_id="run-6", limit=9), "what was taken comes no more"
+
+
+# Notices.
+
+
+@pytest.mark.real_time
+async def test_what_is_written_together_is_noticed(connect: Connect) -> None:
+    """Starts, deliveries and pauses that leave work: each run is named, by the statement or soon after it."""
+    store, other = await connect(), await connect()
+    heard: list[str | None] = []
+
+    def hear(notice: WorkNotice) -> None:
+        heard.append(notice.run_id)
+
+    async def until_heard(*run_ids: str) -> None:
+        async with asyncio.timeout(10):
+            while not set(run_ids) <= set(heard) and None not in heard[1:]:
+                await asyncio.sleep(0.01)
+        heard[:] = [None]
+
+    async with other.listen(hear) as listening:
+        async with asyncio.timeout(10):
+            while not listening.live:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        heard[:] = [None]
+        await asyncio.gather(*(start(store, run_id) for run_id in names(6)))
+        await until_heard(*names(6))
+        claimed = [f"claimed-{number}" for number in range(6)]
+        tokens = await begin(store, *claimed)
+        soon = [Timer(timer_id="t", fire_at_ms=6)]
+        await asyncio.gather(*(pause(store, run_id, token, set_timers=soon) for run_id, token in tokens.items()))
+        await until_heard(*claimed)
+        await asyncio.gather(*(deliver(store, run_id) for run_id in claimed))
+        await until_heard(*claimed)
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("kind", ["start", "deliver", "pause"])
+async def test_first_notice_of_a_quiet_process_goes_with_the_statement(connect: Connect, kind: str) -> None:
+    """Also with one for many: nobody waits for the end of the window."""
+    store, other = await connect(), await connect()
+    for writes in store._combined:
+        writes.always = True
+    token = (await begin(store, "run"))["run"]
+    if kind == "deliver":
+        await pause(store, "run", token)
+    heard: list[str | None] = []
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    async with other.listen(lambda notice: heard.append(notice.run_id)) as listening:
+        await until(lambda: listening.live and store._notices.quiet)
+        sent = Sent(store)
+        if kind == "start":
+            await start(store, "new")
+        elif kind == "deliver":
+            await deliver(store, "run")
+        else:
+            await pause(store, "run", token, set_timers=[Timer(timer_id="t", fire_at_ms=6)])
+        await until(lambda: ("new" if kind == "start" else "run") in heard)
+        await asyncio.sleep(0.1)
+    assert sum(sent.names[name] for name in MANY) == 1
+    assert "notify" not in sent.names

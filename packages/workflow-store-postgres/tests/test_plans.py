@@ -134,6 +134,9 @@ UNIT_EVENTS = (
     [str(number + 1) for number in range(len(MANY))],
     *([text] * len(MANY) for text in ("3", "step", None, "1")),
 )
+PAUSE = ("0", "[]", "5", "60005", "true")
+PAUSE_TIMERS = (["1"], ["t"], ["9"], ["1"], ["u"])
+START = ("w", "1", "default", "0", "1", "queued", "1", None, None, "0", None, "create_run:o", "{}", "1", "true")
 CLAIM = ("w", "token-2", 9_000, NOW_MS, 1_000, 1_000_000, 1_000, 1_000_000)
 WANTED = (["workflow-1", "workflow-2"], ["1", "1"], ["default"])
 ANY = (None, None, None)
@@ -146,6 +149,7 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "append_plain": (*FENCE, *EVENTS[:3], 9, 5),
     "append_events_to_many": (*UNITS, ["9"] * len(MANY), ["5"] * len(MANY), *UNIT_EVENTS),
     "mark_runs_ended": (*UNITS, *([text] * len(MANY) for text in ("finished", "1", None, None, "5")), *UNIT_EVENTS),
+    "mark_runs_paused": (*UNITS, *([text] for text in PAUSE), *UNIT_EVENTS, *PAUSE_TIMERS),
     "mark_run_paused": (*FENCE, *EVENTS, *TIMERS, 0, "[]", 5, 60_005, True),
     "mark_run_ended": (*FENCE, *EVENTS, "finished", "1", None, None, 5),
     "schedule_timer": (RUN, "token", "o2", "t", 9, 5),
@@ -163,7 +167,8 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "read_creation": (RUN,),
     "create_runs": ([RUN], ["w"], ["1"], ["default"], ["0"], ["1"], ["create_run:o"], ["1"], 1),
     "read_creations": ([RUN], ["1"]),
-    "deliver_signals": ([RUN], ["s2"], ["go"], ["1"], 5),
+    "start_runs_together": ([RUN], *([text] for text in START)),
+    "deliver_signals": ([RUN], ["s2"], ["go"], ["1"], ["5"], ["true"]),
     "deliver": (RUN, "signal", "go", "s2", False, 5, "1", True),
     "cancel_run": (RUN, 5, "1", True),
     "terminate_run": (RUN, 5, None),
@@ -283,7 +288,8 @@ SOME_IDS = [f"run-{number:08}" for number in range(200)]
 OF_MANY: dict[str, tuple[Any, ...]] = {
     "create_runs": (SOME_IDS, *(["1"] * 200,) * 7, 9),
     "read_creations": (SOME_IDS, ["1"] * 200),
-    "deliver_signals": (SOME_IDS, ["s"] * 200, ["go"] * 200, ["1"] * 200, 9),
+    "start_runs_together": (SOME_IDS, *([text] * 200 for text in START)),
+    "deliver_signals": (SOME_IDS, ["s"] * 200, ["go"] * 200, ["1"] * 200, ["9"] * 200, ["true"] * 200),
 }
 
 

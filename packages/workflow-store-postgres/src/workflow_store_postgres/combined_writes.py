@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from itertools import chain
+from typing import TypeAlias, TypeVar
 
 import asyncpg
 from workflow_runtime.store import NewEvent, StoreError, StoreUnavailableError
 from workflow_store_sql import Fence
 
 from .connections import MOMENT_S
-from .fenced_write import FencedWrite, Outcome, event_values
 from .lent_connection import Row
 from .statement_sender import StatementSender
 
-__all__ = ["Combined", "CombinedWrites", "Unit"]
+__all__ = ["Combined", "CombinedWrites", "Unit", "driver_unit"]
 
 ALONE = 4
 """Number of writes of a kind that are sent alone, side by side; only what comes beside them gathers. The statement for
@@ -30,56 +30,75 @@ IN_FLIGHT = 2
 MAX_UNITS = 200
 """The most runs that one statement writes to."""
 MAX_BYTES = 4_000_000
-"""The most bytes of payloads in one statement, unless a single unit has more."""
+"""The most bytes of texts in one statement, unless a single unit has more."""
 
-Value: TypeAlias = "str | None"
+Value: TypeAlias = "str | int | bool | None"
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Unit:
-    """One write of a driver: its fence, its events, and who waits for the answer. It takes nothing from the inbox."""
+    """One write to one run, as the statement for many is given it, and who waits for the answer."""
 
-    fence: Fence
-    events: Sequence[NewEvent]
-    values: tuple[str | int | None, ...]
-    """The rest of the statement's parameters, in their order."""
+    run_id: str
+    values: tuple[Value, ...]
+    """One value for each of the statement's first parameters."""
+    lists: tuple[Sequence[tuple[Value, ...]], ...] = ()
+    """The rows of each of its lists, such as the events."""
     answer: asyncio.Future[Row | None] = field(init=False)
     sent: asyncio.Task[None] | None = None
     """Task that sends it, once it is on its way."""
 
     @property
     def size(self) -> int:
-        """Number of bytes of the payloads, about."""
-        texts = (value for value in self.values if isinstance(value, str))
-        return sum(len(event.payload or "") for event in self.events) + sum(map(len, texts))
+        """Number of bytes of its texts, about."""
+        rows = (self.values, *chain.from_iterable(self.lists))
+        return sum(len(value) for value in chain.from_iterable(rows) if isinstance(value, str))
+
+
+def driver_unit(
+    fence: Fence, events: Sequence[NewEvent], *values: Value, lists: tuple[Sequence[tuple[Value, ...]], ...] = ()
+) -> Unit:
+    """Return a driver's write: its fence, its events, and the rest of what its statement is given.
+
+    Args:
+        fence: The fence.
+        events: What is appended.
+        values: The further values.
+        lists: The lists behind that of the events.
+    """
+    first = fence.expected_next_index or 0
+    rows = [(index, event.kind, event.step_id, event.payload) for index, event in enumerate(events, first)]
+    return Unit(run_id=fence.run_id, values=(*fence.values(), len(events), *values), lists=(rows, *lists))
 
 
 @dataclass(frozen=True, slots=True)
-class Statements:
-    """The statement that does a write for one run, and the one that does it for many."""
+class ForMany:
+    """A statement that does a write for many runs."""
 
-    one: str
-    many: str
+    name: str
     width: int
-    """Number of parameters that the one for many has for each run, without its events."""
-    one_takes_inbox: bool
+    """Number of its parameters that hold one value for each run."""
+    lists: tuple[int, ...] = ()
+    """The same of each list of rows that follows; the number of the run comes first."""
 
-    def one_values(self, unit: Unit) -> tuple[object, ...]:
-        """Write a unit as the parameters of the statement for one, but for the fence."""
-        events = event_values(unit.events, ())
-        return (*(events if self.one_takes_inbox else events[:3]), *unit.values)
-
-    def many_values(self, units: Sequence[Unit]) -> tuple[list[Value], ...]:
-        """Write units as the parameters of the statement for many.
+    def values(self, units: Sequence[Unit]) -> tuple[list[str | None], ...]:
+        """Write units as the parameters.
 
         Numbers go as text: each new connection would have to look up the type of a list of them.
         """
-        events = [values for number, unit in enumerate(units, 1) for values in _event_values(number, unit)]
-        return (*_columns(map(_unit_values, units), self.width), *_columns(events, 5))
+        columns = _columns([unit.values for unit in units], self.width)
+        for place, width in enumerate(self.lists):
+            rows = [(number, *row) for number, unit in enumerate(units, 1) for row in unit.lists[place]]
+            columns += _columns(rows, width)
+        return tuple(columns)
 
 
-APPEND = Statements("append_plain", "append_events_to_many", width=7, one_takes_inbox=False)
-END = Statements("mark_run_ended", "mark_runs_ended", width=10, one_takes_inbox=True)
+APPEND = ForMany("append_events_to_many", width=7, lists=(5,))
+END = ForMany("mark_runs_ended", width=10, lists=(5,))
+PAUSE = ForMany("mark_runs_paused", width=10, lists=(5, 3, 2))
+START = ForMany("start_runs_together", width=16)
+DELIVERY = ForMany("deliver_signals", width=6)
 
 
 class Combined:
@@ -93,26 +112,32 @@ class Combined:
     def __init__(self, sender: StatementSender, *, combine: bool) -> None:
         self.appends: CombinedWrites = CombinedWrites(sender, APPEND, combine=combine)
         self.ends: CombinedWrites = CombinedWrites(sender, END, combine=combine)
+        self.pauses: CombinedWrites = CombinedWrites(sender, PAUSE, combine=combine)
+        self.starts: CombinedWrites = CombinedWrites(sender, START, combine=combine)
+        self.deliveries: CombinedWrites = CombinedWrites(sender, DELIVERY, combine=combine)
+
+    def __iter__(self) -> Iterator[CombinedWrites]:
+        return iter((self.appends, self.ends, self.pauses, self.starts, self.deliveries))
 
 
 class CombinedWrites:
     """The writes of one kind that a process makes for different runs.
 
     A few at once are sent alone, and nothing waits. Those that come beside them gather, and go as one: at the end of
-    this turn of the event loop, or when an answer makes room. Each has its own fence in that statement. One that the
+    this turn of the event loop, or when an answer makes room. Each is decided by itself in that statement. One that the
     statement leaves out (its fence does not hold, or somebody has locked its head) is then sent alone, which tells why.
 
     Args:
         sender: Where statements go.
-        statements: What does the write.
+        statement: What does the write for many. Its rows say which run they are about: `number`, from 1.
         combine: False sends each unit alone, and at once.
     """
 
-    def __init__(self, sender: StatementSender, statements: Statements, *, combine: bool) -> None:
+    def __init__(self, sender: StatementSender, statement: ForMany, *, combine: bool) -> None:
         self.always: bool = False
         """True sends each unit by the statement for many, as if something were under way; for tests."""
         self._sender = sender
-        self._statements = statements
+        self._statement = statement
         self._combine = combine
         self._waiting: deque[Unit] = deque()
         self._alone = 0
@@ -122,29 +147,29 @@ class CombinedWrites:
         self._gathers = False
         """True if what waits is sent at the end of this turn of the event loop."""
 
-    async def commit(self, write: FencedWrite, unit: Unit) -> Outcome:
+    async def commit(
+        self, make: Callable[[], Unit], alone: Callable[[], Awaitable[T]], together: Callable[[Row], T]
+    ) -> T:
         """Write, together with others where there are some.
 
         Args:
-            write: The write as one that is sent alone.
-            unit: The same, for the way together.
+            make: Makes the write as one of many.
+            alone: Sends it alone.
+            together: Reads the answer of the statement for many.
 
         Raises:
-            LeaseLostError: The token is not the current one, or the run is not running.
-            LogConflictError: The log is not as long as the driver believed.
             StoreError: The database could not do it, or did not answer. As with any write, it may be done all the same.
         """
-        values = self._statements.one_values(unit)
         if not self._combine:
-            return await write.commit(self._statements.one, *values)
+            return await alone()
         if self._idle:
             with self._counted():
-                return await write.commit(self._statements.one, *values)
-        row = await self._together(unit)
+                return await alone()
+        row = await self._together(make())
         if row is not None:
-            return Outcome(row, None)
+            return together(row)
         # It may have to wait for somebody who has locked its head. Others do not wait with it.
-        return await write.commit(self._statements.one, *values)
+        return await alone()
 
     @property
     def _idle(self) -> bool:
@@ -202,11 +227,11 @@ class CombinedWrites:
         while self._waiting and len(units) < MAX_UNITS:
             unit = self._waiting[0]
             size += unit.size
-            if units and (unit.fence.run_id in units or size > MAX_BYTES):
+            if units and (unit.run_id in units or size > MAX_BYTES):
                 break
             self._waiting.popleft()
             if not unit.answer.done():
-                units[unit.fence.run_id] = unit
+                units[unit.run_id] = unit
         return list(units.values())
 
     async def _send(self, units: Sequence[Unit]) -> None:
@@ -229,7 +254,7 @@ class CombinedWrites:
     async def _write(self, units: Sequence[Unit]) -> dict[int, Row]:
         """Send units, and return the heads of those that were written, by their numbers from 1."""
         # Also for a single one: this statement waits for no lock, and so cannot hold up the next.
-        rows = await self._sender.rows(self._statements.many, *self._statements.many_values(units))
+        rows = await self._sender.rows(self._statement.name, *self._statement.values(units))
         return {row["number"]: row for row in rows}
 
     def _fail(self, units: Sequence[Unit], error: StoreError) -> None:
@@ -258,17 +283,7 @@ def _own(error: Exception) -> Exception:
     return own
 
 
-def _unit_values(unit: Unit) -> tuple[Value, ...]:
-    return tuple(
-        None if value is None else str(value) for value in (*unit.fence.values(), len(unit.events), *unit.values)
-    )
-
-
-def _event_values(number: int, unit: Unit) -> Iterator[tuple[Value, ...]]:
-    for index, event in enumerate(unit.events, unit.fence.expected_next_index or 0):
-        yield str(number), str(index), event.kind, event.step_id, event.payload
-
-
-def _columns(rows: Iterable[tuple[Value, ...]], count: int) -> list[list[Value]]:
-    """Turn rows into columns, of which there are as many for no rows at all."""
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]
+def _columns(rows: Sequence[tuple[Value, ...]], width: int) -> list[list[str | None]]:
+    """Turn rows into columns of texts, of which there are as many for no rows at all."""
+    columns = zip(*rows, strict=True) if rows else [()] * width
+    return [[value if value is None else str(value) for value in column] for column in columns]

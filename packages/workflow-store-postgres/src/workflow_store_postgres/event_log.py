@@ -17,8 +17,8 @@ from workflow_runtime.store import (
 )
 from workflow_store_sql import Fence, answer_append, read_log_page
 
-from .combined_writes import Unit
-from .fenced_write import FencedWrite, Outcome, event_values, timer_values
+from .combined_writes import driver_unit
+from .fenced_write import FencedWrite, Outcome, done, event_values, timer_values
 from .store_role import StoreRole
 
 __all__ = ["EventLog", "append", "appended"]
@@ -46,8 +46,14 @@ class EventLog(StoreRole):
         write = FencedWrite(self._sender, fence)
         if taken_inbox or set_timers or removed_timers:
             return appended(await append(write, events, taken_inbox, set_timers, removed_timers, now_ms, lease_ms))
-        unit = Unit(fence=fence, events=events, values=(now_ms + lease_ms, now_ms))
-        return appended(await self._combined.appends.commit(write, unit))
+        times = (now_ms + lease_ms, now_ms)
+        return appended(
+            await self._combined.appends.commit(
+                lambda: driver_unit(fence, events, *times),
+                lambda: write.commit("append_plain", *event_values(events, ())[:3], *times),
+                done,
+            )
+        )
 
     @checked
     async def read_events(

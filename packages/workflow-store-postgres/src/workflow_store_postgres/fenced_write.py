@@ -15,7 +15,7 @@ from workflow_store_sql import Fence
 
 from .statement_sender import Row, Sender
 
-__all__ = ["FencedWrite", "Outcome", "event_values", "timer_values"]
+__all__ = ["FencedWrite", "Outcome", "done", "event_values", "timer_values"]
 
 _MAX_TRIES = 5
 
@@ -33,6 +33,11 @@ class Outcome:
     def wakes(self) -> bool:
         """True if the write, of those that may leave work for somebody, did so."""
         return self.repeated is None and bool(self.row["wakes"])
+
+
+def done(row: Row) -> Outcome:
+    """Return the outcome of a write that the statement has done."""
+    return Outcome(row, None)
 
 
 def event_values(events: Sequence[NewEvent], taken_inbox: Sequence[int]) -> tuple[list[Any], ...]:
@@ -77,7 +82,7 @@ class FencedWrite:
         for _ in range(_MAX_TRIES):
             rows = await self.sender.rows(name, *fence, *values)
             if rows:
-                return Outcome(rows[0], None)
+                return done(rows[0])
             repeated = await self.verdict()
             if repeated is not None:
                 return repeated

@@ -89,8 +89,8 @@ class Many(Signals):
     ) -> dict[int, DeliverSignalResult]:
         """Deliver the signals of some places, and return the answers of those whose heads were free."""
         sent = [signals[place] for place in places]
-        values = ((signal.run_id, signal.signal_id, signal.name, signal.payload) for signal in sent)
-        rows = await self._sender.rows("deliver_signals", *_columns(values), now_ms)
+        values = ((signal.run_id, signal.signal_id, signal.name, signal.payload, now_ms, False) for signal in sent)
+        rows = await self._sender.rows("deliver_signals", *_columns(values))
         notice.wakes = notice.wakes or any(row["wakes"] for row in rows)
         answers = chain.from_iterable(self._delivered(sent, row) for row in rows)
         return {places[number - 1]: answer for number, answer in answers}

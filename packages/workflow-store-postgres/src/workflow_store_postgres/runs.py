@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
@@ -39,13 +39,16 @@ from workflow_store_sql import (
     prunable_statuses,
 )
 
-from .combined_writes import Unit
-from .fenced_write import FencedWrite, event_values, timer_values
+from .combined_writes import Unit, driver_unit
+from .fenced_write import FencedWrite, Outcome, done, event_values, timer_values
 from .rows import run_rows
 from .statement_sender import MAX_TRIES, wait_a_little
 from .store_role import StoreRole
 
 __all__ = ["RunLifecycle"]
+
+_FEW_TIMERS = 8
+"""A pause that changes more of them is sent alone."""
 
 
 class RunLifecycle(StoreRole):
@@ -83,7 +86,12 @@ class RunLifecycle(StoreRole):
     async def _create(self, new: NewRun) -> bool:
         """Create a run, and return False if its id is taken."""
         with self._notices.about(new.run_id if new.lease is None else None) as pending:
-            rows = await self._sender.rows("create_run", *new.facts, *new.head, new.input, pending.by_statement)
+            values = (*new.facts, *new.head, new.input, pending.by_statement)
+            rows = await self._combined.starts.commit(
+                lambda: Unit(run_id=new.run_id, values=values),
+                lambda: self._sender.rows("create_run", *values),
+                lambda row: [row],
+            )
             pending.read_answer(rows)
         return bool(rows)
 
@@ -127,20 +135,27 @@ class RunLifecycle(StoreRole):
         removed_timers: Sequence[str] = (),
         awaited: Sequence[Awaited] = (),
     ) -> Paused:
-        write = FencedWrite(
-            self._sender, Fence("mark_run_paused", run_id, lease_token, operation_id, expected_next_index)
-        )
+        fence = Fence("mark_run_paused", run_id, lease_token, operation_id, expected_next_index)
+        write = FencedWrite(self._sender, fence)
         with self._notices.about(run_id) as pending:
-            outcome = await write.commit(
-                "mark_run_paused",
-                *event_values(events, taken_inbox),
-                *timer_values(set_timers, removed_timers),
-                seen_inbox_seq,
-                awaited_text(awaited),
-                now_ms,
-                now_ms + NOTICE_HORIZON_MS,
-                pending.by_statement,
-            )
+            horizon_ms = now_ms + NOTICE_HORIZON_MS
+            facts = (seen_inbox_seq, awaited_text(awaited), now_ms, horizon_ms, pending.by_statement)
+
+            def alone() -> Awaitable[Outcome]:
+                changes = (*event_values(events, taken_inbox), *timer_values(set_timers, removed_timers))
+                return write.commit("mark_run_paused", *changes, *facts)
+
+            def unit() -> Unit:
+                timers = (
+                    [(timer.timer_id, timer.fire_at_ms) for timer in set_timers],
+                    [(timer_id,) for timer_id in removed_timers],
+                )
+                return driver_unit(fence, events, *facts, lists=timers)
+
+            if taken_inbox or len(set_timers) + len(removed_timers) > _FEW_TIMERS:
+                outcome = await alone()
+            else:
+                outcome = await self._combined.pauses.commit(unit, alone, done)
             pending.wakes = outcome.wakes
         first = outcome.repeated or outcome.row
         queued = first["status"] == RunStatus.QUEUED
@@ -190,11 +205,13 @@ class RunLifecycle(StoreRole):
         taken_inbox: Sequence[int],
         end: tuple[str | int | None, ...],
     ) -> None:
-        write = FencedWrite(self._sender, fence)
+        def alone() -> Awaitable[Outcome]:
+            return FencedWrite(self._sender, fence).commit("mark_run_ended", *event_values(events, taken_inbox), *end)
+
         if taken_inbox:
-            await write.commit("mark_run_ended", *event_values(events, taken_inbox), *end)
+            await alone()
         else:
-            await self._combined.ends.commit(write, Unit(fence=fence, events=events, values=end))
+            await self._combined.ends.commit(lambda: driver_unit(fence, events, *end), alone, done)
 
     @checked
     async def cancel_run(self, *, run_id: str, now_ms: int, reason: str | None = None) -> CancelResult:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from workflow_runtime.store import (
     DEFAULT_HISTORY_BYTES,
+    Buffered,
     DeliverApprovalResult,
+    Delivered,
     DeliverRetryResult,
     DeliverSignalResult,
     InboxEntry,
@@ -12,8 +14,9 @@ from workflow_runtime.store import (
     approval_payload,
     checked,
 )
-from workflow_store_sql import answer_approval, answer_retry_request, answer_signal
+from workflow_store_sql import RowReader, answer_approval, answer_retry_request, answer_signal
 
+from .combined_writes import Unit
 from .statement_sender import Row
 from .store_role import StoreRole
 
@@ -34,8 +37,22 @@ class Signals(StoreRole):
         now_ms: int,
         only_if_waiting: bool = False,
     ) -> DeliverSignalResult:
-        row = await self._deliver(run_id, "signal", name, signal_id, only_if_waiting, now_ms, payload)
-        return answer_signal(self._read, run_id, row)
+        values = ("signal", name, signal_id, only_if_waiting, now_ms, payload)
+        if only_if_waiting:
+            return answer_signal(self._read, run_id, await self._deliver(run_id, *values))
+        with self._notices.about(run_id) as pending:
+
+            async def alone() -> DeliverSignalResult:
+                rows = await self._sender.settled("deliver", run_id, *values, pending.by_statement)
+                pending.read_answer(rows)
+                return answer_signal(self._read, run_id, rows[0] if rows else None)
+
+            def together(row: Row) -> DeliverSignalResult:
+                pending.read_answer([row])
+                return _answer(self._read, run_id, row)
+
+            facts = (run_id, signal_id, name, payload, now_ms, pending.by_statement)
+            return await self._combined.deliveries.commit(lambda: Unit(run_id=run_id, values=facts), alone, together)
 
     @checked
     async def deliver_approval(
@@ -70,3 +87,11 @@ class Signals(StoreRole):
             rows = await self._sender.settled("deliver", run_id, *values, pending.by_statement)
             pending.read_answer(rows)
         return rows[0] if rows else None
+
+
+def _answer(read: RowReader, run_id: str, row: Row) -> DeliverSignalResult:
+    """Answer one signal from its row of the statement that delivers many."""
+    if row["inbox_seq"] is None:
+        return answer_signal(read, run_id, None if row["status"] is None else row)
+    kind = Buffered if row["awaited_place"] is None else Delivered
+    return kind(inbox_seq=row["inbox_seq"])

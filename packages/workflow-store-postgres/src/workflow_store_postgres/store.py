@@ -81,8 +81,9 @@ class PostgresWorkflowStore(
             `StoreUnavailableError`. A server that does not even confirm that within a second loses the connection.
         environment: Environment of the program, such as "production". New tables are marked with it, and workers refuse
             tables that are marked with another, or with any if this is absent: a copy that was restored elsewhere.
-        combine: Whether steps of different runs that end at about the same time are recorded by one statement. Each is
-            recorded as if it were alone: the lost lease of one run is not the others' matter. False sends each alone.
+        combine: Whether writes to different runs that come at about the same time go as one statement: what steps have
+            done, ends, pauses, starts, signals. Each is written as if it were alone: the lost lease of one run is not
+            the others' matter. False sends each alone.
         new_token: Makes a lease token that was never used before; for tests.
 
     Raises:

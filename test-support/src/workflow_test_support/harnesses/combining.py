@@ -19,7 +19,8 @@ class CombiningStore(PostgresWorkflowStore):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._combined.appends.always = self._combined.ends.always = True
+        for writes in self._combined:
+            writes.always = True
 
 
 @asynccontextmanager

@@ -83,20 +83,26 @@ LEFT JOIN LATERAL (
 -- for its signals: others do not wait for it, and what is known of its inbox would be old.
 -- Gives two kinds of rows: one for each signal that changes nothing, and one for each run that was written to, with the
 -- numbers of its signals in their order; they have the inbox numbers up to `inbox_seq`. Signals of a run travel as lists.
--- $1 run_ids  $2 signal_ids  $3 names  $4 payloads  $5 now_ms
+-- `number` is that of the row's first signal.
+-- $1 run_ids  $2 signal_ids  $3 names  $4 payloads  $5 times of the calls  $6 whether each notifies
 WITH looked AS MATERIALIZED (
     SELECT
         asked.run_id,
         asked.signal_id,
         asked.name,
         asked.payload,
+        asked.now_at::bigint AS now_at,
+        asked.notifies::boolean AS notifies,
         asked.number,
         stored.status,
         stored.inbox_seq,
         stored.status IN ('queued', 'running', 'paused', 'dead') AS open,
         known.inbox_seq AS known_seq
-    FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[]))
-        WITH ORDINALITY AS asked (run_id, signal_id, name, payload, number)
+    FROM unnest(
+        (SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::text[]),
+        (SELECT $4::text[]), (SELECT $5::text[]), (SELECT $6::text[])
+    )
+        WITH ORDINALITY AS asked (run_id, signal_id, name, payload, now_at, notifies, number)
     LEFT JOIN LATERAL (
         SELECT head.status, head.inbox_seq
         FROM workflow_event_locks AS head
@@ -117,7 +123,9 @@ wanted AS MATERIALIZED (
         array_agg(looked.number ORDER BY looked.number) AS numbers,
         array_agg(looked.signal_id ORDER BY looked.number) AS signal_ids,
         array_agg(looked.name ORDER BY looked.number) AS names,
-        array_agg(looked.payload ORDER BY looked.number) AS payloads
+        array_agg(looked.payload ORDER BY looked.number) AS payloads,
+        array_agg(looked.now_at ORDER BY looked.number) AS times,
+        bool_or(looked.notifies) AS notifies
     FROM looked
     WHERE looked.open AND looked.known_seq IS NULL
     GROUP BY looked.run_id, looked.inbox_seq
@@ -162,42 +170,56 @@ entries AS (
         'signal',
         given.name,
         given.signal_id,
-        $5::bigint,
+        given.now_at,
         false,
         coalesce(octet_length(given.payload), 0),
         given.payload::json
     FROM moved
-    CROSS JOIN LATERAL unnest(moved.signal_ids, moved.names, moved.payloads)
-        WITH ORDINALITY AS given (signal_id, name, payload, place)
+    CROSS JOIN LATERAL unnest(moved.signal_ids, moved.names, moved.payloads, moved.times)
+        WITH ORDINALITY AS given (signal_id, name, payload, now_at, place)
 ),
 head AS (
     UPDATE workflow_event_locks AS stored
     SET
         inbox_seq = moved.inbox_seq + moved.added,
         status = CASE WHEN moved.awaited_place IS NULL THEN stored.status ELSE 'queued' END,
-        due_at = CASE WHEN moved.awaited_place IS NULL THEN stored.due_at ELSE $5::bigint END,
+        due_at = coalesce(moved.times[moved.awaited_place], stored.due_at),
         awaiting = CASE WHEN moved.awaited_place IS NULL THEN stored.awaiting ELSE '[]' END,
-        updated_at = $5::bigint
+        updated_at = moved.times[moved.added]
     FROM moved
     WHERE stored.run_id = moved.run_id
     RETURNING
+        stored.tableoid,
+        stored.run_id,
+        moved.notifies,
         stored.inbox_seq,
         moved.numbers,
         moved.awaited_place,
         stored.status = 'running' OR moved.awaited_place IS NOT NULL AS wakes
 )
 SELECT
+    looked.number,
     looked.number::text AS numbers,
     looked.status,
     looked.known_seq,
     NULL AS inbox_seq,
     NULL AS awaited_place,
     false AS wakes,
+    NULL AS notified,
     CASE
         WHEN looked.known_seq IS NOT NULL THEN pg_logical_emit_message(true, 'workflow', '')
     END IS NOT NULL AS backed
 FROM looked
 WHERE looked.known_seq IS NOT NULL OR looked.open IS NOT TRUE
 UNION ALL
-SELECT array_to_string(head.numbers, ','), NULL, NULL, head.inbox_seq, head.awaited_place, head.wakes, NULL
+SELECT
+    head.numbers[1],
+    array_to_string(head.numbers, ','),
+    NULL,
+    NULL,
+    head.inbox_seq,
+    head.awaited_place,
+    head.wakes,
+    CASE WHEN head.notifies AND head.wakes THEN pg_notify('workflow_work_' || head.tableoid, head.run_id)::text END,
+    NULL
 FROM head;

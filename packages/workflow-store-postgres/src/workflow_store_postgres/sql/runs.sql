@@ -98,6 +98,12 @@ stored_state.reason,
 run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
 lease_number, operation_id, operation_answer, next_index, inbox_seq, cancel_requested, crashes, awaiting
 
+-- fragment: new_run_columns
+-- The columns of the head of a new run, which may have its first lease.
+run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
+lease_owner, lease_token, lease_number, lease_expires_at, operation_id, operation_answer,
+next_index, inbox_seq, cancel_requested, crashes, awaiting
+
 -- fragment: unless_taken
 -- Changes nothing when the id is taken; returns what `write_run` needs of a new run.
 ON CONFLICT (run_id) DO NOTHING
@@ -119,9 +125,7 @@ run AS (
 -- $13 operation_id  $14 operation_answer  $15 input  $16 notifies
 WITH head AS (
     INSERT INTO workflow_event_locks (
-        run_id, workflow_id, workflow_version, queue, priority, created_at, updated_at, status, due_at,
-        lease_owner, lease_token, lease_number, lease_expires_at, operation_id, operation_answer,
-        next_index, inbox_seq, cancel_requested, crashes, awaiting
+        -- include: new_run_columns
     )
     VALUES (
         $1::text, $2::text, $3::text, $4::text, $5::smallint, $6::bigint, $6::bigint, $7::text, $8::bigint,
