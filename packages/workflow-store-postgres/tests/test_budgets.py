@@ -2,20 +2,51 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import suppress
+from typing import Any, Never
 
 import asyncpg
 import pytest
 from verb_calls import BATCH, BY_THE_DRIVER, ONE, ONE_TRIP, named, prepare, run, start, until_quiet
 from verb_table import BUDGET, verb_costs
 from workflow_runtime import Context, WorkflowRuntime, workflow
-from workflow_runtime.store import MAX_BULK_RUNS, NewEvent, RunToCreate, SignalToDeliver
+from workflow_runtime.store import (
+    MAX_BULK_RUNS,
+    NewEvent,
+    RunStatus,
+    RunToCreate,
+    SignalToDeliver,
+    StoreError,
+)
 from workflow_store_postgres import PostgresWorkflowStore
 from workflow_test_support.relays.postgres_wire import Wire, wire_to
 from workflow_test_support.servers.postgres_databases import new_database
 
 NEXT_TRANSACTION = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 """A transaction that only reads gets no number."""
+
+OF_MANY: dict[str, tuple[str, dict[str, Any]]] = {
+    "heartbeats": ("heartbeat_run_leases", {"leases": [("a", "token")], "lease_ms": 10, "now_ms": 5}),
+    "starts": (
+        "create_runs",
+        {
+            "runs": [RunToCreate(run_id="a", workflow_id="w", workflow_version="1", input=ONE, operation_id="o")],
+            "now_ms": 5,
+        },
+    ),
+    "signals": (
+        "deliver_signals",
+        {"signals": [SignalToDeliver(run_id="queued", signal_id="many", name="go", payload=ONE)], "now_ms": 5},
+    ),
+    "cancels": ("cancel_runs", {"run_ids": ["paused"], "now_ms": 5}),
+    "terminates": ("terminate_runs", {"run_ids": ["paused"], "now_ms": 5}),
+    "requeues": ("requeue_runs", {"run_ids": ["paused"], "now_ms": 5}),
+    "retries": ("retry_runs", {"run_ids": ["paused"], "event": NewEvent(kind="retried"), "now_ms": 5}),
+    "list some": ("list_runs", {"limit": 9, "statuses": [RunStatus.DEAD], "workflow_ids": ["w"], "queues": ["q"]}),
+    "count some": ("count_runs", {"statuses": [RunStatus.DEAD], "workflow_ids": ["w"], "run_id_prefix": "a"}),
+    "prune some": ("prune_runs", {"finished_before_ms": 5, "limit": 9, "workflow_ids": ["w"]}),
+}
+"""More calls, with lists among their parameters."""
 
 UNFINISHED = "SELECT count(*) FROM workflow_event_locks WHERE status <> 'finished'"
 
@@ -68,6 +99,30 @@ async def test_drivers_write_is_one_trip_and_its_repeat_two(
             wire.reset()
             await getattr(store, verb)(run_id=run_id, lease_token=token, operation_id="o", **values)
             assert run_id == "first" or counted(wire) == expected
+
+
+async def test_no_verb_has_a_new_connection_look_up_a_type(
+    dsn: str, store: PostgresWorkflowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that asyncpg does not know by itself, such as a list of numbers, costs each connection three statements."""
+    looked_up: list[str] = []
+    present = ""
+
+    async def look_up(*_: object) -> Never:
+        looked_up.append(present)
+        raise asyncpg.InterfaceError("a type is looked up")
+
+    await prepare(store)
+    for number, (work, (verb, values)) in enumerate((ONE_TRIP | BY_THE_DRIVER | OF_MANY).items()):
+        token = await start(store, f"run-{number}")
+        held = {"run_id": f"run-{number}", "lease_token": token, "operation_id": "o"} if work in BY_THE_DRIVER else {}
+        present = work
+        async with PostgresWorkflowStore.connect(dsn, max_size=1, combine=False) as fresh:
+            monkeypatch.setattr(asyncpg.Connection, "_introspect_types", look_up)
+            with suppress(StoreError):
+                await getattr(fresh, verb)(**named(values, f"new-{number}"), **held)
+            monkeypatch.undo()
+    assert looked_up == []
 
 
 async def test_start_of_a_run_that_is_there_reads_it_by_another_statement(

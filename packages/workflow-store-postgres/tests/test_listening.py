@@ -350,14 +350,17 @@ def test_only_statements_that_make_work_notify() -> None:
         "cancel_run",
         "create_run",
         "deliver",
+        "deliver_signals",
         "fork_run",
         "notify",
         "mark_run_paused",
+        "mark_runs_paused",
         "mark_schedule_bucket_started",
         "probe",
         "release_run_lease",
         "requeue_run",
         "retry_runs",
+        "start_runs_together",
     }
 
 

@@ -126,8 +126,8 @@ def runs_with_some_rare() -> list[RunSummary]:
 
 RUN = "run-00000002"
 FENCE = (RUN, "token", 3, "o2")
-EVENTS = (["step"], [None], ["1"], [1])
-TIMERS = (["t"], [9], ["u"])
+EVENTS = (["step"], [None], ["1"], ["1"])
+TIMERS = (["t"], ["9"], ["u"])
 MANY = [RUN]  # a plan that fits one run must fit many: the server keeps it
 UNITS = (MANY, *([text] * len(MANY) for text in ("token", "3", "o2", "1")))
 UNIT_EVENTS = (
@@ -184,7 +184,7 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "claim_stale_runs": (*CLAIM, 10, *WANTED, 3),
     "claim_pending_runs": (*CLAIM, 10, *WANTED),
     "claim_due_timers": (*CLAIM, 10, *WANTED),
-    "request_schedule_buckets": ("s1", [5, 6], 5, "buffer-all"),
+    "request_schedule_buckets": ("s1", ["5", "6"], 5, "buffer-all"),
     "claim_due_schedule_buckets": ("w", "token", 9_000, NOW_MS, 10, ["w1", "w2"]),
     "mark_schedule_bucket_started": ("s1", 5, "token", 1, "r", 9, 5, "o", "start", 5, "create_run:o", "{}", True),
     "upsert_schedule": ("s1", "w", "1", "skip", "default", 0, True, 5, "1", "1", 5, None),

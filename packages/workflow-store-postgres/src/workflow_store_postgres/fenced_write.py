@@ -41,20 +41,23 @@ def done(row: Row) -> Outcome:
 
 
 def event_values(events: Sequence[NewEvent], taken_inbox: Sequence[int]) -> tuple[list[Any], ...]:
-    """Write events, and the inbox entries that they account for, as the parameters of a statement."""
+    """Write events, and the inbox entries that they account for, as the parameters of a statement.
+
+    Numbers go as text: each new connection would have to look up the type of a list of them.
+    """
     return (
         [event.kind for event in events],
         [event.step_id for event in events],
         [event.payload for event in events],
-        list(taken_inbox),
+        list(map(str, taken_inbox)),
     )
 
 
 def timer_values(set_timers: Sequence[Timer], removed_timers: Sequence[str]) -> tuple[list[Any], ...]:
-    """Write changes of timers as the parameters of a statement."""
+    """Write changes of timers as the parameters of a statement; times as text, as `event_values` has it."""
     return (
         [timer.timer_id for timer in set_timers],
-        [timer.fire_at_ms for timer in set_timers],
+        [str(timer.fire_at_ms) for timer in set_timers],
         list(removed_timers),
     )
 

@@ -1,4 +1,4 @@
-"""Lists of rows that come with a run as one array for each of their columns.
+"""Lists of rows that come with a run as one list for each of their columns.
 
 Payloads are read as text, whatever codecs for json the pool's owner has set.
 """
@@ -39,8 +39,10 @@ def run_rows(row: Row) -> RunRows:
 
 
 def _unfold(row: Row, arrays: dict[str, str]) -> Sequence[Row]:
-    """Make rows of a row's arrays, given the array of each column; no array is no row."""
+    """Make rows of a row's lists, given the list of each column; no list is no row."""
     values = [row[name] for name in arrays.values()]
     if values[0] is None:
         return ()
+    # Numbers come as one text.
+    values = [list(map(int, value.split(","))) if isinstance(value, str) else value for value in values]
     return [dict(zip(arrays, items, strict=True)) for items in zip(*values, strict=True)]

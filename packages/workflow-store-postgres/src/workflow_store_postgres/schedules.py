@@ -96,7 +96,7 @@ class Schedules(StoreRole):
         now_ms: int,
         overlap: RequestedOverlap | None = None,
     ) -> RequestBucketsResult:
-        values = (schedule_id, list(fire_times_ms), now_ms, overlap)
+        values = (schedule_id, list(map(str, fire_times_ms)), now_ms, overlap)
         rows = await self._sender.settled("request_schedule_buckets", *values)
         if not rows:
             return NotFound()

@@ -68,7 +68,7 @@ FROM head
 UPDATE workflow_signal_deliveries AS entry
 SET taken = true
 FROM head
-WHERE entry.run_id = head.run_id AND entry.inbox_seq = ANY($8::bigint[]) AND NOT entry.taken
+WHERE entry.run_id = head.run_id AND entry.inbox_seq = ANY($8::text[]::bigint[]) AND NOT entry.taken
 
 -- fragment: remove_timers
 -- Removes the timers that are over, but for those that are set again.
@@ -84,9 +84,9 @@ WHERE
 -- Sets timers, or moves them.
 -- $9 timer_ids  $10 timer_times
 INSERT INTO workflow_timers (run_id, timer_id, fire_at)
-SELECT head.run_id, timer.timer_id, timer.fire_at
+SELECT head.run_id, timer.timer_id, timer.fire_at::bigint
 FROM head
-CROSS JOIN unnest($9::text[], $10::bigint[]) AS timer (timer_id, fire_at)
+CROSS JOIN unnest($9::text[], $10::text[]) AS timer (timer_id, fire_at)
 ON CONFLICT (run_id, timer_id) DO UPDATE SET fire_at = excluded.fire_at
 
 -- name: fenced_write

@@ -169,7 +169,7 @@ LEFT JOIN workflow_run_states AS state ON state.run_id = head.run_id
 WHERE head.run_id = $1::text;
 
 -- fragment: history_columns
--- The first page of the log, one array for each column.
+-- The first page of the log, one list for each column.
 history.event_indexes,
 history.event_kinds,
 history.event_step_ids,
@@ -177,7 +177,7 @@ history.event_times,
 history.event_payloads,
 
 -- fragment: inbox_columns
--- The first page of the inbox, one array for each column.
+-- The first page of the inbox, one list for each column.
 inbox.entry_numbers,
 inbox.entry_kinds,
 inbox.entry_names,
@@ -186,29 +186,29 @@ inbox.entry_times,
 inbox.entry_payloads,
 
 -- fragment: history_arrays
--- Makes `history_columns` of a page.
+-- Makes `history_columns` of a page. Numbers go as one text: a new connection would have to look up the type of a list.
 SELECT
-    array_agg(page.event_index) AS event_indexes,
+    string_agg(page.event_index::text, ',') AS event_indexes,
     array_agg(page.kind) AS event_kinds,
     array_agg(page.step_id) AS event_step_ids,
-    array_agg(page.created_at) AS event_times,
+    string_agg(page.created_at::text, ',') AS event_times,
     array_agg(page.payload::text) AS event_payloads
 
 -- fragment: inbox_arrays
 -- Makes `inbox_columns` of a page.
 SELECT
-    array_agg(page.inbox_seq) AS entry_numbers,
+    string_agg(page.inbox_seq::text, ',') AS entry_numbers,
     array_agg(page.kind) AS entry_kinds,
     array_agg(page.name) AS entry_names,
     array_agg(page.delivery_id) AS entry_delivery_ids,
-    array_agg(page.received_at) AS entry_times,
+    string_agg(page.received_at::text, ',') AS entry_times,
     array_agg(page.payload::text) AS entry_payloads
 
 -- fragment: timer_arrays
--- Timers, one array for each column.
+-- Timers, one list for each column.
 SELECT
     array_agg(timer.timer_id) AS timer_ids,
-    array_agg(timer.fire_at) AS timer_times
+    string_agg(timer.fire_at::text, ',') AS timer_times
 FROM workflow_timers AS timer
 
 -- name: load_execution
@@ -266,8 +266,8 @@ earliest AS MATERIALIZED (
             AND kept.timer_id <> ALL($9::text[])
             AND kept.timer_id <> ALL($11::text[])
         UNION ALL
-        SELECT new.fire_at
-        FROM unnest($10::bigint[]) AS new (fire_at)
+        SELECT new.fire_at::bigint
+        FROM unnest($10::text[]) AS new (fire_at)
     ) AS timer
 ),
 head AS (

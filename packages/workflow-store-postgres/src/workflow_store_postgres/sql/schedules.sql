@@ -182,7 +182,7 @@ WITH before AS MATERIALIZED (
 ),
 news AS MATERIALIZED (
     SELECT DISTINCT asked.fire_at
-    FROM unnest((SELECT $2::bigint[])) AS asked (fire_at)
+    FROM unnest((SELECT $2::text[]::bigint[])) AS asked (fire_at)
     WHERE
         NOT EXISTS (
             SELECT 1
