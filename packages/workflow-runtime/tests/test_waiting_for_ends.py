@@ -16,6 +16,7 @@ from workflow_runtime import (
     RunFailedError,
     RunStatus,
     StoreUnavailableError,
+    handles,
     workflow,
 )
 from workflow_runtime.store import CancelRequested
@@ -218,3 +219,65 @@ async def test_only_an_output_is_kept(lab: Lab, gate: Gate) -> None:
     await runtime.deliver_signal("run", "go", "gone")
     await runtime.sweep()
     assert [await handle.result(), await again.result()] == ["gone", "gone"]
+
+
+@pytest.fixture
+def polls_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for an end has read the run once, and does not look again by himself."""
+    monkeypatch.setattr(handles, "_FIRST_POLL_S", 3_600.0)
+    monkeypatch.setattr(handles, "_LAST_POLL_S", 3_600.0)
+
+
+@pytest.mark.usefixtures("polls_never")
+@pytest.mark.parametrize("value", ["fine", "fails"])
+async def test_end_of_a_run_that_is_driven_here_is_known_at_once(lab: Lab, value: str) -> None:
+    """To everybody in this runtime who waits for it, however the run ends, by two reads each."""
+    store = lab.tapped()
+    runtime = lab.runtime(returns, store=store)
+    handle = await runtime.start_run(returns, value, run_id="run")
+    waiting = [asyncio.ensure_future(one.ended()) for one in (handle, runtime.attach("run"))]
+    async with asyncio.timeout(10):
+        while store.calls.count("load_run") < 2:
+            await asyncio.sleep(0.001)
+        await runtime.sweep()
+        ended = await asyncio.gather(*waiting)
+    assert {run.status for run in ended} == {RunStatus.FINISHED if value == "fine" else RunStatus.ERRORED}
+    assert store.calls.count("load_run") == 4
+    assert not runtime._ends._awaited
+
+
+@pytest.mark.usefixtures("polls_never")
+async def test_end_that_comes_while_the_run_is_read_is_not_missed(lab: Lab) -> None:
+    """The answer says that the run is running; by the time it is here, the run has ended."""
+    store = lab.tapped()
+    runtime = lab.runtime(returns, store=store)
+    handle = await runtime.start_run(returns, "fine", run_id="run")
+
+    before = store.after
+
+    async def end_it(verb: str, arguments: dict[str, Any]) -> None:
+        if verb == "load_run":
+            store.after = before
+            await runtime.sweep()
+
+    store.after = end_it
+    assert await asyncio.wait_for(handle.result(), 10) == "fine"
+
+
+@pytest.mark.usefixtures("polls_never")
+async def test_terminated_run_wakes_who_waits_for_it(lab: Lab) -> None:
+    runtime = lab.runtime(known)
+    handle = await runtime.start_run(known, run_id="run")
+    waiting = asyncio.ensure_future(handle.ended())
+    await asyncio.sleep(0.01)
+    await runtime.terminate_run("run")
+    assert (await asyncio.wait_for(waiting, 10)).status is RunStatus.ABORTED
+
+
+async def test_end_elsewhere_is_found_by_looking(lab: Lab) -> None:
+    """Another runtime drives it."""
+    handle = await lab.runtime(returns).start_run(returns, "there", run_id="run")
+    waiting = asyncio.ensure_future(handle.result())
+    await asyncio.sleep(0.01)
+    await lab.runtime(returns).sweep()
+    assert await asyncio.wait_for(waiting, 10) == "there"

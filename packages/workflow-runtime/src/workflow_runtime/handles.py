@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .clock import from_ms
 from .durations import check_duration
+from .ends import Ends
 from .errors import (
     CapabilityNotSupportedError,
     ResultTimeoutError,
@@ -54,6 +55,7 @@ class RunHandle(Generic[OutputT_co]):
         created: bool,
         workflow_id: str | None = None,
         unserved: Callable[[RunRecord], str | None] = lambda run: None,
+        ends: Ends | None = None,
         output: JsonText | None = None,
     ) -> None:
         self.run_id = run_id
@@ -64,6 +66,7 @@ class RunHandle(Generic[OutputT_co]):
         self._codec = codec
         self._workflow_id = workflow_id
         self._unserved = unserved
+        self._ends = ends or Ends()
         self._output = output
 
     def __repr__(self) -> str:
@@ -108,7 +111,8 @@ class RunHandle(Generic[OutputT_co]):
     async def result(self, *, timeout: timedelta | None = None) -> OutputT_co:  # noqa: ASYNC109  # the usual word
         """Wait for the run to end and give its output. Some worker must be driving it.
 
-        What `WorkflowRuntime.run_here` has driven to its output is known by then, and is not read from the store.
+        What `WorkflowRuntime.run_here` has driven to its output is known by then, and is not read from the store. A run
+        that this runtime drives is looked at when it ends, any other one from time to time, at least every half second.
 
         Args:
             timeout: Give up after this real time; the run goes on. `None` waits for ever.
@@ -140,12 +144,13 @@ class RunHandle(Generic[OutputT_co]):
         try:
             async with bound:
                 delay_s = _FIRST_POLL_S
-                while True:
-                    run = await self.load()
-                    if run.status.is_terminal:
-                        return run
-                    await asyncio.sleep(delay_s)
-                    delay_s = min(delay_s * 1.5, _LAST_POLL_S)
+                with self._ends.awaited(self.run_id) as end:
+                    while True:
+                        run = await self.load()
+                        if run.status.is_terminal:
+                            return run
+                        await end.wait(delay_s)
+                        delay_s = min(delay_s * 1.5, _LAST_POLL_S)
         except TimeoutError as error:
             if timeout is None or not bound.expired():
                 raise

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, overload
 
 from .bulk import RunsInBulk
 from .clock import Clock, StoreClock, to_ms
+from .ends import Ends
 from .engine.definition import Registry, Workflow, checked_workflow
 from .engine.history import EventKind, run_event
 from .errors import ResultTimeoutError, RunConflictError, RunNotFoundError, StoreError
@@ -76,6 +77,7 @@ class RunClient(ManyRuns, RunsInBulk):
         self._registry = registry
         self._codec = codec
         self._clock = clock
+        self._ends = Ends()
         self._queues: tuple[str, ...] | None = None if queues is None else tuple(queues)
 
     @overload
@@ -286,6 +288,7 @@ class RunClient(ManyRuns, RunsInBulk):
             now_ms=await self._now_ms(),
         )
         self._wake_workers("ticks")  # one may have waited for this end
+        self._ends.note(run_id)
         return about(answer, run_id=run_id, wanted=RunStatus.ABORTED)
 
     async def requeue_run(self, run_id: str) -> RequeueResult:
@@ -409,6 +412,7 @@ class RunClient(ManyRuns, RunsInBulk):
             created=created,
             workflow_id=workflow_id,
             unserved=self._unserved,
+            ends=self._ends,
             output=output,
         )
 

@@ -581,6 +581,7 @@ class WorkflowRuntime(RunClient):
         """Have the workers look for what a drive has left behind."""
         match outcome:
             case DriveOutcome.FINISHED | DriveOutcome.ERRORED | DriveOutcome.ABORTED | DriveOutcome.DEAD:
+                self._ends.note(driver.run_id)
                 if driver.schedule_id is not None:
                     self._wake_workers("ticks")  # one may have waited for this end
             case DriveOutcome.PAUSED:
