@@ -37,7 +37,7 @@ class Ends:
 
     @contextmanager
     def awaited(self, run_id: str) -> Iterator[AwaitedEnd]:
-        """Be told of the end of a run while the block lasts: also when it comes before anybody waits."""
+        """Yield what the end of a run wakes while the block lasts, also one that comes before anybody waits."""
         end = AwaitedEnd()
         awaited = self._awaited.setdefault(run_id, set())
         awaited.add(end)
@@ -49,6 +49,6 @@ class Ends:
                 self._awaited.pop(run_id, None)
 
     def note(self, run_id: str) -> None:
-        """Tell those who wait that a run has ended."""
+        """Wake those who wait for the end of a run."""
         for end in tuple(self._awaited.get(run_id, ())):
             end.came()
