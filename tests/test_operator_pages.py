@@ -258,6 +258,7 @@ class Site:
         async with PostgresWorkflowStore.connect(self.dsn("app_owner"), schema="workflows") as store:
             await store.ensure_schema()
         by_default = await self.rights()
+        assert len(by_default) == 5 * len(TABLES)
         await run_on(self.dsn(), "REVOKE ALL ON ALL TABLES IN SCHEMA workflows FROM app_worker, app_dashboard")
         await run_on(self.dsn("app_owner"), on_tables_that_exist)
         assert await self.rights() == by_default
@@ -272,7 +273,6 @@ class Site:
             )
         finally:
             await connection.close()
-        assert len(found) == 5 * len(TABLES)
         return [tuple(row) for row in found]
 
 
@@ -706,6 +706,39 @@ async def test_dump_without_runs(site: Site, production: str, copy: str, tmp_pat
         assert await connection.fetchval("SELECT name FROM customers") == "ann"
     finally:
         await connection.close()
+
+
+async def test_log_in_partitions(
+    site: Site, database: asyncpg.Connection, production: str, copy: str, tmp_path: Path
+) -> None:
+    """What the pages say of it: divided by its owner, worked on, looked at, dumped, emptied, and joined again."""
+    [divide, join] = blocks("scaling.md", "console", "A log in partitions")
+    how_large, each = blocks("scaling.md", "sql", "A log in partitions")
+    watch, *_ = blocks("operations.md", "sql", "Vacuum")
+    rights = await site.rights()
+    run_commands(divide, tmp_path, DATABASE_URL=site.dsn("app_owner"))
+    assert await site.rights() == rights, "nobody has any on the partitions, whatever is the default"
+    async with PostgresWorkflowStore.connect(site.dsn("app_worker"), schema="workflows") as store:
+        runtime = WorkflowRuntime(store=store, workflows=WORKFLOWS)
+        await runtime.deliver_approval("waits", "boss", approved=True, decided_by="ann")
+        assert (await runtime.sweep()).outcomes == {"finished": 3}
+    assert len(await database.fetch(how_large)) == 1
+    assert len(await database.fetch(each)) == 16
+    assert len(await database.fetch(watch)) == 4 + 16
+
+    run_commands(DUMP_WITHOUT_RUNS + RESTORE, tmp_path, DATABASE_URL=production, NEW_DATABASE_URL=copy)
+    await nothing_happens(site)
+    there, events = await asyncpg.connect(copy), "SELECT count(*) FROM workflows.workflow_events"
+    try:
+        assert await database.fetchval(events) > await there.fetchval(events) == 0
+        await there.execute("INSERT INTO workflows.workflow_events VALUES (0, 1, 0, 'r', 'k', NULL, NULL)")
+        await there.execute(f"SET search_path = workflows; {EMPTY_THE_TABLES}")
+        assert await there.fetchval(events) == 0
+    finally:
+        await there.close()
+    run_commands(join, tmp_path, DATABASE_URL=site.dsn("app_owner"))
+    assert await database.fetch(each) == []
+    assert await site.rights() == rights
 
 
 @pytest.mark.parametrize("way", ["empty", "end"])

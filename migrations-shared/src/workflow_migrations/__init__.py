@@ -33,12 +33,14 @@ from .files import (
 )
 from .lexer import split_statements
 from .names import DEFAULT_TABLES, TableNames
+from .partitions import PARTITION_COUNTS, partition_name
 from .plan import AppliedMigration, plan_migrations
 from .render import quote_identifier, render_sql
 from .sqlalchemy_tables import make_sqlalchemy_tables
 
 __all__ = [
     "DEFAULT_TABLES",
+    "PARTITION_COUNTS",
     "AppliedMigration",
     "ChecksumMismatchError",
     "ColumnDefinition",
@@ -64,6 +66,7 @@ __all__ = [
     "load_migrations",
     "make_sqlalchemy_tables",
     "parse_migrations",
+    "partition_name",
     "plan_migrations",
     "quote_identifier",
     "read_online_index",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from .names import TableNames
+from .partitions import partition_names
 from .sqlalchemy_tables import INFO_KEY
 
 __all__ = ["ExcludedTables", "exclude_workflow_tables"]
@@ -26,8 +27,8 @@ class ExcludedTables:
 
     @classmethod
     def of(cls, tables: TableNames, schema: str | None = None) -> Self:
-        """Return the hooks for tables of these names."""
-        return cls(frozenset(tables.by_key().values()), schema)
+        """Return the hooks for tables of these names, and for partitions of them."""
+        return cls(frozenset(tables.by_key().values()) | partition_names(tables), schema)
 
     def include_name(self, name: str | None, type_: str, parent_names: Mapping[str, str | None]) -> bool:
         """Return False for a workflow table of the database.

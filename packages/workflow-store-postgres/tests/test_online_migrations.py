@@ -243,17 +243,17 @@ async def test_index_that_nobody_builds_any_more_is_built(
     store: PostgresWorkflowStore, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two that began at once have ended each other's building: neither may leave it to the other."""
-    build, tries = online.OnlineMigration._build, list[str]()
+    build, tries = online._Building.build, list[str]()
 
-    async def overtaken_once(migration: online.OnlineMigration) -> None:
-        tries.append(migration.migration_id)
+    async def overtaken_once(building: online._Building) -> Any:
+        tries.append(building.index.name)
         if len(tries) == 1:
             raise StoreUnavailableError("deadlock") from asyncpg.DeadlockDetectedError()
-        await build(migration)
+        return await build(building)
 
-    monkeypatch.setattr(online.OnlineMigration, "_build", overtaken_once)
+    monkeypatch.setattr(online._Building, "build", overtaken_once)
     await store.ensure_schema()
-    assert tries == [FAILED, FAILED, TERMINAL]
+    assert tries == [f"workflow_event_locks_{name}" for name in ("failed", "failed", "terminal")]
     assert await recorded(admin) == ONLINE
 
 

@@ -35,6 +35,7 @@ class D1Adapter:
     package: str = "workflow_store_d1"
     version: str = __version__
     has_schemas: bool = False
+    partitioning: None = None
     in_transaction: bool = False
     options: Sequence[ConnectionOption] = (
         ConnectionOption(name="file", metavar="FILE", help="A SQLite file."),

@@ -6,11 +6,12 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from workflow_migrations import Migration
+from workflow_migrations import PARTITION_COUNTS, Migration
 from workflow_store_sql import command
-from workflow_store_sql.command import ConnectionOption, Names, Patience
+from workflow_store_sql.command import ConnectionOption, Names, Partitioning, Patience
 
 from ._version import __version__
+from .partitions import get_partition_sql
 from .schema import get_migration_sql, get_migrations
 from .upkeep import PostgresTables
 
@@ -25,6 +26,10 @@ class PostgresAdapter:
     version: str = __version__
     has_schemas: bool = True
     in_transaction: bool = True
+    partitioning: Partitioning | None = Partitioning(
+        counts=(1, *PARTITION_COUNTS),
+        script=lambda names, count, whole: get_partition_sql(count, names.schema, names.tables, transaction=whole),
+    )
     options: Sequence[ConnectionOption] = (
         ConnectionOption(
             name="dsn",

@@ -162,7 +162,7 @@ class SchemaInTransaction:
         Raises:
             SchemaDamagedError: Something is missing or changed.
         """
-        shipped.compare(applied, *await self._read_tables())
+        shipped.compare(applied, *await self._read_tables(), await self._read_faults())
 
     async def refuse_half_applied(self, migration: Migration) -> bool:
         """Raise if a migration that failed just now was applied in part before. Return True if it is recorded.
@@ -182,6 +182,17 @@ class SchemaInTransaction:
         place, names = await self.place(), sorted(self._sender.tables.by_key().values())
         fetch, sql = self._connection.fetch, self._sender.sql
         return await fetch(sql("read_columns"), place, names), await fetch(sql("read_indexes"), place, names)
+
+    async def _read_faults(self) -> Sequence[str]:
+        """Return what is wrong with our tables beside columns and indexes, in words."""
+        place, names = await self.place(), sorted(self._sender.tables.by_key().values())
+        told: list[str] = []
+        for row in await self._connection.fetch(self._sender.sql("read_faults"), place, names):
+            if not row["has_key"]:
+                told.append(f"table {row['table_name']!r} lacks its primary key")
+            if row["lacks_partitions"]:
+                told.append(f"table {row['table_name']!r} lacks partitions: events of some runs have no place")
+        return told
 
     def _check_encoding(self) -> None:
         encoding = self._connection.raw.get_settings().server_encoding

@@ -64,6 +64,7 @@ class _Upkeep(SchemaInTransaction):
             records=await self._rows("read_migration_records") if shipped.has_records(found) else (),
             columns=await self._rows("read_columns", place, names),
             indexes=indexes,
+            faults=await self._read_faults(),
             builders=await self._builders(place, sorted({row["table_name"] for row in indexes if not row["is_valid"]})),
         )
 

@@ -232,18 +232,26 @@ class Schema:
                 one_line(table),
             )
 
-    def compare(self, applied: Sequence[AppliedMigration], columns: Iterable[Row], indexes: Iterable[Row]) -> None:
+    def compare(
+        self,
+        applied: Sequence[AppliedMigration],
+        columns: Iterable[Row],
+        indexes: Iterable[Row],
+        faults: Iterable[str] = (),
+    ) -> None:
         """Raise unless the tables are as the applied migrations make them.
 
         Args:
             applied: What was applied.
             columns: As for `differences`.
             indexes: As for `differences`.
+            faults: What else is wrong with them, in words.
 
         Raises:
             SchemaDamagedError: Something is missing or changed.
         """
-        problems = differences(read_table_definitions(self._known(applied), self.tables), columns, indexes)
+        definitions = read_table_definitions(self._known(applied), self.tables)
+        problems = (*differences(definitions, columns, indexes), *faults)
         if problems:
             raise SchemaDamagedError(problems, self._looked())
 

@@ -71,6 +71,43 @@ WHERE
     space.nspname = $1::text
     AND relation.relname::text = ANY($2::text[]);
 
+-- name: read_faults
+-- Returns whether our tables have a primary key, and whether one in partitions by hash lacks some of them.
+-- $1 schema  $2 table_names
+SELECT
+    relation.relname::text AS table_name,
+    EXISTS (
+        SELECT 1
+        FROM pg_catalog.pg_index AS index
+        WHERE index.indrelid = relation.oid AND index.indisprimary AND index.indisvalid
+    ) AS has_key,
+    divided.partstrat IS NOT DISTINCT FROM 'h' AND (
+        -- Each takes one hash in so many. A hair less than all of them, because thirds have no last digit.
+        SELECT coalesce(sum(1 / substring(pg_get_expr(part.relpartbound, part.oid) FROM 'modulus (\d+)')::numeric), 0)
+        FROM pg_catalog.pg_inherits AS inherits
+        INNER JOIN pg_catalog.pg_class AS part ON part.oid = inherits.inhrelid
+        WHERE inherits.inhparent = relation.oid AND NOT inherits.inhdetachpending
+    ) < 0.9999 AS lacks_partitions
+FROM pg_catalog.pg_class AS relation
+INNER JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
+LEFT JOIN pg_catalog.pg_partitioned_table AS divided ON divided.partrelid = relation.oid
+WHERE
+    space.nspname = $1::text
+    AND relation.relname::text = ANY($2::text[])
+    AND relation.relkind IN ('r', 'p')
+ORDER BY relation.relname;
+
+-- name: read_partitions
+-- Returns the partitions of a table, if it has some.
+-- $1 schema  $2 table_name
+SELECT part.relname::text AS name
+FROM pg_catalog.pg_class AS relation
+INNER JOIN pg_catalog.pg_namespace AS space ON space.oid = relation.relnamespace
+INNER JOIN pg_catalog.pg_inherits AS inherits ON inherits.inhparent = relation.oid
+INNER JOIN pg_catalog.pg_class AS part ON part.oid = inherits.inhrelid
+WHERE space.nspname = $1::text AND relation.relname::text = $2::text AND relation.relkind = 'p'
+ORDER BY part.relname;
+
 -- name: read_applied_migrations
 -- Reads what was applied. 0000 has no column for the environment; a result that changes would break prepared statements.
 SELECT

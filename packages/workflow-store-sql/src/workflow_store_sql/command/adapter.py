@@ -13,7 +13,7 @@ from workflow_migrations import Migration, Phase
 from .look import Look
 from .repairs import Repair
 
-__all__ = ["Adapter", "ConnectionOption", "Names", "Patience", "Tables"]
+__all__ = ["Adapter", "ConnectionOption", "Names", "Partitioning", "Patience", "Tables"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,16 @@ class Names:
 
     schema: str | None = None
     tables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partitioning:
+    """The script of a store whose log can be in partitions. It is no migration: no program needs it."""
+
+    counts: Sequence[int]
+    """Numbers of partitions that there may be; 1 is one table."""
+    script: Callable[[Names, int, bool], str]
+    """Returns the script for these names and so many partitions, with BEGIN and COMMIT or without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +115,11 @@ class Adapter(Protocol):
     @property
     def in_transaction(self) -> bool:
         """True if a script of migrations has a BEGIN and a COMMIT for each unless it is asked to do without."""
+        ...
+
+    @property
+    def partitioning(self) -> Partitioning | None:
+        """The script for a log in partitions; `None` if the database has none."""
         ...
 
     def migrations(self, names: Names) -> Sequence[Migration]:

@@ -184,6 +184,10 @@ def _migrate(task: Task, values: Values) -> Coroutine[Any, Any, Report]:
 
 
 def _sql(task: Task, values: Values) -> Report:
+    if values.get("partitions") is not None:
+        if any(values[name] is not None for name in ("ids", "from_id", "to_id")):
+            raise ConfigurationError("--partition-events is no migration: leave out --ids, --from and --to")
+        return task.partition_script(int(values["partitions"]), transaction=values["transaction"])
     ids = None if values["ids"] is None else [one.strip() for one in values["ids"].split(",")]
     return task.script(ids, values["from_id"], values["to_id"], transaction=values["transaction"])
 
@@ -301,7 +305,14 @@ def _migrate_options() -> list[click.Parameter]:
 def _sql_options(adapter: Adapter) -> list[click.Parameter]:
     import click  # noqa: PLC0415  # as the module says
 
+    partitions = click.Option(
+        ["--partition-events", "partitions"],
+        type=click.Choice([str(count) for count in adapter.partitioning.counts] if adapter.partitioning else []),
+        metavar="COUNT",
+        help="In place of migrations: what moves the log into so many partitions (2, 4, 8 ... 256), or into 1 table.",
+    )
     return [
+        *([partitions] if adapter.partitioning else []),
         click.Option(["--ids"], metavar="ID,ID", help="Only these migrations."),
         click.Option(["--from", "from_id"], metavar="ID", help="Only this migration and later ones."),
         click.Option(["--to", "to_id"], metavar="ID", help="Only this migration and earlier ones."),

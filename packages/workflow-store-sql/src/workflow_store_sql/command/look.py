@@ -41,6 +41,8 @@ class Look:
     """A row for each column of the tables, as `differences` takes it."""
     indexes: Sequence[Row]
     """A row for each index of them, as `differences` takes it."""
+    faults: Sequence[str] = ()
+    """Faults of them beside columns and indexes, in words."""
     builders: Mapping[str, str]
     """Builders of an index, in words, by the name of its table."""
 
@@ -87,7 +89,7 @@ class Look:
         applied = self.applied()
         self.schema.check(applied)
         if deep:
-            self.schema.compare(applied, self.columns, self.indexes)
+            self.schema.compare(applied, self.columns, self.indexes, self.faults)
 
     def problem(self) -> SchemaError | None:
         """Return why this package cannot run on the tables; `None` if it can."""

@@ -126,7 +126,7 @@ def decide_checksum(look: Look, migration_id: str) -> ChecksumRepair | None:
         raise SchemaError(f"{migration_id} is not recorded")
     if checksums[migration_id] == migration.checksum:
         return None
-    look.schema.compare(applied, look.columns, look.indexes)
+    look.schema.compare(applied, look.columns, look.indexes, look.faults)
     return ChecksumRepair(migration=migration, recorded=checksums[migration_id])
 
 

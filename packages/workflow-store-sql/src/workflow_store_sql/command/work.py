@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 from workflow_migrations import Migration, Phase
-from workflow_runtime.store import SchemaError, WorkflowError
+from workflow_runtime.store import ConfigurationError, SchemaError, WorkflowError
 from workflow_store_sql import chosen_migrations
 
 from .adapter import Adapter, Names, Patience, Tables
@@ -93,6 +93,13 @@ class Task:
         )
         script = self.adapter.script(self.names, [one.migration_id for one in chosen], transaction=transaction)
         return Report.of_script(chosen, script)
+
+    def partition_script(self, partitions: int, *, transaction: bool) -> Report:
+        """Answer `sql` for a log in partitions. It needs no database."""
+        partitioning = self.adapter.partitioning
+        if partitioning is None:
+            raise ConfigurationError(f"{self.adapter.distribution} has no partitions")
+        return Report.of_script((), partitioning.script(self.names, partitions, transaction))
 
     def path(self) -> Report:
         """Answer `path`."""
