@@ -54,6 +54,7 @@ POOLS_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_pools.py"
 D1_NAMES_CONTRACT = "packages/workflow-store-d1/tests/test_contract_names.py"
 POSTGRES_NAMES_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_names.py"
 POSTGRES_COMBINED_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_combined.py"
+POSTGRES_PARTITIONS_CONTRACT = "packages/workflow-store-postgres/tests/test_contract_partitions.py"
 WORKERD_CONTRACT = "packages/workflow-store-d1/tests/test_contract_workerd.py"
 HTTP_CONTRACT = "packages/workflow-store-d1/tests/test_contract_http.py"
 PYODIDE_CONTRACT = "packages/workflow-store-d1/tests/test_contract_pyodide.py"
@@ -77,6 +78,7 @@ FULL_COUNTS = {
     "WORKFLOW_CONTENTION_TICKS": "10000",
     "WORKFLOW_CONTRACT_COMBINED": "all",
     "WORKFLOW_CONTRACT_NAMES": "all",
+    "WORKFLOW_CONTRACT_PARTITIONS": "all",
     "WORKFLOW_CONTRACT_SCALE": "10",
     "WORKFLOW_PYTHON_314": "all",
     "WORKFLOW_CRASH_POINTS": "all",
@@ -308,6 +310,7 @@ PARTS = {
     "contract(d1-names)": tests_of("tests release", D1_NAMES_CONTRACT, **NAMES),
     "contract(postgres-names)": tests_of("tests release", POSTGRES_NAMES_CONTRACT, **NAMES),
     "contract(postgres-combined)": tests_of("tests release", POSTGRES_COMBINED_CONTRACT, **NAMES),
+    "contract(postgres-partitions)": tests_of("tests release", POSTGRES_PARTITIONS_CONTRACT, **NAMES),
     "unit on uvloop": tests_of("release", "packages/workflow-runtime/tests", **ON_UVLOOP),
     "contract(postgres) on uvloop": tests_of("release", POSTGRES_CONTRACT, **ON_UVLOOP),
     "contract(d1-local) on uvloop": tests_of("release", LOCAL_CONTRACT, **ON_UVLOOP),

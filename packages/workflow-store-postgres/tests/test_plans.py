@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 from workflow_runtime.store import RunStatus, RunSummary, WorkflowVersion, encode_run_cursor
-from workflow_store_postgres import PostgresWorkflowStore
+from workflow_store_postgres import PostgresWorkflowStore, get_partition_sql
 from workflow_store_sql import load_statements
 from workflow_test_support.servers.postgres_databases import at_database, new_database, new_template
 
@@ -306,6 +306,60 @@ async def test_many_are_looked_up_each_by_itself(
     assert "Seq Scan on workflow" not in plan, plan
 
 
+# The log in partitions: what concerns one run looks into the partition of that run.
+
+
+@pytest.fixture(scope="session")
+def divided_template(server_dsn: str, filled_template: str) -> Iterator[str]:
+    with new_template(server_dsn, filled_template, get_partition_sql(4), "VACUUM ANALYZE") as name:
+        yield name
+
+
+@pytest.fixture
+async def divided(server_dsn: str, divided_template: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database of some size whose log is in partitions. Nothing is committed there."""
+    connection = await asyncpg.connect(at_database(server_dsn, divided_template))
+    yield connection
+    await connection.close()
+
+
+OF_EVENTS = sorted(name for name in STATEMENTS if "workflow_events" in SQL[name])
+RUNS_OF = {"prune_runs": 100 + 1 + 4, "claim_stale_runs": 10, "claim_pending_runs": 10, "claim_due_timers": 10}
+"""Looks of statements that take many runs. Pruning looks where one event is, too, and for none in each partition."""
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan", "auto"])
+@pytest.mark.parametrize("name", OF_EVENTS)
+async def test_each_run_is_looked_up_in_its_own_partition(divided: asyncpg.Connection, name: str, mode: str) -> None:
+    """Also by the plan that the server keeps after ten calls, whichever that is."""
+    transaction = divided.transaction()
+    await transaction.start()
+    await divided.execute(f"SET plan_cache_mode = {mode}; PREPARE explained AS {SQL[name]}")
+    call = f"EXECUTE explained({', '.join(map(literal, STATEMENTS[name]))})"
+    for _ in range(10):
+        await divided.execute(f"SAVEPOINT before; {call}; ROLLBACK TO before")
+    plan = "\n".join(row[0] for row in await divided.fetch(f"EXPLAIN (ANALYZE, TIMING OFF) {call}"))
+    await transaction.rollback()
+    await divided.execute("DEALLOCATE explained")
+    check(plan)
+    looks = re.findall(r"Scan (?:using \w+ )?on workflow_events_p4_\d .*loops=(\d+)", plan)
+    reads = "INSERT INTO workflow_events" not in SQL[name] or name == "fork_run"
+    assert (sum(map(int, looks)) > 0) == reads, plan
+    assert sum(map(int, looks)) <= RUNS_OF.get(name, 1), plan
+    taking_a_list = r"on workflow_events_p4_\d .*\(actual rows=([^0].*?) .*\n +(?:Index|Recheck) Cond: \(run_id = ANY"
+    assert re.findall(taking_a_list, plan) == [], f"each partition was asked for all runs: {plan}"
+
+
+async def test_pruning_takes_all_runs_at_once_from_one_table(changeable: asyncpg.Connection) -> None:
+    """Run by run would take half as long again."""
+    plan = await explain(changeable, "prune_runs", STATEMENTS["prune_runs"], "auto", "(ANALYZE, TIMING OFF)")
+    assert re.search(r"Function Scan on unnest gone .*\(actual rows=0", plan), plan
+
+
+def test_every_statement_about_events_is_looked_at() -> None:
+    assert {name for name in SQL if "workflow_events" in SQL[name]} == set(OF_EVENTS)
+
+
 BULK = {"cancel_runs", "terminate_runs", "requeue_runs", "retry_runs"}
 LISTINGS = {name for name in STATEMENTS if name.startswith(("list_", "count_"))}
 HOT = sorted(STATEMENTS.keys() - BULK - LISTINGS - {"prune_runs"})
@@ -313,6 +367,14 @@ HOT = sorted(STATEMENTS.keys() - BULK - LISTINGS - {"prune_runs"})
 
 async def test_frequent_statements_are_planned_once(changeable: asyncpg.Connection) -> None:
     """After five tries the server keeps the plan that holds for all values: planning costs more than running."""
+    kept = {name: await _plans_kept(changeable, name) for name in HOT}
+    assert kept == dict.fromkeys(HOT, 2)
+
+
+async def test_frequent_statements_are_planned_once_in_partitions_too(changeable: asyncpg.Connection) -> None:
+    """A plan for one run, which leaves the other partitions out, must not look cheaper than the one for all."""
+    await changeable.execute(get_partition_sql(16))
+    await changeable.execute("VACUUM ANALYZE")
     kept = {name: await _plans_kept(changeable, name) for name in HOT}
     assert kept == dict.fromkeys(HOT, 2)
 

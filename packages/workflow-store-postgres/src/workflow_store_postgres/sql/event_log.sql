@@ -16,11 +16,12 @@ SELECT
 FROM workflow_events AS event
 
 -- fragment: log_page
--- A page of the log that may hold more bytes than are wanted.
+-- A page of the log that may hold more bytes than are wanted. The run is out of the planner's sight: a log in partitions
+-- would be planned anew for each, because a plan without the other partitions looks cheaper than the one for all runs.
 -- $1 run_id  $2 from_index  $3 limit
 -- include: counted_events
 WHERE
-    event.run_id = $1::text
+    event.run_id = (SELECT $1::text)
     AND event.event_index >= $2::bigint
     AND event.event_index < $2::bigint + $3::bigint
 

@@ -40,7 +40,7 @@ events AS (
         event.payload_bytes,
         event.payload
     FROM head
-    INNER JOIN workflow_events AS event ON event.run_id = $1::text AND event.event_index < $3::bigint
+    INNER JOIN workflow_events AS event ON event.run_id = (SELECT $1::text) AND event.event_index < $3::bigint
     UNION ALL
     SELECT
         head.run_id,

@@ -574,9 +574,29 @@ head AS (
     WHERE stored.run_id = locked.run_id
     RETURNING stored.run_id
 ),
+log AS MATERIALIZED (
+    -- Whether events are in partitions, by where one of these is.
+    SELECT (SELECT kept.relispartition FROM pg_catalog.pg_class AS kept WHERE kept.oid = found.tableoid) AS divided
+    FROM head
+    CROSS JOIN LATERAL (
+        SELECT event.tableoid
+        FROM workflow_events AS event
+        WHERE event.run_id = head.run_id
+        LIMIT 1
+    ) AS found
+    LIMIT 1
+),
 events AS (
+    -- In one table a list of runs takes least. It would be looked for in every partition.
     DELETE FROM workflow_events AS event
-    WHERE event.run_id = ANY(ARRAY(SELECT head.run_id FROM head))
+    WHERE event.run_id = ANY(ARRAY(SELECT head.run_id FROM head WHERE NOT (SELECT log.divided FROM log)))
+),
+events_in_partitions AS (
+    DELETE FROM workflow_events AS event
+    USING unnest(
+        ARRAY(SELECT head.run_id FROM head WHERE (SELECT log.divided FROM log) ORDER BY head.run_id)
+    ) AS gone (run_id)
+    WHERE event.run_id = gone.run_id
 ),
 timers AS (
     DELETE FROM workflow_timers AS timer
