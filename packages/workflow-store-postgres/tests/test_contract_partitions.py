@@ -1,11 +1,10 @@
 """The contract on a log in partitions: by cases that read, write or remove events, or the whole of it.
 
-By default the first two cases of each clause about logs, claims, forks and deletion.
+By default, of the cases about logs, claims, forks and deletion, the first two of each clause.
 `WORKFLOW_CONTRACT_PARTITIONS=all` takes the whole contract, as `nox -s release` does.
 """
 
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -15,24 +14,13 @@ from workflow_store_postgres import get_partition_sql
 from workflow_test_support.harnesses.postgres import harness_on
 from workflow_test_support.servers.database_pool import DatabasePool, database_pool
 from workflow_test_support.servers.postgres_databases import new_template
+from workflow_test_support.some_cases import some_cases
 
 CASES = [case for case in catalogue() if case.capability != "metered"]  # which this store does not declare
-HOW_MANY = os.environ.get("WORKFLOW_CONTRACT_PARTITIONS", "some")
 ABOUT_EVENTS = ("LOG-", "FORK-", "RETAIN-", "CLAIM-", "PAYLOAD-", "FENCE-", "OP-", "SUBSCRIBE-", "RETRY-", "TX-")
 """Clauses, by their beginnings, whose cases read, write or remove events."""
-
-
-def chosen() -> list[Case]:
-    """Return all cases, or the first two of each clause about events."""
-    if HOW_MANY == "all":
-        return CASES
-    seen: Counter[str] = Counter()
-    some = []
-    for case in CASES:
-        if any(clause.startswith(ABOUT_EVENTS) and seen[clause] < 2 for clause in case.clauses):
-            some.append(case)
-        seen.update(case.clauses)
-    return some
+SOME = some_cases([case for case in CASES if any(clause.startswith(ABOUT_EVENTS) for clause in case.clauses)], each=2)
+CHOSEN = CASES if os.environ.get("WORKFLOW_CONTRACT_PARTITIONS") == "all" else SOME
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +39,6 @@ async def divided_dsn(divided_databases: DatabasePool) -> AsyncIterator[str]:
         yield dsn
 
 
-@pytest.mark.parametrize("case", chosen(), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", CHOSEN, ids=lambda case: case.id)
 async def test_contract_holds_on_a_log_in_partitions(case: Case, divided_dsn: str) -> None:
     await run_case(case, harness_on(divided_dsn))
