@@ -200,7 +200,7 @@ async def test_only_an_output_is_kept(lab: Lab, gate: Gate) -> None:
     """A run that failed may be retried, one that waits goes on elsewhere, and one that was there is not driven."""
 
     @workflow(id="mended")
-    async def mended(ctx: Context, _: Any) -> str:
+    async def mended(ctx: Context, _: Any) -> Any:
         if not gate.opened.is_set():
             raise ValueError("not yet")
         return await ctx.wait_for_event("go")
